@@ -1,0 +1,57 @@
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= runs/digits
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install -c constraints.txt
+METADATA := setup.cfg pyproject.toml constraints.txt
+
+# Small tensors gain nothing from many threads, and a shared machine loses by them.
+export OMP_NUM_THREADS ?= 2
+export MPLBACKEND ?= Agg
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs bench clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.runtime  ## train on the digits, print the account, leave pictures in runs/digits
+	$(BIN)/python examples/digits.py --out $(OUT)
+
+test: lint docs  ## all checks: lint, types, docs, doctests, tests
+	$(BIN)/python -m pytest --quiet --doctest-modules pyro_infomax
+	$(BIN)/python -m pytest --quiet --durations=5 tests
+
+lint: $(VENV)/.dev  ## ruff and mypy, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## rewrite the sources in the house style
+	$(BIN)/ruff check --quiet --fix .
+	$(BIN)/ruff format --quiet .
+
+docs: $(VENV)/.dev  ## build the pages into docs/_build/html, warnings are errors
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+bench: $(VENV)/.runtime  ## run every benchmark
+	@for script in $(wildcard benchmarks/*.py); do echo "$$script"; $(BIN)/python "$$script" || exit 1; done
+
+clean:  ## remove everything that was built, the environment included
+	rm -rf .venv build dist *.egg-info runs docs/_build docs/api .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first and by its exact version: a range may bring gigabytes of GPU libraries.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Expected Python 3.11 or later but got %d.%d; name another with make PYTHON=..." % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.torch $(METADATA)
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch $(METADATA)
+	$(PIP) -e ".[dev]"
+	@touch $@

@@ -1,0 +1,59 @@
+"""The objectives: Pyro's ELBOs with the two joints' terms weighed.
+
+A class is named as Pyro names its own, estimator first: ``TraceMeanField_InfoMaxELBO`` is
+``TraceMeanField_ELBO`` with the InfoMax weight. :data:`BetaELBO` and :data:`InfoMaxELBO` are the mean-field
+ones.
+"""
+
+from typing import NoReturn
+
+from pyro_infomax.infer.beta_elbo import (
+    Trace_BetaELBO,
+    TraceEnum_BetaELBO,
+    TraceGraph_BetaELBO,
+    TraceMeanField_BetaELBO,
+)
+from pyro_infomax.infer.infomax_elbo import (
+    Renyi_InfoMaxELBO,
+    Trace_InfoMaxELBO,
+    TraceEnum_InfoMaxELBO,
+    TraceGraph_InfoMaxELBO,
+    TraceMeanField_InfoMaxELBO,
+)
+from pyro_infomax.infer.objective_weight import WeightsLike
+from pyro_infomax.infer.terms import Terms
+from pyro_infomax.infer.weighted_elbo import WeightedELBO
+
+BetaELBO = TraceMeanField_BetaELBO
+InfoMaxELBO = TraceMeanField_InfoMaxELBO
+
+__all__ = [
+    "BetaELBO",
+    "InfoMaxELBO",
+    "Renyi_InfoMaxELBO",
+    "Terms",
+    "TraceEnum_BetaELBO",
+    "TraceEnum_InfoMaxELBO",
+    "TraceGraph_BetaELBO",
+    "TraceGraph_InfoMaxELBO",
+    "TraceMeanField_BetaELBO",
+    "TraceMeanField_InfoMaxELBO",
+    "Trace_BetaELBO",
+    "Trace_InfoMaxELBO",
+    "WeightedELBO",
+    "WeightsLike",
+]
+
+_INEXACT = {
+    "Renyi_BetaELBO": "β tempers the Rényi bound and is wrong for score functions; use Renyi_InfoMaxELBO with "
+    "λ = 1/β − 1, or Trace_BetaELBO",
+    "RWS_BetaELBO": "β does not reach its wake and sleep losses; use Trace_BetaELBO",
+    "TraceTMC_BetaELBO": "β does not reach tensor Monte Carlo weights exactly; use TraceEnum_BetaELBO",
+    "Trace_MMD_BetaELBO": "there is no KL term that β could weigh; use TraceMeanField_BetaELBO",
+}
+
+
+def __getattr__(name: str) -> NoReturn:
+    if name in _INEXACT:
+        raise NotImplementedError(f"{name} does not exist: {_INEXACT[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

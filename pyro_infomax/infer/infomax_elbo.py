@@ -1,0 +1,146 @@
+r"""The InfoMax objective: information rewarded at λ nats a nat, by its variational bound.
+
+Barber and Agakov, 2003, The IM algorithm: A variational approach to information maximization, for the bound.
+"""
+
+from typing import Any, final
+
+from pyro_infomax.infer.objective_weight import ObjectiveWeight, WeightsLike
+from pyro_infomax.infer.weighted_elbo import WeightedELBO
+from pyro_infomax.infer.weighted_enum import WeightedEnumELBO
+from pyro_infomax.infer.weighted_graph import WeightedGraphELBO
+from pyro_infomax.infer.weighted_mean_field import WeightedMeanFieldELBO
+from pyro_infomax.infer.weighted_renyi import WeightedRenyiELBO
+from pyro_infomax.infer.weighted_trace import WeightedTraceELBO
+
+__all__ = [
+    "Renyi_InfoMaxELBO",
+    "TraceEnum_InfoMaxELBO",
+    "TraceGraph_InfoMaxELBO",
+    "TraceMeanField_InfoMaxELBO",
+    "Trace_InfoMaxELBO",
+]
+
+
+class _InfoMax(WeightedELBO):
+    def __init__(self, lam: WeightsLike = 3.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lam = lam
+
+    @property
+    def lam(self) -> WeightsLike:
+        """The InfoMax weight λ, as it was given."""
+        return self.objective_weight.value
+
+    @lam.setter
+    def lam(self, value: WeightsLike) -> None:
+        self.objective_weight = ObjectiveWeight("lam", value, role="observed", offset=1.0)
+
+
+@final
+class Trace_InfoMaxELBO(_InfoMax, WeightedTraceELBO):
+    r"""The InfoMax objective by sampled log-probabilities, with reparameterised or score-function gradients.
+
+    .. math:: (1 + \lambda) D + R = -(1 + \lambda) \, \mathbb{E} \log p(x \mid z)
+        + \mathbb{E} \log \frac{q(z \mid x)}{p(z)}
+
+    Every observed site of the model weighs 1 + λ. It is the beta-VAE objective with β = 1/(1 + λ), times 1 +
+    λ. After an evaluation ``terms`` holds the unweighted :class:`~pyro_infomax.infer.Terms`.
+
+    Args:
+        lam: a number or tensor > -1, a schedule, or a mapping from site names of the model to these: a named
+            site weighs 1 + λ, the others keep weight 1.
+        **kwargs: those of :class:`pyro.infer.Trace_ELBO`.
+
+    Raises:
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        NotImplementedError: where a site asks for enumeration.
+    """
+
+
+@final
+class TraceMeanField_InfoMaxELBO(_InfoMax, WeightedMeanFieldELBO):
+    r"""The InfoMax objective with the KL divergence in closed form where there is one.
+
+    .. math:: (1 + \lambda) D + R = -(1 + \lambda) \, \mathbb{E} \log p(x \mid z)
+        + \mathbb{E} \log \frac{q(z \mid x)}{p(z)}
+
+    Every observed site of the model weighs 1 + λ. It is the beta-VAE objective with β = 1/(1 + λ), times 1 +
+    λ. After an evaluation ``terms`` holds the unweighted :class:`~pyro_infomax.infer.Terms`.
+
+    Args:
+        lam: a number or tensor > -1, a schedule, or a mapping from site names of the model to these: a named
+            site weighs 1 + λ, the others keep weight 1.
+        **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
+
+    Raises:
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        NotImplementedError: where a guide site is not reparameterised or asks for enumeration.
+    """
+
+
+@final
+class TraceGraph_InfoMaxELBO(_InfoMax, WeightedGraphELBO):
+    r"""The InfoMax objective with score-function gradients of lower variance, by the dependencies between the
+    sites.
+
+    .. math:: (1 + \lambda) D + R = -(1 + \lambda) \, \mathbb{E} \log p(x \mid z)
+        + \mathbb{E} \log \frac{q(z \mid x)}{p(z)}
+
+    Every observed site of the model weighs 1 + λ. It is the beta-VAE objective with β = 1/(1 + λ), times 1 +
+    λ. After an evaluation ``terms`` holds the unweighted :class:`~pyro_infomax.infer.Terms`.
+
+    Args:
+        lam: a number or tensor > -1, a schedule, or a mapping from site names of the model to these: a named
+            site weighs 1 + λ, the others keep weight 1.
+        **kwargs: those of :class:`pyro.infer.TraceGraph_ELBO`.
+
+    Raises:
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        NotImplementedError: where a site asks for enumeration.
+    """
+
+
+@final
+class TraceEnum_InfoMaxELBO(_InfoMax, WeightedEnumELBO):
+    r"""The InfoMax objective with exact sums over the sites that are enumerated.
+
+    .. math:: (1 + \lambda) D + R = -(1 + \lambda) \, \mathbb{E} \log p(x \mid z)
+        + \mathbb{E} \log \frac{q(z \mid x)}{p(z)}
+
+    Every observed site of the model weighs 1 + λ. It is the beta-VAE objective with β = 1/(1 + λ), times 1 +
+    λ. After an evaluation ``terms`` holds the unweighted :class:`~pyro_infomax.infer.Terms`.
+
+    A site enumerated in the model must weigh the same as the sites that it is summed with, which a mapping
+    says.
+
+    Args:
+        lam: a number or tensor > -1, a schedule, or a mapping from site names of the model to these: a named
+            site weighs 1 + λ, the others keep weight 1.
+        **kwargs: those of :class:`pyro.infer.TraceEnum_ELBO`.
+
+    Raises:
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        NotImplementedError: where the guide is itself a messenger.
+    """
+
+
+@final
+class Renyi_InfoMaxELBO(_InfoMax, WeightedRenyiELBO):
+    r"""The InfoMax weight within a variational Rényi bound (Li and Turner, 2016; Burda et al., 2016, for α =
+    0).
+
+    .. math:: -\frac{1}{1 - \alpha} \log \frac{1}{K} \sum_k
+        \Big[ \frac{p(x \mid z_k)^{1 + \lambda} p(z_k)}{q(z_k \mid x)} \Big]^{1 - \alpha}
+
+    The ``elbo`` of its terms is the bound without weights.
+
+    Args:
+        lam: a number or tensor > -1, a schedule, or a mapping from observed sites of the model to these.
+        **kwargs: those of :class:`pyro.infer.RenyiELBO`: ``alpha``, ``num_particles``, …
+
+    Raises:
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        NotImplementedError: where a mapping names a latent site, a site asks for enumeration, or gradients
+            are wanted of a scaled guide site that is not reparameterised.
+    """

@@ -1,0 +1,87 @@
+"""The weight of an objective as users write it: a number, a tensor, a schedule, or one of these a site."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias, final
+
+import torch
+
+from pyro_infomax.poutine import Weight, checked_weight
+
+__all__ = ["ObjectiveWeight", "ResolvedWeights", "WeightLike", "WeightsLike"]
+
+WeightLike: TypeAlias = Weight | Callable[[int], float]
+WeightsLike: TypeAlias = WeightLike | Mapping[str, WeightLike]
+
+# What pyro.sample(..., obs_mask=...) appends to the name of a site that it splits.
+_SPLIT = ("_observed", "_unobserved")
+
+
+class ResolvedWeights(NamedTuple):
+    """The weights of one evaluation, by role and by name."""
+
+    observed: Weight
+    latent: Weight
+    by_name: Mapping[str, Weight]
+
+    def of(self, name: str, *, observed: bool) -> Weight:
+        """What a site counts for; a name covers both halves of a site that was split by ``obs_mask``."""
+        for candidate in (name, *(name.removesuffix(end) for end in _SPLIT)):
+            if candidate in self.by_name:
+                return self.by_name[candidate]
+        return self.observed if observed else self.latent
+
+
+@final
+class ObjectiveWeight:
+    r"""One weight :math:`\text{offset} + v`, or one a site, each possibly a function of the training step.
+
+    Args:
+        name: how the weight is called in errors, ``"beta"`` or ``"lam"``.
+        value: what the user gave.
+        role: the sites that a bare weight is for, ``"observed"`` or ``"latent"``.
+        offset: what is added to v: 1 for the InfoMax weight, whose v must be > -1.
+
+    Raises:
+        ValueError: where v is no number, not finite, or offset + v is outside the range where the objective
+            is bounded.
+    """
+
+    def __init__(self, name: str, value: WeightsLike, *, role: str, offset: float = 0.0) -> None:
+        self.name = name
+        self.value = value
+        self._role = role
+        self._offset = offset
+        self._names = {f"{name}[{site!r}]": site for site in value} if isinstance(value, Mapping) else {}
+        self._items: dict[str, WeightLike] = (
+            {label: value[site] for label, site in self._names.items()}
+            if isinstance(value, Mapping)
+            else {name: value}
+        )
+        self.at(0, check_tensors=True)
+
+    @property
+    def sites(self) -> frozenset[str]:
+        """The sites that a mapping names; none for a bare weight."""
+        return frozenset(self._names.values())
+
+    @property
+    def duration(self) -> int:
+        """The number of training steps after which every schedule stands at its end value."""
+        return max((getattr(item, "duration", 0) for item in self._items.values()), default=0)
+
+    def at(self, step: int, *, check_tensors: bool = False) -> ResolvedWeights:
+        """The weights after ``step`` training steps; checking a tensor's value waits for its device."""
+        weights = {
+            label: self._resolve(label, item, step, check_tensors) for label, item in self._items.items()
+        }
+        if self._names:
+            return ResolvedWeights(1.0, 1.0, {self._names[label]: w for label, w in weights.items()})
+        bare = weights.get(self.name, 1.0)  # an empty mapping weighs nothing
+        return ResolvedWeights(bare, 1.0, {}) if self._role == "observed" else ResolvedWeights(1.0, bare, {})
+
+    def _resolve(self, label: str, item: WeightLike, step: int, check_tensors: bool) -> Weight:
+        value = item(step) if callable(item) and not isinstance(item, torch.Tensor) else item
+        if check_tensors or not isinstance(value, torch.Tensor):
+            checked_weight(label, value, above=-self._offset if self._offset else None)
+        # Descending on a learnable weight would only drive it to where the objective is smallest.
+        return self._offset + (value.detach() if isinstance(value, torch.Tensor) else value)

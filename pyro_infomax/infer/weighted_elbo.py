@@ -1,0 +1,174 @@
+"""The one mixin by which a weight reaches any of Pyro's ELBOs."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.infer import ELBO, ReweightedWakeSleep, Trace_MMD, TraceTMC_ELBO
+from pyro.infer.util import is_validation_enabled
+from pyro.ops.provenance import detach_provenance
+
+from pyro_infomax.infer.objective_weight import ObjectiveWeight, ResolvedWeights
+from pyro_infomax.infer.roles import GuideRole, ModelRole
+from pyro_infomax.infer.terms import Terms
+from pyro_infomax.poutine import SiteWeight, unweighted_log_prob
+
+__all__ = ["WeightedELBO", "unweighted_sum"]
+
+Trace = Any
+Program = Callable[..., Any]
+
+_UNWEIGHABLE = (ReweightedWakeSleep, TraceTMC_ELBO, Trace_MMD)
+
+
+class WeightedELBO(ELBO):
+    """Weighs the sites of model and guide wherever a Pyro ELBO traces them, and records the unweighted terms.
+
+    Every ELBO of Pyro obtains its traces from ``_get_trace``, so weighing there reaches them all. A subclass
+    joins this mixin with an estimator and says where its terms are computed (:meth:`_record`); a weighting
+    gives it :attr:`objective_weight`.
+    """
+
+    objective_weight: ObjectiveWeight
+    enumerates = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, _UNWEIGHABLE):
+            raise NotImplementedError(
+                f"{cls.__name__} cannot be weighed exactly; use a Trace_, TraceMeanField_, TraceGraph_ or "
+                "TraceEnum_ class"
+            )
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._step = 0
+        self._sums = [0.0, 0.0]
+        self._loss: float | None = None
+
+    @property
+    def terms(self) -> Terms | None:
+        """The unweighted terms of the last evaluation, None before the first."""
+        if self._loss is None:
+            return None
+        distortion, rate = (total / self.num_particles for total in self._sums)
+        return Terms(distortion, rate, self._elbo(distortion, rate), self._loss)
+
+    @property
+    def step(self) -> int:
+        """The number of training steps taken, which is where its schedules stand."""
+        return self._step
+
+    @property
+    def pending_steps(self) -> int:
+        """The number of training steps until every schedule stands at its end value."""
+        return max(0, self.objective_weight.duration - self._step)
+
+    def state_dict(self) -> dict[str, int]:
+        """The state that training leaves in the objective."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Puts the objective back to a saved state.
+
+        Raises:
+            ValueError: if the state is not one of :meth:`state_dict`.
+        """
+        if set(state) != {"step"}:
+            raise ValueError(f"Expected a state with the key 'step' but got {sorted(state)}")
+        self._step = int(state["step"])
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The weighted loss; leaves schedules where they are."""
+        return self._evaluate(super().loss, model, guide, args, kwargs)  # type: ignore[misc]
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The weighted loss, its gradients added to the parameters'; a training step to the schedules."""
+        parent = super().loss_and_grads  # type: ignore[misc]
+        loss: float = self._evaluate(parent, model, guide, args, kwargs)
+        self._step += 1
+        return loss
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The weighted loss as a tensor; a training step to the schedules if gradients are enabled.
+
+        Raises:
+            NotImplementedError: where Pyro's estimator has none.
+        """
+        parent = getattr(super(), "differentiable_loss", None)
+        if parent is None:
+            raise NotImplementedError(
+                f"{type(self).__name__} has no differentiable loss: use loss_and_grads (or SVI), or a Trace_ class"
+            )
+        loss: torch.Tensor = self._evaluate(parent, model, guide, args, kwargs)
+        self._step += torch.is_grad_enabled()
+        return loss
+
+    def _evaluate(self, parent: Program, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        self._loss = None
+        self._reset()
+        loss = parent(model, guide, *args, **kwargs)
+        self._loss = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+        return loss
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        weights = self.objective_weight.at(self._step, check_tensors=is_validation_enabled())
+        guide_role = GuideRole(weights, guide, refuse_enumeration=self._refuse_enumeration())
+        model_role = ModelRole(weights, guide_role)
+        programs = model_role(model), guide_role(guide)
+        traces = super()._get_trace(*programs, args, kwargs)  # type: ignore[safe-super]
+        self._check(weights, *traces)
+        self._record(*traces)
+        return traces
+
+    def _refuse_enumeration(self) -> str | None:
+        if self.enumerates:
+            return None
+        name = type(self).__name__
+        return (
+            f"{name} cannot enumerate but the site {{site!r}} asks for it; use a TraceEnum objective, "
+            "or drop its infer['enumerate']"
+        )
+
+    def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
+        del guide_trace  # for the checks of subclasses
+        unknown = weights.by_name.keys() - model_trace.nodes.keys() if weights.by_name else set()
+        if unknown:
+            sites = [name for name, site in model_trace.nodes.items() if site["type"] == "sample"]
+            raise ValueError(
+                f"Expected {self.objective_weight.name} to name sites of the model, {sites}, "
+                f"but got {sorted(unknown)}"
+            )
+
+    def _reset(self) -> None:
+        """Forgets the last evaluation."""
+        self._sums = [0.0, 0.0]
+
+    @abstractmethod
+    def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
+        """Adds the unweighted distortion and rate of one particle to ``_sums``."""
+
+    def _elbo(self, distortion: float, rate: float) -> float:
+        return -distortion - rate
+
+    def _record_sampled(self, model_trace: Trace, guide_trace: Trace) -> None:
+        """Records the log-probabilities of the sampled values."""
+        for site in model_trace.nodes.values():
+            if site["type"] == "sample":
+                self._sums[not site["is_observed"]] -= unweighted_sum(site)
+        for site in guide_trace.nodes.values():
+            if site["type"] == "sample":
+                self._sums[1] += unweighted_sum(site)
+
+
+def unweighted_sum(site: Any) -> float:
+    """The sum of a site's log-probabilities without weights, by a division wherever that is exact."""
+    record: SiteWeight | None = site.get("weight")
+    if record is None:
+        total, factor = site["log_prob_sum"], 1.0
+    elif not isinstance(record.weight, torch.Tensor) and record.weight != 0:
+        total, factor = site["log_prob_sum"], record.weight
+    else:
+        total, factor = unweighted_log_prob(site).sum(), 1.0
+    return float(detach_provenance(total).detach()) / factor

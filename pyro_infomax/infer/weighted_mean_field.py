@@ -1,0 +1,98 @@
+"""TraceMeanField_ELBO with weights."""
+
+from typing import Any
+
+import torch
+from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import TraceMeanField_ELBO
+from pyro.infer.util import check_fully_reparametrized, torch_item
+from torch.distributions import Independent, kl_divergence
+
+from pyro_infomax.infer.weighted_elbo import Trace, WeightedELBO, unweighted_sum
+from pyro_infomax.poutine import SiteWeight, unweighted_scale_and_mask
+
+__all__ = ["WeightedMeanFieldELBO"]
+
+
+class WeightedMeanFieldELBO(WeightedELBO, TraceMeanField_ELBO):
+    """Closed-form KL divergences, sampled where there is none; reparameterised gradients only."""
+
+    # The terms are recorded where the divergences are computed, so that none is computed twice.
+    def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
+        pass
+
+    def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any]:
+        sites = {name: site for name, site in model_trace.nodes.items() if site["type"] == "sample"}
+        loss: Any = 0.0
+        for name, site in sites.items():
+            loss = loss + (
+                self._observed(site) if site["is_observed"] else self._latent(site, guide_trace.nodes[name])
+            )
+        for name, site in guide_trace.nodes.items():
+            if site["type"] == "sample" and name not in sites:
+                loss = loss + self._auxiliary(site)
+        return torch_item(loss), loss
+
+    def _observed(self, site: Any) -> torch.Tensor:
+        self._sums[0] -= unweighted_sum(site)
+        return -site["log_prob_sum"]
+
+    def _latent(self, model_site: Any, guide_site: Any) -> torch.Tensor:
+        self._check_reparameterised(guide_site)
+        divergence = _closed_form_kl(guide_site["fn"], model_site["fn"])
+        if divergence is None:
+            self._sums[1] += unweighted_sum(guide_site) - unweighted_sum(model_site)
+            return guide_site["score_parts"].entropy_term.sum() - model_site["log_prob_sum"]
+        total = scale_and_mask(divergence, guide_site["scale"], guide_site["mask"]).sum()
+        self._sums[1] += _unweighted_kl(divergence, total, guide_site)
+        return total
+
+    def _auxiliary(self, site: Any) -> torch.Tensor:
+        if not site["infer"].get("is_auxiliary"):
+            raise ValueError(
+                f"Expected every site of the guide to be one of the model or auxiliary but {site['name']!r} is "
+                "neither: mark it infer={'is_auxiliary': True}"
+            )
+        self._check_reparameterised(site)
+        self._sums[1] += unweighted_sum(site)
+        return site["score_parts"].entropy_term.sum()
+
+    def _check_reparameterised(self, site: Any) -> None:
+        try:
+            check_fully_reparametrized(site)
+        except NotImplementedError:
+            ours = type(self).__name__
+            raise NotImplementedError(
+                f"{ours} needs reparameterised guide sites but {site['name']!r} ({type(site['fn']).__name__}) is "
+                f"not; use {ours.replace('MeanField', 'Graph')} (or a TraceEnum_ class and enumerate it)"
+            ) from None
+
+
+def _closed_form_kl(posterior: Any, prior: Any) -> torch.Tensor | None:
+    """The divergence of a site, None where it is to be sampled."""
+    if _has_unseen_density(posterior):
+        return None
+    try:
+        divergence = kl_divergence(posterior, prior)
+    except NotImplementedError:
+        return None
+    if isinstance(divergence, torch.Tensor) and divergence.shape == posterior.batch_shape:
+        return divergence
+    return torch.as_tensor(divergence, dtype=torch.get_default_dtype()).expand(posterior.batch_shape)
+
+
+# Pyro's KL of a Delta drops its log_density, by which autoguides carry a Jacobian.
+def _has_unseen_density(posterior: Any) -> bool:
+    while isinstance(posterior, Independent):
+        posterior = posterior.base_dist
+    return isinstance(posterior, Delta)
+
+
+def _unweighted_kl(divergence: torch.Tensor, total: torch.Tensor, site: Any) -> float:
+    record: SiteWeight | None = site.get("weight")
+    if record is None:
+        return float(total.detach())
+    if not isinstance(record.weight, torch.Tensor) and record.weight != 0:
+        return float(total.detach()) / record.weight
+    return float(scale_and_mask(divergence.detach(), *unweighted_scale_and_mask(site)).sum())

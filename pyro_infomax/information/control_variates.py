@@ -1,0 +1,119 @@
+"""Means over data and draws, with the part of their noise removed whose mean is known in closed form."""
+
+from dataclasses import dataclass
+from typing import Final, Literal, final
+
+import torch
+from torch import Tensor
+
+from pyro_infomax.information.estimate import Estimate
+
+# below this the fitted coefficients would add more noise, and optimism, than they remove
+DRAWS_PER_COVARIATE: Final = 20
+_RELATIVE_RANK: Final = 1e-10
+
+
+@final
+@dataclass(frozen=True)
+class Expectation:
+    r"""An expectation over data and draws, kept so that sums and differences keep their errors.
+
+    Noise that two expectations share cancels in their difference, and identities between quantities hold on the
+    reported values to rounding.
+    """
+
+    datum: Tensor  # (batch,) or (batch, latent): the mean of each datum, after the correction
+    residual: Tensor  # (samples, batch) or (samples, batch, latent): what the correction left unexplained
+    freedom: int  # degrees of freedom of the residual
+    bias: Tensor  # () or (latent,): what a finite number of data adds to the population's value, on average
+
+    def __add__(self, other: "Expectation") -> "Expectation":
+        return self._with(other, 1)
+
+    def __sub__(self, other: "Expectation") -> "Expectation":
+        return self._with(other, -1)
+
+    def _with(self, other: "Expectation", sign: int) -> "Expectation":
+        return Expectation(
+            self.datum + sign * other.datum,
+            self.residual + sign * other.residual,
+            self.freedom,
+            self.bias + sign * other.bias,
+        )
+
+    def sum(self) -> "Expectation":
+        """Over the latent dimensions."""
+        return Expectation(self.datum.sum(-1), self.residual.sum(-1), self.freedom, self.bias.sum(-1))
+
+    def estimate(self, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
+        return Estimate(
+            self.datum.mean(0), self._standard_error(), self._population_standard_error(), bound, target
+        )
+
+    def _standard_error(self) -> Tensor:
+        samples, batch = self.residual.shape[:2]
+        variance = (self.residual**2).sum((0, 1)) / max(self.freedom, 1)
+        return (variance / (samples * batch)).sqrt()
+
+    def _population_standard_error(self) -> Tensor:
+        batch = len(self.datum)
+        spread = ((self.datum - self.datum.mean(0)) ** 2).sum(0) / (torch.ones_like(self.bias) * (batch - 1))
+        return torch.hypot(torch.maximum((spread / batch).sqrt(), self._standard_error()), self.bias)
+
+
+@final
+class ControlVariates:
+    r"""One regression for all quantities of the same draws.
+
+    .. math:: \hat y = \bar y - \hat\beta^\top (\bar c - \mathrm{E} c)
+
+    :math:`\hat\beta` is the least-squares fit of y on the covariates c, within each datum when there are several
+    draws for each, over all data otherwise.
+
+    Reference: Glasserman (2003), Monte Carlo Methods in Financial Engineering, section 4.1.
+
+    Args:
+        covariates: (S, N, k), of the draws.
+        exact: (N, k), their mean over each datum's posterior.
+    """
+
+    def __init__(self, covariates: Tensor, exact: Tensor) -> None:
+        samples, batch, size = covariates.shape
+        self.shape = (samples, batch)
+        self.available = available_draws(samples, batch)
+        self.covariates = _centred(covariates)
+        scale = (self.covariates**2).mean((0, 1)).sqrt()
+        scale = scale.masked_fill(scale == 0, 1.0)
+        self.covariates /= scale
+        self.surplus = (covariates.mean(0) - exact) / scale  # (batch, covariate)
+        flat = self.covariates.reshape(-1, size)  # (samples * batch, covariate)
+        gram = flat.T @ flat / len(flat)
+        self.inverse = torch.linalg.pinv(gram, rtol=_RELATIVE_RANK, hermitian=True)
+        self.rank = int(torch.linalg.matrix_rank(gram, rtol=_RELATIVE_RANK, hermitian=True)) if size else 0
+
+    def known(self, exact: Tensor) -> Expectation:
+        """A closed form: (batch,) or (batch, latent) without noise."""
+        return self._expectation(exact, exact.new_zeros(*self.shape, *exact.shape[1:]))
+
+    def expectation(self, y: Tensor) -> Expectation:
+        """The mean of y, (samples, batch) or (samples, batch, latent)."""
+        if not bool(y.isfinite().all()) or self.available <= self.rank:
+            # the mean stands, and of its error nothing is known
+            return self._expectation(y.mean(0), torch.full_like(y, torch.nan))
+        centred = _centred(y)
+        fit = self.inverse @ torch.einsum("snk,sn...->k...", self.covariates, centred) / centred[..., 0].numel()
+        fitted = torch.einsum("snk,k...->sn...", self.covariates, fit)
+        surplus = torch.einsum("nk,k...->n...", self.surplus, fit)
+        return self._expectation(y.mean(0) - surplus, centred - fitted)
+
+    def _expectation(self, datum: Tensor, residual: Tensor) -> Expectation:
+        return Expectation(datum, residual, self.available - self.rank, torch.zeros_like(datum[0]))
+
+
+def available_draws(samples: int, batch: int) -> int:
+    """Degrees of freedom before any covariate is fitted: within the data, or across them for single draws."""
+    return batch * (samples - 1) if samples > 1 else batch - 1
+
+
+def _centred(y: Tensor) -> Tensor:
+    return y - (y.mean(0) if len(y) > 1 else y.mean(1, keepdim=True))

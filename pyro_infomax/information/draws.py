@@ -1,0 +1,177 @@
+"""Draws from the posteriors, and every log-density that the quantities are made of."""
+
+from functools import cached_property
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from pyro_infomax.information.aggregate_posterior import AggregatePosterior
+from pyro_infomax.information.families import in_double, in_dtype_of, is_normal, name, shapes
+from pyro_infomax.information.marginals import Marginals, marginals_of
+from pyro_infomax.information.mixture import Evaluation, Mixture
+from pyro_infomax.information.randomness import isolated
+
+
+@final
+class Draws:
+    r"""S draws :math:`z_{si} \sim q(z \mid x_i)` for each datum, scored lazily under all that is compared.
+
+    The aggregate posterior is evaluated in one pass, when first asked for, however many quantities follow.
+    Everything is float64 and without gradients.
+
+    Args:
+        posterior: batch shape (N,), event shape (d,), as in :class:`AggregatePosterior`.
+        prior: batch shape (), event shape (d,); None where no quantity needs it.
+        z: (S, N, d), draws that were made before; None to draw here.
+        num_samples: S, where they are drawn here.
+        seed: isolates the draws from torch's global state.
+        marginals: whether the one pass scores the latent dimensions one by one too, at d times the cost.
+        progress: show a bar when the pass is expected to take more than a few seconds.
+
+    Raises:
+        ValueError: for shapes that do not fit, and for fewer than one draw.
+
+    >>> import torch
+    >>> from torch.distributions import Independent, Normal
+    >>> means = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    >>> draws = Draws(Independent(Normal(means, 0.5), 1), num_samples=3, seed=0)
+    >>> draws.log_posterior.shape, draws.log_aggregate_marginals.shape
+    (torch.Size([3, 2]), torch.Size([3, 2, 1]))
+    """
+
+    def __init__(
+        self,
+        posterior: Any,
+        prior: Any = None,
+        *,
+        z: Tensor | None = None,
+        num_samples: int = 1,
+        seed: int | None = None,
+        marginals: bool = True,
+        progress: bool = False,
+    ) -> None:
+        self.aggregate = AggregatePosterior(posterior, progress=progress)
+        self.posterior = self.aggregate.posterior
+        _check_prior(prior, self.aggregate.latent_dim)
+        self.prior = in_double(prior)
+        self.z = self._checked(z) if z is not None else self._drawn(num_samples, seed)
+        self._wanted = marginals
+
+    @property
+    def data_size(self) -> int:
+        """N."""
+        return self.aggregate.data_size
+
+    @cached_property
+    @torch.no_grad()
+    def log_posterior(self) -> Tensor:
+        """log q(z_si | x_i), (samples, batch)."""
+        return self.posterior.log_prob(self.z).double()
+
+    @cached_property
+    @torch.no_grad()
+    def log_posterior_marginals(self) -> Tensor:
+        """log q(z_sij | x_i), (samples, batch, latent)."""
+        return self.posterior_marginals.log_prob(self.z).double()
+
+    @property
+    def log_aggregate(self) -> Tensor:
+        """log q(z_si), (samples, batch)."""
+        return self._in_shape(self._evaluation.joint.log_prob)
+
+    @property
+    def log_leave_one_out(self) -> Tensor:
+        """log q(z_si) without the own component, (samples, batch); nan for a single datum."""
+        return self._in_shape(_left_of(self._evaluation.joint))
+
+    @property
+    def log_aggregate_marginals(self) -> Tensor:
+        """log q(z_sij), (samples, batch, latent)."""
+        return self._in_shape(self._marginals.log_prob)
+
+    @property
+    def log_leave_one_out_marginals(self) -> Tensor:
+        """log q(z_sij) without the own component, (samples, batch, latent); nan for a single datum."""
+        return self._in_shape(_left_of(self._marginals))
+
+    @cached_property
+    @torch.no_grad()
+    def log_prior(self) -> Tensor:
+        """log p(z_si), (samples, batch)."""
+        return self._required_prior.log_prob(in_dtype_of(self.prior, self.z)).double()
+
+    @cached_property
+    @torch.no_grad()
+    def log_prior_marginals(self) -> Tensor:
+        """log p(z_sij), (samples, batch, latent)."""
+        return self.prior_marginals.log_prob(in_dtype_of(self.prior, self.z)).double()
+
+    @property
+    def posterior_marginals(self) -> Marginals:
+        """q(z_j | x_n); raises NotImplementedError, with the reason, where it is not to be had."""
+        return marginals_of(self.posterior)
+
+    @property
+    def prior_marginals(self) -> Marginals:
+        """p(z_j); raises NotImplementedError, with the reason, where it is not to be had."""
+        return marginals_of(self._required_prior)
+
+    @property
+    def _required_prior(self) -> Any:
+        if self.prior is None:
+            raise ValueError("Expected a prior for this quantity but got None; pass prior=... to the draws.")
+        return self.prior
+
+    @cached_property
+    def _evaluation(self) -> Evaluation:
+        return self._evaluate(self._wanted and self._has_marginals)
+
+    @cached_property
+    def _marginals(self) -> Mixture:
+        found = self._evaluation.marginals or self._evaluate(True).marginals
+        assert found is not None
+        return found
+
+    @torch.no_grad()
+    def _evaluate(self, marginals: bool) -> Evaluation:
+        index = torch.arange(self.data_size, device=self.z.device).repeat(len(self.z))
+        return self.aggregate.evaluate(self.z.flatten(0, 1), index=index, marginals=marginals)
+
+    @property
+    def _has_marginals(self) -> bool:
+        try:
+            marginals_of(self.posterior)
+        except NotImplementedError:
+            return False
+        return True
+
+    def _in_shape(self, flat: Tensor) -> Tensor:
+        return flat.unflatten(0, self.z.shape[:2])
+
+    def _checked(self, z: Tensor) -> Tensor:
+        batch, latent = self.data_size, self.aggregate.latent_dim
+        if z.dim() != 3 or not len(z) or z.shape[1:] != (batch, latent):
+            raise ValueError(f"Expected draws of shape (S, {batch}, {latent}) but got {tuple(z.shape)}.")
+        return z.detach().double() if is_normal(self.posterior) else z.detach()
+
+    @torch.no_grad()
+    def _drawn(self, num_samples: int, seed: int | None) -> Tensor:
+        if num_samples < 1:
+            raise ValueError(f"Expected num_samples >= 1 but got {num_samples}.")
+        with isolated(seed):
+            return self.posterior.sample((num_samples,))
+
+
+def _left_of(mixture: Mixture) -> Tensor:
+    assert mixture.leave_one_out is not None
+    return mixture.leave_one_out
+
+
+def _check_prior(prior: Any, latent_dim: int) -> None:
+    if prior is None or (len(prior.batch_shape) == 0 and prior.event_shape == (latent_dim,)):
+        return
+    raise ValueError(
+        f"Expected a prior of batch shape () and event shape ({latent_dim},) but got {name(prior)} of "
+        f"{shapes(prior)}; declare its axes as the event, as Independent(..., 1) or .to_event(1) do."
+    )

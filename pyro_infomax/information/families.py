@@ -1,0 +1,63 @@
+"""What is known about the family of a distribution: its Normal factors and its double-precision twin."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
+
+
+def is_factorised(distribution: Any) -> bool:
+    """Whether the event (d,) is d independent univariate variables by construction."""
+    return (
+        isinstance(distribution, Independent)
+        and distribution.reinterpreted_batch_ndims == 1
+        and len(distribution.base_dist.event_shape) == 0
+    )
+
+
+def diagonal_normal(distribution: Any) -> tuple[Tensor, Tensor] | None:
+    """Means and standard deviations, both (*batch, latent), of a diagonal Normal; None for any other."""
+    if is_factorised(distribution) and isinstance(distribution.base_dist, Normal):
+        return distribution.base_dist.loc, distribution.base_dist.scale
+    return None
+
+
+def in_double(distribution: Any) -> Any:
+    """The same Normal, diagonal or not, in float64; what is no Normal is returned as it is."""
+    parameters = diagonal_normal(distribution)
+    if parameters is not None:
+        return Independent(Normal(*(each.double() for each in parameters), validate_args=False), 1)
+    if isinstance(distribution, LowRankMultivariateNormal):
+        low_rank = (distribution.loc, distribution.cov_factor, distribution.cov_diag)
+        return LowRankMultivariateNormal(*(each.double() for each in low_rank), validate_args=False)
+    if isinstance(distribution, MultivariateNormal):
+        loc, scale_tril = distribution.loc.double(), distribution.scale_tril.double()
+        return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
+    return distribution
+
+
+def in_dtype_of(distribution: Any, z: Tensor) -> Tensor:
+    """z in the floating type that ``distribution`` computes in: what is no Normal may insist on its own."""
+    if not z.is_floating_point() or is_normal(distribution):
+        return z
+    with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []), torch.no_grad():
+        return z.to(distribution.sample().dtype)
+
+
+def is_normal(distribution: Any) -> bool:
+    return diagonal_normal(distribution) is not None or isinstance(
+        distribution, MultivariateNormal | LowRankMultivariateNormal
+    )
+
+
+def name(distribution: Any) -> str:
+    """The family in words, for messages."""
+    if isinstance(distribution, Independent):
+        return f"Independent({name(distribution.base_dist)}, {distribution.reinterpreted_batch_ndims})"
+    return type(distribution).__name__
+
+
+def shapes(distribution: Distribution) -> str:
+    """Batch and event shape in words, for messages."""
+    return f"batch shape {tuple(distribution.batch_shape)} and event shape {tuple(distribution.event_shape)}"

@@ -1,0 +1,48 @@
+"""What one pass over the components of the aggregate posterior finds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Mixture:
+    """The log-density of an equally weighted mixture, with and without the own component of each point.
+
+    ``leave_one_out`` is None when no own component was named, and nan for a mixture of one component.
+    """
+
+    log_prob: Tensor  # (points,) or (points, latent)
+    leave_one_out: Tensor | None
+
+    @classmethod
+    def of(cls, others: Tensor, own: Tensor | None, size: int) -> "Mixture":
+        """From the log-sums over the other components: subtracting from the full sum would cancel."""
+        if own is None:
+            return cls(others - math.log(size), None)
+        left = others - math.log(size - 1) if size > 1 else torch.full_like(others, math.nan)
+        return cls(torch.logaddexp(others, own) - math.log(size), left)
+
+    @classmethod
+    def cat(cls, parts: Sequence["Mixture"]) -> "Mixture":
+        left = [part.leave_one_out for part in parts if part.leave_one_out is not None]
+        return cls(torch.cat([part.log_prob for part in parts]), torch.cat(left) if left else None)
+
+
+@final
+@dataclass(frozen=True)
+class Evaluation:
+    """The mixture over z, and the mixtures over each z_j where they were asked for."""
+
+    joint: Mixture
+    marginals: Mixture | None
+
+    @classmethod
+    def cat(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
+        marginals = [part.marginals for part in parts if part.marginals is not None]
+        return cls(Mixture.cat([part.joint for part in parts]), Mixture.cat(marginals) if marginals else None)

@@ -1,0 +1,103 @@
+"""The rate, split over the latent dimensions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from pyro_infomax.plots.arrays import Drawable, Floats, as_vector
+from pyro_infomax.plots.canvas import TEXT_COLOUR, axes_or_new, checked_names, colours, tidy
+from pyro_infomax.plots.selection import most_informative
+
+_MOST_TICKS = 40
+
+
+def information_per_dimension(
+    rate: Drawable,
+    dimensionwise_kl: Drawable,
+    *,
+    standard_error: Drawable | None = None,
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""What each latent dimension costs, and how much of that is information: a stacked bar a dimension.
+
+    For a factorised posterior and prior a dimension's rate has two parts,
+
+    .. math:: R_j = I(X; Z_j) + \mathrm{KL}[q(z_j) \| p(z_j)],
+
+    the information that the dimension carries and the price of an aggregate posterior that misses the
+    prior. The bars are sorted by information; a bar's full height is the rate :math:`R_j`.
+
+    Reference:
+        Hoffman and Johnson (2016), *ELBO surgery: yet another way to carve up the variational evidence
+        lower bound*.
+
+    Args:
+        rate: (d,) :math:`R_j = E_x \mathrm{KL}[q(z_j|x) \| p(z_j)]`, nats.
+        dimensionwise_kl: (d,) :math:`\mathrm{KL}[q(z_j) \| p(z_j)]`, nats.
+        standard_error: (d,) of the information, nats, drawn as error bars; none by default.
+        names: one name per dimension; by default their indices.
+        ax: the Axes to draw on; a new figure's by default.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: if the arrays are not finite vectors of one length, or the names do not match.
+
+    Example:
+        >>> ax = information_per_dimension([0.1, 2.0], [0.1, 0.3])
+        >>> [label.get_text() for label in ax.get_xticklabels()]
+        ['1', '0']
+    """
+    total, gap = as_vector(rate, name="rate"), as_vector(dimensionwise_kl, name="dimensionwise_kl")
+    error = (
+        np.zeros_like(total) if standard_error is None else as_vector(standard_error, name="standard_error")
+    )
+    _check_lengths(rate=total, dimensionwise_kl=gap, standard_error=error)
+    labels = checked_names(names, count=len(total), template="{}")
+    order = list(most_informative(total - gap, count=len(total)))
+    ax = axes_or_new(ax)
+    _stack((total - gap)[order], gap[order], error=None if standard_error is None else error[order], ax=ax)
+    _label_ticks([labels[j] for j in order], ax=ax)
+    ax.set(
+        xlabel="latent dimension, sorted by information",
+        ylabel="nats per datum",
+        title="Information per latent dimension",
+    )
+    ax.legend(frameon=False)
+    return tidy(ax, grid="y")
+
+
+def _check_lengths(**vectors: Floats) -> None:
+    if len({len(vector) for vector in vectors.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(vector)}" for name, vector in vectors.items())
+        raise ValueError(
+            f"Expected one number per latent dimension in each array but got the lengths {lengths}."
+        )
+
+
+def _stack(information: Floats, gap: Floats, *, error: Floats | None, ax: Axes) -> None:
+    places, (blue, orange) = np.arange(len(information)), colours(2)
+    ax.bar(places, information, color=blue, label=r"information $I(X; Z_j)$")
+    ax.bar(
+        places,
+        gap,
+        bottom=information,
+        color=orange,
+        label=r"dimension-wise $\mathrm{KL}[q(z_j)\,\|\,p(z_j)]$",
+    )
+    if error is not None:
+        ax.errorbar(places, information, yerr=error, fmt="none", ecolor=TEXT_COLOUR, capsize=2)
+
+
+def _label_ticks(labels: list[str], *, ax: Axes) -> None:
+    step = -(-len(labels) // _MOST_TICKS)
+    ax.set_xticks(range(0, len(labels), step), labels[::step])
+    ax.tick_params(axis="x", length=0, labelrotation=90 if _crowded(labels) else 0)
+    ax.margins(x=0.01)
+
+
+def _crowded(labels: list[str]) -> bool:
+    return len(labels) > _MOST_TICKS // 2 or max(map(len, labels)) > 3

@@ -1,0 +1,356 @@
+"""The rooms and the order in which they may import each other, held as data and checked on every file."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "pyro_infomax"
+# A room may import rooms of earlier lines only; rooms of one line do not import each other.
+LINES: tuple[frozenset[str], ...] = (
+    frozenset({"_version"}),
+    frozenset({"schedules", "priors", "nn", "datasets", "oracles"}),
+    frozenset({"information", "disentanglement", "poutine"}),
+    frozenset({"guides", "vae"}),
+    frozenset({"infer"}),
+    frozenset({"training", "joint"}),
+    frozenset({"diagnostics"}),
+    frozenset({"plots"}),
+    frozenset({"report"}),
+)
+LINE_OF = {room: line for line, rooms in enumerate(LINES) for room in rooms}
+# An oracle must not know what it judges.
+IMPORT_NO_ROOM = frozenset({"oracles"})
+FOREIGN_BANS = {"information": {"pyro"}, "disentanglement": {"torch", "pyro"}}
+TESTS_OF_THE_WHOLE = frozenset({"test_architecture.py", "test_docs.py", "test_examples.py"})
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# ---- reading the tree
+
+
+def modules(root: Path) -> dict[str, Path]:
+    """Map from dotted name to file; a room's ``__init__`` bears the room's name."""
+    files = sorted((root / PACKAGE).rglob("*.py"))
+    return {dotted(file.relative_to(root)): file for file in files}
+
+
+def dotted(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """``pyro_infomax.infer.beta`` is in ``infer``; the package's own ``__init__`` is in no room."""
+    return [*module.split("."), ""][1]
+
+
+def imports(module: str, file: Path) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of each import in the file, wherever in the file it stands.
+
+    ``from a import b`` gives ``a.b``, which may name a module or something inside ``a``.
+    """
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_text())):
+        match node:
+            case ast.Import(names=names):
+                yield from ((node.lineno, alias.name) for alias in names)
+            case ast.ImportFrom(module=source, names=names, level=level):
+                base = absolute(source or "", level, package)
+                yield from ((node.lineno, f"{base}.{alias.name}") for alias in names)
+            case ast.Call(func=func, args=[ast.Constant(value=str(name)), *_]) if is_importer(func):
+                yield node.lineno, absolute(name.lstrip("."), len(name) - len(name.lstrip(".")), package)
+
+
+def is_importer(func: ast.expr) -> bool:
+    name = func.attr if isinstance(func, ast.Attribute) else getattr(func, "id", "")
+    return name in {"import_module", "__import__"}
+
+
+def absolute(name: str, level: int, package: str) -> str:
+    if level == 0:
+        return name
+    parents = package.split(".")
+    return ".".join([*parents[: len(parents) - level + 1], *filter(None, [name])])
+
+
+def resolve(name: str, known: Iterable[str]) -> str:
+    """The module that an imported name comes from: the longest prefix that is a file of the package."""
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def public_functions(file: Path) -> set[str]:
+    """Functions that the file defines for others, and the names that it lists in ``__all__``."""
+    body = ast.parse(file.read_text()).body
+    defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    return {name for name in defined | listed(body) if not name.startswith("_")}
+
+
+def listed(body: list[ast.stmt]) -> set[str]:
+    names: set[str] = set()
+    for node in body:
+        match node:
+            case ast.Assign(
+                targets=[ast.Name(id="__all__")], value=ast.List(elts=items) | ast.Tuple(elts=items)
+            ):
+                names |= {item.value for item in items if isinstance(item, ast.Constant)}
+    return names
+
+
+# ---- the rules: each yields one sentence for each breach
+
+
+def unknown_rooms(root: Path) -> Iterator[str]:
+    for room in sorted({room_of(module) for module in modules(root)} - {""} - LINE_OF.keys()):
+        yield f"{PACKAGE}/{room} is in no line of the table of rooms"
+
+
+def wrong_imports(root: Path) -> Iterator[str]:
+    files = modules(root)
+    for module, file in files.items():
+        if room := room_of(module):
+            for line, name in imports(module, file):
+                if reason := objection(room, name, files):
+                    yield f"{file.relative_to(root)}:{line} imports {name}: {reason}"
+
+
+def objection(room: str, name: str, known: Iterable[str]) -> str | None:
+    top = name.split(".")[0]
+    if top != PACKAGE:
+        return f"{room} does without {top}" if top in FOREIGN_BANS.get(room, ()) else None
+    # A missing file is still an import of that room.
+    other = room_of(resolve(name, known)) or (room_of(name) if room_of(name) in LINE_OF else "")
+    if other == room:
+        return None
+    if not other:
+        return "a room does not import from the package's own __init__"
+    if room in IMPORT_NO_ROOM:
+        return f"{room} imports nothing of the package"
+    if LINE_OF.get(other, len(LINES)) >= LINE_OF.get(room, -1):
+        return f"{other} does not come before {room}"
+    return None
+
+
+def cycles(root: Path) -> Iterator[str]:
+    """Cycles between the files of one room, its ``__init__`` among them."""
+    files = modules(root)
+    for room in sorted({room_of(module) for module in files} - {""}):
+        inside = {module: file for module, file in files.items() if room_of(module) == room}
+        graph = {
+            module: {resolve(name, inside) for _, name in imports(module, file)} - {"", module}
+            for module, file in inside.items()
+        }
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            yield "cycle of imports: " + " -> ".join(error.args[1])
+
+
+def shadowed_files(root: Path) -> Iterator[str]:
+    """A file that bears the name of a public function of its folder: importing it would hide the function."""
+    for folder in sorted({file.parent for file in modules(root).values()}):
+        names = set().union(*(public_functions(file) for file in folder.glob("*.py")))
+        if folder == root / PACKAGE:
+            # The package's __init__ may list rooms; what they define is the question there.
+            names -= listed(ast.parse((folder / "__init__.py").read_text()).body) & LINE_OF.keys()
+        for name in sorted(names):
+            if (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists():
+                yield f"{folder.relative_to(root) / name} bears the name of the public function {name}"
+
+
+def stray_tests(root: Path) -> Iterator[str]:
+    for test in sorted((root / "tests").rglob("test_*.py")):
+        place = test.relative_to(root / "tests")
+        source = Path(PACKAGE) / place.with_name(place.name.removeprefix("test_"))
+        if place.as_posix() not in TESTS_OF_THE_WHOLE and not (root / source).exists():
+            yield f"tests/{place} mirrors nothing: there is no {source}"
+
+
+RULES = (unknown_rooms, wrong_imports, cycles, shadowed_files, stray_tests)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_tree_keeps_the_rule(rule):
+    assert list(rule(ROOT)) == []
+
+
+def test_the_tree_is_read():
+    assert f"{PACKAGE}._version" in modules(ROOT)
+    assert len(modules(ROOT)) > 2
+
+
+# ---- each rule fails where it should, and only there
+
+
+@pytest.fixture
+def plant(tmp_path):
+    """Write files of a synthetic tree and return its root."""
+
+    def write(files: dict[str, str]) -> Path:
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    rooms = ("infer/__init__.py", "joint.py", "nn/__init__.py")
+    write({f"pyro_infomax/{room}": "" for room in rooms})
+    write({"pyro_infomax/__init__.py": "from .infer import BetaELBO\n__all__ = ['BetaELBO', 'infer']\n"})
+    return write
+
+
+def test_a_lawful_tree_has_no_breach(plant):
+    root = plant(
+        {
+            "pyro_infomax/infer/weighted.py": "from ..schedules import Linear\nfrom .. import nn",
+            "pyro_infomax/infer/beta.py": "from pyro_infomax.infer.weighted import X\nfrom . import weighted",
+            "pyro_infomax/infer/__init__.py": "from .beta import Y\n__all__ = ['Y']\n",
+            "pyro_infomax/schedules.py": "import torch\n",
+            "tests/infer/test_weighted.py": "",
+            "tests/test_schedules.py": "",
+            "tests/test_docs.py": "",
+        }
+    )
+    assert [breach for rule in RULES for breach in rule(root)] == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import pyro_infomax.infer",
+        "from pyro_infomax.infer import BetaELBO",
+        "from pyro_infomax import infer",
+        "from pyro_infomax.infer.missing import x",
+        "from ..infer import BetaELBO",
+        "from .. import infer",
+        "def late():\n    from ..infer import BetaELBO",
+        "import typing\nif typing.TYPE_CHECKING:\n    import pyro_infomax.infer as i",
+        "import importlib\nimportlib.import_module('pyro_infomax.infer')",
+        "import importlib\nimportlib.import_module('..infer', __package__)",
+    ],
+)
+def test_an_import_from_a_later_line_is_found(plant, statement):
+    (breach,) = wrong_imports(plant({"pyro_infomax/nn/mlp.py": statement}))
+    assert "infer does not come before nn" in breach
+    assert breach.startswith("pyro_infomax/nn/mlp.py:")
+
+
+def test_an_import_within_a_line_is_found(plant):
+    (breach,) = wrong_imports(
+        plant({"pyro_infomax/training/fitting.py": "from pyro_infomax.joint import generative"})
+    )
+    assert "joint does not come before training" in breach
+
+
+@pytest.mark.parametrize(
+    "statement", ["import pyro_infomax", "from pyro_infomax import BetaELBO", "from .. import VAE"]
+)
+def test_an_import_of_the_whole_package_is_found(plant, statement):
+    (breach,) = wrong_imports(plant({"pyro_infomax/training/fitting.py": statement}))
+    assert "own __init__" in breach
+
+
+def test_an_oracle_that_imports_an_earlier_line_is_found(plant):
+    (breach,) = wrong_imports(
+        plant({"pyro_infomax/oracles/gauss.py": "from pyro_infomax._version import __version__"})
+    )
+    assert "oracles imports nothing of the package" in breach
+
+
+@pytest.mark.parametrize(
+    ("room", "statement"),
+    [
+        ("information", "import pyro.distributions as dist"),
+        ("information", "def f():\n    from pyro import sample"),
+        ("disentanglement", "import torch"),
+        ("disentanglement", "from pyro.infer import SVI"),
+    ],
+)
+def test_a_banned_library_is_found(plant, room, statement):
+    (breach,) = wrong_imports(plant({f"pyro_infomax/{room}/score.py": statement}))
+    assert f"{room} does without" in breach
+
+
+def test_a_library_with_a_similar_name_is_not_banned(plant):
+    assert not list(
+        wrong_imports(plant({"pyro_infomax/information/score.py": "import torchvision, pyrometer"}))
+    )
+
+
+def test_a_room_outside_the_table_is_found(plant):
+    root = plant({"pyro_infomax/utils.py": "", "pyro_infomax/attic/__init__.py": ""})
+    assert [breach.split()[0] for breach in unknown_rooms(root)] == [
+        "pyro_infomax/attic",
+        "pyro_infomax/utils",
+    ]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.py": "from .b import x", "b.py": "from .a import y"},
+        {"a.py": "from .b import x", "b.py": "from .c import x", "c.py": "def f():\n    from . import a"},
+        {"a.py": "from pyro_infomax.infer import B", "__init__.py": "from .a import B"},
+    ],
+    ids=["two", "three, one hidden", "through __init__"],
+)
+def test_a_cycle_within_a_room_is_found(plant, files):
+    (breach,) = cycles(plant({f"pyro_infomax/infer/{name}": text for name, text in files.items()}))
+    assert "pyro_infomax.infer.a" in breach
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"pyro_infomax/infer/fit.py": "def fit(): ..."},
+        {"pyro_infomax/infer/fit.py": "", "pyro_infomax/infer/loops.py": "def fit(): ..."},
+        {"pyro_infomax/infer/fit.py": "", "pyro_infomax/infer/__init__.py": "__all__ = ['fit']"},
+        {"pyro_infomax/fit.py": "def fit(): ..."},
+        {"pyro_infomax/fit/__init__.py": "", "pyro_infomax/joint.py": "def fit(): ..."},
+    ],
+)
+def test_a_file_with_the_name_of_a_function_is_found(plant, files):
+    (breach,) = shadowed_files(plant(files))
+    assert "public function fit" in breach
+
+
+def test_a_private_function_shadows_nothing(plant):
+    assert not list(shadowed_files(plant({"pyro_infomax/infer/_fit.py": "def _fit(): ..."})))
+
+
+@pytest.mark.parametrize(
+    "test", ["tests/test_nothing.py", "tests/infer/test_nothing.py", "tests/infer/test_docs.py"]
+)
+def test_a_test_that_mirrors_nothing_is_found(plant, test):
+    (breach,) = stray_tests(plant({test: ""}))
+    assert breach.startswith(f"{test} mirrors nothing")
+
+
+# ---- importing leaves no trace
+
+WITNESS = """
+import random
+import numpy, pyro, torch
+from pyro.infer.util import is_validation_enabled
+def state():
+    return (
+        torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(),
+        torch.distributions.Distribution._validate_args, is_validation_enabled(),
+        torch.get_rng_state().tolist(), random.getstate(), str(numpy.random.get_state()),
+        dict(pyro.get_param_store()),
+    )
+before = state()
+import pyro_infomax
+assert state() == before
+"""
+
+
+def test_importing_the_package_changes_no_global_state():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WITNESS], capture_output=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr.decode()
