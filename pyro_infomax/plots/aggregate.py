@@ -33,7 +33,7 @@ def aggregate_against_prior(
 
     Args:
         z: (n, d) draws of the aggregate posterior, one or several per datum.
-        prior: (m, d) draws of the prior; some thousands make smooth contours.
+        prior: (m, d) draws of the prior; twenty thousand make smooth contours.
         dimensions: one or two of the d dimensions, such as ``most_informative(information)``; with d = 1
             the only one.
         names: names of the d dimensions; by default :math:`z_0, z_1, \dots`
@@ -96,7 +96,9 @@ def _contour_key(colour: Colour) -> Line2D:
 def _frame(aggregate: Floats, prior: Floats, *, ax: Axes) -> None:
     """All draws of the aggregate posterior, and the prior without its thin tails."""
     shown = np.concatenate([aggregate, np.quantile(prior, [0.005, 0.995], axis=0)])
-    ax.set(xlim=_padded(shown[:, 0]), ylim=_padded(shown[:, 1]))
+    # limits that stay automatic may give way to the equal aspect without a message
+    ax.set_xlim(*_padded(shown[:, 0]), auto=True)
+    ax.set_ylim(*_padded(shown[:, 1]), auto=True)
     ax.set_aspect("equal", adjustable="datalim")
 
 

@@ -56,7 +56,7 @@ def test_the_shape_is_kept(load, shape):
 
 def test_images_come_before_x_and_labels_before_y(load):
     data = load(x=grey(2, 9), images=grey(2, 4), y=np.array([7, 7]), labels=np.array([1, 0]))
-    assert data.shape == (4,)
+    assert data.images.shape == (2, 4)
     assert data.labels.tolist() == [1, 0]
 
 
@@ -74,7 +74,7 @@ def test_without_labels_there_are_none(load):
 
 def test_a_string_is_a_path_too(tmp_path):
     np.savez_compressed(tmp_path / "data.npz", x=grey(3, 4))
-    assert len(load_npz(str(tmp_path / "data.npz"))) == 3
+    assert load_npz(str(tmp_path / "data.npz")).images.shape == (3, 4)
 
 
 def test_a_missing_file_is_named(tmp_path):

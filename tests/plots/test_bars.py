@@ -1,0 +1,101 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from pyro_infomax.plots import information_per_dimension
+
+RATE = np.array([0.5, 3.0, 2.0])
+GAP = np.array([0.4, 1.5, 0.2])  # information 0.1, 1.5, 1.8
+ORDER = [2, 1, 0]
+
+
+def parts(ax):
+    information, gap = ax.containers[:2]
+    return list(information), list(gap)
+
+
+def ticks(ax):
+    return [label.get_text() for label in ax.get_xticklabels()]
+
+
+def test_lower_bars_are_the_information_sorted():
+    information, _ = parts(information_per_dimension(RATE, GAP))
+    assert [bar.get_height() for bar in information] == pytest.approx([1.8, 1.5, 0.1])
+    assert [bar.get_y() for bar in information] == [0, 0, 0]
+
+
+def test_upper_bars_are_the_dimensionwise_kl_in_the_same_order():
+    _, gap = parts(information_per_dimension(RATE, GAP))
+    assert [bar.get_height() for bar in gap] == pytest.approx(list(GAP[ORDER]))
+
+
+def test_a_whole_bar_is_the_rate():
+    _, gap = parts(information_per_dimension(RATE, GAP))
+    assert [bar.get_y() + bar.get_height() for bar in gap] == pytest.approx(list(RATE[ORDER]))
+
+
+def test_ticks_name_the_dimensions():
+    assert ticks(information_per_dimension(RATE, GAP)) == ["2", "1", "0"]
+
+
+def test_names_follow_their_dimensions():
+    assert ticks(information_per_dimension(RATE, GAP, names=["a", "b", "c"])) == ["c", "b", "a"]
+
+
+def test_many_dimensions_keep_legible_ticks_at_their_bars():
+    rate = np.arange(100.0)
+    ax = information_per_dimension(rate, np.zeros(100))
+    assert len(ticks(ax)) <= 40
+    assert [99 - tick for tick in ax.get_xticks()] == [int(label) for label in ticks(ax)]
+
+
+def test_error_bars_stand_at_the_information_in_the_same_order():
+    ax = information_per_dimension(RATE, GAP, standard_error=[0.01, 0.02, 0.03])
+    segments = ax.containers[-1].lines[2][0].get_segments()
+    expected = [(1.77, 1.83), (1.48, 1.52), (0.09, 0.11)]
+    assert [tuple(segment[:, 1]) for segment in segments] == [pytest.approx(pair) for pair in expected]
+
+
+def test_without_standard_error_no_error_bars():
+    assert len(information_per_dimension(RATE, GAP).containers) == 2
+
+
+def test_tensors_with_gradients_are_drawn():
+    rate = torch.tensor([1.0, 2.0], dtype=torch.bfloat16, requires_grad=True)
+    information, _ = parts(information_per_dimension(rate, torch.zeros(2)))
+    assert [bar.get_height() for bar in information] == [2, 1]
+
+
+def test_labels_and_legend_have_units_and_symbols():
+    ax = information_per_dimension(RATE, GAP)
+    assert ax.get_ylabel() == "nats per datum"
+    assert "latent dimension" in ax.get_xlabel()
+    assert ["I(X; Z_j)" in text.get_text() for text in ax.get_legend().get_texts()] == [True, False]
+
+
+def test_draws_on_the_given_axes_only():
+    _, ax = plt.subplots()
+    assert information_per_dimension(RATE, GAP, ax=ax) is ax
+    assert len(plt.get_fignums()) == 1
+
+
+def test_lengths_that_differ_are_named():
+    with pytest.raises(ValueError, match="got the lengths rate 3, dimensionwise_kl 2"):
+        information_per_dimension(RATE, GAP[:2])
+
+
+@pytest.mark.parametrize("rate", [np.ones((3, 1)), np.ones(0), 1.0])
+def test_a_rate_that_is_no_vector_is_refused(rate):
+    with pytest.raises(ValueError, match=r"Expected rate of shape \(d,\) with d >= 1 but got shape"):
+        information_per_dimension(rate, GAP)
+
+
+def test_nan_is_refused_and_counted():
+    with pytest.raises(ValueError, match="Expected finite dimensionwise_kl but got 2 nan or infinite values"):
+        information_per_dimension(RATE, [np.nan, 1, np.inf])
+
+
+def test_names_of_another_number_are_refused():
+    with pytest.raises(ValueError, match="Expected 3 names but got 2"):
+        information_per_dimension(RATE, GAP, names=["a", "b"])
