@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 
-def modules_behind(program: Callable[..., Any]) -> Iterator[nn.Module]:
+def modules_behind(program: Callable[..., Any]) -> list[nn.Module]:
     """The modules that a program visibly runs on.
 
     These are the program itself, the object of a bound method, and what a partial (a Pyro handler around
@@ -17,21 +17,15 @@ def modules_behind(program: Callable[..., Any]) -> Iterator[nn.Module]:
     Args:
         program: a model or a guide.
 
-    Yields:
-        Each module found, without its submodules.
+    Returns:
+        Each module found, once and without its submodules.
 
     Example:
         >>> layer = nn.Linear(2, 1)
         >>> [module is layer for module in modules_behind(partial(layer.forward))]
         [True]
     """
-    if isinstance(program, nn.Module):
-        yield program
-    elif isinstance(program, partial):
-        for part in (program.func, *program.args, *program.keywords.values()):
-            yield from modules_behind(part)
-    elif isinstance(owner := getattr(program, "__self__", None), nn.Module):
-        yield owner
+    return list(dict.fromkeys(_walk(program)))
 
 
 @contextmanager
@@ -58,3 +52,13 @@ def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _walk(program: Callable[..., Any]) -> Iterator[nn.Module]:
+    if isinstance(program, nn.Module):
+        yield program
+    elif isinstance(program, partial):
+        for part in (program.func, *program.args, *program.keywords.values()):
+            yield from _walk(part)
+    elif isinstance(owner := getattr(program, "__self__", None), nn.Module):
+        yield owner

@@ -1,7 +1,6 @@
 """Training a pair of programs: epochs of SVI steps, their history, and a clean stop."""
 
 import math
-import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -9,11 +8,12 @@ from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import final
 
+from pyro import validation_enabled
 from pyro.infer import SVI
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_infomax.training.batches import Batch, Batches, Data, count_nan, to_batches
+from pyro_infomax.training.batches import Batch, Batches, Data, to_batches
 from pyro_infomax.training.callbacks import Callback, TrainingState
 from pyro_infomax.training.evaluation_mode import evaluation_mode, modules_behind
 from pyro_infomax.training.history import History, Row
@@ -153,13 +153,26 @@ class _Training:
             with self._watch:
                 loss = total_loss(self.state.svi.step(*batch))
         except (ValueError, RuntimeError) as error:
-            # Pyro's validation meets nan as an invalid argument of a distribution before there is a loss
-            if not self._last_good.spoiled() and not re.search(r"\bnan\b", str(error)):
+            if not self._has_diverged(batch):
                 raise
             raise self._failure("The loss cannot be computed at", batch) from error
         if not math.isfinite(loss):
             raise self._failure(f"The loss is {loss} at", batch)
         return loss
+
+    def _has_diverged(self, batch: Batch) -> bool:
+        # Pyro's validation meets nan as a distribution's invalid argument before there is a loss. An error
+        # of the very first step is the program's own, unless the data explain it.
+        if self._last_good.spoiled() or _count_non_finite(batch):
+            return True
+        return self.state.step > 1 and not self._is_finite_unchecked(batch)
+
+    def _is_finite_unchecked(self, batch: Batch) -> bool:
+        with validation_enabled(False), isolated_random_state():
+            try:
+                return math.isfinite(total_loss(self.state.svi.evaluate_loss(*batch)))
+            except (ValueError, RuntimeError):
+                return True
 
     def _validate(self) -> Row:
         if self._held_out is None:
@@ -208,10 +221,13 @@ def _without_pyro_warnings() -> Iterator[None]:
         yield
 
 
+def _count_non_finite(batch: Batch) -> int:
+    return sum(int((~tensor.isfinite()).sum()) for tensor in batch)
+
+
 def _advice(batch: Batch) -> str:
-    count = sum(count_nan(tensor)[0] for tensor in batch)
-    if count:
-        return f"its batch holds {count} nan, so remove those rows or fill them in"
+    if count := _count_non_finite(batch):
+        return f"its batch holds {count} nan or infinite values, so remove those rows or fill them in"
     return "lower the learning rate or clip gradients, and look for extreme values in the error's .batch"
 
 
