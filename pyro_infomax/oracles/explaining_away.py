@@ -103,9 +103,10 @@ class ExplainingAway:
         The global minimum over both factors. Where the posterior has a zero, q must put one cause on a single
         value, and then loses no more than the other values' probability.
         """
-        certain_a, certain_b = -self.posterior.sum(1).log(), -self.posterior.sum(0).log()
-        corner = torch.cat([certain_a, certain_b]).min()
-        return torch.minimum(corner, _interior(self.posterior)) if (self.posterior > 0).all() else corner
+        if (self.posterior > 0).all():
+            return _interior(self.posterior)
+        rows, columns = self.posterior.sum(1), self.posterior.sum(0)
+        return -torch.cat([rows, columns]).max().log()
 
     @property
     def inclusive_mean_field_kl(self) -> Tensor:

@@ -329,7 +329,7 @@ def _learned_variance(spectrum: Tensor, beta: float, latent_dim: int) -> Tensor:
     active = 0
     variance = tail[0] / dim
     # the slack keeps ties, where the loss is flat in s2, from running on to the singular solution
-    while active < min(latent_dim, rank) and spectrum[active] > beta * variance * (1 + 1e-12):
+    while active < latent_dim and spectrum[active] > beta * variance * (1 + 1e-12):
         active += 1
         variance = tail[active] / (dim - active * beta)
     return variance

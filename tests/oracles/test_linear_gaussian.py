@@ -153,11 +153,15 @@ def test_decoder_gap_is_the_mean_divergence_of_the_inverted_posterior(pair: Line
 
 
 def test_kl_from_the_representation_to_the_generative_joint(pair: LinearGaussian) -> None:
-    close(pair.kl_representation_generative, kl_divergence(representation_joint(pair), generative_joint(pair)))
+    close(
+        pair.kl_representation_generative, kl_divergence(representation_joint(pair), generative_joint(pair))
+    )
 
 
 def test_kl_from_the_generative_to_the_representation_joint(pair: LinearGaussian) -> None:
-    close(pair.kl_generative_representation, kl_divergence(generative_joint(pair), representation_joint(pair)))
+    close(
+        pair.kl_generative_representation, kl_divergence(generative_joint(pair), representation_joint(pair))
+    )
 
 
 # the identities
@@ -223,6 +227,12 @@ def test_everything_is_float64_whatever_comes_in() -> None:
     public = [name for name in names if not name.startswith("_")]
     assert {getattr(pair, name).dtype for name in public} == {torch.float64}
     assert pair.sample(3).dtype == torch.float64
+
+
+def test_sample_does_not_depend_on_the_default_dtype(pair: LinearGaussian) -> None:
+    expected = pair.sample(3, seed=0)
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(pair.sample(3, seed=0), expected)
 
 
 def test_gradients_reach_the_arguments() -> None:
@@ -499,6 +509,14 @@ def test_learned_variance_where_the_loss_is_flat() -> None:
     close(flat.s2, 0.5)
     equal = LinearGaussian.optimum([2.0, 2.0, 2.0], beta=1.0, latent_dim=3)
     close(equal.loss(1.0), equal.data_entropy)
+
+
+def test_round_off_does_not_turn_a_flat_loss_into_a_singular_solution() -> None:
+    for dim in range(2, 12):
+        for rank in range(1, dim):
+            if dim / rank * rank >= dim:
+                best = LinearGaussian.optimum([1.0] * rank + [0.0] * (dim - rank), dim / rank, rank)
+                close(best.s2, rank / dim)
 
 
 @pytest.mark.parametrize(
