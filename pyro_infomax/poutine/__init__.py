@@ -1,5 +1,10 @@
-"""Weight messengers: what one site counts for in an objective."""
+"""Messengers: what one site counts for in an objective, and programs read datum by datum."""
 
+from pyro_infomax.poutine.data import Data, as_data, rows_of
+from pyro_infomax.poutine.evaluation_mode import evaluation_mode
+from pyro_infomax.poutine.local_program import LocalProgram, SiteLayout
+from pyro_infomax.poutine.rows_messenger import RowsMessenger
+from pyro_infomax.poutine.values_messenger import ProgramStopped, ValuesMessenger
 from pyro_infomax.poutine.weight_messenger import (
     SiteWeight,
     SiteWeightMessenger,
@@ -12,11 +17,20 @@ from pyro_infomax.poutine.weight_messenger import (
 )
 
 __all__ = [
+    "Data",
+    "LocalProgram",
+    "ProgramStopped",
+    "RowsMessenger",
+    "SiteLayout",
     "SiteWeight",
     "SiteWeightMessenger",
+    "ValuesMessenger",
     "Weight",
     "WeightMessenger",
+    "as_data",
     "checked_weight",
+    "evaluation_mode",
+    "rows_of",
     "unweighted_log_prob",
     "unweighted_scale_and_mask",
     "weight",

@@ -27,18 +27,21 @@ Message: TypeAlias = Any  # Pyro's message: a dict of a site
 
 
 class SiteWeight(NamedTuple):
-    """The product of the weights of one site, and its scale and mask before them."""
+    """The product of the weights of one site, and its scale, mask and number of plates without them."""
 
     weight: Weight
     scale: Weight
     mask: torch.Tensor | bool | None
+    plates: int
 
 
 class SiteWeightMessenger(Messenger, ABC):
     """Multiplies the scale of each sample site by a weight and records it under ``msg["weight"]``.
 
     The scale is what stock ELBOs read; the record is what gives the unweighted terms back. A site of weight 0
-    is masked too, since 0 · (−inf) is nan. A subclass says in :meth:`site_weight` what a site counts for.
+    is masked too, since 0 · (−inf) is nan; of what is around such a weight the record sees plates, neither
+    :func:`pyro.poutine.scale` nor :func:`pyro.poutine.mask`. A subclass says in :meth:`site_weight` what
+    a site counts for.
     """
 
     @abstractmethod
@@ -52,10 +55,15 @@ class SiteWeightMessenger(Messenger, ABC):
         site_weight = self.site_weight(msg)
         if not isinstance(site_weight, torch.Tensor) and site_weight == 1:
             return
-        before = msg.get("weight") or SiteWeight(1.0, msg["scale"], msg["mask"])
-        msg["weight"] = before._replace(weight=before.weight * site_weight)
+        msg["weight"] = _recorded(msg, site_weight)
         msg["scale"] = msg["scale"] * site_weight
         msg["mask"] = _mask_where_zero(site_weight, msg["mask"])
+
+
+def _recorded(msg: Message, site_weight: Weight) -> SiteWeight:
+    before: SiteWeight | None = msg.get("weight")
+    product = site_weight if before is None else before.weight * site_weight
+    return SiteWeight(product, *unweighted_scale_and_mask(msg), len(msg["cond_indep_stack"]))
 
 
 def _mask_where_zero(site_weight: Weight, mask: torch.Tensor | bool | None) -> torch.Tensor | bool | None:
@@ -150,11 +158,18 @@ def unweighted_scale_and_mask(site: Message) -> tuple[Weight, torch.Tensor | boo
         return site["scale"], site["mask"]
     if isinstance(record.weight, torch.Tensor):
         rescaled = site["scale"] / torch.where(record.weight != 0, record.weight, 1.0)
-        return torch.where(record.weight != 0, rescaled, record.scale), record.mask
+        return torch.where(record.weight != 0, rescaled, _scale_in_plates(record, site)), record.mask
     if record.weight == 0:
-        return record.scale, record.mask
+        return _scale_in_plates(record, site), record.mask
     # Dividing keeps what other handlers did to the site after the weight.
     return site["scale"] / record.weight, site["mask"]
+
+
+def _scale_in_plates(record: SiteWeight, site: Message) -> Weight:
+    """The scale before the weights, times those of the plates around them."""
+    frames = site["cond_indep_stack"]
+    around = frames[: len(frames) - record.plates]
+    return math.prod(((frame.full_size or frame.size) / frame.size for frame in around), start=record.scale)
 
 
 def unweighted_log_prob(site: Message) -> torch.Tensor:
