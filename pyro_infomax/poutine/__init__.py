@@ -1,7 +1,7 @@
 """Messengers: what one site counts for in an objective, and programs read datum by datum."""
 
 from pyro_infomax.poutine.data import Data, as_data, rows_of
-from pyro_infomax.poutine.evaluation_mode import evaluation_mode
+from pyro_infomax.poutine.module_modes import evaluation_mode
 from pyro_infomax.poutine.local_program import LocalProgram, SiteLayout
 from pyro_infomax.poutine.rows_messenger import RowsMessenger
 from pyro_infomax.poutine.values_messenger import ProgramStopped, ValuesMessenger

@@ -157,8 +157,10 @@ def unweighted_scale_and_mask(site: Message) -> tuple[Weight, torch.Tensor | boo
     if record is None:
         return site["scale"], site["mask"]
     if isinstance(record.weight, torch.Tensor):
-        rescaled = site["scale"] / torch.where(record.weight != 0, record.weight, 1.0)
-        return torch.where(record.weight != 0, rescaled, _scale_in_plates(record, site)), record.mask
+        zero = record.weight == 0
+        rescaled = site["scale"] / torch.where(zero, 1.0, record.weight)
+        mask = site["mask"] | (zero if record.mask is None else zero & record.mask)
+        return torch.where(zero, _scale_in_plates(record, site), rescaled), mask
     if record.weight == 0:
         return _scale_in_plates(record, site), record.mask
     # Dividing keeps what other handlers did to the site after the weight.

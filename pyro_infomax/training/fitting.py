@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pyro_infomax.training.batches import Batch, Batches, Data, to_batches
 from pyro_infomax.training.callbacks import Callback, TrainingState
-from pyro_infomax.poutine.evaluation_mode import evaluation_mode, modules_behind
+from pyro_infomax.poutine.module_modes import evaluation_mode, modules_behind
 from pyro_infomax.training.history import History, Row
 from pyro_infomax.training.non_finite_loss import NonFiniteLossError
 from pyro_infomax.training.random_state import isolated_random_state

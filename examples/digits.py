@@ -1,0 +1,224 @@
+"""The main job: train a VAE on digits, account for its nats, and leave tables and pictures.
+
+    python examples/digits.py --objective infomax --lam 1 --out runs/digits
+
+Any npz with an array ``images`` or ``x``, and optionally ``labels``, takes the place of scikit-learn's
+digits.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import pyro
+import torch
+from pyro.infer import SVI
+from pyro.optim import Adam
+from torch import Tensor
+
+from pyro_infomax import VAE, BetaELBO, InfoMaxELBO, decompose, fit, to_arviz
+from pyro_infomax.datasets import LabelledImages, binarize, load_digits, load_npz
+from pyro_infomax.diagnostics import Decomposition
+from pyro_infomax.infer import WeightedELBO
+from pyro_infomax.nn import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from pyro_infomax.plots import (
+    aggregate_against_prior,
+    history,
+    information_per_dimension,
+    latent_scatter,
+    most_informative,
+    reconstructions,
+    traversals,
+)
+from pyro_infomax.training import History
+
+MOST_COLOURS = 20
+MOST_ROWS = 8
+SMOKE_DATA = 256
+
+
+def parser() -> argparse.ArgumentParser:
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--objective", choices=["elbo", "beta", "infomax"], default="infomax")
+    args.add_argument("--lam", type=float, help="InfoMax weight, above -1 (objective infomax; default 1)")
+    args.add_argument("--beta", type=float, help="rate weight, at least 0 (objective beta; default 4)")
+    args.add_argument(
+        "--likelihood", choices=["bernoulli", "continuous_bernoulli", "gaussian"], default="bernoulli"
+    )
+    args.add_argument("--network", choices=["mlp", "conv"], default="mlp")
+    args.add_argument("--latent-dim", type=int, default=4, help="at least 2")
+    args.add_argument("--epochs", type=int, default=100)
+    args.add_argument("--data", type=Path, help="an npz with images or x, and optionally labels")
+    args.add_argument("--out", type=Path, default=Path("runs/digits"), help="where tables and pictures go")
+    args.add_argument("--seed", type=int, default=0)
+    args.add_argument("--smoke", action="store_true", help="few data, one epoch: seconds")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    cli = parser()
+    args = cli.parse_args(argv)
+    try:
+        run(args)
+    except (ValueError, OSError) as error:
+        cli.exit(2, f"{cli.prog}: error: {str(error).splitlines()[0]}\n")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.latent_dim < 2:
+        raise ValueError(f"Expected --latent-dim >= 2, which the pictures need, but got {args.latent_dim}")
+    objective = make_objective(args)
+    data = load(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    pyro.clear_param_store()
+    pyro.set_rng_seed(args.seed)
+    vae = make_vae(args, tuple(data.images.shape[1:]))
+    svi = SVI(vae.model, vae.guide, Adam({"lr": 2e-3}), objective)
+    training = fit(svi, data.images, epochs=1 if args.smoke else args.epochs, seed=args.seed)
+
+    account = decompose(vae.model, vae.guide, data.images, num_samples=2, seed=args.seed)
+    print(f"\n{describe(objective)}, {len(data.images)} images, {args.latent_dim} latent dimensions\n")
+    print(account)
+    save_tables(args, vae, data, training, account)
+    save_pictures(args.out, vae, data, training, account, args.seed)
+    print(f"\nTables and pictures are in {args.out}")
+
+
+def make_objective(args: argparse.Namespace) -> WeightedELBO:
+    if args.lam is not None and args.objective != "infomax":
+        raise ValueError(f"Expected --lam with --objective infomax but got it with {args.objective}")
+    if args.beta is not None and args.objective != "beta":
+        raise ValueError(f"Expected --beta with --objective beta but got it with {args.objective}")
+    if args.objective == "infomax":
+        return InfoMaxELBO(lam=1.0 if args.lam is None else args.lam)
+    return BetaELBO(beta=1.0 if args.objective == "elbo" else 4.0 if args.beta is None else args.beta)
+
+
+def describe(objective: WeightedELBO) -> str:
+    if isinstance(objective, InfoMaxELBO):
+        lam, beta = objective.lam, 1 / (1 + objective.lam)
+    else:
+        beta = objective.beta
+        lam = 1 / beta - 1 if beta else math.inf
+    return f"{type(objective).__name__}: lambda = {lam:g}, beta = {beta:g}"
+
+
+def load(args: argparse.Namespace) -> LabelledImages:
+    data = load_digits() if args.data is None else load_npz(args.data)
+    if args.smoke:
+        data = LabelledImages(
+            data.images[:SMOKE_DATA], None if data.labels is None else data.labels[:SMOKE_DATA]
+        )
+    if args.likelihood == "bernoulli":
+        # grey values have no density under a Bernoulli, and the account is to be one of densities
+        return LabelledImages(binarize(data.images), data.labels)
+    return data
+
+
+def make_vae(args: argparse.Namespace, shape: tuple[int, ...]) -> VAE:
+    if args.network == "conv":
+        encoder, decoder = ConvEncoder(shape), ConvDecoder(args.latent_dim, shape)
+    else:
+        encoder, decoder = MLPEncoder(shape), MLPDecoder(args.latent_dim, shape)
+    return VAE(encoder, decoder, latent_dim=args.latent_dim, likelihood=args.likelihood)
+
+
+def save_tables(
+    args: argparse.Namespace, vae: VAE, data: LabelledImages, training: History, account: Decomposition
+) -> None:
+    training.to_frame().to_csv(args.out / "history.csv")
+    account.to_frame().to_csv(args.out / "decomposition.csv")
+    posterior = to_arviz(
+        vae.model,
+        vae.guide,
+        data.images,
+        num_samples=20,
+        history=training,
+        dims={"z": ["latent"]},
+        decomposition=account,
+        seed=args.seed,
+    )
+    posterior.to_netcdf(args.out / "posterior.nc")
+
+
+@torch.no_grad()
+def save_pictures(
+    out: Path, vae: VAE, data: LabelledImages, training: History, account: Decomposition, seed: int
+) -> None:
+    vae.eval()
+    posterior = vae.encode(data.images)
+    information = account.dimensionwise_rate.value - account.dimensionwise_kl.value
+    pair = most_informative(information)
+    names = list(account.latent_names)
+    labels = data.labels if data.labels is not None and len(data.labels.unique()) <= MOST_COLOURS else None
+    generator = torch.Generator().manual_seed(seed)
+    z = posterior.mean + posterior.stddev * torch.randn(posterior.mean.shape, generator=generator)
+    prior = torch.randn(20_000, vae.latent_dim, generator=generator)
+
+    save(out / "history.png", history(training.to_frame(), ax=new_axes(8, 4.5)))
+    bars = information_per_dimension(
+        account.dimensionwise_rate.value,
+        account.dimensionwise_kl.value,
+        standard_error=account.dimensionwise_kl.standard_error,
+        names=names,
+        ax=new_axes(8, 4.5),
+    )
+    save(out / "information.png", bars)
+    save(
+        out / "aggregate.png",
+        aggregate_against_prior(z, prior, dimensions=pair, names=names, ax=new_axes(7, 6)),
+    )
+    save(
+        out / "latents.png",
+        latent_scatter(posterior.mean, labels, dimensions=pair, names=names, ax=new_axes(7, 6)),
+    )
+
+    rows = min(vae.latent_dim, MOST_ROWS)
+    size = {"figsize": (9, 2.6 + 0.85 * rows), "height_ratios": [2, rows], "layout": "constrained"}
+    axes = plt.subplots(2, 1, **size)[1]
+    images = as_pictures(data.images)
+    reconstructions(images, as_pictures(vae.reconstruct(data.images)), ax=axes[0])
+    steps = torch.linspace(-2.5, 2.5, 11)
+    order = information.argsort(descending=True)[:rows]
+    traversals(
+        walk(vae, order, steps, images.shape[1:]), values=steps, names=[names[j] for j in order], ax=axes[1]
+    )
+    save(out / "images.png", axes[0])
+
+
+def walk(vae: VAE, dimensions: Tensor, steps: Tensor, shape: torch.Size) -> Tensor:
+    """Decoded images with one latent moved away from the prior's centre, (dimension, step, *image)."""
+    z = torch.zeros(len(dimensions), len(steps), vae.latent_dim)
+    for row, j in enumerate(dimensions):
+        z[row, :, j] = steps
+    return vae.likelihood.centre(vae.decode(z)).reshape(len(dimensions), len(steps), *shape)
+
+
+def as_pictures(images: Tensor) -> Tensor:
+    """Images as they are; flat ones as the squares that they come from, or as one row of pixels."""
+    if images.dim() > 2:
+        return images
+    side = math.isqrt(images.shape[1])
+    shape = (side, side) if side**2 == images.shape[1] else (1, images.shape[1])
+    return images.reshape(-1, *shape)
+
+
+def new_axes(width: float, height: float) -> plt.Axes:
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def save(path: Path, ax: plt.Axes) -> None:
+    ax.figure.savefig(path, dpi=130)
+    plt.close(ax.figure)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
