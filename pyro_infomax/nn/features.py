@@ -1,0 +1,75 @@
+"""What an encoder gives: features of shape (batch, h)."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_infomax.nn.random_state import isolated_random_state
+from pyro_infomax.nn.registration import module_of
+
+
+def check_features(features: object, batch: int) -> Tensor:
+    """The features, if they are a matrix with a row a datum.
+
+    Args:
+        features: what the encoder returned.
+        batch: number of data that it was given.
+
+    Raises:
+        ValueError: otherwise.
+
+    Example:
+        >>> check_features(torch.zeros(5, 16), 5).shape
+        torch.Size([5, 16])
+    """
+    if not isinstance(features, Tensor):
+        raise ValueError(
+            f"Expected the encoder to return a tensor of features (batch, h) but got "
+            f"{type(features).__name__}: return the features alone, the heads are added to them."
+        )
+    if features.dim() != 2 or len(features) != batch:
+        raise ValueError(
+            f"Expected features of shape (batch, h) with batch = len(data) = {batch} but the encoder "
+            f"returned {tuple(features.shape)}: give one row of features a datum."
+        )
+    return features
+
+
+def prototype_features(encoder: Callable[..., Any], *data: Any) -> Tensor:
+    """One call of an encoder that leaves no trace, to learn the number, dtype and device of its features.
+
+    No gradient, batch statistics, training mode or random state is touched. Lazy layers are built.
+
+    Args:
+        encoder: module or function of the data.
+        *data: its arguments, each with the data along the first axis.
+
+    Returns:
+        The features, (batch, h).
+
+    Raises:
+        ValueError: if the encoder returns anything else.
+
+    Example:
+        >>> from torch import nn
+        >>> prototype_features(nn.Sequential(nn.Flatten(), nn.Linear(64, 16)), torch.zeros(5, 8, 8)).shape
+        torch.Size([5, 16])
+    """
+    with torch.no_grad(), isolated_random_state(), _evaluated(encoder):
+        return check_features(encoder(*data), len(data[0]))
+
+
+@contextmanager
+def _evaluated(encoder: Callable[..., Any]) -> Iterator[None]:
+    owner = module_of(encoder)
+    modes = [] if owner is None else [(module, module.training) for module in owner.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

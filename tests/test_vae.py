@@ -1,0 +1,384 @@
+import copy
+import io
+import math
+import pickle
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.nn import PyroModule
+from torch import nn
+
+from pyro_infomax.nn import ConvDecoder, ConvEncoder, Gaussian, MLPDecoder, MLPEncoder
+from pyro_infomax.vae import VAE
+
+SHAPE, LATENT = (4, 5), 3
+
+
+def build(encoder=None, decoder=None, **kwargs):
+    encoder = MLPEncoder(SHAPE, hidden=(7,)) if encoder is None else encoder
+    decoder = MLPDecoder(LATENT, SHAPE, hidden=(7,)) if decoder is None else decoder
+    return VAE(encoder, decoder, latent_dim=LATENT, **kwargs)
+
+
+def trained(vae, x, steps=3, elbo=None):
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), elbo or TraceMeanField_ELBO())
+    return [svi.step(x) for _ in range(steps)]
+
+
+def state(vae):
+    return {name: value.clone() for name, value in vae.state_dict().items()}
+
+
+@pytest.fixture
+def x():
+    return torch.rand(6, *SHAPE)
+
+
+# ---- the two programs
+
+
+def test_the_programs_have_the_sites_z_and_x_in_a_plate_of_the_data(x):
+    vae = build()
+    guide = pyro.poutine.trace(vae.guide).get_trace(x)
+    model = pyro.poutine.trace(pyro.poutine.replay(vae.model, trace=guide)).get_trace(x)
+    assert model.stochastic_nodes == guide.stochastic_nodes == ["data", "z"]
+    assert model.observation_nodes == ["x"]
+    for site in (model.nodes["z"], model.nodes["x"], guide.nodes["z"]):
+        (frame,) = site["cond_indep_stack"]
+        assert (frame.name, frame.dim, frame.size) == ("data", -1, 6)
+        assert site["fn"].batch_shape == (6,)
+
+
+def test_the_distortion_is_the_likelihood_of_the_decoded_latent(x):
+    vae = build(likelihood=Gaussian(0.5))
+    trace = pyro.poutine.trace(vae.model).get_trace(x)
+    trace.compute_log_prob()
+    mean = vae.decoder(trace.nodes["z"]["value"])
+    expected = -((x - mean) ** 2) / 0.5 - math.log(0.5) - 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(trace.nodes["x"]["log_prob"], expected.sum((-1, -2)))
+
+
+def test_the_rate_has_a_closed_form(x):
+    vae = build()
+    q = pyro.poutine.trace(vae.guide).get_trace(x).nodes["z"]["fn"]
+    p = pyro.poutine.trace(vae.model).get_trace(x).nodes["z"]["fn"]
+    features = vae.encoder(x) @ vae.head.linear.weight.T + vae.head.linear.bias
+    loc, scale = features[:, :LATENT], torch.nn.functional.softplus(features[:, LATENT:])
+    expected = (0.5 * (loc**2 + scale**2 - 1) - scale.log()).sum(-1)
+    torch.testing.assert_close(torch.distributions.kl_divergence(q, p), expected)
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO, TraceGraph_ELBO])
+def test_one_particle_has_the_terms_of_many(x, elbo):
+    vae = build()
+    single = torch.tensor([elbo().loss(vae.model, vae.guide, x) for _ in range(200)])
+    several = elbo(num_particles=500, vectorize_particles=True, max_plate_nesting=1)
+    error = single.std() * math.sqrt(1 / 200 + 1 / 500)
+    assert abs(several.loss(vae.model, vae.guide, x) - single.mean()) < 4 * error
+
+
+def test_every_parameter_gets_a_gradient(x):
+    vae = build(likelihood="gaussian")
+    TraceMeanField_ELBO().loss_and_grads(vae.model, vae.guide, x)
+    assert {name for name, p in vae.named_parameters() if p.grad is None} == set()
+    assert "likelihood.log_scale" in dict(vae.named_parameters())
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "continuous_bernoulli", "categorical"])
+def test_every_likelihood_trains(x, likelihood):
+    decoder, data = None, x
+    if likelihood == "categorical":
+        decoder, data = MLPDecoder(LATENT, (*SHAPE, 4)), (4 * x).long()
+        encoder = nn.Sequential(nn.Flatten(), nn.Embedding(4, 2), nn.Flatten(), nn.Linear(40, 6))
+        vae = build(encoder, decoder, likelihood=likelihood)
+    else:
+        vae = build(likelihood=likelihood)
+    losses = trained(vae, data, steps=60)
+    assert sum(losses[-10:]) < sum(losses[:10])
+    assert vae.sample(3).shape == (3, *SHAPE)
+    assert vae.reconstruct(data).shape == data.shape
+
+
+def test_convolutions_train(x):
+    vae = build(
+        ConvEncoder(SHAPE, channels=(2,), out_features=6), ConvDecoder(LATENT, SHAPE, channels=(2,), hidden=6)
+    )
+    assert all(map(math.isfinite, trained(vae, x)))
+
+
+def test_a_callable_likelihood_has_its_axes_joined(x):
+    vae = build(likelihood=lambda p: dist.Laplace(p, 2.0))
+    p = vae.decode(torch.zeros(5, 6, LATENT))
+    assert (p.batch_shape, p.event_shape) == ((5, 6), SHAPE)
+    expected = (-(x - p.mean).abs() / 2 - math.log(4)).sum((-1, -2))
+    torch.testing.assert_close(p.log_prob(x), expected)
+    joined = build(likelihood=lambda p: dist.Laplace(p, 2.0).to_event(2))
+    assert joined.decode(torch.zeros(5, 6, LATENT)).event_shape == SHAPE
+
+
+def test_a_module_as_likelihood_trains(x):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.raw = nn.Parameter(torch.zeros(SHAPE))
+
+        def forward(self, p):
+            return dist.Normal(p, self.raw.exp())
+
+    vae = build(likelihood=Scaled())
+    trained(vae, x)
+    assert any(value.abs().max() > 0 for name, value in vae.named_parameters() if name.endswith("raw"))
+
+
+# ---- encode, decode, sample, reconstruct
+
+
+def test_encode_and_decode_return_distributions(x):
+    vae = build()
+    with torch.no_grad():
+        q, p = vae.encode(x), vae.decode(torch.zeros(2, 6, LATENT))
+    assert (q.batch_shape, q.event_shape) == ((6,), (LATENT,))
+    assert (p.batch_shape, p.event_shape) == ((2, 6), SHAPE)
+    assert vae.decode(torch.zeros(LATENT)).batch_shape == ()
+
+
+def test_outside_of_inference_the_store_stays_empty(x):
+    vae = build(likelihood="gaussian")
+    vae.encode(x), vae.decode(torch.zeros(1, LATENT)), vae.sample(2), vae.reconstruct(x)
+    assert not pyro.get_param_store()
+
+
+def test_a_decoder_for_matrices_takes_any_leading_axes():
+    vae = build(decoder=nn.Sequential(nn.Linear(LATENT, 20), nn.Unflatten(1, SHAPE)))
+    assert vae.decode(torch.zeros(2, 5, LATENT)).batch_shape == (2, 5)
+
+
+def test_sample_draws_from_the_generative_joint():
+    # x = 2z + noise of scale 0.5, z from N(1, 3): mean 2, variance 4 * 9 + 0.25
+    decoder = nn.Linear(1, 1)
+    nn.init.constant_(decoder.weight, 2.0)
+    nn.init.zeros_(decoder.bias)
+    prior = dist.Normal(torch.ones(1), 3.0).to_event(1)
+    vae = VAE(nn.Linear(1, 2), decoder, latent_dim=1, likelihood=Gaussian(0.5), prior=prior)
+    x = vae.sample(20000)
+    variance = 36.25
+    assert abs(x.mean() - 2) < 4 * math.sqrt(variance / 20000)
+    assert abs(x.var() - variance) < 4 * variance * math.sqrt(2 / 20000)
+
+
+def test_a_seed_isolates_the_sample():
+    vae = build()
+    before = torch.get_rng_state()
+    assert torch.equal(vae.sample(3, seed=1), vae.sample(3, seed=1))
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.equal(vae.sample(3), vae.sample(3))
+
+
+def test_reconstruct_decodes_the_mean(x):
+    vae = build()
+    torch.testing.assert_close(vae.reconstruct(x), vae.decoder(vae.encode(x).mean).sigmoid().detach())
+    assert not vae.reconstruct(x).requires_grad
+
+
+def test_reconstruct_gives_the_most_probable_class():
+    x = torch.rand(6, *SHAPE)
+    vae = build(decoder=MLPDecoder(LATENT, (*SHAPE, 4)), likelihood="categorical")
+    logits = vae.decoder(vae.encode(x).mean)
+    assert torch.equal(vae.reconstruct(x), logits.argmax(-1))
+
+
+def test_further_data_reach_the_encoder_only(x):
+    class Conditional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(22, 7)
+
+        def forward(self, x, y):
+            return self.layer(torch.cat([x.flatten(1), y], -1))
+
+    vae, y = build(Conditional()), torch.rand(6, 2)
+    TraceMeanField_ELBO().loss(vae.model, vae.guide, x, y)
+    assert not torch.equal(vae.encode(x, y).mean, vae.encode(x, y + 1).mean)
+    assert vae.reconstruct(x, y).shape == x.shape
+
+
+# ---- heads
+
+
+def test_heads_exist_at_once_if_the_encoder_tells_its_features():
+    names = [name for name, _ in build().named_parameters()]
+    assert "head.linear.weight" in names
+
+
+def test_heads_are_built_by_one_call_that_leaves_no_trace(x):
+    encoder = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(20), nn.Dropout(), nn.Linear(20, 6)).float()
+    vae = build(encoder)
+    before = torch.get_rng_state()
+    vae._build_head(x.float())
+    assert torch.equal(before, torch.get_rng_state())
+    assert encoder.training
+    assert encoder[1].num_batches_tracked == 0
+    assert vae.head.linear.weight.shape == (2 * LATENT, 6)
+    assert vae.head.linear.weight.dtype == torch.float32
+
+
+def test_built_heads_train_from_the_first_step(x):
+    vae = build(nn.Sequential(nn.Flatten(), nn.Linear(20, 6)))
+    trained(vae, x, steps=1)
+    first = state(vae)
+    trained(vae, x, steps=1)
+    assert not torch.equal(first["head.linear.weight"], vae.head.linear.weight)
+    assert "VAE" in next(iter(pyro.get_param_store()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_parts_share_the_dtype_of_the_networks(dtype):
+    vae = build(MLPEncoder(SHAPE).to(dtype), MLPDecoder(LATENT, SHAPE).to(dtype), likelihood="gaussian")
+    x = torch.rand(6, *SHAPE, dtype=dtype)
+    assert {p.dtype for p in vae.parameters()} == {dtype}
+    assert vae.sample(2).dtype == vae.encode(x).mean.dtype == dtype
+
+
+# ---- priors
+
+
+def test_a_prior_that_is_a_module_trains(x):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = nn.Parameter(torch.zeros(LATENT))
+
+        def forward(self):
+            return dist.Normal(self.loc, 1.0).to_event(1)
+
+    prior = Shifted()
+    trained(build(prior=prior), x)
+    assert (prior.loc != 0).all()
+
+
+def test_a_mixture_prior_is_scored(x):
+    components = dist.Normal(torch.tensor([[-1.0] * LATENT, [1.0] * LATENT]), 0.5).to_event(1)
+    prior = dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros(2)), components)
+    vae = build(prior=prior)
+    trace = pyro.poutine.trace(vae.model).get_trace(x)
+    trace.compute_log_prob()
+    z = trace.nodes["z"]["value"]
+    torch.testing.assert_close(trace.nodes["z"]["log_prob"], prior.log_prob(z))
+
+
+def test_a_prior_of_another_shape_is_refused(x):
+    with pytest.raises(ValueError, match=r"event shape \(3,\)"):
+        build(prior=dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pytest.raises(ValueError, match=r"event shape \(3,\)"):
+        build(prior=lambda: dist.Normal(torch.zeros(2), 1.0).to_event(1)).model(x)
+
+
+# ---- Pyro's store
+
+
+def test_two_instances_train_independently(x):
+    first, second = build(), build()
+    trained(first, x)
+    kept, start = state(first), state(second)
+    trained(second, x)
+    torch.testing.assert_close(state(first), kept)
+    assert all(not torch.equal(start[name], value) for name, value in second.state_dict().items())
+
+
+def test_a_copy_trains_independently(x):
+    first = build()
+    trained(first, x)
+    kept, second = state(first), copy.deepcopy(first)
+    torch.testing.assert_close(state(second), kept)
+    trained(second, x)
+    torch.testing.assert_close(state(first), kept)
+    assert all(not torch.equal(kept[name], value) for name, value in second.state_dict().items())
+
+
+def test_a_trained_instance_can_be_pickled(x):
+    vae = build()
+    trained(vae, x)
+    snapshot, kept = pickle.dumps(vae), state(vae)
+    trained(vae, x)
+    torch.testing.assert_close(state(pickle.loads(snapshot)), kept)
+    torch.testing.assert_close(pickle.loads(snapshot).encode(x).mean, _mean(vae, kept, x))
+
+
+def _mean(vae, kept, x):
+    vae.load_state_dict(kept)
+    return vae.encode(x).mean
+
+
+def test_a_loaded_store_is_used_everywhere(x):
+    vae = build()
+    trained(vae, x)
+    expected, buffer = vae.encode(x).mean, io.BytesIO()
+    torch.save(pyro.get_param_store().get_state(), buffer)
+    buffer.seek(0)
+    pyro.clear_param_store()
+    fresh = build()
+    fresh._name = vae._name
+    assert not torch.equal(fresh.encode(x).mean, expected)
+    pyro.get_param_store().set_state(torch.load(buffer, weights_only=False))
+    torch.testing.assert_close(fresh.encode(x).mean, expected)
+    z = torch.randn(2, LATENT)
+    torch.testing.assert_close(fresh.decode(z).mean, vae.decode(z).mean)
+
+
+def test_clearing_the_store_keeps_the_training(x):
+    vae = build()
+    trained(vae, x)
+    kept = state(vae)
+    pyro.clear_param_store()
+    vae.encode(x)
+    torch.testing.assert_close(state(vae), kept)
+
+
+def test_a_pyro_module_as_encoder_trains(x):
+    def one():
+        return build(PyroModule[nn.Sequential](nn.Flatten(), PyroModule[nn.Linear](20, 6)))
+
+    first, second = one(), one()
+    trained(first, x)
+    kept = state(first)
+    start = state(second)
+    trained(second, x)
+    torch.testing.assert_close(state(first), kept)
+    assert all(
+        not torch.equal(start[name], value)
+        for name, value in second.encoder.state_dict(prefix="encoder.").items()
+    )
+
+
+# ---- errors
+
+
+def test_wrong_shapes_are_named(x):
+    vae = build()
+    with pytest.raises(ValueError, match=r"Expected data of shape \(\.\.\., 4, 5\) but got \(6, 20\)"):
+        vae.encode(x.flatten(1))
+    with pytest.raises(ValueError, match=r"Expected data of shape \(batch, 4, 5\).* x of shape \(6, 20\)"):
+        vae.model(x.flatten(1))
+    with pytest.raises(ValueError, match=r"Expected latents of shape \(\.\.\., 3\) but got \(6, 2\)"):
+        vae.decode(torch.zeros(6, 2))
+    with pytest.raises(ValueError, match=r"Expected features of shape .* = 6 but .* returned \(12, 10\)"):
+        build(lambda x: x.reshape(12, 10)).encode(x)
+    with pytest.raises(ValueError, match=r"Expected the decoder to return one row a latent, \(6, \.\.\.\)"):
+        build(decoder=lambda z: z.flatten()).decode(torch.zeros(6, LATENT))
+    with pytest.raises(ValueError, match=r"starts with \(6,\) but got \(\)"):
+        build(likelihood=lambda p: dist.Normal(p.sum(), 1.0)).decode(torch.zeros(6, LATENT))
+    with pytest.raises(ValueError, match="Expected latent_dim >= 1 but got 0"):
+        VAE(nn.Identity(), nn.Identity(), latent_dim=0)
+
+
+@pytest.mark.parametrize("bad", [255.0, -0.1, math.nan])
+def test_data_out_of_range_are_refused_while_validation_is_on(x, bad):
+    vae = build()
+    x[0, 0, 0] = bad
+    with pytest.raises(ValueError, match=r"Expected data in \[0, 1\] for the Bernoulli likelihood"):
+        Trace_ELBO().loss(vae.model, lambda x: None, x)
+    with pyro.validation_enabled(False):
+        pyro.poutine.trace(vae.model).get_trace(x)
