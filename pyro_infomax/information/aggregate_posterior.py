@@ -24,23 +24,24 @@ class AggregatePosterior:
 
     .. math:: q(z) = \frac1N \sum_{n=1}^N q(z \mid x_n)
 
-    It is evaluated exactly, in float64, at every point against every component; memory stays flat as points and
-    components grow. Diagonal Normals are scored in tiles, any other posterior through its own ``log_prob``. With
-    gradients enabled, results are differentiable in z and in the posterior's parameters, and autograd then keeps
-    the scores of all pairs.
+    It is evaluated exactly, in float64, at every point against every component. Diagonal Normals are scored
+    in tiles, in memory that stays flat as points and components grow; any other posterior goes through its
+    own ``log_prob``, as many points at once as fit. With gradients enabled, results are differentiable in z
+    and in the posterior's parameters, and autograd then keeps the scores of all pairs.
 
     Reference: Hoffman and Johnson (2016), ELBO surgery: yet another way to carve up the variational evidence
     lower bound.
 
     Args:
-        posterior: a torch or Pyro distribution, or an object with the same ``batch_shape`` (N,), ``event_shape``
-            (d,) and ``log_prob``. Marginals are taken from its ``log_prob_marginals(z)`` if it has one, from the
-            factors of ``Independent``, or from a multivariate Normal.
+        posterior: a torch or Pyro distribution, or an object with the same ``batch_shape`` (N,),
+            ``event_shape`` (d,) and ``log_prob``. Marginals are taken from its ``log_prob_marginals(z)`` if
+            it has one, from the factors of ``Independent``, from a multivariate Normal, or from a mixture of
+            these.
         progress: show a bar when the evaluation is expected to take more than a few seconds.
 
     Raises:
-        ValueError: for another batch or event shape, and for a Normal whose means are not finite or whose scales
-            are not positive and finite.
+        ValueError: for another batch or event shape, and for a diagonal Normal whose means are not finite or
+            whose scales are not positive and finite.
 
     >>> import torch
     >>> from torch.distributions import Independent, Normal
@@ -129,12 +130,16 @@ class AggregatePosterior:
         if marginals:
             marginals_of(self.posterior)
         engine = self._engine(z)
-        return Evaluation.cat([engine.evaluate(*part, marginals) for part in self._parts(z, index, engine.rows)])
+        return Evaluation.cat(
+            [engine.evaluate(*part, marginals) for part in self._parts(z, index, engine.rows)]
+        )
 
     def _evaluate_marginals(self, z: Tensor) -> Mixture:
         engine = self._engine(z)
         if isinstance(engine, Dense):
-            return Mixture.cat([engine.evaluate_marginals(*part) for part in self._parts(z, None, engine.rows)])
+            return Mixture.cat(
+                [engine.evaluate_marginals(*part) for part in self._parts(z, None, engine.rows)]
+            )
         found = self.evaluate(z, marginals=True).marginals
         assert found is not None
         return found
@@ -187,7 +192,7 @@ def _check_shapes(posterior: Any) -> None:
         return
     raise ValueError(
         f"Expected a posterior of batch shape (N,) and event shape (d,) but got {name(posterior)} of "
-        f"{shapes(posterior)}; declare the latent axis as the event, as Independent(..., 1) or .to_event(1) do."
+        f"{shapes(posterior)}; declare the latent axis as the event, as Independent(..., 1) or .to_event(1)."
     )
 
 
@@ -196,7 +201,9 @@ def _check_parameters(parameters: tuple[Tensor, Tensor] | None) -> None:
         return
     loc, scale = parameters
     if not bool(loc.isfinite().all()):
-        raise ValueError("Expected finite means of the posterior but got nan or infinite ones; check the encoder.")
+        raise ValueError(
+            "Expected finite means of the posterior but got nan or infinite ones; check the encoder."
+        )
     if not bool(((scale > 0) & scale.isfinite()).all()):
         raise ValueError(
             "Expected positive, finite scales of the posterior but got "

@@ -2,34 +2,60 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
+import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from pyro_infomax.information.families import diagonal_normal
+from pyro_infomax.information.marginals import marginals_of
 
 
-def entropy(distribution: Any) -> Tensor | None:
-    """The entropy of every element of the batch."""
-    method = getattr(distribution, "entropy", None)
-    return None if method is None else _closed(method)
+@final
+@dataclass(frozen=True)
+class ClosedForms:
+    """Means over each datum's posterior, (batch,), or (batch, latent) for the dimensions one by one."""
+
+    log_posterior: Tensor | None = None  # E log q(z|x_n), minus the entropy
+    log_prior: Tensor | None = None  # E log p(z), minus the cross-entropy
+    rate: Tensor | None = None  # KL[q(z|x_n) ‖ p(z)]
 
 
-def divergence(posterior: Any, prior: Any) -> Tensor | None:
-    """KL[q(z|x_i) ‖ p(z)] as torch has it registered, one for every element of the posterior's batch."""
-    return _closed(lambda: kl_divergence(posterior, prior))
+@torch.no_grad()
+def joint_forms(posterior: Any, prior: Any) -> ClosedForms:
+    """Of z as a whole."""
+    log_normal = expected_log_normal(posterior, prior)
+    return _forms(posterior, prior, None if log_normal is None else log_normal.sum(-1))
+
+
+@torch.no_grad()
+def marginal_forms(posterior: Any, prior: Any) -> ClosedForms:
+    """Of each z_j by itself; nothing where the marginals are not to be had."""
+    one, other = _marginals_or_none(posterior), _marginals_or_none(prior)
+    return _forms(one, other, expected_log_normal(one, other))
+
+
+def _forms(posterior: Any, prior: Any, log_prior: Tensor | None) -> ClosedForms:
+    entropies = _entropy(posterior)
+    own = None if entropies is None else -entropies
+    if log_prior is not None:
+        return ClosedForms(own, log_prior, None if own is None else own - log_prior)
+    rate = _divergence(posterior, prior)
+    return ClosedForms(own, None if own is None or rate is None else own - rate, rate)
 
 
 def moments(posterior: Any) -> tuple[Tensor, Tensor] | None:
     """Mean and variance, both (batch, latent)."""
-    mean, variance = (_closed(lambda which=which: getattr(posterior, which)) for which in ("mean", "variance"))
+    mean = _closed(lambda: posterior.mean)
+    variance = _closed(lambda: posterior.variance)
     return None if mean is None or variance is None else (mean, variance)
 
 
 def expected_log_normal(posterior: Any, prior: Any) -> Tensor | None:
     """E log p(z_j), (batch, latent), for the Normal factors of a prior: all that it takes is two moments."""
-    factors = _normal_factors(prior)
+    factors = (prior.loc, prior.scale) if isinstance(prior, Normal) else diagonal_normal(prior)
     known = moments(posterior)
     if factors is None or known is None:
         return None
@@ -38,11 +64,23 @@ def expected_log_normal(posterior: Any, prior: Any) -> Tensor | None:
     return -0.5 * squares - scale.log() - 0.5 * math.log(2 * math.pi)
 
 
-def _normal_factors(prior: Any) -> tuple[Tensor, Tensor] | None:
-    return (prior.loc, prior.scale) if isinstance(prior, Normal) else diagonal_normal(prior)
+def _entropy(distribution: Any) -> Tensor | None:
+    return _closed(distribution.entropy) if hasattr(distribution, "entropy") else None
+
+
+def _divergence(posterior: Any, prior: Any) -> Tensor | None:
+    return _closed(lambda: kl_divergence(posterior, prior))
+
+
+def _marginals_or_none(distribution: Any) -> Any:
+    try:
+        return marginals_of(distribution)
+    except NotImplementedError:
+        return None
 
 
 def _closed(evaluate: Callable[[], Tensor]) -> Tensor | None:
+    """A missing formula or moment is no error here: the draws take its place."""
     try:
         value = evaluate()
     except (NotImplementedError, AttributeError):

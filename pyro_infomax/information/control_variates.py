@@ -1,6 +1,7 @@
 """Means over data and draws, with the part of their noise removed whose mean is known in closed form."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Final, Literal, final
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor
 
 from pyro_infomax.information.estimate import Estimate
 
-# below this the fitted coefficients would add more noise, and optimism, than they remove
-DRAWS_PER_COVARIATE: Final = 20
+# with fewer, the fitted coefficients would add more noise, and optimism, than they remove
+_DRAWS_PER_COVARIATE: Final = 20
 _RELATIVE_RANK: Final = 1e-10
 
 
@@ -18,13 +19,13 @@ _RELATIVE_RANK: Final = 1e-10
 class Expectation:
     r"""An expectation over data and draws, kept so that sums and differences keep their errors.
 
-    Noise that two expectations share cancels in their difference, and identities between quantities hold on the
-    reported values to rounding.
+    Noise that two expectations share cancels in their difference, and identities between quantities hold on
+    the reported values to rounding.
     """
 
     datum: Tensor  # (batch,) or (batch, latent): the mean of each datum, after the correction
     residual: Tensor  # (samples, batch) or (samples, batch, latent): what the correction left unexplained
-    freedom: int  # degrees of freedom of the residual
+    inflation: float  # of the mean square of the residual, for the coefficients that were fitted
     bias: Tensor  # () or (latent,): what a finite number of data adds to the population's value, on average
 
     def __add__(self, other: "Expectation") -> "Expectation":
@@ -37,13 +38,16 @@ class Expectation:
         return Expectation(
             self.datum + sign * other.datum,
             self.residual + sign * other.residual,
-            self.freedom,
+            self.inflation,
             self.bias + sign * other.bias,
         )
 
+    def biased(self, bias: Tensor) -> "Expectation":
+        return replace(self, bias=bias)
+
     def sum(self) -> "Expectation":
         """Over the latent dimensions."""
-        return Expectation(self.datum.sum(-1), self.residual.sum(-1), self.freedom, self.bias.sum(-1))
+        return Expectation(self.datum.sum(-1), self.residual.sum(-1), self.inflation, self.bias.sum(-1))
 
     def estimate(self, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
         return Estimate(
@@ -51,9 +55,8 @@ class Expectation:
         )
 
     def _standard_error(self) -> Tensor:
-        samples, batch = self.residual.shape[:2]
-        variance = (self.residual**2).sum((0, 1)) / max(self.freedom, 1)
-        return (variance / (samples * batch)).sqrt()
+        draws = math.prod(self.residual.shape[:2])
+        return ((self.residual**2).mean((0, 1)) * self.inflation / draws).sqrt()
 
     def _population_standard_error(self) -> Tensor:
         batch = len(self.datum)
@@ -67,8 +70,8 @@ class ControlVariates:
 
     .. math:: \hat y = \bar y - \hat\beta^\top (\bar c - \mathrm{E} c)
 
-    :math:`\hat\beta` is the least-squares fit of y on the covariates c, within each datum when there are several
-    draws for each, over all data otherwise.
+    :math:`\hat\beta` is the least-squares fit of y on the covariates c, within each datum when there are
+    several draws for each, over all data otherwise.
 
     Reference: Glasserman (2003), Monte Carlo Methods in Financial Engineering, section 4.1.
 
@@ -80,16 +83,15 @@ class ControlVariates:
     def __init__(self, covariates: Tensor, exact: Tensor) -> None:
         samples, batch, size = covariates.shape
         self.shape = (samples, batch)
-        self.available = available_draws(samples, batch)
         self.covariates = _centred(covariates)
         scale = (self.covariates**2).mean((0, 1)).sqrt()
         scale = scale.masked_fill(scale == 0, 1.0)
         self.covariates /= scale
         self.surplus = (covariates.mean(0) - exact) / scale  # (batch, covariate)
-        flat = self.covariates.reshape(-1, size)  # (samples * batch, covariate)
-        gram = flat.T @ flat / len(flat)
+        gram = torch.einsum("snk,snl->kl", self.covariates, self.covariates) / (samples * batch)
         self.inverse = torch.linalg.pinv(gram, rtol=_RELATIVE_RANK, hermitian=True)
-        self.rank = int(torch.linalg.matrix_rank(gram, rtol=_RELATIVE_RANK, hermitian=True)) if size else 0
+        rank = int(torch.linalg.matrix_rank(gram, rtol=_RELATIVE_RANK, hermitian=True)) if size else 0
+        self.freedom = available_draws(samples, batch) - rank
 
     def known(self, exact: Tensor) -> Expectation:
         """A closed form: (batch,) or (batch, latent) without noise."""
@@ -97,17 +99,30 @@ class ControlVariates:
 
     def expectation(self, y: Tensor) -> Expectation:
         """The mean of y, (samples, batch) or (samples, batch, latent)."""
-        if not bool(y.isfinite().all()) or self.available <= self.rank:
+        if not bool(y.isfinite().all()) or self.freedom <= 0:
             # the mean stands, and of its error nothing is known
             return self._expectation(y.mean(0), torch.full_like(y, torch.nan))
         centred = _centred(y)
-        fit = self.inverse @ torch.einsum("snk,sn...->k...", self.covariates, centred) / centred[..., 0].numel()
+        moments = torch.einsum("snk,sn...->k...", self.covariates, centred) / math.prod(self.shape)
+        fit = self.inverse @ moments  # (covariate,) or (covariate, latent)
         fitted = torch.einsum("snk,k...->sn...", self.covariates, fit)
         surplus = torch.einsum("nk,k...->n...", self.surplus, fit)
         return self._expectation(y.mean(0) - surplus, centred - fitted)
 
     def _expectation(self, datum: Tensor, residual: Tensor) -> Expectation:
-        return Expectation(datum, residual, self.available - self.rank, torch.zeros_like(datum[0]))
+        return Expectation(datum, residual, self._inflation, torch.zeros_like(datum[0]))
+
+    @property
+    def _inflation(self) -> float:
+        """Degrees of freedom, and the error of the coefficients where the draws missed the known means."""
+        missed = self.surplus.mean(0)
+        return math.prod(self.shape) / max(self.freedom, 1) * (1 + float(missed @ self.inverse @ missed))
+
+
+def affordable(covariates: Tensor) -> bool:
+    """Whether the draws can bear the fit of so many covariates (samples, batch, covariate)."""
+    samples, batch, size = covariates.shape
+    return available_draws(samples, batch) >= _DRAWS_PER_COVARIATE * size
 
 
 def available_draws(samples: int, batch: int) -> int:

@@ -8,7 +8,7 @@ from typing import Final, Literal, final
 from torch import Tensor
 
 _FEWEST_DECIMALS: Final = 3
-_MOST_DECIMALS: Final = 12
+_MOST_DECIMALS: Final = 6
 
 
 @final
@@ -71,13 +71,13 @@ class Estimate:
 
 def _with_error(value: float, error: float) -> str:
     if error == 0:
-        return f"{value:.{_FEWEST_DECIMALS}f}"
+        return f"{value:z.{_FEWEST_DECIMALS}f}"
     decimals = _decimals(error)
-    return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+    return f"{value:z.{decimals}f} ± {error:.{decimals}f}"
 
 
 def _decimals(error: float) -> int:
     """So many that the first digit of the error shows."""
-    if not math.isfinite(error):
+    if not math.isfinite(error) or error < 10**-_MOST_DECIMALS:
         return _FEWEST_DECIMALS
-    return min(max(_FEWEST_DECIMALS, math.ceil(-math.log10(error))), _MOST_DECIMALS)
+    return max(_FEWEST_DECIMALS, math.ceil(-math.log10(error)))

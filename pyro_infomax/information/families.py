@@ -4,7 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+)
 
 
 def is_factorised(distribution: Any) -> bool:
@@ -27,14 +33,19 @@ def in_double(distribution: Any) -> Any:
     """The same Normal, diagonal or not, in float64; what is no Normal is returned as it is."""
     parameters = diagonal_normal(distribution)
     if parameters is not None:
-        return Independent(Normal(*(each.double() for each in parameters), validate_args=False), 1)
+        loc, scale = parameters
+        return Independent(Normal(loc.double(), scale.double(), validate_args=False), 1)
     if isinstance(distribution, LowRankMultivariateNormal):
-        low_rank = (distribution.loc, distribution.cov_factor, distribution.cov_diag)
-        return LowRankMultivariateNormal(*(each.double() for each in low_rank), validate_args=False)
+        return _low_rank_in_double(distribution)
     if isinstance(distribution, MultivariateNormal):
         loc, scale_tril = distribution.loc.double(), distribution.scale_tril.double()
         return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
     return distribution
+
+
+def _low_rank_in_double(normal: LowRankMultivariateNormal) -> LowRankMultivariateNormal:
+    factor, diagonal = normal.cov_factor.double(), normal.cov_diag.double()
+    return LowRankMultivariateNormal(normal.loc.double(), factor, diagonal, validate_args=False)
 
 
 def in_dtype_of(distribution: Any, z: Tensor) -> Tensor:

@@ -1,0 +1,179 @@
+"""Every quantity of one set of draws."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import final
+
+from torch import Tensor
+
+from pyro_infomax.information.aggregate_posterior import check_leave_one_out
+from pyro_infomax.information.closed_forms import ClosedForms, joint_forms, marginal_forms
+from pyro_infomax.information.control_variates import ControlVariates, Expectation, affordable
+from pyro_infomax.information.covariates import covariates_of
+from pyro_infomax.information.draws import Draws
+from pyro_infomax.information.estimate import Estimate
+
+
+@final
+class Account:
+    r"""The nats of one set of draws, each term by itself, from one regression and one pass over the mixture.
+
+    All terms are expectations of log-densities under the same draws, corrected by the same covariates.
+    Therefore
+
+    .. math:: R = I + \mathrm{KL}[q(z) \| p(z)], \qquad \mathrm{KL}[q(z) \| p(z)]
+        = \mathrm{TC} + \sum_j \mathrm{KL}[q(z_j) \| p(z_j)] + \text{prior dependence}
+
+    hold on the reported values to rounding.
+
+    Args:
+        draws: with a prior, for the quantities that compare with one.
+
+    >>> import torch
+    >>> from torch.distributions import Independent, Normal
+    >>> means = torch.linspace(-2, 2, 50, dtype=torch.float64)[:, None]
+    >>> posterior = Independent(Normal(means, 0.5), 1)
+    >>> prior = Independent(Normal(torch.zeros(1), torch.ones(1)), 1)
+    >>> account = Account(Draws(posterior, prior, seed=0))
+    >>> float(account.rate) - float(account.mutual_information) - float(account.marginal_kl) < 1e-12
+    True
+    """
+
+    def __init__(self, draws: Draws) -> None:
+        self.draws = draws
+
+    @cached_property
+    def rate(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.rate`."""
+        return (self._posterior - self._prior).estimate("exact", "the rate of these data")
+
+    @cached_property
+    def mutual_information(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.mutual_information`."""
+        target = "the mutual information of the representation under the empirical data distribution"
+        return (self._posterior - self._aggregate).estimate("exact", target)
+
+    @cached_property
+    def leave_one_out(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.leave_one_out`."""
+        check_leave_one_out(self.draws.data_size)
+        target = "the mutual information of the representation in the population"
+        return (self._posterior - self._left_out).estimate("upper", target)
+
+    @cached_property
+    def marginal_kl(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.marginal_kl`."""
+        target = "the KL divergence of these data's aggregate posterior from the prior"
+        return (self._aggregate - self._prior).estimate("exact", target)
+
+    @cached_property
+    def total_correlation(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.total_correlation`."""
+        target = "the total correlation of these data's aggregate posterior"
+        return (self._aggregate - self._aggregate_marginals.sum()).estimate("exact", target)
+
+    @cached_property
+    def dimensionwise_kl(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.dimensionwise_kl`."""
+        target = "the KL divergence of each marginal of these data's aggregate posterior from the prior's"
+        return (self._aggregate_marginals - self._prior_marginals).estimate("exact", target)
+
+    @cached_property
+    def prior_dependence(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.prior_dependence`."""
+        target = "what the prior's own dependence adds to the marginal KL of these data"
+        return (self._prior_marginals.sum() - self._prior).estimate("exact", target)
+
+    @cached_property
+    def _plan(self) -> ControlVariates:
+        chosen = next(each for each in covariates_of(self.draws) if affordable(each.values))
+        return ControlVariates(chosen.values, chosen.exact)
+
+    @cached_property
+    def _forms(self) -> ClosedForms:
+        return joint_forms(self.draws.posterior, self.draws.prior)
+
+    @cached_property
+    def _marginal_forms(self) -> ClosedForms:
+        return marginal_forms(self.draws.posterior, self.draws.prior)
+
+    @cached_property
+    def _posterior(self) -> Expectation:
+        """E log q(z|x)."""
+        draws = self.draws
+        return _of_posterior(self._plan, self._forms, draws.log_posterior, lambda: draws.log_prior)
+
+    @cached_property
+    def _posterior_marginals(self) -> Expectation:
+        draws = self.draws
+        own = draws.log_posterior_marginals
+        return _of_posterior(self._plan, self._marginal_forms, own, lambda: draws.log_prior_marginals)
+
+    @cached_property
+    def _prior(self) -> Expectation:
+        """E log p(z)."""
+        draws = self.draws
+        return _of_prior(
+            self._plan, self._forms, self._posterior, lambda: draws.log_prior - draws.log_posterior
+        )
+
+    @cached_property
+    def _prior_marginals(self) -> Expectation:
+        draws = self.draws
+        return _of_prior(
+            self._plan,
+            self._marginal_forms,
+            self._posterior_marginals,
+            lambda: draws.log_prior_marginals - draws.log_posterior_marginals,
+        )
+
+    @cached_property
+    def _aggregate(self) -> Expectation:
+        """E log q(z)."""
+        draws = self.draws
+        difference = self._plan.expectation(draws.log_aggregate - draws.log_posterior)
+        return (self._posterior + difference).biased(self._self_vote)
+
+    @cached_property
+    def _left_out(self) -> Expectation:
+        draws = self.draws
+        difference = self._plan.expectation(draws.log_leave_one_out - draws.log_posterior)
+        return (self._posterior + difference).biased(-self._self_vote)
+
+    @cached_property
+    def _aggregate_marginals(self) -> Expectation:
+        draws = self.draws
+        difference = self._plan.expectation(draws.log_aggregate_marginals - draws.log_posterior_marginals)
+        gap = draws.log_aggregate_marginals - draws.log_leave_one_out_marginals
+        return (self._posterior_marginals + difference).biased(_half_mean(gap))
+
+    @property
+    def _self_vote(self) -> Tensor:
+        return _half_mean(self.draws.log_aggregate - self.draws.log_leave_one_out)
+
+
+def _half_mean(gap: Tensor) -> Tensor:
+    """The leading bias of E log q(z) at N data: the own component adds it, its absence takes off as much."""
+    return gap.mean((0, 1)) / 2
+
+
+def _of_posterior(
+    plan: ControlVariates, forms: ClosedForms, own: Tensor, prior: Callable[[], Tensor]
+) -> Expectation:
+    """E log q(z|x): in closed form, else paired with the prior's closed form, else from the draws."""
+    if forms.log_posterior is not None:
+        return plan.known(forms.log_posterior)
+    if forms.log_prior is not None:
+        return plan.known(forms.log_prior) + plan.expectation(own - prior())
+    return plan.expectation(own)
+
+
+def _of_prior(
+    plan: ControlVariates, forms: ClosedForms, posterior: Expectation, difference: Callable[[], Tensor]
+) -> Expectation:
+    """E log p(z): in closed form, else from the rate's, else from paired differences."""
+    if forms.log_prior is not None:
+        return plan.known(forms.log_prior)
+    if forms.rate is not None:
+        return posterior - plan.known(forms.rate)
+    return posterior + plan.expectation(difference())

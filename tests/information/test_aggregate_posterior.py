@@ -1,0 +1,338 @@
+"""The exact mixture against full enumeration, for tiles and for any posterior."""
+
+import math
+
+import numpy as np
+import pyro.distributions as pyro_dist
+import pytest
+import torch
+from scipy.special import logsumexp
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Independent,
+    LowRankMultivariateNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    StudentT,
+    TransformedDistribution,
+    Uniform,
+)
+from torch.distributions.transforms import AffineTransform
+
+from pyro_infomax.information import AggregatePosterior
+from pyro_infomax.information.tiles import TiledNormal
+
+RELATIVE = 1e-12
+
+
+def normal(loc: Tensor, scale: Tensor | float) -> Independent:
+    return Independent(Normal(loc, torch.as_tensor(scale).expand(loc.shape)), 1)
+
+
+def scores(posterior: Independent, z: Tensor) -> np.ndarray:
+    """log q(z_j | x_n), (points, batch, latent), by its formula."""
+    loc, scale = posterior.base_dist.loc.numpy(), posterior.base_dist.scale.numpy()
+    return -0.5 * ((z.numpy()[:, None] - loc) / scale) ** 2 - np.log(scale) - 0.5 * math.log(2 * math.pi)
+
+
+def enumerated(table: np.ndarray, index: Tensor | None = None) -> np.ndarray:
+    """The mixture over axis 1; with an index, without each row's own entry."""
+    if index is None:
+        return logsumexp(table, axis=1) - math.log(table.shape[1])
+    rows = [np.delete(row, own, axis=0) for row, own in zip(table, index.tolist(), strict=True)]
+    return enumerated(np.stack(rows))
+
+
+@pytest.fixture(params=["moderate", "narrow", "apart", "narrow and apart", "mixed"])
+def case(request: pytest.FixtureRequest) -> tuple[Independent, Tensor, Tensor]:
+    spread, scale = {
+        "moderate": (1.0, torch.tensor(0.5)),
+        "narrow": (1.0, torch.tensor(1e-3)),
+        "apart": (1e6, torch.tensor(1.0)),
+        "narrow and apart": (1e6, torch.tensor(1e-3)),
+        "mixed": (1.0, 10 ** (torch.rand(1100, 3) * 3 - 3)),
+    }[request.param]
+    posterior = normal(torch.randn(1100, 3) * spread, scale)  # more than one tile of columns, and of rows
+    index = torch.randint(1100, (150,))
+    return posterior, posterior.sample()[index], index
+
+
+def test_log_prob_is_the_enumerated_mixture(case: tuple[Independent, Tensor, Tensor]) -> None:
+    posterior, z, _ = case
+    found = AggregatePosterior(posterior).log_prob(z)
+    np.testing.assert_allclose(found, enumerated(scores(posterior, z).sum(-1)), rtol=RELATIVE)
+
+
+def test_marginals_are_the_enumerated_mixtures(case: tuple[Independent, Tensor, Tensor]) -> None:
+    posterior, z, _ = case
+    found = AggregatePosterior(posterior).log_prob_marginals(z)
+    # a value near 0 is the difference of terms of order 1 to 10
+    np.testing.assert_allclose(found, enumerated(scores(posterior, z)), rtol=RELATIVE, atol=RELATIVE)
+
+
+def test_leave_one_out_is_enumerated_without_the_own_term(case: tuple[Independent, Tensor, Tensor]) -> None:
+    posterior, z, index = case
+    found = AggregatePosterior(posterior).log_prob_leave_one_out(z, index)
+    np.testing.assert_allclose(found, enumerated(scores(posterior, z).sum(-1), index), rtol=RELATIVE)
+
+
+def test_one_pass_gives_what_the_single_calls_give(case: tuple[Independent, Tensor, Tensor]) -> None:
+    posterior, z, index = case
+    aggregate = AggregatePosterior(posterior)
+    found = aggregate.evaluate(z, index=index, marginals=True)
+    torch.testing.assert_close(found.joint.log_prob, aggregate.log_prob(z), rtol=RELATIVE, atol=RELATIVE)
+    left = aggregate.log_prob_leave_one_out(z, index)
+    torch.testing.assert_close(found.joint.leave_one_out, left, rtol=0, atol=0)
+    marginals = aggregate.log_prob_marginals(z)
+    torch.testing.assert_close(found.marginals.log_prob, marginals, rtol=RELATIVE, atol=RELATIVE)
+    expected = enumerated(scores(posterior, z), index)
+    np.testing.assert_allclose(found.marginals.leave_one_out, expected, rtol=RELATIVE, atol=RELATIVE)
+
+
+def test_far_from_every_component_the_result_is_finite() -> None:
+    posterior = normal(torch.randn(5, 2), 1e-3)
+    z = torch.full((1, 2), 1e6)
+    found = AggregatePosterior(posterior).log_prob(z)
+    np.testing.assert_allclose(found, enumerated(scores(posterior, z).sum(-1)), rtol=RELATIVE)
+
+
+def test_points_split_in_another_way_agree() -> None:
+    posterior, z = normal(torch.randn(30, 2), 0.5), torch.randn(300, 2)
+    engine = TiledNormal(posterior.base_dist.loc, posterior.base_dist.scale)
+    parts = [engine.evaluate(part, None, False).joint.log_prob for part in z.split(7)]
+    torch.testing.assert_close(
+        torch.cat(parts), AggregatePosterior(posterior).log_prob(z), rtol=1e-14, atol=0
+    )
+
+
+def test_permuting_the_data_changes_nothing_and_duplicating_them_neither() -> None:
+    loc, scale, z = torch.randn(40, 3), torch.rand(40, 3) + 0.1, torch.randn(20, 3)
+    expected = AggregatePosterior(normal(loc, scale)).log_prob(z)
+    order = torch.randperm(40)
+    permuted = AggregatePosterior(normal(loc[order], scale[order])).log_prob(z)
+    doubled = AggregatePosterior(normal(loc.repeat(2, 1), scale.repeat(2, 1))).log_prob(z)
+    torch.testing.assert_close(permuted, expected, rtol=RELATIVE, atol=0)
+    torch.testing.assert_close(doubled, expected, rtol=RELATIVE, atol=0)
+
+
+def test_a_twin_fills_the_place_of_what_is_left_out() -> None:
+    loc = torch.randn(10, 2)
+    twins = normal(loc.repeat_interleave(2, 0), 1e-2)
+    z = loc + 1e-2
+    left = AggregatePosterior(twins).log_prob_leave_one_out(z, torch.arange(0, 20, 2))
+    np.testing.assert_allclose(
+        left, enumerated(scores(normal(loc, 1e-2), z).sum(-1)) - math.log(19 / 10), 1e-12
+    )
+
+
+def test_float32_encoders_are_taken_in_double_precision() -> None:
+    loc, z = torch.randn(50, 2, dtype=torch.float32), torch.randn(7, 2, dtype=torch.float32)
+    single = Independent(Normal(loc, torch.full_like(loc, 0.125)), 1)
+    expected = AggregatePosterior(normal(loc.double(), 0.125)).log_prob(z.double())
+    torch.testing.assert_close(AggregatePosterior(single).log_prob(z), expected, rtol=0, atol=0)
+
+
+def test_pyro_normals_are_tiled_too() -> None:
+    loc, z = torch.randn(50, 2), torch.randn(7, 2)
+    found = AggregatePosterior(pyro_dist.Normal(loc, 0.5).to_event(1))
+    assert isinstance(found._engine(z), TiledNormal)
+    torch.testing.assert_close(found.log_prob(z), AggregatePosterior(normal(loc, 0.5)).log_prob(z))
+
+
+def full_covariance() -> tuple[MultivariateNormal, Tensor, Tensor]:
+    loc, root = torch.randn(60, 3), torch.randn(60, 3, 3) * 0.3 + torch.eye(3)
+    covariance = root @ root.mT
+    return MultivariateNormal(loc, covariance), loc, covariance
+
+
+def test_any_posterior_is_scored_by_its_own_log_prob() -> None:
+    posterior, *_ = full_covariance()
+    z, index = torch.randn(50, 3), torch.randint(60, (50,))
+    table = torch.stack([posterior.expand((1, 60)).log_prob(point) for point in z]).squeeze(1).numpy()
+    aggregate = AggregatePosterior(posterior)
+    np.testing.assert_allclose(aggregate.log_prob(z), enumerated(table), rtol=RELATIVE)
+    left = aggregate.log_prob_leave_one_out(z, index)
+    np.testing.assert_allclose(left, enumerated(table, index), rtol=RELATIVE)
+
+
+def test_points_that_do_not_fit_at_once_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    posterior, *_ = full_covariance()
+    z, index = torch.randn(50, 3), torch.randint(60, (50,))
+    whole = AggregatePosterior(posterior).evaluate(z, index=index, marginals=True)
+    monkeypatch.setattr("pyro_infomax.information.dense._SCORES_AT_ONCE", 60 * 3 * 7)
+    parts = AggregatePosterior(posterior).evaluate(z, index=index, marginals=True)
+    for one, other in ((whole.joint, parts.joint), (whole.marginals, parts.marginals)):
+        torch.testing.assert_close(one.log_prob, other.log_prob, rtol=1e-14, atol=1e-14)
+        torch.testing.assert_close(one.leave_one_out, other.leave_one_out, rtol=1e-14, atol=1e-14)
+
+
+def test_marginals_of_a_full_covariance_are_normals() -> None:
+    posterior, loc, covariance = full_covariance()
+    z = torch.randn(50, 3)
+    expected = normal(loc, covariance.diagonal(dim1=-2, dim2=-1).sqrt())
+    found = AggregatePosterior(posterior).log_prob_marginals(z)
+    np.testing.assert_allclose(found, enumerated(scores(expected, z)), rtol=1e-11)
+
+
+def test_marginals_of_a_low_rank_covariance_are_normals() -> None:
+    loc, factor, z = torch.randn(20, 3), torch.randn(20, 3, 1), torch.randn(9, 3)
+    posterior = LowRankMultivariateNormal(loc, factor, torch.ones(20, 3))
+    expected = normal(loc, (factor.squeeze(-1) ** 2 + 1).sqrt())
+    found = AggregatePosterior(posterior).log_prob_marginals(z)
+    np.testing.assert_allclose(found, enumerated(scores(expected, z)), rtol=1e-11)
+
+
+def test_marginals_of_factors_and_of_mixtures_of_factors() -> None:
+    z, loc = torch.randn(9, 2), torch.randn(20, 2)
+    students = Independent(StudentT(5.0, loc), 1)
+    expected = StudentT(5.0, loc).log_prob(z[:, None]).numpy()
+    np.testing.assert_allclose(
+        AggregatePosterior(students).log_prob_marginals(z), enumerated(expected), 1e-12
+    )
+    means = torch.randn(20, 4, 2)
+    weights = Categorical(torch.rand(20, 4))
+    mixtures = MixtureSameFamily(weights, Independent(Normal(means, 0.5), 1))
+    each = Normal(means, 0.5).log_prob(z[:, None, None]) + weights.logits[..., None]
+    found = AggregatePosterior(mixtures).log_prob_marginals(z)
+    np.testing.assert_allclose(found, enumerated(each.logsumexp(2).numpy()), rtol=1e-12)
+
+
+class Adapter:
+    """What is no distribution, yet samples and scores like one."""
+
+    def __init__(self, inner: Independent) -> None:
+        self.inner, self.batch_shape, self.event_shape = inner, inner.batch_shape, inner.event_shape
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return self.inner.log_prob(z)
+
+    def log_prob_marginals(self, z: Tensor) -> Tensor:
+        return self.inner.base_dist.log_prob(z)
+
+
+def test_an_object_with_its_own_marginals_will_do() -> None:
+    posterior, z = normal(torch.randn(30, 2), 0.3), torch.randn(8, 2)
+    adapter, expected = AggregatePosterior(Adapter(posterior)), AggregatePosterior(posterior)
+    torch.testing.assert_close(adapter.log_prob(z), expected.log_prob(z))
+    torch.testing.assert_close(adapter.log_prob_marginals(z), expected.log_prob_marginals(z))
+
+
+def test_gradients_are_those_of_a_plain_logsumexp() -> None:
+    loc = torch.randn(12, 2, requires_grad=True)
+    scale = (torch.rand(12, 2) + 0.2).requires_grad_()
+    z, index = torch.randn(5, 2, requires_grad=True), torch.arange(5)
+    weights = torch.randn(5)
+
+    found = AggregatePosterior(Independent(Normal(loc, scale), 1)).evaluate(z, index=index, marginals=True)
+    each = Normal(loc, scale).log_prob(z[:, None])
+    keep = ~torch.nn.functional.one_hot(index, 12).bool()
+    pairs = (
+        (found.joint.log_prob, each.sum(-1).logsumexp(1)),
+        (found.joint.leave_one_out, each.sum(-1)[keep].view(5, 11).logsumexp(1)),
+        (found.marginals.log_prob.sum(-1), each.logsumexp(1).sum(-1)),
+    )
+    for one, other in pairs:
+        wanted = torch.autograd.grad(other @ weights, (z, loc, scale), retain_graph=True)
+        gradients = torch.autograd.grad(one @ weights, (z, loc, scale), retain_graph=True)
+        torch.testing.assert_close(gradients, wanted, rtol=1e-11, atol=1e-13)
+
+
+def test_the_differentiable_value_is_that_of_the_tiles() -> None:
+    posterior, z = normal(torch.randn(40, 3), 0.3), torch.randn(8, 3)
+    aggregate = AggregatePosterior(posterior)
+    expected = aggregate.log_prob(z)
+    torch.testing.assert_close(aggregate.log_prob(z.requires_grad_()), expected, rtol=RELATIVE, atol=0)
+
+
+def test_outside_every_other_support_nothing_is_left() -> None:
+    low = torch.tensor([[0.0], [10.0]])
+    posterior = Independent(Uniform(low, low + 1, validate_args=False), 1, validate_args=False)
+    z = torch.tensor([[0.5], [10.5]])
+    aggregate = AggregatePosterior(posterior)
+    torch.testing.assert_close(aggregate.log_prob(z), torch.full((2,), -math.log(2)))
+    assert aggregate.log_prob_leave_one_out(z, torch.arange(2)).tolist() == [-math.inf, -math.inf]
+
+
+def test_a_single_datum_is_its_own_aggregate_and_leaves_nothing() -> None:
+    posterior, z = normal(torch.zeros(1, 2), 1.0), torch.randn(4, 2)
+    aggregate = AggregatePosterior(posterior)
+    torch.testing.assert_close(aggregate.log_prob(z), posterior.log_prob(z), rtol=1e-14, atol=0)
+    with pytest.raises(ValueError, match="Expected at least 2 data to leave one out but got 1"):
+        aggregate.log_prob_leave_one_out(z, torch.zeros(4, dtype=torch.long))
+
+
+def test_no_points_give_no_values() -> None:
+    assert AggregatePosterior(normal(torch.zeros(3, 2), 1.0)).log_prob(torch.zeros(0, 2)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "posterior",
+    [
+        Normal(torch.zeros(4, 2), 1.0),
+        Independent(Normal(torch.zeros(2), 1.0), 1),
+        Independent(Normal(torch.zeros(4, 3, 2), 1.0), 1),
+        Independent(Normal(torch.zeros(4, 3, 2), 1.0), 2),
+        Independent(Normal(torch.zeros(0, 2), 1.0), 1),
+    ],
+)
+def test_other_shapes_are_refused(posterior: Independent) -> None:
+    with pytest.raises(
+        ValueError, match=r"Expected a posterior of batch shape \(N,\) and event shape \(d,\)"
+    ):
+        AggregatePosterior(posterior)
+
+
+def test_points_of_another_shape_are_refused() -> None:
+    aggregate = AggregatePosterior(normal(torch.zeros(4, 2), 1.0))
+    with pytest.raises(ValueError, match=r"Expected z of shape \(M, 2\) but got \(5, 3\)"):
+        aggregate.log_prob(torch.zeros(5, 3))
+
+
+@pytest.mark.parametrize("index", [torch.zeros(4), torch.zeros(3, dtype=torch.long)])
+def test_an_index_that_does_not_fit_is_refused(index: Tensor) -> None:
+    aggregate = AggregatePosterior(normal(torch.zeros(4, 2), 1.0))
+    with pytest.raises(ValueError, match=r"Expected index of shape \(4,\), an integer"):
+        aggregate.log_prob_leave_one_out(torch.zeros(4, 2), index)
+
+
+@pytest.mark.parametrize("own", [-1, 4])
+def test_an_index_out_of_range_is_refused(own: int) -> None:
+    aggregate = AggregatePosterior(normal(torch.zeros(4, 2), 1.0))
+    with pytest.raises(ValueError, match="Expected index from 0 to 3"):
+        aggregate.log_prob_leave_one_out(torch.zeros(1, 2), torch.tensor([own]))
+
+
+def test_means_that_are_not_finite_are_refused() -> None:
+    loc = torch.tensor([[0.0], [math.nan]])
+    with pytest.raises(ValueError, match="Expected finite means of the posterior"):
+        AggregatePosterior(Independent(Normal(loc, 1.0, validate_args=False), 1))
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
+def test_scales_that_are_not_positive_and_finite_are_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match="Expected positive, finite scales of the posterior"):
+        AggregatePosterior(Independent(Normal(torch.zeros(3, 2), scale, validate_args=False), 1))
+
+
+def test_unknown_marginals_are_refused_with_the_reason() -> None:
+    flow = TransformedDistribution(normal(torch.zeros(4, 2), 1.0), [AffineTransform(0.0, 2.0, event_dim=1)])
+    with pytest.raises(
+        NotImplementedError, match=r"univariate marginals are known .* got TransformedDistribution"
+    ):
+        AggregatePosterior(flow).log_prob_marginals(torch.zeros(1, 2))
+    assert AggregatePosterior(flow).log_prob(torch.zeros(1, 2)).shape == (1,)
+
+
+def test_the_bar_is_shown_only_when_asked_and_when_it_takes_long(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posterior, z = normal(torch.zeros(4, 2), 1.0), torch.zeros(300, 2)
+    AggregatePosterior(posterior, progress=True).log_prob(z)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("pyro_infomax.information.aggregate_posterior._PATIENCE", 0.0)
+    AggregatePosterior(posterior).log_prob(z)
+    assert capsys.readouterr().err == ""
+    AggregatePosterior(posterior, progress=True).log_prob(z)
+    assert "aggregate posterior" in capsys.readouterr().err
