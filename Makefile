@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/digits
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install -c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
 METADATA := setup.cfg pyproject.toml constraints.txt
 
 # Small tensors gain nothing from many threads, and a shared machine loses by them.

@@ -10,9 +10,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(page.relative_to(DOCS).with_suffix("").as_posix() for page in DOCS.glob("*.md"))
-# A page is one program: its blocks run in order, in one namespace. Code that is not to be run is fenced as ``py``.
-# Beside each page stands what its program leaves behind.
-PROGRAMS = {"README.md": {"posterior.nc"}, "docs/quickstart.md": {"posterior.nc"}}
+# What the programs of these pages promise to leave behind.
+LEFT = {"README.md": {"posterior.nc"}, "docs/quickstart.md": {"latents.png", "posterior.nc"}}
 
 
 def python_blocks(text: str) -> Iterator[tuple[int, str]]:
@@ -21,12 +20,19 @@ def python_blocks(text: str) -> Iterator[tuple[int, str]]:
         yield text.count("\n", 0, block.start(1)), block[1]
 
 
-def run_page(path: Path) -> dict[str, object]:
+# A page is one program: its blocks run in order, in one namespace. What is not to be run is fenced as ``py``.
+PROGRAMS = [
+    page
+    for page in ["README.md", *(f"docs/{page}.md" for page in PAGES)]
+    if list(python_blocks((ROOT / page).read_text()))
+]
+
+
+def run_page(path: Path) -> None:
     namespace: dict[str, object] = {"__name__": path.stem}
     for line, source in python_blocks(path.read_text()):
         # The empty lines make a traceback point into the page.
         exec(compile("\n" * line + source, str(path), "exec"), namespace)
-    return namespace
 
 
 @pytest.fixture
@@ -51,7 +57,12 @@ def toctree_entries(text: str) -> list[str]:
 @pytest.mark.parametrize("page", PROGRAMS)
 def test_the_page_runs(page, as_a_reader):
     run_page(ROOT / page)
-    assert {path.name for path in as_a_reader.iterdir() if path.stat().st_size > 0} == PROGRAMS[page]
+    left = {path.name for path in as_a_reader.iterdir() if path.stat().st_size > 0}
+    assert LEFT.get(page, set()) <= left
+
+
+def test_the_pages_that_promise_files_have_programs():
+    assert LEFT.keys() <= set(PROGRAMS)
 
 
 def test_every_page_is_in_the_toctree_once():
@@ -61,7 +72,9 @@ def test_every_page_is_in_the_toctree_once():
 
 def test_a_failing_page_is_reported_at_its_line(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# Title\n\n```python\nx = 1\n```\n\n```py\nraise KeyError\n```\n\n```python\nx / 0\n```\n")
+    page.write_text(
+        "# Title\n\n```python\nx = 1\n```\n\n```py\nraise KeyError\n```\n\n```python\nx / 0\n```\n"
+    )
     with pytest.raises(ZeroDivisionError) as caught:
         run_page(page)
     assert caught.traceback[-1].lineno + 1 == 12

@@ -12,8 +12,9 @@ EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 # What a run leaves in its folder, pictures apart.
 PROMISED = {
     "digits.py": {"decomposition.csv", "history.csv", "posterior.nc"},
+    "own_model.py": {"decomposition.csv"},
 }
-PICTURES = {"digits.py": 5, "explaining_away.py": 1}
+PICTURES = {"digits.py": 5, "explaining_away.py": 1, "own_model.py": 1}
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
