@@ -1,10 +1,14 @@
 """Every example runs from the command line, leaves what it promises, and stands in the gallery."""
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,3 +45,45 @@ def test_the_example_is_in_the_gallery(name):
 @pytest.mark.parametrize("name", sorted(PROMISED.keys() | PICTURES.keys()))
 def test_a_promise_is_about_an_example_that_exists(name):
     assert name in EXAMPLES
+
+
+def saved(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+WRONG = {
+    "no known array": ({"a": np.zeros((5, 8, 8))}, [], "images"),
+    "images out of range": ({"images": np.full((5, 8, 8), 16.0)}, [], r"\[0, 1\]"),
+    "nan": ({"images": np.full((5, 8, 8), np.nan)}, [], "nan"),
+    "labels of another length": ({"images": np.zeros((5, 8, 8)), "labels": np.zeros(4, int)}, [], "labels"),
+    "negative beta": (None, ["--objective", "beta", "--beta", "-1"], "Expected beta >= 0 but got -1"),
+    "lambda too small": (None, ["--lam", "-1"], "Expected lam > -1 but got -1"),
+    "a weight for another objective": (None, ["--beta", "2"], "--objective beta"),
+    "no file": (None, ["--data", "nowhere.npz"], "nowhere.npz"),
+    "no epochs": (None, ["--epochs", "0"], "epochs"),
+    "too few latents": (None, ["--latent-dim", "1"], "--latent-dim >= 2"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_gives_one_sentence(case, tmp_path, capsys):
+    arrays, arguments, expected = WRONG[case]
+    if arrays is not None:
+        arguments = ["--data", str(saved(tmp_path / "images.npz", **arrays))]
+    digits = load_example("digits")
+    with pytest.raises(SystemExit) as stopped:
+        digits.main([*arguments, "--out", str(tmp_path / "out")])
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert re.search(expected, message), message
+    assert message.count("\n") == 1
+
+
+def load_example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -3,20 +3,25 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, final
+from functools import partial
+from typing import Any, Final, Literal, final
 
 import pandas as pd
 import torch
-from torch.distributions import kl_divergence
 
 from pyro_infomax.diagnostics.pair import Pair, ScoredDraws
 from pyro_infomax.information import Account, Draws, Estimate, active_units
+from pyro_infomax.information.closed_forms import joint_forms, marginal_forms, moments
+from pyro_infomax.information.families import is_factorised
+from pyro_infomax.information.randomness import isolated
 from pyro_infomax.poutine import Data, evaluation_mode
 
 __all__ = ["Decomposition", "decompose"]
 
 _POPULATION: Final = "the mutual information of the representation in the population"
 _SATURATION: Final = 1.0  # nats below ln N
+_ROUNDING: Final = 1e-9  # nats
+_NO_MARGINALS: Final = "single latent dimensions of the guide or the prior have no density in closed form"
 
 
 @final
@@ -27,7 +32,8 @@ class Decomposition:
     .. math:: R = I + \mathrm{KL}[q(z) \| p(z)], \qquad
         \mathrm{KL}[q(z) \| p(z)] = \mathrm{TC} + \sum_j \mathrm{KL}[q(z_j) \| p(z_j)]
 
-    A field that cannot be had is None, and :attr:`unavailable` says why.
+    A field that cannot be had is None, and :attr:`unavailable` says why. The identities hold on the reported
+    values, to rounding.
 
     Attributes:
         distortion: −E log p(x|z).
@@ -38,6 +44,8 @@ class Decomposition:
         total_correlation: KL[q(z) ‖ Π_j q(z_j)].
         dimensionwise_kl: KL[q(z_j) ‖ p(z_j)], one a latent dimension.
         dimensionwise_rate: E KL[q(z_j|x) ‖ p(z_j)], one a latent dimension, where both factorise.
+        prior_dependence: E_q(z)[Σ_j log p(z_j) − log p(z)], what joins the right side of the second identity
+            where the prior is no product of its dimensions; None where it is one.
         mutual_information_lower: a lower bound on the population's I in expectation: the exact mixture.
         mutual_information_upper: an upper bound on it in expectation: the smaller of rate and leave-one-out.
         active_units: the number of latent dimensions with Var_x E[z_j|x] > 0.01.
@@ -88,19 +96,27 @@ class Decomposition:
         return frame.rename_axis("quantity")
 
     def __str__(self) -> str:
-        lines = [f"{'nats per datum':<28}{'value':>10}{'s.e.':>9}{'pop. s.e.':>11}  bound"]
-        for name, estimate in self.estimates():
+        return "\n".join([*self._table(), *self._notes()])
+
+    def _table(self) -> Iterator[str]:
+        estimates = list(self.estimates())
+        width = max(len(name) for name, _ in estimates)
+        yield f"{'nats per datum':<{width}}{'value':>12}{'s.e.':>10}{'pop. s.e.':>11}  bound"
+        for name, estimate in estimates:
             row = _row(estimate)
-            errors = f"{row['standard_error']:>9.4f}{row['population_standard_error']:>11.4f}"
-            lines.append(f"{name:<28}{row['value']:>10.4f}{errors}  {row['bound']}")
-        lines.append(f"active units {self.active_units} of {len(self.latent_names)}, {self.data_size} data")
+            errors = f"{row['standard_error']:>10.4f}{row['population_standard_error']:>11.4f}"
+            yield f"{name:<{width}}{row['value']:>z12.4f}{errors}  {row['bound']}"
+
+    def _notes(self) -> Iterator[str]:
+        latent = len(self.latent_names)
+        units = latent if self.active_units is None else f"{self.active_units} active of {latent}"
+        yield f"{units} latent dimensions, {self.data_size} data"
         if self.saturated:
             cap = math.log(self.data_size)
-            lines.append(
-                f"saturated: I is within a nat of its cap ln N = {cap:.4f}; the population's may be larger"
-            )
-        lines.extend(f"{name}: not available, since {reason}" for name, reason in self.unavailable.items())
-        return "\n".join(lines)
+            yield f"saturated: I is within a nat of its cap ln N = {cap:.4f}; the population's may be larger"
+        for reason in dict.fromkeys(self.unavailable.values()):
+            names = [name for name, each in self.unavailable.items() if each == reason]
+            yield f"not available: {', '.join(names)} ({reason.rstrip('.')})"
 
 
 _QUANTITIES = (
@@ -148,8 +164,8 @@ def decompose(
     r"""Accounts for the nats of a pair: distortion, rate, information, marginal KL and its parts.
 
     The aggregate posterior :math:`q(z) = \frac1N \sum_n q(z \mid x_n)` is the exact mixture over all data, in
-    float64. Modules run in evaluation mode and without gradients; parameters and random state stay as they
-    are.
+    float64. Modules run in evaluation mode and without gradients, and are put back; parameters stay as they
+    are, and with a seed torch's random state too.
 
     Reference: Hoffman and Johnson, 2016, ELBO surgery: yet another way to carve up the variational evidence
     lower bound.
@@ -159,7 +175,8 @@ def decompose(
         guide: a Pyro program over the same local latent sites.
         data: a tensor or a tuple of tensors, whose first axis is the data: the arguments of both.
         num_samples: draws of z per datum for the terms of q(z). The distortion takes at least two, by which
-            its error is known.
+            its error is known. Where the rate has no closed form, the error of the ELBO is at most the sum of
+            theirs, which is reported.
         batch_size: the most data that a program is run on at once, where it follows the length of its
             arguments.
         seed: isolates the draws from torch's global state.
@@ -177,77 +194,74 @@ def decompose(
         >>> from pyro_infomax.oracles import LinearGaussian
         >>> oracle = LinearGaussian.optimum(torch.tensor([4.0, 2.0]), 1.0, 2, s2=0.5)
         >>> account = decompose(oracle.model, oracle.guide, oracle.sample(100, seed=0), seed=0)
-        >>> float(account.rate) - float(account.mutual_information) - float(account.marginal_kl) < 1e-9
+        >>> parts = float(account.mutual_information) + float(account.marginal_kl)
+        >>> abs(float(account.rate) - parts) < 1e-9
         True
     """
     if num_samples < 1:
         raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
-    with evaluation_mode(model, guide), torch.no_grad(), torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with evaluation_mode(model, guide), torch.no_grad(), isolated(seed):
         pair = Pair(model, guide, data, data_plate=data_plate, batch_size=batch_size)
-        return _decomposed(pair, num_samples)
+        return account_of(pair, num_samples=num_samples)
 
 
-def _decomposed(pair: Pair, num_samples: int) -> Decomposition:
-    unavailable: dict[str, str] = {}
-    prior = _or_reason(lambda: pair.generative.prior(pair.space, pair.data), "marginal_kl", unavailable)
-    z = pair.draw(max(2, num_samples))
-    scored = pair.score(z)
-    account = Account(Draws(pair.representation.posterior, prior, z=z[:num_samples], progress=True))
-    closed = _closed_rates(pair.representation.posterior, prior)
-    rate = account.rate if prior is not None else _sampled_rate(scored)
+def account_of(pair: Pair, *, num_samples: int = 1) -> Decomposition:
+    """Accounts for the nats of a pair as it is, with draws from torch's global state; see :func:`decompose`.
+
+    Args:
+        pair: the two joints on their data.
+        num_samples: draws of z per datum for the terms of q(z).
+    """
+    attempt = _Attempt()
+    prior = attempt(pair.prior, *_OF_PRIOR)
+    scored = pair.score(pair.draw(max(2, num_samples)))
+    account = Account(Draws(pair.posterior, prior, z=scored.z[:num_samples], progress=True))
     distortion = _sampled(-scored.log_likelihood, "exact", "the distortion of these data")
+    rate = _sampled_rate(scored) if prior is None else account.rate
     information = account.mutual_information
-
-    def of_prior(name: str) -> Estimate | None:
-        if prior is None:
-            unavailable[name] = unavailable["marginal_kl"]
-            return None
-        found: Estimate | None = _or_reason(lambda: getattr(account, name), name, unavailable)
-        return found
-
-    size = pair.representation.data_size
+    of_dimensions = partial(attempt, reason=_NO_MARGINALS)
     return Decomposition(
         distortion=distortion,
         rate=rate,
-        elbo=_elbo(distortion, rate, scored, closed),
+        elbo=_elbo(distortion, rate, scored, account.draws),
         mutual_information=information,
-        marginal_kl=of_prior("marginal_kl"),
-        total_correlation=_or_reason(lambda: account.total_correlation, "total_correlation", unavailable),
-        dimensionwise_kl=of_prior("dimensionwise_kl"),
-        prior_dependence=_dependence(of_prior("prior_dependence")),
-        dimensionwise_rate=_dimensionwise_rate(pair.representation.posterior, prior),
+        marginal_kl=attempt(lambda: account.marginal_kl, "marginal_kl"),
+        total_correlation=of_dimensions(lambda: account.total_correlation, "total_correlation"),
+        dimensionwise_kl=of_dimensions(lambda: account.dimensionwise_kl, "dimensionwise_kl"),
+        prior_dependence=_dependence(of_dimensions(lambda: account.prior_dependence, "prior_dependence")),
+        dimensionwise_rate=attempt(lambda: _dimensionwise_rate(account.draws), "dimensionwise_rate"),
         mutual_information_lower=replace(information, bound="lower", target=_POPULATION),
-        mutual_information_upper=_upper(account, rate, size),
-        active_units=_or_reason(
-            lambda: int(active_units(pair.representation.posterior).sum()), "active_units", unavailable
-        ),
-        data_size=size,
-        saturated=float(information) > math.log(size) - _SATURATION,
+        mutual_information_upper=_upper(account),
+        active_units=attempt(lambda: _active_units(pair.posterior), "active_units"),
+        data_size=pair.data_size,
+        saturated=float(information) > math.log(pair.data_size) - _SATURATION,
         latent_names=tuple(pair.latent_names()),
-        unavailable=unavailable,
+        unavailable=attempt.reasons,
     )
 
 
-def _or_reason(quantity: Callable[[], Any], name: str, unavailable: dict[str, str]) -> Any:
-    """The quantity, or None with the reason kept."""
-    try:
-        return quantity()
-    except (NotImplementedError, AttributeError) as error:
-        unavailable[name] = str(error)
-        return None
+_OF_PRIOR = ("marginal_kl", "dimensionwise_kl", "prior_dependence", "dimensionwise_rate")
 
 
-def _dependence(estimate: Estimate | None) -> Estimate | None:
-    """The prior's own dependence, None where it is a product and has none."""
-    if estimate is None or (float(estimate.value) == 0 and float(estimate.standard_error) == 0):
-        return None
-    return estimate
+@final
+class _Attempt:
+    """Quantities that may not exist, and the reasons why those that do not are None."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def __call__(self, quantity: Callable[[], Any], *names: str, reason: str | None = None) -> Any:
+        if names[0] in self.reasons:
+            return None
+        try:
+            return quantity()
+        except NotImplementedError as error:
+            self.reasons.update(dict.fromkeys(names, reason or str(error)))
+            return None
 
 
-def _sampled(per_draw: torch.Tensor, bound: Any, target: str) -> Estimate:
-    """The mean of (samples, data) values with its errors; the draws' own shows from two samples a datum on."""
+def _sampled(per_draw: torch.Tensor, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
+    """The mean of (samples, data) values, at least two samples, by whose spread its own error is known."""
     samples, size = per_draw.shape
     error = (per_draw.var(0).sum() / samples).sqrt() / size
     return Estimate(per_draw.mean(), error, _spread(per_draw.mean(0)), bound, target)
@@ -262,34 +276,47 @@ def _sampled_rate(scored: ScoredDraws) -> Estimate:
     return _sampled(scored.log_posterior - scored.log_prior, "exact", "the rate of these data")
 
 
-def _closed_rates(posterior: Any, prior: Any) -> torch.Tensor | None:
-    """KL[q(z|x_n) ‖ p(z)] of each datum, (data,), None where it has no closed form."""
-    try:
-        rates = kl_divergence(posterior, prior).double()
-    except NotImplementedError:
-        return None
-    return rates if rates.shape == posterior.batch_shape else None
+def _elbo(distortion: Estimate, rate: Estimate, scored: ScoredDraws, draws: Draws) -> Estimate:
+    rates = joint_forms(draws.posterior, draws.prior).rate  # (data,)
+    per_draw = scored.log_weight if rates is None else scored.log_likelihood - rates
+    paired = _sampled(per_draw, "lower", "the mean log-evidence of these data")
+    error = paired.standard_error
+    if rates is None and draws.prior is not None:
+        # the regression took noise out of the rate alone, which therefore no longer cancels the distortion's
+        error = distortion.standard_error + rate.standard_error
+    assert paired.population_standard_error is not None
+    population = torch.maximum(paired.population_standard_error, error)
+    value = -distortion.value - rate.value
+    return replace(paired, value=value, standard_error=error, population_standard_error=population)
 
 
-def _elbo(distortion: Estimate, rate: Estimate, scored: ScoredDraws, closed: torch.Tensor | None) -> Estimate:
-    per_draw = scored.log_weight if closed is None else scored.log_likelihood - closed
-    error = _sampled(per_draw, "lower", "the mean log-evidence of these data")
-    return replace(error, value=-distortion.value - rate.value)
+def _dependence(estimate: Estimate | None) -> Estimate | None:
+    """The prior's own dependence, None where it is a product and has none."""
+    return None if estimate is None or bool(estimate.value.abs() < _ROUNDING) else estimate
 
 
-def _upper(account: Account, rate: Estimate, size: int) -> Estimate:
-    """The smaller of the two upper bounds; a single datum has no other to leave in."""
-    bounds = [rate] if size == 1 else [rate, account.leave_one_out]
+def _upper(account: Account) -> Estimate:
+    """The smaller of the two upper bounds, where there are two.
+
+    The rate against a prior that depends on the data bounds nothing; a single datum, which has no other to
+    leave in, cannot show such a prior.
+    """
+    bounds = [] if account.draws.prior is None else [account.rate]
+    if account.draws.data_size > 1:
+        bounds.append(account.leave_one_out)
     return replace(min(bounds, key=float), bound="upper", target=_POPULATION)
 
 
-def _dimensionwise_rate(posterior: Any, prior: Any) -> Estimate | None:
-    factors: list[Any] = [getattr(each, "base_dist", None) for each in (posterior, prior)]
-    if any(each is None or each.event_shape for each in factors):
-        return None
-    try:
-        rates = kl_divergence(*factors).double()  # (data, latent)
-    except NotImplementedError:
-        return None
+def _dimensionwise_rate(draws: Draws) -> Estimate:
+    factorise = is_factorised(draws.posterior) and is_factorised(draws.prior)
+    rates = marginal_forms(draws.posterior, draws.prior).rate if factorise else None  # (data, latent)
+    if rates is None:
+        raise NotImplementedError("guide and prior are not both products with a KL divergence in closed form")
     target = "the rate of each latent dimension of these data"
     return Estimate(rates.mean(0), torch.zeros_like(rates[0]), _spread(rates), "exact", target)
+
+
+def _active_units(posterior: Any) -> int:
+    if moments(posterior) is None:
+        raise NotImplementedError("the moments of z given x have no closed form")
+    return int(active_units(posterior).sum())

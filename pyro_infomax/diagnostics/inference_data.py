@@ -2,20 +2,23 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import pyro
 import torch
 import xarray as xr
-from pyro import poutine
 
 from pyro_infomax._version import __version__
 from pyro_infomax.diagnostics.arviz_groups import to_native
-from pyro_infomax.diagnostics.decomposition import Decomposition, decompose
+from pyro_infomax.diagnostics.decomposition import Decomposition, account_of
+from pyro_infomax.diagnostics.labels import Labels
 from pyro_infomax.diagnostics.pair import Pair
-from pyro_infomax.poutine import Data, SiteLayout, evaluation_mode, rows_of
+from pyro_infomax.information import Estimate
+from pyro_infomax.information.randomness import isolated
+from pyro_infomax.poutine import Data, LocalProgram, evaluation_mode, rows_of
+from pyro_infomax.training import History
 
 __all__ = ["to_arviz"]
 
@@ -28,7 +31,7 @@ def to_arviz(
     data: Data,
     *,
     num_samples: int = 100,
-    history: Any = None,
+    history: History | pd.DataFrame | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     seed: int | None = None,
@@ -61,143 +64,151 @@ def to_arviz(
         ``InferenceData`` before ArviZ 1, ``DataTree`` from 1 on. Dimensions are (chain, draw, datum, event…).
 
     Raises:
-        ValueError: for the errors of :func:`decompose`, and labels whose number is not that of their
-            dimension.
+        ValueError: for the errors of :func:`decompose`, labels whose number is not that of their dimension,
+            and names of nothing that is converted.
         NotImplementedError: for global latents.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> oracle = LinearGaussian.optimum([4.0, 2.0], beta=1.0, latent_dim=2, s2=0.5)
+        >>> x = oracle.sample(10, seed=0)
+        >>> idata = to_arviz(oracle.model, oracle.guide, x, num_samples=5, dims={"z": ["axis"]}, seed=0)
+        >>> dict(idata.posterior["z"].sizes)
+        {'chain': 1, 'draw': 5, 'datum': 10, 'axis': 2}
     """
     if num_samples < 1:
         raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
-    with evaluation_mode(model, guide), torch.no_grad(), torch.random.fork_rng(enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    if predictive_data is not None and predictive_data < 0:
+        raise ValueError(f"Expected predictive_data >= 0 or None but got {predictive_data}")
+    with evaluation_mode(model, guide), torch.no_grad(), isolated(seed):
         pair = Pair(model, guide, data, data_plate=data_plate)
-        account = decomposition or decompose(model, guide, data, data_plate=data_plate)
-        label = _Labels(dict(coords or {}), dict(dims or {}))
-        groups = _groups(pair, num_samples, predictive_data, label)
-    groups["information"] = _information(account)
+        labels = Labels(pair.data_size, coords=coords or {}, dims=dims or {})
+        groups = _groups(pair, num_samples, predictive_data, labels)
+        groups["information"] = _information(decomposition or account_of(pair))
     if history is not None:
         groups["svi"] = _svi(history)
+    labels.check_used()
     return to_native({name: group.assign_attrs(_attributes()) for name, group in groups.items()})
 
 
-@final
-class _Labels:
-    """Names of dimensions and of what stands along them."""
-
-    def __init__(self, coords: dict[str, Sequence[Any]], dims: dict[str, Sequence[str]]) -> None:
-        self.coords = coords
-        self.dims = dims
-
-    def array(self, name: str, values: torch.Tensor, lead: Sequence[str]) -> xr.DataArray:
-        """(*lead, *event) as a labelled array."""
-        events = values.dim() - len(lead)
-        own = list(self.dims.get(name, [f"{name}_dim_{i}" for i in range(events)]))
-        if len(own) != events:
-            raise ValueError(f"Expected {events} names of dimensions for {name!r} but got {own}")
-        array = xr.DataArray(values.detach().cpu().numpy(), dims=[*lead, *own])
-        return array.assign_coords({dim: self._labels(dim, size) for dim, size in array.sizes.items()})
-
-    def _labels(self, dim: Any, size: int) -> Any:
-        labels = self.coords.get(dim)
-        if labels is None:
-            return np.arange(size)
-        if len(labels) < size or (len(labels) > size and dim != "datum"):
-            raise ValueError(f"Expected {size} labels for the dimension {dim!r} but got {len(labels)}")
-        return labels[:size]
+_DRAWS = ("chain", "draw")
 
 
-_DRAWS = ["chain", "draw"]
-
-
-def _groups(pair: Pair, num_samples: int, predictive: int | None, label: _Labels) -> dict[str, xr.Dataset]:
-    z = pair.draw(num_samples)
-    scored = pair.score(z)
-    sites = _typed(pair.space.unflatten(z), pair.space.layouts)
-    prior = pair.generative.sample(num_samples, *pair.data)
+def _groups(pair: Pair, num_samples: int, predictive: int | None, labels: Labels) -> dict[str, xr.Dataset]:
+    z = _as_stored(pair, pair.draw(num_samples))
+    sites = _sites(pair, z)
+    few = pair.data_size if predictive is None else min(predictive, pair.data_size)
     observed, constant = _arguments(pair)
-    few = len(pair.data[0]) if predictive is None else min(predictive, len(pair.data[0]))
+    of_draws, of_data = (*_DRAWS, "datum"), ("datum",)
     groups = {
-        "posterior": {n: label.array(n, each[None], [*_DRAWS, "datum"]) for n, each in sites.items()},
-        "sample_stats": {
-            "log_weight": label.array("log_weight", scored.log_weight[None], [*_DRAWS, "datum"])
-        },
-        "prior": {n: label.array(n, prior[n][None], _DRAWS) for n in sites},
-        "posterior_predictive": {
-            n: label.array(n, each[None], [*_DRAWS, "datum"]) for n, each in _predicted(pair, z, few).items()
-        },
-        "observed_data": {n: label.array(n, each, ["datum"]) for n, each in observed.items()},
-        "constant_data": {n: label.array(n, each, ["datum"]) for n, each in constant.items()},
+        "posterior": labels.dataset(_one_chain(sites), of_draws),
+        "sample_stats": labels.dataset(_one_chain({"log_weight": pair.score(z).log_weight}), of_draws),
+        "prior": labels.dataset(_one_chain(_prior(pair, num_samples)), _DRAWS),
+        "posterior_predictive": labels.dataset(_one_chain(_predicted(pair, z, few)), of_draws),
+        "observed_data": labels.dataset(observed, of_data),
+        "constant_data": labels.dataset(constant, of_data),
     }
-    return {name: xr.Dataset(arrays) for name, arrays in groups.items() if arrays}
+    return {name: group for name, group in groups.items() if group}
 
 
-def _typed(sites: dict[str, torch.Tensor], layouts: Mapping[str, SiteLayout]) -> dict[str, torch.Tensor]:
-    return {name: each.to(layouts[name].dtype) for name, each in sites.items()}
+def _one_chain(arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: array[None] for name, array in arrays.items()}
+
+
+def _sites(pair: Pair, z: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The sites of flat draws, in the types that the programs hold."""
+    return {name: each.to(pair.space.layouts[name].dtype) for name, each in pair.space.unflatten(z).items()}
+
+
+def _as_stored(pair: Pair, z: torch.Tensor) -> torch.Tensor:
+    """Draws in the precision in which the posterior group keeps them, so that the weights are theirs."""
+    return pair.space.flatten(_sites(pair, z))
+
+
+def _prior(pair: Pair, num_samples: int) -> dict[str, torch.Tensor]:
+    """Draws of the latent sites from the model; none if factors make it no program to draw from."""
+    try:
+        drawn = pair.generative.sample(num_samples, *pair.data)
+    except NotImplementedError:
+        return {}
+    return {name: drawn[name] for name in pair.space.layouts}
 
 
 def _arguments(pair: Pair) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The observed sites with their values, and the arguments that are none of them by their names."""
-    program, size = pair.program, len(pair.data[0])
-    observed: dict[str, torch.Tensor] = {}
-    for rows in program.pieces(size):
-        trace = program.trace(pair.data, rows)
-        for name, layout in program.observed.items():
-            value = layout.rows(trace.nodes[name]["value"], len(rows))[0]
-            if layout.size:
-                observed.setdefault(name, value.new_empty(size, *layout.shape))[rows] = value
-    seen = list(observed.values())
+    observed = _observed(pair.program, pair.data, pair.data_size)
     constant = {
-        name if name not in observed else f"{name}_argument": each
-        for name, each in zip(_names(pair), pair.data, strict=True)
-        if not any(each.shape == value.shape and torch.equal(each, value) for value in seen)
+        f"{name}_argument" if name in observed else name: each
+        for name, each in zip(_argument_names(pair), pair.data, strict=True)
+        if not any(each.shape == value.shape and torch.equal(each, value) for value in observed.values())
     }
     return observed, constant
 
 
-def _names(pair: Pair) -> list[str]:
-    parameters = list(inspect.signature(pair.generative.model).parameters)
-    return [parameters[i] if i < len(parameters) else f"data_{i}" for i in range(len(pair.data))]
+def _argument_names(pair: Pair) -> list[str]:
+    parameters = inspect.signature(pair.generative.model).parameters.values()
+    named = [each.name for each in parameters if each.kind in _POSITIONAL]
+    return [*named, *(f"data_{i}" for i in range(len(named), len(pair.data)))][: len(pair.data)]
 
 
-def _predicted(pair: Pair, z: torch.Tensor, size: int) -> dict[str, torch.Tensor]:
-    """Draws of the observed sites, (samples, data, *event)."""
-    program = pair.program.running(poutine.uncondition(pair.generative.model))
-    data = rows_of(pair.data, slice(0, size)) if program.follows else pair.data
-    wanted = {name: layout for name, layout in program.observed.items() if layout.size}
-    out: dict[str, torch.Tensor] = {}
-    for draw, each in enumerate(z[:, :size]):
-        values = {name: site[None] for name, site in pair.space.unflatten(each).items()}
-        for rows in program.pieces(size):
-            own = {name: site[:, rows] for name, site in values.items()}
-            trace = program.trace(data, rows, values=own)
-            for name, layout in wanted.items():
-                value = layout.rows(trace.nodes[name]["value"], len(rows))[0]
-                out.setdefault(name, value.new_empty(len(z), size, *layout.shape))[draw, rows] = value
-    return out
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _observed(
+    program: LocalProgram,
+    data: tuple[torch.Tensor, ...],
+    size: int,
+    z: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, torch.Tensor]:
+    """The values of the observed sites, (size, *event), in a run with latent sites z, (size, *event) each."""
+    # a factor is an observed site too, of no value
+    layouts = {name: layout for name, layout in program.observed.items() if layout.size}
+
+    def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        nodes = program.trace(data, rows, values={n: each[None, rows] for n, each in (z or {}).items()}).nodes
+        return {name: layout.rows(nodes[name]["value"], len(rows))[0] for name, layout in layouts.items()}
+
+    return program.together(size, run)
+
+
+def _predicted(pair: Pair, z: torch.Tensor, few: int) -> dict[str, torch.Tensor]:
+    """Draws of the observed sites of the first data, (samples, few, *event)."""
+    if not few:
+        return {}
+    # a program made for all of its data has no shorter run
+    size = few if pair.program.follows else pair.data_size
+    data, program = rows_of(pair.data, slice(0, size)), pair.program.generating()
+    runs = [_observed(program, data, size, pair.space.unflatten(each[:size])) for each in z]
+    return {name: torch.stack([run[name][:few] for run in runs]) for name in runs[0]}
 
 
 def _information(account: Decomposition) -> xr.Dataset:
     arrays: dict[str, Any] = {}
     for name, estimate in vars(account).items():
-        if not hasattr(estimate, "standard_error"):
-            continue
-        dims = ["latent"] if estimate.value.dim() else []
-        attrs = {"bound": estimate.bound, "target": estimate.target, "units": "nats per datum"}
-        arrays[name] = xr.DataArray(estimate.value.numpy(), dims=dims, attrs=attrs)
-        for error in ("standard_error", "population_standard_error"):
-            value = getattr(estimate, error)
-            if value is not None:
-                arrays[f"{name}_{error}"] = xr.DataArray(value.numpy(), dims=dims)
+        if isinstance(estimate, Estimate):
+            arrays |= _with_errors(name, estimate)
     for name in ("active_units", "data_size", "saturated"):
         if getattr(account, name) is not None:
             arrays[name] = xr.DataArray(int(getattr(account, name)))
-    return xr.Dataset(arrays, coords={"latent": list(account.latent_names)})
+    reasons = {f"{name}_unavailable": reason for name, reason in account.unavailable.items()}
+    return xr.Dataset(arrays, coords={"latent": list(account.latent_names)}, attrs=reasons)
 
 
-def _svi(history: Any) -> xr.Dataset:
+def _with_errors(name: str, estimate: Estimate) -> dict[str, xr.DataArray]:
+    dims = ["latent"] if estimate.value.dim() else []
+    attrs = {"bound": estimate.bound, "target": estimate.target, "units": "nats per datum"}
+    arrays = {name: xr.DataArray(estimate.value.numpy(), dims=dims, attrs=attrs)}
+    for error in ("standard_error", "population_standard_error"):
+        if (value := getattr(estimate, error)) is not None:
+            arrays[f"{name}_{error}"] = xr.DataArray(value.numpy(), dims=dims)
+    return arrays
+
+
+def _svi(history: History | pd.DataFrame) -> xr.Dataset:
     """The history with its training steps as dimension."""
-    frame: pd.DataFrame = history if isinstance(history, pd.DataFrame) else history.to_frame()
-    numbers = frame.reset_index().select_dtypes("number")
+    frame = history if isinstance(history, pd.DataFrame) else history.to_frame()
+    named = frame.index.name is not None and frame.index.name not in frame
+    numbers = frame.reset_index(drop=not named).select_dtypes("number")
     if "step" not in numbers:
         numbers = numbers.assign(step=np.arange(1, len(numbers) + 1))
     return xr.Dataset.from_dataframe(numbers.set_index("step"))

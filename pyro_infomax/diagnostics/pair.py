@@ -1,13 +1,19 @@
 """A model and a guide on the same data, and draws from the guide that both have scored."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import torch
+from torch.distributions import Distribution
 
+from pyro_infomax.diagnostics.site_prior import SitePrior
+from pyro_infomax.information.families import in_double, in_dtype_of
 from pyro_infomax.joint import GenerativeJoint, RepresentationJoint
-from pyro_infomax.poutine import Data
+from pyro_infomax.nn.random_state import isolated_random_state
+from pyro_infomax.poutine import Data, SiteLayout, as_data, rows_of
 
 __all__ = ["Pair", "ScoredDraws"]
 
@@ -50,6 +56,13 @@ class Pair:
         ValueError: if the two do not share their latent sites, the data hold nan, or there is not one data
             plate.
         NotImplementedError: if a latent site is global.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> oracle = LinearGaussian.optimum([4.0, 2.0], beta=1.0, latent_dim=2, s2=0.5)
+        >>> pair = Pair(oracle.model, oracle.guide, oracle.sample(10, seed=0))
+        >>> pair.score(pair.draw(3)).log_weight.shape
+        torch.Size([3, 10])
     """
 
     def __init__(
@@ -63,53 +76,85 @@ class Pair:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Expected batch_size >= 1 but got {batch_size}")
-        self.representation = RepresentationJoint(guide, data, data_plate=data_plate, batch_size=batch_size)
-        self.data = self.representation.data
+        self.data = as_data(data)
         _check_no_nan(self.data)
+        self.representation = RepresentationJoint(guide, data, data_plate=data_plate, batch_size=batch_size)
         self.generative = GenerativeJoint(model, data_plate=data_plate)
         self.program = self.generative.program(self.data, batch_size=batch_size)
         self.space = self.representation.space
-        self._check_sites()
+        _check_sites(model=self.program.latents, guide=self.space.layouts)
 
-    def _check_sites(self) -> None:
-        theirs, ours = set(self.space.layouts), set(self.program.latents)
-        if lacking := sorted(ours - theirs):
-            raise ValueError(
-                f"Expected the guide to sample every latent site of the model but it lacks {lacking}"
-            )
-        if unknown := sorted(theirs - ours):
-            raise ValueError(f"Expected only sites of the model in the guide but it samples {unknown} too")
-        for name, layout in self.program.latents.items():
-            if layout.shape != self.space.layouts[name].shape:
-                raise ValueError(
-                    f"Expected one shape of {name!r} but the model has {layout.shape} and the guide "
-                    f"{self.space.layouts[name].shape}"
-                )
+    @property
+    def data_size(self) -> int:
+        """N."""
+        return len(self.data[0])
+
+    @cached_property
+    def posterior(self) -> Any:
+        """q(z|x_n) of all data: batch shape (N,), event shape (latent,); in float64 if it is Normal."""
+        return in_double(self.representation.posterior)
+
+    def prior(self) -> Any:
+        """p(z): batch shape (), event shape (latent,).
+
+        Raises:
+            NotImplementedError: if it depends on the data.
+        """
+        found = self.generative.prior(self.space, self.data)
+        return found if isinstance(found, Distribution) else self._site_prior() or found
+
+    @torch.no_grad()
+    def _site_prior(self) -> SitePrior | None:
+        """The prior of a lone vector, which knows more than one that is scored by running the model."""
+        if len(self.space.layouts) != 1 or not self.program.follows:
+            return None
+        (name,) = self.space.layouts
+        with isolated_random_state():
+            trace = self.program.trace(rows_of(self.data, slice(0, 1)), stop_after=[name])
+        fn, mask = trace.nodes[name]["fn"], trace.nodes[name]["mask"]
+        plain = mask is None and fn.batch_shape == (1,) and fn.event_shape == (self.space.size,)
+        return SitePrior(fn) if plain else None
 
     @torch.no_grad()
     def draw(self, num_samples: int) -> torch.Tensor:
-        """z ~ q(z|x_n) for every datum, (samples, data, latent) in float64."""
-        return self.representation.posterior.sample(torch.Size([num_samples])).double()
+        """z ~ q(z|x_n) for every datum, (samples, data, latent)."""
+        return self.posterior.sample(torch.Size([num_samples]))
 
     @torch.no_grad()
     def score(self, z: torch.Tensor) -> ScoredDraws:
         """Scores draws of :meth:`draw` under posterior, prior and likelihood."""
-        log_posterior = self.representation.posterior.log_prob(z).double()
+        log_posterior = self.posterior.log_prob(in_dtype_of(self.posterior, z)).double()
         terms = [self.generative.log_terms(self.data, self.space.unflatten(each)) for each in z]
         log_prior, log_likelihood = (torch.stack(each) for each in zip(*terms, strict=True))
         return ScoredDraws(z, log_posterior, log_prior, log_likelihood)
 
     def latent_names(self) -> list[str]:
         """A name for every latent dimension: ``z[0]``, or the site alone where it is a scalar."""
-        names = []
-        for name, layout in self.space.layouts.items():
-            indices = torch.cartesian_prod(*(torch.arange(n) for n in layout.shape)) if layout.shape else None
-            if indices is None:
-                names.append(name)
-            else:
-                rows = indices.reshape(-1, len(layout.shape)).tolist()
-                names.extend(f"{name}[{','.join(map(str, row))}]" for row in rows)
-        return names
+        return [name for layout in self.space.layouts.values() for name in _element_names(layout)]
+
+
+def _element_names(layout: SiteLayout) -> Iterator[str]:
+    for index in itertools.product(*map(range, layout.shape)):
+        yield f"{layout.name}[{','.join(map(str, index))}]" if index else layout.name
+
+
+def _check_sites(*, model: Mapping[str, SiteLayout], guide: Mapping[str, SiteLayout]) -> None:
+    if lacking := sorted(model.keys() - guide.keys()):
+        raise ValueError(
+            f"Expected the guide to sample every latent site of the model but it lacks {lacking}; "
+            "sample them inside its data plate"
+        )
+    if unknown := sorted(guide.keys() - model.keys()):
+        raise ValueError(
+            f"Expected only latent sites of the model in the guide but it samples {unknown} too; remove them "
+            "or add them to the model"
+        )
+    for name, layout in model.items():
+        if layout.shape != guide[name].shape:
+            raise ValueError(
+                f"Expected one shape of {name!r} for a datum but the model has {layout.shape} and the guide "
+                f"{guide[name].shape}"
+            )
 
 
 def _check_no_nan(data: tuple[torch.Tensor, ...]) -> None:

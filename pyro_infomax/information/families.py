@@ -53,7 +53,11 @@ def in_dtype_of(distribution: Any, z: Tensor) -> Tensor:
     if not z.is_floating_point() or is_normal(distribution):
         return z
     with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []), torch.no_grad():
-        return z.to(distribution.sample().dtype)
+        try:
+            return z.to(distribution.sample().dtype)
+        except NotImplementedError:
+            # scored only, never drawn from: nothing shows what it insists on
+            return z
 
 
 def is_normal(distribution: Any) -> bool:

@@ -1,0 +1,88 @@
+"""The way to the installed ArviZ's type, which needs no torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import arviz as az
+import numpy as np
+import xarray as xr
+
+from pyro_infomax.diagnostics.arviz_groups import to_native
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def groups() -> dict[str, xr.Dataset]:
+    z = xr.DataArray(np.arange(6.0).reshape(1, 2, 3), dims=("chain", "draw", "datum"))
+    loss = xr.DataArray([2.0, 1.0], dims="step", coords={"step": [10, 20]})
+    return {"posterior": xr.Dataset({"z": z}), "svi": xr.Dataset({"loss": loss}, attrs={"library": "pyro"})}
+
+
+def dataset(native: Any, name: str) -> xr.Dataset:
+    group = native[name]
+    return (group.to_dataset() if isinstance(native, xr.DataTree) else group).load()
+
+
+def test_the_type_is_the_installed_one() -> None:
+    assert type(to_native(groups())) is (az.InferenceData if az.__version__.startswith("0.") else xr.DataTree)
+
+
+def test_groups_keep_their_names_arrays_and_attributes() -> None:
+    native = to_native(groups())
+    for name, group in groups().items():
+        xr.testing.assert_identical(dataset(native, name), group)
+
+
+def test_a_file_gives_the_groups_back(tmp_path) -> None:
+    to_native(groups()).to_netcdf(str(tmp_path / "some.nc"))
+    back = az.from_netcdf(str(tmp_path / "some.nc"))
+    for name, group in groups().items():
+        xr.testing.assert_identical(dataset(back, name), group)
+
+
+# a stub stands for the package, whose rooms need torch; loading torch fails
+WITHOUT_TORCH = """
+import importlib.util, sys, types
+class NoTorch:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in ("torch", "pyro"):
+            raise ImportError(name)
+sys.meta_path.insert(0, NoTorch())
+for name in ("pyro_infomax", "pyro_infomax.diagnostics"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = []
+name = "pyro_infomax.diagnostics.arviz_groups"
+spec = importlib.util.spec_from_file_location(name, "pyro_infomax/diagnostics/arviz_groups.py")
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+assert "arviz" not in sys.modules
+import xarray as xr
+native = module.to_native({"posterior": xr.Dataset({"z": (("chain", "draw"), [[1.0, 3.0]])})})
+assert float(native["posterior"]["z"].mean()) == 2.0
+assert "torch" not in sys.modules
+"""
+
+
+def test_it_works_without_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+# with an empty cache folder ArviZ has not announced its successor today
+STRICT = """
+import sys
+import pyro_infomax.diagnostics
+assert "arviz" not in sys.modules
+import xarray as xr
+pyro_infomax.diagnostics.to_native({"posterior": xr.Dataset()})
+assert "arviz" in sys.modules
+"""
+
+
+def test_arviz_waits_for_its_first_use_and_its_announcement_is_no_error(tmp_path) -> None:
+    strict = [sys.executable, "-W", "error::FutureWarning", "-c", STRICT]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(strict, cwd=ROOT, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr.decode()
