@@ -45,8 +45,8 @@ __all__ = [
 ]
 
 _INEXACT = {
-    "Renyi_BetaELBO": "β tempers the Rényi bound and is wrong for score functions; use Renyi_InfoMaxELBO with "
-    "λ = 1/β − 1, or Trace_BetaELBO",
+    "Renyi_BetaELBO": "β tempers the Rényi bound and is wrong for score functions; use Renyi_InfoMaxELBO "
+    "with λ = 1/β − 1, or Trace_BetaELBO",
     "RWS_BetaELBO": "β does not reach its wake and sleep losses; use Trace_BetaELBO",
     "TraceTMC_BetaELBO": "β does not reach tensor Monte Carlo weights exactly; use TraceEnum_BetaELBO",
     "Trace_MMD_BetaELBO": "there is no KL term that β could weigh; use TraceMeanField_BetaELBO",

@@ -141,6 +141,7 @@ class Renyi_InfoMaxELBO(_InfoMax, WeightedRenyiELBO):
 
     Raises:
         ValueError: if a weight is not above -1 or not finite, or names no site of the model.
-        NotImplementedError: where a mapping names a latent site, a site asks for enumeration, or gradients
-            are wanted of a scaled guide site that is not reparameterised.
+        NotImplementedError: where a mapping names a latent site, a site asks for enumeration, a site that
+            only the guide has is outside of the plates that the model's sites share, or gradients are wanted
+            of a scaled or masked guide site that is not reparameterised.
     """

@@ -1,6 +1,6 @@
 """The weight of an objective as users write it: a number, a tensor, a schedule, or one of these a site."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeAlias, final
 
 import torch
@@ -30,6 +30,11 @@ class ResolvedWeights(NamedTuple):
                 return self.by_name[candidate]
         return self.observed if observed else self.latent
 
+    def ambiguous(self, name: str, sites: Iterable[str]) -> list[str]:
+        """The sites that only look like halves of a named site that was not split."""
+        halves = {name + end for end in _SPLIT}
+        return [site for site in sites if site in halves and site not in self.by_name]
+
 
 @final
 class ObjectiveWeight:
@@ -57,7 +62,8 @@ class ObjectiveWeight:
             if isinstance(value, Mapping)
             else {name: value}
         )
-        self.at(0, check_tensors=True)
+        for step in (0, self.duration):
+            self.at(step, check_tensors=True)
 
     @property
     def sites(self) -> frozenset[str]:

@@ -42,7 +42,8 @@ class GuideRole(SiteWeightMessenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         self.sites.add(msg["name"])
-        if self.refuse_enumeration and msg["infer"].get("enumerate"):
+        latent = not (msg["is_observed"] or site_is_subsample(msg))
+        if self.refuse_enumeration and latent and msg["infer"].get("enumerate"):
             raise NotImplementedError(self.refuse_enumeration.format(site=msg["name"]))
         super()._pyro_sample(msg)
 
@@ -70,12 +71,10 @@ class ModelRole(SiteWeightMessenger):
         super()._pyro_sample(msg)
 
     def _check_enumerated(self, msg: Any) -> None:
-        infer = msg["infer"]
-        if infer.get("is_auxiliary") or (infer.get("enumerate") and not self.guide.refuse_enumeration):
-            return
-        if infer.get("enumerate") and self.guide.refuse_enumeration:
+        if not msg["infer"].get("enumerate"):
+            raise ValueError(
+                f"Expected the guide to sample every latent site of the model but it lacks {msg['name']!r}: "
+                "sample it in the guide, or enumerate it in the model and use a TraceEnum objective"
+            )
+        if self.guide.refuse_enumeration:
             raise NotImplementedError(self.guide.refuse_enumeration.format(site=msg["name"]))
-        raise ValueError(
-            f"Expected the guide to sample every latent site of the model but it lacks {msg['name']!r}: "
-            "sample it in the guide, or enumerate it in the model and use a TraceEnum objective"
-        )

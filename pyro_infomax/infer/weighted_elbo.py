@@ -99,7 +99,8 @@ class WeightedELBO(ELBO):
         parent = getattr(super(), "differentiable_loss", None)
         if parent is None:
             raise NotImplementedError(
-                f"{type(self).__name__} has no differentiable loss: use loss_and_grads (or SVI), or a Trace_ class"
+                f"{type(self).__name__} has no differentiable loss: use loss_and_grads (or SVI), or a Trace_ "
+                "class"
             )
         loss: torch.Tensor = self._evaluate(parent, model, guide, args, kwargs)
         self._step += torch.is_grad_enabled()
@@ -132,13 +133,23 @@ class WeightedELBO(ELBO):
         )
 
     def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
-        del guide_trace  # for the checks of subclasses
-        unknown = weights.by_name.keys() - model_trace.nodes.keys() if weights.by_name else set()
-        if unknown:
-            sites = [name for name, site in model_trace.nodes.items() if site["type"] == "sample"]
+        for name in weights.by_name:
+            self._check_known(name, model_trace)
+            if not model_trace.nodes[name]["infer"].get("_deterministic"):
+                self._check_distinct(weights.ambiguous(name, [*model_trace.nodes, *guide_trace.nodes]), name)
+
+    def _check_known(self, name: str, model_trace: Trace) -> None:
+        sites = [site for site, node in model_trace.nodes.items() if node["type"] == "sample"]
+        if name not in sites:
             raise ValueError(
-                f"Expected {self.objective_weight.name} to name sites of the model, {sites}, "
-                f"but got {sorted(unknown)}"
+                f"Expected {self.objective_weight.name} to name sites of the model, {sites}, but got {name!r}"
+            )
+
+    def _check_distinct(self, ambiguous: list[str], name: str) -> None:
+        if ambiguous:
+            raise ValueError(
+                f"Expected {self.objective_weight.name} to name {ambiguous[0]!r} too, since it names "
+                f"{name!r} and they look like parts of one site that obs_mask splits"
             )
 
     def _reset(self) -> None:

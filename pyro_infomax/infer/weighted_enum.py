@@ -1,11 +1,11 @@
 """TraceEnum_ELBO with weights."""
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
+from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.traceenum_elbo import _compute_model_factors
 from pyro.infer.util import Dice
@@ -15,8 +15,8 @@ from pyro.ops.rings import SampleRing
 
 from pyro_infomax.infer.objective_weight import ResolvedWeights
 from pyro_infomax.infer.terms import Terms
-from pyro_infomax.infer.weighted_elbo import Trace, WeightedELBO
-from pyro_infomax.poutine import unweighted_scale_and_mask
+from pyro_infomax.infer.weighted_elbo import Program, Trace, WeightedELBO
+from pyro_infomax.poutine import unweighted_log_prob, unweighted_scale_and_mask
 
 __all__ = ["WeightedEnumELBO"]
 
@@ -46,20 +46,31 @@ class WeightedEnumELBO(WeightedELBO, TraceEnum_ELBO):
         super()._reset()
         self._traces = []
 
+    def _get_traces(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+        if isinstance(poutine.unwrap(guide), poutine.messenger.Messenger):
+            ours = type(self).__name__
+            raise NotImplementedError(
+                f"{ours} cannot take a guide that is itself a messenger; use a plain guide, or "
+                f"{ours.replace('TraceEnum', 'TraceGraph')}"
+            )
+        return super()._get_traces(model, guide, args, kwargs)
+
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
         self._traces.append((model_trace, guide_trace))
 
     def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(weights, model_trace, guide_trace)
-        for component in _enumerated_components(model_trace, guide_trace):
-            self._check_one_scale(component, model_trace)
+        components = _enumerated_components(model_trace, guide_trace)
+        sites = [site for component in components for site in component.sites]
+        enumerated = [site for component in components for site in component.enumerated]
+        self._check_one_scale({name: _number(model_trace.nodes[name]["scale"]) for name in sites}, enumerated)
 
-    def _check_one_scale(self, component: "_Component", model_trace: Trace) -> None:
-        scales = {name: _number(model_trace.nodes[name]["scale"]) for name in component.sites}
+    # Pyro scales all of its sums in a model by one number.
+    def _check_one_scale(self, scales: dict[str, float], enumerated: list[str]) -> None:
         if len(set(scales.values())) > 1:
-            mapping = ", ".join(f"{site!r}: ..." for site in component.sites)
+            mapping = ", ".join(f"{site!r}: ..." for site in scales)
             raise ValueError(
-                f"Expected the sites summed over {component.enumerated} to carry one weight but got the scales "
+                f"Expected the sites summed over {enumerated} to carry one weight but got the scales "
                 f"{scales}; weigh them alike by a mapping, {self.objective_weight.name}={{{mapping}}}"
             )
 
@@ -150,23 +161,11 @@ def _unweighted(trace: Trace) -> Trace:
 
 def _unweighted_site(site: Any) -> Any:
     scale, mask = unweighted_scale_and_mask(site)
-    mask = packed.pack(mask, site["infer"]["_dim_to_symbol"])
-    log_prob = site["packed"]["unscaled_log_prob"]
-    if mask is not None and mask is not True:
-        log_prob = packed.scale_and_mask(log_prob, mask=mask)
-    if not _is_one(scale):
-        log_prob = _scaled(log_prob, packed.pack(scale, site["infer"]["_dim_to_symbol"]))
+    dims = site["infer"]["_dim_to_symbol"]
+    packed_mask, log_prob = packed.pack(mask, dims), packed.pack(unweighted_log_prob(site), dims)
     contents = {key: value for key, value in site["packed"].items() if key != "masked_log_prob"}
-    return {**site, "scale": scale, "mask": mask, "packed": {**contents, "mask": mask, "log_prob": log_prob}}
-
-
-def _is_one(scale: Any) -> bool:
-    return not isinstance(scale, torch.Tensor) and math.isclose(scale, 1.0, rel_tol=0.0, abs_tol=0.0)
-
-
-def _scaled(log_prob: torch.Tensor, scale: Any) -> torch.Tensor:
-    scaled: torch.Tensor = packed.mul(log_prob, scale)
-    return scaled
+    contents = {**contents, "mask": packed_mask, "log_prob": log_prob}
+    return {**site, "scale": scale, "mask": mask, "packed": contents}
 
 
 def _sites_of_the_distortion(model_trace: Trace, guide_trace: Trace) -> set[str]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.util import check_fully_reparametrized, torch_item
@@ -51,8 +51,8 @@ class WeightedMeanFieldELBO(WeightedELBO, TraceMeanField_ELBO):
     def _auxiliary(self, site: Any) -> torch.Tensor:
         if not site["infer"].get("is_auxiliary"):
             raise ValueError(
-                f"Expected every site of the guide to be one of the model or auxiliary but {site['name']!r} is "
-                "neither: mark it infer={'is_auxiliary': True}"
+                f"Expected every site of the guide to be one of the model or auxiliary but {site['name']!r} "
+                "is neither: mark it infer={'is_auxiliary': True}"
             )
         self._check_reparameterised(site)
         self._sums[1] += unweighted_sum(site)
@@ -64,8 +64,9 @@ class WeightedMeanFieldELBO(WeightedELBO, TraceMeanField_ELBO):
         except NotImplementedError:
             ours = type(self).__name__
             raise NotImplementedError(
-                f"{ours} needs reparameterised guide sites but {site['name']!r} ({type(site['fn']).__name__}) is "
-                f"not; use {ours.replace('MeanField', 'Graph')} (or a TraceEnum_ class and enumerate it)"
+                f"{ours} needs reparameterised guide sites but {site['name']!r} "
+                f"({type(site['fn']).__name__}) is not; use {ours.replace('MeanField', 'Graph')} "
+                "(or a TraceEnum_ class and enumerate it)"
             ) from None
 
 
@@ -84,7 +85,7 @@ def _closed_form_kl(posterior: Any, prior: Any) -> torch.Tensor | None:
 
 # Pyro's KL of a Delta drops its log_density, by which autoguides carry a Jacobian.
 def _has_unseen_density(posterior: Any) -> bool:
-    while isinstance(posterior, Independent):
+    while isinstance(posterior, Independent | ExpandedDistribution | MaskedDistribution):
         posterior = posterior.base_dist
     return isinstance(posterior, Delta)
 

@@ -30,8 +30,8 @@ class WeightedRenyiELBO(WeightedELBO, RenyiELBO):
         """The weighted loss, its gradients added to the parameters'.
 
         Raises:
-            NotImplementedError: where a guide site that is not reparameterised is scaled, by a plate say: its
-                score term would be wrong.
+            NotImplementedError: where a guide site that is not reparameterised is masked, or scaled, by a
+                subsampling plate say: its score term would be wrong.
         """
         self._refuse_scaled_scores = True
         try:
@@ -43,9 +43,21 @@ class WeightedRenyiELBO(WeightedELBO, RenyiELBO):
 
     def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(weights, model_trace, guide_trace)
+        self._check_plates(model_trace, guide_trace)
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample":
                 self._check_guide_site(name, site)
+
+    # Pyro keeps the plates that all sites of the model share; a site outside of them would count many times.
+    def _check_plates(self, model_trace: Trace, guide_trace: Trace) -> None:
+        own = [site for name, site in guide_trace.nodes.items() if name not in model_trace.nodes]
+        model_sites = list(model_trace.nodes.values())
+        if get_dependent_plate_dims(model_sites) != get_dependent_plate_dims([*model_sites, *own]):
+            names = [site["name"] for site in own if site["type"] == "sample"]
+            raise NotImplementedError(
+                f"{type(self).__name__} needs the guide's own sites, {names}, in every plate that the sites "
+                "of the model share; move them into it, or use Trace_InfoMaxELBO"
+            )
 
     def _check_guide_site(self, name: str, site: Any) -> None:
         ours = type(self).__name__
@@ -55,10 +67,10 @@ class WeightedRenyiELBO(WeightedELBO, RenyiELBO):
                 f"use Trace_, TraceGraph_ or TraceMeanField_{ours.split('_')[-1]}"
             )
         scored = not is_identically_zero(site["score_parts"].score_function)
-        if self._refuse_scaled_scores and scored and not _is_one(site["scale"]):
+        if self._refuse_scaled_scores and scored and not (_is_one(site["scale"]) and site["mask"] is None):
             raise NotImplementedError(
-                f"{ours} has no right gradient for {name!r}, which is neither reparameterised nor of scale 1 "
-                "(a subsampling plate or poutine.scale); use Trace_ or TraceGraph_InfoMaxELBO"
+                f"{ours} has no right gradient for {name!r}, which is not reparameterised yet masked or "
+                "scaled (by poutine.mask, poutine.scale or a subsampling plate); use Trace_InfoMaxELBO"
             )
 
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:

@@ -1,0 +1,131 @@
+"""(1 + λ) D + R: losses, gradients and terms against closed forms, for each estimator that is defined."""
+
+import pyro
+import pytest
+import torch
+
+from pyro_infomax.infer import (
+    InfoMaxELBO,
+    Renyi_InfoMaxELBO,
+    Trace_BetaELBO,
+    Trace_InfoMaxELBO,
+    TraceEnum_BetaELBO,
+    TraceEnum_InfoMaxELBO,
+    TraceGraph_BetaELBO,
+    TraceGraph_InfoMaxELBO,
+    TraceMeanField_BetaELBO,
+    TraceMeanField_InfoMaxELBO,
+)
+from pyro_infomax.poutine import weight
+
+LAMBDAS = [-0.75, 0.0, 3.0]
+VARIANTS = ["plain", "subsampled", "scaled", "masked", "obs_masked", "guide_factor"]
+FIELDS = ["loss", "gradient", "distortion", "rate"]
+SCORED = [Trace_InfoMaxELBO, TraceGraph_InfoMaxELBO, TraceEnum_InfoMaxELBO]
+ALL = [*SCORED, TraceMeanField_InfoMaxELBO, Renyi_InfoMaxELBO]
+WEIGHTINGS = [
+    (Trace_InfoMaxELBO, Trace_BetaELBO),
+    (TraceMeanField_InfoMaxELBO, TraceMeanField_BetaELBO),
+    (TraceGraph_InfoMaxELBO, TraceGraph_BetaELBO),
+    (TraceEnum_InfoMaxELBO, TraceEnum_BetaELBO),
+]
+
+
+class Silenced:
+    """A pair whose data weigh 0."""
+
+    def __init__(self, pair):
+        self.start, self.guide, self.model = pair.start, pair.guide, weight(pair.model, observed=0.0)
+        self.parameters = pair.parameters
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("objective", [*SCORED, TraceMeanField_InfoMaxELBO])
+def test_reparameterised(programs, objective, variant, lam, field):
+    expected = programs.reference(programs.NormalPair(variant), observed=1 + lam)
+    estimate = programs.estimated(programs.NormalPair, variant, objective, lam=lam)
+    assert programs.within_error(estimate, expected, field)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("objective", SCORED)
+def test_score_function(programs, objective, variant, lam, field):
+    expected = programs.reference(programs.DiscretePair(variant), observed=1 + lam)
+    estimate = programs.estimated(programs.DiscretePair, variant, objective, lam=lam)
+    assert programs.within_error(estimate, expected, field)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("variant", [*VARIANTS, "likelihood_scaled"])
+@pytest.mark.parametrize("enumerate", ["parallel", "sequential"])
+def test_enumerated(programs, enumerate, variant, lam, field):
+    pair = programs.DiscretePair(variant, enumerate=enumerate)
+    expected = programs.reference(pair, observed=1 + lam)
+    value = programs.evaluate(TraceEnum_InfoMaxELBO(lam=lam, max_plate_nesting=1), pair)
+    assert torch.allclose(getattr(value, field), getattr(expected, field), rtol=0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("variant", [*VARIANTS, "likelihood_scaled"])
+def test_data_of_weight_zero_leave_the_rate_and_a_known_distortion(programs, variant, field):
+    pair = programs.DiscretePair(variant, enumerate="parallel")
+    expected = programs.reference(pair, observed=0.0)
+    value = programs.evaluate(TraceEnum_InfoMaxELBO(lam=3.0, max_plate_nesting=1), Silenced(pair))
+    assert torch.allclose(getattr(value, field), getattr(expected, field), rtol=0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("field", ["loss", "gradient"])
+@pytest.mark.parametrize("lam", [-0.75, 3.0])
+@pytest.mark.parametrize(("infomax", "beta"), WEIGHTINGS)
+def test_is_the_beta_objective_times_one_plus_lam(programs, infomax, beta, lam, field):
+    torch.manual_seed(1)
+    ours = programs.evaluate(infomax(lam=lam, strict_enumeration_warning=False), programs.NormalPair())
+    torch.manual_seed(1)
+    other = beta(beta=1 / (1 + lam), strict_enumeration_warning=False)
+    theirs = programs.evaluate(other, programs.NormalPair())
+    assert torch.allclose(getattr(ours, field), (1 + lam) * getattr(theirs, field), rtol=1e-12)
+
+
+@pytest.mark.parametrize("objective", ALL)
+def test_the_default_is_three(objective):
+    assert objective().lam == 3.0
+
+
+def test_the_plain_name_is_the_mean_field_objective():
+    assert InfoMaxELBO is TraceMeanField_InfoMaxELBO
+
+
+@pytest.mark.parametrize("objective", ALL)
+@pytest.mark.parametrize("lam", [-1.0, -2.0, float("nan"), float("inf"), torch.tensor(-1.0)])
+def test_refuses_what_is_not_above_minus_one(objective, lam):
+    with pytest.raises(ValueError, match="Expected lam > -1 but got"):
+        objective(lam=lam)
+
+
+@pytest.mark.parametrize("lam", ["3", None, [3.0]])
+def test_refuses_what_is_no_number(lam):
+    with pytest.raises(ValueError, match="Expected lam to be a number > -1 but got"):
+        InfoMaxELBO(lam=lam)
+
+
+def test_lam_can_be_set_and_is_checked(programs):
+    elbo = InfoMaxELBO(lam=3.0)
+    elbo.lam = 0.5
+    torch.manual_seed(0)
+    loss = elbo.loss(programs.NormalPair().model, programs.NormalPair().guide)
+    assert loss == pytest.approx(1.5 * elbo.terms.distortion + elbo.terms.rate)
+    with pytest.raises(ValueError, match="Expected lam > -1 but got -1"):
+        elbo.lam = -1.0
+
+
+@pytest.mark.parametrize("objective", [TraceMeanField_InfoMaxELBO, Trace_InfoMaxELBO])
+def test_svi_takes_it(programs, objective):
+    pair = programs.NormalPair()
+    svi = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.05}), objective(lam=1.0))
+    losses = [svi.step() for _ in range(60)]
+    assert sum(losses[-10:]) < sum(losses[:10])

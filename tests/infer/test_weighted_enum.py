@@ -1,0 +1,228 @@
+"""TraceEnum objectives: sites that are summed out in the guide, in the model, and in both."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoNormalMessenger
+
+from pyro_infomax.infer import TraceEnum_BetaELBO, TraceEnum_InfoMaxELBO
+from pyro_infomax.poutine import weight
+
+X = (0.9, -1.4, 0.3, 2.1)
+MASK = (True, False, True, True)
+FIELDS = ["loss", "gradient", "distortion", "rate"]
+
+
+class Mixture:
+    """z → x ← y, z enumerated in the guide, y(z) in the model: x ~ N(θ_z + η y, 1)."""
+
+    start = {"theta": [-1.0, 0.4, 1.3], "eta": 0.8, "logits": [0.1, -0.6, 0.5], "phi": [0.3, -0.2, 0.9]}
+
+    def __init__(self, variant="plain"):
+        self.variant = variant
+
+    def parameters(self):
+        return {name: torch.tensor(value, requires_grad=True) for name, value in self.start.items()}
+
+    def param(self, name):
+        return pyro.param(name, torch.tensor(self.start[name]))
+
+    def plate(self):
+        chosen = torch.tensor([0, 3]) if self.variant == "subsampled" else None
+        return pyro.plate("data", 4, subsample=chosen)
+
+    def model(self):
+        theta, eta, phi = self.param("theta"), self.param("eta"), self.param("phi")
+        with poutine.scale(scale=2.5 if self.variant == "scaled" else 1.0), self.plate() as index:
+            z = pyro.sample("z", dist.Categorical(torch.ones(3).expand(len(index), 3)))
+            y = pyro.sample("y", dist.Bernoulli(logits=phi[z]), infer={"enumerate": "parallel"})
+            mask = torch.tensor(MASK) if self.variant == "masked" else True
+            with poutine.mask(mask=mask):
+                pyro.sample("x", dist.Normal(theta[z] + eta * y, 1.0), obs=torch.tensor(X)[index])
+
+    def guide(self):
+        logits = self.param("logits")
+        with poutine.scale(scale=2.5 if self.variant == "scaled" else 1.0), self.plate() as index:
+            posterior = dist.Categorical(logits=logits.expand(len(index), 3))
+            pyro.sample("z", posterior, infer={"enumerate": "parallel"})
+
+    def terms(self, p):
+        """Distortion, of x and y together, and rate, each summed over z and y."""
+        counts = torch.ones(4) * (2.5 if self.variant == "scaled" else 1.0)
+        if self.variant == "subsampled":
+            counts = torch.tensor([2.0, 0.0, 0.0, 2.0])
+        log_q = p["logits"].log_softmax(-1)
+        log_y = dist.Bernoulli(logits=p["phi"][:, None]).log_prob(torch.tensor([0.0, 1.0]))  # (z, y)
+        means = p["theta"][:, None] + p["eta"] * torch.tensor([0.0, 1.0])  # (z, y)
+        log_x = dist.Normal(means, 1.0).log_prob(torch.tensor(X)[:, None, None])  # (data, z, y)
+        if self.variant == "masked":
+            log_x = log_x * torch.tensor(MASK)[:, None, None]
+        evidence = (log_y + log_x).logsumexp(-1)  # (data, z)
+        distortion = -(counts * (log_q.exp() * evidence).sum(-1)).sum()
+        return distortion, counts.sum() * (log_q.exp() * (log_q + torch.tensor(3.0).log())).sum()
+
+    def expected(self, programs, observed, latent):
+        p = self.parameters()
+        distortion, rate = self.terms(p)
+        loss = observed * distortion + latent * rate
+        gradients = torch.autograd.grad(loss, list(p.values()))
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        return programs.Reference(loss.detach(), flat, distortion.detach(), rate.detach())
+
+
+WEIGHTS = [
+    (TraceEnum_InfoMaxELBO, {"lam": {"x": 3.0, "y": 3.0}}, 4.0, 1.0),
+    (TraceEnum_InfoMaxELBO, {"lam": {"x": -0.75, "y": -0.75}}, 0.25, 1.0),
+    (TraceEnum_BetaELBO, {"beta": {"z": 4.0}}, 1.0, 4.0),
+    (TraceEnum_BetaELBO, {"beta": {"z": 0.0}}, 1.0, 0.0),
+    (TraceEnum_BetaELBO, {"beta": {"x": 0.0, "y": 0.0}}, 0.0, 1.0),
+]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("variant", ["plain", "subsampled", "scaled", "masked"])
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize(("objective", "weights", "observed", "latent"), WEIGHTS)
+def test_a_site_enumerated_in_the_model_joins_the_data(
+    programs, objective, weights, observed, latent, as_tensor, variant, field
+):
+    pair = Mixture(variant)
+    if as_tensor:
+        weights = {key: {s: torch.tensor(v) for s, v in value.items()} for key, value in weights.items()}
+    value = programs.evaluate(objective(**weights, max_plate_nesting=1), pair)
+    expected = getattr(pair.expected(programs, observed, latent), field)
+    assert torch.allclose(getattr(value, field), expected, rtol=0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize(
+    ("elbo", "mapping"),
+    [
+        (TraceEnum_InfoMaxELBO(lam=3.0, max_plate_nesting=1), "lam"),
+        (TraceEnum_InfoMaxELBO(lam={"x": 3.0}, max_plate_nesting=1), "lam"),
+        (TraceEnum_BetaELBO(beta=4.0, max_plate_nesting=1), "beta"),
+        (TraceEnum_BetaELBO(beta=0.0, max_plate_nesting=1), "beta"),
+    ],
+)
+def test_sites_that_are_summed_together_must_weigh_alike(elbo, mapping, validate):
+    sentence = f"summed over \\['y'\\] to carry one weight .* by a mapping, {mapping}={{'y': ..., 'x': ...}}"
+    with pyro.validation_enabled(validate), pytest.raises(ValueError, match=sentence):
+        elbo.loss_and_grads(Mixture().model, Mixture().guide)
+
+
+def test_a_weight_a_datum_cannot_leave_a_sum():
+    pair = Mixture()
+
+    def model():
+        with poutine.scale(scale=torch.tensor([1.0, 2.0, 3.0, 4.0])):
+            pair.model()
+
+    with pytest.raises(ValueError, match=r"Expected a scalar scale at sites that are summed .* of shape"):
+        TraceEnum_BetaELBO(beta={"z": 4.0}, max_plate_nesting=1).loss(model, pair.guide)
+
+
+def test_a_site_that_is_enumerated_without_data_counts_as_rate():
+    """w is sampled, its parent y is summed out: log p(w) belongs to the rate."""
+    log_q, p_y, p_w = torch.tensor([0.4, 0.6]).log(), 0.3, torch.tensor([0.2, 0.9])
+
+    def model():
+        y = pyro.sample("y", dist.Bernoulli(p_y), infer={"enumerate": "parallel"})
+        w = pyro.sample("w", dist.Bernoulli(p_w[y.long()]))
+        pyro.sample("x", dist.Normal(w, 1.0), obs=torch.tensor(0.5))
+
+    def guide():
+        pyro.sample("w", dist.Bernoulli(log_q[1].exp()), infer={"enumerate": "parallel"})
+
+    elbo = TraceEnum_InfoMaxELBO(lam=3.0, max_plate_nesting=0)
+    loss = elbo.loss(model, guide)
+    one = (1 - p_y) * p_w[0] + p_y * p_w[1]
+    rate = (log_q.exp() * (log_q - torch.stack([1 - one, one]).log())).sum().item()
+    distortion = -dist.Normal(0.5, 1.0).log_prob(torch.tensor(0.0)).item()
+    assert elbo.terms.rate == pytest.approx(rate, abs=1e-10)
+    assert elbo.terms.distortion == pytest.approx(distortion, abs=1e-10)
+    assert loss == pytest.approx(4 * distortion + rate, abs=1e-10)
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_independent_sums_must_weigh_alike_too(validate):
+    """Pyro scales all of its sums in a model by one number."""
+    a, b = torch.tensor(0.7), torch.tensor(-0.4)
+
+    def model():
+        for name, value in (("a", a), ("b", b)):
+            y = pyro.sample(f"y_{name}", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+            pyro.sample(f"x_{name}", dist.Normal(y, 1.0), obs=value)
+
+    elbo = TraceEnum_InfoMaxELBO(lam={"x_a": 3.0, "y_a": 3.0}, max_plate_nesting=0)
+    sentence = r"summed over \['y_a', 'y_b'\] to carry one weight"
+    with pyro.validation_enabled(validate), pytest.raises(ValueError, match=sentence):
+        elbo.loss(model, lambda: None)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("enumerate", ["parallel", "sequential"])
+@pytest.mark.parametrize("variant", ["score_factor", "auxiliary"])
+def test_sums_what_only_the_guide_pays_for(programs, variant, enumerate, field):
+    pair = programs.DiscretePair(variant, enumerate=enumerate)
+    value = programs.evaluate(TraceEnum_BetaELBO(beta=4.0, max_plate_nesting=1), pair)
+    expected = getattr(programs.reference(pair, latent=4.0), field)
+    assert torch.allclose(getattr(value, field), expected, rtol=0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_the_terms_are_averaged_over_particles(programs, vectorize):
+    pair = programs.DiscretePair(enumerate="parallel")
+    elbo = TraceEnum_BetaELBO(num_particles=3, vectorize_particles=vectorize, max_plate_nesting=1)
+    value = programs.evaluate(elbo, pair)
+    assert value.rate.item() == pytest.approx(programs.reference(pair).rate.item(), abs=1e-10)
+    assert value.distortion.item() == pytest.approx(programs.reference(pair).distortion.item(), abs=1e-10)
+
+
+def test_reading_the_terms_twice_gives_the_same(programs):
+    pair = programs.DiscretePair(enumerate="sequential")
+    elbo = TraceEnum_BetaELBO(max_plate_nesting=1)
+    elbo.loss(pair.model, pair.guide)
+    assert elbo.terms == elbo.terms
+
+
+def test_the_terms_are_those_before_the_step(programs):
+    """They are computed on access, when the optimiser may have moved the parameters."""
+    pair = programs.DiscretePair(enumerate="parallel")
+    elbo = TraceEnum_BetaELBO(max_plate_nesting=1)
+    pyro.infer.SVI(pair.model, pair.guide, pyro.optim.SGD({"lr": 1.0}), elbo).step()
+    assert elbo.terms.rate == pytest.approx(programs.reference(pair).rate.item(), abs=1e-10)
+
+
+@pytest.mark.parametrize("enumerate", ["parallel", "sequential"])
+def test_impossible_data_of_weight_zero_leave_no_nan(enumerate):
+    """x is impossible under z = 0, which the guide finds possible."""
+
+    def model():
+        z = pyro.sample("z", dist.Bernoulli(0.5))
+        support = dist.Uniform(0.0, 1.0 + z, validate_args=False)
+        pyro.sample("x", support, obs=torch.tensor(1.5))
+
+    def guide():
+        q = pyro.param("q", torch.tensor(0.4))
+        pyro.sample("z", dist.Bernoulli(logits=q), infer={"enumerate": enumerate})
+
+    elbo = TraceEnum_BetaELBO(beta=1.0, max_plate_nesting=0)
+    loss = elbo.loss_and_grads(weight(model, observed=0.0), guide)
+    q = torch.tensor(0.4).sigmoid()
+    rate = (q * (2 * q).log() + (1 - q) * (2 * (1 - q)).log()).item()
+    assert loss == pytest.approx(rate, abs=1e-10)
+    assert pyro.param("q").grad.item() == pytest.approx((q * (1 - q) * 0.4).item(), abs=1e-10)
+    assert elbo.terms.rate == pytest.approx(rate, abs=1e-10)
+    assert elbo.terms.distortion == torch.inf
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_refuses_a_guide_that_is_a_messenger(programs, validate):
+    model = programs.NormalPair().model
+    with (
+        pyro.validation_enabled(validate),
+        pytest.raises(NotImplementedError, match=r"a plain guide, or TraceGraph_BetaELBO"),
+    ):
+        TraceEnum_BetaELBO().loss(model, AutoNormalMessenger(model))

@@ -1,0 +1,214 @@
+"""Mean-field objectives: closed-form divergences, what is sampled instead, what is refused."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
+
+from pyro_infomax.infer import TraceMeanField_BetaELBO, TraceMeanField_InfoMaxELBO
+from pyro_infomax.poutine import weight
+
+
+def gauss_hermite(f, mean, scale):
+    """E f(u), u ~ N(mean, scale²)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    weights = torch.tensor(weights / math.sqrt(2 * math.pi))
+    return (weights * f(mean + scale * torch.tensor(nodes))).sum()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25, 1.0, 4.0])
+@pytest.mark.parametrize("variant", ["plain", "subsampled", "scaled", "likelihood_scaled", "masked"])
+def test_the_rate_is_the_divergence_in_closed_form(programs, variant, beta):
+    pair = programs.NormalPair(variant)
+    value = programs.evaluate(TraceMeanField_BetaELBO(beta=beta), pair)
+    assert torch.allclose(value.rate, programs.reference(pair).rate, rtol=0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("beta", [0.25, 4.0])
+def test_the_gradient_of_the_rate_is_that_of_the_closed_form(programs, beta):
+    """Without the data nothing is sampled."""
+    pair = programs.NormalPair()
+    expected = programs.reference(pair, observed=0.0, latent=beta)
+    pair.model = weight(pair.model, observed=0.0)
+    value = programs.evaluate(TraceMeanField_BetaELBO(beta=beta), pair)
+    assert torch.allclose(value.gradient, expected.gradient, rtol=0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("field", ["loss", "gradient", "distortion", "rate"])
+@pytest.mark.parametrize("beta", [0.0, 4.0])
+def test_takes_auxiliary_sites(programs, beta, field):
+    expected = programs.reference(programs.NormalPair("auxiliary"), latent=beta)
+    estimate = programs.estimated(programs.NormalPair, "auxiliary", TraceMeanField_BetaELBO, beta=beta)
+    assert programs.within_error(estimate, expected, field)
+
+
+# ---- divergences that have no closed form, or a wrong one
+
+
+def estimated_rate(elbo, model, guide):
+    draws = []
+    for _ in range(20):
+        elbo.loss(model, guide)
+        draws.append(elbo.terms.rate)
+    return np.mean(draws), np.std(draws) / math.sqrt(20)
+
+
+def vectorized(objective, **weights):
+    return objective(num_particles=500, vectorize_particles=True, max_plate_nesting=0, **weights)
+
+
+@pytest.mark.parametrize("beta", [0.25, 4.0])
+def test_a_divergence_without_closed_form_is_sampled(beta):
+    def model():
+        pyro.sample("z", dist.StudentT(3.0))
+
+    def guide():
+        pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.7)), 0.5))
+
+    def rate(m):
+        q, p = dist.Normal(m, 0.5), dist.StudentT(3.0)
+        return gauss_hermite(lambda u: q.log_prob(u) - p.log_prob(u), m, 0.5)
+
+    m = torch.tensor(0.7, requires_grad=True)
+    expected = beta * rate(m)
+    expected.backward()
+    losses, gradients = [], []
+    for _ in range(20):
+        pyro.clear_param_store()
+        losses.append(vectorized(TraceMeanField_BetaELBO, beta=beta).loss_and_grads(model, guide))
+        gradients.append(pyro.param("m").grad.item())
+    assert abs(np.mean(losses) - expected.item()) < 4 * np.std(losses) / math.sqrt(20)
+    assert abs(np.mean(gradients) - m.grad.item()) < 4 * np.std(gradients) / math.sqrt(20)
+
+
+def sigmoid_rate(loc, scale):
+    """Of a logistic Normal against Beta(2, 5)."""
+
+    def log_ratio(u):
+        z = u.sigmoid()
+        log_q = dist.Normal(loc, scale).log_prob(u) - z.log() - (1 - z).log()
+        return log_q - dist.Beta(2.0, 5.0).log_prob(z)
+
+    return gauss_hermite(log_ratio, loc, scale).item()
+
+
+@pytest.mark.parametrize("beta", [0.25, 1.0, 4.0])
+def test_an_autoguide_on_constrained_support_keeps_its_jacobian(beta):
+    def model():
+        pyro.sample("z", dist.Beta(2.0, 5.0))
+
+    guide = AutoNormal(model, init_loc_fn=pyro.infer.autoguide.init_to_value(values={"z": torch.tensor(0.6)}))
+    guide()
+    mean, error = estimated_rate(vectorized(TraceMeanField_BetaELBO, beta=beta), model, guide)
+    expected = sigmoid_rate(torch.tensor(0.6).logit(), torch.tensor(0.1))
+    assert abs(mean - expected) < 4 * error
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d.mask(True), lambda d: d.expand((2,)).to_event(1).mask(True)])
+def test_a_wrapped_point_mass_keeps_its_density(wrap):
+    """Its log density carries a Jacobian, which a closed form of the point mass forgets."""
+    point = dist.Delta(torch.tensor(0.3), log_density=1.5)
+
+    def model():
+        pyro.sample("z", wrap(dist.Normal(0.0, 1.0)))
+
+    def guide():
+        pyro.sample("z", wrap(point))
+
+    elbo = TraceMeanField_BetaELBO(beta=2.0)
+    loss = elbo.loss(model, guide)
+    size = wrap(point).event_shape.numel()
+    expected = size * (1.5 - dist.Normal(0.0, 1.0).log_prob(torch.tensor(0.3)).item())
+    assert elbo.terms.rate == pytest.approx(expected)
+    assert loss == pytest.approx(2.0 * expected)
+
+
+def test_a_divergence_that_is_a_plain_number_counts():
+    """Masked distributions diverge by the number 0."""
+
+    def program():
+        with pyro.plate("three", 3):
+            pyro.sample("z", dist.Normal(0.0, 1.0).mask(False))
+
+    elbo = TraceMeanField_BetaELBO(beta=2.0)
+    assert elbo.loss(program, program) == 0.0
+    assert elbo.terms.rate == 0.0
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("method", ["loss", "loss_and_grads"])
+@pytest.mark.parametrize("objective", [TraceMeanField_BetaELBO, TraceMeanField_InfoMaxELBO])
+def test_refuses_sites_that_are_not_reparameterised(programs, objective, method, validate):
+    pair = programs.DiscretePair()
+    graph = objective.__name__.replace("MeanField", "Graph")
+    with (
+        pyro.validation_enabled(validate),
+        pytest.raises(NotImplementedError, match=f"reparameterised guide sites but 'z' .* use {graph}"),
+    ):
+        getattr(objective(), method)(pair.model, pair.guide)
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_refuses_auxiliary_sites_that_are_not_reparameterised(validate):
+    def guide():
+        pyro.sample("u", dist.Bernoulli(0.5), infer={"is_auxiliary": True})
+
+    with (
+        pyro.validation_enabled(validate),
+        pytest.raises(NotImplementedError, match=r"guide sites but 'u' .* use TraceGraph_BetaELBO"),
+    ):
+        TraceMeanField_BetaELBO().loss(lambda: None, guide)
+
+
+@pytest.mark.parametrize("enumerate", ["parallel", "sequential"])
+@pytest.mark.parametrize("validate", [True, False])
+def test_refuses_to_enumerate(programs, enumerate, validate):
+    pair = programs.DiscretePair(enumerate=enumerate)
+    with (
+        pyro.validation_enabled(validate),
+        pytest.raises(NotImplementedError, match=r"cannot enumerate .* use a TraceEnum objective"),
+    ):
+        TraceMeanField_BetaELBO().loss_and_grads(pair.model, pair.guide)
+
+
+def test_refuses_a_guide_site_that_is_neither_the_models_nor_auxiliary():
+    def guide():
+        pyro.sample("stray", dist.Normal(0.0, 1.0))
+
+    with (
+        pyro.validation_enabled(False),
+        pytest.raises(ValueError, match="'stray' is neither: mark it infer="),
+    ):
+        TraceMeanField_BetaELBO().loss(lambda: None, guide)
+
+
+def test_the_loss_as_a_tensor_has_the_gradients_of_a_step(programs):
+    pair = programs.NormalPair()
+    torch.manual_seed(1)
+    expected = programs.evaluate(TraceMeanField_InfoMaxELBO(lam=3.0), pair)
+    pyro.clear_param_store()
+    torch.manual_seed(1)
+    loss = TraceMeanField_InfoMaxELBO(lam=3.0).differentiable_loss(pair.model, pair.guide)
+    loss.backward()
+    names = ["a", "b", "log_s", "w", "log_sigma"]
+    gradient = torch.stack([pyro.param(name).unconstrained().grad for name in names])
+    assert torch.allclose(gradient, expected.gradient[:5])
+    assert loss.item() == pytest.approx(expected.loss.item())
+
+
+def test_masks_of_the_programs_mask_the_divergence():
+    def program(mean):
+        with poutine.mask(mask=torch.tensor([True, False])), pyro.plate("two", 2):
+            pyro.sample("z", dist.Normal(mean, 1.0))
+
+    elbo = TraceMeanField_BetaELBO(beta=4.0)
+    elbo.loss(lambda: program(torch.zeros(2)), lambda: program(torch.tensor([1.0, 5.0])))
+    assert elbo.terms.rate == pytest.approx(0.5)

@@ -1,0 +1,266 @@
+"""Rényi objectives: the bound with weighed data, its gradients, and what cannot be weighed exactly."""
+
+import itertools
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormalMessenger
+
+from pyro_infomax.infer import Renyi_InfoMaxELBO
+from pyro_infomax.poutine import weight
+
+LAMBDAS = [-0.75, 0.0, 3.0]
+PARTICLES = 5
+TWO_SITES = ("obs_masked", "auxiliary")
+
+
+def noise(size, *, sites, vectorize):
+    """What seed 0 gives to the sites of a guide: (sites, particles, data)."""
+    torch.manual_seed(0)
+    if vectorize:
+        return torch.stack([torch.normal(torch.zeros(PARTICLES, size), 1.0) for _ in range(sites)])
+    draws = [torch.normal(torch.zeros(size), 1.0) for _ in range(PARTICLES * sites)]
+    return torch.stack(draws).unflatten(0, (PARTICLES, sites)).transpose(0, 1)
+
+
+def log_weights(programs, pair, p, observed, noise):
+    """Of each particle and datum: (particles, data)."""
+    first, other = noise[0], noise[-1]
+    x, counts = pair.x, pair.counts()
+    if pair.variant == "subsampled":
+        x, counts = x[list(programs.SUBSAMPLE)], counts[list(programs.SUBSAMPLE)]
+    mean, sigma = p["a"] * x + p["b"], p["log_sigma"].exp()
+    z = mean + p["log_s"].exp() * first
+    seen = torch.tensor(programs.OBSERVED) if pair.variant == "obs_masked" else torch.tensor(True)
+    scale = programs.SCALE if pair.variant == "likelihood_scaled" else 1.0
+    log_x = scale * seen * dist.Normal(p["w"] * z, sigma).log_prob(x)
+    own = torch.zeros(())
+    if pair.variant == "guide_factor":
+        own = p["c"] * z
+    if pair.variant == "auxiliary":
+        u = z + p["c"].exp() * other
+        own = dist.Normal(z, p["c"].exp()).log_prob(u)
+    if pair.variant == "obs_masked":
+        imputed = p["imputed"] + p["log_t"].exp() * other
+        log_q = dist.Normal(p["imputed"], p["log_t"].exp()).log_prob(imputed)
+        own = ~seen * (log_q - dist.Normal(p["w"] * z, sigma).log_prob(imputed))
+    log_z = dist.Normal(0.0, 1.0).log_prob(z) - dist.Normal(mean, p["log_s"].exp()).log_prob(z)
+    return counts * (observed * log_x + log_z - own)
+
+
+def bound(log_w, alpha):
+    return (((1 - alpha) * log_w).logsumexp(0) - math.log(len(log_w))).sum() / (1 - alpha)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "plain",
+        "subsampled",
+        "scaled",
+        "likelihood_scaled",
+        "masked",
+        "obs_masked",
+        "guide_factor",
+        "auxiliary",
+    ],
+)
+def test_reparameterised(programs, variant, lam, alpha, vectorize):
+    """Loss and gradient are those of the bound at the same draws."""
+    pair = programs.NormalPair(variant)
+    p = pair.parameters()
+    noises = noise(2 if variant == "subsampled" else 4, sites=1 + (variant in TWO_SITES), vectorize=vectorize)
+    loss = -bound(log_weights(programs, pair, p, 1 + lam, noises), alpha)
+    gradients = torch.autograd.grad(loss, list(p.values()), allow_unused=True, materialize_grads=True)
+    torch.manual_seed(0)
+    elbo = Renyi_InfoMaxELBO(
+        lam=lam,
+        alpha=alpha,
+        num_particles=PARTICLES,
+        vectorize_particles=vectorize,
+        max_plate_nesting=1,
+    )
+    value = programs.evaluate(elbo, pair)
+    assert torch.allclose(value.loss, loss, rtol=0.0, atol=1e-10)
+    assert torch.allclose(value.gradient, torch.stack(gradients), rtol=0.0, atol=1e-10)
+    unweighted = bound(log_weights(programs, pair, p, 1.0, noises), alpha)
+    assert elbo.terms.elbo == pytest.approx(unweighted.item(), abs=1e-10)
+
+
+@pytest.mark.parametrize("field", ["distortion", "rate"])
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize(
+    "variant",
+    ["plain", "subsampled", "scaled", "likelihood_scaled", "masked", "obs_masked", "guide_factor"],
+)
+def test_distortion_and_rate_are_those_of_the_particles(programs, variant, lam, field):
+    expected = programs.reference(programs.NormalPair(variant))
+    estimate = programs.estimated(programs.NormalPair, variant, Renyi_InfoMaxELBO, lam=lam)
+    assert programs.within_error(estimate, expected, field)
+
+
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("variant", ["plain", "likelihood_scaled", "guide_factor", "score_factor"])
+def test_score_function_loss_is_the_bound_of_two_particles(programs, variant, lam):
+    """Its expectation, summed over all pairs of values."""
+    pair, alpha = programs.DiscretePair(variant), 0.5
+    p = pair.parameters()
+    log_w, q = pair.log_weights(p, observed=1 + lam), pair.log_posterior(p).exp()
+    expected = sum(
+        (q[:, i] * q[:, j] * ((0.5 * log_w[:, [i, j]]).logsumexp(-1) - math.log(2)) / 0.5).sum()
+        for i, j in itertools.product(range(3), repeat=2)
+    )
+    elbo = Renyi_InfoMaxELBO(
+        lam=lam, alpha=alpha, num_particles=2, vectorize_particles=True, max_plate_nesting=1
+    )
+    losses = torch.tensor([elbo.loss(pair.model, pair.guide) for _ in range(400)])
+    assert abs(losses.mean() + expected) < 4 * losses.std() / 20
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("variant", ["plain", "likelihood_scaled", "guide_factor", "score_factor"])
+def test_score_function_gradient_tends_to_that_of_the_bound(programs, variant, lam, alpha):
+    """Pyro's estimator is self-normalised: right as the particles become many."""
+    pair = programs.DiscretePair(variant)
+    p = pair.parameters()
+    log_w = pair.log_weights(p, observed=1 + lam)
+    loss = -((pair.log_posterior(p) + (1 - alpha) * log_w).logsumexp(-1) / (1 - alpha)).sum()
+    gradients = torch.autograd.grad(loss, list(p.values()), allow_unused=True, materialize_grads=True)
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    expected = programs.Reference(loss, flat, loss, loss)
+    estimate = programs.estimated(
+        programs.DiscretePair, variant, Renyi_InfoMaxELBO, num_particles=2000, lam=lam, alpha=alpha
+    )
+    assert programs.within_error(estimate, expected, "gradient")
+
+
+@pytest.mark.parametrize("field", ["distortion", "rate"])
+@pytest.mark.parametrize("variant", ["plain", "likelihood_scaled", "guide_factor", "score_factor"])
+def test_distortion_and_rate_of_a_score_function(programs, variant, field):
+    expected = programs.reference(programs.DiscretePair(variant))
+    estimate = programs.estimated(
+        programs.DiscretePair, variant, Renyi_InfoMaxELBO, num_particles=2000, lam=3.0, alpha=0.5
+    )
+    assert programs.within_error(estimate, expected, field)
+
+
+@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize("method", ["loss", "loss_and_grads"])
+def test_without_a_weight_its_elbo_is_the_bound_that_is_returned(programs, method, vectorize):
+    pair = programs.DiscretePair("guide_factor")
+    elbo = Renyi_InfoMaxELBO(lam=0.0, alpha=0.3, num_particles=4, vectorize_particles=vectorize)
+    loss = getattr(elbo, method)(pair.model, pair.guide)
+    assert elbo.terms.elbo == pytest.approx(-loss, abs=1e-10)
+
+
+def test_its_elbo_is_tighter_than_minus_distortion_minus_rate(programs):
+    pair = programs.NormalPair()
+    elbo = Renyi_InfoMaxELBO(lam=3.0, num_particles=10)
+    elbo.loss(pair.model, pair.guide)
+    assert elbo.terms.elbo > -elbo.terms.distortion - elbo.terms.rate
+
+
+def test_impossible_data_of_weight_zero_leave_no_nan():
+    def model():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Uniform(z - 1, z + 1, validate_args=False), obs=torch.tensor(9.0))
+
+    def guide():
+        pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.4)), 1.0))
+
+    elbo = Renyi_InfoMaxELBO(lam=0.0)
+    loss = elbo.loss_and_grads(weight(model, observed=0.0), guide)
+    assert math.isfinite(loss)
+    assert pyro.param("m").grad.isfinite()
+    assert (elbo.terms.distortion, elbo.terms.elbo) == (math.inf, -math.inf)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("lam", [{"z": 3.0}, {"z": torch.tensor(3.0), "x": 1.0}])
+def test_refuses_a_weight_on_a_latent_site(programs, lam, validate):
+    pair = programs.NormalPair()
+    with (
+        pyro.validation_enabled(validate),
+        pytest.raises(NotImplementedError, match=r"cannot weigh the latent site 'z' exactly; use Trace_"),
+    ):
+        Renyi_InfoMaxELBO(lam=lam).loss(pair.model, pair.guide)
+
+
+def test_takes_a_weight_by_the_name_of_an_observed_site(programs):
+    pair = programs.NormalPair()
+    by_name, bare = Renyi_InfoMaxELBO(lam={"x": 3.0}), Renyi_InfoMaxELBO(lam=3.0)
+    torch.manual_seed(0)
+    expected = bare.loss(pair.model, pair.guide)
+    torch.manual_seed(0)
+    assert by_name.loss(pair.model, pair.guide) == expected
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("variant", ["subsampled", "scaled", "masked", "obs_masked"])
+def test_refuses_the_gradient_of_scaled_or_masked_scores(programs, variant, validate):
+    pair = programs.DiscretePair(variant)
+    with (
+        pyro.validation_enabled(validate),
+        pytest.raises(NotImplementedError, match=r"no right gradient for '.*', .* use Trace_InfoMaxELBO"),
+    ):
+        Renyi_InfoMaxELBO().loss_and_grads(pair.model, pair.guide)
+
+
+@pytest.mark.parametrize("variant", ["subsampled", "scaled", "masked", "obs_masked"])
+def test_the_loss_of_scaled_or_masked_scores_needs_no_gradient(programs, variant):
+    pair = programs.DiscretePair(variant)
+    elbo = Renyi_InfoMaxELBO(lam=0.0)
+    assert elbo.loss(pair.model, pair.guide) == pytest.approx(-elbo.terms.elbo)
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_refuses_guide_sites_outside_of_the_shared_plates(programs, validate):
+    pair = programs.DiscretePair("global_factor")
+    with (
+        pyro.validation_enabled(validate),
+        pytest.raises(NotImplementedError, match=r"the guide's own sites, \['f'\], in every plate"),
+    ):
+        Renyi_InfoMaxELBO().loss_and_grads(pair.model, pair.guide)
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("enumerate", ["parallel", "sequential"])
+def test_refuses_to_enumerate(programs, enumerate, validate):
+    pair = programs.DiscretePair(enumerate=enumerate)
+    with (
+        pyro.validation_enabled(validate),
+        pytest.raises(NotImplementedError, match=r"cannot enumerate .* use a TraceEnum objective"),
+    ):
+        Renyi_InfoMaxELBO().loss_and_grads(pair.model, pair.guide)
+
+
+def test_has_no_loss_as_a_tensor(programs):
+    pair = programs.NormalPair()
+    with pytest.raises(NotImplementedError, match="Renyi_InfoMaxELBO has no differentiable loss"):
+        Renyi_InfoMaxELBO().differentiable_loss(pair.model, pair.guide)
+
+
+def test_takes_a_guide_that_is_a_messenger(programs):
+    model = programs.NormalPair().model
+    elbo = Renyi_InfoMaxELBO(lam=0.0)
+    assert elbo.loss(model, AutoNormalMessenger(model)) == pytest.approx(-elbo.terms.elbo)
+
+
+@pytest.mark.parametrize(
+    "name", ["Renyi_BetaELBO", "RWS_BetaELBO", "TraceTMC_BetaELBO", "Trace_MMD_BetaELBO"]
+)
+def test_objectives_that_do_not_exist_say_which_to_use(name):
+    from pyro_infomax import infer
+
+    with pytest.raises(NotImplementedError, match=rf"{name} does not exist: .* use .*ELBO"):
+        getattr(infer, name)
