@@ -30,16 +30,16 @@ class WeightedRenyiELBO(WeightedELBO, RenyiELBO):
         """The weighted loss, its gradients added to the parameters'.
 
         Raises:
-            NotImplementedError: where a guide site that is not reparameterised is masked, or scaled, by a
-                subsampling plate say: its score term would be wrong.
+            NotImplementedError: where a guide site that is not reparameterised is scaled, by a subsampling
+                plate say, or masked while later sites are not: its score term would be wrong.
         """
-        self._refuse_scaled_scores = True
+        self._refuse_wrong_scores = True
         try:
             return super().loss_and_grads(model, guide, *args, **kwargs)
         finally:
-            self._refuse_scaled_scores = False
+            self._refuse_wrong_scores = False
 
-    _refuse_scaled_scores = False
+    _refuse_wrong_scores = False
 
     def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(weights, model_trace, guide_trace)
@@ -47,6 +47,7 @@ class WeightedRenyiELBO(WeightedELBO, RenyiELBO):
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample":
                 self._check_guide_site(name, site)
+                self._check_score(name, model_trace, guide_trace)
 
     # Pyro keeps the plates that all sites of the model share; a site outside of them would count many times.
     def _check_plates(self, model_trace: Trace, guide_trace: Trace) -> None:
@@ -66,11 +67,16 @@ class WeightedRenyiELBO(WeightedELBO, RenyiELBO):
                 f"{ours} cannot weigh the latent site {name!r} exactly; "
                 f"use Trace_, TraceGraph_ or TraceMeanField_{ours.split('_')[-1]}"
             )
-        scored = not is_identically_zero(site["score_parts"].score_function)
-        if self._refuse_scaled_scores and scored and not (_is_one(site["scale"]) and site["mask"] is None):
+
+    def _check_score(self, name: str, model_trace: Trace, guide_trace: Trace) -> None:
+        site = guide_trace.nodes[name]
+        if not self._refuse_wrong_scores or is_identically_zero(site["score_parts"].score_function):
+            return
+        if not _is_one(site["scale"]) or any(_outlives(site, each) for each in (model_trace, guide_trace)):
             raise NotImplementedError(
-                f"{ours} has no right gradient for {name!r}, which is not reparameterised yet masked or "
-                "scaled (by poutine.mask, poutine.scale or a subsampling plate); use Trace_InfoMaxELBO"
+                f"{type(self).__name__} has no right gradient for {name!r}, which is not reparameterised yet "
+                "scaled (by poutine.scale or a subsampling plate), or masked where later sites are not; "
+                "use Trace_InfoMaxELBO"
             )
 
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
@@ -88,6 +94,23 @@ class WeightedRenyiELBO(WeightedELBO, RenyiELBO):
 
 def _is_one(scale: Any) -> bool:
     return bool((torch.as_tensor(scale) == 1).all())
+
+
+# A masked site has no score term, which is right only if nothing that counts depends on its value.
+def _outlives(site: Any, trace: Trace) -> bool:
+    """Whether the trace has a site after the given one that counts where that one is masked out."""
+    names = list(trace.nodes)
+    later = names[names.index(site["name"]) + 1 :] if site["name"] in names else []
+    masked = ~_as_mask(site["mask"])
+    return any(
+        bool((masked & _as_mask(node["mask"])).any())
+        for node in (trace.nodes[name] for name in later)
+        if node["type"] == "sample" and not node["infer"].get("_deterministic")
+    )
+
+
+def _as_mask(mask: Any) -> torch.Tensor:
+    return torch.as_tensor(True if mask is None else mask)
 
 
 def _log_weight(trace: Trace, summed_dims: list[int]) -> torch.Tensor:

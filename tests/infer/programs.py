@@ -51,6 +51,10 @@ class Pair:
                 stack.enter_context(poutine.mask(mask=torch.tensor(MASK)))
             yield self.x[stack.enter_context(pyro.plate("data", len(self.x), subsample=chosen))]
 
+    def latent_context(self) -> Any:
+        """Masks the latent alone, on which the likelihood goes on to depend."""
+        return poutine.mask(mask=torch.tensor(MASK)) if self.variant == "latent_masked" else nullcontext()
+
     def likelihood_context(self) -> Any:
         return poutine.scale(scale=SCALE) if self.variant == "likelihood_scaled" else nullcontext()
 
@@ -176,7 +180,8 @@ class DiscretePair(Pair):
     def model(self) -> None:
         prior, theta = self.param("prior"), self.param("theta")
         with self.plate() as x:
-            z = pyro.sample("z", dist.Categorical(logits=prior.expand(len(x), 3)))
+            with self.latent_context():
+                z = pyro.sample("z", dist.Categorical(logits=prior.expand(len(x), 3)))
             obs_mask = torch.tensor(OBSERVED) if self.variant == "obs_masked" else None
             with self.likelihood_context():
                 pyro.sample("x", dist.Bernoulli(logits=theta[z]), obs=x, obs_mask=obs_mask)
@@ -184,7 +189,8 @@ class DiscretePair(Pair):
     def guide(self) -> None:
         bias, slope = self.param("bias"), self.param("slope")
         with self.plate() as x:
-            z = pyro.sample("z", dist.Categorical(logits=bias + slope * x[:, None]), infer=self.infer)
+            with self.latent_context():
+                z = pyro.sample("z", dist.Categorical(logits=bias + slope * x[:, None]), infer=self.infer)
             if self.variant == "guide_factor":
                 pyro.factor("f", self.param("c") * z, has_rsample=True)
             if self.variant == "score_factor":
@@ -225,12 +231,13 @@ class DiscretePair(Pair):
         return (self.log_posterior(p).exp() * divergence).sum(-1)
 
     def log_weights(self, p: Parameters, *, observed: float) -> torch.Tensor:
-        """Of each datum and value of z, without plate scales and masks: (data, z)."""
+        """Of each datum and value of z, without plate scales: (data, z)."""
         log_likelihood = logsigmoid(torch.where(self.x[:, None] > 0, p["theta"], -p["theta"]))
         if self.variant == "likelihood_scaled":
             log_likelihood = log_likelihood * SCALE
         costs = {"guide_factor": p["c"], "score_factor": 0.7}.get(self.variant, 0.0) * torch.arange(3.0)
-        return observed * log_likelihood + p["prior"].log_softmax(-1) - self.log_posterior(p) - costs
+        log_weights = observed * log_likelihood + p["prior"].log_softmax(-1) - self.log_posterior(p) - costs
+        return log_weights * torch.tensor(MASK)[:, None] if self.variant == "masked" else log_weights
 
 
 class TwoLatents:
