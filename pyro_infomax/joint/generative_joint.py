@@ -1,21 +1,30 @@
 """The generative joint p(z) p(x|z) of a model."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, final
 
 import torch
-from pyro import poutine
+from torch import nn
 from torch.distributions import Distribution
 
-from pyro_infomax.joint.latent_space import LatentSpace, Sites
+from pyro_infomax.information.randomness import isolated
+from pyro_infomax.joint.latent_space import LatentSpace, Sites, number_of_values
 from pyro_infomax.joint.local_prior import LocalPrior
-from pyro_infomax.joint.normal_sites import flat_parameters, normal_over
-from pyro_infomax.poutine import Data, LocalProgram, as_data, rows_of
+from pyro_infomax.joint.normal_sites import NormalParameters, normal_over, normal_parameters
+from pyro_infomax.joint.scoring import aligned, cycled, site_scores, total
+from pyro_infomax.nn.random_state import isolated_random_state
+from pyro_infomax.poutine import (
+    Data,
+    LocalProgram,
+    Placeholder,
+    as_data,
+    needs_data,
+    no_placeholder_parameters,
+)
 
 __all__ = ["GenerativeJoint", "generative"]
 
-_FEW = 64  # rows that show whether a prior depends on its data
 Tensors = tuple[torch.Tensor, ...]
 
 
@@ -44,8 +53,10 @@ def generative(model: Callable[..., Any], *, data_plate: str | None = None) -> "
 class GenerativeJoint:
     r"""The density :math:`p(z) p_\theta(x \mid z)` of a model, datum by datum.
 
-    Scales (subsampling, :func:`pyro.poutine.scale`, weights) do not enter a density; masks do. Log-densities
-    are float64 and differentiable. Calling the joint runs the model.
+    Scales (subsampling, :func:`pyro.poutine.scale`, weights) do not enter a density; masks and factors do.
+    Observed sites outside the data plate, such as global latents under :func:`pyro.poutine.condition`, are
+    given: their own density does not enter. Log-densities are float64 and differentiable, those of the model
+    as it is at each call. Calling the joint runs the model.
 
     Args:
         model: the Pyro program.
@@ -56,57 +67,65 @@ class GenerativeJoint:
         self.model = model
         self.data_plate = data_plate
         self._program: LocalProgram | None = None
-        self._shapes: tuple[Any, ...] = ()
+        self._kind: tuple[Any, ...] = ()
         self._data: Tensors | None = None
+        self._batch_size = 1024
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
 
-    def program(self, data: Data, *, batch_size: int = 1024) -> LocalProgram:
-        """The model read datum by datum, on data of these shapes.
+    def program(self, data: Data, *, batch_size: int | None = None) -> LocalProgram:
+        """The model read datum by datum, on data like these.
+
+        Args:
+            data: of the model.
+            batch_size: the most rows of a run, from now on; None to leave it as it is, at first 1024.
 
         Raises:
             ValueError: if it has no data plate, or several.
-            NotImplementedError: if a site is outside the data plate.
+            NotImplementedError: if a latent site is outside the data plate.
         """
         data = as_data(data)
-        shapes = (batch_size, *(each.shape for each in data))
-        if self._program is None or self._shapes != shapes:
-            plate = self.data_plate
+        self._batch_size = self._batch_size if batch_size is None else batch_size
+        kind = (self._batch_size, *((each.shape[1:], each.dtype, each.device) for each in data))
+        known = self._program
+        if known is None or kind != self._kind or not (known.follows or known.data_size == len(data[0])):
             self._program = LocalProgram(
-                self.model, data, role="model", data_plate=plate, batch_size=batch_size
+                self.model, data, role="model", data_plate=self.data_plate, batch_size=self._batch_size
             )
-            self._shapes, self._data = shapes, data
+            self._kind = kind
+        self._data = data
+        assert self._program is not None
         return self._program
 
-    def sample(self, num_samples: int, *args: torch.Tensor) -> dict[str, torch.Tensor]:
+    def sample(
+        self, num_samples: int, *args: torch.Tensor, seed: int | None = None
+    ) -> dict[str, torch.Tensor]:
         """Draws of latent and observed sites together.
 
         Args:
             num_samples: M.
             *args: data of the model, whose rows are used in turn, for their shapes and as covariates. They
                 may be left out once the joint has seen data.
+            seed: isolates the draws from torch's global state.
 
         Returns:
             Site names to (M, *event).
 
         Raises:
+            ValueError: if num_samples is below 1, or no data are known.
             NotImplementedError: if the model has factors, by which its sites do not make up a density.
         """
         if num_samples < 1:
             raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
-        data = _cycled(self._known_data(args), num_samples)
+        data = self._known_data(args)
         program = self.program(data)
         _check_no_factors(program)
-        local = program.running(poutine.uncondition(self.model))
-        out: dict[str, torch.Tensor] = {}
-        with torch.no_grad():
-            for rows in local.pieces(num_samples):
-                trace = local.trace(data, rows)
-                for name, layout in (local.latents | local.observed).items():
-                    value = layout.rows(trace.nodes[name]["value"], len(rows))[0]
-                    out.setdefault(name, value.new_empty(num_samples, *layout.shape))[rows] = value
-        return out
+        with torch.no_grad(), isolated(seed):
+            if program.follows:
+                return _drawn(program, cycled(data, num_samples))
+            rounds = [_drawn(program, data) for _ in range(-(-num_samples // len(data[0])))]
+        return {name: torch.cat([each[name] for each in rounds])[:num_samples] for name in rounds[0]}
 
     def _known_data(self, args: Tensors) -> Tensors:
         if args:
@@ -120,66 +139,78 @@ class GenerativeJoint:
 
         Args:
             sites: the values of all latent and observed sites, (M, *event) each.
-            *args: data of the model, M rows, for covariates; left out, the observed values are passed.
+            *args: data of the model, M rows or one, for covariates; they may be left out for a model of one
+                observed site and one argument.
 
         Returns:
             (M,), in nats.
-        """
-        data = as_data(args) if args else self._observed_as_data(sites)
-        program = self.program(data)
-        observed = {name: sites[name] for name in program.observed if name in sites}
-        z = LatentSpace(program.latents).checked(sites)
-        scores = self._scores(program, data, {**z, **observed})
-        return sum(scores.values(), start=torch.zeros(len(data[0]), dtype=torch.float64))
 
-    def _observed_as_data(self, sites: Sites) -> Tensors:
-        names = (
-            list(self._program.observed) if self._program is not None else _observed_names(self.model, sites)
-        )
-        if len(names) != 1 or names[0] not in sites:
+        Raises:
+            ValueError: if sites are missing, unknown or of another shape, or if data are needed.
+        """
+        data = aligned(as_data(args if args else self._observed_in(sites)), number_of_values(sites))
+        program = self.program(data)
+        valued = {name: each for name, each in program.observed.items() if each.size}
+        values = LatentSpace(program.latents | valued).checked(sites)
+        return total(site_scores(program, data, values, [*program.latents, *program.observed]))
+
+    def _observed_in(self, sites: Sites) -> torch.Tensor:
+        program = self._program or self._prior_program(number_of_values(sites))
+        rest = [name for name in sites if name not in program.latents]
+        if len(rest) != 1 or _number_of_arguments(self.model) != 1:
             raise ValueError(
-                "Expected the data of the model, as in log_prob(sites, x), since its observed sites are not its only "
-                f"argument but got the sites {list(sites)} alone"
+                f"Expected the data of the model but got the sites {list(sites)} alone; pass them, as in "
+                "log_prob(sites, x)"
             )
-        return as_data(sites[names[0]])
+        return sites[rest[0]]
 
     def log_prior(self, z: Sites | torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
         """log p(z).
 
         Args:
             z: site names to (M, *event), or a tensor for a single site.
-            *args: data of the model, M rows; needed only where the prior depends on them.
+            *args: data of the model, M rows or one; needed only where the prior depends on them.
 
         Returns:
             (M,), in nats.
 
         Raises:
-            ValueError: if the prior depends on data and none are given.
+            ValueError: if the prior depends on data and none are given, or if the sites are not the model's
+                or of another shape.
         """
-        size = len(z if isinstance(z, torch.Tensor) else next(iter(z.values())))
-        if args:
-            data = as_data(args)
-            return self._log_prior(self.program(data), data, z)
-        data = self._placeholders(size)
+        size = number_of_values(z)
+        if not args:
+            return self._log_prior_alone(z, size)
+        data = aligned(as_data(args), size)
+        program = self.program(data)
+        sites = LatentSpace(program.latents).checked(z, others=program.observed)
+        return total(site_scores(program, data, sites, list(sites)))
+
+    def _log_prior_alone(self, z: Sites | torch.Tensor, size: int) -> torch.Tensor:
+        program = self._prior_program(size)
+        known = self._program or program
+        if program.error is not None and _names(z, program.latents) - program.latents.keys():
+            raise needs_data(program.error)
+        sites = LatentSpace(program.latents).checked(z, others=known.observed)
         try:
-            program = LocalProgram(self.model, data, role="prior", data_plate=self.data_plate)
-            return self._log_prior(program, data, z)
-        except (RuntimeError, TypeError, IndexError) as error:
-            raise ValueError(
-                "Expected data of the model, as in log_prior(z, x), since its prior cannot be run without them "
-                f"({str(error).splitlines()[0]})"
-            ) from error
+            with no_placeholder_parameters():
+                log_prior = total(site_scores(program, self._placeholders(size), sites, list(sites)))
+        except Exception as error:
+            raise needs_data(error) from error
+        if isinstance(log_prior, Placeholder):
+            raise needs_data()
+        return log_prior
 
-    def _log_prior(self, program: LocalProgram, data: Tensors, z: Sites | torch.Tensor) -> torch.Tensor:
-        sites = LatentSpace(program.latents).checked(z)
-        scores = self._scores(program, data, sites, latent_only=True)
-        return sum(scores.values(), start=torch.zeros(len(data[0]), dtype=torch.float64))
+    def _prior_program(self, size: int) -> LocalProgram:
+        with no_placeholder_parameters():
+            return LocalProgram(
+                self.model, self._placeholders(size), role="prior", data_plate=self.data_plate
+            )
 
-    # Tensors without values: a program that computes with them fails, and so its prior is known to need data.
     def _placeholders(self, size: int) -> Tensors:
         if self._data is not None:
-            return tuple(each.new_empty((size, *each.shape[1:]), device="meta") for each in self._data)
-        return tuple(torch.empty((size, 1), device="meta") for _ in range(_number_of_arguments(self.model)))
+            return tuple(Placeholder.of((size, *each.shape[1:]), dtype=each.dtype) for each in self._data)
+        return tuple(Placeholder.of((size, 1)) for _ in range(_number_of_arguments(self.model)))
 
     def log_likelihood(self, x: Data, z: Sites | torch.Tensor) -> torch.Tensor:
         """log p(x|z), of each datum with its own z.
@@ -190,6 +221,9 @@ class GenerativeJoint:
 
         Returns:
             (M,), in nats.
+
+        Raises:
+            ValueError: if the sites are not the model's or of another shape, or if x and z differ in number.
         """
         return self.log_terms(x, z)[1]
 
@@ -199,32 +233,11 @@ class GenerativeJoint:
         Returns:
             (M,) each, in nats.
         """
-        data = as_data(x)
-        size = len(z if isinstance(z, torch.Tensor) else next(iter(z.values())))
-        data = _cycled(data, size) if len(data[0]) == 1 else data
+        data = aligned(as_data(x), number_of_values(z))
         program = self.program(data)
-        scores = self._scores(program, data, LatentSpace(program.latents).checked(z))
-        zero = torch.zeros(len(data[0]), dtype=torch.float64)
-        latent = [scores[name] for name in program.latents]
-        observed = [scores[name] for name in program.observed]
-        return sum(latent, start=zero), sum(observed, start=zero)
-
-    def _scores(
-        self, program: LocalProgram, data: Tensors, sites: Sites, *, latent_only: bool = False
-    ) -> dict[str, torch.Tensor]:
-        """The log-density of each site, (M,)."""
-        size = len(data[0])
-        names = list(program.latents) if latent_only else [*program.latents, *program.observed]
-        pieces: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-        done = 0
-        for rows in program.pieces(size):
-            values = {name: (each[rows] if len(each) > 1 else each)[None] for name, each in sites.items()}
-            trace = program.trace(data, rows, values=values, stop_after=names if latent_only else None)
-            for name in names:
-                score = program.log_prob(trace.nodes[name], len(rows), z=values.get(name))[0]
-                pieces[name].append(score[done - int(rows[0]) :])
-            done = int(rows[-1]) + 1
-        return {name: torch.cat(each) for name, each in pieces.items()}
+        sites = LatentSpace(program.latents).checked(z, others=program.observed)
+        scores = site_scores(program, data, sites, [*program.latents, *program.observed])
+        return _sum_of(scores, program.latents), _sum_of(scores, program.observed)
 
     def prior(self, space: LatentSpace, data: Data) -> Distribution | LocalPrior:
         """The prior over all local latent dimensions.
@@ -241,80 +254,92 @@ class GenerativeJoint:
             NotImplementedError: if it depends on the data.
         """
         data = as_data(data)
-        few = rows_of(data, slice(0, _FEW))
-        if self._prior_depends_on(few):
+        normal = self._normal_prior(space, data)
+        if normal is not None:
+            return normal
+        if self._prior_depends_on(data):
             raise NotImplementedError("the prior depends on the data, so that there is no one p(z)")
-        return self._normal_prior(space, few) or LocalPrior(
+        return LocalPrior(
             space,
-            log_prior=lambda sites: self._log_prior_in_turn(sites, few),
-            draw=lambda size: self.sample(size, *few),
+            log_prior=lambda sites: self._log_prior_in_turn(sites, data),
+            draw=lambda size: self.sample(size, *data),
         )
-
-    def _log_prior_in_turn(self, sites: Sites, data: Tensors) -> torch.Tensor:
-        return self.log_prior(sites, *_cycled(data, len(next(iter(sites.values())))))
-
-    @torch.no_grad()
-    def _prior_depends_on(self, data: Tensors) -> bool:
-        if len(data[0]) == 1:
-            return False
-        program = self.program(data)
-        with torch.random.fork_rng():
-            trace = program.trace(data, stop_after=list(program.latents))
-        size = len(data[0])
-        z = {
-            name: layout.rows(trace.nodes[name]["value"], size)[0] for name, layout in program.latents.items()
-        }
-        there, elsewhere = (
-            self.log_prior(z, *each) for each in (data, tuple(tensor.roll(1, 0) for tensor in data))
-        )
-        return not torch.equal(there, elsewhere)
 
     @torch.no_grad()
     def _normal_prior(self, space: LatentSpace, data: Tensors) -> Distribution | None:
         program = self.program(data)
-        if set(program.latents) != set(space.layouts):
+        if program.latents.keys() != space.layouts.keys():
             return None
-        with torch.random.fork_rng():
-            trace = program.trace(data, stop_after=list(program.latents))
-        ordered = program.running(program.program)
-        ordered.latents = {name: program.latents[name] for name in space.layouts}
-        parameters = flat_parameters(ordered, trace, len(data[0]))
-        if parameters is None or any(not torch.equal(each, each[:1].expand_as(each)) for each in parameters):
+        own = LatentSpace({name: program.latents[name] for name in space.layouts})
+        found = normal_parameters(program, data, own)
+        if found is None or not all(torch.equal(each, each[:1].expand_as(each)) for each in found):
             return None
-        # with one datum nothing shows whether a site follows another one
-        if len(data[0]) == 1 and len(space.layouts) > 1:
-            return None
-        return normal_over((parameters[0][0], parameters[1][0]))
+        return normal_over(NormalParameters(found.loc[0], found.scale[0]))
+
+    @torch.no_grad()
+    def _prior_depends_on(self, data: Tensors) -> bool:
+        """Whether the values of one row have another density in the next one."""
+        program = self.program(data)
+        with isolated_random_state():
+            z = _drawn_latents(program, data)
+        here = total(site_scores(program, data, z, list(z)))
+        moved = {name: each.roll(1, 0) for name, each in z.items()}
+        there = total(site_scores(program, data, moved, list(z))).roll(-1, 0)
+        return not torch.allclose(here, there, rtol=1e-6, equal_nan=True)
+
+    def _log_prior_in_turn(self, sites: Sites, data: Tensors) -> torch.Tensor:
+        """log p(z) of any number of values, where the prior does not depend on the data."""
+        program = self.program(data)
+        size = number_of_values(sites)
+        piece = min(program.piece, size) if program.follows else len(data[0])
+        part = cycled(data, piece)
+        starts = range(0, size, piece)
+        pieces = ((torch.arange(start, start + piece).clamp(max=size - 1)) for start in starts)
+        values = ({name: each[rows] for name, each in sites.items()} for rows in pieces)
+        return torch.cat([total(site_scores(program, part, each, list(each))) for each in values])[:size]
 
 
-def _cycled(data: Tensors, size: int) -> Tensors:
-    return rows_of(data, torch.arange(size) % len(data[0]))
+def _drawn(program: LocalProgram, data: Tensors) -> dict[str, torch.Tensor]:
+    """Latent and observed sites, (M, *shape) each, as many as there are data."""
+    local = program.generating()
+    layouts = local.latents | local.observed
+
+    def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        nodes = local.trace(data, rows).nodes
+        return {name: layout.rows(nodes[name]["value"], len(rows))[0] for name, layout in layouts.items()}
+
+    return local.together(len(data[0]), run)
+
+
+def _drawn_latents(program: LocalProgram, data: Tensors) -> dict[str, torch.Tensor]:
+    names = list(program.latents)
+    return program.together(
+        len(data[0]),
+        lambda rows: program.values(program.trace(data, rows, stop_after=names), len(rows)),
+    )
 
 
 def _check_no_factors(program: LocalProgram) -> None:
-    factors = [name for name, layout in program.observed.items() if layout.event_shape == (0,)]
+    factors = [name for name, layout in program.observed.items() if not layout.size]
     if factors:
         raise NotImplementedError(
             f"The model has factors, {factors}, so that its sites cannot be drawn one by one"
         )
 
 
+def _sum_of(scores: Mapping[str, torch.Tensor], names: Iterable[str]) -> torch.Tensor:
+    """The sum of some scores, zeros for none of them."""
+    zeros = torch.zeros_like(next(iter(scores.values())))
+    return sum((scores[name] for name in names), start=zeros)
+
+
+def _names(z: Sites | torch.Tensor, latents: Iterable[str]) -> set[str]:
+    return set(latents) if isinstance(z, torch.Tensor) else set(z)
+
+
 def _number_of_arguments(model: Callable[..., Any]) -> int:
-    parameters: Mapping[str, inspect.Parameter] = inspect.signature(model).parameters
+    """The number of positional arguments that a model needs, at least 1."""
+    inner = model.forward if isinstance(model, nn.Module) else model
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    wanted = [p for p in parameters.values() if p.kind in kinds and p.default is inspect.Parameter.empty]
-    return max(1, len(wanted))
-
-
-def _observed_names(model: Callable[..., Any], sites: Sites) -> list[str]:
-    """The observed sites of a model of one argument, by running it with each candidate."""
-    if _number_of_arguments(model) != 1:
-        return []
-    for value in sites.values():
-        try:
-            program = LocalProgram(model, as_data(value), role="model")
-        except (RuntimeError, ValueError, IndexError, TypeError):
-            continue
-        if program.observed.keys() <= sites.keys():
-            return list(program.observed)
-    return []
+    parameters = inspect.signature(inner).parameters.values()
+    return max(1, sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters))

@@ -1,15 +1,32 @@
 """The local latent sites of a program, by name or side by side in one vector."""
 
-from collections.abc import Mapping
-from typing import TypeAlias, final
+from collections.abc import Collection, Mapping
+from typing import Any, TypeAlias, final
 
 import torch
 
 from pyro_infomax.poutine import SiteLayout
 
-__all__ = ["LatentSpace", "Sites"]
+__all__ = ["LatentSpace", "Sites", "number_of_values"]
 
 Sites: TypeAlias = Mapping[str, torch.Tensor]
+
+
+def number_of_values(z: Sites | torch.Tensor) -> int:
+    """M, the length that the values of all sites share; sites of one value go with any length.
+
+    Raises:
+        ValueError: if there are no values, or if they differ in number.
+    """
+    sites = {"z": z} if isinstance(z, torch.Tensor) else z
+    for name, each in sites.items():
+        if not isinstance(each, torch.Tensor) or not each.dim():
+            shape = tuple(each.shape) if isinstance(each, torch.Tensor) else type(each).__name__
+            raise ValueError(f"Expected a tensor of shape (M, ...) as values of {name!r} but got {shape}")
+    lengths = {name: len(each) for name, each in sites.items()}
+    if not lengths or 0 in lengths.values() or len(set(lengths.values()) - {1}) > 1:
+        raise ValueError(f"Expected sites of one number of values, at least 1, but got {lengths}")
+    return max(lengths.values())
 
 
 @final
@@ -18,6 +35,13 @@ class LatentSpace:
 
     Args:
         layouts: of each site, see :class:`~pyro_infomax.poutine.SiteLayout`.
+
+    Example:
+        >>> a = SiteLayout("a", -1, (), (2,), depth=1, rank=1, dtype=torch.float32)
+        >>> b = SiteLayout("b", -1, (), (), depth=1, rank=1, dtype=torch.float32)
+        >>> space = LatentSpace({"a": a, "b": b})
+        >>> space.flatten({"a": torch.zeros(5, 2), "b": torch.ones(5)})[0]
+        tensor([0., 0., 1.], dtype=torch.float64)
     """
 
     def __init__(self, layouts: Mapping[str, SiteLayout]) -> None:
@@ -28,29 +52,37 @@ class LatentSpace:
         """The number of latent dimensions, all sites together."""
         return sum(layout.size for layout in self.layouts.values())
 
-    def checked(self, z: Sites | torch.Tensor) -> dict[str, torch.Tensor]:
+    def checked(self, z: Sites | torch.Tensor, *, others: Collection[str] = ()) -> dict[str, torch.Tensor]:
         """The sites of z, each (M, *shape); a bare tensor is the value of the only site.
 
-        Raises:
-            ValueError: if sites are missing, unknown or of another shape.
-        """
-        if isinstance(z, torch.Tensor):
-            if len(self.layouts) != 1:
-                raise ValueError(
-                    f"Expected a dict with the sites {list(self.layouts)} but got a tensor; name the sites"
-                )
-            z = {next(iter(self.layouts)): z}
-        if missing := self.layouts.keys() - z.keys():
-            raise ValueError(f"Expected values of the sites {list(self.layouts)} but {sorted(missing)} lack")
-        return {name: self._checked(layout, z[name]) for name, layout in self.layouts.items()}
+        Args:
+            z: site names to values, or the values of a lone site.
+            others: further sites that z may hold.
 
-    def _checked(self, layout: SiteLayout, value: torch.Tensor) -> torch.Tensor:
-        if value.dim() == 0 or tuple(value.shape[1:]) != layout.shape:
+        Raises:
+            ValueError: if sites are missing, unknown, of another shape or of different numbers of values.
+        """
+        sites = self._named(z)
+        if missing := [name for name in self.layouts if name not in sites]:
+            raise ValueError(f"Expected values of the sites {list(self.layouts)} but {missing} are missing")
+        if unknown := [name for name in sites if name not in self.layouts and name not in others]:
+            raise ValueError(f"Expected values of the sites {list(self.layouts)} but got {unknown} too")
+        found = {name: sites[name] for name in self.layouts}
+        number_of_values(found)
+        for name, layout in self.layouts.items():
+            _check_shape(layout, found[name])
+        return found
+
+    def _named(self, z: Any) -> Sites:
+        if isinstance(z, Mapping):
+            return z
+        if not isinstance(z, torch.Tensor):
+            raise ValueError(f"Expected a dict of sites or a tensor but got {type(z).__name__}")
+        if len(self.layouts) != 1:
             raise ValueError(
-                f"Expected {layout.name!r} of shape (M, {', '.join(map(str, layout.shape))}) "
-                f"but got {tuple(value.shape)}"
+                f"Expected a dict with the sites {list(self.layouts)} but got a tensor; name the sites"
             )
-        return value
+        return {next(iter(self.layouts)): z}
 
     def flatten(self, sites: Sites) -> torch.Tensor:
         """The sites side by side, (..., size), in float64."""
@@ -59,7 +91,8 @@ class LatentSpace:
             value = sites[name].double()
             lead = value.shape[: value.dim() - len(layout.shape)]
             parts.append(value.reshape(*lead, layout.size))
-        return torch.cat(parts, -1)
+        lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return torch.cat([part.expand(*lead, -1) for part in parts], -1)
 
     def unflatten(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """The sites of a vector, each (..., *shape)."""
@@ -68,3 +101,9 @@ class LatentSpace:
             name: part.reshape(*flat.shape[:-1], *layout.shape)
             for (name, layout), part in zip(self.layouts.items(), parts, strict=True)
         }
+
+
+def _check_shape(layout: SiteLayout, value: torch.Tensor) -> None:
+    if tuple(value.shape[1:]) != layout.shape:
+        expected = ", ".join(map(str, ("M", *layout.shape)))
+        raise ValueError(f"Expected {layout.name!r} of shape ({expected}) but got {tuple(value.shape)}")

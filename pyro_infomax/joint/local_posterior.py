@@ -1,13 +1,15 @@
 """A guide's posterior that is scored by running the guide."""
 
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
 
 from pyro_infomax.joint.latent_space import LatentSpace
+from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.poutine import LocalProgram
 
-__all__ = ["LocalPosterior"]
+__all__ = ["LocalPosterior", "broadcasts"]
 
 
 @final
@@ -22,10 +24,10 @@ class LocalPosterior:
         program: the guide read datum by datum.
         data: its data.
         trace: a trace of the guide on all data, in which a lone site is scored without running the guide
-            again.
+            again; None to run it.
     """
 
-    def __init__(self, program: LocalProgram, data: tuple[torch.Tensor, ...], trace: Any) -> None:
+    def __init__(self, program: LocalProgram, data: tuple[torch.Tensor, ...], trace: Any = None) -> None:
         self.program = program
         self.data = data
         self.space = LatentSpace(program.latents)
@@ -34,24 +36,19 @@ class LocalPosterior:
         self._trace = trace if len(program.latents) == 1 else None
         self._broadcasts: bool | None = None
 
+    @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
         """z_n ~ q(z|x_n), (*sample_shape, data, latent)."""
         shape = torch.Size(sample_shape)
         draws = [self._draw() for _ in range(shape.numel())]
         return torch.stack(draws).reshape(*shape, *self.batch_shape, *self.event_shape)
 
-    @torch.no_grad()
     def _draw(self) -> torch.Tensor:
-        size = len(self.data[0])
-        out = torch.empty(size, self.space.size, dtype=torch.float64)
-        for rows in self.program.pieces(size):
-            trace = self.program.trace(self.data, rows)
-            sites = {
-                name: layout.rows(trace.nodes[name]["value"], len(rows))[0]
-                for name, layout in self.space.layouts.items()
-            }
-            out[rows] = self.space.flatten(sites)
-        return out
+        return self.space.flatten(self.program.together(len(self.data[0]), self._values))
+
+    def _values(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        trace = self.program.trace(self.data, rows, stop_after=list(self.space.layouts))
+        return self.program.values(trace, len(rows))
 
     def log_prob(self, z: torch.Tensor) -> torch.Tensor:
         """log q(z|x_n).
@@ -64,37 +61,48 @@ class LocalPosterior:
             (..., data), float64, in nats.
         """
         lead = z.shape[:-2]
-        flat = z.reshape(lead.numel() if lead else 1, *z.shape[-2:])  # (outer, data or 1, latent)
-        return self._log_prob(flat).reshape(*lead, len(self.data[0]))
+        flat = z.reshape(lead.numel(), *z.shape[-2:])  # (outer, data or 1, latent)
+        return self._log_prob(flat).reshape(*lead, *self.batch_shape)
 
     def _log_prob(self, z: torch.Tensor) -> torch.Tensor:
-        if len(z) == 1 or self._trace is not None:
+        if len(z) < 2:
             return self._score(z)
         if self._broadcasts is None:
-            self._broadcasts = self._does_broadcast(z)
+            with isolated_random_state():
+                self._broadcasts = broadcasts(self._score, self.sample((2,)))
         return self._score(z) if self._broadcasts else torch.cat([self._score(each[None]) for each in z])
 
     def _score(self, z: torch.Tensor) -> torch.Tensor:
+        """(outer, data), of z (outer, data or 1, latent)."""
         size = len(self.data[0])
-        sites = self.space.unflatten(z)
         if self._trace is not None:
-            return self._sum(self._trace, sites, size)
-        out = torch.empty(len(z), size, dtype=torch.float64)
-        for rows in self.program.pieces(size):
-            values = {name: each[:, rows] if each.shape[1] > 1 else each for name, each in sites.items()}
-            out[:, rows] = self._sum(self.program.trace(self.data, rows, values=values), values, len(rows))
-        return out
+            return self._sum(self._trace, self.space.unflatten(z), size)
+        by_row = z.expand(-1, size, -1).movedim(1, 0)  # (data, outer, latent)
+        scores = self.program.together(size, lambda rows: {"": self._score_rows(by_row[rows], rows)})
+        return scores[""].movedim(0, 1)
+
+    def _score_rows(self, z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """(rows, outer), of z (rows, outer, latent)."""
+        values = self.space.unflatten(z.movedim(0, 1))
+        trace = self.program.trace(self.data, rows, values=values, stop_after=list(values))
+        return self._sum(trace, values, len(rows)).movedim(0, 1)
 
     def _sum(self, trace: Any, sites: dict[str, torch.Tensor], rows: int) -> torch.Tensor:
         scores = [self.program.log_prob(trace.nodes[name], rows, z=each) for name, each in sites.items()]
         return torch.stack(torch.broadcast_tensors(*scores)).sum(0)
 
-    @torch.no_grad()
-    def _does_broadcast(self, z: torch.Tensor) -> bool:
-        ends = z[[0, -1]]
-        try:
-            together = self._score(ends)
-        except (RuntimeError, ValueError, IndexError):
-            return False
-        apart = torch.cat([self._score(each[None]) for each in ends])
-        return together.shape == apart.shape and torch.allclose(together, apart, rtol=1e-5, atol=1e-8)
+
+@torch.no_grad()
+def broadcasts(score: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> bool:
+    """Whether vectors get the same scores together as one by one.
+
+    Args:
+        score: from vectors (outer, data, latent) to scores (outer, data).
+        z: (outer, data, latent).
+    """
+    try:
+        together = score(z)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    apart = torch.cat([score(each[None]) for each in z])
+    return together.shape == apart.shape and torch.allclose(together, apart, rtol=1e-5, atol=1e-8)

@@ -1,20 +1,23 @@
 """The representation joint q(z|x) p_D(x) of a guide and its data."""
 
-import math
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch.distributions import Distribution, Independent
 
 from pyro_infomax.information import AggregatePosterior
-from pyro_infomax.joint.latent_space import LatentSpace, Sites
-from pyro_infomax.joint.local_posterior import LocalPosterior
-from pyro_infomax.joint.normal_sites import NormalParameters, flat_parameters, normal_over
+from pyro_infomax.information.randomness import isolated
+from pyro_infomax.joint.latent_space import LatentSpace, Sites, number_of_values
+from pyro_infomax.joint.local_posterior import LocalPosterior, broadcasts
+from pyro_infomax.joint.normal_sites import normal_over, normal_parameters
+from pyro_infomax.joint.scoring import aligned, site_scores, total
+from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.poutine import Data, LocalProgram, as_data, rows_of
 
 __all__ = ["Draw", "RepresentationJoint", "representation"]
+
+_SCORES_AT_ONCE: Final = 2**22
 
 
 def representation(
@@ -26,6 +29,10 @@ def representation(
         guide: a Pyro program whose latent sites are inside the data plate, the plate of full size len(data).
         data: a tensor or a tuple of tensors, whose first axis is the data: the guide's positional arguments.
         data_plate: the name of the plate, where several are of that size.
+
+    Raises:
+        ValueError: if the data are none, or there is no data plate, or several.
+        NotImplementedError: if a latent site is global or auxiliary, or the guide has factors.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -58,7 +65,8 @@ class Draw(dict[str, torch.Tensor]):
 class RepresentationJoint:
     r"""The density :math:`q_\psi(z \mid x) p_D(x)` of a guide, with :math:`p_D` uniform over N data.
 
-    Calling the joint runs the guide, on its own data if no others are given.
+    Its densities are those of the guide as it is at each call, in the mode (training or evaluation) that its
+    modules are in. Calling the joint runs the guide, on its own data if no others are given.
 
     Args:
         guide: the Pyro program.
@@ -93,49 +101,24 @@ class RepresentationJoint:
         """N."""
         return len(self.data[0])
 
-    @cached_property
+    @property
     def posterior(self) -> Distribution | LocalPosterior:
-        """q(z|x_n) of all N data over all latent dimensions, as it is now: batch shape (N,), event shape
-        (latent,).
+        """q(z|x_n) of all N data over all latent dimensions: batch shape (N,), event shape (latent,).
 
-        A torch distribution in float64 where the guide gives one, else an object that scores by running the
-        guide.
+        The data are encoded at each access. A torch distribution where the guide gives one (a diagonal Normal
+        in float64), else an object that scores by running the guide.
         """
-        normal = self._normal()
+        normal = normal_parameters(self.program, self.data, self.space)
         if normal is not None:
             return normal_over(normal)
-        with torch.random.fork_rng():
-            trace = self.program.trace(self.data, None) if self._runs_whole() else None
-        lone = None if trace is None else self._lone_distribution(trace)
-        return lone or LocalPosterior(self.program, self.data, trace)
-
-    def _runs_whole(self) -> bool:
-        return self.program.follows or self.program.piece >= self.data_size
-
-    def _normal(self) -> NormalParameters | None:
-        """The parameters of all sites if they are diagonal Normals that do not depend on each other."""
-        parts = []
-        for rows in self.program.pieces(self.data_size):
-            with torch.random.fork_rng():
-                first = flat_parameters(self.program, self.program.trace(self.data, rows), len(rows))
-                again = self._again(rows) if len(self.space.layouts) > 1 else first
-            if first is None or again is None or not all(map(torch.equal, first, again)):
-                return None
-            parts.append((rows, first))
-        loc, scale = (parts[0][1][i].new_empty(self.data_size, self.space.size) for i in range(2))
-        for rows, (some_loc, some_scale) in parts:
-            loc[rows], scale[rows] = some_loc, some_scale
-        return loc, scale
-
-    # The sites of a second run take other values: what a site's parameters do not follow, it does not depend
-    # on.
-    def _again(self, rows: torch.Tensor) -> NormalParameters | None:
-        return flat_parameters(self.program, self.program.trace(self.data, rows), len(rows))
+        if len(self.space.layouts) > 1 or self.program.subsamples:
+            return LocalPosterior(self.program, self.data)
+        with isolated_random_state():
+            trace = self.program.trace(self.data, stop_after=list(self.space.layouts))
+        return self._lone_distribution(trace) or LocalPosterior(self.program, self.data, trace)
 
     def _lone_distribution(self, trace: Any) -> Distribution | None:
         """The distribution of a lone site whose batch is the data and whose event is a vector."""
-        if len(self.space.layouts) != 1:
-            return None
         (name,) = self.space.layouts
         site = trace.nodes[name]
         fn = site["fn"]
@@ -143,11 +126,15 @@ class RepresentationJoint:
         vector = isinstance(fn, Distribution) and (
             not isinstance(fn, Independent) or not fn.base_dist.event_shape
         )
-        return fn if plain and vector else None
+        if not (plain and vector):
+            return None
+        with isolated_random_state(), torch.no_grad():
+            z = torch.stack([fn.sample().double() for _ in range(2)])  # (2, data, latent)
+        return fn if broadcasts(fn.log_prob, z) else None
 
-    @cached_property
+    @property
     def aggregate(self) -> AggregatePosterior:
-        """q(z), the mixture of the posteriors of all data."""
+        """q(z), the mixture of the posteriors of all data, encoded at each access."""
         return AggregatePosterior(self.posterior)
 
     def sample(self, num_samples: int, *, seed: int | None = None) -> Draw:
@@ -159,31 +146,32 @@ class RepresentationJoint:
 
         Returns:
             Site names to (M, *event), with the rows of the data in ``.index`` and the data in ``.data``.
+
+        Raises:
+            ValueError: if num_samples is below 1.
         """
         if num_samples < 1:
             raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
-        with torch.no_grad(), torch.random.fork_rng(enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
+        with torch.no_grad(), isolated(seed):
             index = torch.randint(self.data_size, (num_samples,))
-            flat = self._drawn_for(index)
-        dtypes = {name: layout.dtype for name, layout in self.space.layouts.items()}
-        sites = {name: each.to(dtypes[name]) for name, each in self.space.unflatten(flat).items()}
+            sites = self._drawn_for(index)
         return Draw(sites, index, rows_of(self.data, index))
 
-    def _drawn_for(self, index: torch.Tensor) -> torch.Tensor:
-        if not isinstance(self.posterior, LocalPosterior) and self._normal_parameters is not None:
-            loc, scale = self._normal_parameters
-            return torch.normal(loc[index], scale[index])
-        # the k-th time that a row comes up takes its k-th draw
-        turn = torch.tensor([int((index[:i] == row).sum()) for i, row in enumerate(index)])
-        draws = self.posterior.sample((int(turn.max()) + 1,))
-        return draws[turn, index]
+    def _drawn_for(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.program.follows:
+            return self._drawn(rows_of(self.data, index))
+        # a guide that is made for all data draws for all of them: the k-th time that a row comes up takes the
+        # k-th draw
+        turn = _turns(index)
+        draws = [self._drawn(self.data) for _ in range(int(turn.max()) + 1)]
+        return {name: torch.stack([draw[name] for draw in draws])[turn, index] for name in draws[0]}
 
-    @property
-    def _normal_parameters(self) -> NormalParameters | None:
-        base = getattr(self.posterior, "base_dist", None)
-        return (base.loc, base.scale) if isinstance(base, torch.distributions.Normal) else None
+    def _drawn(self, data: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        names = list(self.space.layouts)
+        return self.program.together(
+            len(data[0]),
+            lambda rows: self.program.values(self.program.trace(data, rows, stop_after=names), len(rows)),
+        )
 
     def log_posterior(self, z: Sites | torch.Tensor, x: Data) -> torch.Tensor:
         """log q(z|x), of each z with its own datum.
@@ -194,19 +182,39 @@ class RepresentationJoint:
 
         Returns:
             (M,), in nats.
+
+        Raises:
+            ValueError: if the sites are not the guide's or of another shape, if z and x differ in number, or
+                if x are not the joint's data and the guide's parameters belong to these.
         """
-        data = as_data(x)
         sites = self.space.checked(z)
-        size = max(len(data[0]), *(len(each) for each in sites.values()))
-        if len(data[0]) == 1:
-            data = rows_of(data, torch.zeros(size, dtype=torch.long))
-        scores = []
-        for rows in self.program.pieces(size):
-            values = {name: (each[rows] if len(each) > 1 else each)[None] for name, each in sites.items()}
-            trace = self.program.trace(data, rows, values=values)
-            pairs = [self.program.log_prob(trace.nodes[n], len(rows), z=each) for n, each in values.items()]
-            scores.append(sum(pairs, start=torch.zeros(1, len(rows), dtype=torch.float64))[0])
-        return torch.cat(scores)
+        data = aligned(as_data(x), number_of_values(sites))
+        self._check_own(data)
+        return total(site_scores(self.program, data, sites, list(sites)))
+
+    def _check_own(self, data: tuple[torch.Tensor, ...]) -> None:
+        """Parameters that belong to the rows of the data say nothing about other data."""
+        if self.program.follows or _are_equal(data, self.data):
+            return
+        if not self.program.subsamples or self._is_bound_to_rows():
+            raise ValueError(
+                f"Expected the joint's own {self.data_size} data but got others, for which the guide has no "
+                "parameters; score with joint.data as x"
+            )
+
+    @torch.no_grad()
+    def _is_bound_to_rows(self) -> bool:
+        """Whether the same data in other rows of a subsampling plate have other posteriors."""
+        rows = torch.arange(self.program.piece)
+        with isolated_random_state():
+            z = self.program.values(self.program.trace(self.data, rows), len(rows))
+        here = self._scored(z, self.data, rows)
+        moved = tuple(each.roll(1, 0) for each in self.data)
+        return not torch.allclose(here, self._scored(z, moved, (rows + 1) % self.data_size))
+
+    def _scored(self, z: Sites, data: tuple[torch.Tensor, ...], rows: torch.Tensor) -> torch.Tensor:
+        trace = self.program.trace(data, rows, values={name: each[None] for name, each in z.items()})
+        return total({name: self.program.log_prob(trace.nodes[name], len(rows)) for name in z})
 
     def log_aggregate(self, z: Sites | torch.Tensor) -> torch.Tensor:
         r"""log q(z) = log :math:`\frac1N \sum_n q(z \mid x_n)`.
@@ -217,7 +225,7 @@ class RepresentationJoint:
         Returns:
             (M,), in nats.
         """
-        return self.aggregate.log_prob(self.space.flatten(self.space.checked(z)))
+        return self.aggregate.log_prob(self._flat(z))
 
     def log_inverted(self, z: Sites | torch.Tensor) -> torch.Tensor:
         """log q(x_n|z) = log q(z|x_n) − log N − log q(z), the inverted posterior over the data.
@@ -228,6 +236,27 @@ class RepresentationJoint:
         Returns:
             (M, N), in nats; each row sums to one in probability.
         """
-        flat = self.space.flatten(self.space.checked(z))
-        joint = self.aggregate.posterior.log_prob(flat[:, None, :]) - math.log(self.data_size)  # (M, N)
-        return joint - joint.logsumexp(-1, keepdim=True)
+        posterior = self.aggregate.posterior
+        few = max(1, _SCORES_AT_ONCE // (self.data_size * self.space.size))
+        scores = torch.cat(
+            [posterior.log_prob(each[:, None, :]).double() for each in self._flat(z).split(few)]
+        )
+        return scores - scores.logsumexp(-1, keepdim=True)  # (M, N)
+
+    def _flat(self, z: Sites | torch.Tensor) -> torch.Tensor:
+        return self.space.flatten(self.space.checked(z))
+
+
+def _turns(index: torch.Tensor) -> torch.Tensor:
+    """How often each entry has come up before."""
+    ordered, order = index.sort(stable=True)
+    turn = torch.empty_like(index)
+    turn[order] = torch.arange(len(index)) - torch.searchsorted(ordered, ordered)
+    return turn
+
+
+def _are_equal(data: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> bool:
+    return len(data) == len(others) and all(
+        each.shape == other.shape and torch.equal(each, other)
+        for each, other in zip(data, others, strict=True)
+    )

@@ -1,9 +1,11 @@
 """Messengers: what one site counts for in an objective, and programs read datum by datum."""
 
 from pyro_infomax.poutine.data import Data, as_data, rows_of
+from pyro_infomax.poutine.local_program import LocalProgram
 from pyro_infomax.poutine.module_modes import evaluation_mode
-from pyro_infomax.poutine.local_program import LocalProgram, SiteLayout
+from pyro_infomax.poutine.placeholder import Placeholder, needs_data, no_placeholder_parameters
 from pyro_infomax.poutine.rows_messenger import RowsMessenger
+from pyro_infomax.poutine.site_layout import SiteLayout
 from pyro_infomax.poutine.values_messenger import ProgramStopped, ValuesMessenger
 from pyro_infomax.poutine.weight_messenger import (
     SiteWeight,
@@ -19,6 +21,7 @@ from pyro_infomax.poutine.weight_messenger import (
 __all__ = [
     "Data",
     "LocalProgram",
+    "Placeholder",
     "ProgramStopped",
     "RowsMessenger",
     "SiteLayout",
@@ -30,6 +33,8 @@ __all__ = [
     "as_data",
     "checked_weight",
     "evaluation_mode",
+    "needs_data",
+    "no_placeholder_parameters",
     "rows_of",
     "unweighted_log_prob",
     "unweighted_scale_and_mask",

@@ -1,99 +1,41 @@
 """A Pyro program read datum by datum."""
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, final
 
-import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.util import site_is_subsample
+from pyro.poutine.messenger import Messenger
 
+from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.poutine.data import rows_of
+from pyro_infomax.poutine.data_plate import frames_of, is_deterministic, sample_sites
+from pyro_infomax.poutine.first_run import Probe, probe
+from pyro_infomax.poutine.generate_messenger import GenerateMessenger
+from pyro_infomax.poutine.module_modes import evaluation_mode
 from pyro_infomax.poutine.rows_messenger import RowsMessenger
+from pyro_infomax.poutine.site_layout import SiteLayout
 from pyro_infomax.poutine.values_messenger import ProgramStopped, ValuesMessenger
+from pyro_infomax.poutine.weight_messenger import unweighted_scale_and_mask
 
-__all__ = ["LocalProgram", "SiteLayout"]
+__all__ = ["LocalProgram"]
 
 Program = Callable[..., Any]
 Tensors = tuple[torch.Tensor, ...]
-
-_PROBE = 64  # rows that show whether a program follows the length of its arguments
-
-
-@final
-@dataclass(frozen=True)
-class SiteLayout:
-    """Where the data, the inner plates and the event stand in the values of a site.
-
-    Attributes:
-        name: the site.
-        data_dim: the data plate's dimension, counted from the right of the batch shape.
-        inner: the dimensions and sizes of the other plates around the site.
-        event_shape: the shape of one value within all plates.
-        depth: the number of batch dimensions of the program, an outer one to their left not counted.
-        dtype: what the site's values are made of.
-    """
-
-    name: str
-    data_dim: int
-    inner: tuple[tuple[int, int], ...]
-    event_shape: tuple[int, ...]
-    depth: int
-    dtype: torch.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the site for one datum: inner plates, then event."""
-        return (*(size for _, size in self.inner), *self.event_shape)
-
-    @property
-    def size(self) -> int:
-        """The number of scalars of the site for one datum."""
-        return math.prod(self.shape)
-
-    def place(self, z: torch.Tensor, rows: int, *, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Values as the program holds them.
-
-        Args:
-            z: (outer, rows or 1, *shape).
-            rows: the number of data in the plate.
-            dtype: what the values are cast to; None for what the site is made of.
-
-        Returns:
-            (outer, *batch, *event).
-        """
-        z = z.to(dtype or self.dtype).expand(-1, rows, *self.shape)
-        batch = [1] * self.depth
-        for dim, size in self.inner:
-            batch[dim] = size
-        # inner plates stand in the order of their dimensions, so that only the data axis has to move
-        del batch[self.data_dim]
-        spread = z.reshape(z.shape[0], rows, *batch, *self.event_shape)
-        return spread.movedim(1, 1 + self.depth + self.data_dim)
-
-    def rows(self, value: torch.Tensor, rows: int) -> torch.Tensor:
-        """Datum by datum what the program holds: the inverse of :meth:`place`, (outer, rows, *shape)."""
-        events = len(self.event_shape)
-        missing = self.depth + 1 + events - value.dim()
-        value = value.reshape((1,) * missing + tuple(value.shape)).movedim(1 + self.depth + self.data_dim, 1)
-        batch = [1] * self.depth
-        for dim, size in self.inner:
-            batch[dim] = size
-        del batch[self.data_dim]
-        value = value.expand(value.shape[0], rows, *batch, *self.event_shape)
-        return value.reshape(value.shape[0], rows, *self.shape)
+Values = Mapping[str, torch.Tensor]
 
 
 @final
 class LocalProgram:
     """A program whose latent and observed sites are local to the rows of its data.
 
-    It finds the data plate, runs the program on all rows in pieces where the program allows it, and gives
-    values and log-probabilities datum by datum. Scales do not count here (a density has none); masks do.
+    It finds the data plate, runs the program in pieces where the program allows it, and gives values and
+    log-probabilities datum by datum. Scales and weights do not count here (a density has none); masks do.
+    Observed sites outside the data plate, as :func:`pyro.poutine.condition` makes of global latents, are
+    taken as given.
 
     Args:
         program: a model or a guide.
@@ -103,9 +45,29 @@ class LocalProgram:
         data_plate: the name of the data plate, None to find it.
         batch_size: the largest number of rows of a run, where the program follows its arguments.
 
+    Attributes:
+        plate: the name of the data plate.
+        follows: whether the program takes data of any length, its plate with them.
+        subsamples: whether its plate takes a fixed number of rows of the data.
+        piece: the number of rows of a run, the largest one if the program follows its arguments.
+        latents: the layouts of the latent sites, in the program's order.
+        observed: the layouts of the observed sites, factors included.
+        error: what ended the run of a prior before its end, if anything.
+
     Raises:
-        ValueError: if there is no data plate, or several.
-        NotImplementedError: if a latent site is global, or auxiliary.
+        ValueError: if there is no data plate, or several, or a site has batch dimensions without plates.
+        NotImplementedError: if a latent site is global or auxiliary, if an observed site joins the data, if
+            an inner plate subsamples, or if a guide has factors.
+
+    Example:
+        >>> import pyro
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> program = LocalProgram(model, (torch.zeros(5),), role="model")
+        >>> program.plate, program.follows, list(program.latents), list(program.observed)
+        ('data', True, ['z'], ['x'])
     """
 
     def __init__(
@@ -120,62 +82,102 @@ class LocalProgram:
         self.program = program
         self.role = role
         self.data_size = len(data[0])
-        trace, seen = self._probe(data, data_plate, role)
-        frame = _data_frame(trace, seen, data_plate, role)
-        self.plate: str = frame.name
-        self.data_dim: int = frame.dim
-        self.follows = seen < self.data_size or (frame.size == frame.full_size == self.data_size)
-        self.piece = self._piece(frame, seen, batch_size)
-        self.depth = max(-f.dim for site in _samples(trace) for f in _frames(site))
-        self.latents = self._layouts(trace, role, observed=False)
-        self.observed = self._layouts(trace, role, observed=True)
+        seen = probe(program, data, role=role, data_plate=data_plate)
+        self.plate: str = seen.frame.name
+        self.follows = seen.follows
+        self.subsamples = not seen.follows and seen.frame.size < seen.frame.full_size
+        self.piece: int = batch_size if seen.follows else seen.frame.size
+        self.error = seen.error
+        self._check(seen, data)
+        self.latents = self._layouts(seen, observed=False)
+        self.observed = self._layouts(seen, observed=True)
 
-    def _probe(self, data: Tensors, data_plate: str | None, role: str) -> tuple[Any, int]:
-        """One trace, of few rows if the program follows its arguments, and the number of rows that it got."""
-        if self.data_size <= _PROBE:
-            return self._silent_trace(data), self.data_size
-        before = set(pyro.get_param_store().keys())
-        few = rows_of(data, slice(0, _PROBE))
-        try:
-            trace = self._silent_trace(few)
-            frame = _data_frame(trace, _PROBE, data_plate, role)
-            follows = frame.size == frame.full_size == _PROBE and all(
-                _has_rows(site, frame.dim, _PROBE) for site in _samples(trace)
+    def _check(self, seen: Probe, data: Tensors) -> None:
+        if self.subsamples and self.plate not in seen.trace.nodes:
+            raise NotImplementedError(
+                f"The plate {self.plate!r} of the {self.role} took its subsample before the program ran; "
+                "make the plate within the program"
             )
-        except (RuntimeError, ValueError, IndexError):
-            follows = False
-        if follows:
-            return trace, _PROBE
-        # A program made for all rows may have initialised parameters for the few.
-        for name in set(pyro.get_param_store().keys()) - before:
-            del pyro.get_param_store()[name]
-        return self._silent_trace(data), self.data_size
+        for site in sample_sites(seen.trace):
+            self._check_site(site)
+        given = [site["name"] for site in sample_sites(seen.trace) if self._is_given(site)]
+        if given and self.role != "prior":
+            self._check_apart(given, data)
 
-    def _silent_trace(self, data: Tensors) -> Any:
-        """A trace that leaves no trace: neither gradients nor a changed random state."""
-        handler = poutine.trace(self.program)
-        try:
-            with torch.no_grad(), torch.random.fork_rng():
-                return handler.get_trace(*data)
-        except (RuntimeError, ValueError, IndexError, TypeError):
-            latent = any(not site["is_observed"] for site in _samples(handler.trace))
-            if self.role == "prior" and latent:
-                return handler.trace
-            raise
+    def _check_site(self, site: Any) -> None:
+        name, observed = site["name"], site["is_observed"]
+        if self.role == "guide" and self._counts_in_guide(site):
+            raise NotImplementedError(
+                f"The guide's site {name!r} is a factor or observed, so that its density is not normalised; "
+                "use a guide whose sites are all latent"
+            )
+        if not observed and site["infer"].get("is_auxiliary"):
+            raise NotImplementedError(
+                f"The site {name!r} is auxiliary to the {self.role}, whose density is therefore not known; "
+                "use a guide without auxiliary sites"
+            )
+        if not observed and not self._is_local(site):
+            raise NotImplementedError(
+                f"The latent site {name!r} of the {self.role} is outside the data plate {self.plate!r} and "
+                "so global; fix global latents with pyro.poutine.condition and ask for the local ones"
+            )
 
-    def _piece(self, frame: Any, seen: int, batch_size: int) -> int:
+    def _counts_in_guide(self, site: Any) -> bool:
+        # a guide that is a messenger runs the model, whose observed sites these are
+        if not site["is_observed"] or isinstance(poutine.unwrap(self.program), Messenger):
+            return False
+        return isinstance(site["fn"], dist.Unit) or (self._is_local(site) and not is_deterministic(site))
+
+    def _is_local(self, site: Any) -> bool:
+        return any(frame.name == self.plate for frame in frames_of(site))
+
+    def _is_given(self, site: Any) -> bool:
+        return site["is_observed"] and not is_deterministic(site) and not self._is_local(site)
+
+    @torch.no_grad()
+    def _check_apart(self, names: list[str], data: Tensors) -> None:
+        """Observed sites outside the data plate must not change with the latent sites of the data."""
+        with isolated_random_state(), evaluation_mode(self.program):
+            first, again = (self.trace(data, next(self.pieces(len(data[0])))) for _ in range(2))
+        for name in names:
+            sites = [trace.nodes[name] for trace in (first, again) if name in trace.nodes]
+            if not _all_equal([site["fn"].log_prob(site["value"]) for site in sites]):
+                raise NotImplementedError(
+                    f"The observed site {name!r} of the {self.role} is outside the data plate {self.plate!r} "
+                    "but depends on local latents, which makes the data dependent; put it into the plate"
+                )
+
+    def _layouts(self, seen: Probe, *, observed: bool) -> dict[str, SiteLayout]:
+        sites = [site for site in sample_sites(seen.trace) if self._is_local(site)]
+        depth = max(-frame.dim for site in sites for frame in frames_of(site))
+        wanted = [site for site in sites if site["is_observed"] == observed and not is_deterministic(site)]
+        return {site["name"]: self._layout(site, depth) for site in wanted}
+
+    def _layout(self, site: Any, depth: int) -> SiteLayout:
+        frames = {frame.name: frame for frame in frames_of(site)}
+        data = frames.pop(self.plate)
+        self._check_batch(site, {frame.dim for frame in (data, *frames.values())})
+        inner = sorted((frame.dim, self._whole_size(frame, site)) for frame in frames.values())
+        event_shape = tuple(site["fn"].event_shape)
+        rank = site["value"].dim() - len(event_shape)
+        dtype = site["value"].dtype
+        return SiteLayout(site["name"], data.dim, tuple(inner), event_shape, depth, rank, dtype)
+
+    def _check_batch(self, site: Any, plates: set[int]) -> None:
+        batch = tuple(site["fn"].batch_shape)
+        if any(size > 1 and i - len(batch) not in plates for i, size in enumerate(batch)):
+            raise ValueError(
+                f"Expected plates for all batch dimensions of {site['name']!r} but its batch shape {batch} "
+                f"has plates at {sorted(plates)} only; declare events by .to_event()"
+            )
+
+    def _whole_size(self, frame: Any, site: Any) -> int:
         if frame.size < frame.full_size:
-            return int(frame.size)
-        return batch_size if seen < self.data_size else self.data_size
-
-    def _layouts(self, trace: Any, role: str, *, observed: bool) -> dict[str, SiteLayout]:
-        layouts = {}
-        for site in _samples(trace):
-            if site["is_observed"] != observed or site["infer"].get("_deterministic"):
-                continue
-            self._check_local(site, role)
-            layouts[site["name"]] = self._layout(site)
-        return layouts
+            raise NotImplementedError(
+                f"The plate {frame.name!r} around {site['name']!r} subsamples within the data plate, so that "
+                "the site's density is not known; let it take all of its rows"
+            )
+        return int(frame.size)
 
     def running(self, program: Program) -> "LocalProgram":
         """The same layout for a variant of the program that has the same sites."""
@@ -183,42 +185,53 @@ class LocalProgram:
         twin.program = program
         return twin
 
-    def _check_local(self, site: Any, role: str) -> None:
-        name = site["name"]
-        if not site["is_observed"] and site["infer"].get("is_auxiliary"):
-            raise NotImplementedError(
-                f"The site {name!r} is auxiliary to the {role}, whose density is therefore not known; "
-                "use a guide without auxiliary sites"
-            )
-        if self.plate not in {f.name for f in _frames(site)}:
-            kind = "observed" if site["is_observed"] else "latent"
-            raise NotImplementedError(
-                f"The {kind} site {name!r} of the {role} is outside the data plate {self.plate!r} and so global; "
-                "fix global latents with pyro.poutine.condition and ask for the local ones"
-            )
-
-    def _layout(self, site: Any) -> SiteLayout:
-        inner = sorted((f.dim, f.size) for f in _frames(site) if f.name != self.plate)
-        event_shape = tuple(site["fn"].event_shape)
-        dtype = site["value"].dtype
-        return SiteLayout(site["name"], self.data_dim, tuple(inner), event_shape, self.depth, dtype)
+    def generating(self) -> "LocalProgram":
+        """The program with its local observed sites drawn; what is conditioned on stays fixed."""
+        return self.running(GenerateMessenger(self.observed)(self.program))
 
     def pieces(self, size: int) -> Iterator[torch.Tensor]:
         """The rows of ``size`` data, as many at a time as one run takes.
 
-        A plate that subsamples takes its own number of rows each time, so that the last piece goes back for
-        some.
+        A plate that subsamples takes its own number of rows each time: the last piece goes back for some,
+        and too few data are taken more than once.
+
+        Raises:
+            ValueError: if the program takes another number of data only.
         """
+        return (rows for rows, _ in self._runs(size))
+
+    def _runs(self, size: int) -> Iterator[tuple[torch.Tensor, slice]]:
+        """The rows of each run, and which of them no run before had."""
+        if not (self.follows or self.subsamples or size == self.piece):
+            raise ValueError(
+                f"Expected {self.piece} data, the fixed size of the plate {self.plate!r} of the {self.role}, "
+                f"but got {size}; pass as many, or give the plate the size len(data)"
+            )
         for start in range(0, size, self.piece):
+            new = min(self.piece, size - start)
             first = start if self.follows else max(0, min(start, size - self.piece))
-            yield torch.arange(first, min(first + self.piece, size))
+            rows = torch.arange(first, first + (new if self.follows else self.piece)) % size
+            yield rows, slice(start - first, start - first + new)
+
+    def together(self, size: int, run: Callable[[torch.Tensor], Values]) -> dict[str, torch.Tensor]:
+        """What runs over all rows of ``size`` data give, end to end.
+
+        Args:
+            size: the number of data.
+            run: from the rows (B,) of one run to tensors (B, ...).
+
+        Returns:
+            Tensors (size, ...).
+        """
+        parts = [{name: each[new] for name, each in run(rows).items()} for rows, new in self._runs(size)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def trace(
         self,
         data: Tensors,
         rows: torch.Tensor | None = None,
         *,
-        values: Mapping[str, torch.Tensor] | None = None,
+        values: Values | None = None,
         stop_after: Sequence[str] | None = None,
     ) -> Any:
         """Runs the program on some rows.
@@ -232,14 +245,22 @@ class LocalProgram:
         Returns:
             The trace, its log-probabilities not computed.
         """
-        rows = torch.arange(len(data[0])) if rows is None else rows
-        layouts = self.latents | self.observed
-        placed = {name: _placer(layouts[name], z, len(rows)) for name, z in (values or {}).items()}
-        messenger = ValuesMessenger(placed, stop_after=stop_after)
-        if self.follows:
-            whole = len(rows) == len(data[0])
-            return _trace(messenger(self.program), data if whole else rows_of(data, rows))
-        return _trace(RowsMessenger(self.plate, rows)(messenger(self.program)), data)
+        everything = torch.arange(len(data[0]))
+        rows = everything if rows is None else rows
+        layouts = self.latents | self.observed if values else {}
+        held = {name: layouts[name].held(z, len(rows)) for name, z in (values or {}).items()}
+        program = ValuesMessenger(held, stop_after=stop_after)(self.program)
+        if self.subsamples:
+            # a plate of the data's size cannot take more rows than there are
+            enough = data if len(everything) >= self.piece else rows_of(data, rows)
+            return _trace(RowsMessenger(self.plate, rows)(program), enough)
+        return _trace(program, data if torch.equal(rows, everything) else rows_of(data, rows))
+
+    def values(self, trace: Any, rows: int) -> dict[str, torch.Tensor]:
+        """The latent values of a trace of :meth:`trace`, (rows, *shape)."""
+        return {
+            name: layout.rows(trace.nodes[name]["value"], rows)[0] for name, layout in self.latents.items()
+        }
 
     def log_prob(self, site: Any, rows: int, *, z: torch.Tensor | None = None) -> torch.Tensor:
         """log p of a traced site datum by datum, inner plates summed, in float64.
@@ -247,38 +268,35 @@ class LocalProgram:
         Args:
             site: a node of a trace of :meth:`trace`.
             rows: the number of rows of that run.
-            z: the values to score, (outer, rows or 1, *shape), where they are finer than those that the
-                program ran with.
+            z: the values to score, (outer, rows or 1, *shape), where they are not those that the program ran
+                with, or finer than those.
 
         Returns:
             (outer, rows), in nats.
         """
-        value = site["value"]
-        if z is not None and z.is_floating_point():
-            value = (self.latents | self.observed)[site["name"]].place(z, rows, dtype=z.dtype)
-        log_prob = scale_and_mask(site["fn"].log_prob(value), mask=site["mask"]).double()
-        return self.per_datum(log_prob, site, rows)
+        layout = (self.latents | self.observed)[site["name"]]
+        self._check_rows(site, rows)
+        score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
+        _, mask = unweighted_scale_and_mask(site)
+        return layout.summed(scale_and_mask(score, mask=mask).double(), rows)
 
-    def per_datum(self, batch: torch.Tensor, site: Any, rows: int) -> torch.Tensor:
-        """A tensor of a site's batch shape, its inner plates summed: (outer, rows)."""
-        batch = batch.reshape((1,) * (self.depth + 1 - batch.dim()) + tuple(batch.shape))
-        sizes = [1] * self.depth
-        for frame in _frames(site):
-            sizes[frame.dim] = frame.size
-        batch = batch.expand(batch.shape[0], *sizes).movedim(1 + self.depth + self.data_dim, 1)
-        if batch.shape[1] != rows:
+    def _check_rows(self, site: Any, rows: int) -> None:
+        (size,) = (frame.size for frame in frames_of(site) if frame.name == self.plate)
+        if size != rows:
             raise ValueError(
-                f"Expected {rows} rows in the plate {self.plate!r} around {site['name']!r} but got "
-                f"{batch.shape[1]}; a program made for other data cannot score these"
+                f"Expected {rows} rows in the plate {self.plate!r} around {site['name']!r} but got {size}; "
+                "a program made for other data cannot score these"
             )
-        return batch.flatten(2).sum(-1) if batch.dim() > 2 else batch
 
 
-def _placer(layout: SiteLayout, z: torch.Tensor, rows: int) -> Callable[[Any], torch.Tensor]:
-    # A lone outer axis is left out, since programs rarely expect one.
-    placed = layout.place(z, rows)
-    value = placed[0] if len(placed) == 1 else placed
-    return lambda _: value
+def _score(fn: Any, layout: SiteLayout, z: torch.Tensor, rows: int) -> torch.Tensor:
+    if not layout.dtype.is_floating_point:
+        return fn.log_prob(layout.place(z.to(layout.dtype), rows))
+    try:
+        return fn.log_prob(layout.place(z.to(torch.promote_types(z.dtype, layout.dtype)), rows))
+    except RuntimeError:
+        # a distribution with networks of its own takes values of their dtype only
+        return fn.log_prob(layout.place(z.to(layout.dtype), rows))
 
 
 def _trace(program: Program, data: Tensors) -> Any:
@@ -289,48 +307,5 @@ def _trace(program: Program, data: Tensors) -> Any:
         return handler.trace
 
 
-def _samples(trace: Any) -> list[Any]:
-    return [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
-
-
-def _frames(site: Any) -> list[Any]:
-    return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
-
-
-def _has_rows(site: Any, dim: int, rows: int) -> bool:
-    if site["infer"].get("_deterministic"):
-        return True
-    shape = tuple(site["fn"].batch_shape)
-    return len(shape) >= -dim and shape[dim] == rows
-
-
-def _data_frame(trace: Any, size: int, data_plate: str | None, role: str) -> Any:
-    """The frame of the data plate: around the observed site of a model, of full size in a guide."""
-    sites = _samples(trace)
-    frames = {frame.name: frame for site in sites for frame in _frames(site)}
-    if data_plate is not None:
-        if data_plate not in frames:
-            raise ValueError(
-                f"Expected a plate {data_plate!r} in the {role} but got {sorted(frames)}; "
-                "name one of these as data_plate"
-            )
-        return frames[data_plate]
-    observed = [site for site in sites if site["is_observed"] and not site["infer"].get("_deterministic")]
-    candidates = frames
-    if role == "model" and observed:
-        shared = set.intersection(*({f.name for f in _frames(site)} for site in observed))
-        candidates = {name: frame for name, frame in frames.items() if name in shared}
-    if role != "model" or len(candidates) > 1:
-        candidates = {name: frame for name, frame in candidates.items() if frame.full_size == size}
-    if len(candidates) == 1:
-        return next(iter(candidates.values()))
-    where = "around its observed sites" if role == "model" else f"of the data's size {size}"
-    if not candidates:
-        raise ValueError(
-            f"Expected a vectorised plate {where} in the {role} but found none; put the local sites into "
-            "pyro.plate('data', len(data))"
-        )
-    raise ValueError(
-        f"Expected one data plate {where} in the {role} but found {sorted(candidates)}; "
-        "say which by data_plate='name'"
-    )
+def _all_equal(tensors: Sequence[torch.Tensor]) -> bool:
+    return all(torch.equal(tensors[0], each) for each in tensors[1:])

@@ -1,7 +1,7 @@
 """A messenger that gives sites their values."""
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, final
+from collections.abc import Collection, Mapping
+from typing import Any, Self, final
 
 import torch
 from pyro.poutine.messenger import Messenger
@@ -21,7 +21,7 @@ class ValuesMessenger(Messenger):
     too.
 
     Args:
-        values: site names to values, or to functions from the site's message to a value.
+        values: site names to values.
         stop_after: site names; once all of them ran, :class:`ProgramStopped` leaves the program. None to run
             it to its end.
 
@@ -34,22 +34,25 @@ class ValuesMessenger(Messenger):
 
     def __init__(
         self,
-        values: Mapping[str, torch.Tensor | Callable[[Any], torch.Tensor]],
+        values: Mapping[str, torch.Tensor],
         *,
         stop_after: Collection[str] | None = None,
     ) -> None:
         super().__init__()
         self.values = values
-        self._awaited = None if stop_after is None else set(stop_after)
+        self.stop_after = stop_after
+        self._awaited: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._awaited = set(self.stop_after or ())
+        return super().__enter__()
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.values:
-            value = self.values[msg["name"]]
-            msg["value"] = value if isinstance(value, torch.Tensor) else value(msg)
+            msg["value"] = self.values[msg["name"]]
             msg["done"] = True
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        if self._awaited is not None:
-            self._awaited.discard(msg["name"])
-            if not self._awaited:
-                raise ProgramStopped
+        self._awaited.discard(msg["name"])
+        if self.stop_after is not None and not self._awaited:
+            raise ProgramStopped

@@ -1,0 +1,158 @@
+"""A first run of a program, which shows how it takes its data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, final
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+
+from pyro_infomax.nn.random_state import isolated_random_state
+from pyro_infomax.poutine.data import rows_of
+from pyro_infomax.poutine.data_plate import data_frame, frames_of, is_deterministic, sample_sites
+from pyro_infomax.poutine.module_modes import evaluation_mode, modules_behind
+from pyro_infomax.poutine.placeholder import Placeholder, needs_data
+
+__all__ = ["Probe", "probe"]
+
+Program = Callable[..., Any]
+Tensors = tuple[torch.Tensor, ...]
+
+# A prime, since layers rarely have so many units: a parameter of that length has an entry for each datum.
+_FEW: Final = 61
+
+
+@final
+@dataclass(frozen=True)
+class Probe:
+    """What a first run has shown.
+
+    Attributes:
+        trace: of the program.
+        frame: of its data plate.
+        follows: whether the program takes data of any length, its plate with them.
+        error: what ended the run of a prior after some latent sites, None for a run to the end.
+    """
+
+    trace: Any
+    frame: Any
+    follows: bool = False
+    error: Exception | None = None
+
+
+def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None = None) -> Probe:
+    """Runs a program on its data, or on few of them where that shows as much.
+
+    Random state, gradients and the modules' buffers stay as they were; parameters that the program
+    initialises are those for all of its data.
+
+    Args:
+        program: a model or a guide.
+        data: its positional arguments.
+        role: ``"model"``, ``"guide"``, or ``"prior"`` for a model of which the latent sites suffice.
+        data_plate: the name of the data plate, None to find it.
+
+    Raises:
+        ValueError: if there is no data plate, or several; if a prior needs the values of its data.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x, 1.0))
+        >>> probe(guide, (torch.zeros(5),), role="guide").follows
+        True
+    """
+    subject = _Subject(program, role, data_plate)
+    few, fewer = _few_of(data)
+    if len(data[0]) > _FEW and not _awaits_data(program):
+        before = set(pyro.get_param_store().keys())
+        seen = subject.run_on_all_of(few)
+        fresh = set(pyro.get_param_store().keys()) - before
+        if seen is None or any(_FEW in pyro.get_param_store()[name].shape for name in fresh):
+            for name in fresh:
+                del pyro.get_param_store()[name]
+        elif subject.run_on_all_of(fewer):
+            return replace(seen, follows=True)
+    whole = subject.run(data)
+    follows = subject.run_on_all_of(few) and subject.run_on_all_of(fewer)
+    return replace(whole, follows=bool(follows))
+
+
+@final
+@dataclass(frozen=True)
+class _Subject:
+    program: Program
+    role: str
+    data_plate: str | None
+
+    def run(self, data: Tensors) -> Probe:
+        size = len(data[0])
+        handler = poutine.trace(_RowsInReach(size)(self.program))
+        error = None
+        try:
+            with torch.no_grad(), isolated_random_state(), evaluation_mode(self.program):
+                handler.get_trace(*data)
+        except Exception as raised:
+            if self.role != "prior":
+                raise
+            if not _latents(handler.trace):
+                raise needs_data(raised) from raised
+            error = raised
+        if any(isinstance(site["value"], Placeholder) for site in _latents(handler.trace)):
+            raise needs_data()
+        frame = data_frame(handler.trace, size, role=self.role, name=self.data_plate)
+        return Probe(handler.trace, frame, error=error)
+
+    def run_on_all_of(self, few: Tensors) -> Probe | None:
+        """A run whose data plate takes just these rows, None where there is no such run."""
+        try:
+            seen = self.run(few)
+        except Exception:  # whatever a program that was made for all of its data says to fewer
+            return None
+        sites = [site for site in sample_sites(seen.trace) if seen.frame in frames_of(site)]
+        fits = seen.frame.size == len(few[0]) and all(_has_rows(site, seen.frame) for site in sites)
+        return seen if fits else None
+
+
+@final
+class _RowsInReach(Messenger):
+    """Subsamples only rows that the data have, which may be fewer than those of a plate of fixed size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg) or msg["value"] is not None:
+            return
+        taken = msg["fn"].subsample_size
+        if taken is not None and taken < msg["fn"].size:
+            msg["value"] = torch.arange(taken) % self.size
+            msg["done"] = True
+
+
+def _latents(trace: Any) -> list[Any]:
+    return [site for site in sample_sites(trace) if not site["is_observed"]]
+
+
+def _few_of(data: Tensors) -> tuple[Tensors, Tensors]:
+    """Two other numbers of rows, since a plate may happen to subsample just one of them."""
+    size = len(data[0])
+    few, fewer = (_FEW, _FEW - 2) if size > _FEW else (size + 1, max(1, size - 1))
+    return rows_of(data, torch.arange(few) % size), rows_of(data, torch.arange(fewer))
+
+
+def _awaits_data(program: Program) -> bool:
+    """Whether the program may be shaped by the data of its first run."""
+    guides = [module for module in modules_behind(program) if isinstance(module, AutoGuide)]
+    return isinstance(poutine.unwrap(program), Messenger) or any(g.prototype_trace is None for g in guides)
+
+
+def _has_rows(site: Any, frame: Any) -> bool:
+    shape = tuple(site["fn"].batch_shape)
+    return is_deterministic(site) or (len(shape) >= -frame.dim and shape[frame.dim] == frame.size)
