@@ -14,9 +14,9 @@ from pyro_infomax.nn.features import check_features, prototype_features
 from pyro_infomax.nn.likelihoods import Likelihood, to_likelihood
 from pyro_infomax.nn.normal_head import NormalHead
 from pyro_infomax.nn.prior import check_prior, to_prior
-from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.nn.registration import InstanceName, adopt, drop_weak_references, register
 from pyro_infomax.nn.shapes import merge_batch
+from pyro_infomax.random_state import isolated_random_state
 
 
 @final

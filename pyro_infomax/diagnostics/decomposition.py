@@ -13,8 +13,8 @@ from pyro_infomax.diagnostics.pair import Pair, ScoredDraws
 from pyro_infomax.information import Account, Draws, Estimate, active_units
 from pyro_infomax.information.closed_forms import joint_forms, marginal_forms, moments
 from pyro_infomax.information.families import is_factorised
-from pyro_infomax.information.randomness import isolated
 from pyro_infomax.poutine import Data, evaluation_mode
+from pyro_infomax.random_state import seeded_draws
 
 __all__ = ["Decomposition", "decompose"]
 
@@ -200,7 +200,7 @@ def decompose(
     """
     if num_samples < 1:
         raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
-    with evaluation_mode(model, guide), torch.no_grad(), isolated(seed):
+    with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
         pair = Pair(model, guide, data, data_plate=data_plate, batch_size=batch_size)
         return account_of(pair, num_samples=num_samples)
 

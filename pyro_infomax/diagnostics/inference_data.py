@@ -16,8 +16,8 @@ from pyro_infomax.diagnostics.decomposition import Decomposition, account_of
 from pyro_infomax.diagnostics.labels import Labels
 from pyro_infomax.diagnostics.pair import Pair
 from pyro_infomax.information import Estimate
-from pyro_infomax.information.randomness import isolated
 from pyro_infomax.poutine import Data, LocalProgram, evaluation_mode, rows_of
+from pyro_infomax.random_state import seeded_draws
 from pyro_infomax.training import History
 
 __all__ = ["to_arviz"]
@@ -80,7 +80,7 @@ def to_arviz(
         raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
     if predictive_data is not None and predictive_data < 0:
         raise ValueError(f"Expected predictive_data >= 0 or None but got {predictive_data}")
-    with evaluation_mode(model, guide), torch.no_grad(), isolated(seed):
+    with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
         pair = Pair(model, guide, data, data_plate=data_plate)
         labels = Labels(pair.data_size, coords=coords or {}, dims=dims or {})
         groups = _groups(pair, num_samples, predictive_data, labels)

@@ -12,8 +12,8 @@ from torch.distributions import Distribution
 from pyro_infomax.diagnostics.site_prior import SitePrior
 from pyro_infomax.information.families import in_double, in_dtype_of
 from pyro_infomax.joint import GenerativeJoint, RepresentationJoint
-from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.poutine import Data, SiteLayout, as_data, rows_of
+from pyro_infomax.random_state import isolated_random_state
 
 __all__ = ["Pair", "ScoredDraws"]
 

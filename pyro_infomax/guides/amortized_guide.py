@@ -18,10 +18,10 @@ from pyro_infomax.nn import (
     InstanceName,
     check_features,
     drop_weak_references,
-    isolated_random_state,
     prototype_features,
     register,
 )
+from pyro_infomax.random_state import isolated_random_state
 
 Plates = pyro.plate | Iterable[pyro.plate]
 

@@ -10,7 +10,7 @@ from pyro_infomax.information.aggregate_posterior import AggregatePosterior
 from pyro_infomax.information.families import in_double, in_dtype_of, is_normal, name, shapes
 from pyro_infomax.information.marginals import Marginals, marginals_of
 from pyro_infomax.information.mixture import Evaluation, Mixture
-from pyro_infomax.information.randomness import isolated
+from pyro_infomax.random_state import seeded_draws
 
 
 @final
@@ -159,7 +159,7 @@ class Draws:
     def _drawn(self, num_samples: int, seed: int | None) -> Tensor:
         if num_samples < 1:
             raise ValueError(f"Expected num_samples >= 1 but got {num_samples}.")
-        with isolated(seed):
+        with seeded_draws(seed):
             return self.posterior.sample((num_samples,))
 
 

@@ -8,12 +8,10 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from pyro_infomax.information.randomness import isolated
 from pyro_infomax.joint.latent_space import LatentSpace, Sites, number_of_values
 from pyro_infomax.joint.local_prior import LocalPrior
 from pyro_infomax.joint.normal_sites import NormalParameters, normal_over, normal_parameters
 from pyro_infomax.joint.scoring import aligned, cycled, site_scores, total
-from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.poutine import (
     Data,
     LocalProgram,
@@ -22,6 +20,7 @@ from pyro_infomax.poutine import (
     needs_data,
     no_placeholder_parameters,
 )
+from pyro_infomax.random_state import isolated_random_state, seeded_draws
 
 __all__ = ["GenerativeJoint", "generative"]
 
@@ -121,7 +120,7 @@ class GenerativeJoint:
         data = self._known_data(args)
         program = self.program(data)
         _check_no_factors(program)
-        with torch.no_grad(), isolated(seed):
+        with torch.no_grad(), seeded_draws(seed):
             if program.follows:
                 return _drawn(program, cycled(data, num_samples))
             rounds = [_drawn(program, data) for _ in range(-(-num_samples // len(data[0])))]

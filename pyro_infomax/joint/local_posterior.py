@@ -6,8 +6,8 @@ from typing import Any, final
 import torch
 
 from pyro_infomax.joint.latent_space import LatentSpace
-from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.poutine import LocalProgram
+from pyro_infomax.random_state import isolated_random_state
 
 __all__ = ["LocalPosterior", "broadcasts"]
 

@@ -6,8 +6,8 @@ import torch
 from torch.distributions import Distribution, Independent, Normal
 
 from pyro_infomax.joint.latent_space import LatentSpace
-from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.poutine import LocalProgram, unweighted_scale_and_mask
+from pyro_infomax.random_state import isolated_random_state
 
 __all__ = ["NormalParameters", "normal_over", "normal_parameters"]
 

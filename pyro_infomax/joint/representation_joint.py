@@ -7,13 +7,12 @@ import torch
 from torch.distributions import Distribution, Independent
 
 from pyro_infomax.information import AggregatePosterior
-from pyro_infomax.information.randomness import isolated
 from pyro_infomax.joint.latent_space import LatentSpace, Sites, number_of_values
 from pyro_infomax.joint.local_posterior import LocalPosterior, broadcasts
 from pyro_infomax.joint.normal_sites import normal_over, normal_parameters
 from pyro_infomax.joint.scoring import aligned, site_scores, total
-from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.poutine import Data, LocalProgram, as_data, rows_of
+from pyro_infomax.random_state import isolated_random_state, seeded_draws
 
 __all__ = ["Draw", "RepresentationJoint", "representation"]
 
@@ -152,7 +151,7 @@ class RepresentationJoint:
         """
         if num_samples < 1:
             raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
-        with torch.no_grad(), isolated(seed):
+        with torch.no_grad(), seeded_draws(seed):
             index = torch.randint(self.data_size, (num_samples,))
             sites = self._drawn_for(index)
         return Draw(sites, index, rows_of(self.data, index))

@@ -13,7 +13,6 @@ from pyro_infomax.nn.likelihoods import (
 from pyro_infomax.nn.mlp import MLP, MLPDecoder, MLPEncoder
 from pyro_infomax.nn.normal_head import NormalHead
 from pyro_infomax.nn.prior import to_prior
-from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.nn.registration import InstanceName, adopt, drop_weak_references, register
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "adopt",
     "check_features",
     "drop_weak_references",
-    "isolated_random_state",
     "prototype_features",
     "register",
     "to_likelihood",

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.nn.registration import module_of
+from pyro_infomax.random_state import isolated_random_state
 
 
 def check_features(features: object, batch: int) -> Tensor:

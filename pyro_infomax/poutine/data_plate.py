@@ -47,11 +47,11 @@ def _frames_around(sites: list[Any]) -> Frames:
 
 
 def _around_observed(trace: Any) -> Frames:
-    """The plates around every observed site that is in a plate at all, or around any of them."""
+    """The plates around every observed site that is in a plate at all."""
     sites = [site for site in sample_sites(trace) if site["is_observed"] and not is_deterministic(site)]
     each = [_frames_around([site]) for site in sites if frames_of(site)]
     shared = set.intersection(*map(set, each)) if each else set()
-    return {name: frame for frames in each for name, frame in frames.items() if name in shared or not shared}
+    return {name: frame for frames in each for name, frame in frames.items() if name in shared}
 
 
 def _named(frames: Frames, name: str, role: str) -> Any:

@@ -11,11 +11,11 @@ from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
-from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.poutine.data import rows_of
-from pyro_infomax.poutine.data_plate import data_frame, frames_of, is_deterministic, sample_sites
+from pyro_infomax.poutine.data_plate import data_frame, sample_sites
 from pyro_infomax.poutine.module_modes import evaluation_mode, modules_behind
 from pyro_infomax.poutine.placeholder import Placeholder, needs_data
+from pyro_infomax.random_state import isolated_random_state
 
 __all__ = ["Probe", "probe"]
 
@@ -114,9 +114,7 @@ class _Subject:
             seen = self.run(few)
         except Exception:  # whatever a program that was made for all of its data says to fewer
             return None
-        sites = [site for site in sample_sites(seen.trace) if seen.frame in frames_of(site)]
-        fits = seen.frame.size == len(few[0]) and all(_has_rows(site, seen.frame) for site in sites)
-        return seen if fits else None
+        return seen if seen.frame.size == len(few[0]) else None
 
 
 @final
@@ -151,8 +149,3 @@ def _awaits_data(program: Program) -> bool:
     """Whether the program may be shaped by the data of its first run."""
     guides = [module for module in modules_behind(program) if isinstance(module, AutoGuide)]
     return isinstance(poutine.unwrap(program), Messenger) or any(g.prototype_trace is None for g in guides)
-
-
-def _has_rows(site: Any, frame: Any) -> bool:
-    shape = tuple(site["fn"].batch_shape)
-    return is_deterministic(site) or (len(shape) >= -frame.dim and shape[frame.dim] == frame.size)

@@ -10,7 +10,6 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 
-from pyro_infomax.nn.random_state import isolated_random_state
 from pyro_infomax.poutine.data import rows_of
 from pyro_infomax.poutine.data_plate import frames_of, is_deterministic, sample_sites
 from pyro_infomax.poutine.first_run import Probe, probe
@@ -20,6 +19,7 @@ from pyro_infomax.poutine.rows_messenger import RowsMessenger
 from pyro_infomax.poutine.site_layout import SiteLayout
 from pyro_infomax.poutine.values_messenger import ProgramStopped, ValuesMessenger
 from pyro_infomax.poutine.weight_messenger import unweighted_scale_and_mask
+from pyro_infomax.random_state import isolated_random_state
 
 __all__ = ["LocalProgram"]
 

@@ -13,12 +13,12 @@ from pyro.infer import SVI
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_infomax.poutine.module_modes import evaluation_mode, modules_behind
+from pyro_infomax.random_state import isolated_random_state
 from pyro_infomax.training.batches import Batch, Batches, Data, to_batches
 from pyro_infomax.training.callbacks import Callback, TrainingState
-from pyro_infomax.poutine.module_modes import evaluation_mode, modules_behind
 from pyro_infomax.training.history import History, Row
 from pyro_infomax.training.non_finite_loss import NonFiniteLossError
-from pyro_infomax.training.random_state import isolated_random_state
 from pyro_infomax.training.snapshot import Snapshot, SnapshotMessenger
 from pyro_infomax.training.tally import Tally, objective, total_loss
 

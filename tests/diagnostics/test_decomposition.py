@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pyro_infomax.diagnostics import Decomposition, Pair, decompose
 from pyro_infomax.information import Estimate
-from pyro_infomax.information.randomness import isolated
 from pyro_infomax.nn import MLPDecoder
 from pyro_infomax.oracles import LinearGaussian
+from pyro_infomax.random_state import seeded_draws
 from pyro_infomax.vae import VAE
 
 # --- the linear-Gaussian pair ---
@@ -149,7 +149,7 @@ def enumerated(oracle: LinearGaussian, x: Tensor, z: Tensor) -> dict[str, Tensor
 def test_the_mixture_is_enumerated_in_full(full: bool, num_samples: int) -> None:
     oracle = free(full=full)
     x = oracle.sample(300, seed=0)
-    with isolated(5):
+    with seeded_draws(5):
         z = Pair(oracle.model, oracle.guide, x).draw(max(2, num_samples))
     account = decompose(oracle.model, oracle.guide, x, num_samples=num_samples, seed=5)
     truth = enumerated(oracle, x, z[:num_samples])
@@ -415,7 +415,7 @@ def test_a_scalar_class_meets_the_sum_over_its_states() -> None:
 @pytest.mark.parametrize("num_samples", [1, 4])
 def test_dependent_sites_are_plain_means_over_the_draws(num_samples: int) -> None:
     x = torch.randn(120)
-    with isolated(3):
+    with seeded_draws(3):
         z = Pair(sequential_model, sequential_guide, x).draw(max(2, num_samples))  # (samples, data, latent)
     account = decompose(sequential_model, sequential_guide, x, num_samples=num_samples, seed=3)
     assert account.latent_names == ("z2", "z1")

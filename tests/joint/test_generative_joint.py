@@ -619,9 +619,18 @@ def embedded(x, label):
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+def masked(x):
+    with pyro.plate("data", len(x)):
+        with poutine.mask(mask=x > 0):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
 @pytest.mark.parametrize("validate", [True, False])
 @pytest.mark.parametrize(
-    "model", [conditional_prior, bernoulli_of_covariate, branching, embedded], ids=lambda m: m.__name__
+    "model",
+    [conditional_prior, bernoulli_of_covariate, branching, embedded, masked],
+    ids=lambda m: m.__name__,
 )
 def test_priors_of_covariates_ask_for_data(model, validate, labelled):
     joint, z = generative(model), torch.ones(6)
@@ -849,6 +858,20 @@ def test_normal_priors_are_normals(family):
     assert isinstance(prior, Independent)
     z = case.z(4)
     close(prior.log_prob(z.reshape(4, -1)), case.prior(z))
+
+
+def test_the_prior_takes_the_order_that_is_asked_for():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(5.0, 1.0))
+            pyro.sample("b", dist.Normal(torch.zeros(2), 3.0).to_event(1))
+            pyro.sample("x", dist.Normal(a, 1.0), obs=x)
+
+    joint, x = generative(model), torch.randn(4)
+    layouts = joint.program(x).latents
+    prior = joint.prior(LatentSpace({name: layouts[name] for name in ("b", "a")}), x)
+    assert prior.mean.tolist() == [0.0, 0.0, 5.0]
+    assert prior.stddev.tolist() == [3.0, 3.0, 1.0]
 
 
 @pytest.mark.parametrize("family", [mixture_prior, flow_prior, correlated])

@@ -100,6 +100,15 @@ def test_several_plates_of_the_size():
         found(program, 5)
 
 
+def test_a_minibatch_and_a_plate_of_its_size():
+    def program():
+        with pyro.plate("data", 100, subsample_size=5, dim=-1), pyro.plate("pixels", 5, dim=-2):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=ZERO)
+
+    with pytest.raises(ValueError, match=r"\['data', 'pixels'\] all fit 5 data"):
+        found(program, 5)
+
+
 def test_sites_and_their_plates():
     def program():
         with pyro.plate("data", 5, subsample_size=2):
