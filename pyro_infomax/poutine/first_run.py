@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
+from torch import nn
 
 from pyro_infomax.poutine.data import rows_of
 from pyro_infomax.poutine.data_plate import data_frame, sample_sites
@@ -22,8 +23,7 @@ __all__ = ["Probe", "probe"]
 Program = Callable[..., Any]
 Tensors = tuple[torch.Tensor, ...]
 
-# A prime, since layers rarely have so many units: a parameter of that length has an entry for each datum.
-_FEW: Final = 61
+_FEW: Final = 64  # rows
 
 
 @final
@@ -72,11 +72,10 @@ def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None 
     if len(data[0]) > _FEW and not _awaits_data(program):
         before = set(pyro.get_param_store().keys())
         seen = subject.run_on_all_of(few)
-        fresh = set(pyro.get_param_store().keys()) - before
-        if seen is None or any(_FEW in pyro.get_param_store()[name].shape for name in fresh):
-            for name in fresh:
-                del pyro.get_param_store()[name]
-        elif subject.run_on_all_of(fewer):
+        made = _made_by_the_program(before)
+        for name in made:
+            del pyro.get_param_store()[name]
+        if seen is not None and not made and subject.run_on_all_of(fewer):
             return replace(seen, follows=True)
     whole = subject.run(data)
     follows = subject.run_on_all_of(few) and subject.run_on_all_of(fewer)
@@ -136,6 +135,12 @@ class _RowsInReach(Messenger):
 
 def _latents(trace: Any) -> list[Any]:
     return [site for site in sample_sites(trace) if not site["is_observed"]]
+
+
+def _made_by_the_program(before: set[str]) -> list[str]:
+    """New parameters that are no module's own: their first values may be for the data of the run."""
+    found = pyro.get_param_store().named_parameters()
+    return [name for name, each in found if name not in before and not isinstance(each, nn.Parameter)]
 
 
 def _few_of(data: Tensors) -> tuple[Tensors, Tensors]:

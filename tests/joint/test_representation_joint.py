@@ -449,7 +449,7 @@ def per_datum_subsampled(x):
     ("guide", "size"),
     [
         (per_datum, 20),
-        (per_datum, 61),
+        (per_datum, 64),
         (per_datum, 100),
         (per_datum, 1100),
         (per_datum_of_known_size, 1100),
