@@ -115,6 +115,24 @@ def test_log_prob_of_other_values_than_those_of_the_run():
     torch.testing.assert_close(score, Normal(0.0, 1.0).log_prob(z).sum(-1).expand(4, 5))
 
 
+class Table(dist.Categorical):
+    """Looks its values up, which takes integers."""
+
+    def log_prob(self, value):
+        return self.logits[torch.arange(len(self.logits)), value]
+
+
+def test_log_prob_of_integers_that_came_as_floats():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", Table(torch.tensor([[0.2, 0.3, 0.5]]).expand(len(x), 3)))
+
+    x = torch.zeros(3)
+    program = local(guide, x, role="guide")
+    score = program.log_prob(program.trace((x,)).nodes["z"], 3, z=torch.tensor([[2.0, 0.0, 1.0]]))
+    torch.testing.assert_close(score, torch.tensor([[0.5, 0.2, 0.3]]).log())
+
+
 def test_log_prob_of_another_number_of_rows():
     x = torch.randn(5, 3)
     program = local(model, x)
