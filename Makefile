@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
 METADATA := setup.cfg pyproject.toml constraints.txt
 
-# Small tensors gain nothing from many threads, and a shared machine loses by them.
-export OMP_NUM_THREADS ?= 2
+# Small tensors gain nothing from threads, and a shared machine loses by them.
+export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help

@@ -28,14 +28,14 @@ class Schedule(ABC):
 
 
 def _finite(name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"Expected {name} to be a finite number but got {value}")
+    if isinstance(value, str) or not math.isfinite(value):
+        raise ValueError(f"Expected {name} to be a finite number but got {value!r}")
     return float(value)
 
 
 def _positive_int(name: str, value: int) -> int:
-    if value != int(value) or value < 1:
-        raise ValueError(f"Expected {name} to be a whole number of training steps >= 1 but got {value}")
+    if isinstance(value, str | bool) or value < 1 or value != int(value):
+        raise ValueError(f"Expected {name} to be a whole number of training steps >= 1 but got {value!r}")
     return int(value)
 
 
@@ -133,6 +133,8 @@ class Cyclical(Schedule):
         self.start = _finite("start", start)
         self.end = _finite("end", end)
         self.period = _positive_int("period", period)
+        if self.period < 2:
+            raise ValueError("Expected period >= 2, since a ramp of one step never leaves start, but got 1")
         self.cycles = None if cycles is None else _positive_int("cycles", cycles)
         self.ramp = float(ramp)
 

@@ -1,6 +1,6 @@
 """A ready-made pair: encoder, decoder, likelihood and prior as two Pyro programs over the sites z and x."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, final
 
@@ -82,8 +82,8 @@ class VAE(nn.Module):
         prior: dist.Distribution | Callable[[], Any] | None = None,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise ValueError(f"Expected latent_dim >= 1 but got {latent_dim}.")
+        if not isinstance(latent_dim, int) or latent_dim < 1:
+            raise ValueError(f"Expected latent_dim to be an integer >= 1 but got {latent_dim!r}.")
         self._name = InstanceName("VAE")
         self.latent_dim = latent_dim
         self.encoder = encoder
@@ -188,6 +188,26 @@ class VAE(nn.Module):
             Reconstructions, (batch, ...).
         """
         return self.likelihood.centre(self.decode(self.encode(x, *rest).mean))
+
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters, once there are all of them.
+
+        Raises:
+            RuntimeError: before the heads are built, since an optimiser made now would never train them.
+        """
+        if self.head is None:
+            raise RuntimeError(
+                "Expected the heads of the VAE before its parameters are asked for, but they are built at "
+                "first use; call vae.encode(x) once, or give the encoder an attribute out_features."
+            )
+        return super().named_parameters(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Loads a state, for which it builds the heads where they are not there yet."""
+        weight = state_dict.get("head.linear.weight")
+        if self.head is None and weight is not None:
+            self.head = NormalHead(weight.shape[1], (self.latent_dim,)).to(weight.device, weight.dtype)
+        return super().load_state_dict(state_dict, *args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         drop_weak_references(self)

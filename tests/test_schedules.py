@@ -90,3 +90,16 @@ def test_is_shown_as_it_was_made():
 def test_a_schedule_says_its_value_and_its_duration():
     with pytest.raises(TypeError, match="abstract"):
         Schedule()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Linear(0.0, 1.0, "a"), lambda: Linear("a", 1.0, 2), lambda: Linear(0.0, 1.0, True)]
+)
+def test_what_is_no_number_is_refused(make):
+    with pytest.raises(ValueError, match="Expected"):
+        make()
+
+
+def test_a_period_of_one_step_has_no_room_for_a_ramp():
+    with pytest.raises(ValueError, match="period >= 2"):
+        Cyclical(0.0, 1.0, 1)

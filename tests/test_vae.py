@@ -370,7 +370,7 @@ def test_wrong_shapes_are_named(x):
         build(decoder=lambda z: z.flatten()).decode(torch.zeros(6, LATENT))
     with pytest.raises(ValueError, match=r"starts with \(6,\) but got \(\)"):
         build(likelihood=lambda p: dist.Normal(p.sum(), 1.0)).decode(torch.zeros(6, LATENT))
-    with pytest.raises(ValueError, match="Expected latent_dim >= 1 but got 0"):
+    with pytest.raises(ValueError, match="Expected latent_dim to be an integer >= 1 but got 0"):
         VAE(nn.Identity(), nn.Identity(), latent_dim=0)
 
 
@@ -382,3 +382,43 @@ def test_data_out_of_range_are_refused_while_validation_is_on(x, bad):
         Trace_ELBO().loss(vae.model, lambda x: None, x)
     with pyro.validation_enabled(False):
         pyro.poutine.trace(vae.model).get_trace(x)
+
+
+def test_categories_train_as_the_integers_that_they_are() -> None:
+    vae = VAE(MLPEncoder(6), MLPDecoder(2, (6, 3)), latent_dim=2, likelihood="categorical")
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), TraceMeanField_ELBO())
+    assert svi.step(torch.randint(3, (40, 6))) > 0
+    assert vae.encode(vae.sample(5)).batch_shape == (5,)
+
+
+def test_labels_travel_along_with_an_encoder_that_does_not_need_them() -> None:
+    vae = VAE(MLPEncoder(6), MLPDecoder(2, 6), latent_dim=2, likelihood="gaussian")
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), TraceMeanField_ELBO())
+    svi.step(torch.randn(4, 6), torch.arange(4))
+
+
+class Headless(nn.Module):
+    """An encoder whose features cannot be counted before it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def test_parameters_are_refused_before_the_heads_are_built() -> None:
+    vae = VAE(Headless(), MLPDecoder(2, 6), latent_dim=2)
+    with pytest.raises(RuntimeError, match=r"call vae.encode\(x\) once"):
+        torch.optim.Adam(vae.parameters())
+    vae.encode(torch.zeros(3, 6))
+    assert any(name.startswith("head.") for name, _ in vae.named_parameters())
+
+
+def test_a_state_brings_the_heads_that_it_needs() -> None:
+    trained = VAE(Headless(), MLPDecoder(2, 6), latent_dim=2)
+    expected = trained.encode(torch.ones(1, 6)).mean
+    fresh = VAE(Headless(), MLPDecoder(2, 6), latent_dim=2)
+    fresh.load_state_dict(trained.state_dict())
+    assert torch.equal(fresh.encode(torch.ones(1, 6)).mean, expected)

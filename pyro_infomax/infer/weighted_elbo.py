@@ -46,6 +46,7 @@ class WeightedELBO(ELBO):
         self._step = 0
         self._sums = [0.0, 0.0]
         self._loss: float | None = None
+        self._subsampled: dict[int, int] = {}
 
     @property
     def terms(self) -> Terms | None:
@@ -64,6 +65,14 @@ class WeightedELBO(ELBO):
     def pending_steps(self) -> int:
         """The number of training steps until every schedule stands at its end value."""
         return max(0, self.objective_weight.duration - self._step)
+
+    def stands_for(self, rows: int) -> int:
+        """The number of data that the last loss is for, where it was given ``rows`` of them.
+
+        They are those of the whole plate where the model says that its data are a subsample, as in
+        ``pyro.plate("data", 1000, subsample_size=len(x))``, since Pyro scales their loss up.
+        """
+        return self._subsampled.get(rows, rows)
 
     def state_dict(self) -> dict[str, int]:
         """The state that training leaves in the objective."""
@@ -120,6 +129,7 @@ class WeightedELBO(ELBO):
         programs = model_role(model), guide_role(guide)
         traces = super()._get_trace(*programs, args, kwargs)  # type: ignore[safe-super]
         self._check(weights, *traces)
+        self._subsampled = _subsampled_plates(traces[0])
         self._record(*traces)
         return traces
 
@@ -139,7 +149,7 @@ class WeightedELBO(ELBO):
                 self._check_distinct(weights.ambiguous(name, [*model_trace.nodes, *guide_trace.nodes]), name)
 
     def _check_known(self, name: str, model_trace: Trace) -> None:
-        sites = [site for site, node in model_trace.nodes.items() if node["type"] == "sample"]
+        sites = _weighable(model_trace)
         if name not in sites:
             raise ValueError(
                 f"Expected {self.objective_weight.name} to name sites of the model, {sites}, but got {name!r}"
@@ -171,6 +181,27 @@ class WeightedELBO(ELBO):
         for site in guide_trace.nodes.values():
             if site["type"] == "sample":
                 self._sums[1] += unweighted_sum(site)
+
+
+def _weighable(model_trace: Trace) -> list[str]:
+    """The sites with a density; a deterministic one has it only where ``obs_mask`` made it of two sites."""
+    return [
+        name
+        for name, site in model_trace.nodes.items()
+        if site["type"] == "sample"
+        and (not site["infer"].get("_deterministic") or f"{name}_observed" in model_trace.nodes)
+    ]
+
+
+def _subsampled_plates(model_trace: Trace) -> dict[int, int]:
+    """Sizes of the plates around observed sites to what they are subsamples of."""
+    return {
+        frame.size: frame.full_size
+        for site in model_trace.nodes.values()
+        if site["type"] == "sample" and site["is_observed"]
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized and frame.full_size and frame.full_size > frame.size
+    }
 
 
 def unweighted_sum(site: Any) -> float:

@@ -1,11 +1,12 @@
 """TraceEnum_ELBO with weights."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
+from pyro.distributions.score_parts import ScoreParts
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.traceenum_elbo import _compute_model_factors
 from pyro.infer.util import Dice
@@ -35,12 +36,16 @@ class WeightedEnumELBO(WeightedELBO, TraceEnum_ELBO):
     @property
     def terms(self) -> Terms | None:
         """The unweighted terms of the last evaluation, None before the first."""
-        traces, self._traces = self._traces, []
-        for model_trace, guide_trace in traces:
-            distortion, rate = _unweighted_terms(model_trace, guide_trace)
-            self._sums[0] += distortion
-            self._sums[1] += rate
+        if self._traces:
+            terms = [_unweighted_terms(*each) for each in self._traces]
+            self._sums = [sum(each) for each in zip(*terms, strict=True)]
+            self._traces = []
         return super().terms
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without traces, whose graphs can be neither copied nor pickled."""
+        _ = self.terms
+        return self.__dict__.copy()
 
     def _reset(self) -> None:
         super()._reset()
@@ -57,6 +62,12 @@ class WeightedEnumELBO(WeightedELBO, TraceEnum_ELBO):
 
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
         self._traces.append((model_trace, guide_trace))
+
+    def _evaluate(self, *args: Any) -> Any:
+        loss = super()._evaluate(*args)
+        # what is kept for the terms must not keep the graph of the step
+        self._traces = [(_detached(model), _detached(guide)) for model, guide in self._traces]
+        return loss
 
     def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(weights, model_trace, guide_trace)
@@ -151,12 +162,38 @@ def _unweighted_terms(model_trace: Trace, guide_trace: Trace) -> tuple[float, fl
 
 
 def _unweighted(trace: Trace) -> Trace:
+    return _mapped(trace, lambda site: _unweighted_site(site) if "weight" in site else site)
+
+
+def _mapped(trace: Trace, change: Callable[[Any], Any]) -> Trace:
+    """The same trace with its sample sites changed."""
     copy = trace.copy()
     copy.plate_to_symbol, copy.symbol_to_dim = trace.plate_to_symbol, trace.symbol_to_dim
     for name, site in trace.nodes.items():
-        if site["type"] == "sample" and "weight" in site:
-            copy.nodes[name] = _unweighted_site(site)
+        if site["type"] == "sample":
+            copy.nodes[name] = change(site)
     return copy
+
+
+def _detached(trace: Trace) -> Trace:
+    """The trace without the graph of its log-probabilities."""
+    return _mapped(trace, _detached_site)
+
+
+def _detached_site(site: Any) -> Any:
+    parts = {key: _detached_tensor(each) for key, each in site["packed"].items()}
+    if "score_parts" in parts:
+        scores = [_detached_tensor(each) for each in site["packed"]["score_parts"]]
+        parts["score_parts"] = ScoreParts(*scores)
+    return {**site, "packed": parts, "unscaled_log_prob": site["unscaled_log_prob"].detach()}
+
+
+def _detached_tensor(each: Any) -> Any:
+    if not isinstance(each, torch.Tensor):
+        return each
+    detached = each.detach()
+    detached._pyro_dims = each._pyro_dims  # type: ignore[attr-defined]
+    return detached
 
 
 def _unweighted_site(site: Any) -> Any:

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from pyro_infomax.nn.mlp import Activation
-from pyro_infomax.nn.shapes import batch_axes, merge_batch, to_shape
+from pyro_infomax.nn.shapes import as_parameters, batch_axes, merge_batch, to_shape
 
 _SMALLEST = 4
 
@@ -61,17 +61,18 @@ class ConvEncoder(nn.Module):
             *layers, nn.Flatten(), nn.Linear(sizes[-1] * height * width, out_features), activation()
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *_: Any) -> Tensor:
         """The features of images.
 
         Args:
-            x: images, (..., \\*input_shape).
+            x: images, (..., \\*input_shape), of any dtype.
+            *_: further data that travel along, such as labels, which this encoder passes over.
 
         Returns:
             Features, (..., out_features).
         """
         fix = "build the encoder with that input_shape or reshape the data"
-        rows = merge_batch(x, self.input_shape, name="data", fix=fix)
+        rows = as_parameters(merge_batch(x, self.input_shape, name="data", fix=fix), self)
         features: Tensor = self.layers(rows.reshape(-1, *self._image))  # (batch, channels, height, width)
         return features.reshape(*batch_axes(x, self.input_shape), self.out_features)
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
-from typing import final
+from typing import Any, final
 
 from torch import Tensor, nn
 
-from pyro_infomax.nn.shapes import batch_axes, merge_batch, to_shape
+from pyro_infomax.nn.shapes import as_parameters, batch_axes, merge_batch, to_shape
 
 Activation = Callable[[], nn.Module]
 
@@ -81,17 +81,18 @@ class MLPEncoder(nn.Module):
             *(layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), activation()))
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *_: Any) -> Tensor:
         """The features of data.
 
         Args:
-            x: data, (..., \\*input_shape).
+            x: data, (..., \\*input_shape), of any dtype.
+            *_: further data that travel along, such as labels, which this encoder passes over.
 
         Returns:
             Features, (..., out_features).
         """
         fix = "build the encoder with that input_shape or reshape the data"
-        rows = merge_batch(x, self.input_shape, name="data", fix=fix)
+        rows = as_parameters(merge_batch(x, self.input_shape, name="data", fix=fix), self)
         features: Tensor = self.layers(rows.flatten(1))
         return features.reshape(*batch_axes(x, self.input_shape), self.out_features)
 

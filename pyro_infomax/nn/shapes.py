@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def to_shape(shape: int | Sequence[int], name: str) -> torch.Size:
@@ -62,3 +62,20 @@ def batch_axes(x: Tensor, event_shape: Sequence[int]) -> torch.Size:
         torch.Size([5, 2])
     """
     return x.shape[: x.dim() - len(event_shape)]
+
+
+def as_parameters(x: Tensor, module: nn.Module) -> Tensor:
+    """Data in the dtype that a module computes in: integers, booleans and doubles are cast.
+
+    Args:
+        x: any tensor.
+        module: where it has no parameters, floating-point data stay as they are.
+
+    Example:
+        >>> as_parameters(torch.ones(2, dtype=torch.int64), nn.Linear(2, 1)).dtype
+        torch.float32
+    """
+    parameter = next(module.parameters(), None)
+    if parameter is None:
+        return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+    return x.to(parameter.dtype)

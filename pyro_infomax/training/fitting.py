@@ -93,13 +93,14 @@ def fit(
     """
     _check_svi(svi)
     _check_epochs(epochs)
+    after_epoch = _checked_callbacks(callbacks)
     batches = to_batches(data, batch_size=batch_size)
     held_out = (
         None if validation is None else to_batches(validation, batch_size=batch_size, name="validation")
     )
     training = _Training(svi, epochs=epochs, batches=batches, held_out=held_out)
     with nullcontext() if seed is None else isolated_random_state(seed):
-        training.run(tuple(callbacks), progress=progress)
+        training.run(after_epoch, progress=progress)
     _warn_unfinished_schedules(svi, training.state.step)
     return training.state.history
 
@@ -181,6 +182,7 @@ class _Training:
         tally = Tally(svi)
         with isolated_random_state(), evaluation_mode(svi.model, svi.guide):
             for batch in self._held_out.ordered():
+                _check_finite_validation(batch)
                 tally.add(total_loss(svi.evaluate_loss(*batch)), len(batch[0]))
         return tally.means("validation_")
 
@@ -221,6 +223,14 @@ def _without_pyro_warnings() -> Iterator[None]:
         yield
 
 
+def _check_finite_validation(batch: Batch) -> None:
+    if count := _count_non_finite(batch):
+        raise ValueError(
+            f"Expected finite validation data but a batch of them holds {count} nan or infinite values; "
+            "remove those rows or fill them in."
+        )
+
+
 def _count_non_finite(batch: Batch) -> int:
     return sum(int((~tensor.isfinite()).sum()) for tensor in batch)
 
@@ -255,6 +265,13 @@ def _warn_unfinished_schedules(svi: SVI, steps: int) -> None:
 def _check_svi(svi: object) -> None:
     if not isinstance(svi, SVI):
         raise ValueError(f"Expected a pyro.infer.SVI but got {type(svi).__name__}.")
+
+
+def _checked_callbacks(callbacks: object) -> tuple[Callable[[TrainingState], None], ...]:
+    found = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
+    if not all(callable(each) for each in found):
+        raise ValueError(f"Expected callbacks to be a list of callables but got {callbacks!r}.")
+    return found
 
 
 def _check_epochs(epochs: object) -> None:

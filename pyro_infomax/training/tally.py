@@ -28,9 +28,9 @@ class Tally:
 
         Args:
             loss: its loss in nats, a sum over its data.
-            size: number of its data.
+            size: number of its data; an objective that knows them to be a subsample counts the whole.
         """
-        self.size += size
+        self.size += getattr(self._elbo, "stands_for", int)(size)
         self._sums["loss"] += loss
         terms = getattr(self._elbo, "terms", None)
         if terms is not None:

@@ -598,3 +598,23 @@ def test_without_weights_it_is_pyros_objective(programs):
         torch.manual_seed(0)
         losses.append(elbo.loss(pair.model, pair.guide))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+def subsampling(x):
+    with pyro.plate("data", 40, subsample_size=len(x)):
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+
+def test_it_knows_how_many_data_a_subsample_stands_for():
+    elbo = Trace_BetaELBO(1.0)
+    elbo.loss(subsampling, lambda x: None, torch.zeros(8))
+    assert (elbo.stands_for(8), elbo.stands_for(40)) == (40, 40)
+
+
+def test_a_mapping_cannot_weigh_a_deterministic_site():
+    def model():
+        mu = pyro.deterministic("mu", torch.tensor(1.0))
+        pyro.sample("x", dist.Normal(mu, 1.0), obs=torch.tensor(0.0))
+
+    with pytest.raises(ValueError, match=r"sites of the model, \['x'\], but got 'mu'"):
+        Trace_InfoMaxELBO({"mu": 3.0}).loss(model, lambda: None)

@@ -1,5 +1,7 @@
 """TraceEnum objectives: sites that are summed out in the guide, in the model, and in both."""
 
+import copy
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -226,3 +228,20 @@ def test_refuses_a_guide_that_is_a_messenger(programs, validate):
         pytest.raises(NotImplementedError, match=r"a plain guide, or TraceGraph_BetaELBO"),
     ):
         TraceEnum_BetaELBO().loss(model, AutoNormalMessenger(model))
+
+
+def test_it_can_be_copied_after_a_step_and_keeps_its_terms(programs):
+    pair = programs.DiscretePair(enumerate="parallel")
+    elbo = TraceEnum_BetaELBO(2.0, max_plate_nesting=1)
+    elbo.loss_and_grads(pair.model, pair.guide)
+    twin = copy.deepcopy(elbo)
+    assert twin.terms == elbo.terms
+
+
+def test_what_it_keeps_for_its_terms_holds_no_graph(programs):
+    pair = programs.DiscretePair(enumerate="parallel")
+    elbo = TraceEnum_BetaELBO(2.0, max_plate_nesting=1)
+    elbo.loss_and_grads(pair.model, pair.guide)
+    kept = [each for traces in elbo._traces for trace in traces for each in trace.nodes.values()]
+    tensors = [t for site in kept if site["type"] == "sample" for t in site["packed"].values()]
+    assert not any(t.requires_grad for t in tensors if isinstance(t, torch.Tensor))

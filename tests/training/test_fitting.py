@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import constraints
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from pyro_infomax.infer import TraceMeanField_BetaELBO, TraceMeanField_InfoMaxELBO
+from pyro_infomax.infer import Trace_BetaELBO, TraceMeanField_BetaELBO, TraceMeanField_InfoMaxELBO
 from pyro_infomax.schedules import Linear
 from pyro_infomax.training import NonFiniteLossError, fit
 
@@ -476,3 +476,27 @@ def test_wrong_input(make_svi, change, message):
     with pytest.raises(ValueError, match=message):
         fit(arguments.pop("svi"), arguments.pop("data"), **arguments)
     assert parameters() == {}
+
+
+def test_a_subsample_of_a_larger_plate_is_counted_as_the_data_that_it_stands_for():
+    def model(x):
+        with pyro.plate("data", 40, subsample_size=len(x)):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    x = torch.randn(40)
+    svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_BetaELBO(1.0))
+    frame = fit(svi, x, epochs=1, batch_size=8, progress=False).to_frame()
+    expected = -dist.Normal(0.0, 1.0).log_prob(x).mean().item()
+    assert frame["loss"].item() == pytest.approx(expected)
+    assert frame["distortion"].item() == pytest.approx(expected)
+
+
+def test_validation_that_is_not_finite_is_named(make_svi, data):
+    with pytest.raises(ValueError, match="Expected finite validation data but a batch of them holds 3"):
+        fit(make_svi(), data, epochs=1, validation=torch.full_like(data[:1], torch.inf), progress=False)
+
+
+@pytest.mark.parametrize("callbacks", [print, [3]])
+def test_callbacks_are_a_list_of_callables(make_svi, data, callbacks):
+    with pytest.raises(ValueError, match="Expected callbacks to be a list of callables"):
+        fit(make_svi(), data, epochs=1, callbacks=callbacks, progress=False)
