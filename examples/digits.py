@@ -113,6 +113,11 @@ def describe(objective: WeightedELBO) -> str:
 
 def load(args: argparse.Namespace) -> LabelledImages:
     data = load_digits() if args.data is None else load_npz(args.data)
+    if len(data.images) < 2 or data.images.dim() > 4:
+        raise ValueError(
+            "Expected at least two images of at most three axes each but got shape "
+            f"{tuple(data.images.shape)}"
+        )
     if args.smoke:
         data = LabelledImages(
             data.images[:SMOKE_DATA], None if data.labels is None else data.labels[:SMOKE_DATA]
@@ -158,7 +163,10 @@ def save_pictures(
     information = account.dimensionwise_rate.value - account.dimensionwise_kl.value
     pair = most_informative(information)
     names = list(account.latent_names)
-    labels = data.labels if data.labels is not None and len(data.labels.unique()) <= MOST_COLOURS else None
+    labels = data.labels
+    if labels is not None and (classes := len(labels.unique())) > MOST_COLOURS:
+        print(f"\n{classes} classes are more than the {MOST_COLOURS} that can be told apart: none are drawn")
+        labels = None
     generator = torch.Generator().manual_seed(seed)
     z = posterior.mean + posterior.stddev * torch.randn(posterior.mean.shape, generator=generator)
     prior = torch.randn(20_000, vae.latent_dim, generator=generator)

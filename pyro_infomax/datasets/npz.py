@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from pyro_infomax.datasets.images import LabelledImages
 _Array = npt.NDArray[Any]
 _IMAGE_NAMES = ("images", "x")
 _LABEL_NAMES = ("labels", "y")
+_CHANNELS = (1, 3, 4)
 
 
 def load_npz(path: str | os.PathLike[str]) -> LabelledImages:
     """Images, and labels where there are any, from an npz file.
 
     The images are the array ``images`` or else ``x``, the labels ``labels`` or else ``y``. Unsigned 8-bit
-    integers are divided by 255, booleans become 0 and 1, and other numbers are taken as they are. Nothing is
-    unpickled, so a file from a stranger cannot run code.
+    integers are divided by 255 (unless they hold nothing but 0 and 1), booleans become 0 and 1, and other
+    numbers are taken as they are. Colour images with the channels last, (N, H, W, 3), get them first. Nothing
+    is unpickled, so a file from a stranger cannot run code.
 
     Args:
         path: an npz file with an array of images (N, \\*shape) and, optionally, integer labels (N,).
@@ -32,9 +35,8 @@ def load_npz(path: str | os.PathLike[str]) -> LabelledImages:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no npz file, has no array of a known name, or the array is empty, has fewer
-            than two axes, is not real-valued, holds nan or infinite values, leaves [0, 1], or holds
-            nothing above 1 in 8-bit integers (binary images are saved as booleans); if the labels are not
-            integers, one per image.
+            than two axes, is not real-valued, holds nan or infinite values, or leaves [0, 1]; if the labels
+            are not integers, one per image.
 
     Example:
         >>> import tempfile
@@ -47,7 +49,7 @@ def load_npz(path: str | os.PathLike[str]) -> LabelledImages:
     """
     images, labels = _read(Path(path))
     return LabelledImages(
-        images=torch.from_numpy(_unit_scale(_checked_shape(images))),
+        images=torch.from_numpy(_unit_scale(_channels_first(_checked_shape(images)))),
         labels=None if labels is None else torch.from_numpy(_checked_labels(labels, size=len(images))),
     )
 
@@ -57,13 +59,25 @@ def _read(path: Path) -> tuple[_Array, _Array | None]:
         raise FileNotFoundError(f"Expected an npz file but there is no {path}.")
     try:
         with np.load(_zip_archive(path), allow_pickle=False) as file:
-            return file[_image_name(file.files, path)], _first(file, _LABEL_NAMES)
+            images, labels = file[_image_name(file.files, path)], _first(file, _LABEL_NAMES)
+            return _checked_array(images, path), None if labels is None else _checked_array(labels, path)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"Expected an npz file but {path} is damaged ({error}); write it again.") from None
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
         raise ValueError(
             f"Expected arrays of numbers in {path} but got pickled Python objects; save numeric arrays."
         ) from None
+
+
+def _checked_array(array: Any, path: Path) -> _Array:
+    if not isinstance(array, np.ndarray):
+        raise ValueError(
+            f"Expected arrays in {path} but got a file of another kind; "
+            "write one by numpy.savez(path, images=...)."
+        )
+    return array
 
 
 def _zip_archive(path: Path) -> Path:
@@ -99,26 +113,21 @@ def _checked_shape(images: _Array) -> _Array:
     return images
 
 
+def _channels_first(images: _Array) -> _Array:
+    last = images.ndim == 4 and images.shape[-1] in _CHANNELS and images.shape[1] not in _CHANNELS
+    return np.moveaxis(images, -1, 1) if last else images
+
+
 def _unit_scale(images: _Array) -> _Array:
     if images.dtype == np.bool_:
         return images.astype(np.float32, order="C")
-    if images.dtype == np.uint8:
-        return _checked_bytes(images).astype(np.float32, order="C") / np.float32(255)
+    if images.dtype == np.uint8 and images.max() > 1:
+        return images.astype(np.float32, order="C") / np.float32(255)
     if images.dtype.kind not in "iuf":
         raise ValueError(
             f"Expected images of real numbers, 8-bit integers or booleans but got dtype {images.dtype}."
         )
     return _checked_range(_checked_finite(images)).astype(np.float32, order="C")
-
-
-def _checked_bytes(images: _Array) -> _Array:
-    # binary images kept as bytes would turn into almost black ones without a word
-    if images.max() == 1:
-        raise ValueError(
-            "Expected 8-bit images on the scale 0 to 255 but the largest value is 1; "
-            "save binary images as booleans."
-        )
-    return images
 
 
 def _checked_finite(images: _Array) -> _Array:

@@ -8,10 +8,11 @@ from typing import Any, Final, Literal, final
 
 import pandas as pd
 import torch
+from torch.distributions import kl_divergence
 
 from pyro_infomax.diagnostics.pair import Pair, ScoredDraws
 from pyro_infomax.information import Account, Draws, Estimate, active_units
-from pyro_infomax.information.closed_forms import joint_forms, marginal_forms, moments
+from pyro_infomax.information.closed_forms import joint_forms, moments
 from pyro_infomax.information.families import is_factorised
 from pyro_infomax.poutine import Data, evaluation_mode
 from pyro_infomax.random_state import seeded_draws
@@ -20,7 +21,6 @@ __all__ = ["Decomposition", "decompose"]
 
 _POPULATION: Final = "the mutual information of the representation in the population"
 _SATURATION: Final = 1.0  # nats below ln N
-_ROUNDING: Final = 1e-9  # nats
 _NO_MARGINALS: Final = "single latent dimensions of the guide or the prior have no density in closed form"
 
 
@@ -228,7 +228,9 @@ def account_of(pair: Pair, *, num_samples: int = 1) -> Decomposition:
         marginal_kl=attempt(lambda: account.marginal_kl, "marginal_kl"),
         total_correlation=of_dimensions(lambda: account.total_correlation, "total_correlation"),
         dimensionwise_kl=of_dimensions(lambda: account.dimensionwise_kl, "dimensionwise_kl"),
-        prior_dependence=_dependence(of_dimensions(lambda: account.prior_dependence, "prior_dependence")),
+        prior_dependence=None
+        if _factors(prior) is not None
+        else of_dimensions(lambda: account.prior_dependence, "prior_dependence"),
         dimensionwise_rate=attempt(lambda: _dimensionwise_rate(account.draws), "dimensionwise_rate"),
         mutual_information_lower=replace(information, bound="lower", target=_POPULATION),
         mutual_information_upper=_upper(account),
@@ -290,9 +292,10 @@ def _elbo(distortion: Estimate, rate: Estimate, scored: ScoredDraws, draws: Draw
     return replace(paired, value=value, standard_error=error, population_standard_error=population)
 
 
-def _dependence(estimate: Estimate | None) -> Estimate | None:
-    """The prior's own dependence, None where it is a product and has none."""
-    return None if estimate is None or bool(estimate.value.abs() < _ROUNDING) else estimate
+def _factors(distribution: Any) -> Any:
+    """The univariate factors of a distribution that is a product of them, None for another."""
+    fn = getattr(distribution, "fn", distribution)
+    return fn.base_dist if is_factorised(fn) else None
 
 
 def _upper(account: Account) -> Estimate:
@@ -308,10 +311,10 @@ def _upper(account: Account) -> Estimate:
 
 
 def _dimensionwise_rate(draws: Draws) -> Estimate:
-    factorise = is_factorised(draws.posterior) and is_factorised(draws.prior)
-    rates = marginal_forms(draws.posterior, draws.prior).rate if factorise else None  # (data, latent)
-    if rates is None:
-        raise NotImplementedError("guide and prior are not both products with a KL divergence in closed form")
+    posterior, prior = _factors(draws.posterior), _factors(draws.prior)
+    if posterior is None or prior is None:
+        raise NotImplementedError("guide and prior are not both products over the latent dimensions")
+    rates = kl_divergence(posterior, prior.expand(posterior.batch_shape)).double()  # (data, latent)
     target = "the rate of each latent dimension of these data"
     return Estimate(rates.mean(0), torch.zeros_like(rates[0]), _spread(rates), "exact", target)
 

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from pyro_infomax.diagnostics.site_prior import SitePrior
 from pyro_infomax.information.families import in_double, in_dtype_of
 from pyro_infomax.joint import GenerativeJoint, RepresentationJoint
-from pyro_infomax.poutine import Data, SiteLayout, as_data, rows_of
+from pyro_infomax.poutine import Data, SiteLayout, UnknownPlateError, as_data, rows_of
 from pyro_infomax.random_state import isolated_random_state
 
 __all__ = ["Pair", "ScoredDraws"]
@@ -78,10 +78,14 @@ class Pair:
             raise ValueError(f"Expected batch_size >= 1 but got {batch_size}")
         self.data = as_data(data)
         _check_no_nan(self.data)
-        self.representation = RepresentationJoint(guide, data, data_plate=data_plate, batch_size=batch_size)
-        self.generative = GenerativeJoint(model, data_plate=data_plate)
-        self.program = self.generative.program(self.data, batch_size=batch_size)
+        self.representation, self.generative = _with_plate(
+            data_plate,
+            lambda plate: RepresentationJoint(guide, data, data_plate=plate, batch_size=batch_size),
+            lambda plate: _on_data(GenerativeJoint(model, data_plate=plate), self.data, batch_size),
+        )
+        self.program = self.generative.program(self.data)
         self.space = self.representation.space
+        _check_densities(self.representation.program.point_masses)
         _check_sites(model=self.program.latents, guide=self.space.layouts)
 
     @property
@@ -155,6 +159,40 @@ def _check_sites(*, model: Mapping[str, SiteLayout], guide: Mapping[str, SiteLay
                 f"Expected one shape of {name!r} for a datum but the model has {layout.shape} and the guide "
                 f"{guide[name].shape}"
             )
+
+
+def _on_data(joint: GenerativeJoint, data: tuple[torch.Tensor, ...], batch_size: int) -> GenerativeJoint:
+    joint.program(data, batch_size=batch_size)
+    return joint
+
+
+def _with_plate(
+    name: str | None,
+    representation: Callable[[str | None], RepresentationJoint],
+    generative: Callable[[str | None], GenerativeJoint],
+) -> tuple[RepresentationJoint, GenerativeJoint]:
+    """Both joints by the named plate; a program that calls its plate otherwise finds it by itself."""
+    unknown: list[UnknownPlateError] = []
+
+    def built(build: Callable[[str | None], Any]) -> Any:
+        try:
+            return build(name)
+        except UnknownPlateError as error:
+            unknown.append(error)
+            return build(None)
+
+    joints = built(representation), built(generative)
+    if len(unknown) == len(joints):
+        raise unknown[0]
+    return joints
+
+
+def _check_densities(point_masses: list[str]) -> None:
+    if point_masses:
+        raise NotImplementedError(
+            f"The guide's sites {point_masses} are Deltas, which have no density, so that their rate and "
+            "information are infinite; use a guide with a density, such as AmortizedNormal"
+        )
 
 
 def _check_no_nan(data: tuple[torch.Tensor, ...]) -> None:

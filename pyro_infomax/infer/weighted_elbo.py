@@ -12,7 +12,7 @@ from pyro.ops.provenance import detach_provenance
 from pyro_infomax.infer.objective_weight import ObjectiveWeight, ResolvedWeights
 from pyro_infomax.infer.roles import GuideRole, ModelRole
 from pyro_infomax.infer.terms import Terms
-from pyro_infomax.poutine import SiteWeight, unweighted_log_prob
+from pyro_infomax.poutine import SiteWeight, plain_errors, unweighted_log_prob
 
 __all__ = ["WeightedELBO", "unweighted_sum"]
 
@@ -127,7 +127,8 @@ class WeightedELBO(ELBO):
         guide_role = GuideRole(weights, guide, refuse_enumeration=self._refuse_enumeration())
         model_role = ModelRole(weights, guide_role)
         programs = model_role(model), guide_role(guide)
-        traces = super()._get_trace(*programs, args, kwargs)  # type: ignore[safe-super]
+        with plain_errors():
+            traces = super()._get_trace(*programs, args, kwargs)  # type: ignore[safe-super]
         self._check(weights, *traces)
         self._subsampled = _subsampled_plates(traces[0])
         self._record(*traces)

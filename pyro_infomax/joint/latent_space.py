@@ -1,13 +1,13 @@
 """The local latent sites of a program, by name or side by side in one vector."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias, final
 
 import torch
 
 from pyro_infomax.poutine import SiteLayout
 
-__all__ = ["LatentSpace", "Sites", "number_of_values"]
+__all__ = ["LatentSpace", "Sites", "lone_marginal", "number_of_values"]
 
 Sites: TypeAlias = Mapping[str, torch.Tensor]
 
@@ -107,3 +107,14 @@ def _check_shape(layout: SiteLayout, value: torch.Tensor) -> None:
     if tuple(value.shape[1:]) != layout.shape:
         expected = ", ".join(map(str, ("M", *layout.shape)))
         raise ValueError(f"Expected {layout.name!r} of shape ({expected}) but got {tuple(value.shape)}")
+
+
+def lone_marginal(distribution: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The marginal density of the only latent dimension, which is the density itself.
+
+    Raises:
+        AttributeError: where there are several dimensions, as of an object that has no marginals.
+    """
+    if distribution.event_shape != (1,):
+        raise AttributeError("the marginals of several latent dimensions are not known")
+    return lambda z: distribution.log_prob(z).unsqueeze(-1)

@@ -5,7 +5,7 @@ from typing import Any, final
 
 import torch
 
-from pyro_infomax.joint.latent_space import LatentSpace
+from pyro_infomax.joint.latent_space import LatentSpace, lone_marginal
 from pyro_infomax.poutine import LocalProgram
 from pyro_infomax.random_state import isolated_random_state
 
@@ -63,6 +63,15 @@ class LocalPosterior:
         lead = z.shape[:-2]
         flat = z.reshape(lead.numel(), *z.shape[-2:])  # (outer, data or 1, latent)
         return self._log_prob(flat).reshape(*lead, *self.batch_shape)
+
+    @property
+    def log_prob_marginals(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """log q(z_j|x_n), (..., data, latent), where there is one latent dimension: z itself.
+
+        Raises:
+            AttributeError: where there are several.
+        """
+        return lone_marginal(self)
 
     def _log_prob(self, z: torch.Tensor) -> torch.Tensor:
         if len(z) < 2:

@@ -5,7 +5,7 @@ from typing import final
 
 import torch
 
-from pyro_infomax.joint.latent_space import LatentSpace, Sites
+from pyro_infomax.joint.latent_space import LatentSpace, Sites, lone_marginal
 
 __all__ = ["LocalPrior"]
 
@@ -38,6 +38,15 @@ class LocalPrior:
         """log p(z), (...), of z (..., latent)."""
         flat = z.reshape(-1, self.space.size)
         return self._log_prior(self.space.unflatten(flat)).reshape(z.shape[:-1])
+
+    @property
+    def log_prob_marginals(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """log p(z_j), (..., latent), where there is one latent dimension: z itself.
+
+        Raises:
+            AttributeError: where there are several.
+        """
+        return lone_marginal(self)
 
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
         """z ~ p(z), (*sample_shape, latent)."""

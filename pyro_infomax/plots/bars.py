@@ -66,7 +66,9 @@ def information_per_dimension(
         ylabel="nats per datum",
         title="Information per latent dimension",
     )
-    ax.legend(frameon=False)
+    # room above the bars, since they may all be of one height
+    ax.set_ylim(top=1.3 * max(float(total.max()), ax.get_ylim()[1] / 1.3))
+    ax.legend(frameon=False, loc="upper right")
     return tidy(ax, grid="y")
 
 

@@ -1,9 +1,11 @@
 """Messengers: what one site counts for in an objective, and programs read datum by datum."""
 
 from pyro_infomax.poutine.data import Data, as_data, rows_of
+from pyro_infomax.poutine.data_plate import UnknownPlateError
 from pyro_infomax.poutine.local_program import LocalProgram
 from pyro_infomax.poutine.module_modes import evaluation_mode
 from pyro_infomax.poutine.placeholder import Placeholder, needs_data, no_placeholder_parameters
+from pyro_infomax.poutine.plain_error import plain_errors
 from pyro_infomax.poutine.rows_messenger import RowsMessenger
 from pyro_infomax.poutine.site_layout import SiteLayout
 from pyro_infomax.poutine.values_messenger import ProgramStopped, ValuesMessenger
@@ -27,6 +29,7 @@ __all__ = [
     "SiteLayout",
     "SiteWeight",
     "SiteWeightMessenger",
+    "UnknownPlateError",
     "ValuesMessenger",
     "Weight",
     "WeightMessenger",
@@ -35,6 +38,7 @@ __all__ = [
     "evaluation_mode",
     "needs_data",
     "no_placeholder_parameters",
+    "plain_errors",
     "rows_of",
     "unweighted_log_prob",
     "unweighted_scale_and_mask",

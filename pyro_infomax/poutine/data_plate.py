@@ -4,9 +4,13 @@ from typing import Any
 
 from pyro.poutine.util import site_is_subsample
 
-__all__ = ["data_frame", "frames_of", "is_deterministic", "sample_sites"]
+__all__ = ["UnknownPlateError", "data_frame", "frames_of", "is_deterministic", "sample_sites"]
 
 Frames = dict[str, Any]
+
+
+class UnknownPlateError(ValueError):
+    """A program has no plate of the name that was given."""
 
 
 def data_frame(trace: Any, size: int, *, role: str, name: str | None = None) -> Any:
@@ -56,7 +60,7 @@ def _around_observed(trace: Any) -> Frames:
 
 def _named(frames: Frames, name: str, role: str) -> Any:
     if name not in frames:
-        raise ValueError(
+        raise UnknownPlateError(
             f"Expected a plate {name!r} in the {role} but got {sorted(frames)}; "
             "name one of these as data_plate"
         )

@@ -16,6 +16,7 @@ from pyro_infomax.poutine.data import rows_of
 from pyro_infomax.poutine.data_plate import data_frame, sample_sites
 from pyro_infomax.poutine.module_modes import evaluation_mode, modules_behind
 from pyro_infomax.poutine.placeholder import Placeholder, needs_data
+from pyro_infomax.poutine.plain_error import plain_errors
 from pyro_infomax.random_state import isolated_random_state
 
 __all__ = ["Probe", "probe"]
@@ -94,7 +95,7 @@ class _Subject:
         handler = poutine.trace(_RowsInReach(size)(self.program))
         error = None
         try:
-            with torch.no_grad(), isolated_random_state(), evaluation_mode(self.program):
+            with plain_errors(), torch.no_grad(), isolated_random_state(), evaluation_mode(self.program):
                 handler.get_trace(*data)
         except Exception as raised:
             if self.role != "prior":

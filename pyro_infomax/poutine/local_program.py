@@ -9,12 +9,14 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
+from torch.distributions import Independent
 
 from pyro_infomax.poutine.data import rows_of
 from pyro_infomax.poutine.data_plate import frames_of, is_deterministic, sample_sites
 from pyro_infomax.poutine.first_run import Probe, probe
 from pyro_infomax.poutine.generate_messenger import GenerateMessenger
 from pyro_infomax.poutine.module_modes import evaluation_mode
+from pyro_infomax.poutine.plain_error import plain_errors
 from pyro_infomax.poutine.rows_messenger import RowsMessenger
 from pyro_infomax.poutine.site_layout import SiteLayout
 from pyro_infomax.poutine.values_messenger import ProgramStopped, ValuesMessenger
@@ -52,6 +54,7 @@ class LocalProgram:
         piece: the number of rows of a run, the largest one if the program follows its arguments.
         latents: the layouts of the latent sites, in the program's order.
         observed: the layouts of the observed sites, factors included.
+        point_masses: the latent sites whose distribution is a Delta, which has no density.
         error: what ended the run of a prior before its end, if anything.
 
     Raises:
@@ -91,6 +94,8 @@ class LocalProgram:
         self._check(seen, data)
         self.latents = self._layouts(seen, observed=False)
         self.observed = self._layouts(seen, observed=True)
+        fns = {name: _undressed(seen.trace.nodes[name]["fn"]) for name in self.latents}
+        self.point_masses = [name for name, fn in fns.items() if isinstance(fn, dist.Delta)]
 
     def _check(self, seen: Probe, data: Tensors) -> None:
         if self.subsamples and self.plate not in seen.trace.nodes:
@@ -302,9 +307,16 @@ def _score(fn: Any, layout: SiteLayout, z: torch.Tensor, rows: int) -> torch.Ten
 def _trace(program: Program, data: Tensors) -> Any:
     handler = poutine.trace(program)
     try:
-        return handler.get_trace(*data)
+        with plain_errors():
+            return handler.get_trace(*data)
     except ProgramStopped:
         return handler.trace
+
+
+def _undressed(fn: Any) -> Any:
+    while isinstance(fn, Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
+        fn = fn.base_dist
+    return fn
 
 
 def _all_equal(tensors: Sequence[torch.Tensor]) -> bool:

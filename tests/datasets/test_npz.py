@@ -1,6 +1,7 @@
 import io
 import pickle
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -118,11 +119,32 @@ def test_values_outside_the_unit_interval_are_refused(load, images, span):
         load(images=images)
 
 
-def test_binary_images_kept_as_bytes_are_refused(load):
-    with pytest.raises(
-        ValueError, match="scale 0 to 255 but the largest value is 1; save binary images as booleans"
-    ):
-        load(images=np.eye(3, dtype=np.uint8))
+def test_bytes_of_nothing_but_zero_and_one_are_binary(load):
+    images = np.array([[[0, 1], [1, 0]]] * 2, dtype=np.uint8)
+    assert load(images=images).images.tolist() == images.tolist()
+
+
+def test_channels_come_first(load):
+    images = np.random.default_rng(0).integers(0, 255, (5, 8, 6, 3), dtype=np.uint8)
+    assert load(images=images).images.shape == (5, 3, 8, 6)
+
+
+def test_a_damaged_file_is_said_to_be_so(tmp_path):
+    path = tmp_path / "images.npz"
+    np.savez(path, images=np.random.default_rng(0).random((50, 8, 8)))
+    content = bytearray(path.read_bytes())
+    content[5000:5200] = bytes(each ^ 0xFF for each in content[5000:5200])
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        load_npz(path)
+
+
+def test_a_zip_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "images.npz"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x", "hello")
+    with pytest.raises(ValueError, match="a file of another kind"):
+        load_npz(path)
 
 
 def test_one_axis_is_too_few(load):

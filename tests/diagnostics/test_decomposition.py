@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_infomax.diagnostics import Decomposition, Pair, decompose
 from pyro_infomax.information import Estimate
-from pyro_infomax.nn import MLPDecoder
+from pyro_infomax.nn import MLPDecoder, MLPEncoder
 from pyro_infomax.oracles import LinearGaussian
 from pyro_infomax.random_state import seeded_draws
 from pyro_infomax.vae import VAE
@@ -794,3 +794,44 @@ def test_a_model_without_a_plate_is_refused() -> None:
 
     with pytest.raises(ValueError, match="Expected a vectorised plate"):
         decompose(model, mixture_guide, torch.randn(5))
+
+
+def test_a_lone_class_is_its_own_marginal():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.tensor([0.2, 0.3, 0.5])))
+            pyro.sample("x", dist.Normal(k.unsqueeze(-1) * torch.ones(3), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(logits=x))
+
+    account = decompose(model, guide, torch.randn(30, 3), num_samples=3, seed=0)
+    assert float(account.total_correlation) == pytest.approx(0.0, abs=1e-9)
+    assert float(account.dimensionwise_kl[0]) == pytest.approx(float(account.marginal_kl), abs=1e-9)
+
+
+@pytest.mark.parametrize("family", [dist.Bernoulli, lambda p: dist.Laplace(p, 0.5)])
+def test_a_product_prior_has_no_dependence_and_a_rate_for_each_dimension(family):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", family(torch.full((4,), 0.3)).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", family(x.sigmoid()).to_event(1))
+
+    account = decompose(model, guide, torch.randn(30, 4), seed=0)
+    assert account.prior_dependence is None
+    assert "prior_dependence" not in account.unavailable
+    assert float(account.dimensionwise_rate.value.sum()) == pytest.approx(
+        float(account.rate), abs=3 * float(account.rate.standard_error) + 1e-9
+    )
+
+
+def test_what_is_wrong_with_the_data_is_one_sentence():
+    vae = VAE(MLPEncoder((4, 4)), MLPDecoder(2, (4, 4)), latent_dim=2)
+    with pytest.raises(ValueError, match=r"^Expected .*\[0, 1\]") as caught:
+        decompose(vae.model, vae.guide, 2 * torch.ones(5, 4, 4))
+    assert "\n" not in str(caught.value)

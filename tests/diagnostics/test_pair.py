@@ -180,3 +180,33 @@ def test_data_that_are_no_tensors_are_refused() -> None:
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="Expected batch_size >= 1 but got 0"):
         Pair(model, guide, torch.randn(5), batch_size=0)
+
+
+def test_a_plate_that_only_one_program_knows_by_its_name_is_found_in_the_other():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("batch", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.7))
+
+    x = torch.randn(5)
+    assert Pair(model, guide, x, data_plate="rows").data_size == 5
+    assert Pair(model, guide, x, data_plate="batch").data_size == 5
+    with pytest.raises(ValueError, match="Expected a plate 'neither' in the guide"):
+        Pair(model, guide, x, data_plate="neither")
+
+
+def test_a_point_mass_has_no_account():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    guide = pyro.infer.autoguide.AutoDelta(model)
+    x = torch.randn(5)
+    guide(x)
+    with pytest.raises(NotImplementedError, match=r"sites \['z'\] are Deltas, which have no density"):
+        Pair(model, guide, x)

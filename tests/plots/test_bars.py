@@ -99,3 +99,10 @@ def test_nan_is_refused_and_counted():
 def test_names_of_another_number_are_refused():
     with pytest.raises(ValueError, match="Expected 3 names but got 2"):
         information_per_dimension(RATE, GAP, names=["a", "b"])
+
+
+def test_the_legend_lies_above_bars_of_one_height():
+    ax = information_per_dimension([1.7, 1.6, 1.9, 1.7], [0.01, 0.02, 0.04, 0.01])
+    ax.figure.canvas.draw()
+    legend = ax.get_legend().get_window_extent()
+    assert not any(legend.overlaps(bar.get_window_extent()) for bar in ax.patches)
