@@ -14,9 +14,19 @@ import pyro.distributions as dist
 import torch
 from pyro.infer import ELBO, SVI, Trace_ELBO, TraceMeanField_ELBO
 
-from pyro_infomax.infer import Trace_InfoMaxELBO, TraceMeanField_InfoMaxELBO
+from pyro_infomax.infer import (
+    Trace_BetaELBO,
+    Trace_InfoMaxELBO,
+    TraceMeanField_BetaELBO,
+    TraceMeanField_InfoMaxELBO,
+)
 
-PAIRS = [(TraceMeanField_InfoMaxELBO, TraceMeanField_ELBO), (Trace_InfoMaxELBO, Trace_ELBO)]
+PAIRS = [
+    (TraceMeanField_InfoMaxELBO, TraceMeanField_ELBO),
+    (TraceMeanField_BetaELBO, TraceMeanField_ELBO),
+    (Trace_InfoMaxELBO, Trace_ELBO),
+    (Trace_BetaELBO, Trace_ELBO),
+]
 PIXELS, HIDDEN, LATENT, BATCH = 64, 128, 8, 128
 
 

@@ -62,8 +62,10 @@ class ObjectiveWeight:
             if isinstance(value, Mapping)
             else {name: value}
         )
-        for step in (0, self.duration):
-            self.at(step, check_tensors=True)
+        self._numbers: ResolvedWeights | None = None
+        resolved = [self.at(step, check_tensors=True) for step in (0, self.duration)]
+        if all(isinstance(item, int | float) for item in self._items.values()):
+            self._numbers = resolved[0]
 
     @property
     def sites(self) -> frozenset[str]:
@@ -77,6 +79,8 @@ class ObjectiveWeight:
 
     def at(self, step: int, *, check_tensors: bool = False) -> ResolvedWeights:
         """The weights after ``step`` training steps; checking a tensor's value waits for its device."""
+        if self._numbers is not None:
+            return self._numbers
         weights = {
             label: self._resolve(label, item, step, check_tensors) for label, item in self._items.items()
         }

@@ -10,6 +10,7 @@ from pyro_infomax.plots.canvas import TEXT_COLOUR, axes_or_new, checked_names, c
 from pyro_infomax.plots.selection import most_informative
 
 _MOST_TICKS = 40
+_MOST_LETTERS = 60
 
 
 def information_per_dimension(
@@ -102,4 +103,4 @@ def _label_ticks(labels: list[str], *, ax: Axes) -> None:
 
 
 def _crowded(labels: list[str]) -> bool:
-    return len(labels) > _MOST_TICKS // 2 or max(map(len, labels)) > 3
+    return sum(map(len, labels)) > _MOST_LETTERS
