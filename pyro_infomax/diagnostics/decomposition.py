@@ -14,7 +14,8 @@ from pyro_infomax.diagnostics.pair import Pair, ScoredDraws
 from pyro_infomax.information import Account, Draws, Estimate, active_units
 from pyro_infomax.information.closed_forms import joint_forms, moments
 from pyro_infomax.information.families import is_factorised
-from pyro_infomax.poutine import Data, evaluation_mode
+from pyro_infomax.nn.module_modes import evaluation_mode
+from pyro_infomax.poutine import Data
 from pyro_infomax.random_state import seeded_draws
 
 __all__ = ["Decomposition", "decompose"]

@@ -16,7 +16,8 @@ from pyro_infomax.diagnostics.decomposition import Decomposition, account_of
 from pyro_infomax.diagnostics.labels import Labels
 from pyro_infomax.diagnostics.pair import Pair
 from pyro_infomax.information import Estimate
-from pyro_infomax.poutine import Data, LocalProgram, evaluation_mode, rows_of
+from pyro_infomax.nn.module_modes import evaluation_mode
+from pyro_infomax.poutine import Data, LocalProgram, rows_of
 from pyro_infomax.random_state import seeded_draws
 from pyro_infomax.training import History
 

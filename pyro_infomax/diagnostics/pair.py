@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from pyro_infomax.diagnostics.site_prior import SitePrior
 from pyro_infomax.information.families import in_double, in_dtype_of
 from pyro_infomax.joint import GenerativeJoint, RepresentationJoint
-from pyro_infomax.poutine import Data, SiteLayout, UnknownPlateError, as_data, rows_of
+from pyro_infomax.poutine import Data, SiteLayout, UnknownPlateError, as_data, count_nan, rows_of
 from pyro_infomax.random_state import isolated_random_state
 
 __all__ = ["Pair", "ScoredDraws"]
@@ -197,9 +197,9 @@ def _check_densities(point_masses: list[str]) -> None:
 
 def _check_no_nan(data: tuple[torch.Tensor, ...]) -> None:
     for position, tensor in enumerate(data):
-        nan = tensor.isnan().reshape(len(tensor), -1)
-        if nan.any():
+        count, first = count_nan(tensor)
+        if count:
             raise ValueError(
-                f"Expected data without nan but argument {position} holds {int(nan.sum())}, the first in row "
-                f"{int(nan.any(1).nonzero()[0])}; remove or impute them"
+                f"Expected data without nan but argument {position} holds {count}, the first in row {first}; "
+                "remove or impute them"
             )

@@ -1,14 +1,14 @@
 """What a guide learns from one run of its model: the plate of the data, and the latent sites inside."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
 import pyro
 import torch
 from pyro.poutine import Trace
-from pyro.poutine.util import site_is_subsample
 from torch.distributions.constraints import Constraint
+
+from pyro_infomax.poutine import frames_of, sample_sites
 
 Site = Any
 
@@ -130,16 +130,12 @@ def _local(site: Site, plate: DataPlate) -> LatentSite:
 
 
 def _plates(site: Site) -> dict[str, Any]:
-    return {frame.name: frame for frame in site["cond_indep_stack"] if frame.vectorized}
-
-
-def _samples(trace: Trace) -> Iterator[Site]:
-    return (site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site))
+    return {frame.name: frame for frame in frames_of(site)}
 
 
 def _latent_sites(trace: Trace) -> list[Site]:
-    return [site for site in _samples(trace) if not site["is_observed"]]
+    return [site for site in sample_sites(trace) if not site["is_observed"]]
 
 
 def _observed_sites(trace: Trace) -> list[Site]:
-    return [site for site in _samples(trace) if site["is_observed"]]
+    return [site for site in sample_sites(trace) if site["is_observed"]]

@@ -12,7 +12,7 @@ from pyro.ops.provenance import detach_provenance
 from pyro_infomax.infer.objective_weight import ObjectiveWeight, ResolvedWeights
 from pyro_infomax.infer.roles import GuideRole, ModelRole
 from pyro_infomax.infer.terms import Terms
-from pyro_infomax.poutine import SiteWeight, plain_errors, unweighted_log_prob
+from pyro_infomax.poutine import SiteWeight, is_deterministic, plain_errors, unweighted_log_prob
 
 __all__ = ["WeightedELBO", "unweighted_sum"]
 
@@ -146,7 +146,7 @@ class WeightedELBO(ELBO):
     def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
         for name in weights.by_name:
             self._check_known(name, model_trace)
-            if not model_trace.nodes[name]["infer"].get("_deterministic"):
+            if not is_deterministic(model_trace.nodes[name]):
                 self._check_distinct(weights.ambiguous(name, [*model_trace.nodes, *guide_trace.nodes]), name)
 
     def _check_known(self, name: str, model_trace: Trace) -> None:
@@ -190,7 +190,7 @@ def _weighable(model_trace: Trace) -> list[str]:
         name
         for name, site in model_trace.nodes.items()
         if site["type"] == "sample"
-        and (not site["infer"].get("_deterministic") or f"{name}_observed" in model_trace.nodes)
+        and (not is_deterministic(site) or f"{name}_observed" in model_trace.nodes)
     ]
 
 

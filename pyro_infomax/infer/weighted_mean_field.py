@@ -3,14 +3,13 @@
 from typing import Any
 
 import torch
-from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.util import check_fully_reparametrized, torch_item
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import kl_divergence
 
 from pyro_infomax.infer.weighted_elbo import Trace, WeightedELBO, unweighted_sum
-from pyro_infomax.poutine import SiteWeight, unweighted_scale_and_mask
+from pyro_infomax.poutine import SiteWeight, is_point_mass, unweighted_scale_and_mask
 
 __all__ = ["WeightedMeanFieldELBO"]
 
@@ -72,7 +71,8 @@ class WeightedMeanFieldELBO(WeightedELBO, TraceMeanField_ELBO):
 
 def _closed_form_kl(posterior: Any, prior: Any) -> torch.Tensor | None:
     """The divergence of a site, None where it is to be sampled."""
-    if _has_unseen_density(posterior):
+    # Pyro's KL of a Delta drops its log_density, by which autoguides carry a Jacobian
+    if is_point_mass(posterior):
         return None
     try:
         divergence = kl_divergence(posterior, prior)
@@ -81,13 +81,6 @@ def _closed_form_kl(posterior: Any, prior: Any) -> torch.Tensor | None:
     if isinstance(divergence, torch.Tensor) and divergence.shape == posterior.batch_shape:
         return divergence
     return torch.as_tensor(divergence, dtype=torch.get_default_dtype()).expand(posterior.batch_shape)
-
-
-# Pyro's KL of a Delta drops its log_density, by which autoguides carry a Jacobian.
-def _has_unseen_density(posterior: Any) -> bool:
-    while isinstance(posterior, Independent | ExpandedDistribution | MaskedDistribution):
-        posterior = posterior.base_dist
-    return isinstance(posterior, Delta)
 
 
 def _unweighted_kl(divergence: torch.Tensor, total: torch.Tensor, site: Any) -> float:

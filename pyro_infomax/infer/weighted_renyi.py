@@ -10,7 +10,7 @@ from pyro.infer.util import get_dependent_plate_dims, torch_sum
 
 from pyro_infomax.infer.objective_weight import ResolvedWeights
 from pyro_infomax.infer.weighted_elbo import Program, Trace, WeightedELBO
-from pyro_infomax.poutine import unweighted_log_prob
+from pyro_infomax.poutine import is_deterministic, unweighted_log_prob
 
 __all__ = ["WeightedRenyiELBO"]
 
@@ -105,7 +105,7 @@ def _outlives(site: Any, trace: Trace) -> bool:
     return any(
         bool((masked & _as_mask(node["mask"])).any())
         for node in (trace.nodes[name] for name in later)
-        if node["type"] == "sample" and not node["infer"].get("_deterministic")
+        if node["type"] == "sample" and not is_deterministic(node)
     )
 
 

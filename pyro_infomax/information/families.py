@@ -12,6 +12,8 @@ from torch.distributions import (
     Normal,
 )
 
+from pyro_infomax.random_state import isolated_random_state
+
 
 def is_factorised(distribution: Any) -> bool:
     """Whether the event (d,) is d independent univariate variables by construction."""
@@ -52,7 +54,7 @@ def in_dtype_of(distribution: Any, z: Tensor) -> Tensor:
     """z in the floating type that ``distribution`` computes in: what is no Normal may insist on its own."""
     if not z.is_floating_point() or is_normal(distribution):
         return z
-    with torch.random.fork_rng(devices=[z.device] if z.is_cuda else []), torch.no_grad():
+    with isolated_random_state(), torch.no_grad():
         try:
             return z.to(distribution.sample().dtype)
         except NotImplementedError:

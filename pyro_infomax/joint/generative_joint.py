@@ -280,7 +280,7 @@ class GenerativeJoint:
         """Whether the values of one row have another density in the next one."""
         program = self.program(data)
         with isolated_random_state():
-            z = _drawn_latents(program, data)
+            z = program.draw(data)
         here = total(site_scores(program, data, z, list(z)))
         moved = {name: each.roll(1, 0) for name, each in z.items()}
         there = total(site_scores(program, data, moved, list(z))).roll(-1, 0)
@@ -308,14 +308,6 @@ def _drawn(program: LocalProgram, data: Tensors) -> dict[str, torch.Tensor]:
         return {name: layout.rows(nodes[name]["value"], len(rows))[0] for name, layout in layouts.items()}
 
     return local.together(len(data[0]), run)
-
-
-def _drawn_latents(program: LocalProgram, data: Tensors) -> dict[str, torch.Tensor]:
-    names = list(program.latents)
-    return program.together(
-        len(data[0]),
-        lambda rows: program.values(program.trace(data, rows, stop_after=names), len(rows)),
-    )
 
 
 def _check_no_factors(program: LocalProgram) -> None:

@@ -44,11 +44,7 @@ class LocalPosterior:
         return torch.stack(draws).reshape(*shape, *self.batch_shape, *self.event_shape)
 
     def _draw(self) -> torch.Tensor:
-        return self.space.flatten(self.program.together(len(self.data[0]), self._values))
-
-    def _values(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        trace = self.program.trace(self.data, rows, stop_after=list(self.space.layouts))
-        return self.program.values(trace, len(rows))
+        return self.space.flatten(self.program.draw(self.data))
 
     def log_prob(self, z: torch.Tensor) -> torch.Tensor:
         """log q(z|x_n).

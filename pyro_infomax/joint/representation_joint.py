@@ -158,19 +158,12 @@ class RepresentationJoint:
 
     def _drawn_for(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.program.follows:
-            return self._drawn(rows_of(self.data, index))
+            return self.program.draw(rows_of(self.data, index))
         # a guide that is made for all data draws for all of them: the k-th time that a row comes up takes the
         # k-th draw
         turn = _turns(index)
-        draws = [self._drawn(self.data) for _ in range(int(turn.max()) + 1)]
+        draws = [self.program.draw(self.data) for _ in range(int(turn.max()) + 1)]
         return {name: torch.stack([draw[name] for draw in draws])[turn, index] for name in draws[0]}
-
-    def _drawn(self, data: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-        names = list(self.space.layouts)
-        return self.program.together(
-            len(data[0]),
-            lambda rows: self.program.values(self.program.trace(data, rows, stop_after=names), len(rows)),
-        )
 
     def log_posterior(self, z: Sites | torch.Tensor, x: Data) -> torch.Tensor:
         """log q(z|x), of each z with its own datum.

@@ -1,13 +1,12 @@
 """What an encoder gives: features of shape (batch, h)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_infomax.nn.registration import module_of
+from pyro_infomax.nn.module_modes import evaluation_mode
 from pyro_infomax.random_state import isolated_random_state
 
 
@@ -58,18 +57,5 @@ def prototype_features(encoder: Callable[..., Any], *data: Any) -> Tensor:
         >>> prototype_features(nn.Sequential(nn.Flatten(), nn.Linear(64, 16)), torch.zeros(5, 8, 8)).shape
         torch.Size([5, 16])
     """
-    with torch.no_grad(), isolated_random_state(), _evaluated(encoder):
+    with torch.no_grad(), isolated_random_state(), evaluation_mode(encoder):
         return check_features(encoder(*data), len(data[0]))
-
-
-@contextmanager
-def _evaluated(encoder: Callable[..., Any]) -> Iterator[None]:
-    owner = module_of(encoder)
-    modes = [] if owner is None else [(module, module.training) for module in owner.modules()]
-    try:
-        for module, _ in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

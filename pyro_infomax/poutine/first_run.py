@@ -12,9 +12,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import nn
 
+from pyro_infomax.nn.module_modes import evaluation_mode, modules_behind
 from pyro_infomax.poutine.data import rows_of
 from pyro_infomax.poutine.data_plate import data_frame, sample_sites
-from pyro_infomax.poutine.module_modes import evaluation_mode, modules_behind
 from pyro_infomax.poutine.placeholder import Placeholder, needs_data
 from pyro_infomax.poutine.plain_error import plain_errors
 from pyro_infomax.random_state import isolated_random_state

@@ -9,14 +9,14 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
-from torch.distributions import Independent
 
+from pyro_infomax.nn.module_modes import evaluation_mode
 from pyro_infomax.poutine.data import rows_of
 from pyro_infomax.poutine.data_plate import frames_of, is_deterministic, sample_sites
 from pyro_infomax.poutine.first_run import Probe, probe
 from pyro_infomax.poutine.generate_messenger import GenerateMessenger
-from pyro_infomax.poutine.module_modes import evaluation_mode
 from pyro_infomax.poutine.plain_error import plain_errors
+from pyro_infomax.poutine.point_mass import is_point_mass
 from pyro_infomax.poutine.rows_messenger import RowsMessenger
 from pyro_infomax.poutine.site_layout import SiteLayout
 from pyro_infomax.poutine.values_messenger import ProgramStopped, ValuesMessenger
@@ -94,8 +94,7 @@ class LocalProgram:
         self._check(seen, data)
         self.latents = self._layouts(seen, observed=False)
         self.observed = self._layouts(seen, observed=True)
-        fns = {name: _undressed(seen.trace.nodes[name]["fn"]) for name in self.latents}
-        self.point_masses = [name for name, fn in fns.items() if isinstance(fn, dist.Delta)]
+        self.point_masses = [name for name in self.latents if is_point_mass(seen.trace.nodes[name]["fn"])]
 
     def _check(self, seen: Probe, data: Tensors) -> None:
         if self.subsamples and self.plate not in seen.trace.nodes:
@@ -261,6 +260,14 @@ class LocalProgram:
             return _trace(RowsMessenger(self.plate, rows)(program), enough)
         return _trace(program, data if torch.equal(rows, everything) else rows_of(data, rows))
 
+    def draw(self, data: Tensors) -> dict[str, torch.Tensor]:
+        """The latent sites drawn once for each datum, (size, *shape), without the rest of the program."""
+
+        def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            return self.values(self.trace(data, rows, stop_after=list(self.latents)), len(rows))
+
+        return self.together(len(data[0]), run)
+
     def values(self, trace: Any, rows: int) -> dict[str, torch.Tensor]:
         """The latent values of a trace of :meth:`trace`, (rows, *shape)."""
         return {
@@ -311,12 +318,6 @@ def _trace(program: Program, data: Tensors) -> Any:
             return handler.get_trace(*data)
     except ProgramStopped:
         return handler.trace
-
-
-def _undressed(fn: Any) -> Any:
-    while isinstance(fn, Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return fn
 
 
 def _all_equal(tensors: Sequence[torch.Tensor]) -> bool:

@@ -11,6 +11,8 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
+from pyro_infomax.poutine.data_plate import is_deterministic
+
 __all__ = [
     "SiteWeight",
     "SiteWeightMessenger",
@@ -50,7 +52,7 @@ class SiteWeightMessenger(Messenger, ABC):
 
     # The scale must stand before any trace copies the message, hence not in _pyro_post_sample.
     def _pyro_sample(self, msg: Message) -> None:
-        if site_is_subsample(msg) or msg["infer"].get("_deterministic"):
+        if site_is_subsample(msg) or is_deterministic(msg):
             return
         site_weight = self.site_weight(msg)
         if not isinstance(site_weight, torch.Tensor) and site_weight == 1:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
+from pyro_infomax.poutine import count_nan
+
 Batch = tuple[Tensor, ...]
 Data = Tensor | Batch | Dataset[Any] | DataLoader[Any]
-
-_ELEMENTS_PER_CHUNK = 2**20
 
 
 class Batches(abc.ABC):
@@ -111,32 +111,6 @@ def to_batches(data: Data, *, batch_size: int | None, name: str = "data") -> Bat
         f"Expected {name} to be a tensor, a tuple of tensors, a Dataset or a DataLoader "
         f"but got {_kind(data)}."
     )
-
-
-def count_nan(tensor: Tensor) -> tuple[int, int]:
-    """Counts the nan of a tensor, chunk by chunk, so that a large one is not copied as a mask.
-
-    Args:
-        tensor: any tensor with a first axis of data.
-
-    Returns:
-        How many values are nan, and the first row that has one (−1 if there is none).
-
-    Example:
-        >>> count_nan(torch.tensor([[0.0, 1.0], [2.0, torch.nan]]))
-        (1, 1)
-    """
-    if not tensor.is_floating_point():
-        return 0, -1
-    rows = max(1, _ELEMENTS_PER_CHUNK // max(1, tensor[:1].numel()))
-    count, first = 0, -1
-    for number, chunk in enumerate(tensor.split(rows)):
-        mask = chunk.isnan()
-        found = int(mask.sum())
-        if found and first < 0:
-            first = number * rows + int(mask.nonzero()[0, 0])
-        count += found
-    return count, first
 
 
 def _tensor_batches(tensors: Batch, batch_size: int | None, name: str) -> Batches:

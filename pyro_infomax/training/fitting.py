@@ -13,7 +13,7 @@ from pyro.infer import SVI
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_infomax.poutine.module_modes import evaluation_mode, modules_behind
+from pyro_infomax.nn.module_modes import evaluation_mode, modules_behind
 from pyro_infomax.random_state import isolated_random_state
 from pyro_infomax.training.batches import Batch, Batches, Data, to_batches
 from pyro_infomax.training.callbacks import Callback, TrainingState

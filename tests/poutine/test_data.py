@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_infomax.poutine import as_data, rows_of
+from pyro_infomax.poutine import as_data, count_nan, rows_of
 
 
 def test_a_tensor_is_a_tuple_of_one():
@@ -40,3 +40,14 @@ def test_rows_of_every_tensor(rows):
     x, y = rows_of((torch.arange(4), torch.arange(8).reshape(4, 2)), rows)
     assert x.tolist() == [1, 2]
     assert y.tolist() == [[2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize("rows", [[0], [300_000], [7, 300_000], []])
+def test_nan_is_counted_over_chunks(rows):
+    x = torch.zeros(300_001, 4, dtype=torch.float32)
+    x[rows, 1] = torch.nan
+    assert count_nan(x) == (len(rows), rows[0] if rows else -1)
+
+
+def test_integers_have_no_nan():
+    assert count_nan(torch.ones(3, dtype=torch.int64)) == (0, -1)

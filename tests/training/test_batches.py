@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from pyro_infomax.training.batches import count_nan, to_batches
+from pyro_infomax.training.batches import to_batches
 
 
 class Stream(IterableDataset):
@@ -62,14 +62,3 @@ def test_stream_needs_a_batch_size():
 def test_dataset_needs_a_length():
     with pytest.raises(ValueError, match="data to have a length but the type Endless has none"):
         to_batches(Endless(), batch_size=2)
-
-
-@pytest.mark.parametrize("rows", [[0], [300_000], [7, 300_000], []])
-def test_nan_is_counted_over_chunks(rows):
-    x = torch.zeros(300_001, 4, dtype=torch.float32)
-    x[rows, 1] = torch.nan
-    assert count_nan(x) == (len(rows), rows[0] if rows else -1)
-
-
-def test_integers_have_no_nan():
-    assert count_nan(torch.ones(3, dtype=torch.int64)) == (0, -1)
