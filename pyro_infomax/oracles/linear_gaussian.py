@@ -9,6 +9,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from .checks import finite, positive_number, shaped
+
 
 @final
 class LinearGaussian:
@@ -61,18 +63,18 @@ class LinearGaussian:
         Delta: ArrayLike,
         mu: ArrayLike | None = None,
     ) -> None:
-        self.W = _finite("W", W)  # (dim, latent)
+        self.W = finite("W", W)  # (dim, latent)
         if self.W.dim() != 2:
             raise ValueError(f"Expected W of shape (dim, latent) but got {tuple(self.W.shape)}.")
         self.dim, self.latent_dim = self.W.shape
         self.S = _covariance("S", S, self.dim)  # (dim, dim)
-        self.s2 = _positive("s2", s2)  # ()
-        self.V = _shaped("V", _finite("V", V), (self.latent_dim, self.dim))
+        self.s2 = positive_number("s2", s2)  # ()
+        self.V = shaped("V", finite("V", V), (self.latent_dim, self.dim))
         self.Delta = _covariance("Delta", Delta, self.latent_dim)  # (latent, latent)
         if not torch.linalg.eigvalsh(self.Delta.detach()).min() > 0:
             raise ValueError("Expected Delta to be positive definite but got a singular matrix.")
-        mean = torch.zeros(self.dim, dtype=torch.float64) if mu is None else _finite("mu", mu)
-        self.mu = _shaped("mu", mean, (self.dim,))
+        mean = torch.zeros(self.dim, dtype=torch.float64) if mu is None else finite("mu", mu)
+        self.mu = shaped("mu", mean, (self.dim,))
 
     @classmethod
     def optimum(
@@ -116,10 +118,10 @@ class LinearGaussian:
             0.5000
         """
         spectrum = _spectrum(eigenvalues)  # (dim,)
-        beta = _positive("beta", beta).item()
+        beta = positive_number("beta", beta).item()
         if latent_dim < 1:
             raise ValueError(f"Expected latent_dim >= 1 but got {latent_dim}.")
-        variance = _learned_variance(spectrum, beta, latent_dim) if s2 is None else _positive("s2", s2)
+        variance = _learned_variance(spectrum, beta, latent_dim) if s2 is None else positive_number("s2", s2)
         used = min(len(spectrum), latent_dim)
         level = beta * variance
         excess = (spectrum[:used] - level).clamp(min=0)  # (used,)
@@ -337,7 +339,7 @@ def _learned_variance(spectrum: Tensor, beta: float, latent_dim: int) -> Tensor:
 
 def _spectrum(eigenvalues: ArrayLike) -> Tensor:
     """Largest first, with round-off below the rank set to zero."""
-    values = _finite("eigenvalues", eigenvalues)
+    values = finite("eigenvalues", eigenvalues)
     if values.dim() != 1 or len(values) == 0:
         raise ValueError(f"Expected eigenvalues of shape (dim,) but got {tuple(values.shape)}.")
     limit = _round_off(values)
@@ -352,31 +354,10 @@ def _round_off(variances: Tensor) -> Tensor:
     return variances.max() * len(variances) * torch.finfo(torch.float64).eps
 
 
-def _finite(name: str, value: ArrayLike | Tensor) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.float64)
-    if not tensor.isfinite().all():
-        wrong = int((~tensor.isfinite()).sum())
-        raise ValueError(f"Expected {name} to be finite but got {wrong} values that are nan or infinite.")
-    return tensor
-
-
-def _shaped(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if tensor.shape != shape:
-        raise ValueError(f"Expected {name} of shape {shape} but got {tuple(tensor.shape)}.")
-    return tensor
-
-
-def _positive(name: str, value: Tensor | float) -> Tensor:
-    tensor = _shaped(name, _finite(name, value), ())
-    if not tensor > 0:
-        raise ValueError(f"Expected {name} > 0 but got {tensor.item()}.")
-    return tensor
-
-
 def _covariance(name: str, value: ArrayLike, size: int) -> Tensor:
-    matrix = _finite(name, value)
+    matrix = finite(name, value)
     matrix = matrix.diag() if matrix.dim() == 1 else matrix
-    _shaped(name, matrix, (size, size))
+    shaped(name, matrix, (size, size))
     if (matrix - matrix.T).abs().max() > 1e-6 * matrix.abs().max():
         raise ValueError(f"Expected {name} to be symmetric but it differs from its transpose.")
     variances = torch.linalg.eigvalsh(matrix.detach())

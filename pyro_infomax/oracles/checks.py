@@ -1,0 +1,88 @@
+"""What an oracle demands of its arguments: finite numbers, shapes, probabilities, covariances."""
+
+from typing import Final
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+_ROUNDING: Final = 1e-5  # what single precision leaves of a sum of one
+
+
+def real(name: str, value: ArrayLike | Tensor) -> Tensor:
+    """The value in float64, without nan; it may be infinite."""
+    tensor = torch.as_tensor(value, dtype=torch.float64)
+    if tensor.isnan().any():
+        raise ValueError(f"Expected {name} without nan but got {int(tensor.isnan().sum())} values that are.")
+    return tensor
+
+
+def finite(name: str, value: ArrayLike | Tensor) -> Tensor:
+    """The value in float64, all of it finite."""
+    tensor = torch.as_tensor(value, dtype=torch.float64)
+    if not tensor.isfinite().all():
+        wrong = int((~tensor.isfinite()).sum())
+        raise ValueError(f"Expected {name} to be finite but got {wrong} values that are nan or infinite.")
+    return tensor
+
+
+def shaped(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The tensor, of this shape."""
+    if tensor.shape != shape:
+        raise ValueError(f"Expected {name} of shape {shape} but got {tuple(tensor.shape)}.")
+    return tensor
+
+
+def of_rank(name: str, tensor: Tensor, axes: str) -> Tensor:
+    """The tensor, not empty, with these axes, such as "input, output"."""
+    if tensor.dim() != len(axes.split(",")) or not tensor.numel():
+        raise ValueError(f"Expected {name} of shape ({axes}) but got {tuple(tensor.shape)}.")
+    return tensor
+
+
+def positive(name: str, value: ArrayLike | Tensor) -> Tensor:
+    """The numbers, all positive and finite."""
+    tensor = finite(name, value)
+    if not (tensor > 0).all():
+        raise ValueError(f"Expected {name} > 0 but got {tensor.min().item()}.")
+    return tensor
+
+
+def positive_number(name: str, value: ArrayLike | Tensor) -> Tensor:
+    """A single positive number."""
+    return shaped(name, positive(name, value), ())
+
+
+def non_negative(name: str, value: ArrayLike | Tensor) -> Tensor:
+    """The numbers, all at least zero and finite."""
+    tensor = finite(name, value)
+    if not (tensor >= 0).all():
+        raise ValueError(f"Expected {name} >= 0 but got {tensor.min().item()}.")
+    return tensor
+
+
+def probabilities(name: str, value: ArrayLike | Tensor, *, axes: int = 1) -> Tensor:
+    """Probabilities that sum to one over the last axes, with the rounding of the sum taken away."""
+    tensor = non_negative(name, value)
+    if tensor.dim() < axes or not tensor.numel():
+        raise ValueError(f"Expected {name} with at least {axes} axes but got shape {tuple(tensor.shape)}.")
+    total = tensor.sum(tuple(range(-axes, 0)), keepdim=True)
+    worst = (total - 1).abs().argmax()
+    if (total - 1).abs().max() > _ROUNDING:
+        raise ValueError(
+            f"Expected {name} to sum to 1 but got {total.flatten()[worst].item():.6g}; normalise it."
+        )
+    return tensor / total
+
+
+def covariance_of(name: str, value: ArrayLike | Tensor) -> Tensor:
+    """A symmetric, positive definite matrix."""
+    matrix = of_rank(name, finite(name, value), "size, size")
+    shaped(name, matrix, (len(matrix), len(matrix)))
+    if (matrix - matrix.T).abs().max() > 1e-6 * matrix.abs().max():
+        raise ValueError(f"Expected {name} to be symmetric but it differs from its transpose.")
+    matrix = (matrix + matrix.T) / 2
+    least = torch.linalg.eigvalsh(matrix.detach())[0].item()
+    if not least > 0:
+        raise ValueError(f"Expected {name} to be positive definite but its least eigenvalue is {least:.4g}.")
+    return matrix

@@ -1,0 +1,42 @@
+import math
+
+import pytest
+import torch
+
+from pyro_infomax.oracles import checks
+
+
+def test_what_is_right_comes_back_in_float64() -> None:
+    single = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float32)
+    for check in (checks.real, checks.finite, checks.positive, checks.non_negative, checks.probabilities):
+        assert check("p", single).dtype == torch.float64
+    assert checks.probabilities("p", single).sum() == 1
+    assert checks.real("d", [math.inf]).item() == math.inf
+
+
+def test_probabilities_over_several_axes() -> None:
+    table = torch.full((2, 2, 2), 0.25)
+    torch.testing.assert_close(checks.probabilities("p", table, axes=2), table)
+    with pytest.raises(ValueError, match=r"Expected p to sum to 1 but got 0\.5; normalise it"):
+        checks.probabilities("p", table)
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "sentence"),
+    [
+        (checks.real, [math.nan, 1.0], "Expected p without nan but got 1 values"),
+        (checks.finite, [math.inf, math.nan], "Expected p to be finite but got 2 values"),
+        (checks.positive, [1.0, 0.0], r"Expected p > 0 but got 0\.0"),
+        (checks.positive_number, [1.0, 2.0], r"Expected p of shape \(\) but got \(2,\)"),
+        (checks.non_negative, [1.0, -2.0], r"Expected p >= 0 but got -2\.0"),
+        (checks.probabilities, [], "Expected p with at least 1 axes"),
+        (checks.probabilities, [0.0, 0.0], "Expected p to sum to 1 but got 0"),
+        (checks.covariance_of, [1.0], r"Expected p of shape \(size, size\)"),
+        (checks.covariance_of, [[1.0, 0.0]], r"Expected p of shape \(1, 1\) but got \(1, 2\)"),
+        (checks.covariance_of, [[1.0, 0.5], [0.0, 1.0]], "Expected p to be symmetric"),
+        (checks.covariance_of, [[1.0, 1.0], [1.0, 1.0]], "Expected p to be positive definite"),
+    ],
+)
+def test_what_is_wrong_is_refused(check, value, sentence) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        check("p", value)
