@@ -2,7 +2,7 @@
 
 A class is named as Pyro names its own, estimator first: ``TraceMeanField_InfoMaxELBO`` is
 ``TraceMeanField_ELBO`` with the InfoMax weight. :data:`BetaELBO` and :data:`InfoMaxELBO` are the mean-field
-ones.
+ones. The ``_IM`` classes train the input of a given channel, by the IM algorithm.
 """
 
 from typing import NoReturn
@@ -13,6 +13,9 @@ from pyro_infomax.infer.beta_elbo import (
     TraceGraph_BetaELBO,
     TraceMeanField_BetaELBO,
 )
+from pyro_infomax.infer.im import IMParts, Trace_IM, TraceEnum_IM, TraceGraph_IM
+from pyro_infomax.infer.im_evaluation import transmitted_information
+from pyro_infomax.infer.im_input import PowerLimitedNormal
 from pyro_infomax.infer.infomax_elbo import (
     Renyi_InfoMaxELBO,
     Trace_InfoMaxELBO,
@@ -29,19 +32,25 @@ InfoMaxELBO = TraceMeanField_InfoMaxELBO
 
 __all__ = [
     "BetaELBO",
+    "IMParts",
     "InfoMaxELBO",
+    "PowerLimitedNormal",
     "Renyi_InfoMaxELBO",
     "Terms",
     "TraceEnum_BetaELBO",
+    "TraceEnum_IM",
     "TraceEnum_InfoMaxELBO",
     "TraceGraph_BetaELBO",
+    "TraceGraph_IM",
     "TraceGraph_InfoMaxELBO",
     "TraceMeanField_BetaELBO",
     "TraceMeanField_InfoMaxELBO",
     "Trace_BetaELBO",
+    "Trace_IM",
     "Trace_InfoMaxELBO",
     "WeightedELBO",
     "WeightsLike",
+    "transmitted_information",
 ]
 
 _INEXACT = {
