@@ -1,13 +1,15 @@
 """The mixture of any posteriors through their own log-density, differentiable."""
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor
 
+from pyro_infomax.information.blocks import blocks
 from pyro_infomax.information.marginals import Marginals, marginals_of
-from pyro_infomax.information.mixture import Evaluation, Mixture
+from pyro_infomax.information.mixture import Mixture
 
 _SCORES_AT_ONCE: Final = 2**22
 
@@ -29,13 +31,21 @@ class Dense:
     def _marginals(self) -> Marginals:
         return marginals_of(self.posterior)
 
-    def evaluate(self, z: Tensor, index: Tensor | None, marginals: bool) -> Evaluation:
-        """All that is asked about at most ``rows`` points z (points, latent)."""
-        joint = _mixture(self.posterior.log_prob(z[:, None, :]), index)  # from (points, batch)
-        return Evaluation(joint, self.evaluate_marginals(z, index) if marginals else None)
+    def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
+        """The mixture at z (points, latent), with each point's own component left out where it is named."""
+        return self._evaluate(self.posterior.log_prob, z, index, progress)
 
-    def evaluate_marginals(self, z: Tensor, index: Tensor | None) -> Mixture:
-        return _mixture(self._marginals.log_prob(z[:, None, :]), index)  # from (points, batch, latent)
+    def evaluate_marginals(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
+        """The same of every latent dimension by itself."""
+        return self._evaluate(self._marginals.log_prob, z, index, progress)
+
+    def _evaluate(
+        self, log_prob: Callable[[Tensor], Tensor], z: Tensor, index: Tensor | None, progress: bool
+    ) -> Mixture:
+        parts = blocks(len(z), self.rows, progress=progress)
+        return Mixture.cat(
+            [_mixture(log_prob(z[part][:, None]), None if index is None else index[part]) for part in parts]
+        )
 
 
 def _mixture(scores: Tensor, index: Tensor | None) -> Mixture:

@@ -57,7 +57,7 @@ def in_dtype_of(distribution: Any, z: Tensor) -> Tensor:
     with isolated_random_state(), torch.no_grad():
         try:
             return z.to(distribution.sample().dtype)
-        except NotImplementedError:
+        except (AttributeError, NotImplementedError):
             # scored only, never drawn from: nothing shows what it insists on
             return z
 

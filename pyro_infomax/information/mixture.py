@@ -33,6 +33,13 @@ class Mixture:
         left = [part.leave_one_out for part in parts if part.leave_one_out is not None]
         return cls(torch.cat([part.log_prob for part in parts]), torch.cat(left) if left else None)
 
+    @classmethod
+    def stack(cls, parts: Sequence["Mixture"]) -> "Mixture":
+        """Latent dimensions side by side."""
+        left = [part.leave_one_out for part in parts if part.leave_one_out is not None]
+        joint = torch.stack([part.log_prob for part in parts], dim=-1)
+        return cls(joint, torch.stack(left, dim=-1) if left else None)
+
 
 @final
 @dataclass(frozen=True)
@@ -41,8 +48,3 @@ class Evaluation:
 
     joint: Mixture
     marginals: Mixture | None
-
-    @classmethod
-    def cat(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
-        marginals = [part.marginals for part in parts if part.marginals is not None]
-        return cls(Mixture.cat([part.joint for part in parts]), Mixture.cat(marginals) if marginals else None)

@@ -22,7 +22,7 @@ from torch.distributions import (
 from torch.distributions.transforms import AffineTransform
 
 from pyro_infomax.information import AggregatePosterior
-from pyro_infomax.information.tiles import TiledNormal
+from pyro_infomax.information.normal_mixture import NormalMixture
 
 RELATIVE = 1e-12
 
@@ -100,11 +100,9 @@ def test_far_from_every_component_the_result_is_finite() -> None:
 
 def test_points_split_in_another_way_agree() -> None:
     posterior, z = normal(torch.randn(30, 2), 0.5), torch.randn(300, 2)
-    engine = TiledNormal(posterior.base_dist.loc, posterior.base_dist.scale)
-    parts = [engine.evaluate(part, None, False).joint.log_prob for part in z.split(7)]
-    torch.testing.assert_close(
-        torch.cat(parts), AggregatePosterior(posterior).log_prob(z), rtol=1e-14, atol=0
-    )
+    aggregate = AggregatePosterior(posterior)
+    parts = [aggregate.log_prob(part) for part in z.split(7)]
+    torch.testing.assert_close(torch.cat(parts), aggregate.log_prob(z), rtol=RELATIVE, atol=0)
 
 
 def test_permuting_the_data_changes_nothing_and_duplicating_them_neither() -> None:
@@ -134,10 +132,10 @@ def test_float32_encoders_are_taken_in_double_precision() -> None:
     torch.testing.assert_close(AggregatePosterior(single).log_prob(z), expected, rtol=0, atol=0)
 
 
-def test_pyro_normals_are_tiled_too() -> None:
+def test_pyro_normals_are_normals_too() -> None:
     loc, z = torch.randn(50, 2), torch.randn(7, 2)
     found = AggregatePosterior(pyro_dist.Normal(loc, 0.5).to_event(1))
-    assert isinstance(found._engine(z), TiledNormal)
+    assert isinstance(found._joint(z), NormalMixture)
     torch.testing.assert_close(found.log_prob(z), AggregatePosterior(normal(loc, 0.5)).log_prob(z))
 
 
@@ -158,7 +156,7 @@ def test_any_posterior_is_scored_by_its_own_log_prob() -> None:
 
 
 def test_points_that_do_not_fit_at_once_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    posterior, *_ = full_covariance()
+    posterior = Adapter(normal(torch.randn(60, 3), 0.5))
     z, index = torch.randn(50, 3), torch.randint(60, (50,))
     whole = AggregatePosterior(posterior).evaluate(z, index=index, marginals=True)
     monkeypatch.setattr("pyro_infomax.information.dense._SCORES_AT_ONCE", 60 * 3 * 7)
@@ -325,14 +323,16 @@ def test_unknown_marginals_are_refused_with_the_reason() -> None:
     assert AggregatePosterior(flow).log_prob(torch.zeros(1, 2)).shape == (1,)
 
 
-def test_the_bar_is_shown_only_when_asked_and_when_it_takes_long(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("family", ["normal", "another"])
+def test_the_bar_is_shown_only_when_it_takes_long_and_not_when_unwanted(
+    family: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     posterior, z = normal(torch.zeros(4, 2), 1.0), torch.zeros(300, 2)
-    AggregatePosterior(posterior, progress=True).log_prob(z)
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr("pyro_infomax.information.aggregate_posterior._PATIENCE", 0.0)
+    posterior = posterior if family == "normal" else Adapter(posterior)
     AggregatePosterior(posterior).log_prob(z)
     assert capsys.readouterr().err == ""
-    AggregatePosterior(posterior, progress=True).log_prob(z)
+    monkeypatch.setattr("pyro_infomax.information.blocks._PATIENCE", 0.0)
+    AggregatePosterior(posterior, progress=False).evaluate(z, marginals=True)
+    assert capsys.readouterr().err == ""
+    AggregatePosterior(posterior).log_prob(z)
     assert "aggregate posterior" in capsys.readouterr().err

@@ -1,0 +1,24 @@
+"""Dimensions side by side."""
+
+import math
+
+import torch
+from torch.distributions import Normal
+
+from pyro_infomax.information.marginal_mixtures import MarginalMixtures
+
+
+def test_every_dimension_is_its_own_mixture() -> None:
+    loc, scale = torch.randn(80, 3), torch.rand(80, 3) + 0.2
+    z, index = torch.randn(10, 3), torch.arange(10)
+    found = MarginalMixtures(loc, scale).evaluate(z, index)
+    table = Normal(loc, scale).log_prob(z[:, None])  # (points, batch, latent)
+    torch.testing.assert_close(found.log_prob, table.logsumexp(1) - math.log(80))
+    table[index, index] = -torch.inf
+    torch.testing.assert_close(found.leave_one_out, table.logsumexp(1) - math.log(79))
+
+
+def test_without_an_index_nothing_is_left_out() -> None:
+    found = MarginalMixtures(torch.zeros(4, 2), torch.ones(4, 2)).evaluate(torch.zeros(3, 2), None)
+    assert found.leave_one_out is None
+    assert found.log_prob.shape == (3, 2)
