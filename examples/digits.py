@@ -1,4 +1,4 @@
-"""The main job: train a VAE on digits, account for its nats, and leave tables and pictures.
+"""The main job: train a VAE on digits, account for its nats on held-out ones too, leave tables and pictures.
 
     python examples/digits.py --objective infomax --lam 1 --out runs/digits
 
@@ -9,6 +9,7 @@ digits.
 import argparse
 import math
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,12 +26,13 @@ from torch import Tensor
 
 from pyro_infomax import VAE, BetaELBO, InfoMaxELBO, decompose, fit, to_arviz
 from pyro_infomax.datasets import LabelledImages, binarize, load_digits, load_npz
-from pyro_infomax.diagnostics import Decomposition
+from pyro_infomax.diagnostics import Convergence, Decomposition, convergence
 from pyro_infomax.infer import WeightedELBO
 from pyro_infomax.nn import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from pyro_infomax.plots import (
     aggregate_against_prior,
     history,
+    information_over_size,
     information_per_dimension,
     latent_scatter,
     most_informative,
@@ -42,6 +44,7 @@ from pyro_infomax.training import History
 MOST_COLOURS = 20
 MOST_ROWS = 8
 SMOKE_DATA = 256
+HELD_OUT = 6  # one image of so many
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,20 +78,28 @@ def run(args: argparse.Namespace) -> None:
     if args.latent_dim < 2:
         raise ValueError(f"Expected --latent-dim >= 2, which the pictures need, but got {args.latent_dim}")
     objective = make_objective(args)
-    data = load(args)
+    data, holdout = split(load(args), args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
 
     pyro.clear_param_store()
     pyro.set_rng_seed(args.seed)
     vae = make_vae(args, tuple(data.images.shape[1:]))
     svi = SVI(vae.model, vae.guide, Adam({"lr": 2e-3}), objective)
-    training = fit(svi, data.images, epochs=1 if args.smoke else args.epochs, seed=args.seed)
+    epochs = 1 if args.smoke else args.epochs
+    training = fit(svi, data.images, epochs=epochs, validation=holdout.images, seed=args.seed)
 
-    account = decompose(vae.model, vae.guide, data.images, num_samples=2, seed=args.seed)
+    start = time.perf_counter()
+    pair = {"model": vae.model, "guide": vae.guide, "data": data.images, "num_samples": 2, "seed": args.seed}
+    account = decompose(**pair, holdout=holdout.images)
+    seconds = time.perf_counter() - start
     print(f"\n{describe(objective)}, {len(data.images)} images, {args.latent_dim} latent dimensions\n")
     print(account)
+    print(f"The account took {seconds:.1f} s.\n")
+    curve = convergence(**pair)
+    print(curve)
     save_tables(args, vae, data, training, account)
-    save_pictures(args.out, vae, data, training, account, args.seed)
+    curve.to_frame().to_csv(args.out / "convergence.csv")
+    save_pictures(args.out, vae, data, training, account, curve, args.seed)
     print(f"\nTables and pictures are in {args.out}")
 
 
@@ -113,9 +124,9 @@ def describe(objective: WeightedELBO) -> str:
 
 def load(args: argparse.Namespace) -> LabelledImages:
     data = load_digits() if args.data is None else load_npz(args.data)
-    if len(data.images) < 2 or data.images.dim() > 4:
+    if len(data.images) < 3 or data.images.dim() > 4:
         raise ValueError(
-            "Expected at least two images of at most three axes each but got shape "
+            "Expected at least three images of at most three axes each but got shape "
             f"{tuple(data.images.shape)}"
         )
     if args.smoke:
@@ -126,6 +137,18 @@ def load(args: argparse.Namespace) -> LabelledImages:
         # grey values have no density under a Bernoulli, and the account is to be one of densities
         return LabelledImages(binarize(data.images), data.labels)
     return data
+
+
+def split(data: LabelledImages, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Images to train on and images to hold out, at random: files may be in the order of their labels."""
+    order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(seed))
+    held_out = max(1, len(order) // HELD_OUT)
+    parts = order[:-held_out].sort().values, order[-held_out:].sort().values
+    train, test = (
+        LabelledImages(data.images[rows], None if data.labels is None else data.labels[rows])
+        for rows in parts
+    )
+    return train, test
 
 
 def make_vae(args: argparse.Namespace, shape: tuple[int, ...]) -> VAE:
@@ -156,7 +179,13 @@ def save_tables(
 
 @torch.no_grad()
 def save_pictures(
-    out: Path, vae: VAE, data: LabelledImages, training: History, account: Decomposition, seed: int
+    out: Path,
+    vae: VAE,
+    data: LabelledImages,
+    training: History,
+    account: Decomposition,
+    curve: Convergence,
+    seed: int,
 ) -> None:
     vae.eval()
     posterior = vae.encode(data.images)
@@ -172,6 +201,7 @@ def save_pictures(
     prior = torch.randn(20_000, vae.latent_dim, generator=generator)
 
     save(out / "history.png", history(training.to_frame(), ax=new_axes(8, 4.5)))
+    save(out / "convergence.png", information_over_size(curve.to_frame(), ax=new_axes(8, 4.5)))
     bars = information_per_dimension(
         account.dimensionwise_rate.value,
         account.dimensionwise_kl.value,

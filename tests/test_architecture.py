@@ -27,7 +27,7 @@ LINE_OF = {room: line for line, rooms in enumerate(LINES) for room in rooms}
 IMPORT_NO_ROOM = frozenset({"oracles"})
 FOREIGN_BANS = {"information": {"pyro"}, "disentanglement": {"torch", "pyro"}}
 TESTS_OF_THE_WHOLE = frozenset(
-    {"test_architecture.py", "test_docs.py", "test_examples.py", "test_optimum.py"}
+    {"test_architecture.py", "test_docs.py", "test_examples.py", "test_known_truth.py", "test_optimum.py"}
 )
 ROOT = Path(__file__).resolve().parents[1]
 

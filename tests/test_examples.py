@@ -9,16 +9,27 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 # What a run leaves in its folder, pictures apart.
 PROMISED = {
-    "digits.py": {"decomposition.csv", "history.csv", "posterior.nc"},
+    "digits.py": {"convergence.csv", "decomposition.csv", "history.csv", "posterior.nc"},
+    "estimators.py": {"estimators.csv"},
+    "im_algorithm.py": {"im_algorithm.csv"},
     "own_model.py": {"decomposition.csv"},
+    "rate_distortion.py": {"rate_distortion.csv"},
 }
-PICTURES = {"digits.py": 5, "explaining_away.py": 1, "own_model.py": 1}
+PICTURES = {
+    "digits.py": 6,
+    "estimators.py": 1,
+    "explaining_away.py": 1,
+    "im_algorithm.py": 1,
+    "own_model.py": 1,
+    "rate_distortion.py": 3,
+}
 
 
 def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -78,6 +89,30 @@ def test_wrong_input_gives_one_sentence(case, tmp_path, capsys):
     assert stopped.value.code == 2
     assert re.search(expected, message), message
     assert message.count("\n") == 1
+
+
+def test_the_table_of_a_sweep_adds_up(tmp_path):
+    arguments = ["--smoke", "--only", "linear-gaussian", "--betas", "0.25", "4", "--out", str(tmp_path)]
+    load_example("rate_distortion").main(arguments)
+    table = pd.read_csv(tmp_path / "rate_distortion.csv")
+    assert table["latent_dim"].tolist() == [5, 5, 2, 2]
+    assert table["beta"].tolist() == [4, 0.25, 4, 0.25]
+    assert table["lambda"].tolist() == [-0.75, 3, -0.75, 3]
+    assert np.allclose(table["rate"], table["mutual_information"] + table["marginal_kl"])
+    assert np.allclose(table["marginal_kl"], table["total_correlation"] + table["dimensionwise_kl"])
+    # five dimensions under the noise variance 1/4
+    nats = 2.5 * np.log(2 * np.pi * 0.25) + table["squared_error"] / (2 * 0.25)
+    assert np.allclose(table["distortion"], nats)
+    assert np.allclose(table["gap"], table["rate"] - table["gaussian_rate"])
+    assert (table["gap"] > -4 * table["gap_error"]).all()
+
+
+@pytest.mark.parametrize("beta", ["0", "-1", "nan"])
+def test_a_weight_that_is_not_positive_gives_one_sentence(beta, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        load_example("rate_distortion").main(["--betas", "1", beta, "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert f"Expected --betas > 0 but got {beta}." in capsys.readouterr().err
 
 
 def load_example(name: str) -> ModuleType:

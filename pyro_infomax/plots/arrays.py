@@ -37,8 +37,15 @@ def as_points(values: Drawable, *, name: str) -> Floats:
 
 
 def as_vector(values: Drawable, *, name: str) -> Floats:
-    """One number per latent dimension, shape (dimension,)."""
+    """One number per latent dimension, or per pair of a sweep, shape (d,)."""
     vector = as_floats(values, name=name)
     if vector.ndim != 1 or vector.size == 0:
         raise ValueError(f"Expected {name} of shape (d,) with d >= 1 but got shape {vector.shape}.")
     return vector
+
+
+def check_lengths(owner: str, **vectors: Floats) -> None:
+    """Raises ValueError unless the vectors are of one length: a number for each ``owner``."""
+    if len({len(vector) for vector in vectors.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(vector)}" for name, vector in vectors.items())
+        raise ValueError(f"Expected one number per {owner} in each array but got the lengths {lengths}.")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from pyro_infomax.plots.arrays import Drawable, Floats, as_vector
+from pyro_infomax.plots.arrays import Drawable, Floats, as_vector, check_lengths
 from pyro_infomax.plots.canvas import TEXT_COLOUR, axes_or_new, checked_names, colours, tidy
 from pyro_infomax.plots.selection import most_informative
 
@@ -56,7 +56,7 @@ def information_per_dimension(
     error = (
         np.zeros_like(total) if standard_error is None else as_vector(standard_error, name="standard_error")
     )
-    _check_lengths(rate=total, dimensionwise_kl=gap, standard_error=error)
+    check_lengths("latent dimension", rate=total, dimensionwise_kl=gap, standard_error=error)
     labels = checked_names(names, count=len(total), template="{}")
     order = list(most_informative(total - gap, count=len(total)))
     ax = axes_or_new(ax)
@@ -71,14 +71,6 @@ def information_per_dimension(
     ax.set_ylim(top=1.3 * max(float(total.max()), ax.get_ylim()[1] / 1.3))
     ax.legend(frameon=False, loc="upper right")
     return tidy(ax, grid="y")
-
-
-def _check_lengths(**vectors: Floats) -> None:
-    if len({len(vector) for vector in vectors.values()}) > 1:
-        lengths = ", ".join(f"{name} {len(vector)}" for name, vector in vectors.items())
-        raise ValueError(
-            f"Expected one number per latent dimension in each array but got the lengths {lengths}."
-        )
 
 
 def _stack(information: Floats, gap: Floats, *, error: Floats | None, ax: Axes) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_infomax.plots.arrays import as_array, as_floats
+from pyro_infomax.plots.arrays import as_array, as_floats, check_lengths
 
 
 def test_labels_keep_their_kind():
@@ -25,3 +25,12 @@ def test_what_comes_in_is_not_changed():
     images = np.full((2, 2), 3.0)
     as_floats(images, name="z")[:] = 0
     assert np.all(images == 3)
+
+
+def test_vectors_of_one_length_pass():
+    check_lengths("pair", rate=np.ones(3), beta=np.zeros(3))
+
+
+def test_vectors_of_other_lengths_are_all_named():
+    with pytest.raises(ValueError, match="one number per pair in each array but got the lengths a 3, b 2"):
+        check_lengths("pair", a=np.ones(3), b=np.ones(2))
