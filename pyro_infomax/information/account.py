@@ -12,6 +12,8 @@ from pyro_infomax.information.control_variates import ControlVariates, Expectati
 from pyro_infomax.information.covariates import covariates_of
 from pyro_infomax.information.draws import Draws
 from pyro_infomax.information.estimate import Estimate
+from pyro_infomax.information.families import is_factorised
+from pyro_infomax.information.neighbours import nearest
 
 
 @final
@@ -73,6 +75,12 @@ class Account:
         return (self._aggregate - self._aggregate_marginals.sum()).estimate("exact", target)
 
     @cached_property
+    def conditional_total_correlation(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.conditional_total_correlation`."""
+        target = "the total correlation within the posteriors of these data"
+        return self._conditional_total_correlation.estimate("exact", target)
+
+    @cached_property
     def dimensionwise_kl(self) -> Estimate:
         """See :func:`~pyro_infomax.information.dimensionwise_kl`."""
         target = "the KL divergence of each marginal of these data's aggregate posterior from the prior's"
@@ -84,10 +92,20 @@ class Account:
         target = "what the prior's own dependence adds to the marginal KL of these data"
         return (self._prior_marginals.sum() - self._prior).estimate("exact", target)
 
+    def expectation(self, values: Tensor) -> Expectation:
+        """The mean over data and draws of further values of the same draws, by the same regression.
+
+        Args:
+            values: (samples, batch), in nats.
+        """
+        return self._plan.expectation(values)
+
     @cached_property
     def _plan(self) -> ControlVariates:
         chosen = next(each for each in covariates_of(self.draws) if affordable(each.values))
-        return ControlVariates(chosen.values, chosen.exact)
+        alone = len(self.draws.z) == 1
+        neighbours = nearest(self.draws.posterior) if alone else None
+        return ControlVariates(chosen.values, chosen.exact, neighbours=neighbours)
 
     @cached_property
     def _forms(self) -> ClosedForms:
@@ -108,6 +126,12 @@ class Account:
         draws = self.draws
         own = draws.log_posterior_marginals
         return _of_posterior(self._plan, self._marginal_forms, own, lambda: draws.log_prior_marginals)
+
+    @property
+    def _conditional_total_correlation(self) -> Expectation:
+        if is_factorised(self.draws.posterior):
+            return self._plan.known(self.draws.log_posterior.new_zeros(self.draws.data_size))
+        return self._posterior - self._posterior_marginals.sum()
 
     @cached_property
     def _prior(self) -> Expectation:

@@ -12,6 +12,7 @@ from pyro_infomax.information.estimate import Estimate
 # with fewer, the fitted coefficients would add more noise, and optimism, than they remove
 _DRAWS_PER_COVARIATE: Final = 20
 _RELATIVE_RANK: Final = 1e-10
+_LEAST_REST: Final = 1e-6  # of a draw that the fit passes through: its residual is rounding
 
 
 @final
@@ -24,8 +25,7 @@ class Expectation:
     """
 
     datum: Tensor  # (batch,) or (batch, latent): the mean of each datum, after the correction
-    residual: Tensor  # (samples, batch) or (samples, batch, latent): what the correction left unexplained
-    inflation: float  # of the mean square of the residual, for the coefficients that were fitted
+    residual: Tensor  # (samples, batch) or (samples, batch, latent): the error of each draw, as it is judged
     bias: Tensor  # () or (latent,): what a finite number of data adds to the population's value, on average
 
     def __add__(self, other: "Expectation") -> "Expectation":
@@ -38,7 +38,6 @@ class Expectation:
         return Expectation(
             self.datum + sign * other.datum,
             self.residual + sign * other.residual,
-            self.inflation,
             self.bias + sign * other.bias,
         )
 
@@ -47,7 +46,7 @@ class Expectation:
 
     def sum(self) -> "Expectation":
         """Over the latent dimensions."""
-        return Expectation(self.datum.sum(-1), self.residual.sum(-1), self.inflation, self.bias.sum(-1))
+        return Expectation(self.datum.sum(-1), self.residual.sum(-1), self.bias.sum(-1))
 
     def estimate(self, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
         return Estimate(
@@ -56,7 +55,7 @@ class Expectation:
 
     def _standard_error(self) -> Tensor:
         draws = math.prod(self.residual.shape[:2])
-        return ((self.residual**2).mean((0, 1)) * self.inflation / draws).sqrt()
+        return ((self.residual**2).mean((0, 1)) / draws).sqrt()
 
     def _population_standard_error(self) -> Tensor:
         batch = len(self.datum)
@@ -73,14 +72,23 @@ class ControlVariates:
     :math:`\hat\beta` is the least-squares fit of y on the covariates c, within each datum when there are
     several draws for each, over all data otherwise.
 
-    Reference: Glasserman (2003), Monte Carlo Methods in Financial Engineering, section 4.1.
+    The error is the jackknife's: each residual counts as if its draw had been left out of the fit, for draws
+    far out both pull the fit towards themselves and are the noisiest. A single draw for each datum cannot be
+    told from the datum's own mean. There, pairs of neighbours are compared, whose means differ little; what
+    they differ goes into the error, which is then rather too large.
+
+    References: Glasserman (2003), Monte Carlo Methods in Financial Engineering, section 4.1; Long and Ervin
+    (2000), Using heteroscedasticity consistent standard errors in the linear regression model; Cochran
+    (1977), Sampling Techniques, section 5A.12, for strata with a single unit each.
 
     Args:
         covariates: (S, N, k), of the draws.
         exact: (N, k), their mean over each datum's posterior.
+        neighbours: (N,), for each datum another one like it, to compare single draws with; None compares
+            them with the mean of all.
     """
 
-    def __init__(self, covariates: Tensor, exact: Tensor) -> None:
+    def __init__(self, covariates: Tensor, exact: Tensor, *, neighbours: Tensor | None = None) -> None:
         samples, batch, size = covariates.shape
         self.shape = (samples, batch)
         self.covariates = _centred(covariates)
@@ -92,6 +100,8 @@ class ControlVariates:
         self.inverse = torch.linalg.pinv(gram, rtol=_RELATIVE_RANK, hermitian=True)
         rank = int(torch.linalg.matrix_rank(gram, rtol=_RELATIVE_RANK, hermitian=True)) if size else 0
         self.freedom = available_draws(samples, batch) - rank
+        self.influence = self._influence()
+        self.neighbours = neighbours if samples == 1 else None
 
     def known(self, exact: Tensor) -> Expectation:
         """A closed form: (batch,) or (batch, latent) without noise."""
@@ -107,16 +117,24 @@ class ControlVariates:
         fit = self.inverse @ moments  # (covariate,) or (covariate, latent)
         fitted = torch.einsum("snk,k...->sn...", self.covariates, fit)
         surplus = torch.einsum("nk,k...->n...", self.surplus, fit)
-        return self._expectation(y.mean(0) - surplus, centred - fitted)
+        residual = torch.einsum("sn...,sn->sn...", centred - fitted, self.influence)
+        return self._expectation(y.mean(0) - surplus, self._compared(residual))
 
     def _expectation(self, datum: Tensor, residual: Tensor) -> Expectation:
-        return Expectation(datum, residual, self._inflation, torch.zeros_like(datum[0]))
+        return Expectation(datum, residual, torch.zeros_like(datum[0]))
 
-    @property
-    def _inflation(self) -> float:
-        """Degrees of freedom, and the error of the coefficients where the draws missed the known means."""
-        missed = self.surplus.mean(0)
-        return math.prod(self.shape) / max(self.freedom, 1) * (1 + float(missed @ self.inverse @ missed))
+    def _influence(self) -> Tensor:
+        """By how much each draw moves the mean, in units of its residual, (samples, batch)."""
+        draws, available = math.prod(self.shape), max(available_draws(*self.shape), 1)
+        pull = self.covariates @ self.inverse  # (samples, batch, covariate)
+        leverage = (pull * self.covariates).sum(-1) / available
+        weight = 1 - pull @ self.surplus.mean(0)
+        return weight * math.sqrt(draws / available) / (1 - leverage).clamp(min=_LEAST_REST)
+
+    def _compared(self, residual: Tensor) -> Tensor:
+        if self.neighbours is None:
+            return residual
+        return (residual - residual[:, self.neighbours]) / math.sqrt(2)
 
 
 def affordable(covariates: Tensor) -> bool:

@@ -10,6 +10,7 @@ from pyro_infomax.information.aggregate_posterior import AggregatePosterior
 from pyro_infomax.information.families import in_double, in_dtype_of, is_normal, name, shapes
 from pyro_infomax.information.marginals import Marginals, marginals_of
 from pyro_infomax.information.mixture import Evaluation, Mixture
+from pyro_infomax.information.parameters import check_parameters
 from pyro_infomax.random_state import seeded_draws
 
 
@@ -27,10 +28,11 @@ class Draws:
         num_samples: S, where they are drawn here.
         seed: isolates the draws from torch's global state.
         marginals: whether the one pass scores the latent dimensions one by one too, at d times the cost.
-        progress: show a bar when the pass is expected to take more than a few seconds.
+        progress: show a bar when the pass takes more than a few seconds.
 
     Raises:
-        ValueError: for shapes that do not fit, and for fewer than one draw.
+        ValueError: for shapes that do not fit, parameters or draws that are not finite, and for fewer than
+            one draw.
 
     >>> import torch
     >>> from torch.distributions import Independent, Normal
@@ -49,11 +51,11 @@ class Draws:
         num_samples: int = 1,
         seed: int | None = None,
         marginals: bool = True,
-        progress: bool = False,
+        progress: bool = True,
     ) -> None:
         self.aggregate = AggregatePosterior(posterior, progress=progress)
         self.posterior = self.aggregate.posterior
-        _check_prior(prior, self.aggregate.latent_dim)
+        check_prior(prior, self.aggregate.latent_dim)
         self.prior = in_double(prior)
         self.z = self._checked(z) if z is not None else self._drawn(num_samples, seed)
         self._wanted = marginals
@@ -160,7 +162,7 @@ class Draws:
         if num_samples < 1:
             raise ValueError(f"Expected num_samples >= 1 but got {num_samples}.")
         with seeded_draws(seed):
-            return self.posterior.sample((num_samples,))
+            return _finite(self.posterior.sample((num_samples,)))
 
 
 def _left_of(mixture: Mixture) -> Tensor:
@@ -168,10 +170,22 @@ def _left_of(mixture: Mixture) -> Tensor:
     return mixture.leave_one_out
 
 
-def _check_prior(prior: Any, latent_dim: int) -> None:
-    if prior is None or (len(prior.batch_shape) == 0 and prior.event_shape == (latent_dim,)):
+def _finite(z: Tensor) -> Tensor:
+    if not bool(z.isfinite().all()):
+        raise ValueError(
+            f"Expected finite draws from the posterior but got {int((~z.isfinite()).sum())} that are not; "
+            "check the encoder."
+        )
+    return z
+
+
+def check_prior(prior: Any, latent_dim: int) -> None:
+    """Refuse a prior of another shape than the posterior's event, or with parameters that are none."""
+    if prior is None:
         return
-    raise ValueError(
-        f"Expected a prior of batch shape () and event shape ({latent_dim},) but got {name(prior)} of "
-        f"{shapes(prior)}; declare its axes as the event, as Independent(..., 1) or .to_event(1) do."
-    )
+    if len(prior.batch_shape) or prior.event_shape != (latent_dim,):
+        raise ValueError(
+            f"Expected a prior of batch shape () and event shape ({latent_dim},) but got {name(prior)} of "
+            f"{shapes(prior)}; declare its axes as the event, as Independent(..., 1) or .to_event(1) do."
+        )
+    check_parameters(prior, "prior")

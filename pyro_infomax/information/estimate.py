@@ -61,7 +61,7 @@ class Estimate:
         return (self[index] for index in range(len(self)))
 
     def __float__(self) -> float:
-        return float(self.value)
+        return float(self.value.detach())
 
     def __str__(self) -> str:
         pairs = zip(self.value.reshape(-1).tolist(), self.standard_error.reshape(-1).tolist(), strict=True)

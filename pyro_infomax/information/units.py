@@ -4,6 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_infomax.information.aggregate_posterior import AggregatePosterior
+from pyro_infomax.information.covariance import finite_mean
+
 
 def active_units(posterior: Any, *, threshold: float = 0.01) -> Tensor:
     r"""The latent dimensions whose posterior mean moves with the data.
@@ -20,7 +23,8 @@ def active_units(posterior: Any, *, threshold: float = 0.01) -> Tensor:
         (d,), bool; its sum is their number.
 
     Raises:
-        ValueError: for a negative threshold.
+        ValueError: for another batch or event shape, parameters that are not finite, or a negative threshold.
+        NotImplementedError: where the mean of the posterior is not known, or not finite.
 
     >>> import torch
     >>> from torch.distributions import Independent, Normal
@@ -28,6 +32,8 @@ def active_units(posterior: Any, *, threshold: float = 0.01) -> Tensor:
     >>> active_units(Independent(Normal(means, 1.0), 1))
     tensor([ True, False])
     """
-    if threshold < 0:
+    if not threshold >= 0:
         raise ValueError(f"Expected threshold >= 0 but got {threshold}.")
-    return posterior.mean.detach().double().var(0, correction=0) > threshold  # (latent,)
+    mean = finite_mean(AggregatePosterior(posterior).posterior)  # (batch, latent)
+    # constants cancel without rounding only if the first is taken off
+    return (mean - mean[0]).var(0, correction=0) > threshold  # (latent,)

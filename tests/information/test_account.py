@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from scipy.stats import binom
 from torch import Tensor
 from torch.distributions import (
     Categorical,
@@ -136,22 +135,19 @@ def test_the_regression_is_worth_its_while() -> None:
     assert float(Account(draws).mutual_information.standard_error) < float(plain) / 3
 
 
-@pytest.mark.parametrize(("num_samples", "lowest", "highest"), [(1, 0.90, 1.0), (2, 0.90, 0.99)])
-def test_two_standard_errors_cover_the_data_s_own_value(
-    num_samples: int, lowest: float, highest: float
-) -> None:
+@pytest.mark.parametrize("num_samples", [1, 2])
+def test_the_interval_holds_the_data_s_own_value_as_often_as_it_says(num_samples: int) -> None:
     repeats = 200
-    posterior, prior = encoded(90, 2), standard_normal(2)
-    truth = Account(Draws(posterior, prior, num_samples=1500, seed=0))
+    posterior, prior = encoded(200, 2), standard_normal(2)
+    truth = Account(Draws(posterior, prior, num_samples=400, seed=0))
     accounts = [Account(Draws(posterior, prior, num_samples=num_samples)) for _ in range(repeats)]
     for term in TERMS:
-        true = getattr(truth, term)
-        found = [getattr(account, term) for account in accounts]
+        true, found = getattr(truth, term), [getattr(account, term) for account in accounts]
         errors = torch.stack([each.value - true.value for each in found])
-        tolerance = torch.stack([torch.hypot(each.standard_error, true.standard_error) for each in found])
-        hits = (errors.abs() <= 1.96 * tolerance).sum(0).reshape(-1).tolist()
-        for each in hits:
-            assert binom.ppf(0.001, repeats, lowest) <= each <= binom.ppf(0.999, repeats, highest), term
+        reported = torch.stack([each.standard_error for each in found])
+        assert (true.standard_error < reported.mean(0) / 10).all(), term
+        coverage = (errors.abs() <= 1.96 * reported).double().mean(0)
+        assert ((coverage >= 0.90) & (coverage <= 0.99)).all(), (term, coverage)
 
 
 def test_the_identities_hold_to_rounding() -> None:

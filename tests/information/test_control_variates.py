@@ -38,6 +38,55 @@ def test_the_error_is_that_of_the_remaining_noise(samples: int, batch: int) -> N
     assert float(mean) == pytest.approx(0.5 / math.sqrt(samples * batch), rel=0.05)
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_draws_far_out_which_the_fit_follows_do_not_make_the_error_too_small(samples: int) -> None:
+    errors, reported = [], []
+    for _ in range(600):
+        z = torch.randn(samples, 60, 2)
+        covariates = torch.cat([z, z**2], -1)
+        exact = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(60, 4)
+        found = ControlVariates(covariates, exact).expectation((z**4).sum(-1)).estimate("exact", "")
+        errors.append(found.value - 6)
+        reported.append(found.standard_error)
+    assert float(torch.stack(errors).std() / torch.stack(reported).mean()) < 1.08
+
+
+def test_single_draws_are_compared_with_their_neighbours() -> None:
+    batch = 400
+    means, exact = torch.linspace(-2, 2, batch), torch.zeros(batch, 0)
+    neighbours = (torch.arange(batch) + 1).clamp(max=batch - 2)
+    errors, reported = [], []
+    for _ in range(300):
+        y = (means**2 + 0.5 * torch.randn(batch))[None]
+        plan = ControlVariates(exact[None], exact, neighbours=neighbours)
+        found = plan.expectation(y).estimate("exact", "")
+        errors.append(found.value - (means**2).mean())
+        reported.append(found.standard_error)
+    assert float(torch.stack(reported).mean()) == pytest.approx(0.5 / math.sqrt(batch), rel=0.02)
+    hits = torch.stack(errors).abs() <= 1.96 * torch.stack(reported)
+    assert 0.90 < float(hits.double().mean()) < 0.99
+
+
+def test_several_draws_need_no_neighbours() -> None:
+    covariates, exact, noise = simulated(2, 100)
+    plans = (
+        ControlVariates(covariates, exact),
+        ControlVariates(covariates, exact, neighbours=torch.arange(100)),
+    )
+    one, other = (plan.expectation(noise).estimate("exact", "") for plan in plans)
+    assert float(one.standard_error) == float(other.standard_error) > 0
+
+
+def test_a_draw_that_the_fit_passes_through_leaves_the_rest_as_they_are() -> None:
+    covariates, exact, noise = simulated(1, 100)
+    lone = torch.zeros(1, 100, 1)
+    lone[0, 7] = 1.0
+    with_lone = ControlVariates(torch.cat([covariates, lone], -1), torch.cat([exact, lone[0]], -1))
+    found = with_lone.expectation(noise).estimate("exact", "")
+    before = ControlVariates(covariates, exact).expectation(noise).estimate("exact", "")
+    assert float(found.standard_error) == pytest.approx(float(before.standard_error), rel=0.1)
+
+
 def test_identical_and_constant_covariates_are_harmless() -> None:
     covariates, exact, noise = simulated(1, 100)
     more = torch.cat([covariates, covariates, torch.ones(1, 100, 1)], -1)
