@@ -4,14 +4,20 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, Literal, final
+from typing import Any, Literal, final
 
 import pandas as pd
 import torch
 from torch.distributions import kl_divergence
 
+from pyro_infomax.diagnostics import sandwich
+from pyro_infomax.diagnostics.account_table import frame_of, lines_of, side_by_side
+from pyro_infomax.diagnostics.attempt import NO_MARGINALS, Attempt, missing_lines
+from pyro_infomax.diagnostics.discrete_data import data_entropy
+from pyro_infomax.diagnostics.holdout_pair import held_out_pair
 from pyro_infomax.diagnostics.pair import Pair, ScoredDraws
-from pyro_infomax.information import Account, Draws, Estimate, active_units
+from pyro_infomax.information import Account, AggregatePosterior, Draws, Estimate, active_units
+from pyro_infomax.information.better_prior import held_out_gap, training_gap
 from pyro_infomax.information.closed_forms import joint_forms, moments
 from pyro_infomax.information.families import is_factorised
 from pyro_infomax.nn.module_modes import evaluation_mode
@@ -19,10 +25,6 @@ from pyro_infomax.poutine import Data
 from pyro_infomax.random_state import seeded_draws
 
 __all__ = ["Decomposition", "decompose"]
-
-_POPULATION: Final = "the mutual information of the representation in the population"
-_SATURATION: Final = 1.0  # nats below ln N
-_NO_MARGINALS: Final = "single latent dimensions of the guide or the prior have no density in closed form"
 
 
 @final
@@ -47,6 +49,12 @@ class Decomposition:
         dimensionwise_rate: E KL[q(z_j|x) ‖ p(z_j)], one a latent dimension, where both factorise.
         prior_dependence: E_q(z)[Σ_j log p(z_j) − log p(z)], what joins the right side of the second identity
             where the prior is no product of its dimensions; None where it is one.
+        conditional_total_correlation: E KL[q(z|x) ‖ Π_j q(z_j|x)]; 0 for a product.
+        prior_gap: the ELBO that a better prior could win: marginal_kl on training data; on held-out data
+            E[log q(z) − log p(z)] with the mixture q(z) of the training data, which may be negative.
+        data_entropy: H[X] of the empirical data distribution, for discrete data: ln N if none comes twice.
+        decoder_gap: G = distortion − data_entropy + I = E_q(z) KL[q(x|z) ‖ p(x|z)], for discrete data. Its
+            error is at most the sum of theirs, which is reported.
         mutual_information_lower: a lower bound on the population's I in expectation: the exact mixture.
         mutual_information_upper: an upper bound on it in expectation: the smaller of rate and leave-one-out.
         active_units: the number of latent dimensions with Var_x E[z_j|x] > 0.01.
@@ -54,6 +62,7 @@ class Decomposition:
         saturated: whether I > ln N − 1, so that it says more about N than about the representation.
         latent_names: a name for every latent dimension.
         unavailable: field names to the reason why they are None.
+        holdout: the account of held-out data, with their own mixture and its ceiling ln N; None without any.
     """
 
     distortion: Estimate
@@ -72,6 +81,11 @@ class Decomposition:
     prior_dependence: Estimate | None = None
     latent_names: tuple[str, ...] = ()
     unavailable: dict[str, str] = field(default_factory=dict)
+    conditional_total_correlation: Estimate | None = None
+    prior_gap: Estimate | None = None
+    data_entropy: Estimate | None = None
+    decoder_gap: Estimate | None = None
+    holdout: "Decomposition | None" = None
 
     def estimates(self) -> Iterator[tuple[str, Estimate]]:
         """Every estimated quantity by name, vectors dimension by dimension."""
@@ -87,37 +101,40 @@ class Decomposition:
     def to_frame(self) -> pd.DataFrame:
         """A row a quantity, in nats per datum: value, its two standard errors, bound and target.
 
-        ``active_units``, ``data_size`` and ``saturated`` follow as rows without errors.
+        ``active_units``, ``data_size`` and ``saturated`` follow as rows without errors. The columns of
+        held-out data stand beside, ``holdout_value`` and so on.
         """
-        rows = {name: _row(estimate) for name, estimate in self.estimates()}
-        for name in ("active_units", "data_size", "saturated"):
-            value = getattr(self, name)
-            rows[name] = {"value": math.nan if value is None else float(value), "target": _PLAIN[name]}
-        frame = pd.DataFrame.from_dict(rows, orient="index", columns=_COLUMNS)
-        return frame.rename_axis("quantity")
+        frame = frame_of(dict(self.estimates()), {name: (self._fact(name), _PLAIN[name]) for name in _PLAIN})
+        return frame if self.holdout is None else side_by_side(frame, self.holdout.to_frame())
+
+    def _fact(self, name: str) -> float:
+        value = getattr(self, name)
+        return math.nan if value is None else float(value)
 
     def __str__(self) -> str:
-        return "\n".join([*self._table(), *self._notes()])
-
-    def _table(self) -> Iterator[str]:
-        estimates = list(self.estimates())
-        width = max(len(name) for name, _ in estimates)
-        yield f"{'nats per datum':<{width}}{'value':>12}{'s.e.':>10}{'pop. s.e.':>11}  bound"
-        for name, estimate in estimates:
-            row = _row(estimate)
-            errors = f"{row['standard_error']:>10.4f}{row['population_standard_error']:>11.4f}"
-            yield f"{name:<{width}}{row['value']:>z12.4f}{errors}  {row['bound']}"
+        accounts = {"training data": self}
+        if self.holdout is not None:
+            accounts["held-out data"] = self.holdout
+        table = lines_of({name: dict(account.estimates()) for name, account in accounts.items()})
+        notes = {name: list(account._notes()) for name, account in accounts.items()}
+        return "\n".join([*table, *_shared_first(notes)])
 
     def _notes(self) -> Iterator[str]:
         latent = len(self.latent_names)
         units = latent if self.active_units is None else f"{self.active_units} active of {latent}"
         yield f"{units} latent dimensions, {self.data_size} data"
         if self.saturated:
-            cap = math.log(self.data_size)
+            cap = sandwich.ceiling(self.data_size)
             yield f"saturated: I is within a nat of its cap ln N = {cap:.4f}; the population's may be larger"
-        for reason in dict.fromkeys(self.unavailable.values()):
-            names = [name for name, each in self.unavailable.items() if each == reason]
-            yield f"not available: {', '.join(names)} ({reason.rstrip('.')})"
+        yield from missing_lines(self.unavailable)
+
+
+def _shared_first(notes: dict[str, list[str]]) -> Iterator[str]:
+    """What is said of all, then what is said of one, under its name."""
+    shared = [note for note in next(iter(notes.values())) if all(note in each for each in notes.values())]
+    yield from shared
+    for name, each in notes.items():
+        yield from (f"{name}: {note}" for note in each if note not in shared)
 
 
 _QUANTITIES = (
@@ -128,28 +145,20 @@ _QUANTITIES = (
     "mutual_information_lower",
     "mutual_information_upper",
     "marginal_kl",
+    "prior_gap",
     "total_correlation",
+    "conditional_total_correlation",
     "prior_dependence",
+    "data_entropy",
+    "decoder_gap",
     "dimensionwise_kl",
     "dimensionwise_rate",
 )
-_COLUMNS = ["value", "standard_error", "population_standard_error", "bound", "target"]
 _PLAIN = {
     "active_units": "latent dimensions with Var_x E[z_j|x] > 0.01",
     "data_size": "N",
     "saturated": "whether I > ln N - 1",
 }
-
-
-def _row(estimate: Estimate) -> dict[str, Any]:
-    population = estimate.population_standard_error
-    return {
-        "value": float(estimate.value),
-        "standard_error": float(estimate.standard_error),
-        "population_standard_error": math.nan if population is None else float(population),
-        "bound": estimate.bound,
-        "target": estimate.target,
-    }
 
 
 def decompose(
@@ -161,6 +170,7 @@ def decompose(
     batch_size: int = 1024,
     seed: int | None = None,
     data_plate: str | None = None,
+    holdout: Data | None = None,
 ) -> Decomposition:
     r"""Accounts for the nats of a pair: distortion, rate, information, marginal KL and its parts.
 
@@ -182,13 +192,16 @@ def decompose(
             arguments.
         seed: isolates the draws from torch's global state.
         data_plate: the name of the data plate, where it is not the only candidate.
+        holdout: further data of the same kind, which neither model nor guide was trained on: a tensor or a
+            tuple of tensors like ``data``.
 
     Returns:
-        The account, in nats per datum.
+        The account, in nats per datum; that of the held-out data in its ``holdout``.
 
     Raises:
         ValueError: for data with nan or of different lengths, a guide that lacks a site of the model, no data
-            plate or several.
+            plate or several; for a holdout of another kind, or a guide whose parameters belong to the
+            training data.
         NotImplementedError: for global latents, which :func:`pyro.poutine.condition` can fix.
 
     Example:
@@ -202,65 +215,61 @@ def decompose(
     if num_samples < 1:
         raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
-        pair = Pair(model, guide, data, data_plate=data_plate, batch_size=batch_size)
-        return account_of(pair, num_samples=num_samples)
+        build = partial(Pair, model, guide, data_plate=data_plate, batch_size=batch_size)
+        pair = build(data)
+        held_out = None if holdout is None else held_out_pair(pair, build, holdout)
+        account = account_of(pair, num_samples=num_samples)
+        if held_out is None:
+            return account
+        return replace(account, holdout=account_of(held_out, num_samples=num_samples, training=pair))
 
 
-def account_of(pair: Pair, *, num_samples: int = 1) -> Decomposition:
+def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None) -> Decomposition:
     """Accounts for the nats of a pair as it is, with draws from torch's global state; see :func:`decompose`.
 
     Args:
         pair: the two joints on their data.
         num_samples: draws of z per datum for the terms of q(z).
+        training: the pair of the training data, where these are held out.
     """
-    attempt = _Attempt()
+    attempt = Attempt()
     prior = attempt(pair.prior, *_OF_PRIOR)
     scored = pair.score(pair.draw(max(2, num_samples)))
     account = Account(Draws(pair.posterior, prior, z=scored.z[:num_samples], progress=True))
     distortion = _sampled(-scored.log_likelihood, "exact", "the distortion of these data")
     rate = _sampled_rate(scored) if prior is None else account.rate
     information = account.mutual_information
-    of_dimensions = partial(attempt, reason=_NO_MARGINALS)
+    entropy = attempt(lambda: data_entropy(pair), "data_entropy", "decoder_gap")
+    of_dimensions = partial(attempt, reason=NO_MARGINALS)
     return Decomposition(
         distortion=distortion,
         rate=rate,
         elbo=_elbo(distortion, rate, scored, account.draws),
         mutual_information=information,
         marginal_kl=attempt(lambda: account.marginal_kl, "marginal_kl"),
+        prior_gap=attempt(lambda: _prior_gap(account, training), "prior_gap"),
         total_correlation=of_dimensions(lambda: account.total_correlation, "total_correlation"),
+        conditional_total_correlation=of_dimensions(
+            lambda: account.conditional_total_correlation, "conditional_total_correlation"
+        ),
         dimensionwise_kl=of_dimensions(lambda: account.dimensionwise_kl, "dimensionwise_kl"),
         prior_dependence=None
         if _factors(prior) is not None
         else of_dimensions(lambda: account.prior_dependence, "prior_dependence"),
         dimensionwise_rate=attempt(lambda: _dimensionwise_rate(account.draws), "dimensionwise_rate"),
-        mutual_information_lower=replace(information, bound="lower", target=_POPULATION),
-        mutual_information_upper=_upper(account),
+        mutual_information_lower=sandwich.lower(account),
+        mutual_information_upper=sandwich.upper(account),
         active_units=attempt(lambda: _active_units(pair.posterior), "active_units"),
         data_size=pair.data_size,
-        saturated=float(information) > math.log(pair.data_size) - _SATURATION,
+        saturated=sandwich.is_saturated(information, pair.data_size),
+        data_entropy=entropy,
+        decoder_gap=None if entropy is None else _decoder_gap(distortion, information, entropy),
         latent_names=tuple(pair.latent_names()),
         unavailable=attempt.reasons,
     )
 
 
-_OF_PRIOR = ("marginal_kl", "dimensionwise_kl", "prior_dependence", "dimensionwise_rate")
-
-
-@final
-class _Attempt:
-    """Quantities that may not exist, and the reasons why those that do not are None."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}
-
-    def __call__(self, quantity: Callable[[], Any], *names: str, reason: str | None = None) -> Any:
-        if names[0] in self.reasons:
-            return None
-        try:
-            return quantity()
-        except NotImplementedError as error:
-            self.reasons.update(dict.fromkeys(names, reason or str(error)))
-            return None
+_OF_PRIOR = ("marginal_kl", "prior_gap", "dimensionwise_kl", "prior_dependence", "dimensionwise_rate")
 
 
 def _sampled(per_draw: torch.Tensor, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
@@ -299,16 +308,17 @@ def _factors(distribution: Any) -> Any:
     return fn.base_dist if is_factorised(fn) else None
 
 
-def _upper(account: Account) -> Estimate:
-    """The smaller of the two upper bounds, where there are two.
+def _prior_gap(account: Account, training: Pair | None) -> Estimate:
+    if training is None:
+        return training_gap(account)
+    return held_out_gap(account, AggregatePosterior(training.posterior, progress=True))
 
-    The rate against a prior that depends on the data bounds nothing; a single datum, which has no other to
-    leave in, cannot show such a prior.
-    """
-    bounds = [] if account.draws.prior is None else [account.rate]
-    if account.draws.data_size > 1:
-        bounds.append(account.leave_one_out)
-    return replace(min(bounds, key=float), bound="upper", target=_POPULATION)
+
+def _decoder_gap(distortion: Estimate, information: Estimate, entropy: Estimate) -> Estimate:
+    value = distortion.value - entropy.value + information.value
+    # one more number of the same draws: whether their noise adds up or cancels is not known
+    error = distortion.standard_error + information.standard_error
+    return Estimate(value, error, None, "exact", "what the variational bound on I loses on these data")
 
 
 def _dimensionwise_rate(draws: Draws) -> Estimate:

@@ -184,6 +184,16 @@ def _predicted(pair: Pair, z: torch.Tensor, few: int) -> dict[str, torch.Tensor]
 
 
 def _information(account: Decomposition) -> xr.Dataset:
+    """The account, and that of held-out data with the prefix ``holdout_``."""
+    arrays, reasons = _arrays(account)
+    if account.holdout is not None:
+        for named, held_out in zip((arrays, reasons), _arrays(account.holdout), strict=True):
+            named |= {f"holdout_{name}": each for name, each in held_out.items()}
+    return xr.Dataset(arrays, coords={"latent": list(account.latent_names)}, attrs=reasons)
+
+
+def _arrays(account: Decomposition) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays by their names, and the reasons why others are missing."""
     arrays: dict[str, Any] = {}
     for name, estimate in vars(account).items():
         if isinstance(estimate, Estimate):
@@ -191,8 +201,7 @@ def _information(account: Decomposition) -> xr.Dataset:
     for name in ("active_units", "data_size", "saturated"):
         if getattr(account, name) is not None:
             arrays[name] = xr.DataArray(int(getattr(account, name)))
-    reasons = {f"{name}_unavailable": reason for name, reason in account.unavailable.items()}
-    return xr.Dataset(arrays, coords={"latent": list(account.latent_names)}, attrs=reasons)
+    return arrays, {f"{name}_unavailable": reason for name, reason in account.unavailable.items()}
 
 
 def _with_errors(name: str, estimate: Estimate) -> dict[str, xr.DataArray]:

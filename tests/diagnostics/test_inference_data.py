@@ -190,6 +190,24 @@ def test_the_prior_has_the_moments_of_the_model() -> None:
 # --- the account and the history ---
 
 
+def test_the_held_out_account_stands_in_the_same_group() -> None:
+    problem = oracle()
+    x, held = problem.sample(40, seed=0), problem.sample(20, seed=1)
+    account = decompose(problem.model, problem.guide, x, seed=4, holdout=held)
+    group = to_arviz(
+        problem.model, problem.guide, x, num_samples=2, decomposition=account, seed=0
+    ).information
+    assert float(group["elbo"]) == float(account.elbo)
+    assert float(group["holdout_elbo"]) == float(account.holdout.elbo)
+    assert int(group["holdout_data_size"]) == 20
+    error = account.holdout.prior_gap.standard_error
+    assert float(group["holdout_prior_gap_standard_error"]) == float(error)
+    assert "held-out" in group["holdout_prior_gap"].attrs["target"]
+    np.testing.assert_array_equal(group["holdout_dimensionwise_kl"], account.holdout.dimensionwise_kl.value)
+    reason = account.holdout.unavailable["decoder_gap"]
+    assert group.attrs["holdout_decoder_gap_unavailable"] == reason
+
+
 def test_the_account_is_a_group() -> None:
     problem = oracle()
     x = problem.sample(150, seed=0)

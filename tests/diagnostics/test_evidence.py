@@ -1,0 +1,193 @@
+"""The importance-weighted bound between ELBO and evidence, and what its k says about the guide."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_infomax.diagnostics import ImportanceWeightedEvidence, Pair, importance_weighted_evidence
+from pyro_infomax.diagnostics.evidence import _chunks
+from pyro_infomax.oracles import LinearGaussian
+from pyro_infomax.random_state import seeded_draws
+
+
+def best() -> LinearGaussian:
+    return LinearGaussian.optimum([4.0, 2.0, 0.3], beta=1.0, latent_dim=2, s2=0.5)
+
+
+def with_scale(factor: float) -> LinearGaussian:
+    """The exact posterior with its standard deviations multiplied."""
+    pair = best()
+    return LinearGaussian(pair.S, pair.W, pair.s2, pair.V, pair.Delta * factor**2)
+
+
+def found(pair: LinearGaussian, x: Tensor, num_samples: int, seed: int = 0) -> ImportanceWeightedEvidence:
+    return importance_weighted_evidence(pair.model, pair.guide, x, num_samples=num_samples, seed=seed)
+
+
+def log_evidence(pair: LinearGaussian, x: Tensor) -> Tensor:
+    covariance = pair.W @ pair.W.T + pair.s2 * torch.eye(pair.dim)
+    return dist.MultivariateNormal(pair.mu, covariance).log_prob(x)
+
+
+def test_the_exact_posterior_has_the_evidence() -> None:
+    pair = best()
+    x = pair.sample(200, exact=True, seed=0)
+    evidence = found(pair, x, 60)
+    torch.testing.assert_close(evidence.estimate.value, pair.log_evidence, rtol=0, atol=1e-10)
+    torch.testing.assert_close(evidence.per_datum, log_evidence(pair, x), rtol=0, atol=1e-10)
+    assert evidence.estimate.standard_error < 1e-7
+    assert (evidence.pareto_k == -math.inf).all()
+    assert evidence.num_heavy == 0
+    torch.testing.assert_close(evidence.effective_sample_size, torch.full((200,), 60.0))
+
+
+def test_the_bound_rises_from_the_elbo_to_the_evidence() -> None:
+    pair = with_scale(1.5)
+    x = pair.sample(300, exact=True, seed=0)
+    bounds = [found(pair, x, samples).estimate for samples in (2, 10, 100)]
+    values = [pair.elbo, *(each.value for each in bounds), pair.log_evidence]
+    errors = [0.0, *(float(each.standard_error) for each in bounds), 0.0]
+    for low, high, error, other in zip(values, values[1:], errors, errors[1:], strict=False):
+        assert low < high + 3 * math.hypot(error, other)
+    assert bounds[2].value - bounds[0].value > 0.1
+    assert pair.log_evidence - bounds[2].value < 0.05
+
+
+def test_the_standard_error_is_the_spread_over_draws() -> None:
+    pair = with_scale(1.3)
+    x = pair.sample(20, seed=0).repeat(50, 1)
+    evidence = found(pair, x, 40)
+    # 1000 data, of which 50 each are the same
+    spread = evidence.per_datum.reshape(50, 20).var(0).mean().sqrt() / 1000**0.5
+    assert 0.85 < spread / evidence.estimate.standard_error < 1.1
+
+
+def test_a_guide_that_is_too_narrow_is_found_by_its_k() -> None:
+    pair = with_scale(0.3)
+    x = pair.sample(50, seed=0)
+    evidence = found(pair, x, 300)
+    assert evidence.num_heavy > 30
+    assert "Pareto k above 0.7 for" in str(evidence)
+    assert "draw more, or anneal" in str(evidence)
+    wide = found(with_scale(1.5), x, 300)
+    assert wide.num_heavy == 0
+    assert "anneal" not in str(wide)
+
+
+def test_the_draws_are_those_of_the_pair() -> None:
+    pair = with_scale(1.3)
+    x = pair.sample(7, seed=0)
+    with seeded_draws(3):
+        joint = Pair(pair.model, pair.guide, x)
+        log_weight = joint.score(joint.draw(40)).log_weight
+    truth = log_weight.logsumexp(0) - math.log(40)
+    torch.testing.assert_close(found(pair, x, 40, seed=3).per_datum, truth)
+
+
+def test_memory_does_not_grow_with_the_samples() -> None:
+    pair = with_scale(1.3)
+    joint = Pair(pair.model, pair.guide, pair.sample(1000, seed=0))
+    chunks = _chunks(joint, 10_000)
+    assert sum(chunks) == 10_000
+    assert max(chunks) == 2**20 // 2000
+    assert min(chunks) > 0
+
+
+def test_sites_that_depend_on_each_other_are_weighed_together() -> None:
+    """The exact posterior of a chain of two latents, of which the second follows the first."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            b = pyro.sample("b", dist.Normal(a, 1.0))
+            pyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Normal(2 * x / 3, (2 / 3) ** 0.5))
+            pyro.sample("a", dist.Normal(b / 2, 0.5**0.5))
+
+    x = torch.randn(6)
+    evidence = importance_weighted_evidence(model, guide, x, num_samples=30)
+    torch.testing.assert_close(evidence.per_datum, dist.Normal(0.0, 3**0.5).log_prob(x))
+
+
+def test_a_discrete_latent_is_weighed_too() -> None:
+    probability = torch.tensor([0.3, 0.7])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.3))
+            pyro.sample("x", dist.Normal(2 * c, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Bernoulli(0.5 + 0 * x))
+
+    x = torch.tensor([-1.0, 0.5, 3.0])
+    evidence = importance_weighted_evidence(model, guide, x, num_samples=400, seed=0)
+    truth = dist.MixtureSameFamily(
+        dist.Categorical(probability.flip(0)), dist.Normal(torch.tensor([0.0, 2.0]), 1.0)
+    ).log_prob(x)
+    assert ((evidence.per_datum - truth).abs() < 4 * evidence.standard_error).all()
+    assert evidence.num_heavy == 0
+
+
+def test_it_reads_well() -> None:
+    pair = with_scale(1.5)
+    evidence = found(pair, pair.sample(30, seed=0), 100)
+    text = str(evidence).splitlines()
+    assert text[0].split() == ["nats", "per", "datum", "value", "s.e.", "pop.", "s.e.", "bound"]
+    assert text[1].split()[0] == "log_evidence"
+    assert text[1].split()[-1] == "lower"
+    assert text[2] == "30 data, 100 draws of z each"
+    frame = evidence.to_frame()
+    assert list(frame.columns) == ["log_evidence", "standard_error", "pareto_k", "effective_sample_size"]
+    assert frame.shape == (30, 4)
+    assert frame["log_evidence"].mean() == pytest.approx(float(evidence.estimate))
+    assert "takes at least 21 draws" in str(found(pair, pair.sample(3, seed=0), 10))
+
+
+def test_a_seed_isolates_the_draws() -> None:
+    pair = with_scale(1.5)
+    x = pair.sample(10, seed=0)
+    state = torch.get_rng_state()
+    first, again, other = (found(pair, x, 30, seed=seed).per_datum for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_modules_run_in_evaluation_mode() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x: Tensor) -> None:
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(self.drop(z), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5).to_event(1))
+
+    model, x = Model(), torch.randn(5, 1)
+    evidence = importance_weighted_evidence(model, guide, x, num_samples=10)
+    torch.testing.assert_close(evidence.per_datum, dist.Normal(0.0, 2**0.5).log_prob(x[:, 0]))
+    assert model.drop.training
+
+
+def test_bad_arguments_are_refused() -> None:
+    pair = best()
+    x = pair.sample(5, seed=0)
+    with pytest.raises(ValueError, match="num_samples >= 2"):
+        found(pair, x, 1)
+    x[3] = math.nan
+    with pytest.raises(ValueError, match="without nan but argument 0 holds 3, the first in row 3"):
+        found(pair, x, 10)
