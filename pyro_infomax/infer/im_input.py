@@ -49,8 +49,10 @@ class PowerLimitedNormal(nn.Module):
 
     @property
     def variances(self) -> Tensor:
-        """The power of each dimension, (dim,)."""
-        return self.power * self.share_logits.softmax(-1)[:-1]
+        """The power of each dimension, (dim,), positive; their sum keeps to the limit in rounding too."""
+        shares = self.share_logits.softmax(-1)[:-1]
+        rounding = torch.finfo(shares.dtype)
+        return (self.power * (1 - 4 * rounding.eps) * shares).clamp(min=rounding.tiny)
 
     def forward(self) -> dist.TorchDistribution:
         """The distribution of x, event shape (dim,)."""

@@ -85,7 +85,7 @@ def channel_capacity(
     if cost is None or budget is None:
         lacking = "budget" if budget is None else "cost"
         raise ValueError(f"Expected cost and budget together but got no {lacking}.")
-    costs = _costs(cost, table)
+    costs, budget = _costs(cost, table), float(budget)
     if not budget >= costs.min():
         raise ValueError(f"Expected budget >= {costs.min().item()}, the least cost, but got {budget}.")
     free = solve(costs, 0.0)

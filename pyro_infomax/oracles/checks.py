@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -9,9 +10,17 @@ from torch import Tensor
 _ROUNDING: Final = 1e-5  # what single precision leaves of a sum of one
 
 
+def in_float64(value: ArrayLike | Tensor) -> Tensor:
+    """The value in float64; what is no tensor yet is copied."""
+    if isinstance(value, Tensor):
+        return value.to(torch.float64)
+    # as_tensor refuses arrays that run backwards and warns of read-only ones
+    return torch.from_numpy(np.array(value, dtype=np.float64))
+
+
 def real(name: str, value: ArrayLike | Tensor) -> Tensor:
     """The value in float64, without nan; it may be infinite."""
-    tensor = torch.as_tensor(value, dtype=torch.float64)
+    tensor = in_float64(value)
     if tensor.isnan().any():
         raise ValueError(f"Expected {name} without nan but got {int(tensor.isnan().sum())} values that are.")
     return tensor
@@ -19,7 +28,7 @@ def real(name: str, value: ArrayLike | Tensor) -> Tensor:
 
 def finite(name: str, value: ArrayLike | Tensor) -> Tensor:
     """The value in float64, all of it finite."""
-    tensor = torch.as_tensor(value, dtype=torch.float64)
+    tensor = in_float64(value)
     if not tensor.isfinite().all():
         wrong = int((~tensor.isfinite()).sum())
         raise ValueError(f"Expected {name} to be finite but got {wrong} values that are nan or infinite.")
@@ -73,6 +82,22 @@ def probabilities(name: str, value: ArrayLike | Tensor, *, axes: int = 1) -> Ten
             f"Expected {name} to sum to 1 but got {total.flatten()[worst].item():.6g}; normalise it."
         )
     return tensor / total
+
+
+def spectrum_of(name: str, value: ArrayLike | Tensor) -> Tensor:
+    """The eigenvalues of a covariance in their order, (dim,), one of them positive, round-off made zero."""
+    values = of_rank(name, finite(name, value), "dim")
+    limit = round_off(values.detach())
+    if not limit > 0 or values.min() < -limit:
+        raise ValueError(
+            f"Expected {name} >= 0 with one positive but got {values.min().item()} as the least."
+        )
+    return torch.where(values > limit, values, 0.0)
+
+
+def round_off(eigenvalues: Tensor) -> Tensor:
+    """What an eigenvalue routine leaves of a zero, on either side of it."""
+    return eigenvalues.abs().max() * len(eigenvalues) * torch.finfo(torch.float64).eps
 
 
 def covariance_of(name: str, value: ArrayLike | Tensor) -> Tensor:

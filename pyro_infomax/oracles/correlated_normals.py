@@ -56,7 +56,7 @@ class CorrelatedNormals(InformationProblem):
     def log_marginal(self, y: Tensor) -> Tensor:
         """log p(y), (...), of y (..., y_dim)."""
         zero = torch.zeros(self.y_dim, dtype=torch.float64)
-        return MultivariateNormal(zero, scale_tril=self._blocks.y_scale).log_prob(y)
+        return MultivariateNormal(zero, scale_tril=self._blocks.y_scale).log_prob(self._checked_output(y))
 
     def _draw(self, n: int) -> tuple[Tensor, Tensor]:
         return self._blocks.split(self._blocks.noise(n))

@@ -73,7 +73,7 @@ class CorrelatedStudent(InformationProblem):
     def log_marginal(self, y: Tensor) -> Tensor:
         """log p(y), (...), of y (..., y_dim)."""
         zero = torch.zeros(self.y_dim, dtype=torch.float64)
-        return MultivariateStudentT(self.df, zero, self._blocks.y_scale).log_prob(y)
+        return MultivariateStudentT(self.df, zero, self._blocks.y_scale).log_prob(self._checked_output(y))
 
     def _draw(self, n: int) -> tuple[Tensor, Tensor]:
         chi_square = 2 * torch.distributions.Gamma(self.df / 2, torch.ones_like(self.df)).sample((n, 1))

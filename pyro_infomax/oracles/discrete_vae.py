@@ -9,8 +9,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .checks import positive_number, probabilities, shaped
-from .entropies import cross_entropy, divergence, entropy
+from .checks import in_float64, positive_number, probabilities, shaped
+from .entropies import cross_entropy, divergence, entropy, log_where
 from .simplex import maximise
 from .source_coding import Reproduction
 
@@ -65,8 +65,8 @@ class DiscreteVAE:
         self.prior = _prior(prior)  # (*states)
         self.likelihood = _likelihood(likelihood, self.states)  # (*states, symbols)
         self.data_distribution = _data(data_distribution, self.likelihood)  # (symbols,)
-        table = probabilities("encoder", encoder, axes=self.latent_dim)
-        self.encoder = shaped("encoder", table, (self.symbols, *self.states))  # (symbols, *states)
+        table = shaped("encoder", in_float64(encoder), (self.symbols, *self.states))
+        self.encoder = probabilities("encoder", table, axes=self.latent_dim)  # (symbols, *states)
 
     @classmethod
     def optimal_encoder(
@@ -103,7 +103,7 @@ class DiscreteVAE:
         p_z = _prior(prior)
         table = _likelihood(likelihood, tuple(p_z.shape))
         p_x = _data(data_distribution, table)
-        scores = p_z.log() + _tempered(table, beta)  # (symbols, *states)
+        scores = _log(p_z) + _tempered(table, beta)  # (symbols, *states)
         _check_reachable(scores.detach() > -torch.inf, p_x)
         return cls(p_z, table, _normalised(scores), p_x)
 
@@ -144,8 +144,8 @@ class DiscreteVAE:
             >>> print(f"D = {pair.distortion:.4f}, R = I = {pair.rate:.4f}, p(z_2) = {pair.prior[2]:.4f}")
             D = 0.1322, R = I = 0.6273, p(z_2) = 0.0000
         """
-        states = tuple(probabilities("likelihood", likelihood).shape[:-1])
-        table = _likelihood(likelihood, states)
+        table = in_float64(likelihood)
+        table = _likelihood(table, tuple(table.shape[:-1]))
         p_x = _data(data_distribution, table)
         prior = _best_prior(_tempered(table.detach(), beta), p_x, tolerance, max_iterations)
         return cls.optimal_encoder(prior, table, beta, p_x)
@@ -234,7 +234,10 @@ class DiscreteVAE:
 
     @property
     def prior_dependence(self) -> Tensor:
-        r""":math:`E_{q(z)}[\sum_j \ln p(z_j) - \ln p(z)]`, 0 for a prior that factorises."""
+        r""":math:`E_{q(z)}[\sum_j \ln p(z_j) - \ln p(z)]`, 0 for a prior that factorises.
+
+        It is nan where q(z) has a state that not even the margins of the prior have.
+        """
         apart = cross_entropy(self.aggregate, _product(self.prior, self.latent_dim))
         return cross_entropy(self.aggregate, self.prior) - apart
 
@@ -363,7 +366,12 @@ def _sample_sites(table: Tensor, latent_dim: int, context: tuple[Tensor, ...]) -
 
 def _tempered(likelihood: Tensor, beta: float) -> Tensor:
     """ln p(x|z) / beta, (symbols, *states)."""
-    return likelihood.movedim(-1, 0).log() / positive_number("beta", beta)
+    return _log(likelihood.movedim(-1, 0)) / positive_number("beta", beta)
+
+
+def _log(p: Tensor) -> Tensor:
+    """ln p, where zeros take no part in the gradient."""
+    return torch.where(p > 0, log_where(p > 0, p), -torch.inf)
 
 
 def _normalised(scores: Tensor) -> Tensor:
@@ -377,10 +385,9 @@ def _best_prior(tempered: Tensor, p_x: Tensor, tolerance: float, max_iterations:
     """The prior of the least loss, (*states)."""
     scores = tempered.flatten(1)  # (symbols, state)
     _check_reachable(scores > -torch.inf, p_x)
-    occurs = p_x.detach() > 0
     with torch.no_grad():
-        affinity = (scores[occurs] - scores[occurs].max(1, keepdim=True).values).exp()
-        function = Reproduction(p_x[occurs], affinity)
+        affinity = (scores - scores.max(1, keepdim=True).values).exp()
+        function = Reproduction(p_x, affinity)
         weights = maximise(function, tolerance=tolerance, max_iterations=max_iterations)
         return weights.reshape(tempered.shape[1:])
 
@@ -395,15 +402,15 @@ def _check_reachable(is_possible: Tensor, p_x: Tensor) -> None:
 
 
 def _prior(value: ArrayLike | Tensor) -> Tensor:
-    table = torch.as_tensor(value, dtype=torch.float64)
+    table = in_float64(value)
     return probabilities("prior", table, axes=max(1, table.dim()))
 
 
 def _likelihood(value: ArrayLike | Tensor, states: tuple[int, ...]) -> Tensor:
-    table = probabilities("likelihood", value)
+    table = in_float64(value)
     if not states or table.shape[:-1] != states:
         raise ValueError(f"Expected likelihood of shape {(*states, 'symbols')} but got {tuple(table.shape)}.")
-    return table
+    return probabilities("likelihood", table)
 
 
 def _data(value: ArrayLike | Tensor | None, likelihood: Tensor) -> Tensor:

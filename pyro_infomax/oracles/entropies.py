@@ -6,19 +6,19 @@ from torch import Tensor
 
 def entropy(p: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
     r""":math:`-\sum p \ln p`."""
-    return -(p * _log_where(p > 0, p)).sum(dim)
+    return -(p * log_where(p > 0, p)).sum(dim)
 
 
 def divergence(p: Tensor, q: Tensor, dim: int | tuple[int, ...] | None = None) -> Tensor:
     r""":math:`\sum p \ln p / q`; infinite where q lacks a state of p."""
     p, q = torch.broadcast_tensors(p, q)
-    return (p * (_log_where(p > 0, p) - _log_where(p > 0, q))).sum(dim)
+    return (p * (log_where(p > 0, p) - log_where(p > 0, q))).sum(dim)
 
 
 def cross_entropy(p: Tensor, q: Tensor) -> Tensor:
     r""":math:`-\sum p \ln q`; infinite where q lacks a state of p."""
     p, q = torch.broadcast_tensors(p, q)
-    return -(p * _log_where(p > 0, q)).sum()
+    return -(p * log_where(p > 0, q)).sum()
 
 
 def mutual_information_of(joint: Tensor) -> Tensor:
@@ -27,6 +27,6 @@ def mutual_information_of(joint: Tensor) -> Tensor:
     return divergence(joint, apart, (-2, -1)).clamp(min=0)
 
 
-def _log_where(holds: Tensor, p: Tensor) -> Tensor:
+def log_where(holds: Tensor, p: Tensor) -> Tensor:
     """ln p there, and 0 elsewhere, where the gradient of ln p would be infinite."""
     return torch.where(holds, p, 1.0).log()

@@ -80,6 +80,11 @@ class InformationProblem(ABC):
             raise ValueError(f"Expected x of shape (n, {self.x_dim}) but got {tuple(x.shape)}.")
         return finite("x", x)
 
+    def _checked_output(self, y: Tensor) -> Tensor:
+        if not y.dim() or y.shape[-1] != self.y_dim:
+            raise ValueError(f"Expected y of shape (..., {self.y_dim}) but got {tuple(y.shape)}.")
+        return finite("y", y)
+
 
 @contextmanager
 def _seeded(seed: int | None) -> Iterator[None]:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .checks import finite, positive_number, shaped
+from .checks import finite, of_rank, positive_number, round_off, shaped, spectrum_of
 
 
 @final
@@ -63,9 +63,7 @@ class LinearGaussian:
         Delta: ArrayLike,
         mu: ArrayLike | None = None,
     ) -> None:
-        self.W = finite("W", W)  # (dim, latent)
-        if self.W.dim() != 2:
-            raise ValueError(f"Expected W of shape (dim, latent) but got {tuple(self.W.shape)}.")
+        self.W = of_rank("W", finite("W", W), "dim, latent")  # (dim, latent)
         self.dim, self.latent_dim = self.W.shape
         self.S = _covariance("S", S, self.dim)  # (dim, dim)
         self.s2 = positive_number("s2", s2)  # ()
@@ -117,7 +115,7 @@ class LinearGaussian:
             >>> print(f"{LinearGaussian.optimum([4.0, 2.0, 0.5], beta=1.0, latent_dim=2).s2:.4f}")
             0.5000
         """
-        spectrum = _spectrum(eigenvalues)  # (dim,)
+        spectrum = spectrum_of("eigenvalues", eigenvalues).sort(descending=True).values  # (dim,)
         beta = positive_number("beta", beta).item()
         if latent_dim < 1:
             raise ValueError(f"Expected latent_dim >= 1 but got {latent_dim}.")
@@ -291,7 +289,7 @@ class LinearGaussian:
     @property
     def _is_singular(self) -> bool:
         variances = torch.linalg.eigvalsh(self.S.detach())
-        return bool(variances[0] <= _round_off(variances))
+        return bool(variances[0] <= round_off(variances))
 
 
 def _eye(size: int) -> Tensor:
@@ -337,23 +335,6 @@ def _learned_variance(spectrum: Tensor, beta: float, latent_dim: int) -> Tensor:
     return variance
 
 
-def _spectrum(eigenvalues: ArrayLike) -> Tensor:
-    """Largest first, with round-off below the rank set to zero."""
-    values = finite("eigenvalues", eigenvalues)
-    if values.dim() != 1 or len(values) == 0:
-        raise ValueError(f"Expected eigenvalues of shape (dim,) but got {tuple(values.shape)}.")
-    limit = _round_off(values)
-    if not limit > 0 or values.min() < -limit:
-        raise ValueError(
-            f"Expected eigenvalues >= 0 with one positive but got {values.min().item()} as the least."
-        )
-    return torch.where(values > limit, values, 0).sort(descending=True).values
-
-
-def _round_off(variances: Tensor) -> Tensor:
-    return variances.max() * len(variances) * torch.finfo(torch.float64).eps
-
-
 def _covariance(name: str, value: ArrayLike, size: int) -> Tensor:
     matrix = finite(name, value)
     matrix = matrix.diag() if matrix.dim() == 1 else matrix
@@ -361,7 +342,7 @@ def _covariance(name: str, value: ArrayLike, size: int) -> Tensor:
     if (matrix - matrix.T).abs().max() > 1e-6 * matrix.abs().max():
         raise ValueError(f"Expected {name} to be symmetric but it differs from its transpose.")
     variances = torch.linalg.eigvalsh(matrix.detach())
-    if variances[0] < -_round_off(variances.abs()):
+    if variances[0] < -round_off(variances):
         raise ValueError(
             f"Expected {name} to be a covariance but its least eigenvalue is {variances[0].item():.4g}."
         )

@@ -1,8 +1,9 @@
 """The rate-distortion function of a discrete memoryless source."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
-from typing import final
+from typing import Final, final
 
 import torch
 from numpy.typing import ArrayLike
@@ -12,6 +13,8 @@ from .checks import of_rank, positive_number, probabilities, real, shaped
 from .constraint import Point, at_resource
 from .entropies import mutual_information_of
 from .simplex import maximise
+
+_ROUNDING: Final = 1e-12  # relative, of the least distortion
 
 
 @final
@@ -75,12 +78,15 @@ def rate_distortion(
     """
     problem = _Source(source, distortion)
     solve = partial(problem.solve, tolerance=tolerance / 4, max_iterations=max_iterations)
-    if not target >= problem.least:
-        raise ValueError(f"Expected target >= {problem.least}, the least distortion, but got {target}.")
+    aim, least = float(target), problem.least
+    if math.isclose(aim, least, rel_tol=_ROUNDING):
+        aim = least
+    if not aim >= least:
+        raise ValueError(f"Expected target >= {least}, the least distortion, but got {target}.")
     silent = problem.silent()
-    if target >= silent.resource:
+    if aim >= silent.resource:
         return problem.report(silent.solution, 0.0, 0.0)
-    found = at_resource(solve, target, solve(float("inf")), silent, tolerance=tolerance)
+    found = at_resource(solve, aim, solve(float("inf")), silent, tolerance=tolerance)
     return problem.report(found.solution, found.lower_bound, found.slope)
 
 
@@ -108,13 +114,15 @@ class Reproduction:
 
     Args:
         source: p(x), (source,).
-        affinity: a, (source, reproduction), at least zero, every row with a positive entry.
+        affinity: a, (source, reproduction), at least zero, every row of a symbol that occurs with a positive
+            entry.
     """
 
     def __init__(self, source: Tensor, affinity: Tensor) -> None:
         self.size = affinity.shape[1]
-        self._source = source
-        self._affinity = affinity
+        occurs = source > 0
+        self._source = source[occurs]
+        self._affinity = affinity[occurs]
 
     def log_gain(self, weights: Tensor) -> Tensor:
         return self.gradient(weights).log()
@@ -132,7 +140,7 @@ class Reproduction:
 
 @final
 class _Source:
-    """Symbols that occur, and what it costs to reproduce each as each."""
+    """Symbols, how often they occur, and what it costs to reproduce each as each."""
 
     def __init__(self, source: ArrayLike | Tensor, distortion: ArrayLike | Tensor) -> None:
         self._p = of_rank("source", probabilities("source", source), "source")  # (source,)
@@ -168,6 +176,8 @@ class _Source:
         affinity = torch.where(excess > 0, (-slope * excess).exp(), 1.0)
         function = Reproduction(self._p, affinity)
         weights = maximise(function, tolerance=tolerance, max_iterations=max_iterations)
+        # a symbol that never occurs may have no reproduction left; any will do
+        affinity = torch.where((affinity @ weights > 0).unsqueeze(1), affinity, 1.0)
         scores = affinity @ weights  # (source,)
         conditional = affinity * weights / scores.unsqueeze(1)
         dual = -(self._p @ scores.log()).item() - function.gap(weights)

@@ -23,7 +23,7 @@ class TransformedProblem(InformationProblem):
         y_map: g.
 
     Raises:
-        ValueError: If a map is not bijective.
+        ValueError: If a map is no transform, or not bijective.
 
     Example:
         >>> from pyro_infomax.oracles import CorrelatedNormals, HalfCube, NormalCdf
@@ -44,11 +44,14 @@ class TransformedProblem(InformationProblem):
         y_map: Transform = identity_transform,
     ) -> None:
         for each in (x_map, y_map):
-            if not each.bijective:
-                raise ValueError(f"Expected bijective maps but got {type(each).__name__}.")
+            if not isinstance(each, Transform) or not each.bijective:
+                raise ValueError(
+                    f"Expected bijective maps but got {each!r}; take a torch.distributions.Transform."
+                )
         self.problem = problem
         self.x_map, self.y_map = x_map, y_map
-        self.x_dim, self.y_dim = problem.x_dim, problem.y_dim
+        (self.x_dim,) = x_map.forward_shape((problem.x_dim,))
+        (self.y_dim,) = y_map.forward_shape((problem.y_dim,))
 
     @property
     def mutual_information(self) -> Tensor:
@@ -62,6 +65,7 @@ class TransformedProblem(InformationProblem):
 
     def log_marginal(self, y: Tensor) -> Tensor:
         """log p(y), (...), of y (..., y_dim)."""
+        y = self._checked_output(y)
         plain = self.y_map.inv(y)
         stretch = self.y_map.log_abs_det_jacobian(plain, y)
         return self.problem.log_marginal(plain) - _summed(stretch, y.dim() - 1)

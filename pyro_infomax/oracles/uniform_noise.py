@@ -59,6 +59,7 @@ class UniformNoise(InformationProblem):
 
     def log_marginal(self, y: Tensor) -> Tensor:
         """log p(y), (...), of y (..., y_dim): a trapezium in each dimension."""
+        y = self._checked_output(y)
         overlap = torch.minimum(y + self.epsilon, torch.ones_like(y)) - (y - self.epsilon).clamp(min=0)
         return (overlap.clamp(min=0) / (2 * self.epsilon)).log().sum(-1)
 

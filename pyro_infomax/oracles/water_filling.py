@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from .checks import finite, non_negative, of_rank, positive
+from .checks import non_negative, positive, spectrum_of
 
 
 @final
@@ -81,7 +81,7 @@ def gaussian_rate_distortion(
         >>> [round(error, 4) for error in curve.distortion.tolist()]
         [6.5, 2.581, 1.2553]
     """
-    spectrum = _spectrum(eigenvalues)  # (dim,)
+    spectrum = spectrum_of("eigenvalues", eigenvalues)  # (dim,)
     places = {"distortion": distortion, "rate": rate, "level": level}
     match {name: value for name, value in places.items() if value is not None}:
         case {"distortion": value, **others} if not others:
@@ -110,7 +110,8 @@ def _level_of_distortion(spectrum: Tensor, distortion: Tensor) -> Tensor:
     drowned = ascending.cumsum(0) - ascending  # (dim,), the variance below each eigenvalue
     coded = torch.arange(len(ascending), 0, -1, dtype=torch.float64)  # (dim,), how many are at least this one
     at_eigenvalue = drowned + coded * ascending  # (dim,), ascending: D where the level is the eigenvalue
-    first = torch.searchsorted(at_eigenvalue.detach(), distortion.detach()).clamp(max=len(ascending) - 1)
+    place = distortion.detach().contiguous()  # else torch warns of a copy
+    first = torch.searchsorted(at_eigenvalue.detach(), place).clamp(max=len(ascending) - 1)
     return torch.minimum((distortion - drowned[first]) / coded[first], ascending[-1])
 
 
@@ -119,16 +120,5 @@ def _level_of_rate(spectrum: Tensor, rate: Tensor) -> Tensor:
     logs = descending.log()
     coded = torch.arange(1, len(logs) + 1, dtype=torch.float64)  # (rank,)
     at_eigenvalue = 0.5 * (logs.cumsum(0) - coded * logs)  # (rank,), ascending: R where the level is it
-    last = torch.searchsorted(at_eigenvalue.detach(), rate.detach(), right=True) - 1
+    last = torch.searchsorted(at_eigenvalue.detach(), rate.detach().contiguous(), right=True) - 1
     return ((logs.cumsum(0)[last] - 2 * rate) / coded[last]).exp()
-
-
-def _spectrum(eigenvalues: ArrayLike | Tensor) -> Tensor:
-    values = of_rank("eigenvalues", finite("eigenvalues", eigenvalues), "dim")
-    # an eigenvalue routine leaves the zeros of a singular covariance a little below zero
-    limit = values.detach().abs().max() * len(values) * torch.finfo(torch.float64).eps
-    if not limit > 0 or values.min() < -limit:
-        raise ValueError(
-            f"Expected eigenvalues >= 0 with one positive but got {values.min().item()} as the least."
-        )
-    return torch.where(values > limit, values, 0.0)

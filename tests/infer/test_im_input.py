@@ -16,7 +16,17 @@ def test_the_power_is_never_above_the_limit(spread):
     with torch.no_grad():
         for _ in range(50):
             source.share_logits.copy_(spread * torch.randn(6))
-            assert source.variances.sum() <= 3.0 * (1 + 1e-14)
+            assert source.variances.sum() <= 3.0
+
+
+def test_the_limit_holds_in_single_precision_and_no_variance_vanishes():
+    source = PowerLimitedNormal(4, power=3.0).float()
+    with torch.no_grad():
+        for _ in range(300):
+            source.share_logits.copy_(torch.cat([3 * torch.randn(4), torch.tensor([-30.0])]))
+            assert source.variances.sum() <= 3.0
+        source.share_logits.copy_(torch.tensor([300.0, 0.0, 0.0, 0.0, 0.0]))
+    assert source().rsample().isfinite().all()
 
 
 def test_power_may_stay_unused():

@@ -106,6 +106,11 @@ def test_cost_of_ones_through_a_perfect_channel(budget: float) -> None:
     close(found.slope, math.log((1 - budget) / budget), tolerance=1e-4)
 
 
+def test_budget_may_be_a_tensor() -> None:
+    found = channel_capacity([[1.0, 0.0], [0.0, 1.0]], cost=[0.0, 1.0], budget=torch.tensor(0.25))
+    assert found.input[1].item() == pytest.approx(0.25)
+
+
 def test_budget_that_is_not_needed_is_not_spent() -> None:
     found = channel_capacity(torch.eye(2), cost=[0.0, 1.0], budget=0.8)
     close(found.capacity, math.log(2))

@@ -261,6 +261,18 @@ def test_optimal_encoder_is_stationary(pair: DiscreteVAE) -> None:
     close(logits.grad, torch.zeros_like(logits))
 
 
+def test_optimal_encoder_has_finite_gradients_beside_zeros() -> None:
+    prior = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64, requires_grad=True)
+    table = [[0.8, 0.2, 0.0], [0.1, 0.0, 0.9], [0.3, 0.3, 0.4]]
+    likelihood = torch.tensor(table, dtype=torch.float64, requires_grad=True)
+    best = DiscreteVAE.optimal_encoder(prior, likelihood, 0.7)
+    slopes = torch.autograd.grad(best.loss(0.7), [prior, likelihood])
+    fixed = DiscreteVAE(prior, likelihood, best.encoder.detach())
+    # at its optimum the encoder takes no part in the slope
+    for slope, same in zip(slopes, torch.autograd.grad(fixed.loss(0.7), [prior, likelihood]), strict=True):
+        torch.testing.assert_close(slope, same, atol=1e-12, rtol=0)
+
+
 def test_optimal_encoder_at_one_is_the_posterior(pair: DiscreteVAE) -> None:
     best = DiscreteVAE.optimal_encoder(pair.prior, pair.likelihood, 1.0, pair.data_distribution)
     close(best.elbo, best.log_evidence)
@@ -424,6 +436,8 @@ def test_decompose_agrees_on_the_dimensions_of_a_vector_of_bits() -> None:
         ({"likelihood": [[0.5, 0.5], [0.9, 0.2]]}, "Expected likelihood to sum to 1"),
         ({"likelihood": [0.5, 0.5]}, "Expected likelihood of shape"),
         ({"encoder": [[0.5, 0.5]]}, r"Expected encoder of shape \(2, 2\) but got \(1, 2\)"),
+        ({"encoder": [[0.6, 0.4, 0.5], [0.4, 0.6, 0.5]]}, r"Expected encoder of shape \(2, 2\) but got"),
+        ({"likelihood": [[0.6, 0.4], [0.3, 0.1], [0.1, 0.5]]}, "Expected likelihood of shape"),
         ({"encoder": [[0.5, math.nan], [0.5, 0.5]]}, "Expected encoder to be finite"),
         ({"data_distribution": [1.0]}, r"Expected data_distribution of shape \(2,\) but got \(1,\)"),
     ],

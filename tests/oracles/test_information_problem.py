@@ -84,6 +84,15 @@ def test_draws_are_float64_and_isolated_by_their_seed(problem: InformationProble
     assert not torch.equal(problem.sample(20)[0], problem.sample(20)[0])
 
 
+def test_wrong_y_is_refused(problem: InformationProblem) -> None:
+    wrong = problem.y_dim + 1
+    for shape in ((3, wrong), (wrong,), ()):
+        with pytest.raises(ValueError, match=rf"Expected y of shape \(\.\.\., {problem.y_dim}\) but got"):
+            problem.log_marginal(torch.zeros(shape))
+    with pytest.raises(ValueError, match="Expected y to be finite"):
+        problem.log_marginal(torch.full((3, problem.y_dim), math.nan))
+
+
 def test_wrong_x_is_refused(problem: InformationProblem) -> None:
     wrong = problem.x_dim + 1
     with pytest.raises(

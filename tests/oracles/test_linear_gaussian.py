@@ -257,6 +257,7 @@ def test_data_on_a_line_have_no_entropy_but_a_rate() -> None:
     ("wrong", "sentence"),
     [
         ({"W": torch.ones(2)}, r"Expected W of shape \(dim, latent\) but got \(2,\)"),
+        ({"W": torch.ones(2, 0)}, r"Expected W of shape \(dim, latent\) but got \(2, 0\)"),
         ({"S": torch.eye(3)}, r"Expected S of shape \(2, 2\) but got \(3, 3\)"),
         ({"V": torch.ones(2, 1)}, r"Expected V of shape \(1, 2\) but got \(2, 1\)"),
         ({"Delta": [1.0, 1.0]}, r"Expected Delta of shape \(1, 1\) but got \(2, 2\)"),

@@ -113,6 +113,23 @@ def test_symbols_that_never_occur_and_twins_change_nothing() -> None:
     close(twins.rate, plain.rate)
 
 
+def test_symbols_that_never_occur_may_have_a_reproduction_of_their_own() -> None:
+    hamming = 1 - torch.eye(3)
+    found = rate_distortion([0.5, 0.5, 0.0], hamming, target=0.11)
+    close(found.rate, rate_distortion([0.5, 0.5], HAMMING, target=0.11).rate)
+    close(found.conditional.sum(1), torch.ones(3, dtype=torch.float64))
+    steep = blahut_arimoto(hamming, source=[0.5, 0.5, 0.0], slope=1e6)
+    close(steep.rate, math.log(2))
+    close(steep.conditional.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def test_a_target_below_the_least_distortion_by_rounding_is_the_least() -> None:
+    distortion = 0.1 + 0.9 * (1 - torch.eye(3, dtype=torch.float64))
+    source = torch.tensor([0.1, 0.2, 0.7], dtype=torch.float64)
+    found = rate_distortion(source, distortion, target=0.1 * (1 - 1e-15))
+    close(found.rate, -(source * source.log()).sum())
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

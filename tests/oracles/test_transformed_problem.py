@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch.distributions import Transform
-from torch.distributions.transforms import AbsTransform, AffineTransform
+from torch.distributions.transforms import AbsTransform, AffineTransform, StickBreakingTransform
 
 from pyro_infomax.oracles import (
     Asinh,
@@ -40,6 +40,19 @@ def test_densities_are_stretched_by_the_map(y_map: Transform) -> None:
     torch.testing.assert_close(bent.log_marginal(y_map(y)), PLAIN.log_marginal(y) - stretch)
     found = bent.conditional(x).log_prob(y_map(y))
     torch.testing.assert_close(found, PLAIN.conditional(x).log_prob(y) - stretch)
+
+
+def test_dimensions_are_those_after_the_map() -> None:
+    problem = TransformedProblem(PLAIN, y_map=StickBreakingTransform())
+    x, y = problem.sample(5, seed=0)
+    assert (x.shape[1], y.shape[1]) == (problem.x_dim, problem.y_dim)
+    torch.testing.assert_close(problem.log_ratio(x, y), PLAIN.log_ratio(*PLAIN.sample(5, seed=0)))
+
+
+@pytest.mark.parametrize("wrong", [torch.exp, Asinh])
+def test_what_is_no_transform_is_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match=r"Expected bijective maps but got .*; take a torch"):
+        TransformedProblem(PLAIN, x_map=wrong)
 
 
 def test_maps_that_lose_information_are_refused() -> None:

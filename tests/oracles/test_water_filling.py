@@ -45,6 +45,15 @@ def test_many_places_at_once() -> None:
     close(curve.distortion, distortion)
 
 
+def test_places_may_lie_in_memory_as_they_like() -> None:
+    places = torch.linspace(0.1, 2.0, 6, dtype=torch.float64).reshape(2, 3)
+    for name in ("distortion", "rate"):
+        turned = gaussian_rate_distortion([3.0, 1.0], **{name: places.T})
+        torch.testing.assert_close(
+            turned.level, gaussian_rate_distortion([3.0, 1.0], **{name: places}).level.T
+        )
+
+
 def test_slope_is_the_derivative() -> None:
     distortion = torch.linspace(0.2, 14.0, 50, requires_grad=True)
     curve = gaussian_rate_distortion(SPECTRUM, distortion=distortion)
