@@ -66,7 +66,7 @@ class AnnealedEvidence:
         """The mean over simulated data, a stochastic upper bound, in nats per datum.
 
         All chains of a datum start from its one exact draw. The error is therefore taken from the spread of
-        upper less lower bound over the data, which is too large rather than too small.
+        upper less lower bound over the data, which is too large rather than too small, and nan for one datum.
 
         Raises:
             ValueError: for real data.
@@ -104,9 +104,9 @@ def annealed_importance_sampling(
     data: Data | Simulated,
     *,
     guide: Callable[..., Any] | None = None,
-    num_temperatures: int = 100,
+    num_temperatures: int = 300,
     num_chains: int = 16,
-    num_leapfrog: int = 10,
+    num_leapfrog: int = 3,
     schedule: Callable[[torch.Tensor], torch.Tensor] = sigmoid_schedule,
     batch_size: int = 4096,
     seed: int | None = None,
@@ -144,7 +144,8 @@ def annealed_importance_sampling(
         guide: a Pyro program whose posterior is where the chains start, None to start from the prior.
         num_temperatures: steps from one end to the other; 1 is importance sampling.
         num_chains: K, at least 2.
-        num_leapfrog: leapfrog steps of a transition.
+        num_leapfrog: leapfrog steps of a transition. More temperatures of short trajectories are worth more
+            than few of long ones, at one cost.
         schedule: from fractions of the way, (steps + 1,) from 0 to 1, to temperatures that rise from 0 to 1.
         batch_size: the most rows, chains times data, that the model is run on at once, where it follows the
             length of its arguments.
@@ -156,7 +157,8 @@ def annealed_importance_sampling(
 
     Raises:
         ValueError: for simulated data of another model or of other parameters, fewer than two chains, a
-            schedule that does not rise from 0 to 1, data with nan, no data plate or several.
+            schedule that does not rise from 0 to 1, data with nan, a model without latents, no data plate or
+            several.
         NotImplementedError: for discrete latents (sum them out), global ones, angles, and supports that
             cannot be mapped onto real numbers.
 
@@ -172,6 +174,8 @@ def annealed_importance_sampling(
     """
     if num_chains < 2:
         raise ValueError(f"Expected num_chains >= 2, for an error of the bound, but got {num_chains}")
+    if batch_size < 1:
+        raise ValueError(f"Expected batch_size >= 1 but got {batch_size}")
     temperatures = temperatures_of(schedule, num_temperatures)
     arguments = data.data if isinstance(data, Simulated) else as_data(data)
     # the pilot's and the reverse chains' starts are no weighed states of the forward chains

@@ -19,6 +19,7 @@ from pyro_infomax.random_state import seeded_draws
 __all__ = ["ImportanceWeightedEvidence", "importance_weighted_evidence"]
 
 _LATENTS_AT_ONCE: Final = 2**20
+_CHUNKS: Final = 20  # at least, which a progress bar counts
 _PATIENCE: Final = 3.0  # seconds without a progress bar
 _HEAVY: Final = 0.7
 
@@ -104,8 +105,8 @@ def importance_weighted_evidence(
         guide: a Pyro program over the same local latent sites.
         data: a tensor or a tuple of tensors, whose first axis is the data: the arguments of both.
         num_samples: S, draws of z for each datum, at least 2.
-        batch_size: the most data that a program is run on at once, where it follows the length of its
-            arguments.
+        batch_size: the most rows, draws times data, that a program is run on at once, where it follows the
+            length of its arguments.
         seed: isolates the draws from torch's global state.
         data_plate: the name of the data plate, where it is not the only candidate.
 
@@ -144,5 +145,5 @@ def importance_weighted_evidence(
 
 def _chunks(pair: Pair, num_samples: int) -> list[int]:
     """How many draws of every datum to make at a time."""
-    most = max(1, _LATENTS_AT_ONCE // (pair.data_size * pair.space.size))
+    most = max(1, min(_LATENTS_AT_ONCE // (pair.data_size * pair.space.size), num_samples // _CHUNKS))
     return [min(most, num_samples - start) for start in range(0, num_samples, most)]

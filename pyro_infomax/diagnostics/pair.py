@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from pyro_infomax.diagnostics.site_prior import SitePrior
 from pyro_infomax.information.families import in_double, in_dtype_of
 from pyro_infomax.joint import GenerativeJoint, RepresentationJoint
+from pyro_infomax.joint.scoring import cycled
 from pyro_infomax.poutine import Data, SiteLayout, UnknownPlateError, as_data, count_nan, rows_of
 from pyro_infomax.random_state import isolated_random_state
 
@@ -50,7 +51,7 @@ class Pair:
         guide: the guide; its local latent sites are those of the model.
         data: a tensor or a tuple of tensors, whose first axis is the data.
         data_plate: the name of the data plate, None to find it.
-        batch_size: the most data that a program is run on at once.
+        batch_size: the most rows that a program is run on at once.
 
     Raises:
         ValueError: if the two do not share their latent sites, the data hold nan, or there is not one data
@@ -128,9 +129,17 @@ class Pair:
     def score(self, z: torch.Tensor) -> ScoredDraws:
         """Scores draws of :meth:`draw` under posterior, prior and likelihood."""
         log_posterior = self.posterior.log_prob(in_dtype_of(self.posterior, z)).double()
-        terms = [self.generative.log_terms(self.data, self.space.unflatten(each)) for each in z]
-        log_prior, log_likelihood = (torch.stack(each) for each in zip(*terms, strict=True))
+        # a run has much the same cost for few rows as for many: few data are scored with many draws at once
+        together = max(1, self.program.piece // self.data_size) if self.program.follows else 1
+        terms = [self._terms(part) for part in z.split(together)]
+        log_prior, log_likelihood = (torch.cat(each) for each in zip(*terms, strict=True))
         return ScoredDraws(z, log_posterior, log_prior, log_likelihood)
+
+    def _terms(self, z: torch.Tensor) -> list[torch.Tensor]:
+        """log p(z) and log p(x|z) of z (samples, data, latent), (samples, data) each."""
+        data = self.data if len(z) == 1 else cycled(self.data, z.shape[:2].numel())
+        terms = self.generative.log_terms(data, self.space.unflatten(z.flatten(0, 1)))
+        return [each.unflatten(0, z.shape[:2]) for each in terms]
 
     def latent_names(self) -> list[str]:
         """A name for every latent dimension: ``z[0]``, or the site alone where it is a scalar."""

@@ -46,7 +46,7 @@ class Simulated:
 
     Raises:
         ValueError: if an observed site is no argument of the model, if the prior follows the observed data,
-            or if ``args`` are missing.
+            if the model has no latent site, or if ``args`` are missing.
         NotImplementedError: if the model has factors or global latents.
 
     Example:
@@ -71,6 +71,8 @@ class Simulated:
             sites = joint.sample(num_data, *args, seed=seed)
             given = cycled(as_data(args), num_data)
             program = joint.program(given)
+            if not program.latents:
+                raise ValueError("Expected a model with latent sites but got none; x alone has no posterior")
             self.latents = {name: sites[name] for name in program.latents}
             self.data = _observed_in(program, given, sites)
             self._log_prob = sum(joint.log_terms(self.data, self.latents), start=torch.zeros(()))

@@ -50,9 +50,15 @@ class UnconstrainedSpace:
             layouts: its sites in the order wanted.
 
         Raises:
+            ValueError: if there are no sites.
             NotImplementedError: if a site is discrete or a point mass, or its support is not the same for all
                 data or cannot be mapped.
         """
+        if not layouts:
+            raise ValueError(
+                "Expected a model with latent sites but got none; without them the log-evidence is the "
+                "log-likelihood"
+            )
         if program.point_masses:
             raise NotImplementedError(
                 f"The latent sites {program.point_masses} are Deltas, which have no density to anneal; use "

@@ -127,7 +127,7 @@ class Annealing:
             num_leapfrog: steps of a trajectory.
 
         Raises:
-            ValueError: for fewer than one leapfrog step, and log-densities that are nan.
+            ValueError: for fewer than one leapfrog step, and log-densities that are nan or plus infinity.
         """
         if num_leapfrog < 1:
             raise ValueError(f"Expected num_leapfrog >= 1 but got {num_leapfrog}.")
@@ -223,9 +223,11 @@ def _bar(steps: Sequence[_Step], name: str) -> Iterable[_Step]:
 
 
 def _check_scores(state: AnnealedState) -> None:
-    wrong = (state.log_start.isnan() | state.log_target.isnan()).any(0)
+    # nan and plus infinity are not below infinity
+    wrong = ~((state.log_start < math.inf) & (state.log_target < math.inf)).all(0)
     if bool(wrong.any()):
         raise ValueError(
-            f"Expected log-densities that are numbers but got nan for {int(wrong.sum())} of {len(wrong)} "
-            f"data, the first in row {int(wrong.nonzero()[0])}; look for nan in the data or the parameters."
+            f"Expected log-densities below infinity but got nan or inf for {int(wrong.sum())} of "
+            f"{len(wrong)} data, the first in row {int(wrong.nonzero()[0])}; look for nan in the data or the "
+            "parameters, or for latents that round to the edge of their support, and try float64."
         )

@@ -48,8 +48,8 @@ def barber_agakov(
         An estimate in nats per datum, of bound "lower".
 
     Raises:
-        ValueError: for shapes that do not fit, log-likelihoods with nan, a data entropy that is not finite,
-            or fewer than one draw.
+        ValueError: for shapes that do not fit, log-likelihoods that are nan or plus infinity, a data
+            entropy that is not finite, or fewer than one draw.
 
     >>> import torch
     >>> from pyro_infomax.oracles import LinearGaussian
@@ -106,8 +106,8 @@ def decoder_gap(
         population; of bound "lower" with an entropy.
 
     Raises:
-        ValueError: for shapes that do not fit, log-likelihoods with nan, a data entropy that is not finite,
-            or fewer than one draw.
+        ValueError: for shapes that do not fit, log-likelihoods that are nan or plus infinity, a data
+            entropy that is not finite, or fewer than one draw.
 
     >>> import torch
     >>> from torch.distributions import Bernoulli, Independent, Normal
@@ -141,9 +141,11 @@ def _checked(scores: Tensor, data_size: int) -> Tensor:
             f"Expected log-likelihoods of shape ({data_size},) but got {tuple(scores.shape)}; "
             "sum over the event of each datum."
         )
-    if bool(scores.isnan().any()):
+    wrong = ~(scores < math.inf)  # nan, or a density of infinity
+    if bool(wrong.any()):
         raise ValueError(
-            f"Expected log-likelihoods without nan but got {int(scores.isnan().sum())}; check the decoder."
+            f"Expected log-likelihoods below infinity but got {int(wrong.sum())} that are nan or inf; check "
+            "the decoder."
         )
     return scores
 

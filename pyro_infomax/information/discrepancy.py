@@ -61,7 +61,7 @@ def mmd(
 
     Raises:
         ValueError: for shapes that do not fit, parameters or draws that are not finite, fewer than three
-            draws, or a kernel that does not score all pairs.
+            draws, or a kernel that does not score all pairs by finite numbers.
 
     >>> import torch
     >>> from torch.distributions import Independent, Normal
@@ -130,6 +130,8 @@ class _Pairs:
                 f"Expected a kernel from (m, d) and (n, d) to (m, n) but got {tuple(h.shape)} from "
                 f"{tuple(z[rows].shape)} and {tuple(z.shape)}."
             )
+        if not bool(h.isfinite().all()):
+            raise ValueError(f"Expected finite values of the kernel {kernel} but got nan or infinite ones.")
         own = torch.arange(len(h), device=h.device)
         h = h.index_put((own, own + rows.start), h.new_zeros(()))  # no point is paired with itself
         return h.sum(1)

@@ -42,8 +42,10 @@ def hamiltonian_transition(
         alive = alive & z.isfinite().all(-1)
         moved = score(torch.where(alive[..., None], z, state.z))
         momentum = momentum + step / 2 * moved.gradient(temperature)
-    gain = _log_density(moved, momentum, temperature) - before
-    probability = gain.clamp(max=0).exp().nan_to_num(nan=0.0) * alive
+    after = _log_density(moved, momentum, temperature)
+    # an infinite density is one that values too small for their dtype were rounded to
+    alive = alive & (after < torch.inf)
+    probability = (after - before).clamp(max=0).exp().nan_to_num(nan=0.0) * alive
     accepted = torch.rand_like(probability) < probability
     return moved.where(accepted, state), probability
 

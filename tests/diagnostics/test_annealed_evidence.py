@@ -139,6 +139,22 @@ def test_a_positive_latent() -> None:
     assert 0 < found.upper.value - found.lower.value < 0.3
 
 
+def test_a_latent_that_rounds_to_zero() -> None:
+    """Single precision knows no number as small as many draws of this prior, where its density has a pole."""
+    one = torch.ones((), dtype=torch.float32)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(0.03 * one, one))
+            pyro.sample("x", dist.Normal(z, one), obs=x)
+
+    found = run(model, torch.zeros(300, dtype=torch.float32), num_temperatures=30)
+    grid = torch.linspace(-400.0, 5.0, 40_001)
+    density = dist.Gamma(0.03, 1.0).log_prob(grid.exp()) + grid + dist.Normal(0.0, 1.0).log_prob(grid.exp())
+    evidence = density.logsumexp(0) + math.log(405 / 40_000)
+    assert abs(found.lower.value - evidence) < 0.02
+
+
 def test_a_latent_on_the_simplex() -> None:
     """Shares with a Dirichlet prior under counts are a Dirichlet-multinomial."""
     concentration = torch.tensor([0.7, 1.0, 3.0])
@@ -195,6 +211,8 @@ def test_bad_arguments_are_refused() -> None:
         run(pair.model, x, num_temperatures=0)
     with pytest.raises(ValueError, match="num_leapfrog >= 1"):
         run(pair.model, x, num_leapfrog=0)
+    with pytest.raises(ValueError, match="batch_size >= 1 but got 0"):
+        run(pair.model, x, batch_size=0)
     with pytest.raises(ValueError, match="from 0 at 0 to 1 at 1"):
         run(pair.model, x, schedule=lambda t: 1 - t)
     x[1] = math.nan

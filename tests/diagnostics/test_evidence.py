@@ -83,7 +83,8 @@ def test_the_draws_are_those_of_the_pair() -> None:
     x = pair.sample(7, seed=0)
     with seeded_draws(3):
         joint = Pair(pair.model, pair.guide, x)
-        log_weight = joint.score(joint.draw(40)).log_weight
+        z = torch.cat([joint.draw(size) for size in _chunks(joint, 40)])
+        log_weight = joint.score(z).log_weight
     truth = log_weight.logsumexp(0) - math.log(40)
     torch.testing.assert_close(found(pair, x, 40, seed=3).per_datum, truth)
 
@@ -91,10 +92,19 @@ def test_the_draws_are_those_of_the_pair() -> None:
 def test_memory_does_not_grow_with_the_samples() -> None:
     pair = with_scale(1.3)
     joint = Pair(pair.model, pair.guide, pair.sample(1000, seed=0))
-    chunks = _chunks(joint, 10_000)
-    assert sum(chunks) == 10_000
+    chunks = _chunks(joint, 100_000)
+    assert sum(chunks) == 100_000
     assert max(chunks) == 2**20 // 2000
     assert min(chunks) > 0
+
+
+@pytest.mark.parametrize("num_samples", [2, 19, 1000, 1001])
+def test_a_bar_has_something_to_count(num_samples: int) -> None:
+    pair = with_scale(1.3)
+    chunks = _chunks(Pair(pair.model, pair.guide, pair.sample(3, seed=0)), num_samples)
+    assert sum(chunks) == num_samples
+    assert min(chunks) > 0
+    assert len(chunks) >= min(num_samples, 20)
 
 
 def test_sites_that_depend_on_each_other_are_weighed_together() -> None:

@@ -63,6 +63,48 @@ def test_draws_are_scored_under_every_part() -> None:
     torch.testing.assert_close(scored.log_weight, likelihood + prior - posterior)
 
 
+def test_few_data_are_scored_with_many_draws_at_once() -> None:
+    sizes = []
+
+    def counted(x: Tensor) -> None:
+        sizes.append(len(x))
+        model(x)
+
+    x = torch.randn(5)
+    pair = Pair(counted, guide, x, batch_size=22)
+    z = pair.draw(10)
+    sizes.clear()
+    together = pair.score(z)
+    assert sizes == [20, 20, 10]
+    apart = [pair.score(each[None]) for each in z]
+    for name in ("log_prior", "log_likelihood", "log_posterior"):
+        each = torch.cat([getattr(scored, name) for scored in apart])
+        torch.testing.assert_close(getattr(together, name), each)
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_draws_are_scored_one_by_one_where_no_two_fit_into_a_run(follows: bool) -> None:
+    sizes = []
+
+    def counted(x: Tensor) -> None:
+        sizes.append(len(x))
+        with pyro.plate("data", len(x) if follows else 5):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x) if follows else 5):
+            pyro.sample("z", dist.Normal(x, 0.5))
+
+    x = torch.randn(5)
+    pair = Pair(counted, guide, x, batch_size=3 if follows else 100)
+    z = pair.draw(4)
+    sizes.clear()
+    scored = pair.score(z)
+    assert sizes == ([3, 2] if follows else [5]) * 4
+    torch.testing.assert_close(scored.log_likelihood, dist.Normal(z[..., 0], 1.0).log_prob(x))
+
+
 def test_draws_come_from_the_posterior_of_each_datum() -> None:
     oracle = LinearGaussian([2.0, 1.0], [[1.0], [0.5]], 0.5, [[0.6, -0.2]], [0.3])
     x = oracle.sample(4, seed=0)

@@ -143,3 +143,12 @@ def test_a_model_with_factors_is_refused() -> None:
 def test_data_are_needed_for_their_shape() -> None:
     with pytest.raises(ValueError, match="Expected data of the model but got none"):
         Simulated(pair().model, 5)
+
+
+def test_a_model_without_latents_is_refused() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="Expected a model with latent sites but got none"):
+        Simulated(model, 3, torch.zeros(1))

@@ -118,3 +118,12 @@ def test_a_support_without_a_map_is_refused() -> None:
 
     with pytest.raises(NotImplementedError, match="'z' cannot be annealed on its support"):
         space_of(model, torch.zeros(4))
+
+
+def test_no_sites_are_refused() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="Expected a model with latent sites but got none"):
+        space_of(model, torch.zeros(4))

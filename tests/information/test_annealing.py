@@ -122,13 +122,14 @@ def test_each_leapfrog_step_scores_once() -> None:
     assert len(calls) == 1 + 4 * 7
 
 
-def test_log_densities_without_number_are_refused() -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_log_densities_that_are_not_below_infinity_are_refused(value: float) -> None:
     def broken(z: Tensor) -> AnnealedState:
         state = score(z)
-        state.log_target[:, 1] = math.nan
+        state.log_target[:, 1] = value
         return state
 
-    with pytest.raises(ValueError, match="nan for 1 of 3 data, the first in row 1"):
+    with pytest.raises(ValueError, match="nan or inf for 1 of 3 data, the first in row 1"):
         Annealing.tuned(
             broken, start(8, 3), temperatures=temperatures_of(sigmoid_schedule, 3), num_leapfrog=2
         )

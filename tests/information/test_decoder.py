@@ -205,8 +205,9 @@ def test_likelihoods_of_another_shape_or_with_nan_are_refused(quantity) -> None:
     posterior, _ = binary()
     with pytest.raises(ValueError, match=r"Expected log-likelihoods of shape \(8,\) but got \(8, 3\)"):
         quantity(posterior, lambda z: _decode(z).log_prob(BITS), data_entropy=1.0)
-    with pytest.raises(ValueError, match="Expected log-likelihoods without nan but got 8; check the decoder"):
-        quantity(posterior, lambda z: torch.full((8,), math.nan), data_entropy=1.0)
+    for wrong in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="below infinity but got 8 that are nan or inf; check"):
+            quantity(posterior, lambda z, wrong=wrong: torch.full((8,), wrong), data_entropy=1.0)
 
 
 @pytest.mark.parametrize("quantity", [barber_agakov, decoder_gap])

@@ -212,3 +212,8 @@ def test_too_few_draws_are_refused(num_samples: int) -> None:
 def test_a_kernel_that_does_not_score_pairs_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected a kernel from \(m, d\) and \(n, d\) to \(m, n\) but got"):
         mmd(encoded(), prior(), kernel=lambda a, b: torch.zeros(()), num_samples=10)
+
+
+def test_a_kernel_without_a_finite_value_is_refused() -> None:
+    with pytest.raises(ValueError, match="Expected finite values of the kernel"):
+        mmd(encoded(), prior(), kernel=lambda a, b: math.nan * a @ b.T, num_samples=10)

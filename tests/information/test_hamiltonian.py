@@ -117,3 +117,18 @@ def test_a_step_beyond_the_numbers_is_rejected_by_itself() -> None:
     )
     assert set(accepted.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(accepted == 0, state.z[..., 0] == 0)
+
+
+def test_a_density_of_infinity_is_rejected() -> None:
+    """Where values round to the edge of their support, a density can have a pole."""
+
+    def score(z: Tensor) -> AnnealedState:
+        pole = torch.where(z.sum(-1) > 0, torch.inf, 0.0)
+        return AnnealedState(z, pole, pole, 0 * z, 0 * z)
+
+    start = score(torch.full((500, 1, 1), -1.0))
+    state, accepted = hamiltonian_transition(
+        start, 0.5, step=torch.full((1, 1), 1.0), num_leapfrog=2, score=score
+    )
+    assert set(accepted.unique().tolist()) == {0.0, 1.0}
+    assert (state.z < 0).all()
