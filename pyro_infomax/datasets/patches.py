@@ -1,5 +1,6 @@
 """Square patches of the two photographs that come with scikit-learn."""
 
+from numbers import Integral
 from typing import Final
 
 import numpy as np
@@ -38,7 +39,8 @@ def load_patches(*, side: int = 8, num_patches: int | None = None, seed: int | N
         1 the flower.
 
     Raises:
-        ValueError: if the side does not fit into the photographs, or ``num_patches`` is below 1.
+        ValueError: if the side does not fit into the photographs, or ``num_patches`` is no integer of at
+            least 1.
 
     Example:
         >>> data = load_patches(side=16, num_patches=500, seed=0)
@@ -54,8 +56,10 @@ def load_patches(*, side: int = 8, num_patches: int | None = None, seed: int | N
         grid = windows[:, ::side, ::side]
         labels = torch.arange(len(grid)).repeat_interleave(grid.shape[1] * grid.shape[2])
         return LabelledImages(images=grid.flatten(0, 2), labels=labels)
-    if num_patches < 1:
-        raise ValueError(f"Expected num_patches >= 1 but got {num_patches}; None takes the whole grid.")
+    if not (_is_integer(num_patches) and num_patches >= 1):
+        raise ValueError(
+            f"Expected num_patches to be an integer >= 1 but got {num_patches!r}; None takes the whole grid."
+        )
     with seeded_draws(seed):
         labels, top, left = (torch.randint(size, (num_patches,)) for size in windows.shape[:3])
     return LabelledImages(images=windows[labels, top, left], labels=labels)
@@ -67,6 +71,10 @@ def _grey_photographs() -> Tensor:
     return (grey / _WHITE).float()
 
 
+def _is_integer(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
 def _check_side(side: int, *, largest: int) -> None:
-    if isinstance(side, bool) or not isinstance(side, int) or not 1 <= side <= largest:
+    if not (_is_integer(side) and 1 <= side <= largest):
         raise ValueError(f"Expected side to be an integer from 1 to {largest} pixels but got {side!r}.")

@@ -276,7 +276,9 @@ def _sampled(per_draw: torch.Tensor, bound: Literal["lower", "upper", "exact"], 
     """The mean of (samples, data) values, at least two samples, by whose spread its own error is known."""
     samples, size = per_draw.shape
     error = (per_draw.var(0).sum() / samples).sqrt() / size
-    return Estimate(per_draw.mean(), error, _spread(per_draw.mean(0)), bound, target)
+    # the spread has the draws in it too, and falls short of their error by chance alone
+    population = torch.maximum(_spread(per_draw.mean(0)), error)
+    return Estimate(per_draw.mean(), error, population, bound, target)
 
 
 def _spread(per_datum: torch.Tensor) -> torch.Tensor:
@@ -324,7 +326,7 @@ def _decoder_gap(distortion: Estimate, information: Estimate, entropy: Estimate)
 def _dimensionwise_rate(draws: Draws) -> Estimate:
     posterior, prior = _factors(draws.posterior), _factors(draws.prior)
     if posterior is None or prior is None:
-        raise NotImplementedError("guide and prior are not both products over the latent dimensions")
+        raise NotImplementedError("guide and prior are not both known to be products over the dimensions")
     rates = kl_divergence(posterior, prior.expand(posterior.batch_shape)).double()  # (data, latent)
     target = "the rate of each latent dimension of these data"
     return Estimate(rates.mean(0), torch.zeros_like(rates[0]), _spread(rates), "exact", target)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import final
 
+import torch
 from torch import Tensor
 
 from pyro_infomax.information.aggregate_posterior import check_leave_one_out
@@ -90,15 +91,23 @@ class Account:
     def prior_dependence(self) -> Estimate:
         """See :func:`~pyro_infomax.information.prior_dependence`."""
         target = "what the prior's own dependence adds to the marginal KL of these data"
-        return (self._prior_marginals.sum() - self._prior).estimate("exact", target)
+        return self._prior_dependence.estimate("exact", target)
 
     def expectation(self, values: Tensor) -> Expectation:
         """The mean over data and draws of further values of the same draws, by the same regression.
 
         Args:
             values: (samples, batch), in nats.
+
+        Raises:
+            ValueError: for values of another shape.
         """
-        return self._plan.expectation(values)
+        if values.shape != self.draws.z.shape[:2]:
+            raise ValueError(
+                f"Expected values of shape {tuple(self.draws.z.shape[:2])}, (samples, batch), "
+                f"but got {tuple(values.shape)}."
+            )
+        return self._plan.expectation(values.double())
 
     @cached_property
     def _plan(self) -> ControlVariates:
@@ -130,8 +139,18 @@ class Account:
     @property
     def _conditional_total_correlation(self) -> Expectation:
         if is_factorised(self.draws.posterior):
-            return self._plan.known(self.draws.log_posterior.new_zeros(self.draws.data_size))
+            return self._nothing
         return self._posterior - self._posterior_marginals.sum()
+
+    @property
+    def _prior_dependence(self) -> Expectation:
+        if is_factorised(self.draws.prior):
+            return self._nothing
+        return self._prior_marginals.sum() - self._prior
+
+    @property
+    def _nothing(self) -> Expectation:
+        return self._plan.known(self.draws.log_posterior.new_zeros(self.draws.data_size))
 
     @cached_property
     def _prior(self) -> Expectation:
@@ -156,7 +175,8 @@ class Account:
         """E log q(z)."""
         draws = self.draws
         difference = self._plan.expectation(draws.log_aggregate - draws.log_posterior)
-        return (self._posterior + difference).biased(self._self_vote)
+        found = self._posterior + difference
+        return found.biased(self._at_most_kl(self._self_vote, found, lambda: self._prior))
 
     @cached_property
     def _left_out(self) -> Expectation:
@@ -169,11 +189,22 @@ class Account:
         draws = self.draws
         difference = self._plan.expectation(draws.log_aggregate_marginals - draws.log_posterior_marginals)
         gap = draws.log_aggregate_marginals - draws.log_leave_one_out_marginals
-        return (self._posterior_marginals + difference).biased(_half_mean(gap))
+        found = self._posterior_marginals + difference
+        return found.biased(self._at_most_kl(_half_mean(gap), found, lambda: self._prior_marginals))
 
     @property
     def _self_vote(self) -> Tensor:
         return _half_mean(self.draws.log_aggregate - self.draws.log_leave_one_out)
+
+    def _at_most_kl(self, bias: Tensor, aggregate: Expectation, prior: Callable[[], Expectation]) -> Tensor:
+        """The bias of E log q(z): at most the KL from the prior, for the population's is not negative."""
+        if self.draws.prior is None:
+            return bias
+        try:
+            kl = aggregate - prior()
+        except NotImplementedError:
+            return bias
+        return torch.minimum(bias, kl.datum.mean(0).clamp(min=0))
 
 
 def _half_mean(gap: Tensor) -> Tensor:

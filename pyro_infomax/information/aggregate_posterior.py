@@ -160,7 +160,8 @@ class AggregatePosterior:
         return z.double() if is_normal(self.posterior) else z
 
     def _checked_index(self, index: Tensor, points: int) -> Tensor:
-        if index.shape != (points,) or index.is_floating_point() or index.is_complex():
+        unfit = index.is_floating_point() or index.is_complex() or index.dtype == torch.bool
+        if index.shape != (points,) or unfit:
             raise ValueError(
                 f"Expected index of shape ({points},), an integer for each point, "
                 f"but got shape {tuple(index.shape)} of {index.dtype}."
@@ -180,7 +181,8 @@ def check_leave_one_out(data_size: int) -> None:
 
 
 def _check_shapes(posterior: Any) -> None:
-    if len(posterior.batch_shape) == 1 and len(posterior.event_shape) == 1 and posterior.batch_shape[0]:
+    batch, event = (getattr(posterior, each, torch.Size()) for each in ("batch_shape", "event_shape"))
+    if len(batch) == 1 and len(event) == 1 and batch[0] and event[0]:
         return
     raise ValueError(
         f"Expected a posterior of batch shape (N,) and event shape (d,) but got {name(posterior)} of "

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_infomax.information.aggregate_posterior import AggregatePosterior
+from pyro_infomax.information.draws import check_draws
 from pyro_infomax.information.marginals import marginals_of
 from pyro_infomax.information.mixture import Mixture
 
@@ -84,6 +85,7 @@ class BatchMixture:
         Returns:
             (S, B), float64, in nats; differentiable in z and in the posterior's parameters.
         """
+        check_draws(z, self.posterior)
         own = self.posterior.log_prob(z).double()
         return self._weighed(own, self._aggregate.evaluate(z.flatten(0, 1), index=self._own(z)).joint)
 
@@ -99,6 +101,7 @@ class BatchMixture:
         Raises:
             NotImplementedError: where the marginals of the posterior are not known.
         """
+        check_draws(z, self.posterior)
         own = marginals_of(self.posterior).log_prob(z).double()
         found = self._aggregate.evaluate(z.flatten(0, 1), index=self._own(z), marginals=True).marginals
         assert found is not None
@@ -117,7 +120,7 @@ class BatchMixture:
 
 def check_data_size(data_size: int, batch_size: int) -> None:
     """Refuse data that are fewer than those in the minibatch."""
-    if not data_size >= batch_size:
+    if not batch_size <= data_size < math.inf:
         raise ValueError(
             f"Expected data_size >= {batch_size}, the size of the minibatch, but got {data_size}; "
             "pass the number of data that it was drawn from."

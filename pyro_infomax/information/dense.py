@@ -51,7 +51,14 @@ class Dense:
 def _mixture(scores: Tensor, index: Tensor | None) -> Mixture:
     scores = scores.double()  # (points, batch, *latent)
     if index is None:
-        return Mixture.of(scores.logsumexp(1), None, scores.shape[1])
+        return Mixture.of(_log_sum(scores), None, scores.shape[1])
     entries = index.reshape(-1, *(1,) * (scores.dim() - 1)).expand(-1, 1, *scores.shape[2:])
-    others = scores.scatter(1, entries, -torch.inf).logsumexp(1)
+    others = _log_sum(scores.scatter(1, entries, -torch.inf))
     return Mixture.of(others, scores.gather(1, entries).squeeze(1), scores.shape[1])
+
+
+def _log_sum(scores: Tensor) -> Tensor:
+    """Over the components; where none has any density, with the gradient 0 rather than nan."""
+    empty = (scores == -torch.inf).all(1)
+    sums = scores.masked_fill(empty.unsqueeze(1), 0.0).logsumexp(1)
+    return sums.masked_fill(empty, -torch.inf)

@@ -152,22 +152,33 @@ class Draws:
         return flat.unflatten(0, self.z.shape[:2])
 
     def _checked(self, z: Tensor) -> Tensor:
-        batch, latent = self.data_size, self.aggregate.latent_dim
-        if z.dim() != 3 or not len(z) or z.shape[1:] != (batch, latent):
-            raise ValueError(f"Expected draws of shape (S, {batch}, {latent}) but got {tuple(z.shape)}.")
-        return z.detach().double() if is_normal(self.posterior) else z.detach()
+        check_draws(z, self.posterior)
+        return _finite(z.detach().double() if is_normal(self.posterior) else z.detach())
 
     @torch.no_grad()
     def _drawn(self, num_samples: int, seed: int | None) -> Tensor:
-        if num_samples < 1:
-            raise ValueError(f"Expected num_samples >= 1 but got {num_samples}.")
-        with seeded_draws(seed):
-            return _finite(self.posterior.sample((num_samples,)))
+        return draws_of(self.posterior, num_samples, seed)
 
 
 def _left_of(mixture: Mixture) -> Tensor:
     assert mixture.leave_one_out is not None
     return mixture.leave_one_out
+
+
+def draws_of(posterior: Any, num_samples: int, seed: int | None) -> Tensor:
+    """(samples, batch, latent), finite, and reparametrised where gradients are enabled."""
+    if num_samples < 1:
+        raise ValueError(f"Expected num_samples >= 1 but got {num_samples}.")
+    with seeded_draws(seed):
+        draw = posterior.rsample if torch.is_grad_enabled() else posterior.sample
+        return _finite(draw((num_samples,)))
+
+
+def check_draws(z: Tensor, posterior: Any) -> None:
+    """Refuse what does not hold each draw in the column of its own datum."""
+    batch, latent = posterior.batch_shape[0], posterior.event_shape[0]
+    if z.dim() != 3 or not len(z) or z.shape[1:] != (batch, latent):
+        raise ValueError(f"Expected draws of shape (S, {batch}, {latent}) but got {tuple(z.shape)}.")
 
 
 def _finite(z: Tensor) -> Tensor:
@@ -183,7 +194,7 @@ def check_prior(prior: Any, latent_dim: int) -> None:
     """Refuse a prior of another shape than the posterior's event, or with parameters that are none."""
     if prior is None:
         return
-    if len(prior.batch_shape) or prior.event_shape != (latent_dim,):
+    if getattr(prior, "batch_shape", None) != () or prior.event_shape != (latent_dim,):
         raise ValueError(
             f"Expected a prior of batch shape () and event shape ({latent_dim},) but got {name(prior)} of "
             f"{shapes(prior)}; declare its axes as the event, as Independent(..., 1) or .to_event(1) do."

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import (
-    Distribution,
     Independent,
     LowRankMultivariateNormal,
     MultivariateNormal,
@@ -75,6 +74,8 @@ def name(distribution: Any) -> str:
     return type(distribution).__name__
 
 
-def shapes(distribution: Distribution) -> str:
+def shapes(distribution: Any) -> str:
     """Batch and event shape in words, for messages."""
+    if not hasattr(distribution, "batch_shape"):
+        return "no batch shape"
     return f"batch shape {tuple(distribution.batch_shape)} and event shape {tuple(distribution.event_shape)}"

@@ -1,5 +1,6 @@
 """Components in runs of neighbours, so that whole runs can be shown not to matter."""
 
+from collections.abc import Callable, Sequence
 from typing import Final, final
 
 import numpy as np
@@ -35,11 +36,11 @@ class Leaves:
         self.rank = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         self.parts = [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
         self._stops = torch.tensor(stops, device=order.device)
-        low, high = self._each(self.components.loc, torch.amin), self._each(self.components.loc, torch.amax)
+        low, high = self._each(lambda part: self.components.loc[part].aminmax(dim=0))
         self.centre = (low + high) / 2
         self._reach = (high - low) / 2
-        self._decay = self._each(self.components.decay, torch.amin)
-        self._peak = self._each(self.components.peak, torch.amax)
+        (self._decay,) = self._each(lambda part: (self.components.decay(part).amin(0),))
+        (self._peak,) = self._each(lambda part: (self.components.peak[part].amax(0),))
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -49,8 +50,9 @@ class Leaves:
         """The number of components of the largest leaf."""
         return max(part.stop - part.start for part in self.parts)
 
-    def _each(self, values: Tensor, extreme: object) -> Tensor:
-        return torch.stack([extreme(values[part], 0) for part in self.parts])  # type: ignore[operator]
+    def _each(self, extremes: Callable[[slice], Sequence[Tensor]]) -> list[Tensor]:
+        """Extremes of every leaf, (leaf, ...) each."""
+        return [torch.stack(each) for each in zip(*map(extremes, self.parts), strict=True)]
 
     def home(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Leaf and column within it of components, by their old numbers."""
@@ -81,8 +83,9 @@ def ordered(points: Tensor, size: int) -> tuple[Tensor, list[int]]:
 
 def _coordinates(components: NormalComponents) -> Tensor:
     """Means in units of a typical scale, and the scales where they differ."""
-    typical = components.decay.median(0).values
-    spread = (components.decay / typical).log()
-    means = (components.loc - components.loc.mean(0)) * typical
-    differ = spread.amax(0) - spread.amin(0) > 0
-    return torch.cat([means, _WORTH_OF_A_SCALE * spread[:, differ]], 1)
+    decay = components.decay()
+    typical = decay.median(0).values
+    means = (components.loc - components.loc.mean(0)).mul_(typical)
+    spread = (decay / typical).log_()
+    differ = spread.amax(0) > spread.amin(0)
+    return torch.cat([means, _WORTH_OF_A_SCALE * spread[:, differ]], 1) if bool(differ.any()) else means

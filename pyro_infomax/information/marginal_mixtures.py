@@ -1,13 +1,15 @@
 """The mixtures of all latent dimensions, one by one."""
 
-from functools import cached_property
-from typing import final
+from typing import Final, final
 
 from torch import Tensor
 
 from pyro_infomax.information.blocks import patiently
 from pyro_infomax.information.mixture import Mixture
 from pyro_infomax.information.univariate_mixture import UnivariateMixture
+
+# with more components times dimensions, plans that wait for another call would take too much memory
+_KEPT: Final = 2**20
 
 
 @final
@@ -22,12 +24,17 @@ class MarginalMixtures:
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         self.loc = loc
         self.scale = scale
+        self._kept: dict[int, UnivariateMixture] = {}
 
-    @cached_property
-    def _mixtures(self) -> list[UnivariateMixture]:
-        return [UnivariateMixture(*each) for each in zip(self.loc.T, self.scale.T, strict=True)]
+    def _mixture(self, j: int) -> UnivariateMixture:
+        if j in self._kept:
+            return self._kept[j]
+        mixture = UnivariateMixture(self.loc[:, j], self.scale[:, j])
+        if self.loc.numel() <= _KEPT:
+            self._kept[j] = mixture
+        return mixture
 
     def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
         """Of z (points, latent), with each point's own component left out where it is named."""
-        dimensions = patiently(list(zip(self._mixtures, z.T, strict=True)), progress=progress)
-        return Mixture.stack([mixture.evaluate(z_j, index) for mixture, z_j in dimensions])
+        dimensions = patiently(range(z.shape[1]), progress=progress)
+        return Mixture.stack([self._mixture(j).evaluate(z[:, j], index) for j in dimensions])

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pyro_infomax.information.batch_mixture import BatchMixture, check_data_size
 from pyro_infomax.information.control_variates import ControlVariates
+from pyro_infomax.information.draws import draws_of
 from pyro_infomax.information.estimate import Estimate
-from pyro_infomax.random_state import seeded_draws
 
 
 def info_nce(
@@ -156,17 +156,9 @@ def _information(
     """The mean of log q(z|x) - log q̂(z), with a gradient only where it would be the whole one."""
     reparametrised = getattr(mixture.posterior, "has_rsample", False)
     with torch.set_grad_enabled(torch.is_grad_enabled() and reparametrised):
-        z = _drawn(mixture.posterior, num_samples, seed)
+        z = draws_of(mixture.posterior, num_samples, seed)
         difference = mixture.posterior.log_prob(z).double() - mixture.log_prob(z)  # (samples, batch)
     return replace(_plain_mean(difference.detach(), bound, target), value=difference.mean())
-
-
-def _drawn(posterior: Any, num_samples: int, seed: int | None) -> Tensor:
-    if num_samples < 1:
-        raise ValueError(f"Expected num_samples >= 1 but got {num_samples}.")
-    with seeded_draws(seed):
-        draw = posterior.rsample if torch.is_grad_enabled() else posterior.sample
-        return draw((num_samples,))
 
 
 def _plain_mean(difference: Tensor, bound: Literal["lower", "upper"], target: str) -> Estimate:

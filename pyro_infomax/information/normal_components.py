@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from copy import copy
 from typing import Any, Final, Self, final
 
 import torch
@@ -12,26 +13,33 @@ from pyro_infomax.information.families import diagonal_normal
 
 # with more, the products of pairs of dimensions take more memory than the components themselves
 _MOST_FULL_DIMENSIONS: Final = 32
+_ALL: Final = slice(None)
 _HALF_LOG_TWO_PI: Final = 0.5 * math.log(2 * math.pi)
 
 
 class NormalComponents(ABC):
-    """N Normal distributions over (d,).
+    """N Normal distributions over (d,), of which every attribute is a tensor with a row for each.
 
     Attributes:
         loc: the means, (batch, latent).
         peak: the log-densities at the means, (batch,).
-        decay: (batch, latent): away from its mean a component falls off at least as fast as
-            ``-(decay * distance)²`` summed over the dimensions.
     """
 
     loc: Tensor
     peak: Tensor
-    decay: Tensor
 
-    @abstractmethod
     def __getitem__(self, index: Tensor) -> Self:
         """Some of the components, in another order."""
+        chosen = copy(self)
+        for name, values in vars(self).items():
+            setattr(chosen, name, values[index])
+        return chosen
+
+    @abstractmethod
+    def decay(self, part: slice = _ALL) -> Tensor:
+        """(part, latent): away from its mean a component falls off at least as fast as
+        ``-(decay * distance)²`` summed over the dimensions.
+        """
 
     @property
     @abstractmethod
@@ -63,11 +71,10 @@ class DiagonalNormals(NormalComponents):
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         self.loc = loc
         self.scale = scale
-        self.decay = math.sqrt(0.5) / scale
         self.peak = -(scale.log() + _HALF_LOG_TWO_PI).sum(-1)
 
-    def __getitem__(self, index: Tensor) -> Self:
-        return type(self)(self.loc[index], self.scale[index])
+    def decay(self, part: slice = _ALL) -> Tensor:
+        return math.sqrt(0.5) / self.scale[part]
 
     @property
     def features_per_point(self) -> int:
@@ -77,12 +84,12 @@ class DiagonalNormals(NormalComponents):
         return torch.cat([z * z, z], 1)
 
     def weights(self, part: slice, centre: Tensor) -> tuple[Tensor, Tensor]:
-        square, mean = self.decay[part] ** 2, self.loc[part] - centre
+        square, mean = 0.5 / self.scale[part] ** 2, self.loc[part] - centre
         linear = 2 * square * mean
         return torch.cat([-square, linear], 1).T, self.peak[part] - (square * mean * mean).sum(1)
 
     def log_prob(self, z: Tensor, index: Tensor) -> Tensor:
-        return self.peak[index] - ((z - self.loc[index]) * self.decay[index]).square().sum(-1)
+        return self.peak[index] - 0.5 * ((z - self.loc[index]) / self.scale[index]).square().sum(-1)
 
 
 @final
@@ -96,14 +103,13 @@ class FullNormals(NormalComponents):
 
     def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
         self.loc = loc
-        self.scale_tril = scale_tril
         identity = torch.eye(loc.shape[1], dtype=loc.dtype, device=loc.device)
         self.root = math.sqrt(0.5) * torch.linalg.solve_triangular(scale_tril, identity, upper=False)
-        self.decay = torch.linalg.svdvals(self.root)[:, -1:].expand_as(loc)
+        self.slowest = torch.linalg.svdvals(self.root)[:, -1]
         self.peak = -(scale_tril.diagonal(dim1=-2, dim2=-1).log() + _HALF_LOG_TWO_PI).sum(-1)
 
-    def __getitem__(self, index: Tensor) -> Self:
-        return type(self)(self.loc[index], self.scale_tril[index])
+    def decay(self, part: slice = _ALL) -> Tensor:
+        return self.slowest[part, None].expand_as(self.loc[part])
 
     @property
     def features_per_point(self) -> int:
@@ -141,4 +147,13 @@ def normal_components(posterior: Any) -> NormalComponents | None:
     full = isinstance(posterior, MultivariateNormal | LowRankMultivariateNormal)
     if not full or posterior.event_shape[0] > _MOST_FULL_DIMENSIONS:
         return None
-    return FullNormals(posterior.loc.double(), posterior.scale_tril.double())
+    return FullNormals(posterior.loc.double(), _scale_tril(posterior))
+
+
+def _scale_tril(normal: MultivariateNormal | LowRankMultivariateNormal) -> Tensor:
+    """A low-rank covariance is never formed: nearly singular ones would lose half of their digits."""
+    if isinstance(normal, MultivariateNormal):
+        return normal.scale_tril.double()
+    root = torch.cat([normal.cov_factor.double(), normal.cov_diag.double().sqrt().diag_embed()], -1)
+    upper = torch.linalg.qr(root.mT, mode="r").R
+    return (upper * upper.diagonal(dim1=-2, dim2=-1).sign()[..., None]).mT

@@ -1,7 +1,6 @@
 """The mixture of Normals by matrix products, tile by tile, without the tiles that cannot matter."""
 
 import math
-from collections.abc import Iterator
 from functools import cached_property
 from typing import Final, final
 
@@ -22,7 +21,7 @@ _CERTIFIED: Final = math.log(1e-12)
 _ACCURATE: Final = 1e-10
 # terms further below the largest than this may be off by what a matrix product leaves
 _NEAR: Final = 40.0
-_PAIRS_AT_ONCE: Final = 2**15
+_NUMBERS_AT_ONCE: Final = 2**19  # of pairs that are scored by differences
 _WEIGHTS_KEPT: Final = 2**23
 # leaves that are visited before the others, because they are likely to hold the largest terms
 _ROUNDS: Final = 2
@@ -193,10 +192,7 @@ class _Visit:
         least = torch.maximum(tile.amax(1), self.sums.reference[rows] - reference) - _NEAR - 2 * error
         near, column = torch.where(tile >= least[:, None])
         start = self.mixture.leaves.parts[leaf].start
-        for i, n in _pairs(near, column):
+        at_once = max(1, _NUMBERS_AT_ONCE // self.mixture.given.features_per_point)
+        for i, n in zip(near.split(at_once), column.split(at_once), strict=True):
             exact = self.mixture.leaves.components.log_prob(self.z[rows[i]], start + n)
             tile[i, n] = exact - reference[i]
-
-
-def _pairs(near: Tensor, column: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(near.split(_PAIRS_AT_ONCE), column.split(_PAIRS_AT_ONCE), strict=True)

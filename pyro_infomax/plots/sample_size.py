@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+from pandas.api.types import is_numeric_dtype
 
+from pyro_infomax.plots.arrays import as_floats
 from pyro_infomax.plots.canvas import TEXT_COLOUR, Colour, axes_or_new, colours, tidy
 
 _LOWER, _UPPER, _MARGINAL = "mutual_information_lower", "mutual_information_upper", "marginal_kl"
@@ -15,6 +17,7 @@ _LABELS = {
 }
 _STANDARD_ERRORS = 2
 _SATURATION = 1.0  # nats below ln N
+_MOST_TICKS = 8  # more would cover each other
 
 
 def information_over_size(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -39,7 +42,8 @@ def information_over_size(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axe
         The Axes.
 
     Raises:
-        ValueError: if the frame has no row, lacks a bound, or has sizes that are not positive.
+        ValueError: if the frame has no row, lacks a bound, has sizes that are not positive, or values
+            that are not finite.
 
     Example:
         >>> bounds = {"mutual_information_lower": [3.1, 3.4], "mutual_information_upper": [3.9, 3.6]}
@@ -66,7 +70,7 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
             f"Expected a frame with a row a size and the columns {_LOWER}, {_UPPER} but got "
             f"{len(frame)} rows with the columns {', '.join(map(str, frame.columns)) or 'none'}."
         )
-    if not (frame.index > 0).all():
+    if not (is_numeric_dtype(frame.index) and (frame.index > 0).all()):
         raise ValueError(f"Expected numbers of data as index but got {list(frame.index)}.")
     return frame
 
@@ -85,7 +89,7 @@ def _curve(frame: pd.DataFrame, column: str, *, colour: Colour, ax: Axes) -> Non
     error = frame.get(f"{column}_standard_error")
     ax.errorbar(
         frame.index.to_numpy(float),
-        frame[column].to_numpy(),
+        as_floats(frame[column], name=column),
         yerr=None if error is None else _STANDARD_ERRORS * error.to_numpy(),
         color=colour,
         marker="o",
@@ -97,8 +101,8 @@ def _curve(frame: pd.DataFrame, column: str, *, colour: Colour, ax: Axes) -> Non
 
 
 def _log_axis(sizes: np.ndarray, *, ax: Axes) -> None:
-    """Ticks at the sizes themselves, which are few and no powers of ten."""
+    """Ticks at the sizes themselves, which are few as a rule and no powers of ten."""
     ax.set_xscale("log")
-    ax.xaxis.set_major_locator(FixedLocator(list(sizes)))
+    ax.xaxis.set_major_locator(FixedLocator(list(sizes), nbins=_MOST_TICKS))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))

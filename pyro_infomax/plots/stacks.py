@@ -90,7 +90,7 @@ def rate_stack(
 
 
 def _ceiling(data_size: int) -> float:
-    if data_size < 1:
+    if not data_size >= 1:
         raise ValueError(f"Expected data_size >= 1 but got {data_size}.")
     return math.log(data_size)
 

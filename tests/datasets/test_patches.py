@@ -92,7 +92,7 @@ def test_a_side_that_does_not_fit_is_refused(side):
         load_patches(side=side)
 
 
-@pytest.mark.parametrize("num_patches", [0, -1])
+@pytest.mark.parametrize("num_patches", [0, -1, 2.5, True])
 def test_no_patches_are_refused(num_patches):
-    with pytest.raises(ValueError, match=f"num_patches >= 1 but got {num_patches}"):
+    with pytest.raises(ValueError, match=f"an integer >= 1 but got {num_patches}"):
         load_patches(num_patches=num_patches)

@@ -255,6 +255,15 @@ def test_the_population_standard_error_is_the_spread_over_data() -> None:
         assert ratio > 0.8, name
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_population_standard_error_is_never_the_smaller(seed: int) -> None:
+    oracle = free()
+    x = oracle.sample(1, seed=0).repeat(30, 1)  # no spread over data but by the draws
+    for name, found in decompose(oracle.model, oracle.guide, x, seed=seed).estimates():
+        population = found.population_standard_error
+        assert population is None or population >= found.standard_error, name
+
+
 def test_data_of_the_same_seed_do_not_lend_their_noise_to_the_draws() -> None:
     """Else z − E[z|x] would be the very noise of x, and the distortion off by many standard errors."""
     oracle = LinearGaussian(torch.ones(4), torch.eye(4), 1.0, torch.zeros(4, 4), torch.ones(4))
@@ -902,6 +911,25 @@ def test_a_float32_guide_with_full_covariance_is_scored(float32) -> None:
     assert account.rate.value.dtype == torch.float64
     assert account.rate.standard_error == 0
     assert_identities(account)
+
+
+def test_a_prior_without_marginals_takes_the_dimensions_alone(float32) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+            bend = dist.transforms.AffineCoupling(
+                1, lambda z: (torch.tanh(z), torch.zeros(z.shape)), log_scale_min_clip=-1.0
+            )
+            z = pyro.sample("z", dist.TransformedDistribution(base, [bend]))
+            pyro.sample("x", dist.Normal(z.sum(-1), 0.5), obs=x)
+
+    account = decompose(model, mixture_guide, torch.randn(50), seed=0)
+    assert float(account.total_correlation) > 0
+    assert account.total_correlation.population_standard_error.isfinite()
+    assert account.dimensionwise_kl is None
+    assert float(account.rate) == pytest.approx(
+        float(account.mutual_information) + float(account.marginal_kl)
+    )
 
 
 def test_a_float32_flow_is_scored(float32) -> None:

@@ -12,6 +12,7 @@ from torch.distributions import (
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
+    Uniform,
 )
 
 from pyro_infomax.information import Account, Draws, Estimate
@@ -181,6 +182,25 @@ def test_far_apart_posteriors_saturate_at_the_logarithm_of_the_data_size() -> No
     assert float(account.mutual_information.population_standard_error) > 1e6
 
 
+@pytest.mark.parametrize("width", [1e-1, 1e-4])
+def test_saturation_errs_by_no_more_than_the_kl(width: float) -> None:
+    """Nor by less: over data sets the error holds how far the population's value is."""
+    v, delta, s = torch.tensor([[1.0, 0.0], [0.5, 0.8]]), torch.full((2,), width**2), torch.eye(2)
+    truth = linear_gaussian(v, delta, s)
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for seed in range(30):
+        x = torch.randn(40, 2, generator=torch.Generator().manual_seed(seed))
+        account = Account(Draws(Independent(Normal(x @ v.T, width), 1), standard_normal(2), seed=seed))
+        for term in ("mutual_information", "marginal_kl", "total_correlation", "dimensionwise_kl"):
+            estimate = getattr(account, term)
+            off = estimate.value - truth[term]
+            found.setdefault(term, []).append((off, estimate.population_standard_error))
+    for term, pairs in found.items():
+        off, error = (torch.stack(each).square().mean(0).sqrt() for each in zip(*pairs, strict=True))
+        assert (off < error).all(), (term, off, error)
+        assert (error < 3 * off.clamp(min=0.1)).all(), (term, off, error)
+
+
 def test_twins_halve_what_can_be_told_apart() -> None:
     apart = torch.arange(20.0)[:, None] * 100
     twins = Independent(Normal(apart.repeat_interleave(2, 0), 1.0), 1)
@@ -322,3 +342,18 @@ def test_discrete_codes_count_too() -> None:
     correlation = (aggregate * (aggregate / torch.outer(aggregate.sum(1), aggregate.sum(0))).log()).sum()
     found = account.total_correlation
     assert abs(float(found.value - correlation)) < 4 * float(found.standard_error)
+
+
+def test_a_prior_that_factorises_has_no_dependence_whatever_its_support() -> None:
+    unit = Independent(Uniform(torch.zeros(2), 1.0, validate_args=False), 1, validate_args=False)
+    account = Account(Draws(Independent(Normal(torch.zeros(20, 2), 1.0), 1), unit, seed=0))
+    assert float(account.rate) == math.inf
+    assert float(account.prior_dependence) == 0.0
+
+
+@pytest.mark.parametrize("shape", [(3,), (20, 1), (1, 20, 2)])
+def test_further_values_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    account = Account(Draws(Independent(Normal(torch.zeros(20, 2), 1.0), 1), seed=0))
+    with pytest.raises(ValueError, match=r"Expected values of shape \(1, 20\), \(samples, batch\), but got"):
+        account.expectation(torch.zeros(shape))
+    assert account.expectation(torch.zeros(1, 20, dtype=torch.float32)).datum.dtype == torch.float64

@@ -288,7 +288,9 @@ def test_points_of_another_shape_are_refused() -> None:
         aggregate.log_prob(torch.zeros(5, 3))
 
 
-@pytest.mark.parametrize("index", [torch.zeros(4), torch.zeros(3, dtype=torch.long)])
+@pytest.mark.parametrize(
+    "index", [torch.zeros(4), torch.zeros(3, dtype=torch.long), torch.zeros(4, dtype=torch.bool)]
+)
 def test_an_index_that_does_not_fit_is_refused(index: Tensor) -> None:
     aggregate = AggregatePosterior(normal(torch.zeros(4, 2), 1.0))
     with pytest.raises(ValueError, match=r"Expected index of shape \(4,\), an integer"):
@@ -336,3 +338,20 @@ def test_the_bar_is_shown_only_when_it_takes_long_and_not_when_unwanted(
     assert capsys.readouterr().err == ""
     AggregatePosterior(posterior).log_prob(z)
     assert "aggregate posterior" in capsys.readouterr().err
+
+
+def test_where_no_other_support_reaches_the_gradient_is_that_of_the_own_component() -> None:
+    low = torch.tensor([[0.0], [10.0]])
+    width = torch.ones(2, 1, requires_grad=True)
+    apart = Independent(Uniform(low, low + width, validate_args=False), 1, validate_args=False)
+    found = AggregatePosterior(apart).evaluate(low + 0.5, index=torch.arange(2), marginals=True)
+    (found.joint.log_prob + found.marginals.log_prob.sum(-1)).sum().backward()
+    torch.testing.assert_close(width.grad, torch.full((2, 1), -2.0))
+
+
+@pytest.mark.parametrize(
+    "posterior", [torch.zeros(4, 2), None, Independent(Normal(torch.zeros(4, 0), 1.0), 1)]
+)
+def test_what_is_no_posterior_over_latents_is_refused(posterior: object) -> None:
+    with pytest.raises(ValueError, match=r"Expected a posterior of batch shape \(N,\) and event shape"):
+        AggregatePosterior(posterior)

@@ -155,3 +155,16 @@ def test_parameters_that_are_none_are_refused() -> None:
         BatchMixture(Independent(Normal(torch.full((3, 2), math.nan), 1.0, validate_args=False), 1))
     with pytest.raises(ValueError, match=r"Expected a posterior of batch shape \(N,\)"):
         BatchMixture(Normal(torch.zeros(3, 2), 1.0))
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (1, 4, 2), (1, 3, 5), (0, 3, 2)])
+@pytest.mark.parametrize("method", ["log_prob", "log_prob_marginals"])
+def test_draws_of_another_shape_are_refused(shape: tuple[int, ...], method: str) -> None:
+    mixture = BatchMixture(Independent(Normal(torch.zeros(3, 2), 1.0), 1))
+    with pytest.raises(ValueError, match=r"Expected draws of shape \(S, 3, 2\)"):
+        getattr(mixture, method)(torch.zeros(shape))
+
+
+def test_infinitely_many_data_are_refused() -> None:
+    with pytest.raises(ValueError, match="Expected data_size >= 3"):
+        BatchMixture(Independent(Normal(torch.zeros(3, 2), 1.0), 1), data_size=math.inf)

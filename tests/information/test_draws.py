@@ -134,3 +134,14 @@ def test_no_draws_are_refused(posterior: Independent) -> None:
 def test_draws_of_another_shape_are_refused(posterior: Independent, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"Expected draws of shape \(S, 6, 2\)"):
         Draws(posterior, z=torch.zeros(shape))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_given_draws_that_are_not_finite_are_refused(posterior: Independent, value: float) -> None:
+    with pytest.raises(ValueError, match="Expected finite draws from the posterior but got 24 that are not"):
+        Draws(posterior, z=torch.full((2, N, D), value))
+
+
+def test_what_is_no_prior_is_refused(posterior: Independent) -> None:
+    with pytest.raises(ValueError, match=r"Expected a prior of batch shape \(\) .* got Tensor of no batch"):
+        Draws(posterior, torch.zeros(D))

@@ -5,6 +5,7 @@ import math
 import torch
 from torch.distributions import Normal
 
+from pyro_infomax.information import marginal_mixtures
 from pyro_infomax.information.marginal_mixtures import MarginalMixtures
 
 
@@ -22,3 +23,13 @@ def test_without_an_index_nothing_is_left_out() -> None:
     found = MarginalMixtures(torch.zeros(4, 2), torch.ones(4, 2)).evaluate(torch.zeros(3, 2), None)
     assert found.leave_one_out is None
     assert found.log_prob.shape == (3, 2)
+
+
+def test_plans_are_kept_for_another_call_only_while_they_are_small(monkeypatch) -> None:
+    loc, scale, z = torch.randn(80, 3), torch.ones(80, 3), torch.randn(10, 3)
+    keeping, forgetting = MarginalMixtures(loc, scale), MarginalMixtures(loc, scale)
+    expected = keeping.evaluate(z, None).log_prob
+    monkeypatch.setattr(marginal_mixtures, "_KEPT", 0)
+    torch.testing.assert_close(forgetting.evaluate(z, None).log_prob, expected, rtol=0, atol=0)
+    assert len(keeping._kept) == 3
+    assert not forgetting._kept

@@ -278,3 +278,21 @@ def test_what_cannot_be_estimated_is_refused(estimator: Callable[..., Estimate])
         estimator(Independent(Normal(loc, -1.0, validate_args=False), 1), data_size=N)
     with pytest.raises(ValueError, match=r"Expected a posterior of batch shape \(N,\)"):
         estimator(Normal(loc, scale), data_size=N)
+
+
+class Broken:
+    """An adapter of an encoder that has gone astray."""
+
+    batch_shape, event_shape, has_rsample = torch.Size([4]), torch.Size([2]), False
+
+    def sample(self, shape: torch.Size) -> Tensor:
+        return torch.full((*shape, 4, 2), math.nan)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        return torch.zeros(torch.broadcast_shapes(z.shape[:-1], (4,)))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_draws_that_are_not_finite_are_refused(estimator: Callable[..., Estimate]) -> None:
+    with pytest.raises(ValueError, match="Expected finite draws from the posterior but got 8 that are not"):
+        estimator(Broken(), data_size=10)

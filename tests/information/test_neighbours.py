@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal
 
+from pyro_infomax.information import neighbours
 from pyro_infomax.information.neighbours import nearest
 
 
@@ -36,3 +37,18 @@ def test_twins_are_neighbours_and_nobody_is_their_own() -> None:
 def test_few_data_and_codes_without_moments_have_none() -> None:
     assert nearest(Independent(Normal(torch.randn(49, 2), 1.0), 1)) is None
     assert nearest(Independent(Categorical(torch.rand(80, 2, 3)), 1)) is None
+
+
+def test_a_crowd_of_twins_takes_no_longer_than_other_data(monkeypatch) -> None:
+    """All in one leaf of the tree, each would be compared with all."""
+    seen = []
+
+    class Watched(neighbours.cKDTree):
+        def __init__(self, points: object) -> None:
+            super().__init__(points)
+            seen.append(self.size)
+
+    monkeypatch.setattr(neighbours, "cKDTree", Watched)
+    found = nearest(Independent(Normal(torch.zeros(2000, 2), 1.0), 1))
+    assert seen[0] > 200
+    assert int((found - torch.arange(2000)).abs().max()) == 1

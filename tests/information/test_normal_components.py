@@ -1,5 +1,7 @@
 """Features times weights are log-densities, and nothing decays slower than it says."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, StudentT
@@ -40,15 +42,16 @@ def test_pairs_are_scored_by_differences(posterior) -> None:
 def test_a_component_falls_off_at_least_as_fast_as_it_says(posterior) -> None:
     components, z = normal_components(posterior), 5 * torch.randn(200, 3)
     fall = components.peak - posterior.log_prob(z[:, None])  # (points, batch)
-    promised = ((z[:, None] - components.loc) * components.decay).square().sum(-1)
+    promised = ((z[:, None] - components.loc) * components.decay()).square().sum(-1)
     assert bool((fall > promised - 1e-9).all())
 
 
 def test_chosen_components_come_in_the_order_asked_for(posterior) -> None:
     components, order = normal_components(posterior), torch.tensor([5, 0, 3])
+    assert components.decay(slice(1, 4)).shape == (3, 3)
     some, z = components[order], torch.randn(3, 3)
     torch.testing.assert_close(some.log_prob(z, torch.arange(3)), components.log_prob(z, order))
-    torch.testing.assert_close(some.decay, components.decay[order])
+    torch.testing.assert_close(some.decay(), components.decay()[order])
 
 
 def test_families() -> None:
@@ -67,3 +70,16 @@ def test_single_precision_is_doubled() -> None:
         Normal(torch.zeros(4, 2, dtype=torch.float32), torch.ones(2, dtype=torch.float32)), 1
     )
     assert normal_components(single).loc.dtype == torch.float64
+
+
+@pytest.mark.parametrize("diagonal", [1.0, 1e-10, 1e-18])
+def test_nearly_singular_low_rank_covariances_keep_their_digits(diagonal) -> None:
+    """The factor's outer product alone would have lost what the diagonal adds."""
+    factor = torch.tensor([[1.0], [1.0]]).expand(3, 2, 1)
+    normal = LowRankMultivariateNormal(torch.zeros(3, 2), factor, torch.full((3, 2), diagonal))
+    found = normal_components(normal)
+    along, across = 2 + diagonal, diagonal  # the eigenvalues
+    z = torch.tensor([[math.sqrt(0.5 * along), math.sqrt(0.5 * along)]])
+    expected = -0.5 - math.log(2 * math.pi) - 0.5 * (math.log(along) + math.log(across))
+    value = found.log_prob(z, torch.zeros(1, dtype=torch.long))
+    torch.testing.assert_close(value, torch.tensor([expected]), rtol=1e-6, atol=0)

@@ -1,3 +1,5 @@
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -88,6 +90,14 @@ def test_values_below_zero_are_seen(frame):
     assert information_over_size(frame).get_ylim()[0] < -0.5 + 1e-9
 
 
+def test_many_sizes_do_not_cover_each_other(frame):
+    sizes = np.arange(1000, 4000, 100)
+    ax = information_over_size(pd.DataFrame({LOWER: 3.0, UPPER: 4.0}, index=sizes))
+    assert 3 <= len(ax.get_xticks()) <= 9
+    assert set(ax.get_xticks()) <= set(sizes)
+    assert list(information_over_size(frame).get_xticks()) == [100, 200, 400]
+
+
 def test_a_single_size_has_a_visible_ceiling(frame):
     ax = information_over_size(frame.iloc[:1])
     (line,) = [each for each in ax.lines if each.get_linestyle() == ":"]
@@ -106,6 +116,8 @@ def test_draws_on_the_given_axes_only(frame):
         (lambda frame: frame.drop(columns=LOWER), "a row a size and the columns"),
         (lambda frame: frame.iloc[:0], "but got 0 rows"),
         (lambda frame: frame.set_axis([0, 1, 2]), "numbers of data as index but got"),
+        (lambda frame: frame.set_axis(["a", "b", "c"]), "numbers of data as index but got"),
+        (lambda frame: frame.assign(**{LOWER: math.nan}), f"finite {LOWER} but got 3 nan"),
     ],
 )
 def test_wrong_frames_are_refused(frame, change, message):

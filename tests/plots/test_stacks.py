@@ -118,5 +118,6 @@ def test_names_of_another_number_are_refused():
 
 
 def test_no_data_are_refused():
-    with pytest.raises(ValueError, match="Expected data_size >= 1 but got 0"):
-        rate_stack(INFORMATION, CORRELATION, GAP, data_size=0)
+    for data_size in (0, math.nan):
+        with pytest.raises(ValueError, match=f"Expected data_size >= 1 but got {data_size}"):
+            rate_stack(INFORMATION, CORRELATION, GAP, data_size=data_size)
