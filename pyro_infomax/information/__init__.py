@@ -16,7 +16,6 @@ from pyro_infomax.information.discrepancy import mmd
 from pyro_infomax.information.divergences import dimensionwise_kl, marginal_kl, prior_dependence, rate
 from pyro_infomax.information.draws import Draws
 from pyro_infomax.information.estimate import Estimate
-from pyro_infomax.information.hamiltonian import hamiltonian_transition
 from pyro_infomax.information.importance import ImportanceWeights, importance_weighted_bound
 from pyro_infomax.information.kernels import RBF, InverseMultiquadric
 from pyro_infomax.information.minibatch import info_nce, minibatch_stratified, minibatch_weighted
@@ -41,7 +40,6 @@ __all__ = [
     "decoder_gap",
     "dimensionwise_kl",
     "gaussian_total_correlation",
-    "hamiltonian_transition",
     "importance_weighted_bound",
     "info_nce",
     "leave_one_out",
