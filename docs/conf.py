@@ -30,6 +30,8 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 autosummary_generate = False
+# Formulae in the docstrings of properties are taken for types, and their letters for the names of attributes.
+suppress_warnings = ["ref.python"]
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 

@@ -42,8 +42,6 @@ class Convergence:
         rate: E KL[q(z|x) ‖ p(z)].
         marginal_kl: KL[q(z) ‖ p(z)]; what I gains with more data, it loses.
         total_correlation: KL[q(z) ‖ Π_j q(z_j)].
-        ceiling: ln N.
-        saturated: whether I > ln N − 1.
         unavailable: the names of quantities that are None, and why.
     """
 
@@ -58,12 +56,12 @@ class Convergence:
 
     @property
     def ceiling(self) -> tuple[float, ...]:
-        """ln N."""
+        """ln N for each size."""
         return tuple(map(sandwich.ceiling, self.sizes))
 
     @property
     def saturated(self) -> tuple[bool, ...]:
-        """Whether I > ln N − 1."""
+        """Whether I > ln N − 1, for each size."""
         return tuple(map(sandwich.is_saturated, self.mutual_information_lower, self.sizes))
 
     def to_frame(self) -> pd.DataFrame:

@@ -47,7 +47,7 @@ class HalfCube(_Increasing):
         return y.sign() * y.abs().pow(2 / 3)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
-        """ln 3/2 |x|^(1/2)."""
+        """ln 3/2 + 1/2 ln abs(x)."""
         return (1.5 * x.abs().sqrt()).log()
 
 
