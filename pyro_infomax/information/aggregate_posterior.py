@@ -10,7 +10,7 @@ from pyro_infomax.information.dense import Dense
 from pyro_infomax.information.families import in_double, is_normal, name, shapes
 from pyro_infomax.information.marginal_mixtures import MarginalMixtures
 from pyro_infomax.information.marginals import marginals_of
-from pyro_infomax.information.mixture import Evaluation, Mixture
+from pyro_infomax.information.mixture import Mixture
 from pyro_infomax.information.normal_components import normal_components
 from pyro_infomax.information.normal_mixture import NormalMixture
 from pyro_infomax.information.parameters import check_parameters
@@ -80,7 +80,7 @@ class AggregatePosterior:
         Returns:
             (M,), float64, in nats.
         """
-        return self.evaluate(z).joint.log_prob
+        return self.evaluate(z).log_prob
 
     def log_prob_marginals(self, z: Tensor) -> Tensor:
         """log q(z_j) for every latent dimension j.
@@ -94,8 +94,7 @@ class AggregatePosterior:
         Raises:
             NotImplementedError: where the marginals of the posterior are not known.
         """
-        marginals_of(self.posterior)
-        return self._evaluate_marginals(self._checked(z), None).log_prob
+        return self.evaluate_marginals(z).log_prob
 
     def log_prob_leave_one_out(self, z: Tensor, index: Tensor) -> Tensor:
         r"""The log-density without each point's own component.
@@ -113,26 +112,34 @@ class AggregatePosterior:
             ValueError: for N = 1, where nothing would be left, and for an index out of range.
         """
         check_leave_one_out(self.data_size)
-        left = self.evaluate(z, index=index).joint.leave_one_out
+        left = self.evaluate(z, index=index).leave_one_out
         assert left is not None
         return left
 
-    def evaluate(self, z: Tensor, *, index: Tensor | None = None, marginals: bool = False) -> Evaluation:
-        """Joint and marginal mixtures at once.
+    def evaluate(self, z: Tensor, *, index: Tensor | None = None) -> Mixture:
+        """log q(z) and, where each point's own datum is named, the leave-one-out of the same pass.
 
         Args:
             z: (M, d).
             index: (M,), each point's own datum; without it nothing is left out.
-            marginals: whether to score the latent dimensions one by one too.
         """
         z = self._checked(z)
         index = None if index is None else self._checked_index(index, len(z))
-        if marginals:
-            marginals_of(self.posterior)
-        joint = self._joint(z).evaluate(z, index, progress=self.progress)
-        return Evaluation(joint, self._evaluate_marginals(z, index) if marginals else None)
+        return self._joint(z).evaluate(z, index, progress=self.progress)
 
-    def _evaluate_marginals(self, z: Tensor, index: Tensor | None) -> Mixture:
+    def evaluate_marginals(self, z: Tensor, *, index: Tensor | None = None) -> Mixture:
+        """The same of every latent dimension by itself, (M, d).
+
+        Args:
+            z: (M, d).
+            index: (M,), each point's own datum; without it nothing is left out.
+
+        Raises:
+            NotImplementedError: where the marginals of the posterior are not known.
+        """
+        marginals_of(self.posterior)
+        z = self._checked(z)
+        index = None if index is None else self._checked_index(index, len(z))
         quick = self._normal is not None and not self._needs_gradient(z)
         evaluate = self._normal_marginals.evaluate if quick else self._dense.evaluate_marginals
         return evaluate(z, index, progress=self.progress)

@@ -87,7 +87,7 @@ class BatchMixture:
         """
         check_draws(z, self.posterior)
         own = self.posterior.log_prob(z).double()
-        return self._weighed(own, self._aggregate.evaluate(z.flatten(0, 1), index=self._own(z)).joint)
+        return self._weighed(own, self._aggregate.evaluate(z.flatten(0, 1), index=self._own(z)))
 
     def log_prob_marginals(self, z: Tensor) -> Tensor:
         r""":math:`\log \hat q(z_{sij})` for every latent dimension j.
@@ -103,8 +103,7 @@ class BatchMixture:
         """
         check_draws(z, self.posterior)
         own = marginals_of(self.posterior).log_prob(z).double()
-        found = self._aggregate.evaluate(z.flatten(0, 1), index=self._own(z), marginals=True).marginals
-        assert found is not None
+        found = self._aggregate.evaluate_marginals(z.flatten(0, 1), index=self._own(z))
         return self._weighed(own, found)
 
     def _own(self, z: Tensor) -> Tensor:

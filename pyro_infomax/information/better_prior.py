@@ -61,9 +61,7 @@ def prior_gap(
     >>> print(prior_gap(train, prior, holdout=test, seed=0))
     -0.500 ± 0.000 (exact)
     """
-    draws = Draws(
-        posterior if holdout is None else holdout, prior, num_samples=num_samples, seed=seed, marginals=False
-    )
+    draws = Draws(posterior if holdout is None else holdout, prior, num_samples=num_samples, seed=seed)
     account = Account(draws)
     return training_gap(account) if holdout is None else held_out_gap(account, AggregatePosterior(posterior))
 

@@ -77,7 +77,7 @@ def conditional_total_correlation(
     >>> print(conditional_total_correlation(MultivariateNormal(means, covariance)))  # -ln(1 - 0.6 ** 2) / 2
     0.223 (exact)
     """
-    draws = Draws(posterior, num_samples=num_samples, seed=seed, marginals=False)
+    draws = Draws(posterior, num_samples=num_samples, seed=seed)
     return Account(draws).conditional_total_correlation
 
 

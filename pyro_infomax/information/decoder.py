@@ -65,7 +65,7 @@ def barber_agakov(
     True
     """
     entropy = _checked_entropy(data_entropy)
-    draws = Draws(posterior, num_samples=num_samples, seed=seed, marginals=False)
+    draws = Draws(posterior, num_samples=num_samples, seed=seed)
     target = "the mutual information of the representation in the population"
     return Account(draws).expectation(_score(draws, log_likelihood) + entropy).estimate("lower", target)
 
@@ -119,7 +119,7 @@ def decoder_gap(
     0.000 ± 0.000 (exact)
     """
     entropy = None if data_entropy is None else _checked_entropy(data_entropy)
-    draws = Draws(posterior, num_samples=num_samples, seed=seed, marginals=False)
+    draws = Draws(posterior, num_samples=num_samples, seed=seed)
     information = draws.log_posterior - draws.log_aggregate
     known = math.log(draws.data_size) if entropy is None else entropy
     gap = Account(draws).expectation(information - _score(draws, log_likelihood) - known)

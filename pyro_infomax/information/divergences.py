@@ -35,7 +35,7 @@ def rate(posterior: Any, prior: Any, *, num_samples: int = 1, seed: int | None =
     >>> print(rate(posterior, Independent(Normal(torch.zeros(2), 1.0), 1)))
     1.000 (exact)
     """
-    return Account(Draws(posterior, prior, num_samples=num_samples, seed=seed, marginals=False)).rate
+    return Account(Draws(posterior, prior, num_samples=num_samples, seed=seed)).rate
 
 
 def marginal_kl(posterior: Any, prior: Any, *, num_samples: int = 1, seed: int | None = None) -> Estimate:
@@ -67,7 +67,7 @@ def marginal_kl(posterior: Any, prior: Any, *, num_samples: int = 1, seed: int |
     >>> print(marginal_kl(prior.expand([50]), prior, seed=0))
     0.000 ± 0.000 (exact)
     """
-    return Account(Draws(posterior, prior, num_samples=num_samples, seed=seed, marginals=False)).marginal_kl
+    return Account(Draws(posterior, prior, num_samples=num_samples, seed=seed)).marginal_kl
 
 
 def dimensionwise_kl(
@@ -134,5 +134,5 @@ def prior_dependence(
     >>> print(prior_dependence(prior.expand([50]), prior))
     0.000 (exact)
     """
-    draws = Draws(posterior, prior, num_samples=num_samples, seed=seed, marginals=False)
+    draws = Draws(posterior, prior, num_samples=num_samples, seed=seed)
     return Account(draws).prior_dependence

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_infomax.information.aggregate_posterior import AggregatePosterior
 from pyro_infomax.information.families import in_double, in_dtype_of, is_normal, name, shapes
 from pyro_infomax.information.marginals import Marginals, marginals_of
-from pyro_infomax.information.mixture import Evaluation, Mixture
+from pyro_infomax.information.mixture import Mixture
 from pyro_infomax.information.parameters import check_parameters
 from pyro_infomax.random_state import seeded_draws
 
@@ -18,8 +18,8 @@ from pyro_infomax.random_state import seeded_draws
 class Draws:
     r"""S draws :math:`z_{si} \sim q(z \mid x_i)` for each datum, scored lazily under all that is compared.
 
-    The aggregate posterior is evaluated in one pass, when first asked for, however many quantities follow.
-    Everything is float64 and without gradients.
+    The aggregate posterior is evaluated when first asked for, and its marginals likewise, once for however
+    many quantities follow. Everything is float64 and without gradients.
 
     Args:
         posterior: batch shape (N,), event shape (d,), as in :class:`AggregatePosterior`.
@@ -27,8 +27,7 @@ class Draws:
         z: (S, N, d), draws that were made before; None to draw here.
         num_samples: S, where they are drawn here.
         seed: isolates the draws from torch's global state.
-        marginals: whether the one pass scores the latent dimensions one by one too, at d times the cost.
-        progress: show a bar when the pass takes more than a few seconds.
+        progress: show a bar when an evaluation takes more than a few seconds.
 
     Raises:
         ValueError: for shapes that do not fit, parameters or draws that are not finite, and for fewer than
@@ -50,7 +49,6 @@ class Draws:
         z: Tensor | None = None,
         num_samples: int = 1,
         seed: int | None = None,
-        marginals: bool = True,
         progress: bool = True,
     ) -> None:
         self.aggregate = AggregatePosterior(posterior, progress=progress)
@@ -58,7 +56,6 @@ class Draws:
         check_prior(prior, self.aggregate.latent_dim)
         self.prior = in_double(prior)
         self.z = self._checked(z) if z is not None else self._drawn(num_samples, seed)
-        self._wanted = marginals
 
     @property
     def data_size(self) -> int:
@@ -80,12 +77,12 @@ class Draws:
     @property
     def log_aggregate(self) -> Tensor:
         """log q(z_si), (samples, batch)."""
-        return self._in_shape(self._evaluation.joint.log_prob)
+        return self._in_shape(self._joint.log_prob)
 
     @property
     def log_leave_one_out(self) -> Tensor:
         """log q(z_si) without the own component, (samples, batch); nan for a single datum."""
-        return self._in_shape(_left_of(self._evaluation.joint))
+        return self._in_shape(_left_of(self._joint))
 
     @property
     def log_aggregate_marginals(self) -> Tensor:
@@ -126,27 +123,18 @@ class Draws:
         return self.prior
 
     @cached_property
-    def _evaluation(self) -> Evaluation:
-        return self._evaluate(self._wanted and self._has_marginals)
+    @torch.no_grad()
+    def _joint(self) -> Mixture:
+        return self.aggregate.evaluate(self.z.flatten(0, 1), index=self._own)
 
     @cached_property
-    def _marginals(self) -> Mixture:
-        found = self._evaluation.marginals or self._evaluate(True).marginals
-        assert found is not None
-        return found
-
     @torch.no_grad()
-    def _evaluate(self, marginals: bool) -> Evaluation:
-        index = torch.arange(self.data_size, device=self.z.device).repeat(len(self.z))
-        return self.aggregate.evaluate(self.z.flatten(0, 1), index=index, marginals=marginals)
+    def _marginals(self) -> Mixture:
+        return self.aggregate.evaluate_marginals(self.z.flatten(0, 1), index=self._own)
 
     @property
-    def _has_marginals(self) -> bool:
-        try:
-            marginals_of(self.posterior)
-        except NotImplementedError:
-            return False
-        return True
+    def _own(self) -> Tensor:
+        return torch.arange(self.data_size, device=self.z.device).repeat(len(self.z))
 
     def _in_shape(self, flat: Tensor) -> Tensor:
         return flat.unflatten(0, self.z.shape[:2])

@@ -39,12 +39,3 @@ class Mixture:
         left = [part.leave_one_out for part in parts if part.leave_one_out is not None]
         joint = torch.stack([part.log_prob for part in parts], dim=-1)
         return cls(joint, torch.stack(left, dim=-1) if left else None)
-
-
-@final
-@dataclass(frozen=True)
-class Evaluation:
-    """The mixture over z, and the mixtures over each z_j where they were asked for."""
-
-    joint: Mixture
-    marginals: Mixture | None

@@ -37,7 +37,7 @@ def mutual_information(posterior: Any, *, num_samples: int = 1, seed: int | None
     >>> print(estimate)  # ln 4
     1.386 ± 0.000 (exact)
     """
-    return Account(Draws(posterior, num_samples=num_samples, seed=seed, marginals=False)).mutual_information
+    return Account(Draws(posterior, num_samples=num_samples, seed=seed)).mutual_information
 
 
 def leave_one_out(posterior: Any, *, num_samples: int = 1, seed: int | None = None) -> Estimate:
@@ -70,4 +70,4 @@ def leave_one_out(posterior: Any, *, num_samples: int = 1, seed: int | None = No
     >>> float(leave_one_out(posterior, seed=0)) > float(mutual_information(posterior, seed=0))
     True
     """
-    return Account(Draws(posterior, num_samples=num_samples, seed=seed, marginals=False)).leave_one_out
+    return Account(Draws(posterior, num_samples=num_samples, seed=seed)).leave_one_out

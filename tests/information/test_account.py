@@ -81,9 +81,7 @@ def test_the_bounds_are_ordered_in_expectation() -> None:
     low, high = [], []
     for _ in range(60):
         x = torch.randn(100, 4) @ torch.linalg.cholesky(s).T
-        account = Account(
-            Draws(Independent(Normal(x @ v.T, delta.sqrt().expand(100, 3)), 1), marginals=False)
-        )
+        account = Account(Draws(Independent(Normal(x @ v.T, delta.sqrt().expand(100, 3)), 1)))
         low.append(float(account.mutual_information))
         high.append(float(account.leave_one_out))
     for values, side in ((low, 1), (high, -1)):

@@ -81,14 +81,14 @@ def test_leave_one_out_is_enumerated_without_the_own_term(case: tuple[Independen
 def test_one_pass_gives_what_the_single_calls_give(case: tuple[Independent, Tensor, Tensor]) -> None:
     posterior, z, index = case
     aggregate = AggregatePosterior(posterior)
-    found = aggregate.evaluate(z, index=index, marginals=True)
-    torch.testing.assert_close(found.joint.log_prob, aggregate.log_prob(z), rtol=RELATIVE, atol=RELATIVE)
+    joint, each = aggregate.evaluate(z, index=index), aggregate.evaluate_marginals(z, index=index)
+    torch.testing.assert_close(joint.log_prob, aggregate.log_prob(z), rtol=RELATIVE, atol=RELATIVE)
     left = aggregate.log_prob_leave_one_out(z, index)
-    torch.testing.assert_close(found.joint.leave_one_out, left, rtol=0, atol=0)
+    torch.testing.assert_close(joint.leave_one_out, left, rtol=0, atol=0)
     marginals = aggregate.log_prob_marginals(z)
-    torch.testing.assert_close(found.marginals.log_prob, marginals, rtol=RELATIVE, atol=RELATIVE)
+    torch.testing.assert_close(each.log_prob, marginals, rtol=RELATIVE, atol=RELATIVE)
     expected = enumerated(scores(posterior, z), index)
-    np.testing.assert_allclose(found.marginals.leave_one_out, expected, rtol=RELATIVE, atol=RELATIVE)
+    np.testing.assert_allclose(each.leave_one_out, expected, rtol=RELATIVE, atol=RELATIVE)
 
 
 def test_far_from_every_component_the_result_is_finite() -> None:
@@ -158,10 +158,12 @@ def test_any_posterior_is_scored_by_its_own_log_prob() -> None:
 def test_points_that_do_not_fit_at_once_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     posterior = Adapter(normal(torch.randn(60, 3), 0.5))
     z, index = torch.randn(50, 3), torch.randint(60, (50,))
-    whole = AggregatePosterior(posterior).evaluate(z, index=index, marginals=True)
+    whole = AggregatePosterior(posterior)
+    joint, marginals = whole.evaluate(z, index=index), whole.evaluate_marginals(z, index=index)
     monkeypatch.setattr("pyro_infomax.information.dense._SCORES_AT_ONCE", 60 * 3 * 7)
-    parts = AggregatePosterior(posterior).evaluate(z, index=index, marginals=True)
-    for one, other in ((whole.joint, parts.joint), (whole.marginals, parts.marginals)):
+    parts = AggregatePosterior(posterior)
+    pairs = (joint, parts.evaluate(z, index=index)), (marginals, parts.evaluate_marginals(z, index=index))
+    for one, other in pairs:
         torch.testing.assert_close(one.log_prob, other.log_prob, rtol=1e-14, atol=1e-14)
         torch.testing.assert_close(one.leave_one_out, other.leave_one_out, rtol=1e-14, atol=1e-14)
 
@@ -223,13 +225,14 @@ def test_gradients_are_those_of_a_plain_logsumexp() -> None:
     z, index = torch.randn(5, 2, requires_grad=True), torch.arange(5)
     weights = torch.randn(5)
 
-    found = AggregatePosterior(Independent(Normal(loc, scale), 1)).evaluate(z, index=index, marginals=True)
+    aggregate = AggregatePosterior(Independent(Normal(loc, scale), 1))
+    found, marginals = aggregate.evaluate(z, index=index), aggregate.evaluate_marginals(z, index=index)
     each = Normal(loc, scale).log_prob(z[:, None])
     keep = ~torch.nn.functional.one_hot(index, 12).bool()
     pairs = (
-        (found.joint.log_prob, each.sum(-1).logsumexp(1)),
-        (found.joint.leave_one_out, each.sum(-1)[keep].view(5, 11).logsumexp(1)),
-        (found.marginals.log_prob.sum(-1), each.logsumexp(1).sum(-1)),
+        (found.log_prob, each.sum(-1).logsumexp(1)),
+        (found.leave_one_out, each.sum(-1)[keep].view(5, 11).logsumexp(1)),
+        (marginals.log_prob.sum(-1), each.logsumexp(1).sum(-1)),
     )
     for one, other in pairs:
         wanted = torch.autograd.grad(other @ weights, (z, loc, scale), retain_graph=True)
@@ -334,7 +337,9 @@ def test_the_bar_is_shown_only_when_it_takes_long_and_not_when_unwanted(
     AggregatePosterior(posterior).log_prob(z)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr("pyro_infomax.information.blocks._PATIENCE", 0.0)
-    AggregatePosterior(posterior, progress=False).evaluate(z, marginals=True)
+    unwanted = AggregatePosterior(posterior, progress=False)
+    unwanted.evaluate(z)
+    unwanted.evaluate_marginals(z)
     assert capsys.readouterr().err == ""
     AggregatePosterior(posterior).log_prob(z)
     assert "aggregate posterior" in capsys.readouterr().err
@@ -344,8 +349,12 @@ def test_where_no_other_support_reaches_the_gradient_is_that_of_the_own_componen
     low = torch.tensor([[0.0], [10.0]])
     width = torch.ones(2, 1, requires_grad=True)
     apart = Independent(Uniform(low, low + width, validate_args=False), 1, validate_args=False)
-    found = AggregatePosterior(apart).evaluate(low + 0.5, index=torch.arange(2), marginals=True)
-    (found.joint.log_prob + found.marginals.log_prob.sum(-1)).sum().backward()
+    aggregate, own = AggregatePosterior(apart), torch.arange(2)
+    joint, marginals = (
+        aggregate.evaluate(low + 0.5, index=own),
+        aggregate.evaluate_marginals(low + 0.5, index=own),
+    )
+    (joint.log_prob + marginals.log_prob.sum(-1)).sum().backward()
     torch.testing.assert_close(width.grad, torch.full((2, 1), -2.0))
 
 
