@@ -13,7 +13,7 @@ from pyro_infomax.diagnostics.pair import Pair
 from pyro_infomax.diagnostics.simulation import Simulated
 from pyro_infomax.information import Annealing, Estimate, ImportanceWeights, sigmoid_schedule
 from pyro_infomax.information.annealing import temperatures_of
-from pyro_infomax.information.importance import spread
+from pyro_infomax.information.estimate import spread
 from pyro_infomax.joint import GenerativeJoint
 from pyro_infomax.nn.module_modes import evaluation_mode
 from pyro_infomax.poutine import Data, as_data

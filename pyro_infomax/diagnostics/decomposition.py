@@ -19,6 +19,7 @@ from pyro_infomax.diagnostics.pair import Pair, ScoredDraws
 from pyro_infomax.information import Account, AggregatePosterior, Draws, Estimate, active_units
 from pyro_infomax.information.better_prior import held_out_gap, training_gap
 from pyro_infomax.information.closed_forms import joint_forms, moments
+from pyro_infomax.information.estimate import spread
 from pyro_infomax.information.families import is_factorised
 from pyro_infomax.nn.module_modes import evaluation_mode
 from pyro_infomax.poutine import Data
@@ -277,13 +278,8 @@ def _sampled(per_draw: torch.Tensor, bound: Literal["lower", "upper", "exact"], 
     samples, size = per_draw.shape
     error = (per_draw.var(0).sum() / samples).sqrt() / size
     # the spread has the draws in it too, and falls short of their error by chance alone
-    population = torch.maximum(_spread(per_draw.mean(0)), error)
+    population = torch.maximum(spread(per_draw.mean(0)), error)
     return Estimate(per_draw.mean(), error, population, bound, target)
-
-
-def _spread(per_datum: torch.Tensor) -> torch.Tensor:
-    size = len(per_datum)
-    return per_datum.std(0) / math.sqrt(size) if size > 1 else torch.full_like(per_datum[0], math.nan)
 
 
 def _sampled_rate(scored: ScoredDraws) -> Estimate:
@@ -329,7 +325,7 @@ def _dimensionwise_rate(draws: Draws) -> Estimate:
         raise NotImplementedError("guide and prior are not both known to be products over the dimensions")
     rates = kl_divergence(posterior, prior.expand(posterior.batch_shape)).double()  # (data, latent)
     target = "the rate of each latent dimension of these data"
-    return Estimate(rates.mean(0), torch.zeros_like(rates[0]), _spread(rates), "exact", target)
+    return Estimate(rates.mean(0), torch.zeros_like(rates[0]), spread(rates), "exact", target)
 
 
 def _active_units(posterior: Any) -> int:

@@ -176,13 +176,13 @@ class Account:
         draws = self.draws
         difference = self._plan.expectation(draws.log_aggregate - draws.log_posterior)
         found = self._posterior + difference
-        return found.biased(self._at_most_kl(self._self_vote, found, lambda: self._prior))
+        return found.biased(self._at_most_kl(self.self_vote, found, lambda: self._prior))
 
     @cached_property
     def _left_out(self) -> Expectation:
         draws = self.draws
         difference = self._plan.expectation(draws.log_leave_one_out - draws.log_posterior)
-        return (self._posterior + difference).biased(-self._self_vote)
+        return (self._posterior + difference).biased(-self.self_vote)
 
     @cached_property
     def _aggregate_marginals(self) -> Expectation:
@@ -193,7 +193,8 @@ class Account:
         return found.biased(self._at_most_kl(_half_mean(gap), found, lambda: self._prior_marginals))
 
     @property
-    def _self_vote(self) -> Tensor:
+    def self_vote(self) -> Tensor:
+        """What each datum's own component adds to E log q(z), to leading order: the bias of N data, ()."""
         return _half_mean(self.draws.log_aggregate - self.draws.log_leave_one_out)
 
     def _at_most_kl(self, bias: Tensor, aggregate: Expectation, prior: Callable[[], Expectation]) -> Tensor:

@@ -122,11 +122,11 @@ def decoder_gap(
     draws = Draws(posterior, num_samples=num_samples, seed=seed)
     information = draws.log_posterior - draws.log_aggregate
     known = math.log(draws.data_size) if entropy is None else entropy
-    gap = Account(draws).expectation(information - _score(draws, log_likelihood) - known)
+    account = Account(draws)
+    gap = account.expectation(information - _score(draws, log_likelihood) - known)
     if entropy is None:
         return replace(gap.estimate("exact", _OF_DATA), population_standard_error=None)
-    half_vote = (draws.log_aggregate - draws.log_leave_one_out).mean() / 2
-    return gap.biased(half_vote).estimate("lower", _OF_POPULATION)
+    return gap.biased(account.self_vote).estimate("lower", _OF_POPULATION)
 
 
 @torch.no_grad()

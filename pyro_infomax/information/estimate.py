@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, Literal, final
 
+import torch
 from torch import Tensor
 
 _FEWEST_DECIMALS: Final = 3
@@ -67,6 +68,12 @@ class Estimate:
         pairs = zip(self.value.reshape(-1).tolist(), self.standard_error.reshape(-1).tolist(), strict=True)
         numbers = ", ".join(_with_error(value, error) for value, error in pairs)
         return f"{numbers} ({self.bound})" if self.value.dim() == 0 else f"[{numbers}] ({self.bound})"
+
+
+def spread(per_datum: Tensor) -> Tensor:
+    """The standard error of a mean over data, (batch,) or (batch, latent); nan for a single datum."""
+    size = len(per_datum)
+    return per_datum.std(0) / math.sqrt(size) if size > 1 else torch.full_like(per_datum[0], math.nan)
 
 
 def _with_error(value: float, error: float) -> str:

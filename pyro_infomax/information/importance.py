@@ -6,7 +6,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from pyro_infomax.information.estimate import Estimate
+from pyro_infomax.information.estimate import Estimate, spread
 
 # few enough to keep for every datum, so many that what is left hardly moves the sum
 _FEWEST_KEPT: Final = 64
@@ -184,9 +184,3 @@ def tail_length(num_samples: int) -> int:
     95
     """
     return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
-
-
-def spread(per_datum: Tensor) -> Tensor:
-    """The standard error of a mean over (data,) as an estimate for their population; nan for one datum."""
-    size = len(per_datum)
-    return per_datum.std() / math.sqrt(size) if size > 1 else per_datum.new_tensor(math.nan)
