@@ -6,7 +6,6 @@ from typing import Any, Final, final
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from pyro_infomax.diagnostics.account_table import lines_of
 from pyro_infomax.diagnostics.pair import Pair
@@ -14,13 +13,13 @@ from pyro_infomax.diagnostics.pareto import pareto_k
 from pyro_infomax.information import Estimate, ImportanceWeights
 from pyro_infomax.nn.module_modes import evaluation_mode
 from pyro_infomax.poutine import Data
+from pyro_infomax.progress import patiently
 from pyro_infomax.random_state import seeded_draws
 
 __all__ = ["ImportanceWeightedEvidence", "importance_weighted_evidence"]
 
 _LATENTS_AT_ONCE: Final = 2**20
 _CHUNKS: Final = 20  # at least, which a progress bar counts
-_PATIENCE: Final = 3.0  # seconds without a progress bar
 _HEAVY: Final = 0.7
 
 
@@ -131,7 +130,7 @@ def importance_weighted_evidence(
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
         pair = Pair(model, guide, data, data_plate=data_plate, batch_size=batch_size)
         weights = ImportanceWeights(num_samples, pair.data_size)
-        for chunk in tqdm(_chunks(pair, num_samples), desc="importance weights", delay=_PATIENCE):
+        for chunk in patiently(_chunks(pair, num_samples), "importance weights"):
             weights.add(pair.score(pair.draw(chunk)).log_weight)
     return ImportanceWeightedEvidence(
         estimate=weights.estimate,

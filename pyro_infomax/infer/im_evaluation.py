@@ -8,13 +8,13 @@ import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_infomax.infer.im import TraceEnum_IM
 from pyro_infomax.infer.im_line import Line
 from pyro_infomax.information import Estimate
 from pyro_infomax.nn.module_modes import evaluation_mode
 from pyro_infomax.poutine import frames_of, is_deterministic, plain_errors
+from pyro_infomax.progress import patiently
 from pyro_infomax.random_state import seeded_draws
 
 __all__ = ["transmitted_information"]
@@ -23,7 +23,6 @@ Program = Callable[..., Any]
 
 # So many that the standard error of their mean is itself known to 7 %.
 _BLOCKS: Final = 100
-_PATIENCE: Final = 3.0  # seconds without a bar
 
 
 def transmitted_information(
@@ -84,7 +83,7 @@ def transmitted_information(
             max_plate_nesting=_nesting(run),
             strict_enumeration_warning=False,
         )
-        steps = tqdm(range(blocks), desc="transmitted information", delay=_PATIENCE, leave=False)
+        steps = patiently(range(blocks), "transmitted information")
         bounds = torch.tensor([-im.loss(decoder, sender, *args) for _ in steps], dtype=torch.float64)
     return Estimate(
         value=bounds.mean() / uses + source_entropy,

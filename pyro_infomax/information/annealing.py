@@ -1,22 +1,19 @@
 """Annealed importance sampling between two densities, forwards and backwards."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, Self, TypeVar, final
+from typing import Final, Self, final
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_infomax.information.annealed_state import AnnealedState, Score
 from pyro_infomax.information.hamiltonian import hamiltonian_transition
-
-_Step = TypeVar("_Step")
+from pyro_infomax.progress import patiently
 
 _STEEPNESS: Final = 4.0
-_PATIENCE: Final = 3.0  # seconds without a progress bar
 _ACCEPTANCE: Final = 0.8
 _FIRST_SIZE: Final = 0.5  # standard deviations
 _PILOT_TRANSITIONS: Final = 30
@@ -137,7 +134,7 @@ class Annealing:
         inner = temperatures[1:-1].tolist()
         steps = [
             pilot.step_at(b, rounds)
-            for b, rounds in _bar(list(zip(inner, _rounds(len(inner)), strict=True)), "tuning")
+            for b, rounds in patiently(list(zip(inner, _rounds(len(inner)), strict=True)), "tuning")
         ]
         none = z.new_zeros(0, *z.shape[1:])
         return cls(score, temperatures, torch.stack(steps) if steps else none, num_leapfrog)
@@ -164,7 +161,7 @@ class Annealing:
         state = self.score(z)
         log_weight = width[intervals[0]] * state.log_ratio
         acceptance = torch.zeros_like(self.temperatures[1:-1])
-        for last, t in _bar(list(pairwise(intervals)), name):
+        for last, t in patiently(list(pairwise(intervals)), name):
             inner = max(last, t)
             state, accepted = self._transition(state, inner)
             acceptance[inner - 1] = accepted.mean()
@@ -216,10 +213,6 @@ def _rounds(temperatures: int) -> list[int]:
     """Transitions of the pilot at each temperature, some more at the first one, and enough in all."""
     each = math.ceil(_PILOT_TRANSITIONS / max(1, temperatures))
     return [each if position else max(_FIRST_TRANSITIONS, each) for position in range(temperatures)]
-
-
-def _bar(steps: Sequence[_Step], name: str) -> Iterable[_Step]:
-    return tqdm(steps, desc=name, delay=_PATIENCE)
 
 
 def _check_scores(state: AnnealedState) -> None:

@@ -42,7 +42,7 @@ class Dense:
     def _evaluate(
         self, log_prob: Callable[[Tensor], Tensor], z: Tensor, index: Tensor | None, progress: bool
     ) -> Mixture:
-        parts = blocks(len(z), self.rows, progress=progress)
+        parts = blocks(len(z), self.rows, "aggregate posterior", progress=progress)
         return Mixture.cat(
             [_mixture(log_prob(z[part][:, None]), None if index is None else index[part]) for part in parts]
         )

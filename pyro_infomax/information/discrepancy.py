@@ -7,9 +7,9 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from tqdm.auto import tqdm
 
 from pyro_infomax.information.aggregate_posterior import AggregatePosterior
+from pyro_infomax.information.blocks import blocks
 from pyro_infomax.information.draws import check_prior
 from pyro_infomax.information.estimate import Estimate
 from pyro_infomax.information.kernels import RBF, Kernel
@@ -18,8 +18,6 @@ from pyro_infomax.random_state import seeded_draws
 _DRAWS: Final = 2000
 _FEWEST_DRAWS: Final = 3  # the jackknife needs a pair without each of them
 _PAIRS_AT_ONCE: Final = 2**17  # what the cache holds
-_PAIRS_PER_SECOND: Final = 1e7
-_PATIENCE: Final = 3.0  # seconds without a progress bar
 
 
 def mmd(
@@ -113,9 +111,7 @@ class _Pairs:
 
     def _rows(self) -> Iterator[slice]:
         step = max(1, _PAIRS_AT_ONCE // self.size)
-        quick = self.size**2 < _PATIENCE * _PAIRS_PER_SECOND
-        starts = tqdm(range(0, self.size, step), desc="maximum mean discrepancy", disable=quick)
-        return (slice(start, start + step) for start in starts)
+        return blocks(self.size, step, "maximum mean discrepancy")
 
     def _block(self, rows: slice) -> Tensor:
         if torch.is_grad_enabled() and (self.z.requires_grad or self.u.requires_grad):

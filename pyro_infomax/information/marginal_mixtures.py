@@ -4,9 +4,9 @@ from typing import Final, final
 
 from torch import Tensor
 
-from pyro_infomax.information.blocks import patiently
 from pyro_infomax.information.mixture import Mixture
 from pyro_infomax.information.univariate_mixture import UnivariateMixture
+from pyro_infomax.progress import patiently
 
 # with more components times dimensions, plans that wait for another call would take too much memory
 _KEPT: Final = 2**20
@@ -36,5 +36,5 @@ class MarginalMixtures:
 
     def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
         """Of z (points, latent), with each point's own component left out where it is named."""
-        dimensions = patiently(range(z.shape[1]), progress=progress)
+        dimensions = patiently(range(z.shape[1]), "aggregate posterior", progress=progress)
         return Mixture.stack([self._mixture(j).evaluate(z[:, j], index) for j in dimensions])

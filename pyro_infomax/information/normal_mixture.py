@@ -80,7 +80,7 @@ class NormalMixture:
         rows = max(1, min(_BLOCK, _BOUNDS_AT_ONCE // len(self.leaves)))
         finite = bool(z.isfinite().all())
         order = ordered(z, rows)[0] if self.skip and finite else torch.arange(len(z), device=z.device)
-        for part in blocks(len(z), rows, progress=progress):
+        for part in blocks(len(z), rows, "aggregate posterior", progress=progress):
             chosen = order[part]
             sums[chosen] = self._block(
                 z[chosen],

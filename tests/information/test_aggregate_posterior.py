@@ -336,7 +336,7 @@ def test_the_bar_is_shown_only_when_it_takes_long_and_not_when_unwanted(
     posterior = posterior if family == "normal" else Adapter(posterior)
     AggregatePosterior(posterior).log_prob(z)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("pyro_infomax.information.blocks._PATIENCE", 0.0)
+    monkeypatch.setattr("pyro_infomax.progress._PATIENCE", 0.0)
     unwanted = AggregatePosterior(posterior, progress=False)
     unwanted.evaluate(z)
     unwanted.evaluate_marginals(z)
