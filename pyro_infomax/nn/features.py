@@ -1,6 +1,6 @@
 """What an encoder gives: features of shape (batch, h)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,12 +10,13 @@ from pyro_infomax.nn.module_modes import evaluation_mode
 from pyro_infomax.random_state import isolated_random_state
 
 
-def check_features(features: object, batch: int) -> Tensor:
-    """The features, if they are a matrix with a row a datum.
+def check_features(features: object, batch: int, *, plates: Sequence[str] = ()) -> Tensor:
+    """The features, if they are real and have a row a datum.
 
     Args:
         features: what the encoder returned.
         batch: number of data that it was given.
+        plates: names of plates within that of the data, for whose cells there may be features too.
 
     Raises:
         ValueError: otherwise.
@@ -29,15 +30,21 @@ def check_features(features: object, batch: int) -> Tensor:
             f"Expected the encoder to return a tensor of features (batch, h) but got "
             f"{type(features).__name__}: return the features alone, the heads are added to them."
         )
-    if features.dim() != 2 or len(features) != batch:
+    if not features.is_floating_point():
         raise ValueError(
-            f"Expected features of shape (batch, h) with batch = len(data) = {batch} but the encoder "
-            f"returned {tuple(features.shape)}: give one row of features a datum."
+            f"Expected real features but the encoder returned {features.dtype}: return floating-point "
+            "numbers, such as x.float()."
+        )
+    if features.dim() not in (2, 2 + len(plates)) or len(features) != batch:
+        per_cell = f", or (batch, {', '.join(plates)}, h)," if plates else ""
+        raise ValueError(
+            f"Expected features of shape (batch, h){per_cell} with batch = len(data) = {batch} but the "
+            f"encoder returned {tuple(features.shape)}: give one row of features a datum."
         )
     return features
 
 
-def prototype_features(encoder: Callable[..., Any], *data: Any) -> Tensor:
+def prototype_features(encoder: Callable[..., Any], *data: Any, plates: Sequence[str] = ()) -> Tensor:
     """One call of an encoder that leaves no trace, to learn the number, dtype and device of its features.
 
     No gradient, batch statistics, training mode or random state is touched. Lazy layers are built.
@@ -45,9 +52,10 @@ def prototype_features(encoder: Callable[..., Any], *data: Any) -> Tensor:
     Args:
         encoder: module or function of the data.
         *data: its arguments, each with the data along the first axis.
+        plates: names of plates within that of the data, for whose cells there may be features too.
 
     Returns:
-        The features, (batch, h).
+        The features, (batch, h) or (batch, \\*plates, h).
 
     Raises:
         ValueError: if the encoder returns anything else.
@@ -58,4 +66,4 @@ def prototype_features(encoder: Callable[..., Any], *data: Any) -> Tensor:
         torch.Size([5, 16])
     """
     with torch.no_grad(), isolated_random_state(), evaluation_mode(encoder):
-        return check_features(encoder(*data), len(data[0]))
+        return check_features(encoder(*data), len(data[0]), plates=plates)

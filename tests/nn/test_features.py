@@ -16,6 +16,12 @@ def test_what_is_no_tensor_is_refused():
         check_features((torch.zeros(5, 2), torch.zeros(5, 2)), 5)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_features_that_are_no_real_numbers_are_refused(dtype):
+    with pytest.raises(ValueError, match=rf"Expected real features but .* {dtype}: return .*float"):
+        check_features(torch.zeros(5, 2, dtype=dtype), 5)
+
+
 @pytest.fixture
 def encoder():
     layers = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(), nn.Linear(6, 3))
