@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, final
 
 import pyro
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_infomax.nn.features import check_features, prototype_features
 from pyro_infomax.nn.likelihoods import Likelihood, to_likelihood
+from pyro_infomax.nn.module_modes import evaluation_mode
 from pyro_infomax.nn.normal_head import NormalHead
 from pyro_infomax.nn.prior import check_prior, to_prior
 from pyro_infomax.nn.registration import InstanceName, adopt, drop_weak_references, register
@@ -46,7 +48,9 @@ class VAE(nn.Module):
             :class:`~pyro_infomax.nn.Likelihood` such as ``Gaussian(scale=0.1)``, or a callable from the
             decoder's output to a Pyro distribution.
         prior: p(z), by default the standard Normal: a Pyro distribution with event shape (latent_dim,), or
-            a module or function that returns one; a module's parameters train.
+            a module or function that returns one; a module's parameters train. A module whose attribute
+            ``follows_posterior`` is true, as that of a :class:`~pyro_infomax.priors.VampPrior`, is called
+            with the posterior of this VAE, in which the encoder is in evaluation mode.
 
     Raises:
         ValueError: for a latent_dim below 1, an unknown likelihood or a prior of another shape; at use, for
@@ -96,8 +100,6 @@ class VAE(nn.Module):
         features = getattr(encoder, "out_features", None)
         if isinstance(features, int):
             self.head = _like(NormalHead(features, (latent_dim,)), encoder)
-        if isinstance(prior, torch.distributions.Distribution):
-            self._prior()
 
     def model(self, x: Tensor, *_: Any) -> Tensor:
         """The generative joint p(z) p(x|z), as a Pyro program with ``x`` observed.
@@ -111,8 +113,9 @@ class VAE(nn.Module):
         """
         for part in ("decoder", "likelihood", "prior"):
             register(f"{self._name}.{part}", getattr(self, part))
+        prior = self._prior(register)
         with pyro.plate("data", len(x), dim=-1):
-            z: Tensor = pyro.sample("z", self._prior())
+            z: Tensor = pyro.sample("z", prior)
             pyro.sample("x", self._observation(z, x), obs=x)
         return z
 
@@ -173,7 +176,7 @@ class VAE(nn.Module):
         """
         self._adopt("prior")
         with nullcontext() if seed is None else isolated_random_state(seed):
-            x: Tensor = self.decode(self._prior().expand([n]).sample()).sample()
+            x: Tensor = self.decode(self._prior(adopt).expand([n]).sample()).sample()
         return x
 
     @torch.no_grad()
@@ -224,8 +227,18 @@ class VAE(nn.Module):
                 head = NormalHead(features.shape[-1], (self.latent_dim,))
             self.head = head.to(features.device, features.dtype)
 
-    def _prior(self) -> dist.TorchDistribution:
-        return check_prior(self.prior(), self.latent_dim)
+    def _prior(self, link: Callable[[str, object], None]) -> dist.TorchDistribution:
+        follows = getattr(self.prior, "follows_posterior", False)
+        prior = self.prior(partial(self._pseudo_posterior, link)) if follows else self.prior()
+        return check_prior(prior, self.latent_dim)
+
+    def _pseudo_posterior(self, link: Callable[[str, object], None], *data: Any) -> dist.TorchDistribution:
+        link(f"{self._name}.encoder", self.encoder)
+        self._build_head(*data)
+        link(f"{self._name}.head", self.head)
+        # Batch statistics are those of the data
+        with evaluation_mode(self.encoder):
+            return self._posterior(*data)
 
     def _posterior(self, x: Tensor, *rest: Any) -> dist.TorchDistribution:
         assert self.head is not None

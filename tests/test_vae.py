@@ -11,7 +11,11 @@ from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
 from torch import nn
 
+from pyro_infomax.diagnostics import decompose
+from pyro_infomax.flows import CouplingFlow
+from pyro_infomax.joint import generative
 from pyro_infomax.nn import ConvDecoder, ConvEncoder, Gaussian, MLPDecoder, MLPEncoder
+from pyro_infomax.priors import FlowPrior, MixturePrior, VampPrior
 from pyro_infomax.vae import VAE
 
 SHAPE, LATENT = (4, 5), 3
@@ -267,6 +271,123 @@ def test_a_mixture_prior_is_scored(x):
     trace.compute_log_prob()
     z = trace.nodes["z"]["value"]
     torch.testing.assert_close(trace.nodes["z"]["log_prob"], prior.log_prob(z))
+
+
+PRIORS = {
+    "mixture": lambda x: MixturePrior(LATENT, num_components=4),
+    "vamp": lambda x: VampPrior(x[:4]),
+    "vamp, weighted": lambda x: VampPrior(x[:4], learn_weights=True),
+    "flow": lambda x: FlowPrior(LATENT, flow=lambda size: CouplingFlow(size, layers=2, hidden=(8,))),
+}
+
+
+@pytest.fixture(params=PRIORS)
+def prior(request, x):
+    return PRIORS[request.param](x)
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("particles", [{}, {"vectorize_particles": True, "max_plate_nesting": 1}])
+def test_a_prior_with_parameters_trains_with_the_pair(prior, x, elbo, particles):
+    vae = build(prior=prior)
+    before = state(vae)
+    losses = trained(vae, x, 3, elbo(num_particles=2, **particles))
+    assert all(map(math.isfinite, losses))
+    trainable = dict(vae.named_parameters())
+    assert all((before[name] != value).any() for name, value in trainable.items())
+
+
+def test_a_prior_with_parameters_is_sampled_and_accounted_for(prior, x):
+    vae = build(prior=prior)
+    assert vae.sample(5, seed=0).shape == (5, *SHAPE)
+    z = torch.randn(7, LATENT)
+    expected = vae.prior(vae.encode).log_prob(z) if isinstance(prior, VampPrior) else prior().log_prob(z)
+    torch.testing.assert_close(generative(vae.model).log_prior(z), expected)
+    account = decompose(vae.model, vae.guide, x, num_samples=200, seed=0)
+    assert (account.dimensionwise_kl is None) == isinstance(prior, FlowPrior)
+    q = vae.encode(x)
+    z = q.sample((500,))
+    rates = q.log_prob(z) - generative(vae.model).log_prior(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+    error = account.rate.standard_error + rates.std() / rates.numel() ** 0.5
+    assert abs(account.rate.value - rates.mean()) < 5 * error
+
+
+@pytest.mark.parametrize("twin_of", [copy.deepcopy, lambda vae: pickle.loads(pickle.dumps(vae))])
+def test_a_copied_pair_has_a_prior_of_its_own(prior, x, twin_of):
+    vae = build(prior=prior)
+    trained(vae, x)
+    z = torch.randn(7, LATENT)
+    twin = twin_of(vae)
+    expected = generative(vae.model).log_prior(z)
+    torch.testing.assert_close(generative(twin.model).log_prior(z), expected)
+    trained(twin, x)
+    assert (generative(twin.model).log_prior(z) != expected).all()
+    torch.testing.assert_close(generative(vae.model).log_prior(z), expected)
+
+
+def test_a_vamp_prior_is_that_of_the_posterior(x):
+    vae = build(prior=VampPrior(x))
+    z = torch.randn(7, LATENT)
+    expected = vae.encode(x).log_prob(z[:, None]).logsumexp(1) - math.log(len(x))
+    torch.testing.assert_close(generative(vae.model).log_prior(z), expected, rtol=0, atol=1e-10)
+
+
+def test_all_data_as_pseudo_inputs_leave_no_gap(x):
+    vae = build(prior=VampPrior(x))
+    account = decompose(vae.model, vae.guide, x, num_samples=2, seed=0)
+    assert abs(account.prior_gap.value) < 1e-9
+
+
+def test_a_vamp_prior_works_before_anything_is_encoded(x):
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(20, 7))
+    vae = build(encoder=plain, prior=VampPrior(x[:4]))
+    assert vae.sample(2).shape == (2, *SHAPE)
+    assert len(dict(vae.named_parameters())) > 0
+
+
+def test_a_vamp_prior_leaves_batch_statistics_to_the_data(x):
+    def normalised(prior):
+        torch.manual_seed(3)
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(20, 7), nn.BatchNorm1d(7))
+        vae = build(encoder=encoder, prior=prior)
+        trained(vae, x, 1)
+        return encoder
+
+    mean = normalised(VampPrior(5 * x[:2])).get_submodule("2").running_mean
+    torch.testing.assert_close(mean, normalised(None).get_submodule("2").running_mean)
+    encoder = normalised(VampPrior(x[:1]))
+    assert encoder.training
+    assert encoder[2].training
+
+
+def test_pseudo_inputs_may_have_labels(x):
+    class Conditional(nn.Module):
+        out_features = 5
+
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(20 + 2, 5)
+
+        def forward(self, x, label):
+            return self.layer(torch.cat([x.flatten(1), torch.eye(2)[label]], -1))
+
+    labels = torch.tensor([0, 1, 0, 1, 0, 1])
+    vae = build(encoder=Conditional(), prior=VampPrior((x[:3], labels[:3])))
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), TraceMeanField_ELBO())
+    assert math.isfinite(svi.step(x, labels))
+    z = torch.randn(7, LATENT)
+    expected = vae.encode(x[:3], labels[:3]).log_prob(z[:, None]).logsumexp(1) - math.log(3)
+    # the first pseudo-inputs have moved by a step
+    torch.testing.assert_close(vae.prior(vae.encode).log_prob(z), expected, rtol=0, atol=0.1)
+
+
+def test_the_encoder_trains_with_the_model_alone_under_a_vamp_prior(x):
+    vae = build(prior=VampPrior(x[:4]))
+    with pyro.poutine.trace(param_only=True) as capture:
+        vae.model(x)
+    names = set(capture.trace.nodes)
+    assert any(name.startswith(f"{vae._name}.encoder") for name in names)
+    assert any(name.startswith(f"{vae._name}.head") for name in names)
 
 
 def test_a_prior_of_another_shape_is_refused(x):
