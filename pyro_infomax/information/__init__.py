@@ -6,6 +6,7 @@ from pyro_infomax.information.annealed_state import AnnealedState
 from pyro_infomax.information.annealing import AnnealedRun, Annealing, sigmoid_schedule
 from pyro_infomax.information.batch_mixture import BatchMixture
 from pyro_infomax.information.better_prior import prior_gap
+from pyro_infomax.information.closed_divergences import closed_divergence
 from pyro_infomax.information.correlation import (
     conditional_total_correlation,
     gaussian_total_correlation,
@@ -20,6 +21,7 @@ from pyro_infomax.information.importance import ImportanceWeights, importance_we
 from pyro_infomax.information.kernels import RBF, InverseMultiquadric
 from pyro_infomax.information.minibatch import info_nce, minibatch_stratified, minibatch_weighted
 from pyro_infomax.information.shannon import leave_one_out, mutual_information
+from pyro_infomax.information.site_account import SiteAccount
 from pyro_infomax.information.units import active_units
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "Estimate",
     "ImportanceWeights",
     "InverseMultiquadric",
+    "SiteAccount",
     "active_units",
     "barber_agakov",
+    "closed_divergence",
     "conditional_total_correlation",
     "decoder_gap",
     "dimensionwise_kl",

@@ -97,23 +97,31 @@ class Account:
         """The mean over data and draws of further values of the same draws, by the same regression.
 
         Args:
-            values: (samples, batch), in nats.
+            values: (samples, batch), or several at once (samples, batch, several), in nats.
 
         Raises:
             ValueError: for values of another shape.
         """
-        if values.shape != self.draws.z.shape[:2]:
+        if values.shape[:2] != self.draws.z.shape[:2]:
             raise ValueError(
                 f"Expected values of shape {tuple(self.draws.z.shape[:2])}, (samples, batch), "
                 f"but got {tuple(values.shape)}."
             )
         return self._plan.expectation(values.double())
 
+    def known(self, exact: Tensor) -> Expectation:
+        """A mean over data and draws whose expectation for each datum is known.
+
+        Args:
+            exact: (batch,) or (batch, several), in nats.
+        """
+        return self._plan.known(exact)
+
     @cached_property
     def _plan(self) -> ControlVariates:
         chosen = next(each for each in covariates_of(self.draws) if affordable(each.values))
         alone = len(self.draws.z) == 1
-        neighbours = nearest(self.draws.posterior) if alone else None
+        neighbours = nearest(self.draws.coordinates.base) if alone else None
         return ControlVariates(chosen.values, chosen.exact, neighbours=neighbours)
 
     @cached_property
@@ -190,12 +198,12 @@ class Account:
         difference = self._plan.expectation(draws.log_aggregate_marginals - draws.log_posterior_marginals)
         gap = draws.log_aggregate_marginals - draws.log_leave_one_out_marginals
         found = self._posterior_marginals + difference
-        return found.biased(self._at_most_kl(_half_mean(gap), found, lambda: self._prior_marginals))
+        return found.biased(self._at_most_kl(half_mean(gap), found, lambda: self._prior_marginals))
 
     @property
     def self_vote(self) -> Tensor:
         """What each datum's own component adds to E log q(z), to leading order: the bias of N data, ()."""
-        return _half_mean(self.draws.log_aggregate - self.draws.log_leave_one_out)
+        return half_mean(self.draws.log_aggregate - self.draws.log_leave_one_out)
 
     def _at_most_kl(self, bias: Tensor, aggregate: Expectation, prior: Callable[[], Expectation]) -> Tensor:
         """The bias of E log q(z): at most the KL from the prior, for the population's is not negative."""
@@ -208,7 +216,7 @@ class Account:
         return torch.minimum(bias, kl.datum.mean(0).clamp(min=0))
 
 
-def _half_mean(gap: Tensor) -> Tensor:
+def half_mean(gap: Tensor) -> Tensor:
     """The leading bias of E log q(z) at N data: the own component adds it, its absence takes off as much."""
     return gap.mean((0, 1)) / 2
 

@@ -6,6 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from pyro_infomax.information.coordinates import coordinates_of
 from pyro_infomax.information.dense import Dense
 from pyro_infomax.information.families import in_double, is_normal, name, shapes
 from pyro_infomax.information.marginal_mixtures import MarginalMixtures
@@ -25,8 +26,10 @@ class AggregatePosterior:
     It is evaluated exactly, in float64. Normals, diagonal or not, are scored by matrix products in tiles, in
     memory that stays flat as points and components grow; tiles are skipped where their components provably
     change the log-density by less than :math:`10^{-12}`. The marginals of many Normals are interpolated where
-    that is quicker, to some :math:`10^{-6}`. Any other posterior goes through its own ``log_prob``, as many
-    points at once as fit. With gradients enabled, results are differentiable in z and in the posterior's
+    that is quicker, to some :math:`10^{-6}`. Normals behind an invertible transform that is the same for all
+    data (``LogNormal``, or ``TransformedDistribution`` with stick breaking) are scored as Normals; where the
+    transform reaches no such z, their density is 0. Any other posterior goes through its own ``log_prob``, as
+    many points at once as fit. With gradients enabled, results are differentiable in z and in the posterior's
     parameters, and autograd then keeps the scores of all pairs.
 
     Reference: Hoffman and Johnson (2016), ELBO surgery: yet another way to carve up the variational evidence
@@ -59,7 +62,8 @@ class AggregatePosterior:
         check_parameters(posterior, "posterior")
         self.posterior = in_double(posterior)
         self.progress = progress
-        self._normal = _normal(self.posterior)
+        self.coordinates = coordinates_of(self.posterior)
+        self._normal = _normal(self.coordinates.base)
 
     @property
     def data_size(self) -> int:
@@ -125,7 +129,9 @@ class AggregatePosterior:
         """
         z = self._checked(z)
         index = None if index is None else self._checked_index(index, len(z))
-        return self._joint(z).evaluate(z, index, progress=self.progress)
+        u, stretch = self.coordinates.at(z)
+        found = self._joint(u).evaluate(u, index, progress=self.progress)
+        return found.less(stretch.sum(-1) if stretch.dim() > 1 else stretch)
 
     def evaluate_marginals(self, z: Tensor, *, index: Tensor | None = None) -> Mixture:
         """The same of every latent dimension by itself, (M, d).
@@ -140,31 +146,32 @@ class AggregatePosterior:
         marginals_of(self.posterior)
         z = self._checked(z)
         index = None if index is None else self._checked_index(index, len(z))
-        quick = self._normal is not None and not self._needs_gradient(z)
+        u, stretch = self.coordinates.at(z)
+        quick = self._normal is not None and not self._needs_gradient(u)
         evaluate = self._normal_marginals.evaluate if quick else self._dense.evaluate_marginals
-        return evaluate(z, index, progress=self.progress)
+        return evaluate(u, index, progress=self.progress).less(stretch)
 
     def _joint(self, z: Tensor) -> NormalMixture | Dense:
         """Tiles are overwritten in place, which autograd does not allow."""
         return self._dense if self._normal is None or self._needs_gradient(z) else self._normal
 
     def _needs_gradient(self, z: Tensor) -> bool:
-        tensors = z, self.posterior.mean, self.posterior.stddev
+        tensors = z, self.coordinates.base.mean, self.coordinates.base.stddev
         return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
     @cached_property
     def _dense(self) -> Dense:
-        return Dense(self.posterior)
+        return Dense(self.coordinates.base)
 
     @cached_property
     @torch.no_grad()
     def _normal_marginals(self) -> MarginalMixtures:
-        return MarginalMixtures(self.posterior.mean, self.posterior.stddev)
+        return MarginalMixtures(self.coordinates.base.mean, self.coordinates.base.stddev)
 
     def _checked(self, z: Tensor) -> Tensor:
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"Expected z of shape (M, {self.latent_dim}) but got {tuple(z.shape)}.")
-        return z.double() if is_normal(self.posterior) else z
+        return z.double() if is_normal(self.coordinates.base) else z
 
     def _checked_index(self, index: Tensor, points: int) -> Tensor:
         unfit = index.is_floating_point() or index.is_complex() or index.dtype == torch.bool

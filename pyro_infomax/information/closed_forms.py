@@ -1,14 +1,14 @@
 """Expectations under each datum's posterior that need no draws; None where no closed form is known."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 
+from pyro_infomax.information.closed_divergences import closed_divergence, expected_log_normal_density
 from pyro_infomax.information.families import diagonal_normal
 from pyro_infomax.information.marginals import marginals_of
 
@@ -60,8 +60,7 @@ def expected_log_normal(posterior: Any, prior: Any) -> Tensor | None:
     if factors is None or known is None:
         return None
     (loc, scale), (mean, variance) = factors, known
-    squares = ((mean - loc) ** 2 + variance) / scale**2
-    return -0.5 * squares - scale.log() - 0.5 * math.log(2 * math.pi)
+    return expected_log_normal_density(mean, variance, loc, scale)
 
 
 def _entropy(distribution: Any) -> Tensor | None:
@@ -69,7 +68,7 @@ def _entropy(distribution: Any) -> Tensor | None:
 
 
 def _divergence(posterior: Any, prior: Any) -> Tensor | None:
-    return _closed(lambda: kl_divergence(posterior, prior))
+    return _closed(lambda: closed_divergence(posterior, prior))
 
 
 def _marginals_or_none(distribution: Any) -> Any:
@@ -79,10 +78,10 @@ def _marginals_or_none(distribution: Any) -> Any:
         return None
 
 
-def _closed(evaluate: Callable[[], Tensor]) -> Tensor | None:
+def _closed(evaluate: Callable[[], Tensor | None]) -> Tensor | None:
     """A missing formula or moment is no error here: the draws take its place."""
     try:
         value = evaluate()
     except (NotImplementedError, AttributeError):
         return None
-    return value.double() if bool(value.isfinite().all()) else None
+    return None if value is None or not bool(value.isfinite().all()) else value.double()

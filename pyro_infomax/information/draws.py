@@ -1,5 +1,6 @@
 """Draws from the posteriors, and every log-density that the quantities are made of."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, final
 
@@ -7,10 +8,12 @@ import torch
 from torch import Tensor
 
 from pyro_infomax.information.aggregate_posterior import AggregatePosterior
+from pyro_infomax.information.coordinates import Coordinates
 from pyro_infomax.information.families import in_double, in_dtype_of, is_normal, name, shapes
 from pyro_infomax.information.marginals import Marginals, marginals_of
 from pyro_infomax.information.mixture import Mixture
 from pyro_infomax.information.parameters import check_parameters
+from pyro_infomax.information.prefixes import Prefixes
 from pyro_infomax.random_state import seeded_draws
 
 
@@ -27,6 +30,8 @@ class Draws:
         z: (S, N, d), draws that were made before; None to draw here.
         num_samples: S, where they are drawn here.
         seed: isolates the draws from torch's global state.
+        site_sizes: the number of latent dimensions of each site, one after the other, where there are several
+            and each is to be scored by itself.
         progress: show a bar when an evaluation takes more than a few seconds.
 
     Raises:
@@ -49,10 +54,13 @@ class Draws:
         z: Tensor | None = None,
         num_samples: int = 1,
         seed: int | None = None,
+        site_sizes: Sequence[int] | None = None,
         progress: bool = True,
     ) -> None:
         self.aggregate = AggregatePosterior(posterior, progress=progress)
         self.posterior = self.aggregate.posterior
+        self.site_sizes = site_sizes
+        self._sites = Prefixes(self.posterior, site_sizes or [self.aggregate.latent_dim], progress=progress)
         check_prior(prior, self.aggregate.latent_dim)
         self.prior = in_double(prior)
         self.z = self._checked(z) if z is not None else self._drawn(num_samples, seed)
@@ -62,11 +70,34 @@ class Draws:
         """N."""
         return self.aggregate.data_size
 
+    @property
+    def coordinates(self) -> Coordinates:
+        """Those in which the posteriors are Normal, else those of z."""
+        return self.aggregate.coordinates
+
     @cached_property
     @torch.no_grad()
     def log_posterior(self) -> Tensor:
         """log q(z_si | x_i), (samples, batch)."""
+        if self.site_sizes is not None:
+            return self.log_posterior_sites.sum(-1)
         return self.posterior.log_prob(self.z).double()
+
+    @cached_property
+    @torch.no_grad()
+    def log_posterior_sites(self) -> Tensor:
+        """log q(z_sik | z_sil for l < k, x_i) of each site k, (samples, batch, sites)."""
+        return self._sites.log_prob(self.z)
+
+    @property
+    def log_aggregate_prefixes(self) -> Tensor:
+        """log q of the first sites of z_si, (samples, batch, sites)."""
+        return self._in_shape(self._prefixes.log_prob)
+
+    @property
+    def log_leave_one_out_prefixes(self) -> Tensor:
+        """The same without the own component; nan for a single datum."""
+        return self._in_shape(_left_of(self._prefixes))
 
     @cached_property
     @torch.no_grad()
@@ -125,7 +156,14 @@ class Draws:
     @cached_property
     @torch.no_grad()
     def _joint(self) -> Mixture:
+        if self.site_sizes is not None:
+            return self._prefixes.last
         return self.aggregate.evaluate(self.z.flatten(0, 1), index=self._own)
+
+    @cached_property
+    @torch.no_grad()
+    def _prefixes(self) -> Mixture:
+        return self._sites.evaluate(self.z.flatten(0, 1), index=self._own)
 
     @cached_property
     @torch.no_grad()

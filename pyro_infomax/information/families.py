@@ -1,5 +1,6 @@
 """What is known about the family of a distribution: its Normal factors and its double-precision twin."""
 
+import copy
 from typing import Any
 
 import torch
@@ -9,8 +10,10 @@ from torch.distributions import (
     LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
+    TransformedDistribution,
 )
 
+from pyro_infomax.information.transforms import is_plain
 from pyro_infomax.random_state import isolated_random_state
 
 
@@ -31,7 +34,7 @@ def diagonal_normal(distribution: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def in_double(distribution: Any) -> Any:
-    """The same Normal, diagonal or not, in float64; what is no Normal is returned as it is."""
+    """The same Normal, diagonal, transformed or not, in float64; what is no Normal is returned as it is."""
     parameters = diagonal_normal(distribution)
     if parameters is not None:
         loc, scale = parameters
@@ -41,7 +44,27 @@ def in_double(distribution: Any) -> Any:
     if isinstance(distribution, MultivariateNormal):
         loc, scale_tril = distribution.loc.double(), distribution.scale_tril.double()
         return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
-    return distribution
+    return _transformed_in_double(distribution)
+
+
+def _transformed_in_double(distribution: Any) -> Any:
+    if is_factorised(distribution) and isinstance(distribution.base_dist, TransformedDistribution):
+        return Independent(_transformed_in_double(distribution.base_dist), 1)
+    if not isinstance(distribution, TransformedDistribution):
+        return distribution
+    # a network insists on the type of its weights
+    if not all(map(is_plain, distribution.transforms)):
+        return distribution
+    base = distribution.base_dist
+    if isinstance(base, Normal):
+        inner = Normal(base.loc.double(), base.scale.double(), validate_args=False)
+    else:
+        inner = in_double(base)
+    if inner is base:
+        return distribution
+    twin = copy.copy(distribution)  # of the same class, by which closed forms are found
+    twin.base_dist, twin._validate_args = inner, False
+    return twin
 
 
 def _low_rank_in_double(normal: LowRankMultivariateNormal) -> LowRankMultivariateNormal:

@@ -3,8 +3,16 @@
 from typing import Any, Protocol
 
 from torch import Tensor
-from torch.distributions import LowRankMultivariateNormal, MixtureSameFamily, MultivariateNormal, Normal
+from torch.distributions import (
+    Distribution,
+    LowRankMultivariateNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    TransformedDistribution,
+)
 
+from pyro_infomax.information.factors import elementwise_of
 from pyro_infomax.information.families import is_factorised, name
 
 
@@ -48,8 +56,19 @@ def marginals_of(distribution: Any) -> Marginals:
         return Normal(distribution.mean, distribution.stddev, validate_args=False)
     if isinstance(distribution, MixtureSameFamily):
         return MixtureMarginals(distribution)
+    if isinstance(distribution, TransformedDistribution) and (found := _transformed(distribution)):
+        return found
     raise NotImplementedError(
         "Expected a distribution whose univariate marginals are known (Independent over univariate factors, "
-        f"a multivariate Normal, a mixture of these) but got {name(distribution)}; "
-        "give it a method log_prob_marginals(z) of shape (..., d)."
+        "a multivariate Normal, a mixture of these, either of the former transformed element by element) but "
+        f"got {name(distribution)}; give it a method log_prob_marginals(z) of shape (..., d)."
     )
+
+
+def _transformed(distribution: TransformedDistribution) -> Marginals | None:
+    transform = elementwise_of(distribution)
+    if transform is None:
+        return None
+    base: Any = marginals_of(distribution.base_dist)
+    known = isinstance(base, Distribution)
+    return TransformedDistribution(base, transform, validate_args=False) if known else None

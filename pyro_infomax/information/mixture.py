@@ -28,6 +28,17 @@ class Mixture:
         left = others - math.log(size - 1) if size > 1 else torch.full_like(others, math.nan)
         return cls(torch.logaddexp(others, own) - math.log(size), left)
 
+    @property
+    def last(self) -> "Mixture":
+        """The last column of several."""
+        left = self.leave_one_out
+        return Mixture(self.log_prob[..., -1], None if left is None else left[..., -1])
+
+    def less(self, stretch: Tensor) -> "Mixture":
+        """The densities of what a map stretches by this log-volume."""
+        left = self.leave_one_out
+        return Mixture(self.log_prob - stretch, None if left is None else left - stretch)
+
     @classmethod
     def cat(cls, parts: Sequence["Mixture"]) -> "Mixture":
         left = [part.leave_one_out for part in parts if part.leave_one_out is not None]

@@ -17,6 +17,7 @@ from torch.distributions.constraints import Constraint, is_dependent
 from torch.distributions.utils import lazy_property
 
 from pyro_infomax.information.families import diagonal_normal, name
+from pyro_infomax.information.side_by_side import SideBySide
 
 
 def check_parameters(distribution: Any, role: str) -> None:
@@ -45,6 +46,9 @@ def _parts(distribution: Any) -> Iterator[Any]:
     elif isinstance(distribution, MixtureSameFamily):
         yield from _parts(distribution.mixture_distribution)
         yield from _parts(distribution.component_distribution)
+    elif isinstance(distribution, SideBySide):
+        for part in distribution.parts:
+            yield from _parts(part)
     elif isinstance(distribution, Distribution):
         yield distribution
 

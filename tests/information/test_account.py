@@ -349,9 +349,27 @@ def test_a_prior_that_factorises_has_no_dependence_whatever_its_support() -> Non
     assert float(account.prior_dependence) == 0.0
 
 
-@pytest.mark.parametrize("shape", [(3,), (20, 1), (1, 20, 2)])
+@pytest.mark.parametrize("shape", [(3,), (20, 1), (2, 20)])
 def test_further_values_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     account = Account(Draws(Independent(Normal(torch.zeros(20, 2), 1.0), 1), seed=0))
     with pytest.raises(ValueError, match=r"Expected values of shape \(1, 20\), \(samples, batch\), but got"):
         account.expectation(torch.zeros(shape))
     assert account.expectation(torch.zeros(1, 20, dtype=torch.float32)).datum.dtype == torch.float64
+
+
+def test_several_values_at_once_are_expected_one_by_one() -> None:
+    account = Account(Draws(Independent(Normal(torch.randn(200, 2), 1.0), 1), seed=0))
+    both = torch.stack(
+        [account.draws.z[..., 0] ** 3, account.draws.z.sum(-1)], -1
+    )  # (samples, batch, several)
+    together, apart = account.expectation(both), [account.expectation(each) for each in both.unbind(-1)]
+    for name in ("datum", "residual", "bias"):
+        one_by_one = torch.stack([getattr(each, name) for each in apart], -1)
+        torch.testing.assert_close(getattr(together, name), one_by_one)
+
+
+def test_what_is_known_has_no_error() -> None:
+    account = Account(Draws(Independent(Normal(torch.randn(20, 2), 1.0), 1), seed=0))
+    estimate = account.known(torch.arange(20.0)).estimate("exact", "a mean")
+    assert float(estimate) == 9.5
+    assert estimate.standard_error == 0

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import (
     Categorical,
     Independent,
+    LogNormal,
     LowRankMultivariateNormal,
     MixtureSameFamily,
     MultivariateNormal,
@@ -19,10 +20,16 @@ from torch.distributions import (
     TransformedDistribution,
     Uniform,
 )
-from torch.distributions.transforms import AffineTransform
+from torch.distributions.transforms import (
+    AffineTransform,
+    ExpTransform,
+    SigmoidTransform,
+    StickBreakingTransform,
+)
 
 from pyro_infomax.information import AggregatePosterior
 from pyro_infomax.information.normal_mixture import NormalMixture
+from pyro_infomax.information.side_by_side import SideBySide
 
 RELATIVE = 1e-12
 
@@ -320,12 +327,12 @@ def test_scales_that_are_not_positive_and_finite_are_refused(scale: float) -> No
 
 
 def test_unknown_marginals_are_refused_with_the_reason() -> None:
-    flow = TransformedDistribution(normal(torch.zeros(4, 2), 1.0), [AffineTransform(0.0, 2.0, event_dim=1)])
+    flow = TransformedDistribution(normal(torch.zeros(4, 1), 1.0), [StickBreakingTransform()])
     with pytest.raises(
         NotImplementedError, match=r"univariate marginals are known .* got TransformedDistribution"
     ):
-        AggregatePosterior(flow).log_prob_marginals(torch.zeros(1, 2))
-    assert AggregatePosterior(flow).log_prob(torch.zeros(1, 2)).shape == (1,)
+        AggregatePosterior(flow).log_prob_marginals(torch.full((1, 2), 0.5))
+    assert AggregatePosterior(flow).log_prob(torch.full((1, 2), 0.5)).shape == (1,)
 
 
 @pytest.mark.parametrize("family", ["normal", "another"])
@@ -364,3 +371,144 @@ def test_where_no_other_support_reaches_the_gradient_is_that_of_the_own_componen
 def test_what_is_no_posterior_over_latents_is_refused(posterior: object) -> None:
     with pytest.raises(ValueError, match=r"Expected a posterior of batch shape \(N,\) and event shape"):
         AggregatePosterior(posterior)
+
+
+# ---- Normals behind a transform that all data share
+
+
+def positive(loc: Tensor, scale: Tensor) -> Independent:
+    return Independent(LogNormal(loc, scale), 1)
+
+
+def between(loc: Tensor, scale: Tensor) -> Independent:
+    """On an interval for each dimension."""
+    low, width = torch.tensor([-1.0, 0.0, 2.0]), torch.tensor([2.0, 5.0, 1.0])
+    steps = [SigmoidTransform(), AffineTransform(low, width)]
+    return Independent(TransformedDistribution(Normal(loc, scale), steps), 1)
+
+
+def simplex(loc: Tensor, scale: Tensor) -> TransformedDistribution:
+    return TransformedDistribution(Independent(Normal(loc, scale), 1), [StickBreakingTransform()])
+
+
+def full_and_positive(loc: Tensor, scale: Tensor) -> TransformedDistribution:
+    tril = torch.diag_embed(scale) + 0.2 * torch.ones(3, 3).tril(-1)
+    return TransformedDistribution(MultivariateNormal(loc, scale_tril=tril), [ExpTransform()])
+
+
+def side_by_side(loc: Tensor, scale: Tensor) -> Independent:
+    parts = [Normal(loc[:, :2], scale[:, :2]), LogNormal(loc[:, 2:], scale[:, 2:])]
+    return Independent(SideBySide(parts), 1)
+
+
+TRANSFORMED = [positive, between, simplex, full_and_positive, side_by_side]
+
+
+@pytest.mark.parametrize("family", TRANSFORMED)
+def test_transformed_normals_are_the_enumerated_mixture_and_scored_in_tiles(family) -> None:
+    posterior = family(torch.randn(1100, 3), 0.3 + torch.rand(1100, 3))
+    index = torch.randint(1100, (150,))
+    z = posterior.sample()[index]
+    aggregate = AggregatePosterior(posterior)
+    assert isinstance(aggregate._normal, NormalMixture)
+    table = posterior.log_prob(z[:, None]).numpy()
+    np.testing.assert_allclose(aggregate.log_prob(z), enumerated(table), rtol=0, atol=1e-9)
+    left = aggregate.log_prob_leave_one_out(z, index)
+    np.testing.assert_allclose(left, enumerated(table, index), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", [positive, between, side_by_side])
+def test_transformed_factors_have_marginals(family) -> None:
+    posterior = family(torch.randn(300, 3), 0.3 + torch.rand(300, 3))
+    index = torch.randint(300, (50,))
+    z = posterior.sample()[index]
+    found = AggregatePosterior(posterior).evaluate_marginals(z, index=index)
+    table = posterior.base_dist.log_prob(z[:, None]).numpy()
+    np.testing.assert_allclose(found.log_prob, enumerated(table), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.leave_one_out, enumerated(table, index), rtol=0, atol=1e-9)
+
+
+def test_marginals_of_a_full_covariance_stay_known_behind_an_elementwise_transform() -> None:
+    loc, scale = torch.randn(60, 3), 0.3 + torch.rand(60, 3)
+    posterior = full_and_positive(loc, scale)
+    z = torch.rand(20, 3) + 0.1
+    table = LogNormal(loc, posterior.base_dist.stddev).log_prob(z[:, None]).numpy()
+    found = AggregatePosterior(posterior).log_prob_marginals(z)
+    np.testing.assert_allclose(found, enumerated(table), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", TRANSFORMED)
+def test_float32_transformed_normals_are_taken_in_double_precision(family) -> None:
+    parameters = torch.randn(60, 3).float(), (0.3 + torch.rand(60, 3)).float()
+    single, double = family(*parameters), family(*(each.double() for each in parameters))
+    z = double.sample()[:20]
+    found = AggregatePosterior(single).log_prob(z)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, AggregatePosterior(double).log_prob(z), rtol=0, atol=1e-5)
+    assert AggregatePosterior(single).posterior.sample().dtype == torch.float64
+
+
+def test_log_normals_stay_log_normals_in_double_precision() -> None:
+    twin = AggregatePosterior(positive(torch.zeros(4, 2).float(), torch.ones(4, 2).float())).posterior
+    assert isinstance(twin.base_dist, LogNormal)
+    assert twin.mean.dtype == torch.float64
+
+
+@pytest.mark.parametrize("family", [positive, between, simplex, side_by_side])
+def test_gradients_go_through_a_transform(family) -> None:
+    loc = torch.randn(30, 3, requires_grad=True)
+    posterior = family(loc, torch.full((30, 3), 0.4))
+    z = posterior.sample()[:7].requires_grad_()
+    found = torch.autograd.grad(AggregatePosterior(posterior).log_prob(z).sum(), [z, loc])
+    plain = (posterior.log_prob(z[:, None]).logsumexp(1) - math.log(30)).sum()
+    torch.testing.assert_close(found, torch.autograd.grad(plain, [z, loc]))
+
+
+@pytest.mark.parametrize(
+    ("family", "z"),
+    [
+        (positive, [0.0, 1.0, 1.0]),
+        (positive, [1.0, -1.0, 1.0]),
+        (positive, [1.0, torch.inf, 1.0]),
+        (full_and_positive, [1.0, 0.0, 1.0]),
+        (side_by_side, [1.0, 0.0, 0.0]),
+        (simplex, [0.5, 0.0, 0.5, 0.0]),
+    ],
+)
+def test_where_the_transform_does_not_reach_there_is_no_density(family, z) -> None:
+    aggregate = AggregatePosterior(family(torch.randn(30, 3), torch.full((30, 3), 0.4)))
+    points = torch.tensor([z])
+    assert aggregate.log_prob(points) == -torch.inf
+    assert aggregate.log_prob_leave_one_out(points, torch.tensor([3])) == -torch.inf
+
+
+def test_only_the_dimensions_that_are_not_reached_have_no_marginal_density() -> None:
+    aggregate = AggregatePosterior(positive(torch.randn(30, 3), torch.full((30, 3), 0.4)))
+    found = aggregate.log_prob_marginals(torch.tensor([[1.0, 0.0, torch.nan]]))[0]
+    assert found[0].isfinite()
+    assert found[1] == -torch.inf
+    assert found[2].isnan()
+    assert aggregate.log_prob(torch.tensor([[1.0, 1.0, torch.nan]])).isnan()
+
+
+def test_a_border_that_a_transform_keeps_off_is_finite() -> None:
+    aggregate = AggregatePosterior(between(torch.randn(30, 3), torch.full((30, 3), 0.4)))
+    assert float(aggregate.log_prob(torch.tensor([[-1.0, 5.0, 2.0]]))) < -100
+
+
+def test_a_transform_of_each_datum_is_scored_by_itself() -> None:
+    steps = [AffineTransform(torch.randn(30, 2), 2.0)]
+    posterior = Independent(TransformedDistribution(Normal(torch.zeros(30, 2), 1.0), steps), 1)
+    aggregate, z = AggregatePosterior(posterior), torch.randn(9, 2)
+    assert aggregate._normal is None
+    table = posterior.log_prob(z[:, None]).numpy()
+    np.testing.assert_allclose(aggregate.log_prob(z), enumerated(table), rtol=1e-12)
+
+
+def test_rows_that_are_equal_now_have_gradients_of_their_own() -> None:
+    features, weight = torch.randn(5, 1), torch.zeros(1, 2, requires_grad=True)
+    base, z = Independent(Normal(torch.randn(5, 2), 0.5), 1), torch.randn(3, 2)
+    posterior = TransformedDistribution(base, [AffineTransform(features @ weight, 1.0, event_dim=1)])
+    (found,) = torch.autograd.grad(AggregatePosterior(posterior).log_prob(z).sum(), weight, retain_graph=True)
+    (expected,) = torch.autograd.grad(posterior.log_prob(z[:, None]).logsumexp(1).sum(), weight)
+    torch.testing.assert_close(found, expected)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Beta, Independent, Normal
+from torch.distributions import Beta, Independent, Normal, Transform, TransformedDistribution, constraints
 
 from pyro_infomax.information import AggregatePosterior, Draws
 
@@ -99,6 +99,29 @@ def test_a_float32_prior_of_another_family_scores_what_it_can() -> None:
     expected = Independent(Normal(torch.zeros(D), 1.0), 1).log_prob(draws.z)
     torch.testing.assert_close(draws.log_prior, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_float32_flows_are_drawn_by_networks_in_float32() -> None:
+    class Shift(Transform):
+        domain = codomain = constraints.real_vector
+        bijective = True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = torch.nn.Linear(1, 1, dtype=torch.float32)
+
+        def _call(self, x: Tensor) -> Tensor:
+            return x + self.net(torch.ones_like(x[..., :1]))
+
+        def _inverse(self, y: Tensor) -> Tensor:
+            return y - self.net(torch.ones_like(y[..., :1]))
+
+        def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+            return torch.zeros_like(x[..., 0])
+
+    base = Independent(Normal(torch.randn(N, D).float(), 1.0), 1)
+    draws = Draws(TransformedDistribution(base, [Shift()]), seed=0)
+    assert draws.log_aggregate.dtype == torch.float64
 
 
 def test_a_float32_posterior_of_another_family_is_summed_in_double() -> None:
