@@ -44,6 +44,7 @@ class AnnealedJoint:
         layouts = self._program.latents if pair is None else pair.space.layouts
         self._sites = LatentSpace(layouts)
         self.space = UnconstrainedSpace.of(self._program, data, layouts)
+        self._pair = pair
         self._posterior = None if pair is None else pair.posterior
 
     @property
@@ -53,9 +54,9 @@ class AnnealedJoint:
 
     def draw(self, num_chains: int) -> torch.Tensor:
         """Draws of the start, (chains, data, latent)."""
-        if self._posterior is None:
+        if self._pair is None:
             return torch.stack([self.flat(self._program.draw(self.data)) for _ in range(num_chains)])
-        z = self._posterior.sample(torch.Size([num_chains]))
+        z = self._pair.draw(num_chains)
         return torch.stack([self.flat(self._sites.unflatten(each)) for each in z])
 
     def flat(self, sites: Sites) -> torch.Tensor:

@@ -28,20 +28,23 @@ class Attempt:
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
 
-    def __call__(self, quantity: Callable[[], Any], *names: str, reason: str | None = None) -> Any:
+    def __call__(
+        self, quantity: Callable[[], Any], *names: str, reason: Callable[[], str] | str | None = None
+    ) -> Any:
         """The quantity, None where it raises NotImplementedError or its first name is known to be missing.
 
         Args:
             quantity: evaluates it.
             names: what is missing where it is not to be had.
-            reason: in place of the error's own.
+            reason: in place of the error's own; a function is called only where one is needed.
         """
         if names[0] in self.reasons:
             return None
         try:
             return quantity()
         except NotImplementedError as error:
-            self.reasons.update(dict.fromkeys(names, reason or str(error)))
+            found = reason() if callable(reason) else reason
+            self.reasons.update(dict.fromkeys(names, found or str(error)))
             return None
 
 

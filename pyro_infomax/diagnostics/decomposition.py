@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, final
 
 import pandas as pd
 import torch
-from torch.distributions import kl_divergence
 
 from pyro_infomax.diagnostics import sandwich
 from pyro_infomax.diagnostics.account_table import frame_of, lines_of, side_by_side
@@ -16,7 +15,15 @@ from pyro_infomax.diagnostics.attempt import NO_MARGINALS, Attempt, missing_line
 from pyro_infomax.diagnostics.discrete_data import data_entropy
 from pyro_infomax.diagnostics.holdout_pair import held_out_pair
 from pyro_infomax.diagnostics.pair import Pair, ScoredDraws
-from pyro_infomax.information import Account, AggregatePosterior, Draws, Estimate, active_units
+from pyro_infomax.information import (
+    Account,
+    AggregatePosterior,
+    Draws,
+    Estimate,
+    SiteAccount,
+    active_units,
+    closed_divergence,
+)
 from pyro_infomax.information.better_prior import held_out_gap, training_gap
 from pyro_infomax.information.closed_forms import joint_forms, moments
 from pyro_infomax.information.estimate import spread
@@ -62,6 +69,13 @@ class Decomposition:
         data_size: N.
         saturated: whether I > ln N − 1, so that it says more about N than about the representation.
         latent_names: a name for every latent dimension.
+        site_rate: of several latent sites, R_s = E[log q(z_s|z_<s, x) − log p(z_s|…)] of each, with its own
+            densities in guide and model; sums to the rate. None for a single site, as the next two.
+        site_information: I[X; Z_s | Z_<s], what each site tells beyond those before it; sums to I.
+        site_marginal_kl: site_rate − site_information; sums to marginal_kl.
+        site_distortion: of several observed sites, −E log p(x_s|…) of each; sums to the distortion.
+        site_names: the latent sites in the guide's order, in which z_<s are those before.
+        observed_names: the observed sites, factors included.
         unavailable: field names to the reason why they are None.
         holdout: the account of held-out data, with their own mixture and its ceiling ln N; None without any.
     """
@@ -87,15 +101,35 @@ class Decomposition:
     data_entropy: Estimate | None = None
     decoder_gap: Estimate | None = None
     holdout: "Decomposition | None" = None
+    site_rate: Estimate | None = None
+    site_information: Estimate | None = None
+    site_marginal_kl: Estimate | None = None
+    site_distortion: Estimate | None = None
+    site_names: tuple[str, ...] = ()
+    observed_names: tuple[str, ...] = ()
+
+    def axis(self, quantity: str) -> tuple[str, tuple[str, ...]]:
+        """What a vector of estimates runs along: ``latent``, ``site`` or ``observed``, and the names there.
+
+        Args:
+            quantity: its name.
+        """
+        names = {"latent": self.latent_names, "site": self.site_names, "observed": self.observed_names}
+        along = _ALONG.get(quantity, "latent")
+        return along, names[along]
 
     def estimates(self) -> Iterator[tuple[str, Estimate]]:
-        """Every estimated quantity by name, vectors dimension by dimension."""
+        """Every estimated quantity by name, vectors dimension by dimension or site by site: ``site_rate[z]``.
+
+        The rows of a site begin with ``site_``, so that they clash with none of a dimension.
+        """
         for name in _QUANTITIES:
             estimate = getattr(self, name)
             if estimate is None:
                 continue
             if estimate.value.dim():
-                yield from ((f"{name}[{z}]", e) for z, e in zip(self.latent_names, estimate, strict=True))
+                labels = self.axis(name)[1]
+                yield from ((f"{name}[{each}]", e) for each, e in zip(labels, estimate, strict=True))
             else:
                 yield name, estimate
 
@@ -154,7 +188,17 @@ _QUANTITIES = (
     "decoder_gap",
     "dimensionwise_kl",
     "dimensionwise_rate",
+    "site_distortion",
+    "site_rate",
+    "site_information",
+    "site_marginal_kl",
 )
+_ALONG = {
+    "site_distortion": "observed",
+    "site_rate": "site",
+    "site_information": "site",
+    "site_marginal_kl": "site",
+}
 _PLAIN = {
     "active_units": "latent dimensions with Var_x E[z_j|x] > 0.01",
     "data_size": "N",
@@ -234,14 +278,17 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
         training: the pair of the training data, where these are held out.
     """
     attempt = Attempt()
-    prior = attempt(pair.prior, *_OF_PRIOR)
+    several = len(pair.site_names) > 1
+    prior = attempt(pair.prior, *_OF_PRIOR, *(["site_marginal_kl"] if several else []))
     scored = pair.score(pair.draw(max(2, num_samples)))
-    account = Account(Draws(pair.posterior, prior, z=scored.z[:num_samples], progress=True))
+    sizes = pair.site_sizes if several else None
+    account = Account(Draws(pair.posterior, prior, z=scored.z[:num_samples], site_sizes=sizes, progress=True))
     distortion = _sampled(-scored.log_likelihood, "exact", "the distortion of these data")
     rate = _sampled_rate(scored) if prior is None else account.rate
     information = account.mutual_information
     entropy = attempt(lambda: data_entropy(pair), "data_entropy", "decoder_gap")
-    of_dimensions = partial(attempt, reason=NO_MARGINALS)
+    site_rate, site_information, site_marginal_kl = _of_sites(account, scored)
+    of_dimensions = partial(attempt, reason=cache(lambda: _no_marginals(pair)))
     return Decomposition(
         distortion=distortion,
         rate=rate,
@@ -267,19 +314,51 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
         decoder_gap=None if entropy is None else _decoder_gap(distortion, information, entropy),
         latent_names=tuple(pair.latent_names()),
         unavailable=attempt.reasons,
+        site_names=tuple(pair.site_names),
+        observed_names=tuple(pair.observed_names),
+        site_distortion=_site_distortion(scored),
+        site_rate=site_rate,
+        site_information=site_information,
+        site_marginal_kl=site_marginal_kl,
     )
+
+
+def _of_sites(account: Account, scored: ScoredDraws) -> tuple[Estimate | None, ...]:
+    """Rate, information and marginal KL of each latent site; without a prior no marginal KL."""
+    draws = account.draws
+    if draws.site_sizes is None:
+        return None, None, None
+    if draws.prior is None:
+        rate = _sampled(scored.log_posterior_sites - scored.log_prior_sites, "exact", "the rate of each site")
+        return rate, SiteAccount(account).mutual_information, None
+    sites = SiteAccount(account, scored.log_prior_sites[: len(draws.z)])
+    return sites.rate, sites.mutual_information, sites.marginal_kl
+
+
+def _site_distortion(scored: ScoredDraws) -> Estimate | None:
+    scores = scored.log_likelihood_sites
+    target = "the distortion of each observed site of these data"
+    return _sampled(-scores, "exact", target) if scores.shape[-1] > 1 else None
+
+
+def _no_marginals(pair: Pair) -> str:
+    found = pair.dependences()
+    return f"{NO_MARGINALS}: {found}" if found else NO_MARGINALS
 
 
 _OF_PRIOR = ("marginal_kl", "prior_gap", "dimensionwise_kl", "prior_dependence", "dimensionwise_rate")
 
 
 def _sampled(per_draw: torch.Tensor, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
-    """The mean of (samples, data) values, at least two samples, by whose spread its own error is known."""
-    samples, size = per_draw.shape
-    error = (per_draw.var(0).sum() / samples).sqrt() / size
+    """The mean of (samples, data) values, at least two samples, by whose spread its own error is known.
+
+    Of (samples, data, sites) values those of each site.
+    """
+    samples, size = per_draw.shape[:2]
+    error = (per_draw.var(0).sum(0) / samples).sqrt() / size
     # the spread has the draws in it too, and falls short of their error by chance alone
     population = torch.maximum(spread(per_draw.mean(0)), error)
-    return Estimate(per_draw.mean(), error, population, bound, target)
+    return Estimate(per_draw.mean((0, 1)), error, population, bound, target)
 
 
 def _sampled_rate(scored: ScoredDraws) -> Estimate:
@@ -323,7 +402,10 @@ def _dimensionwise_rate(draws: Draws) -> Estimate:
     posterior, prior = _factors(draws.posterior), _factors(draws.prior)
     if posterior is None or prior is None:
         raise NotImplementedError("guide and prior are not both known to be products over the dimensions")
-    rates = kl_divergence(posterior, prior.expand(posterior.batch_shape)).double()  # (data, latent)
+    rates = closed_divergence(posterior, prior)  # (data, latent)
+    if rates is None:
+        raise NotImplementedError("the divergence of single latent dimensions has no closed form")
+    rates = rates.double()
     target = "the rate of each latent dimension of these data"
     return Estimate(rates.mean(0), torch.zeros_like(rates[0]), spread(rates), "exact", target)
 

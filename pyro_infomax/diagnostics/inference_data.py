@@ -189,7 +189,13 @@ def _information(account: Decomposition) -> xr.Dataset:
     if account.holdout is not None:
         for named, held_out in zip((arrays, reasons), _arrays(account.holdout), strict=True):
             named |= {f"holdout_{name}": each for name, each in held_out.items()}
-    return xr.Dataset(arrays, coords={"latent": list(account.latent_names)}, attrs=reasons)
+    used = {along: names for along, names in map(account.axis, arrays) if _runs_along(arrays, along)}
+    coords = {along: list(names) for along, names in used.items()}
+    return xr.Dataset(arrays, coords={"latent": list(account.latent_names)} | coords, attrs=reasons)
+
+
+def _runs_along(arrays: Mapping[str, xr.DataArray], dim: str) -> bool:
+    return any(dim in each.dims for each in arrays.values())
 
 
 def _arrays(account: Decomposition) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -197,15 +203,15 @@ def _arrays(account: Decomposition) -> tuple[dict[str, Any], dict[str, Any]]:
     arrays: dict[str, Any] = {}
     for name, estimate in vars(account).items():
         if isinstance(estimate, Estimate):
-            arrays |= _with_errors(name, estimate)
+            arrays |= _with_errors(name, estimate, account.axis(name)[0])
     for name in ("active_units", "data_size", "saturated"):
         if getattr(account, name) is not None:
             arrays[name] = xr.DataArray(int(getattr(account, name)))
     return arrays, {f"{name}_unavailable": reason for name, reason in account.unavailable.items()}
 
 
-def _with_errors(name: str, estimate: Estimate) -> dict[str, xr.DataArray]:
-    dims = ["latent"] if estimate.value.dim() else []
+def _with_errors(name: str, estimate: Estimate, along: str) -> dict[str, xr.DataArray]:
+    dims = [along] if estimate.value.dim() else []
     attrs = {"bound": estimate.bound, "target": estimate.target, "units": "nats per datum"}
     arrays = {name: xr.DataArray(estimate.value.numpy(), dims=dims, attrs=attrs)}
     for error in ("standard_error", "population_standard_error"):

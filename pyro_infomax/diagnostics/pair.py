@@ -1,7 +1,7 @@
 """A model and a guide on the same data, and draws from the guide that both have scored."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
@@ -11,8 +11,11 @@ from torch.distributions import Distribution
 
 from pyro_infomax.diagnostics.site_prior import SitePrior
 from pyro_infomax.information.families import in_double, in_dtype_of
+from pyro_infomax.information.prefixes import Prefixes
 from pyro_infomax.joint import GenerativeJoint, RepresentationJoint
+from pyro_infomax.joint.product_of_sites import in_type_of_sites
 from pyro_infomax.joint.scoring import cycled
+from pyro_infomax.joint.site_dependences import dependences
 from pyro_infomax.poutine import Data, SiteLayout, UnknownPlateError, as_data, count_nan, rows_of
 from pyro_infomax.random_state import isolated_random_state
 
@@ -26,15 +29,31 @@ class ScoredDraws:
 
     Attributes:
         z: (samples, data, latent).
-        log_posterior: log q(z|x), (samples, data).
-        log_prior: log p(z), (samples, data).
-        log_likelihood: log p(x|z), (samples, data).
+        log_posterior_sites: log q(z_s|z_<s, x), (samples, data, latent sites).
+        log_prior_sites: log p(z_s|...) in the same order, each given what it depends on in the model,
+            (samples, data, latent sites).
+        log_likelihood_sites: log p(x_s|...), (samples, data, observed sites).
     """
 
     z: torch.Tensor
-    log_posterior: torch.Tensor
-    log_prior: torch.Tensor
-    log_likelihood: torch.Tensor
+    log_posterior_sites: torch.Tensor
+    log_prior_sites: torch.Tensor
+    log_likelihood_sites: torch.Tensor
+
+    @property
+    def log_posterior(self) -> torch.Tensor:
+        """log q(z|x), (samples, data)."""
+        return self.log_posterior_sites.sum(-1)
+
+    @property
+    def log_prior(self) -> torch.Tensor:
+        """log p(z), (samples, data)."""
+        return self.log_prior_sites.sum(-1)
+
+    @property
+    def log_likelihood(self) -> torch.Tensor:
+        """log p(x|z), (samples, data)."""
+        return self.log_likelihood_sites.sum(-1)
 
     @property
     def log_weight(self) -> torch.Tensor:
@@ -123,27 +142,72 @@ class Pair:
     @torch.no_grad()
     def draw(self, num_samples: int) -> torch.Tensor:
         """z ~ q(z|x_n) for every datum, (samples, data, latent)."""
-        return self.posterior.sample(torch.Size([num_samples]))
+        return self._drawn_from.sample(torch.Size([num_samples]))
+
+    @cached_property
+    def _drawn_from(self) -> Any:
+        return in_type_of_sites(self.posterior, self.space)
 
     @torch.no_grad()
     def score(self, z: torch.Tensor) -> ScoredDraws:
         """Scores draws of :meth:`draw` under posterior, prior and likelihood."""
-        log_posterior = self.posterior.log_prob(in_dtype_of(self.posterior, z)).double()
+        log_posterior = self._log_posterior(in_dtype_of(self.posterior, z))
         # a run has much the same cost for few rows as for many: few data are scored with many draws at once
         together = max(1, self.program.piece // self.data_size) if self.program.follows else 1
         terms = [self._terms(part) for part in z.split(together)]
         log_prior, log_likelihood = (torch.cat(each) for each in zip(*terms, strict=True))
         return ScoredDraws(z, log_posterior, log_prior, log_likelihood)
 
+    def _log_posterior(self, z: torch.Tensor) -> torch.Tensor:
+        """(samples, data, latent sites)."""
+        if len(self.site_names) == 1:
+            return self.posterior.log_prob(z).double().unsqueeze(-1)
+        return Prefixes(self.posterior, self.site_sizes).log_prob(z)
+
     def _terms(self, z: torch.Tensor) -> list[torch.Tensor]:
-        """log p(z) and log p(x|z) of z (samples, data, latent), (samples, data) each."""
+        """The scores of latent and of observed sites, (samples, data, sites) each.
+
+        Args:
+            z: (samples, data, latent).
+        """
         data = self.data if len(z) == 1 else cycled(self.data, z.shape[:2].numel())
-        terms = self.generative.log_terms(data, self.space.unflatten(z.flatten(0, 1)))
-        return [each.unflatten(0, z.shape[:2]) for each in terms]
+        scores = self.generative.site_terms(data, self.space.unflatten(z.flatten(0, 1)))
+        return [_columns(scores, names, z) for names in (self.site_names, self.observed_names)]
+
+    @property
+    def site_names(self) -> list[str]:
+        """The latent sites, in the guide's order."""
+        return list(self.space.layouts)
+
+    @property
+    def site_sizes(self) -> list[int]:
+        """The number of latent dimensions of each."""
+        return [layout.size for layout in self.space.layouts.values()]
+
+    @property
+    def observed_names(self) -> list[str]:
+        """The observed sites, factors included, in the model's order."""
+        return list(self.program.observed)
+
+    def dependences(self) -> str:
+        """Which sites depend on which in guide and model, in words; nothing where none are seen to."""
+        programs = {"guide": self.representation.program, "model": self.program}
+        found = {role: dependences(each, self.data, self.site_names) for role, each in programs.items()}
+        clauses = {
+            role: [f"{name!r} depends on {', '.join(map(repr, others))}" for name, others in sites.items()]
+            for role, sites in found.items()
+        }
+        return ", ".join(f"in the {role} {'; '.join(each)}" for role, each in clauses.items() if each)
 
     def latent_names(self) -> list[str]:
         """A name for every latent dimension: ``z[0]``, or the site alone where it is a scalar."""
         return [name for layout in self.space.layouts.values() for name in _element_names(layout)]
+
+
+def _columns(scores: Mapping[str, torch.Tensor], names: Sequence[str], z: torch.Tensor) -> torch.Tensor:
+    """The scores of some sites side by side, (samples, data, sites)."""
+    columns = [scores[name].unflatten(0, z.shape[:2]) for name in names]
+    return torch.stack(columns, -1) if columns else z.new_zeros(*z.shape[:2], 0, dtype=torch.float64)
 
 
 def _element_names(layout: SiteLayout) -> Iterator[str]:

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from pyro_infomax.joint.latent_space import LatentSpace, Sites, number_of_values
 from pyro_infomax.joint.local_prior import LocalPrior
-from pyro_infomax.joint.normal_sites import NormalParameters, normal_over, normal_parameters
+from pyro_infomax.joint.product_of_sites import of_any_datum, product_of_sites
 from pyro_infomax.joint.scoring import aligned, cycled, site_scores, total
 from pyro_infomax.poutine import (
     Data,
@@ -232,11 +232,27 @@ class GenerativeJoint:
         Returns:
             (M,) each, in nats.
         """
+        scores = self.site_terms(x, z)
+        assert self._program is not None
+        return _sum_of(scores, self._program.latents), _sum_of(scores, self._program.observed)
+
+    def site_terms(self, x: Data, z: Sites | torch.Tensor) -> dict[str, torch.Tensor]:
+        """The log-densities of all latent and observed sites, each given those before it in the model.
+
+        Args:
+            x: data of the model, M rows, or one for all z.
+            z: site names to (M, *event), or one for all x, or a tensor for a single site.
+
+        Returns:
+            Site names to (M,), in nats. Those of the latent sites sum to log p(z), the others to log p(x|z).
+
+        Raises:
+            ValueError: if the sites are not the model's or of another shape, or if x and z differ in number.
+        """
         data = aligned(as_data(x), number_of_values(z))
         program = self.program(data)
         sites = LatentSpace(program.latents).checked(z, others=program.observed)
-        scores = site_scores(program, data, sites, [*program.latents, *program.observed])
-        return _sum_of(scores, program.latents), _sum_of(scores, program.observed)
+        return site_scores(program, data, sites, [*program.latents, *program.observed])
 
     def prior(self, space: LatentSpace, data: Data) -> Distribution | LocalPrior:
         """The prior over all local latent dimensions.
@@ -246,16 +262,16 @@ class GenerativeJoint:
             data: data of the model.
 
         Returns:
-            A diagonal Normal where it is one, else an object that scores by running the model: batch shape
-            (), event shape (latent,).
+            A product of univariate distributions, such as a diagonal Normal, where it is one, else an object
+            that scores by running the model: batch shape (), event shape (latent,).
 
         Raises:
             NotImplementedError: if it depends on the data.
         """
         data = as_data(data)
-        normal = self._normal_prior(space, data)
-        if normal is not None:
-            return normal
+        product = self._product_prior(space, data)
+        if product is not None:
+            return product
         if self._prior_depends_on(data):
             raise NotImplementedError("the prior depends on the data, so that there is no one p(z)")
         return LocalPrior(
@@ -265,15 +281,13 @@ class GenerativeJoint:
         )
 
     @torch.no_grad()
-    def _normal_prior(self, space: LatentSpace, data: Tensors) -> Distribution | None:
+    def _product_prior(self, space: LatentSpace, data: Tensors) -> Distribution | None:
         program = self.program(data)
         if program.latents.keys() != space.layouts.keys():
             return None
         own = LatentSpace({name: program.latents[name] for name in space.layouts})
-        found = normal_parameters(program, data, own)
-        if found is None or not all(torch.equal(each, each[:1].expand_as(each)) for each in found):
-            return None
-        return normal_over(NormalParameters(found.loc[0], found.scale[0]))
+        found = product_of_sites(program, data, own)
+        return None if found is None else of_any_datum(found)
 
     @torch.no_grad()
     def _prior_depends_on(self, data: Tensors) -> bool:

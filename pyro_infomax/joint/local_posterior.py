@@ -1,15 +1,18 @@
 """A guide's posterior that is scored by running the guide."""
 
 from collections.abc import Callable
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 
 from pyro_infomax.joint.latent_space import LatentSpace, lone_marginal
+from pyro_infomax.joint.scoring import cycled
 from pyro_infomax.poutine import LocalProgram
 from pyro_infomax.random_state import isolated_random_state
 
 __all__ = ["LocalPosterior", "broadcasts"]
+
+_MISTAKE: Final = 1e-3  # wrong values are some nats off; single precision rounds a sharp density to 1e-5
 
 
 @final
@@ -36,15 +39,26 @@ class LocalPosterior:
         self._trace = trace if len(program.latents) == 1 else None
         self._broadcasts: bool | None = None
 
+    @property
+    def rows_at_once(self) -> int:
+        """The most data that one run of the guide scores."""
+        return self.program.piece
+
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
         """z_n ~ q(z|x_n), (*sample_shape, data, latent)."""
         shape = torch.Size(sample_shape)
-        draws = [self._draw() for _ in range(shape.numel())]
-        return torch.stack(draws).reshape(*shape, *self.batch_shape, *self.event_shape)
+        # a run has much the same cost for few rows as for many: few data are drawn for several times at once
+        most = max(1, self.program.piece // len(self.data[0])) if self.program.follows else 1
+        starts = range(0, shape.numel(), most)
+        draws = [self._draw(min(most, shape.numel() - start)) for start in starts]
+        return torch.cat(draws).reshape(*shape, *self.batch_shape, *self.event_shape)
 
-    def _draw(self) -> torch.Tensor:
-        return self.space.flatten(self.program.draw(self.data))
+    def _draw(self, number: int) -> torch.Tensor:
+        """(number, data, latent)."""
+        size = len(self.data[0])
+        data = self.data if number == 1 else cycled(self.data, number * size)
+        return self.space.flatten(self.program.draw(data)).unflatten(0, (number, size))
 
     def log_prob(self, z: torch.Tensor) -> torch.Tensor:
         """log q(z|x_n).
@@ -56,9 +70,20 @@ class LocalPosterior:
         Returns:
             (..., data), float64, in nats.
         """
+        return self.log_prob_sites(z).sum(-1)
+
+    def log_prob_sites(self, z: torch.Tensor) -> torch.Tensor:
+        """log q(z_s|z_<s, x_n) of each site s given those before it.
+
+        Args:
+            z: as in :meth:`log_prob`.
+
+        Returns:
+            (..., data, sites), float64, in nats.
+        """
         lead = z.shape[:-2]
         flat = z.reshape(lead.numel(), *z.shape[-2:])  # (outer, data or 1, latent)
-        return self._log_prob(flat).reshape(*lead, *self.batch_shape)
+        return self._log_prob(flat).unflatten(0, lead) if lead else self._log_prob(flat)[0]
 
     @property
     def log_prob_marginals(self) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -74,27 +99,27 @@ class LocalPosterior:
             return self._score(z)
         if self._broadcasts is None:
             with isolated_random_state():
-                self._broadcasts = broadcasts(self._score, self.sample((2,)))
+                self._broadcasts = broadcasts(lambda z: self._score(z).sum(-1), self.sample((2,)))
         return self._score(z) if self._broadcasts else torch.cat([self._score(each[None]) for each in z])
 
     def _score(self, z: torch.Tensor) -> torch.Tensor:
-        """(outer, data), of z (outer, data or 1, latent)."""
+        """(outer, data, sites), of z (outer, data or 1, latent)."""
         size = len(self.data[0])
         if self._trace is not None:
-            return self._sum(self._trace, self.space.unflatten(z), size)
+            return self._by_site(self._trace, self.space.unflatten(z), size)
         by_row = z.expand(-1, size, -1).movedim(1, 0)  # (data, outer, latent)
         scores = self.program.together(size, lambda rows: {"": self._score_rows(by_row[rows], rows)})
         return scores[""].movedim(0, 1)
 
     def _score_rows(self, z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """(rows, outer), of z (rows, outer, latent)."""
+        """(rows, outer, sites), of z (rows, outer, latent)."""
         values = self.space.unflatten(z.movedim(0, 1))
         trace = self.program.trace(self.data, rows, values=values, stop_after=list(values))
-        return self._sum(trace, values, len(rows)).movedim(0, 1)
+        return self._by_site(trace, values, len(rows)).movedim(0, 1)
 
-    def _sum(self, trace: Any, sites: dict[str, torch.Tensor], rows: int) -> torch.Tensor:
+    def _by_site(self, trace: Any, sites: dict[str, torch.Tensor], rows: int) -> torch.Tensor:
         scores = [self.program.log_prob(trace.nodes[name], rows, z=each) for name, each in sites.items()]
-        return torch.stack(torch.broadcast_tensors(*scores)).sum(0)
+        return torch.stack(torch.broadcast_tensors(*scores), -1)
 
 
 @torch.no_grad()
@@ -110,4 +135,4 @@ def broadcasts(score: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -
     except (RuntimeError, ValueError, IndexError):
         return False
     apart = torch.cat([score(each[None]) for each in z])
-    return together.shape == apart.shape and torch.allclose(together, apart, rtol=1e-5, atol=1e-8)
+    return together.shape == apart.shape and torch.allclose(together, apart, rtol=_MISTAKE, atol=_MISTAKE)

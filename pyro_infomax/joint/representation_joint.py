@@ -1,22 +1,22 @@
 """The representation joint q(z|x) p_D(x) of a guide and its data."""
 
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Any, final
 
 import torch
 from torch.distributions import Distribution, Independent
 
 from pyro_infomax.information import AggregatePosterior
+from pyro_infomax.information.dense import points_at_once
+from pyro_infomax.information.families import in_double, is_normal
 from pyro_infomax.joint.latent_space import LatentSpace, Sites, number_of_values
 from pyro_infomax.joint.local_posterior import LocalPosterior, broadcasts
-from pyro_infomax.joint.normal_sites import normal_over, normal_parameters
+from pyro_infomax.joint.product_of_sites import product_of_sites
 from pyro_infomax.joint.scoring import aligned, site_scores, total
 from pyro_infomax.poutine import Data, LocalProgram, as_data, rows_of
 from pyro_infomax.random_state import isolated_random_state, seeded_draws
 
 __all__ = ["Draw", "RepresentationJoint", "representation"]
-
-_SCORES_AT_ONCE: Final = 2**22
 
 
 def representation(
@@ -104,12 +104,12 @@ class RepresentationJoint:
     def posterior(self) -> Distribution | LocalPosterior:
         """q(z|x_n) of all N data over all latent dimensions: batch shape (N,), event shape (latent,).
 
-        The data are encoded at each access. A torch distribution where the guide gives one (a diagonal Normal
-        in float64), else an object that scores by running the guide.
+        The data are encoded at each access. A torch distribution where the guide gives one (in float64 if
+        it is Normal or its dimensions are independent), else an object that scores by running the guide.
         """
-        normal = normal_parameters(self.program, self.data, self.space)
-        if normal is not None:
-            return normal_over(normal)
+        product = product_of_sites(self.program, self.data, self.space)
+        if product is not None:
+            return product
         if len(self.space.layouts) > 1 or self.program.subsamples:
             return LocalPosterior(self.program, self.data)
         with isolated_random_state():
@@ -120,7 +120,7 @@ class RepresentationJoint:
         """The distribution of a lone site whose batch is the data and whose event is a vector."""
         (name,) = self.space.layouts
         site = trace.nodes[name]
-        fn = site["fn"]
+        fn = in_double(site["fn"]) if is_normal(site["fn"]) else site["fn"]
         plain = site["mask"] is None and fn.batch_shape == (self.data_size,) and len(fn.event_shape) == 1
         vector = isinstance(fn, Distribution) and (
             not isinstance(fn, Independent) or not fn.base_dist.event_shape
@@ -229,10 +229,8 @@ class RepresentationJoint:
             (M, N), in nats; each row sums to one in probability.
         """
         posterior = self.aggregate.posterior
-        few = max(1, _SCORES_AT_ONCE // (self.data_size * self.space.size))
-        scores = torch.cat(
-            [posterior.log_prob(each[:, None, :]).double() for each in self._flat(z).split(few)]
-        )
+        few = self._flat(z).split(points_at_once(posterior))
+        scores = torch.cat([posterior.log_prob(each[:, None, :]).double() for each in few])
         return scores - scores.logsumexp(-1, keepdim=True)  # (M, N)
 
     def _flat(self, z: Sites | torch.Tensor) -> torch.Tensor:

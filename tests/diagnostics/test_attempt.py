@@ -40,3 +40,21 @@ def test_other_errors_pass():
 def test_a_line_a_reason():
     lines = list(missing_lines({"a": "one reason.", "b": "another", "c": "one reason."}))
     assert lines == ["not available: a, c (one reason)", "not available: b (another)"]
+
+
+def test_a_reason_is_sought_only_where_one_is_needed() -> None:
+    asked = []
+
+    def reason() -> str:
+        asked.append(1)
+        return "the sites depend on each other"
+
+    attempt = Attempt()
+    assert attempt(lambda: 1.0, "rate", reason=reason) == 1.0
+    assert not asked
+
+    def missing() -> None:
+        raise NotImplementedError("no closed form")
+
+    assert attempt(missing, "marginals", reason=reason) is None
+    assert attempt.reasons == {"marginals": "the sites depend on each other"}

@@ -661,7 +661,7 @@ def test_the_decoder_gap_meets_the_sum_over_values_and_states(num_samples: int) 
 
 
 def test_the_error_of_the_decoder_gap_is_no_less_than_its_spread() -> None:
-    x = (torch.rand(60, 3) < 0.5).double()
+    x = (torch.rand(100, 3) < 0.5).double()
     accounts = [decompose(coded_model, coded_guide, x, num_samples=2, seed=seed) for seed in range(60)]
     ratio = values(accounts, "decoder_gap").std() / mean_error(accounts, "decoder_gap", "standard_error")
     assert 0.4 < ratio < 1.2  # at most the sum of two errors, whatever they share
@@ -1102,3 +1102,327 @@ def test_what_is_wrong_with_the_data_is_one_sentence():
     with pytest.raises(ValueError, match=r"^Expected .*\[0, 1\]") as caught:
         decompose(vae.model, vae.guide, 2 * torch.ones(5, 4, 4))
     assert "\n" not in str(caught.value)
+
+
+# --- several sites, one by one ---
+
+
+class Chain:
+    """x ~ N(0, 1.5); the guide draws z1 from x and z2 from both, the model in the same or in the other order.
+
+    Of v = (x, z1, z2) the guide has z1 = 0.6 x and z2 = 0.3 z1 + 0.4 x, and the model one of two forms.
+    """
+
+    def __init__(self, *, top_down: bool) -> None:
+        self.top_down = top_down
+        # gains of z1 and z2 in the prior, and its variances
+        first, second = torch.tensor([0.0, 0.0, 0.7]), torch.tensor([0.0, 0.7, 0.0])
+        self.prior = {"z1": first, "z2": 0 * second} if top_down else {"z1": 0 * first, "z2": second}
+        self.noise = {"z1": 0.8, "z2": 1.0} if top_down else {"z1": 1.0, "z2": 0.8}
+
+    def data(self, size: int) -> Tensor:
+        return torch.randn(size) * 1.5**0.5
+
+    def guide(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(0.6 * x, 0.3**0.5))
+            pyro.sample("z2", dist.Normal(0.3 * z1 + 0.4 * x, 0.5**0.5))
+
+    def model(self, x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            if self.top_down:
+                z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))
+                z1 = pyro.sample("z1", dist.Normal(0.7 * z2, 0.8**0.5))
+            else:
+                z1 = pyro.sample("z1", dist.Normal(0.0, 1.0))
+                z2 = pyro.sample("z2", dist.Normal(0.7 * z1, 0.8**0.5))
+            pyro.sample("x", dist.Normal(z1 + 0.5 * z2, 1.0), obs=x)
+            pyro.sample("y", dist.Normal(z1, 2.0), obs=x)
+
+    @property
+    def moments(self) -> Tensor:
+        """Second moments of (x, z1, z2) under the representation joint."""
+        mix = torch.tensor([[1.0, 0.0, 0.0], [0.6, 1.0, 0.0], [0.58, 0.3, 1.0]])
+        return mix @ torch.tensor([1.5, 0.3, 0.5]).diag() @ mix.T
+
+    def truth(self) -> dict[str, Tensor]:
+        second = self.moments
+        log_q = -0.5 * torch.tensor([0.3, 0.5]).log() - 0.5 * math.log(2 * math.pi * math.e)
+        log_p = []
+        for own, name in ((1, "z1"), (2, "z2")):
+            off = torch.eye(3)[own] - self.prior[name]
+            variance = self.noise[name]
+            log_p.append(-0.5 * (off @ second @ off / variance + math.log(2 * math.pi * variance)))
+        rate = log_q - torch.stack(log_p)
+        spread = second[1:, 1:]
+        given = spread[1, 1] - spread[0, 1] ** 2 / spread[0, 0]
+        information = 0.5 * torch.stack([spread[0, 0] / 0.3, given / 0.5]).log()
+        residuals = torch.tensor([[1.0, -1.0, -0.5], [1.0, -1.0, 0.0]])
+        noise = torch.tensor([1.0, 4.0])
+        squares = ((residuals @ second) * residuals).sum(-1)
+        distortion = 0.5 * (squares / noise + (2 * math.pi * noise).log())
+        return {
+            "site_rate": rate,
+            "site_information": information,
+            "site_marginal_kl": rate - information,
+            "site_distortion": distortion,
+        }
+
+
+@pytest.mark.parametrize("top_down", [False, True])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_closed_forms_of_a_two_layer_pair_are_met_site_by_site(top_down: bool, seed: int) -> None:
+    pair = Chain(top_down=top_down)
+    torch.manual_seed(seed)
+    account = decompose(pair.model, pair.guide, pair.data(500), num_samples=2, seed=seed)
+    assert account.site_names == ("z1", "z2")
+    assert account.observed_names == ("x", "y")
+    for name, truth in pair.truth().items():
+        found = getattr(account, name)
+        assert ((found.value - truth).abs() < 3.5 * found.population_standard_error).all(), name
+        assert (found.population_standard_error < 0.3).all(), name
+
+
+SITES = {"site_rate": "rate", "site_information": "mutual_information", "site_marginal_kl": "marginal_kl"}
+
+
+def assert_sites_sum(account: Decomposition) -> None:
+    for vector, scalar in SITES.items():
+        total, joint = getattr(account, vector).value.sum(), getattr(account, scalar).value
+        torch.testing.assert_close(total, joint, rtol=0, atol=1e-11)
+    if account.site_distortion is not None:
+        torch.testing.assert_close(account.site_distortion.value.sum(), account.distortion.value)
+
+
+def family_model(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+        kind = pyro.sample("kind", dist.Categorical(torch.tensor([0.3, 0.7])))
+        with pyro.plate("inner", 2, dim=-2):
+            shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(rate + kind + shift.sum(-2), 1.0), obs=x)
+
+
+def family_guide(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("kind", dist.Categorical(logits=torch.stack([-x, x], -1)))
+        with pyro.plate("inner", 2, dim=-2):
+            pyro.sample("shift", dist.Normal(0.4 * x * torch.tensor([[1.0], [-1.0]]), 0.7))
+        pyro.sample("rate", dist.LogNormal(0.3 * x, 0.6))
+
+
+SEVERAL = {
+    "dependent sites": (sequential_model, sequential_guide),
+    "independent sites": (independent_model, independent_guide),
+    "several families": (family_model, family_guide),
+    "chain": (Chain(top_down=True).model, Chain(top_down=True).guide),
+}
+
+
+@pytest.mark.parametrize("pair", SEVERAL)
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_what_the_sites_add_sums_to_the_account(pair: str, num_samples: int) -> None:
+    account = decompose(
+        *SEVERAL[pair], torch.randn(60), num_samples=num_samples, seed=0, holdout=torch.randn(30)
+    )
+    assert account.holdout is not None
+    for each in (account, account.holdout):
+        assert_sites_sum(each)
+        assert_identities(each)
+
+
+def states_model(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        b = pyro.sample("b", dist.Bernoulli(0.3))
+        c = pyro.sample("c", dist.Categorical(PRIOR_OF_C[b.long()]))
+        pyro.sample("x", dist.Normal(b - c, 1.0), obs=x)
+
+
+def states_guide(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        c = pyro.sample("c", dist.Categorical(logits=x.unsqueeze(-1) * torch.tensor([1.0, 0.0, -1.0])))
+        pyro.sample("b", dist.Bernoulli(logits=0.7 * x + c - 1))
+
+
+PRIOR_OF_C = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]], dtype=torch.float64)
+
+
+def states_exactly(x: Tensor) -> dict[str, Tensor]:
+    """By the sum over the six states (c, b), in the guide's order."""
+    q_c = (x[:, None] * torch.tensor([1.0, 0.0, -1.0])).softmax(-1)  # (data, c)
+    on = torch.sigmoid(0.7 * x[:, None] + torch.arange(3.0) - 1)
+    q_b = torch.stack([1 - on, on], -1)  # (data, c, b)
+    q = q_c[..., None] * q_b
+    p_c, p_b = PRIOR_OF_C.T, torch.tensor([0.7, 0.3])  # (c, b) given b, and (b)
+    mixture_c, mixture = q_c.mean(0), q.mean(0)
+
+    def mean(value: Tensor) -> Tensor:
+        return (q * value).sum((1, 2)).mean()
+
+    log_q_c, log_q_b = q_c.log()[..., None].expand(q.shape), q_b.log()
+    rate = [mean(log_q_c - p_c.log()), mean(log_q_b - p_b.log())]
+    conditional = (mixture / mixture_c[:, None]).log()
+    information = [mean(log_q_c - mixture_c.log()[:, None]), mean(log_q_b - conditional)]
+    return {"site_rate": torch.stack(rate), "site_information": torch.stack(information)}
+
+
+def test_discrete_sites_meet_the_sum_over_their_states() -> None:
+    x = torch.randn(300)
+    account = decompose(states_model, states_guide, x, num_samples=20, seed=1)
+    assert account.site_names == ("c", "b")
+    for name, truth in states_exactly(x).items():
+        found = getattr(account, name)
+        assert ((found.value - truth).abs() < 3.5 * found.standard_error).all(), name
+        assert (found.standard_error < 0.02).all()
+
+
+def test_discrete_sites_are_enumerated_draw_by_draw() -> None:
+    x = torch.randn(50)
+    with seeded_draws(3):
+        z = Pair(states_model, states_guide, x).draw(2)  # (samples, data, latent)
+    account = decompose(states_model, states_guide, x, num_samples=2, seed=3)
+    c, b = z[..., 0].long(), z[..., 1].long()
+    q_c = (x[:, None] * torch.tensor([1.0, 0.0, -1.0])).softmax(-1)
+    on = torch.sigmoid(0.7 * x[:, None] + torch.arange(3.0) - 1)
+    q_b = torch.stack([1 - on, on], -1)  # (data, c, b)
+    each = torch.arange(50)
+    own = torch.stack([q_c[each, c].log(), q_b[each, c, b].log()], -1)  # (samples, data, sites)
+    mixture_c, mixture = q_c.mean(0), (q_c[..., None] * q_b).mean(0)
+    conditional = torch.stack([mixture_c[c].log(), (mixture / mixture_c[:, None])[c, b].log()], -1)
+    prior = torch.stack([PRIOR_OF_C[b, c].log(), torch.tensor([0.7, 0.3])[b].log()], -1)
+    for name, values in (("site_rate", own - prior), ("site_information", own - conditional)):
+        found = getattr(account, name)
+        torch.testing.assert_close(found.value, values.mean((0, 1)), rtol=0, atol=1e-9)
+        error = (values.var(0).sum(0) / 2).sqrt() / 50
+        torch.testing.assert_close(found.standard_error, error, rtol=0.02, atol=0)
+
+
+def test_the_distortion_of_each_observed_site_has_an_error_of_its_own() -> None:
+    pair = Chain(top_down=True)
+    x = pair.data(40)
+    account = decompose(pair.model, pair.guide, x, num_samples=3, seed=2)
+    with seeded_draws(2):
+        z = Pair(pair.model, pair.guide, x).draw(3)
+    scores = (
+        dist.Normal(z[..., 0] + 0.5 * z[..., 1], 1.0).log_prob(x),
+        dist.Normal(z[..., 0], 2.0).log_prob(x),
+    )
+    for found, score in zip(account.site_distortion, scores, strict=True):
+        torch.testing.assert_close(found.value, -score.mean())
+        torch.testing.assert_close(found.standard_error, (score.var(0).sum() / 3).sqrt() / 40)
+        spread = score.mean(0).std() / 40**0.5
+        torch.testing.assert_close(
+            found.population_standard_error, torch.maximum(spread, found.standard_error)
+        )
+
+
+def test_the_standard_errors_of_sites_are_the_spread_over_draws() -> None:
+    x = torch.randn(60)
+    accounts = [
+        decompose(sequential_model, sequential_guide, x, num_samples=2, seed=seed) for seed in range(40)
+    ]
+    for name in [*SITES]:
+        ratio = values(accounts, name).std(0) / mean_error(accounts, name, "standard_error")
+        assert ((ratio > 0.6) & (ratio < 1.4)).all(), name
+
+
+def test_a_single_site_has_no_account_of_its_own() -> None:
+    account = decompose(bits_model, bits_guide, torch.randn(40), seed=0)
+    for name in [*SITES, "site_distortion"]:
+        assert getattr(account, name) is None
+        assert name not in account.unavailable
+    assert account.site_names == ("z",)
+
+
+def test_sites_have_rows_of_their_own() -> None:
+    """A scalar site has the name of its dimension."""
+    account = decompose(family_model, family_guide, torch.randn(40), seed=0)
+    frame = account.to_frame()
+    assert frame.index.is_unique
+    assert {"site_rate[kind]", "dimensionwise_rate[shift[0]]", "dimensionwise_kl[kind]"} <= set(frame.index)
+    assert frame.loc["site_information[rate]", "value"] == float(account.site_information[2])
+    assert "site_marginal_kl[shift]" in str(account)
+    assert account.axis("site_rate") == ("site", ("kind", "shift", "rate"))
+    assert account.axis("dimensionwise_kl") == ("latent", ("kind", "shift[0]", "shift[1]", "rate"))
+
+
+def test_independent_sites_of_several_families_have_their_dimensions_accounted_for() -> None:
+    x = torch.randn(300)
+    account = decompose(family_model, family_guide, x, num_samples=3, seed=0)
+    assert account.conditional_total_correlation.value == 0
+    assert set(account.unavailable) <= {"active_units", "data_entropy", "decoder_gap"}
+    loc = torch.stack([0.4 * x, -0.4 * x], -1)
+    expected = torch.distributions.kl_divergence(dist.Normal(loc, 0.7), dist.Normal(0.0, 1.0)).mean(0)
+    torch.testing.assert_close(account.dimensionwise_rate.value[1:3], expected)
+    q = torch.stack([-x, x], -1).softmax(-1)
+    prior = torch.tensor([0.3, 0.7])
+    aggregate = q.mean(0)
+    kl = (aggregate * (aggregate / prior).log()).sum()
+    off = abs(float(account.dimensionwise_kl[0]) - float(kl))
+    assert off < 3.5 * float(account.dimensionwise_kl[0].standard_error) + 1e-12
+    torch.testing.assert_close(account.dimensionwise_rate.value[0], (q * (q / prior).log()).sum(-1).mean())
+
+
+def test_active_units_count_over_sites_of_several_families() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Gamma(2.0, 1.0))
+            b = pyro.sample("b", dist.Laplace(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(a + b.sum(-1), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.LogNormal(0.5 * x, 0.3))
+            pyro.sample("b", dist.Laplace(torch.stack([x, 0 * x], -1), 0.5).to_event(1))
+
+    assert decompose(model, guide, torch.randn(50), seed=0).active_units == 2
+
+
+def test_the_reason_says_which_sites_depend_on_which() -> None:
+    reasons = decompose(sequential_model, sequential_guide, torch.randn(40), seed=0).unavailable
+    for name in ("total_correlation", "dimensionwise_kl"):
+        assert "in the guide 'z1' depends on 'z2', in the model 'z2' depends on 'z1'" in reasons[name]
+
+
+def test_a_prior_of_each_datum_leaves_the_rates_of_sites() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x, 1.0))
+            b = pyro.sample("b", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(a + b, 0.5), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.Normal(0.5 * x, 1.0))
+            pyro.sample("b", dist.Normal(0.5 * x, 0.5))
+
+    x = torch.randn(100)
+    account = decompose(model, guide, x, num_samples=4, seed=0)
+    truth = torch.stack([0.125 * (x**2).mean(), 0.125 * (x**2).mean() + 0.125 - 0.5 - math.log(0.5)])
+    assert ((account.site_rate.value - truth).abs() < 3.5 * account.site_rate.standard_error).all()
+    torch.testing.assert_close(account.site_rate.value.sum(), account.rate.value)
+    torch.testing.assert_close(account.site_information.value.sum(), account.mutual_information.value)
+    assert account.site_marginal_kl is None
+    assert "depends on the data" in account.unavailable["site_marginal_kl"]
+
+
+def test_a_positive_site_is_accounted_for_like_the_normal_behind_it() -> None:
+    """Rate and information do not change with the coordinates."""
+    oracle = free()
+
+    def positive_model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.LogNormal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.log() @ oracle.W.T + oracle.mu, oracle.s2**0.5).to_event(1), obs=x)
+
+    def positive_guide(x: Tensor) -> None:
+        loc = (x - oracle.mu) @ oracle.V.T
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.LogNormal(loc, oracle.Delta.diagonal().sqrt()).to_event(1))
+
+    x = oracle.sample(400, seed=0)
+    account = decompose(positive_model, positive_guide, x, num_samples=3, seed=0)
+    for name in ("distortion", "rate", "marginal_kl", "total_correlation", "dimensionwise_kl"):
+        found = getattr(account, name)
+        off = (found.value - getattr(oracle, name)).abs()
+        assert (off < 3.5 * found.population_standard_error).all(), name

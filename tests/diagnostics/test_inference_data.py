@@ -228,6 +228,31 @@ def test_the_account_is_a_group() -> None:
     assert (int(group["active_units"]), int(group["data_size"]), int(group["saturated"])) == (2, 150, 0)
 
 
+def test_accounts_of_sites_run_along_the_sites() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            b = pyro.sample("b", dist.Normal(a.unsqueeze(-1) * torch.ones(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(a, 0.5), obs=x)
+            pyro.sample("y", dist.Normal(b.sum(-1), 0.5), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(0.5 * x, 0.5))
+            pyro.sample("b", dist.Normal(a.unsqueeze(-1) * torch.ones(2), 1.0).to_event(1))
+
+    x = torch.randn(30)
+    account = decompose(model, guide, x, seed=0, holdout=torch.randn(20))
+    group = to_arviz(model, guide, x, num_samples=2, decomposition=account, seed=0).information
+    assert group["site_rate"].dims == group["holdout_site_rate"].dims == ("site",)
+    assert group["site_rate_standard_error"].dims == ("site",)
+    assert group["site_distortion"].dims == ("observed",)
+    assert group.site.values.tolist() == ["a", "b"]
+    assert group.observed.values.tolist() == ["x", "y"]
+    assert group.latent.values.tolist() == ["a", "b[0]", "b[1]"]
+    np.testing.assert_array_equal(group["site_rate"].sel(site="b"), account.site_rate.value[1])
+
+
 def test_an_account_is_made_where_none_is_given() -> None:
     problem = oracle()
     x = problem.sample(150, seed=0)
@@ -236,7 +261,13 @@ def test_an_account_is_made_where_none_is_given() -> None:
 
 
 def test_what_the_account_lacks_is_said() -> None:
-    group = to_arviz(model, guide, data(), num_samples=2, seed=0).information
+    def dependent(x: Tensor, covariate: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            loc = torch.stack([0.4 * x, 0.3 * (x - covariate)], -1)
+            z = pyro.sample("z", dist.Normal(loc, 0.4).to_event(1))
+            pyro.sample("kind", dist.Bernoulli(logits=z.sum(-1)))
+
+    group = to_arviz(model, dependent, data(), num_samples=2, seed=0).information
     assert "total_correlation" not in group
     assert "closed form" in group.attrs["total_correlation_unavailable"]
 

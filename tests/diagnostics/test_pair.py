@@ -252,3 +252,68 @@ def test_a_point_mass_has_no_account():
     guide(x)
     with pytest.raises(NotImplementedError, match=r"sites \['z'\] are Deltas, which have no density"):
         Pair(model, guide, x)
+
+
+def test_every_site_is_scored_by_itself() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            b = pyro.sample("b", dist.Normal(a.unsqueeze(-1) * torch.ones(2), 2.0).to_event(1))
+            pyro.sample("x", dist.Normal(a, 0.5), obs=x)
+            pyro.sample("y", dist.Normal(b.sum(-1), 0.7), obs=2 * x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Normal(x.unsqueeze(-1) * torch.ones(2), 0.3).to_event(1))
+            pyro.sample("a", dist.Laplace(b.sum(-1), 0.4))
+
+    x = torch.randn(7)
+    pair = Pair(model, guide, x)
+    assert (pair.site_names, pair.site_sizes, pair.observed_names) == (["b", "a"], [2, 1], ["x", "y"])
+    z = pair.draw(3)
+    b, a = z[..., :2], z[..., 2]
+    scored = pair.score(z)
+    posterior = dist.Normal(x[:, None], 0.3).log_prob(b).sum(-1), dist.Laplace(b.sum(-1), 0.4).log_prob(a)
+    prior = dist.Normal(a[..., None], 2.0).log_prob(b).sum(-1), dist.Normal(0.0, 1.0).log_prob(a)
+    likelihood = dist.Normal(a, 0.5).log_prob(x), dist.Normal(b.sum(-1), 0.7).log_prob(2 * x)
+    for found, expected in (
+        (scored.log_posterior_sites, posterior),
+        (scored.log_prior_sites, prior),
+        (scored.log_likelihood_sites, likelihood),
+    ):
+        torch.testing.assert_close(found, torch.stack(expected, -1))
+    torch.testing.assert_close(scored.log_weight, sum(prior) + sum(likelihood) - sum(posterior))
+    assert pair.dependences() == "in the guide 'a' depends on 'b', in the model 'b' depends on 'a'"
+
+
+def test_a_model_that_observes_nothing_has_no_likelihood() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    pair = Pair(model, guide, torch.randn(5))
+    scored = pair.score(pair.draw(3))
+    assert scored.log_likelihood_sites.shape == (3, 5, 0)
+    assert torch.equal(scored.log_likelihood, torch.zeros(3, 5))
+    assert pair.dependences() == ""
+
+
+def test_draws_that_float32_takes_for_zero_have_a_density_in_the_model() -> None:
+    x = torch.ones(500, dtype=torch.float32)
+
+    def gamma_guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Gamma(0.02 * x, 1.0))
+
+    def gamma_model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(0.5 * torch.ones_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    pair = Pair(gamma_model, gamma_guide, x)
+    assert bool(pair.posterior.sample((5,)).float().eq(0).any())
+    assert bool(pair.score(pair.draw(5)).log_weight.isfinite().all())

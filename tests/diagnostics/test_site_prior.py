@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.distributions import Independent, Laplace, Normal, TransformedDistribution
-from torch.distributions.transforms import ExpTransform
+from torch.distributions.transforms import StickBreakingTransform
 
 from pyro_infomax.diagnostics.site_prior import SitePrior
 
@@ -21,4 +21,6 @@ def test_it_scores_what_the_distribution_scores() -> None:
 def test_a_family_without_known_marginals_says_so() -> None:
     base = Independent(Normal(torch.zeros(1, 2), 1.0), 1)
     with pytest.raises(NotImplementedError, match="TransformedDistribution"):
-        SitePrior(TransformedDistribution(base, ExpTransform())).log_prob_marginals(torch.ones(3, 2))
+        SitePrior(TransformedDistribution(base, StickBreakingTransform())).log_prob_marginals(
+            torch.ones(4, 3)
+        )

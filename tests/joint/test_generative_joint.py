@@ -12,7 +12,7 @@ import torch
 from pyro import poutine
 from pyro.nn import PyroModule, PyroSample
 from torch import nn
-from torch.distributions import Bernoulli, Categorical, Independent, MultivariateNormal, Normal
+from torch.distributions import Bernoulli, Categorical, Gamma, Independent, MultivariateNormal, Normal
 
 from pyro_infomax.joint import generative
 from pyro_infomax.joint.latent_space import LatentSpace
@@ -1067,3 +1067,29 @@ def test_data_of_another_shape_are_read_anew():
     for width in (4, 6):
         x = torch.randn(5, width)
         close(joint.log_likelihood(x, z), Normal(z[:, None], 1.0).log_prob(x).sum(-1))
+
+
+def test_site_terms_are_the_parts_of_prior_and_likelihood():
+    joint, x = generative(two_sites), torch.randn(5)
+    z = {name: each for name, each in joint.sample(5, x, seed=0).items() if name in joint.program(x).latents}
+    terms = joint.site_terms(x, z)
+    assert set(terms) == set(joint.program(x).latents) | set(joint.program(x).observed)
+    log_prior, log_likelihood = joint.log_terms(x, z)
+    close(sum(terms[name] for name in z), log_prior)
+    close(sum(each for name, each in terms.items() if name not in z), log_likelihood)
+    close(terms["a"], Normal(0.0, 2.0).log_prob(z["a"]))
+
+
+def test_independent_sites_of_several_families_are_a_product_prior():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Gamma(2.0, 1.0))
+            c = pyro.sample("c", dist.Categorical(torch.tensor([0.2, 0.8])))
+            pyro.sample("x", dist.Normal(a + c, 1.0), obs=x)
+
+    joint, x = generative(model), torch.randn(5)
+    prior = joint.prior(space_of(joint, x), x)
+    assert isinstance(prior, torch.distributions.Independent)
+    z = torch.stack([torch.rand(9), torch.arange(9.0) % 2], -1)
+    expected = Gamma(2.0, 1.0).log_prob(z[:, 0]) + torch.tensor([0.2, 0.8]).log()[z[:, 1].long()]
+    close(prior.log_prob(z), expected)

@@ -86,3 +86,54 @@ def test_broadcasts():
     assert broadcasts(lambda z: z[..., 0] + x, z)
     assert not broadcasts(lambda z: z[..., 0] + z.mean(0)[..., 0], z)
     assert not broadcasts(lambda z: z.reshape(5, 1), z)
+
+
+def test_rounding_is_no_mistake():
+    x, z = torch.randn(500), torch.randn(2, 500, 1)
+
+    def rounded(z):  # by the number of values that are scored at once
+        return z[..., 0] - x + 1e-4 * len(z)
+
+    assert broadcasts(rounded, z)
+    assert not broadcasts(lambda z: rounded(z) + 0.1 * z.mean(0)[..., 0], z)
+
+
+@pytest.mark.parametrize("reshapes", [False, True])
+@pytest.mark.parametrize("shape", [(), (3,), (3, 2)])
+def test_every_site_is_scored_given_those_before(reshapes, shape, x):
+    z = torch.randn(*shape, 5, 2)
+    found = posterior(Guide(reshapes=reshapes), x).log_prob_sites(z)
+    each = Normal(x, 0.5).log_prob(z[..., 0]), Normal(z[..., 0], 1.0).log_prob(z[..., 1])
+    torch.testing.assert_close(found, torch.stack(each, -1), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("draws", "runs"), [(1, 1), (4, 1), (9, 3)])
+def test_few_data_are_drawn_for_several_times_in_a_run(draws, runs, x):
+    guide = Guide(reshapes=True)
+    subject = LocalPosterior(LocalProgram(guide, (x,), role="guide", batch_size=22), (x,))
+    guide.runs = 0
+    assert subject.sample((draws,)).shape == (draws, 5, 2)
+    assert guide.runs == runs
+
+
+def test_draws_for_a_guide_of_fixed_size_are_made_one_by_one(x):
+    def guide(x):
+        with pyro.plate("data", 5):
+            a = pyro.sample("a", dist.Normal(x, 1e-3))
+            pyro.sample("b", dist.Normal(a, 1e-3))
+
+    z = posterior(guide, x).sample((4,))
+    assert ((z - x[:, None]).abs() < 0.01).all()
+    assert len(z[:, 0, 0].unique()) == 4
+
+
+def test_each_row_of_several_draws_is_of_its_own_datum(x):
+    guide = Guide(reshapes=False)
+    z = LocalPosterior(LocalProgram(guide, (x,), role="guide", batch_size=22), (x,)).sample((4000,))
+    off = (z[..., 0].mean(0) - x).abs()
+    assert (off < 4.5 * 0.5 / 4000**0.5).all()
+
+
+def test_it_says_how_many_data_a_run_scores(x):
+    program = LocalProgram(Guide(reshapes=False), (x,), role="guide", batch_size=22)
+    assert LocalPosterior(program, (x,)).rows_at_once == 22

@@ -21,6 +21,7 @@ from torch.distributions import (
     Laplace,
     MultivariateNormal,
     Normal,
+    StudentT,
 )
 
 from pyro_infomax.guides import AmortizedNormal
@@ -177,6 +178,117 @@ def flow():
     )
 
 
+def positive():
+    """A transform that its posteriors share, over a matrix."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.LogNormal(x, 0.6).to_event(2))
+
+    return one(
+        guide,
+        torch.randn(6, 2, 3),
+        lambda m: torch.rand(m, 2, 3) + 0.1,
+        lambda z, x: (Normal(x, 0.6).log_prob(z.log()) - z.log()).sum(),
+    )
+
+
+def logit_of_simplex(z):
+    """The real vectors that stick breaking maps to points of a simplex, and its log-volume."""
+    rest = 1 - z.cumsum(-1)[..., :-1] + z[..., :-1]  # what is left before each part
+    offset = torch.arange(z.shape[-1] - 1, 0, -1.0).log()
+    share = z[..., :-1] / rest
+    return share.logit() + offset, (share.log() + (1 - share).log() + rest.log()).sum(-1)
+
+
+def simplex():
+    def guide(x):
+        base = dist.Normal(x, 0.7).to_event(1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(base, [dist.transforms.StickBreakingTransform()]))
+
+    def log_prob(z, x):
+        u, stretch = logit_of_simplex(z)
+        return Normal(x, 0.7).log_prob(u).sum() - stretch
+
+    return one(guide, torch.randn(6, 2), lambda m: torch.rand(m, 3).log().softmax(-1), log_prob)
+
+
+def interval():
+    """Two transforms, one of which holds a tensor, behind a scalar site."""
+
+    def guide(x):
+        steps = [dist.transforms.SigmoidTransform(), dist.transforms.AffineTransform(torch.tensor(-1.0), 3.0)]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(dist.Normal(x, 0.8), steps))
+
+    def log_prob(z, x):
+        share = (z + 1) / 3
+        return Normal(x, 0.8).log_prob(share.logit()) - (3 * share * (1 - share)).log()
+
+    return one(guide, torch.randn(6), lambda m: 3 * torch.rand(m) - 1, log_prob)
+
+
+def correlated_and_positive():
+    def guide(x):
+        base = dist.MultivariateNormal(x, COV)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(base, [dist.transforms.ExpTransform()]))
+
+    return one(
+        guide,
+        torch.randn(6, 2),
+        lambda m: torch.rand(m, 2) + 0.1,
+        lambda z, x: MultivariateNormal(x, COV).log_prob(z.log()) - z.log().sum(),
+    )
+
+
+def low_rank():
+    factor = torch.tensor([[0.5], [0.2], [-0.4]]).double()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.LowRankMultivariateNormal(x, factor, torch.full((3,), 0.3)))
+
+    covariance = factor @ factor.T + 0.3 * torch.eye(3).double()
+    return one(
+        guide,
+        torch.randn(6, 3),
+        lambda m: torch.randn(m, 3),
+        lambda z, x: MultivariateNormal(x, covariance).log_prob(z),
+    )
+
+
+def moved_by_the_datum():
+    """A transform with parameters of the datum, which is no coordinate of all."""
+
+    def guide(x):
+        base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+        steps = [dist.transforms.AffineTransform(x, 2.0), dist.transforms.ExpTransform()]
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(base.expand([len(x)]), steps))
+
+    return one(
+        guide,
+        torch.randn(6, 2),
+        lambda m: torch.rand(m, 2) + 0.1,
+        lambda z, x: (Normal(x, 2.0).log_prob(z.log()) - z.log()).sum(),
+    )
+
+
+def bits_in_a_plate():
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("pixels", 3, dim=-2):
+            pyro.sample("z", dist.Bernoulli(logits=x.T))
+
+    return one(
+        guide,
+        torch.randn(6, 3),
+        lambda m: torch.randint(2, (m, 3)).double(),
+        lambda z, x: Bernoulli(logits=x).log_prob(z).sum(),
+    )
+
+
 def inner_plate_left():
     def guide(x):
         with pyro.plate("data", len(x), dim=-1), pyro.plate("pixels", 3, dim=-2):
@@ -215,6 +327,75 @@ def independent_sites():
         lambda m: {"a": torch.randn(m), "b": torch.randn(m, 2)},
         lambda z, x: Normal(x, 0.3).log_prob(z["b"]).sum() + Normal(x.sum(), 0.5).log_prob(z["a"]),
     )
+
+
+def mixed_families():
+    """A class, bits in a plate on one side and positive vectors in one on the other, a real vector."""
+
+    def guide(x):
+        data = pyro.plate("data", len(x), dim=-2)
+        with data, pyro.plate("right", 3, dim=-1):
+            pyro.sample("positive", dist.LogNormal(x[:, :, None] * torch.ones(2), 0.5).to_event(1))
+        with data, pyro.plate("left", 2, dim=-3):
+            pyro.sample("bits", dist.Bernoulli(logits=x.T[:2, :, None]))
+        with data:
+            pyro.sample("class", dist.Categorical(logits=x[:, None]))
+            pyro.sample("real", dist.StudentT(4.0, x[:, None, :2], 0.5).to_event(1))
+
+    return Case(
+        guide,
+        torch.randn(6, 3),
+        lambda m: {
+            "positive": torch.rand(m, 3, 2) + 0.1,
+            "bits": torch.randint(2, (m, 2)).double(),
+            "class": torch.arange(m) % 3,
+            "real": torch.randn(m, 2),
+        },
+        lambda z, x: (
+            (Normal(x[:, None], 0.5).log_prob(z["positive"].log()) - z["positive"].log()).sum()
+            + Bernoulli(logits=x[:2]).log_prob(z["bits"]).sum()
+            + Categorical(logits=x).log_prob(z["class"])
+            + StudentT(4.0, x[:2], 0.5).log_prob(z["real"]).sum()
+        ),
+    )
+
+
+def plates_on_either_side():
+    """Two sites in different plates, the second around the first."""
+
+    def guide(x):
+        data = pyro.plate("data", len(x), dim=-2)
+        with data, pyro.plate("right", 3, dim=-1):
+            a = pyro.sample("a", dist.LogNormal(x, 0.5))
+        with data, pyro.plate("left", 2, dim=-3):
+            pyro.sample("b", dist.Normal(a.mean(-1, keepdim=True), 0.3))
+
+    return Case(
+        guide,
+        torch.randn(6, 3),
+        lambda m: {"a": torch.rand(m, 3) + 0.1, "b": torch.randn(m, 2)},
+        lambda z, x: (
+            (Normal(x, 0.5).log_prob(z["a"].log()) - z["a"].log()).sum()
+            + Normal(z["a"].mean(), 0.3).log_prob(z["b"]).sum()
+        ),
+    )
+
+
+def simplex_and_normal():
+    """Independent sites of which one is no product."""
+
+    def guide(x):
+        base = dist.Normal(x, 0.7).to_event(1)
+        with pyro.plate("data", len(x)):
+            pyro.sample("s", dist.TransformedDistribution(base, [dist.transforms.StickBreakingTransform()]))
+            pyro.sample("r", dist.Normal(x[:, 0], 0.4))
+
+    def log_prob(z, x):
+        u, stretch = logit_of_simplex(z["s"])
+        return Normal(x, 0.7).log_prob(u).sum() - stretch + Normal(x[0], 0.4).log_prob(z["r"])
+
+    values = lambda m: {"s": torch.rand(m, 3).log().softmax(-1), "r": torch.randn(m)}  # noqa: E731
+    return Case(guide, torch.randn(6, 2), values, log_prob)
 
 
 def mixed_sites():
@@ -289,11 +470,21 @@ SINGLE = [
     categorical,
     one_hot,
     flow,
+    positive,
+    simplex,
+    interval,
+    correlated_and_positive,
+    low_rank,
+    moved_by_the_datum,
+    bits_in_a_plate,
     inner_plate_left,
     inner_plate_right,
 ]
 SEVERAL = [
     independent_sites,
+    mixed_families,
+    plates_on_either_side,
+    simplex_and_normal,
     mixed_sites,
     broadcasting,
     reshaping,
@@ -375,10 +566,44 @@ def test_normal_sites_are_one_normal(family):
     assert isinstance(representation(case.guide, case.x).posterior, Independent)
 
 
-@pytest.mark.parametrize("family", [correlated, laplace, one_hot, flow])
+@pytest.mark.parametrize(
+    "family", [positive, interval, bits_in_a_plate, inner_plate_right, categorical, mixed_families]
+)
+def test_independent_dimensions_are_one_product(family):
+    case = family()
+    posterior = representation(case.guide, case.x).posterior
+    assert isinstance(posterior, Independent)
+    z = posterior.sample()
+    each = posterior.base_dist.log_prob(z)  # (data, latent)
+    assert each.shape == z.shape
+    close(each.sum(-1), posterior.log_prob(z))
+    assert z.dtype == torch.float64
+
+
+@pytest.mark.parametrize("family", [correlated, laplace, one_hot, flow, simplex, low_rank])
 def test_lone_vectors_keep_their_distribution(family):
     case = family()
     assert isinstance(representation(case.guide, case.x).posterior, Distribution)
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_single_precision_normals_keep_their_distribution(low_rank):
+    covariance = (1e-4 * (0.8 + 0.2 * torch.eye(3))).float()
+    factor, x = torch.full((3, 1), 9e-3).float(), 3 * torch.randn(200, 3).float()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            if low_rank:
+                fn = dist.LowRankMultivariateNormal(x, factor, torch.full((3,), 2e-5).float())
+            else:
+                fn = dist.MultivariateNormal(x, covariance)
+            pyro.sample("z", fn)
+
+    found = representation(guide, x).posterior
+    assert isinstance(found, Distribution)
+    z = x[:, None].double()
+    alone = torch.cat([found.log_prob(each[None]) for each in z])
+    close(found.log_prob(z).diagonal(), alone.reshape(200, 200).diagonal())
 
 
 def test_a_rare_dependence_is_seen():
@@ -620,7 +845,7 @@ def test_amortized_normal():
     guide = AmortizedNormal(model, MLPEncoder(1).double())
     x, z = torch.randn(100, 1), torch.randn(100)
     joint = representation(guide, x)
-    close(joint.log_posterior(z, x).detach(), guide.posteriors(x)["z"].log_prob(z).detach())
+    close(joint.log_posterior(z, x).detach(), guide.posterior(x)["z"].log_prob(z).detach())
     assert joint.sample(5)["z"].shape == (5,)
 
 
