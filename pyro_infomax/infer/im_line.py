@@ -7,6 +7,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 
+from pyro_infomax.infer.site_families import family_name, is_discrete
 from pyro_infomax.poutine import is_deterministic, is_point_mass
 
 __all__ = ["Line"]
@@ -76,8 +77,8 @@ class Line:
             raise NotImplementedError(self._refuse_enumeration.format(site=site["name"]))
         if site["infer"].get("num_samples") is None and not site["fn"].has_enumerate_support:
             raise NotImplementedError(
-                f"Expected a finite support to enumerate {site['name']!r} but got {_name(site['fn'])}: drop "
-                "its infer['enumerate'], and it will be sampled"
+                f"Expected a finite support to enumerate {site['name']!r} but got {family_name(site['fn'])}: "
+                "drop its infer['enumerate'], and it will be sampled"
             )
 
     def _check_decoded(self, site: Site) -> None:
@@ -135,10 +136,10 @@ def _check_comparable(sent: Site, decoded: Site) -> None:
         raise ValueError(
             f"Expected the decoder to score {name!r} as the sender drew it but it has obs=: leave that out"
         )
-    if {_is_discrete(sent["fn"]), _is_discrete(decoded["fn"])} == {True, False}:
+    if {is_discrete(sent["fn"]), is_discrete(decoded["fn"])} == {True, False}:
         raise ValueError(
-            f"Expected {name!r} to be discrete, or continuous, in both programs but got {_name(sent['fn'])} "
-            f"in the sender and {_name(decoded['fn'])} in the decoder"
+            f"Expected {name!r} to be discrete, or continuous, in both programs but got "
+            f"{family_name(sent['fn'])} in the sender and {family_name(decoded['fn'])} in the decoder"
         )
     for key in ("scale", "mask"):
         if not _alike(sent[key], decoded[key]):
@@ -146,14 +147,6 @@ def _check_comparable(sent: Site, decoded: Site) -> None:
                 f"Expected {name!r} to count alike in both programs but its {key} is {_shown(sent[key])} in "
                 f"the sender and {_shown(decoded[key])} in the decoder: use the same plates and contexts"
             )
-
-
-def _is_discrete(fn: Any) -> bool | None:
-    """None where the distribution does not tell."""
-    try:
-        return bool(fn.support.is_discrete)
-    except (AttributeError, NotImplementedError):
-        return None
 
 
 def _alike(sent: Any, decoded: Any) -> bool:
@@ -165,12 +158,6 @@ def _alike(sent: Any, decoded: Any) -> bool:
 
 def _shown(count: Any) -> str:
     return f"a tensor of shape {tuple(count.shape)}" if isinstance(count, torch.Tensor) else str(count)
-
-
-def _name(fn: Any) -> str:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return type(fn).__name__
 
 
 @final

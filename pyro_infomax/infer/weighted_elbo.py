@@ -11,6 +11,7 @@ from pyro.ops.provenance import detach_provenance
 
 from pyro_infomax.infer.objective_weight import ObjectiveWeight, ResolvedWeights
 from pyro_infomax.infer.roles import GuideRole, ModelRole
+from pyro_infomax.infer.site_families import family_name, is_relaxed
 from pyro_infomax.infer.terms import Terms
 from pyro_infomax.poutine import SiteWeight, is_deterministic, plain_errors, unweighted_log_prob
 
@@ -32,6 +33,7 @@ class WeightedELBO(ELBO):
 
     objective_weight: ObjectiveWeight
     enumerates = False
+    relaxes = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -148,6 +150,8 @@ class WeightedELBO(ELBO):
             self._check_known(name, model_trace)
             if not is_deterministic(model_trace.nodes[name]):
                 self._check_distinct(weights.ambiguous(name, [*model_trace.nodes, *guide_trace.nodes]), name)
+        if not self.relaxes:
+            self._refuse_relaxed(guide_trace)
 
     def _check_known(self, name: str, model_trace: Trace) -> None:
         sites = _weighable(model_trace)
@@ -162,6 +166,17 @@ class WeightedELBO(ELBO):
                 f"Expected {self.objective_weight.name} to name {ambiguous[0]!r} too, since it names "
                 f"{name!r} and they look like parts of one site that obs_mask splits"
             )
+
+    # A discrete prior's sampled log-probability passes no gradient on to the value that it scores.
+    def _refuse_relaxed(self, guide_trace: Trace) -> None:
+        ours = type(self).__name__
+        for name, site in guide_trace.nodes.items():
+            if site["type"] == "sample" and is_relaxed(site["fn"]):
+                raise NotImplementedError(
+                    f"{ours} samples the rate, whose gradient would lack the part through the relaxed site "
+                    f"{name!r} ({family_name(site['fn'])}); use TraceMeanField_{ours.split('_')[-1]}, which "
+                    "has it in closed form, or a guide without the relaxation"
+                )
 
     def _reset(self) -> None:
         """Forgets the last evaluation."""

@@ -6,16 +6,19 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.util import check_fully_reparametrized, torch_item
-from torch.distributions import kl_divergence
 
+from pyro_infomax.infer.site_families import family_name, is_relaxed
 from pyro_infomax.infer.weighted_elbo import Trace, WeightedELBO, unweighted_sum
-from pyro_infomax.poutine import SiteWeight, is_point_mass, unweighted_scale_and_mask
+from pyro_infomax.information import closed_divergence
+from pyro_infomax.poutine import SiteWeight, unweighted_scale_and_mask
 
 __all__ = ["WeightedMeanFieldELBO"]
 
 
 class WeightedMeanFieldELBO(WeightedELBO, TraceMeanField_ELBO):
     """Closed-form KL divergences, sampled where there is none; reparameterised gradients only."""
+
+    relaxes = True
 
     # The terms are recorded where the divergences are computed, so that none is computed twice.
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
@@ -39,8 +42,9 @@ class WeightedMeanFieldELBO(WeightedELBO, TraceMeanField_ELBO):
 
     def _latent(self, model_site: Any, guide_site: Any) -> torch.Tensor:
         self._check_reparameterised(guide_site)
-        divergence = _closed_form_kl(guide_site["fn"], model_site["fn"])
+        divergence = closed_divergence(guide_site["fn"], model_site["fn"])
         if divergence is None:
+            self._check_not_relaxed(guide_site)
             self._sums[1] += unweighted_sum(guide_site) - unweighted_sum(model_site)
             return guide_site["score_parts"].entropy_term.sum() - model_site["log_prob_sum"]
         total = scale_and_mask(divergence, guide_site["scale"], guide_site["mask"]).sum()
@@ -54,6 +58,7 @@ class WeightedMeanFieldELBO(WeightedELBO, TraceMeanField_ELBO):
                 "is neither: mark it infer={'is_auxiliary': True}"
             )
         self._check_reparameterised(site)
+        self._check_not_relaxed(site)
         self._sums[1] += unweighted_sum(site)
         return site["score_parts"].entropy_term.sum()
 
@@ -68,19 +73,15 @@ class WeightedMeanFieldELBO(WeightedELBO, TraceMeanField_ELBO):
                 "(or a TraceEnum_ class and enumerate it)"
             ) from None
 
-
-def _closed_form_kl(posterior: Any, prior: Any) -> torch.Tensor | None:
-    """The divergence of a site, None where it is to be sampled."""
-    # Pyro's KL of a Delta drops its log_density, by which autoguides carry a Jacobian
-    if is_point_mass(posterior):
-        return None
-    try:
-        divergence = kl_divergence(posterior, prior)
-    except NotImplementedError:
-        return None
-    if isinstance(divergence, torch.Tensor) and divergence.shape == posterior.batch_shape:
-        return divergence
-    return torch.as_tensor(divergence, dtype=torch.get_default_dtype()).expand(posterior.batch_shape)
+    # What is sampled of a relaxed site passes no gradient on to its value.
+    def _check_not_relaxed(self, site: Any) -> None:
+        if is_relaxed(site["fn"]):
+            ours = type(self).__name__
+            raise NotImplementedError(
+                f"{ours} needs a divergence in closed form for the relaxed site {site['name']!r} "
+                f"({family_name(site['fn'])}) but finds none; give the site a prior of its own family in the "
+                f"model, or use {ours.replace('MeanField', 'Enum')} and enumerate it without the relaxation"
+            )
 
 
 def _unweighted_kl(divergence: torch.Tensor, total: torch.Tensor, site: Any) -> float:

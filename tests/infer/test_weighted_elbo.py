@@ -24,6 +24,7 @@ from pyro_infomax.infer import (
     TraceMeanField_InfoMaxELBO,
     WeightedELBO,
 )
+from pyro_infomax.nn.straight_through import StraightThroughBernoulli
 from pyro_infomax.poutine import weight
 from pyro_infomax.schedules import Constant, Cyclical, Linear
 
@@ -618,3 +619,39 @@ def test_a_mapping_cannot_weigh_a_deterministic_site():
 
     with pytest.raises(ValueError, match=r"sites of the model, \['x'\], but got 'mu'"):
         Trace_InfoMaxELBO({"mu": 3.0}).loss(model, lambda: None)
+
+
+# ---- relaxed sites
+
+SAMPLED = [objective for objective in ALL if not objective.relaxes]
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("method", ["loss", "loss_and_grads"])
+@pytest.mark.parametrize("objective", SAMPLED)
+def test_refuses_relaxed_sites_where_the_rate_is_sampled(objective, method, validate):
+    """The gradient through the value would be lacking, which no value shows."""
+
+    def model():
+        pyro.sample("z", dist.Bernoulli(0.5).expand([2]).to_event(1))
+
+    def guide():
+        relaxed = StraightThroughBernoulli(0.5, logits=pyro.param("logits", torch.zeros(2)))
+        pyro.sample("z", relaxed.to_event(1))
+
+    mean_field = f"TraceMeanField_{objective.__name__.split('_')[1]}"
+    sentence = f"relaxed site 'z' .StraightThroughBernoulli.; use {mean_field}, which"
+    with pyro.validation_enabled(validate), pytest.raises(NotImplementedError, match=sentence):
+        getattr(quiet(objective, max_plate_nesting=0), method)(model, guide)
+
+
+@pytest.mark.parametrize("objective", SAMPLED)
+def test_refuses_the_relaxed_sites_of_torch(objective):
+    def model():
+        pyro.sample("z", dist.OneHotCategorical(torch.ones(3)))
+
+    def guide():
+        pyro.sample("z", dist.OneHotCategoricalStraightThrough(torch.ones(3)))
+
+    with pytest.raises(NotImplementedError, match=r"relaxed site 'z' .OneHotCategoricalStraightThrough."):
+        quiet(objective, max_plate_nesting=0).loss(model, guide)

@@ -245,3 +245,197 @@ def test_what_it_keeps_for_its_terms_holds_no_graph(programs):
     kept = [each for traces in elbo._traces for trace in traces for each in trace.nodes.values()]
     tensors = [t for site in kept if site["type"] == "sample" for t in site["packed"].values()]
     assert not any(t.requires_grad for t in tensors if isinstance(t, torch.Tensor))
+
+
+# ---- sites of a guide, summed out: value and gradient are those of the explicit sums
+
+
+class Summed:
+    """What the pairs below share: their states are summed out by hand, one axis of a table each."""
+
+    x = X
+
+    def parameters(self):
+        return {name: torch.tensor(value, requires_grad=True) for name, value in self.start.items()}
+
+    def param(self, name):
+        return pyro.param(name, torch.tensor(self.start[name]))
+
+    def expected(self, programs, observed, latent):
+        p = self.parameters()
+        log_q, log_prior, log_likelihood = self.tables(p)  # (data, *states), or what broadcasts to it
+        distortion = -(log_q.exp() * log_likelihood).sum()
+        rate = (log_q.exp() * (log_q - log_prior)).sum() + self.further_rate(p, log_q)
+        loss = observed * distortion + latent * rate
+        gradients = torch.autograd.grad(loss, list(p.values()))
+        flat = torch.cat([g.reshape(-1) for g in gradients])
+        return programs.Reference(loss.detach(), flat, distortion.detach(), rate.detach())
+
+    def further_rate(self, p, log_q):
+        return torch.zeros(())
+
+
+def guide_logits(p):
+    return p["bias"] + p["slope"] * torch.tensor(X)[:, None]  # (data, state)
+
+
+class OneSite(Summed):
+    """z of one family, x ~ N(θ_z, 1)."""
+
+    start = {
+        "prior": [0.2, -0.4, 0.5],
+        "theta": [-1.5, 0.3, 2.0],
+        "bias": [0.1, 0.6, -0.3],
+        "slope": [-0.8, 0.2, 0.9],
+    }
+
+    def __init__(self, family, enumerate="parallel"):
+        self.family, self.enumerate = family, enumerate
+        if family == "Bernoulli":
+            self.start = {name: value[:2] for name, value in self.start.items()}
+
+    def make(self, logits):
+        if self.family == "Bernoulli":
+            return dist.Bernoulli(logits=logits[..., 1] - logits[..., 0])
+        return getattr(dist, self.family)(logits=logits)
+
+    def mean(self, z):
+        theta = self.param("theta")
+        return z @ theta if self.family == "OneHotCategorical" else theta[z.long()]
+
+    def model(self):
+        prior = self.param("prior")
+        with pyro.plate("data", 4):
+            z = pyro.sample("z", self.make(prior))
+            pyro.sample("x", dist.Normal(self.mean(z), 1.0), obs=torch.tensor(X))
+
+    def guide(self):
+        logits = guide_logits({name: self.param(name) for name in ("bias", "slope")})
+        with pyro.plate("data", 4):
+            pyro.sample("z", self.make(logits), infer={"enumerate": self.enumerate})
+
+    def tables(self, p):
+        log_x = dist.Normal(p["theta"], 1.0).log_prob(torch.tensor(X)[:, None])
+        return guide_logits(p).log_softmax(-1), p["prior"].log_softmax(-1), log_x
+
+
+class TwoSites(Summed):
+    """y depends on z in model and guide: z of three values, y of two, x ~ N(θ_z + η y, 1)."""
+
+    start = {
+        "prior": [0.2, -0.4, 0.5],
+        "phi": [0.3, -0.2, 0.9],
+        "theta": [-1.5, 0.3, 2.0],
+        "eta": 0.8,
+        "bias": [0.1, 0.6, -0.3],
+        "slope": [-0.8, 0.2, 0.9],
+        "alpha": [-0.5, 0.4, 0.7],
+        "gamma": 0.6,
+    }
+
+    def __init__(self, one_hot=False):
+        self.one_hot = one_hot
+
+    def make(self, logits):
+        return dist.OneHotCategorical(logits=logits) if self.one_hot else dist.Categorical(logits=logits)
+
+    def at(self, table, z):
+        return z @ table if self.one_hot else table[z]
+
+    def model(self):
+        prior, phi, theta, eta = (self.param(name) for name in ("prior", "phi", "theta", "eta"))
+        with pyro.plate("data", 4):
+            z = pyro.sample("z", self.make(prior))
+            y = pyro.sample("y", dist.Bernoulli(logits=self.at(phi, z)))
+            pyro.sample("x", dist.Normal(self.at(theta, z) + eta * y, 1.0), obs=torch.tensor(X))
+
+    def guide(self):
+        p = {name: self.param(name) for name in ("bias", "slope", "alpha", "gamma")}
+        enumerate = {"enumerate": "parallel"}
+        with pyro.plate("data", 4):
+            z = pyro.sample("z", self.make(guide_logits(p)), infer=enumerate)
+            logits = self.at(p["alpha"], z) + p["gamma"] * torch.tensor(X)
+            pyro.sample("y", dist.Bernoulli(logits=logits), infer=enumerate)
+
+    def tables(self, p):
+        y, x = torch.tensor([0.0, 1.0]), torch.tensor(X)[:, None, None]
+        log_q_y = dist.Bernoulli(logits=(p["alpha"][:, None] + p["gamma"] * x)).log_prob(y)  # (data, z, y)
+        log_p_y = dist.Bernoulli(logits=p["phi"][:, None]).log_prob(y)  # (z, y)
+        log_x = dist.Normal(p["theta"][:, None] + p["eta"] * y, 1.0).log_prob(x)
+        log_q = guide_logits(p).log_softmax(-1)[..., None] + log_q_y
+        return log_q, p["prior"].log_softmax(-1)[:, None] + log_p_y, log_x
+
+
+class NextToANormal(Summed):
+    """u ~ N(μ_z, 1) is drawn once a value of z, x ~ N(θ_z + w u, 1): the sums are over z at these draws."""
+
+    start = {
+        "prior": [0.2, -0.4, 0.5],
+        "mu": [-1.0, 0.2, 1.1],
+        "theta": [-1.5, 0.3, 2.0],
+        "w": 0.7,
+        "bias": [0.1, 0.6, -0.3],
+        "slope": [-0.8, 0.2, 0.9],
+        "c": [0.4, -0.3, 0.1],
+        "log_s": [-0.5, 0.2, -0.1],
+    }
+
+    def model(self):
+        prior, mu, theta, w = (self.param(name) for name in ("prior", "mu", "theta", "w"))
+        with pyro.plate("data", 4):
+            z = pyro.sample("z", dist.Categorical(logits=prior))
+            u = pyro.sample("u", dist.Normal(mu[z], 1.0))
+            pyro.sample("x", dist.Normal(theta[z] + w * u, 1.0), obs=torch.tensor(X))
+
+    def guide(self):
+        p = {name: self.param(name) for name in ("bias", "slope", "c", "log_s")}
+        with pyro.plate("data", 4):
+            z = pyro.sample("z", dist.Categorical(logits=guide_logits(p)), infer={"enumerate": "parallel"})
+            pyro.sample("u", dist.Normal(p["c"][z] * torch.tensor(X), p["log_s"].exp()[z]))
+
+    def posterior_of_u(self, p):
+        loc = p["c"] * torch.tensor(X)[:, None]  # (data, z)
+        return dist.Normal(loc, p["log_s"].exp().expand(loc.shape))
+
+    def u(self, p):
+        # The guide's enumerated axis is on the left of the plate
+        noise = dist.Normal(torch.zeros(3, 4), 1.0).sample().mT
+        q = self.posterior_of_u(p)
+        return q.loc + q.scale * noise
+
+    def tables(self, p):
+        self.drawn = self.u(p)
+        log_x = dist.Normal(p["theta"] + p["w"] * self.drawn, 1.0).log_prob(torch.tensor(X)[:, None])
+        return guide_logits(p).log_softmax(-1), p["prior"].log_softmax(-1), log_x
+
+    def further_rate(self, p, log_q):
+        ratio = self.posterior_of_u(p).log_prob(self.drawn) - dist.Normal(p["mu"], 1.0).log_prob(self.drawn)
+        return (log_q.exp() * ratio).sum()
+
+
+SUMMED = {
+    **{family: lambda f=family: OneSite(f) for family in ("Bernoulli", "Categorical", "OneHotCategorical")},
+    "Bernoulli, sequential": lambda: OneSite("Bernoulli", "sequential"),
+    "Categorical, sequential": lambda: OneSite("Categorical", "sequential"),
+    "OneHotCategorical, sequential": lambda: OneSite("OneHotCategorical", "sequential"),
+    "two dependent sites": TwoSites,
+    "two dependent sites, one-hot": lambda: TwoSites(one_hot=True),
+    "next to a Normal that depends on it": NextToANormal,
+}
+BARE = [
+    (TraceEnum_BetaELBO(0.25, max_plate_nesting=1), 1.0, 0.25),
+    (TraceEnum_BetaELBO(4.0, max_plate_nesting=1), 1.0, 4.0),
+    (TraceEnum_InfoMaxELBO(3.0, max_plate_nesting=1), 4.0, 1.0),
+]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(("elbo", "observed", "latent"), BARE)
+@pytest.mark.parametrize("name", SUMMED)
+def test_sums_over_the_guides_sites_are_exact(programs, name, elbo, observed, latent, field):
+    pair = SUMMED[name]()
+    torch.manual_seed(5)
+    value = programs.evaluate(elbo, pair)
+    torch.manual_seed(5)
+    expected = pair.expected(programs, observed, latent)
+    assert torch.allclose(getattr(value, field), getattr(expected, field), rtol=0.0, atol=1e-10)

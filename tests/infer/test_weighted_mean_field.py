@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_infomax.infer import TraceMeanField_BetaELBO, TraceMeanField_InfoMaxELBO
+from pyro_infomax.nn.straight_through import StraightThroughBernoulli, StraightThroughOneHotCategorical
 from pyro_infomax.poutine import weight
 
 
@@ -212,3 +213,150 @@ def test_masks_of_the_programs_mask_the_divergence():
     elbo = TraceMeanField_BetaELBO(beta=4.0)
     elbo.loss(lambda: program(torch.zeros(2)), lambda: program(torch.tensor([1.0, 5.0])))
     assert elbo.terms.rate == pytest.approx(0.5)
+
+
+# ---- divergences that torch lacks
+
+
+@pytest.mark.parametrize("beta", [0.25, 4.0])
+def test_full_covariances_have_their_divergence(beta):
+    """Against the usual standard Normal, without the data: nothing is sampled, in loss and gradient."""
+
+    def model():
+        with pyro.plate("data", 3):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    def guide():
+        tril = pyro.param("tril", torch.tensor([[0.8, 0.0], [-0.4, 0.6]]))
+        with pyro.plate("data", 3):
+            pyro.sample("z", dist.MultivariateNormal(torch.tensor([0.5, -1.0]), scale_tril=tril))
+
+    elbo = TraceMeanField_BetaELBO(beta=beta)
+    loss = elbo.loss_and_grads(model, guide)
+    tril = torch.tensor([[0.8, 0.0], [-0.4, 0.6]], requires_grad=True)
+    covariance = tril @ tril.mT
+    rate = 1.5 * (covariance.trace() + 0.25 + 1.0 - 2.0 - covariance.logdet())
+    (gradient,) = torch.autograd.grad(beta * rate, tril)
+    assert elbo.terms.rate == pytest.approx(rate.item(), abs=1e-10)
+    assert loss == pytest.approx(beta * rate.item(), abs=1e-10)
+    assert torch.allclose(pyro.param("tril").grad.tril(), gradient.tril(), rtol=0.0, atol=1e-10)
+
+
+# ---- relaxed sites: drawn as they are, with the gradient of what is continuous
+
+
+class Relaxed:
+    """Three bits, or one of three, a datum; z ~ q(z|x) with the logits a x + b, x ~ N(w·z, 1)."""
+
+    start = {"a": [0.5, -0.3, 0.8], "b": [0.1, 0.4, -0.6], "w": [1.0, -0.5, 2.0], "prior": [0.2, 0.0, -0.7]}
+    x = (0.9, -1.4, 0.3, 2.1)
+
+    def __init__(self, family):
+        self.is_one_hot = family == "one-hot"
+
+    def parameters(self):
+        return {name: torch.tensor(value, requires_grad=True) for name, value in self.start.items()}
+
+    def prior(self, logits):
+        return (
+            dist.OneHotCategorical(logits=logits)
+            if self.is_one_hot
+            else dist.Bernoulli(logits=logits).to_event(1)
+        )
+
+    def posterior(self, logits):
+        if self.is_one_hot:
+            return StraightThroughOneHotCategorical(0.5, logits=logits)
+        return StraightThroughBernoulli(0.5, logits=logits).to_event(1)
+
+    def model(self):
+        with pyro.plate("data", 4):
+            z = pyro.sample("z", self.prior(pyro.param("prior", torch.tensor(self.start["prior"]))))
+            mean = z @ pyro.param("w", torch.tensor(self.start["w"]))
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=torch.tensor(self.x))
+
+    def guide(self):
+        a, b = (pyro.param(name, torch.tensor(self.start[name])) for name in "ab")
+        with pyro.plate("data", 4):
+            pyro.sample("z", self.posterior(a * torch.tensor(self.x)[:, None] + b))
+
+    def logits(self, p):
+        return p["a"] * torch.tensor(self.x)[:, None] + p["b"]
+
+    def rate(self, p):
+        """By the sum over the values of each site."""
+        q, prior = self.logits(p), p["prior"]
+        if not self.is_one_hot:
+            q, prior = (torch.stack([-each / 2, each / 2], -1) for each in (q, prior))
+        log_q, log_p = q.log_softmax(-1), prior.log_softmax(-1)
+        return (log_q.exp() * (log_q - log_p)).sum()
+
+    def reference(self, programs, observed, latent):
+        """With the draw that the same random state leads to."""
+        p = self.parameters()
+        z = self.posterior(self.logits(p)).rsample()
+        distortion, rate = -dist.Normal(z @ p["w"], 1.0).log_prob(torch.tensor(self.x)).sum(), self.rate(p)
+        loss = observed * distortion + latent * rate
+        gradients = torch.autograd.grad(loss, list(p.values()))
+        return programs.Reference(loss.detach(), torch.cat(gradients), distortion.detach(), rate.detach())
+
+
+RELAXED_FAMILIES = ["bits", "one-hot"]
+
+
+@pytest.mark.parametrize("family", RELAXED_FAMILIES)
+@pytest.mark.parametrize(
+    ("elbo", "latent"), [(TraceMeanField_BetaELBO(0.25), 0.25), (TraceMeanField_InfoMaxELBO(3.0), 1.0)]
+)
+def test_the_rate_of_relaxed_sites_is_exact_and_so_is_its_gradient(elbo, latent, family):
+    pair = Relaxed(family)
+    elbo.loss_and_grads(weight(pair.model, observed=0.0), pair.guide)
+    p = pair.parameters()
+    rate = pair.rate(p)
+    assert elbo.terms.rate == pytest.approx(rate.item(), abs=1e-10)
+    for name, gradient in zip("ab", torch.autograd.grad(latent * rate, [p["a"], p["b"]]), strict=True):
+        assert torch.allclose(pyro.param(name).grad, gradient, rtol=0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize("field", ["loss", "gradient", "distortion", "rate"])
+@pytest.mark.parametrize("family", RELAXED_FAMILIES)
+@pytest.mark.parametrize(
+    ("elbo", "observed", "latent"),
+    [(TraceMeanField_BetaELBO(0.25), 1.0, 0.25), (TraceMeanField_InfoMaxELBO(3.0), 4.0, 1.0)],
+)
+def test_the_likelihood_of_relaxed_sites_has_the_relaxed_gradient(
+    programs, elbo, observed, latent, family, field
+):
+    pair = Relaxed(family)
+    torch.manual_seed(3)
+    value = programs.evaluate(elbo, pair)
+    torch.manual_seed(3)
+    expected = pair.reference(programs, observed, latent)
+    assert torch.allclose(getattr(value, field), getattr(expected, field), rtol=0.0, atol=1e-10)
+
+
+class OtherPrior(Relaxed):
+    """The prior is a mixture, whose divergence is not known."""
+
+    def prior(self, logits):
+        weights, components = dist.Categorical(torch.ones(2)), torch.stack([logits, -logits])
+        return dist.MixtureSameFamily(weights, dist.OneHotCategorical(logits=components))
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("objective", [TraceMeanField_BetaELBO, TraceMeanField_InfoMaxELBO])
+def test_refuses_to_sample_the_divergence_of_a_relaxed_site(objective, validate):
+    pair = OtherPrior("one-hot")
+    enum = objective.__name__.replace("MeanField", "Enum")
+    sentence = f"relaxed site 'z' .StraightThroughOneHotCategorical. but finds none; .* use {enum}"
+    with pyro.validation_enabled(validate), pytest.raises(NotImplementedError, match=sentence):
+        objective().loss(pair.model, pair.guide)
+
+
+def test_refuses_to_sample_the_cost_of_a_relaxed_auxiliary_site():
+    def guide():
+        u = StraightThroughBernoulli(0.5, logits=torch.tensor(0.3))
+        pyro.sample("u", u, infer={"is_auxiliary": True})
+
+    with pytest.raises(NotImplementedError, match=r"relaxed site 'u' .* but finds none"):
+        TraceMeanField_BetaELBO().loss(lambda: None, guide)
