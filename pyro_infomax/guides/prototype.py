@@ -1,5 +1,6 @@
 """What a guide learns from one run of its model: the plate of the data, and the latent sites inside."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -15,6 +16,22 @@ Site = Any
 
 @final
 @dataclass(frozen=True)
+class InnerPlate:
+    """A plate around a latent site, beside that of the data.
+
+    Args:
+        name: of the plate.
+        dim: its axis, counted from the right.
+        size: number of its cells when the model was run.
+    """
+
+    name: str
+    dim: int
+    size: int
+
+
+@final
+@dataclass(frozen=True)
 class LatentSite:
     """A latent site inside the data plate.
 
@@ -22,11 +39,15 @@ class LatentSite:
         name: of the site.
         support: of its prior, event axes included.
         event_shape: shape of one latent.
+        plates: the plates around it beside that of the data, from left to right.
+        masked: whether the model masks it.
     """
 
     name: str
     support: Constraint
     event_shape: torch.Size
+    plates: tuple[InnerPlate, ...] = ()
+    masked: bool = False
 
 
 @final
@@ -54,7 +75,7 @@ class DataPlate:
         return pyro.plate(self.name, size, subsample_size=subsample_size, dim=self.dim)
 
 
-def find_data_plate(trace: Trace, size: int, *, own_plates: bool) -> DataPlate:
+def find_data_plate(trace: Trace, size: int, *, own_plates: Collection[str] = ()) -> DataPlate:
     """The plate of full size ``size`` around the observed sites.
 
     Where several plates have that size, it is the one that holds the latent sites too. Where none
@@ -63,7 +84,7 @@ def find_data_plate(trace: Trace, size: int, *, own_plates: bool) -> DataPlate:
     Args:
         trace: of the model.
         size: number of data.
-        own_plates: whether the user makes the plates; then the data may be a part of a larger plate.
+        own_plates: names of the plates that the user makes; the data may be a part of a larger one of these.
 
     Raises:
         ValueError: if no plate fits, or several do.
@@ -76,9 +97,9 @@ def find_data_plate(trace: Trace, size: int, *, own_plates: bool) -> DataPlate:
             "Expected the observed site inside a pyro.plate but the model has none: wrap the observed site "
             "and its latents in `with pyro.plate('data', len(x)):`."
         )
-    found = [f for f in plates.values() if (f.full_size or f.size) == size]
-    if own_plates:
-        found = found or [f for f in plates.values() if f.size == size]
+    own = [f for f in plates.values() if f.name in own_plates]
+    found = [f for f in own or plates.values() if (f.full_size or f.size) == size]
+    found = found or [f for f in own if f.size == size]
     if len(found) > 1:
         found = [f for f in found if all(f.name in frames for frames in latent)]
     if len(found) != 1:
@@ -94,7 +115,7 @@ def find_data_plate(trace: Trace, size: int, *, own_plates: bool) -> DataPlate:
 
 
 def find_latent_sites(trace: Trace, plate: DataPlate) -> list[LatentSite]:
-    """The latent sites of a model, all of them inside the data plate alone.
+    """The latent sites of a model, all of them inside the data plate.
 
     Args:
         trace: of the model.
@@ -102,7 +123,8 @@ def find_latent_sites(trace: Trace, plate: DataPlate) -> list[LatentSite]:
 
     Raises:
         ValueError: if there are none.
-        NotImplementedError: for a site outside the plate, or inside a further plate.
+        NotImplementedError: for a site outside the data plate, or inside a further plate that subsamples or
+            is sequential.
     """
     sites = [_local(site, plate) for site in _latent_sites(trace)]
     if not sites:
@@ -113,6 +135,25 @@ def find_latent_sites(trace: Trace, plate: DataPlate) -> list[LatentSite]:
     return sites
 
 
+def is_masked(fn: Any, mask: Any) -> bool:
+    """Whether some of a site's density may be left out.
+
+    Args:
+        fn: distribution of the site.
+        mask: what the handlers around the site mask, None for nothing.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> is_masked(dist.Normal(0.0, 1.0).mask(torch.tensor(False)), None)
+        True
+    """
+    masks = [mask]
+    while fn is not None:
+        masks.append(getattr(fn, "_mask", None))
+        fn = getattr(fn, "base_dist", None)
+    return any(each is not None and each is not True for each in masks)
+
+
 def _local(site: Site, plate: DataPlate) -> LatentSite:
     name, plates = site["name"], _plates(site)
     if plate.name not in plates:
@@ -121,12 +162,22 @@ def _local(site: Site, plate: DataPlate) -> LatentSite:
             f"not cover: fix it by pyro.poutine.condition, or hide it by pyro.poutine.block(model, "
             f"hide=[{name!r}]) and join the guides in a pyro.infer.autoguide.AutoGuideList."
         )
-    if inner := sorted(plates.keys() - {plate.name}):
-        raise NotImplementedError(
-            f"Latent site {name!r} is inside plate {inner[0]!r} within plate {plate.name!r}, which an "
-            f"amortised guide does not cover: make {inner[0]!r} an event axis by .to_event(1)."
-        )
-    return LatentSite(name, site["fn"].support, site["fn"].event_shape)
+    for each in site["cond_indep_stack"]:
+        if not each.vectorized:
+            raise NotImplementedError(
+                f"Latent site {name!r} is inside the sequential plate {each.name!r}: let the model write "
+                f"`for i in range(...)`, or sample all at once inside `with pyro.plate({each.name!r}, ...)`."
+            )
+    inner = sorted((each for each in plates.values() if each.name != plate.name), key=lambda each: each.dim)
+    for each in inner:
+        if each.size != (each.full_size or each.size):
+            raise NotImplementedError(
+                f"Latent site {name!r} is inside plate {each.name!r}, which subsamples within plate "
+                f"{plate.name!r}: let {each.name!r} take all of its rows, only the data plate may subsample."
+            )
+    cells = tuple(InnerPlate(each.name, each.dim, each.size) for each in inner)
+    masked = is_masked(site["fn"], site["mask"])
+    return LatentSite(name, site["fn"].support, site["fn"].event_shape, cells, masked)
 
 
 def _plates(site: Site) -> dict[str, Any]:

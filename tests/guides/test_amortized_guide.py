@@ -2,6 +2,7 @@ import copy
 import math
 import pickle
 from collections import Counter
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -14,6 +15,7 @@ from torch import nn
 
 from pyro_infomax.guides import AmortizedGuide, AmortizedNormal
 from pyro_infomax.nn import MLPEncoder
+from pyro_infomax.priors import FlowPrior, MixturePrior
 
 CALLS = Counter()
 
@@ -84,7 +86,7 @@ def test_the_model_runs_once(x):
     CALLS.clear()
     for size in (6, 3, 5):
         guide(x[:size])
-        guide.posteriors(x[:size])
+        guide.posterior(x[:size])
     assert CALLS["model"] == 1
 
 
@@ -112,7 +114,7 @@ def test_the_first_call_may_be_vectorised(x):
 def test_a_data_plate_further_left(x):
     guide = AmortizedNormal(crossed, encoder())
     assert guide(x)["z"].shape == (6, 1)
-    assert guide.posteriors(x)["z"].batch_shape == (6, 1)
+    assert guide.posterior(x)["z"].batch_shape == (6, 1)
 
 
 def test_every_parameter_gets_a_gradient(x):
@@ -249,7 +251,7 @@ def test_a_family_is_its_hook(x):
 
             return Head()
 
-    assert Wide(model, encoder()).posteriors(x)["z"].variance[0, 0] == 2 * 81
+    assert Wide(model, encoder()).posterior(x)["z"].variance[0, 0] == 2 * 81
 
 
 # ---- Pyro's store
@@ -277,7 +279,7 @@ def test_a_loaded_store_is_used(x):
     guide, fresh = (AmortizedNormal(model, encoder()) for _ in range(2))
     guide(x)
     fresh._name = guide._name
-    torch.testing.assert_close(fresh.posteriors(x)["z"].mean, guide.posteriors(x)["z"].mean)
+    torch.testing.assert_close(fresh.posterior(x)["z"].mean, guide.posterior(x)["z"].mean)
 
 
 def test_a_copy_trains_independently(x):
@@ -298,10 +300,26 @@ def test_a_copy_before_the_first_call_works(x):
 def test_a_trained_guide_can_be_pickled(x):
     guide = AmortizedNormal(lambda x: model(x), encoder())
     step(model, guide, x)
-    revived, expected = pickle.loads(pickle.dumps(guide)), guide.posteriors(x)["z"].mean
+    revived, expected = pickle.loads(pickle.dumps(guide)), guide.posterior(x)["z"].mean
     step(model, guide, x)
-    torch.testing.assert_close(revived.posteriors(x)["z"].mean, expected)
+    torch.testing.assert_close(revived.posterior(x)["z"].mean, expected)
     assert math.isfinite(step(model, guide, x))
+
+
+@pytest.mark.parametrize("prior", [MixturePrior, FlowPrior])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda guide: pickle.loads(pickle.dumps(guide))])
+def test_a_prior_with_parameters_stays_out_of_copies(x, prior, copied):
+    learned = prior(2)
+
+    def program(x):
+        pyro.module("learned", learned)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", learned())
+            pyro.sample("x", dist.Normal(z.repeat(1, 2), 1.0).to_event(1), obs=x)
+
+    guide = AmortizedNormal(program, encoder())
+    step(program, guide, x)
+    torch.testing.assert_close(copied(guide).posterior(x)["z"].mean, guide.posterior(x)["z"].mean)
 
 
 def test_a_guide_that_was_pickled_too_early_says_so(x):
@@ -310,10 +328,30 @@ def test_a_guide_that_was_pickled_too_early_says_so(x):
         revived(x)
 
 
+def test_a_state_goes_to_a_guide_that_has_run(x):
+    first, second, third = (AmortizedNormal(model, encoder()) for _ in range(3))
+    step(model, first, x)
+    second(x)
+    second.load_state_dict(first.state_dict())
+    torch.testing.assert_close(second.posterior(x)["z"].mean, first.posterior(x)["z"].mean)
+    for strict in (True, False):
+        with pytest.raises(ValueError, match=r"has not run: call guide\.posterior\(data\) once before"):
+            third.load_state_dict(first.state_dict(), strict=strict)
+
+
+def test_the_first_call_may_be_in_inference_mode(x):
+    guide = AmortizedNormal(model, encoder())
+    with torch.inference_mode():
+        guide.posterior(x)
+    start = state(guide)
+    step(model, guide, x)
+    assert all_differ(start, state(guide))
+
+
 def test_posteriors_outside_of_inference_show_no_parameters(x):
     guide = AmortizedNormal(model, encoder())
     with pyro.poutine.trace(param_only=True) as capture, torch.no_grad():
-        guide.posteriors(x)
+        guide.posterior(x)
     assert not capture.trace.nodes
 
 
@@ -341,6 +379,447 @@ def test_parameters_local_to_the_module(x):
         elbo = Trace_ELBO()(model, guide)
         elbo(x).backward()
     assert all(parameter.grad is not None for parameter in guide.parameters())
+
+
+# ---- plates within that of the data
+
+
+def grouped(x):
+    """A latent a datum, and two a cell, in data (batch, 3, 2)."""
+    with pyro.plate("data", len(x), dim=-2):
+        top = pyro.sample("top", dist.Normal(0.0, 1.0))
+        with pyro.plate("cells", x.shape[1], dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            s = pyro.sample("s", dist.Normal(z.sum(-1), 1.0))
+            loc = torch.stack([top + z[..., 0], s], -1)
+            pyro.sample("x", dist.Normal(loc, 0.5).to_event(1), obs=x)
+
+
+def transposed(x):
+    """The same with the cells to the left of the data."""
+    with pyro.plate("data", len(x), dim=-1):
+        top = pyro.sample("top", dist.Normal(0.0, 1.0))
+        with pyro.plate("cells", x.shape[1], dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            s = pyro.sample("s", dist.Normal(z.sum(-1), 1.0))
+            loc = torch.stack([top + z[..., 0], s], -1)
+            pyro.sample("x", dist.Normal(loc, 0.5).to_event(1), obs=x.transpose(0, 1))
+
+
+def of_data(x):
+    return x.flatten(1)
+
+
+def of_cells(x):
+    return torch.cat([x, x**2], -1)
+
+
+GROUPED = [(grouped, (6, 3)), (transposed, (3, 6))]
+
+
+@pytest.mark.parametrize(("program", "batch"), GROUPED, ids=["right", "left"])
+@pytest.mark.parametrize("structured", [False, True], ids=["independent", "structured"])
+@pytest.mark.parametrize("net", [of_data, of_cells])
+def test_sites_in_several_plates(program, batch, structured, net):
+    x = torch.randn(6, 3, 2)
+    guide = AmortizedNormal(program, net, structured=structured)
+    trace = pyro.poutine.trace(guide).get_trace(x)
+    top = (6, 1) if program is grouped else (6,)
+    assert {name: tuple(trace.nodes[name]["fn"].batch_shape) for name in ("top", "z", "s")} == {
+        "top": top,
+        "z": batch,
+        "s": batch,
+    }
+    assert {frame.name for frame in trace.nodes["s"]["cond_indep_stack"]} == {"data", "cells"}
+    for elbo in (Trace_ELBO(), TraceMeanField_ELBO(num_particles=2, vectorize_particles=True)):
+        assert math.isfinite(step(program, guide, x[:4], elbo=elbo))
+
+
+@pytest.mark.parametrize(("program", "batch"), GROUPED, ids=["right", "left"])
+@pytest.mark.parametrize("net", [of_data, of_cells])
+def test_each_cell_gets_its_own_posterior(program, batch, net):
+    """The posterior of one cell follows the features of that cell alone, or all features of its datum."""
+    x = torch.randn(6, 3, 2)
+    guide = AmortizedNormal(program, net)
+    before = guide.posterior(x)["z"].mean
+    moved = x.clone()
+    moved[4, 1] += 1.0
+    change = (guide.posterior(moved)["z"].mean - before).abs().sum(-1)
+    by_datum = change if program is grouped else change.T
+    changed = by_datum > 0
+    assert not changed[[0, 1, 2, 3, 5]].any()
+    assert changed[4].tolist() == ([True] * 3 if net is of_data else [False, True, False])
+
+
+def test_the_number_of_cells_may_vary_where_the_encoder_follows():
+    guide = AmortizedNormal(grouped, of_cells, structured=False)
+    assert guide(torch.randn(6, 3, 2))["z"].shape == (6, 3, 2)
+    assert guide(torch.randn(4, 5, 2))["z"].shape == (4, 5, 2)
+
+
+def test_features_of_another_rank_are_refused():
+    with pytest.raises(ValueError, match=r"or \(batch, cells, h\), with batch = .* returned \(6, 3, 2, 1\)"):
+        AmortizedNormal(grouped, lambda x: x.unsqueeze(-1))(torch.randn(6, 3, 2))
+
+
+def test_data_and_cells_of_one_number_are_told_apart_by_plates_of_the_user():
+    def both(x):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("cells", x.shape[1], dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x = torch.randn(3, 3)
+    with pytest.raises(ValueError, match=r"got 'data' of size 3, 'cells' of size 3|got 'cells'.*'data'"):
+        AmortizedNormal(both, lambda x: x)(x)
+    guide = AmortizedNormal(both, lambda x: x, create_plates=lambda x: pyro.plate("data", len(x), dim=-2))
+    assert guide(x)["z"].shape == (3, 3)
+    assert guide(x[:2])["z"].shape == (2, 3)
+
+
+def test_cells_that_subsample_are_refused():
+    def inner(x):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("cells", 3, subsample_size=2, dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, :2])
+
+    with pytest.raises(NotImplementedError, match="'z' is inside plate 'cells', which subsamples"):
+        AmortizedNormal(inner, of_data)(torch.randn(6, 3))
+
+
+# ---- sites that depend on earlier ones
+
+
+def test_a_later_site_follows_an_earlier_one(x):
+    guide = AmortizedNormal(model, encoder(), structured=True)
+    z = torch.randn(5, 6, 2)
+    given = guide.posterior(x, given={"z": z})
+    assert given["z"].batch_shape == (6,)
+    assert given["s"].batch_shape == (5, 6)
+    assert not torch.allclose(given["s"].mean[0], given["s"].mean[1])
+    alone = guide.posterior(x, given={"z": z[0]})
+    torch.testing.assert_close(alone["s"].mean, given["s"].mean[0])
+
+
+def test_without_values_a_later_site_is_given_medians(x):
+    guide = AmortizedNormal(model, encoder(), structured=True)
+    medians = {"z": guide.posterior(x)["z"].mean}
+    torch.testing.assert_close(guide.posterior(x)["s"].mean, guide.posterior(x, given=medians)["s"].mean)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 3), (), (5, 2), (4, 5, 2)])
+def test_values_of_another_shape_are_refused(x, shape):
+    guide = AmortizedNormal(model, encoder(), structured=True)
+    with pytest.raises(ValueError, match=r"values of 'z' for 6 data, .* event shape \(2,\), but got shape"):
+        guide.posterior(x, given={"z": torch.zeros(shape)})
+
+
+@pytest.mark.parametrize(("structured", "name"), [(True, "s"), (True, "nothing"), (False, "z")])
+def test_values_of_sites_on_which_none_depends_are_refused(x, structured, name):
+    guide = AmortizedNormal(model, encoder(), structured=structured)
+    with pytest.raises(
+        ValueError, match=rf"Expected values of the sites that others depend on, .* got \['{name}'"
+    ):
+        guide.posterior(x, given={name: torch.zeros(6, 2)})
+
+
+def test_draws_are_those_of_the_program(x):
+    """Joint moments of draws from the method and from the program agree."""
+    guide = AmortizedNormal(model, encoder(), structured=True)
+    with torch.no_grad():
+        guide(x)
+        guide.heads[1].linear.weight.copy_(torch.randn_like(guide.heads[1].linear.weight))
+        runs = [guide(x[:1]) for _ in range(2000)]
+    draws = guide.sample(x[:1], 2000)
+    for combine in (lambda v: v["s"], lambda v: v["s"] * v["z"][..., 0], lambda v: v["s"] ** 2):
+        first = combine(draws).flatten()
+        second = torch.cat([combine(run) for run in runs])
+        error = ((first.var() + second.var()) / 2000).sqrt()
+        assert abs(first.mean() - second.mean()) < 4 * error
+
+
+# ---- draws and quantiles
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_draws_have_their_own_axis_in_front(x, structured):
+    guide = AmortizedNormal(model, encoder(), structured=structured)
+    for draws in (guide.sample(x, 5), guide.sample(x, num_samples=5)):
+        assert {name: tuple(value.shape) for name, value in draws.items()} == {"z": (5, 6, 2), "s": (5, 6)}
+        assert not draws["z"].requires_grad
+    assert guide.sample(x)["s"].shape == (1, 6)
+
+
+def test_draws_are_isolated_by_a_seed(x):
+    guide = AmortizedNormal(model, encoder(), structured=True)
+    guide(x)
+    before = torch.get_rng_state()
+    first, second = guide.sample(x, 5, seed=1), guide.sample(x, 5, seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["s"], guide.sample(x, 5, seed=2)["s"])
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_draws_are_refused(x, count):
+    with pytest.raises(ValueError, match=f"Expected num_samples >= 1 but got {count}"):
+        AmortizedNormal(model, encoder()).sample(x, count)
+
+
+def test_quantiles_are_those_of_the_posterior(x):
+    guide = AmortizedNormal(model, encoder())
+    found = guide.quantiles([0.1, 0.5], x)
+    posterior = guide.posterior(x)
+    for name, shape in (("z", (2, 6, 2)), ("s", (2, 6))):
+        assert found[name].shape == shape
+        torch.testing.assert_close(found[name][1], posterior[name].mean.detach())
+        torch.testing.assert_close(
+            found[name][0], (posterior[name].mean - 1.2815515655 * posterior[name].stddev).detach()
+        )
+    torch.testing.assert_close(guide.quantiles(0.1, x)["z"], found["z"][0])
+
+
+def test_quantiles_of_dependent_sites_are_those_of_draws(x):
+    guide = AmortizedNormal(model, encoder(), structured=True)
+    found = guide.quantiles([0.25, 0.75], x, num_samples=20_000, seed=0)
+    draws = guide.sample(x, 20_000, seed=1)
+    torch.testing.assert_close(
+        found["z"][0], guide.posterior(x)["z"].base_dist.icdf(torch.tensor(0.25)).detach()
+    )
+    torch.testing.assert_close(
+        (draws["s"] < found["s"][1]).double().mean(0), torch.full((6,), 0.75), atol=0.02, rtol=0
+    )
+    assert torch.equal(guide.median(x, seed=3)["s"], guide.quantiles(0.5, x, seed=3)["s"])
+
+
+def test_encoding_never_runs_the_model(x):
+    guide = AmortizedNormal(model, encoder(), structured=True)
+    guide(x)
+    CALLS.clear()
+    guide.posterior(x)
+    guide.sample(x, 3)
+    guide.median(x)
+    guide.quantiles([0.1], x)
+    assert CALLS["model"] == 0
+
+
+# ---- heads of one's own
+
+
+class Linear(nn.Module):
+    def __init__(self, in_features, out_features, build):
+        super().__init__()
+        self.linear, self.build = nn.Linear(in_features, out_features), build
+
+    def forward(self, features):
+        return self.build(self.linear(features))
+
+
+def laplace(h):
+    return dist.Laplace(h[..., :2], 1.0).to_event(1)
+
+
+def test_a_module_serves_its_site(x):
+    head = Linear(7, 2, laplace)
+    start = state(head)
+    guide = AmortizedNormal(model, encoder(), heads={"z": head})
+    assert isinstance(guide.posterior(x)["z"].base_dist, dist.Laplace)
+    assert isinstance(guide.posterior(x)["s"], dist.Normal)
+    step(model, guide, x, elbo=Trace_ELBO())
+    assert all_differ(start, head.state_dict())
+
+
+def test_a_distribution_class_serves_its_site(x):
+    guide = AmortizedNormal(model, encoder(), heads={"s": dist.StudentT, "z": partial(dist.StudentT, 4.0)})
+    q = guide.posterior(x)
+    assert q["s"].batch_shape == (6,)
+    assert isinstance(q["s"], dist.StudentT)
+    assert (q["z"].event_shape, bool((q["z"].base_dist.df == 4).all())) == ((2,), True)
+    assert math.isfinite(step(model, guide, x, elbo=Trace_ELBO()))
+
+
+class Wide(AmortizedGuide):
+    def __init__(self, *args, scale=9.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scale = scale
+
+    def make_head(self, site, in_features):
+        count = site.event_shape.numel()
+
+        def build(h):
+            return dist.Laplace(h.reshape(h.shape[:-1] + site.event_shape), self.scale).to_event(
+                len(site.event_shape)
+            )
+
+        return Linear(in_features, count, build)
+
+
+@pytest.mark.parametrize(
+    "family", [Wide, partial(Wide, scale=9.0), Wide(model, lambda x: x)], ids=["class", "partial", "guide"]
+)
+def test_another_family_serves_its_site(x, family):
+    guide = AmortizedNormal(model, encoder(), heads={"z": family})
+    assert guide.posterior(x)["z"].base_dist.scale[0, 0] == 9
+    assert isinstance(guide.posterior(x)["s"], dist.Normal)
+
+
+def test_a_head_that_says_how_it_is_inferred(x):
+    head = Linear(7, 2, laplace)
+    head.infer = {"baseline": {"use_decaying_avg_baseline": True}}
+    trace = pyro.poutine.trace(AmortizedNormal(model, encoder(), heads={"z": head})).get_trace(x)
+    assert trace.nodes["z"]["infer"]["baseline"] == head.infer["baseline"]
+
+
+def test_a_head_without_features_is_spread_over_the_data(x):
+    guide = AmortizedNormal(model, encoder(), heads={"s": Linear(7, 2, lambda h: dist.Normal(0.0, 1.0))})
+    assert guide.posterior(x)["s"].batch_shape == (6,)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (
+            Linear(7, 2, lambda h: h),
+            r"head of 'z' to return a distribution of pyro.distributions but got Tensor",
+        ),
+        (Linear(7, 2, lambda h: dist.Normal(h, 1.0)), r"event shape \(2,\) but got \(\): use .to_event"),
+        (Linear(7, 2, lambda h: laplace(h[:3])), r"batch shape \(6,\).* but got \(3,\)"),
+        ("Normal", r"Expected the head of 'z' to be a module .* but got 'Normal'"),
+        (nn.Linear, r"Expected the head of 'z' to be a module"),
+    ],
+    ids=["tensor", "event", "batch", "string", "class"],
+)
+def test_a_head_that_does_not_fit_says_so(x, head, message):
+    head = head.double() if isinstance(head, nn.Module) else head
+    with pytest.raises(ValueError, match=message):
+        AmortizedNormal(model, encoder(), heads={"z": head})(x)
+
+
+class Lazy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.LazyLinear(2), nn.Dropout())
+
+    def forward(self, features):
+        return laplace(self.layers(features))
+
+
+def test_a_lazy_head_is_built_for_the_features(x):
+    head = Lazy()
+    guide = AmortizedNormal(model, encoder(), heads={"z": head})
+    assert math.isfinite(step(model, guide, x, elbo=Trace_ELBO()))
+    assert head.layers[0].weight.shape == (2, 7)
+    assert head.layers[1].training
+
+
+def test_modules_are_parts_of_the_guide_from_the_start(x):
+    head = Linear(7, 2, laplace).float()
+    guide = AmortizedNormal(model, encoder(), heads={"z": head}).double()
+    assert head.linear in list(guide.modules())
+    assert guide.posterior(x)["z"].base_dist.loc.dtype == torch.float64
+
+
+class Noisy(AmortizedGuide):
+    def make_head(self, site, in_features):
+        return Lazy()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["family", "own"])
+def test_evaluation_mode_before_the_first_call_holds(x, own):
+    heads = {"z": Lazy()} if own else None
+    guide = Noisy(pyro.poutine.block(model, hide=["s"]), encoder(), heads=heads).eval()
+    assert torch.equal(guide.posterior(x)["z"].mean, guide.posterior(x)["z"].mean)
+    assert not any(module.training for module in guide.heads[0].modules())
+
+
+def test_a_head_of_no_site_is_refused(x):
+    with pytest.raises(ValueError, match=r"Expected heads for the latent sites \['z', 's'\] but got \['y'\]"):
+        AmortizedNormal(model, encoder(), heads={"y": dist.Normal})(x)
+
+
+def test_copies_take_heads_of_their_own(x):
+    head = Linear(7, 2, laplace)
+    first = AmortizedNormal(model, encoder(), heads={"z": head})
+    second = copy.deepcopy(first)
+    for guide in (first, second):
+        assert isinstance(guide.posterior(x)["z"].base_dist, dist.Laplace)
+    assert first.heads[0] is head
+    assert second.heads[0] is not head
+
+
+# ---- masks
+
+
+def masking(x, mask):
+    with pyro.plate("data", len(x)), pyro.poutine.mask(mask=mask):
+        z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+def in_part(x, mask):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0], obs_mask=mask)
+
+
+MASK = torch.tensor([True, False, True, True, False, True])
+
+
+@pytest.mark.parametrize(("program", "name"), [(masking, "z"), (in_part, "x_unobserved")])
+def test_a_site_that_the_model_alone_masks_is_refused(x, program, name):
+    guide = AmortizedNormal(program, lambda x, mask: x)
+    with pytest.raises(NotImplementedError, match=f"'{name}' is masked in the model .*than pass obs_mask"):
+        guide(x, MASK)
+    assert guide.posterior(x, MASK)[name].batch_shape == (6,)
+
+
+class Masked(nn.Module):
+    def forward(self, features):
+        return dist.Normal(features[..., :4], 1.0).mask(features[..., 4:].bool()).to_event(1)
+
+
+def around(x, mask):
+    return pyro.poutine.mask(AmortizedNormal(masking, lambda x, mask: x), mask=mask)(x, mask)
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [around, AmortizedNormal(masking, lambda x, m: torch.cat([x, m[:, None]], -1), heads={"z": Masked()})],
+    ids=["handler", "head"],
+)
+def test_a_guide_that_is_masked_too_is_not(x, guide):
+    trace = pyro.poutine.trace(guide).get_trace(x, MASK)
+    trace.compute_log_prob()
+    assert torch.equal(trace.nodes["z"]["log_prob"] != 0, MASK)
+
+
+# ---- trunks
+
+
+def test_a_frozen_encoder_stays_as_it_is(x):
+    net = encoder().requires_grad_(False)
+    start = state(net)
+    guide = AmortizedNormal(model, net)
+    heads = None
+    for _ in range(2):
+        step(model, guide, x)
+        heads = heads or state(guide.heads)
+    assert all(torch.equal(start[name], value) for name, value in net.state_dict().items())
+    assert all_differ(heads, guide.heads.state_dict())
+
+
+def test_two_guides_train_one_trunk(x):
+    trunk = encoder()
+    first = AmortizedNormal(pyro.poutine.block(model, hide=["s"]), trunk)
+    second = Wide(pyro.poutine.block(model, hide=["z"]), trunk)
+    both = AutoGuideList(model, create_plates=lambda x: pyro.plate("data", len(x), dim=-1))
+    both.append(first)
+    both.append(second)
+    start = state(trunk)
+    step(model, both, x, elbo=Trace_ELBO())
+    assert all_differ(start, trunk.state_dict())
+    # one step of Adam at rate 0.01: stepping twice would move by 0.02
+    assert all((start[name] - value).abs().max() < 0.0101 for name, value in trunk.state_dict().items())
+    assert both(x)["s"].shape == (6,)
 
 
 # ---- beside other guides
