@@ -1,6 +1,7 @@
 """The main job: train a VAE on digits, account for its nats on held-out ones too, leave tables and pictures.
 
     python examples/digits.py --objective infomax --lam 1 --out runs/digits
+    python examples/digits.py --objective elbo --guide full --prior vamp --out runs/full_vamp
 
 Any npz with an array ``images`` or ``x``, and optionally ``labels``, takes the place of scikit-learn's
 digits.
@@ -10,8 +11,10 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -20,15 +23,32 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import pyro
 import torch
+from pyro.distributions import Distribution
 from pyro.infer import SVI
 from pyro.optim import Adam
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_infomax import VAE, BetaELBO, InfoMaxELBO, decompose, fit, to_arviz
 from pyro_infomax.datasets import LabelledImages, binarize, load_digits, load_npz
 from pyro_infomax.diagnostics import Convergence, Decomposition, convergence
+from pyro_infomax.flows import CouplingFlow
+from pyro_infomax.guides import (
+    AmortizedFlow,
+    AmortizedGuide,
+    AmortizedLowRankNormal,
+    AmortizedMultivariateNormal,
+)
 from pyro_infomax.infer import WeightedELBO
-from pyro_infomax.nn import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from pyro_infomax.joint import generative
+from pyro_infomax.nn import (
+    ConvDecoder,
+    ConvEncoder,
+    FlowHead,
+    LowRankNormalHead,
+    MLPDecoder,
+    MLPEncoder,
+    MultivariateNormalHead,
+)
 from pyro_infomax.plots import (
     aggregate_against_prior,
     history,
@@ -39,12 +59,22 @@ from pyro_infomax.plots import (
     reconstructions,
     traversals,
 )
+from pyro_infomax.priors import FlowPrior, MixturePrior, VampPrior
 from pyro_infomax.training import History
 
 MOST_COLOURS = 20
 MOST_ROWS = 8
 SMOKE_DATA = 256
 HELD_OUT = 6  # one image of so many
+PRIOR_DRAWS = 20_000
+COMPONENTS = 50  # of the mixture and the VampPrior
+GUIDES = {
+    "full": (AmortizedMultivariateNormal, MultivariateNormalHead),
+    "low-rank": (AmortizedLowRankNormal, LowRankNormalHead),
+    "flow": (AmortizedFlow, partial(FlowHead, flow=partial(CouplingFlow, layers=2, bins=4, hidden=(32,)))),
+}
+PRIORS = ("standard", "mixture", "vamp", "flow")
+Program = Callable[..., Tensor | dict[str, Tensor]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +86,8 @@ def parser() -> argparse.ArgumentParser:
         "--likelihood", choices=["bernoulli", "continuous_bernoulli", "gaussian"], default="bernoulli"
     )
     args.add_argument("--network", choices=["mlp", "conv"], default="mlp")
+    args.add_argument("--guide", choices=["normal", *GUIDES], default="normal", help="shape of q(z|x)")
+    args.add_argument("--prior", choices=PRIORS, default="standard", help="p(z); all but the first train")
     args.add_argument("--latent-dim", type=int, default=4, help="at least 2")
     args.add_argument("--epochs", type=int, default=100)
     args.add_argument("--data", type=Path, help="an npz with images or x, and optionally labels")
@@ -83,13 +115,15 @@ def run(args: argparse.Namespace) -> None:
 
     pyro.clear_param_store()
     pyro.set_rng_seed(args.seed)
-    vae = make_vae(args, tuple(data.images.shape[1:]))
-    svi = SVI(vae.model, vae.guide, Adam({"lr": 2e-3}), objective)
+    networks = make_networks(args, tuple(data.images.shape[1:]))
+    kind = {name: getattr(args, name) for name in ("guide", "prior", "latent_dim", "likelihood")}
+    vae, guide = make_pair(*networks, data.images, **kind)
+    svi = SVI(vae.model, guide, Adam({"lr": 2e-3}), objective)
     epochs = 1 if args.smoke else args.epochs
     training = fit(svi, data.images, epochs=epochs, validation=holdout.images, seed=args.seed)
 
     start = time.perf_counter()
-    pair = {"model": vae.model, "guide": vae.guide, "data": data.images, "num_samples": 2, "seed": args.seed}
+    pair = {"model": vae.model, "guide": guide, "data": data.images, "num_samples": 2, "seed": args.seed}
     account = decompose(**pair, holdout=holdout.images)
     seconds = time.perf_counter() - start
     print(f"\n{describe(objective)}, {len(data.images)} images, {args.latent_dim} latent dimensions\n")
@@ -97,9 +131,9 @@ def run(args: argparse.Namespace) -> None:
     print(f"The account took {seconds:.1f} s.\n")
     curve = convergence(**pair)
     print(curve)
-    save_tables(args, vae, data, training, account)
+    save_tables(args, pair, training, account)
     curve.to_frame().to_csv(args.out / "convergence.csv")
-    save_pictures(args.out, vae, data, training, account, curve, args.seed)
+    save_pictures(args.out, vae, guide, data, training, account, curve)
     print(f"\nTables and pictures are in {args.out}")
 
 
@@ -151,28 +185,55 @@ def split(data: LabelledImages, seed: int) -> tuple[LabelledImages, LabelledImag
     return train, test
 
 
-def make_vae(args: argparse.Namespace, shape: tuple[int, ...]) -> VAE:
+def make_networks(args: argparse.Namespace, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
     if args.network == "conv":
-        encoder, decoder = ConvEncoder(shape), ConvDecoder(args.latent_dim, shape)
-    else:
-        encoder, decoder = MLPEncoder(shape), MLPDecoder(args.latent_dim, shape)
-    return VAE(encoder, decoder, latent_dim=args.latent_dim, likelihood=args.likelihood)
+        return ConvEncoder(shape), ConvDecoder(args.latent_dim, shape)
+    return MLPEncoder(shape), MLPDecoder(args.latent_dim, shape)
+
+
+def make_pair(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    images: Tensor,
+    *,
+    guide: str,
+    prior: str,
+    latent_dim: int,
+    likelihood: str = "bernoulli",
+) -> tuple[VAE, Program]:
+    """A VAE and its guide: the VAE's own, which is a diagonal Normal, or one of another family."""
+    build = partial(VAE, encoder, decoder, latent_dim=latent_dim, likelihood=likelihood)
+    if guide == "normal":
+        vae = build(prior=make_prior(prior, latent_dim, images))
+        return vae, vae.guide
+    family, make_head = GUIDES[guide]
+    # A head made here serves the guide and, on pseudo-inputs, the VampPrior
+    head = make_head(encoder.out_features, (latent_dim,))
+    vae = build(prior=make_prior(prior, latent_dim, images, lambda u: head(encoder(u))))
+    return vae, family(vae.model, encoder, heads={"z": head})
+
+
+def make_prior(
+    prior: str,
+    latent_dim: int,
+    images: Tensor,
+    posterior: Callable[[Tensor], Distribution] | None = None,
+) -> nn.Module | None:
+    """The prior; a VampPrior without a posterior takes that of the VAE."""
+    if prior == "mixture":
+        return MixturePrior(latent_dim, num_components=COMPONENTS)
+    if prior == "vamp":
+        return VampPrior(images[:COMPONENTS], posterior)
+    return FlowPrior(latent_dim) if prior == "flow" else None
 
 
 def save_tables(
-    args: argparse.Namespace, vae: VAE, data: LabelledImages, training: History, account: Decomposition
+    args: argparse.Namespace, pair: dict[str, Any], training: History, account: Decomposition
 ) -> None:
     training.to_frame().to_csv(args.out / "history.csv")
     account.to_frame().to_csv(args.out / "decomposition.csv")
     posterior = to_arviz(
-        vae.model,
-        vae.guide,
-        data.images,
-        num_samples=20,
-        history=training,
-        dims={"z": ["latent"]},
-        decomposition=account,
-        seed=args.seed,
+        **pair | {"num_samples": 20}, history=training, dims={"z": ["latent"]}, decomposition=account
     )
     posterior.to_netcdf(args.out / "posterior.nc")
 
@@ -181,62 +242,86 @@ def save_tables(
 def save_pictures(
     out: Path,
     vae: VAE,
+    guide: Program,
     data: LabelledImages,
     training: History,
     account: Decomposition,
     curve: Convergence,
-    seed: int,
 ) -> None:
     vae.eval()
-    posterior = vae.encode(data.images)
-    information = account.dimensionwise_rate.value - account.dimensionwise_kl.value
+    z, centre = encode(vae, guide, data.images)
+    prior = generative(vae.model).sample(PRIOR_DRAWS, data.images)["z"]
+    information = informative(account, centre)
     pair = most_informative(information)
     names = list(account.latent_names)
     labels = data.labels
     if labels is not None and (classes := len(labels.unique())) > MOST_COLOURS:
         print(f"\n{classes} classes are more than the {MOST_COLOURS} that can be told apart: none are drawn")
         labels = None
-    generator = torch.Generator().manual_seed(seed)
-    z = posterior.mean + posterior.stddev * torch.randn(posterior.mean.shape, generator=generator)
-    prior = torch.randn(20_000, vae.latent_dim, generator=generator)
 
     save(out / "history.png", history(training.to_frame(), ax=new_axes(8, 4.5)))
     save(out / "convergence.png", information_over_size(curve.to_frame(), ax=new_axes(8, 4.5)))
-    bars = information_per_dimension(
-        account.dimensionwise_rate.value,
-        account.dimensionwise_kl.value,
-        standard_error=account.dimensionwise_kl.standard_error,
-        names=names,
-        ax=new_axes(8, 4.5),
-    )
-    save(out / "information.png", bars)
+    if account.dimensionwise_rate is None or account.dimensionwise_kl is None:
+        print("\nWithout a rate of each latent dimension there is no picture of them: see the account")
+    else:
+        bars = information_per_dimension(
+            account.dimensionwise_rate.value,
+            account.dimensionwise_kl.value,
+            standard_error=account.dimensionwise_kl.standard_error,
+            names=names,
+            ax=new_axes(8, 4.5),
+        )
+        save(out / "information.png", bars)
     save(
         out / "aggregate.png",
         aggregate_against_prior(z, prior, dimensions=pair, names=names, ax=new_axes(7, 6)),
     )
     save(
         out / "latents.png",
-        latent_scatter(posterior.mean, labels, dimensions=pair, names=names, ax=new_axes(7, 6)),
+        latent_scatter(centre, labels, dimensions=pair, names=names, ax=new_axes(7, 6)),
     )
 
     rows = min(vae.latent_dim, MOST_ROWS)
     size = {"figsize": (9, 2.6 + 0.85 * rows), "height_ratios": [2, rows], "layout": "constrained"}
     axes = plt.subplots(2, 1, **size)[1]
     images = as_pictures(data.images)
-    reconstructions(images, as_pictures(vae.reconstruct(data.images)), ax=axes[0])
+    decoded = vae.likelihood.centre(vae.decode(centre))
+    reconstructions(images, as_pictures(decoded), ax=axes[0])
     steps = torch.linspace(-2.5, 2.5, 11)
     order = information.argsort(descending=True)[:rows]
     traversals(
-        walk(vae, order, steps, images.shape[1:]), values=steps, names=[names[j] for j in order], ax=axes[1]
+        walk(vae, prior, order, steps, images.shape[1:]),
+        values=steps,
+        names=[names[j] for j in order],
+        ax=axes[1],
     )
+    axes[1].set_xlabel("standard deviations of the prior from its mean")
     save(out / "images.png", axes[0])
 
 
-def walk(vae: VAE, dimensions: Tensor, steps: Tensor, shape: torch.Size) -> Tensor:
-    """Decoded images with one latent moved away from the prior's centre, (dimension, step, *image)."""
-    z = torch.zeros(len(dimensions), len(steps), vae.latent_dim)
+def encode(vae: VAE, guide: Program, images: Tensor) -> tuple[Tensor, Tensor]:
+    """One draw of the latents of each image, and the centres of their posteriors, (image, latent)."""
+    if isinstance(guide, AmortizedGuide):
+        return guide.sample(images)["z"][0], guide.median(images)["z"]
+    posterior = vae.encode(images)
+    return posterior.sample(), posterior.mean
+
+
+def informative(account: Decomposition, centre: Tensor) -> Tensor:
+    """How much each latent dimension tells, (latent,): in nats, or else by how far its centre moves."""
+    if account.dimensionwise_rate is None or account.dimensionwise_kl is None:
+        return centre.var(0)
+    return account.dimensionwise_rate.value - account.dimensionwise_kl.value
+
+
+def walk(vae: VAE, prior: Tensor, dimensions: Tensor, steps: Tensor, shape: torch.Size) -> Tensor:
+    """Decoded images with one latent moved away from the prior's centre, (dimension, step, *image).
+
+    Steps are standard deviations of the prior, from which ``prior`` (draw, latent) was drawn.
+    """
+    z = prior.mean(0).repeat(len(dimensions), len(steps), 1)
     for row, j in enumerate(dimensions):
-        z[row, :, j] = steps
+        z[row, :, j] += prior[:, j].std() * steps
     return vae.likelihood.centre(vae.decode(z)).reshape(len(dimensions), len(steps), *shape)
 
 

@@ -10,22 +10,33 @@ from types import ModuleType
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
+import torch
+from torch.distributions import Normal
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 # What a run leaves in its folder, pictures apart.
 PROMISED = {
     "digits.py": {"convergence.csv", "decomposition.csv", "history.csv", "posterior.nc"},
+    "digits_guides.py": {"digits_guides.csv", "evidence.csv", "runs.csv"},
     "estimators.py": {"estimators.csv"},
+    "guides.py": {
+        f"{model}{what}.csv"
+        for model in ("ppca", "counts", "clusters", "layers", "topics")
+        for what in ("", "_account")
+    },
     "im_algorithm.py": {"im_algorithm.csv"},
     "own_model.py": {"decomposition.csv"},
     "rate_distortion.py": {"rate_distortion.csv"},
 }
 PICTURES = {
     "digits.py": 6,
+    "digits_guides.py": 1,
     "estimators.py": 1,
     "explaining_away.py": 1,
+    "guides.py": 5,
     "im_algorithm.py": 1,
     "own_model.py": 1,
     "rate_distortion.py": 3,
@@ -46,6 +57,16 @@ def test_the_example_runs(name, tmp_path):
     left = {path.name for path in tmp_path.iterdir() if path.stat().st_size > 0}
     assert PROMISED.get(name, set()) <= left
     assert sum(file.endswith(".png") for file in left) >= PICTURES.get(name, 0)
+
+
+@pytest.mark.parametrize(("guide", "prior"), [("full", "mixture"), ("flow", "vamp")])
+def test_digits_with_another_guide_and_prior(guide, prior, tmp_path):
+    done = run("digits.py", "--smoke", "--guide", guide, "--prior", prior, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    # single dimensions have no rate there, and so no picture
+    assert sum(path.suffix == ".png" for path in tmp_path.iterdir()) == PICTURES["digits.py"] - 1
+    account = pd.read_csv(tmp_path / "decomposition.csv", index_col=0)
+    assert account.loc["prior_gap", "value"] < account.loc["rate", "value"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -113,6 +134,63 @@ def test_a_weight_that_is_not_positive_gives_one_sentence(beta, tmp_path, capsys
         load_example("rate_distortion").main(["--betas", "1", beta, "--out", str(tmp_path)])
     assert stopped.value.code == 2
     assert f"Expected --betas > 0 but got {beta}." in capsys.readouterr().err
+
+
+def test_gains_are_paired_image_by_image(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    index = pd.MultiIndex.from_product([[0, 1], [0, 1]], names=["fold", "image"])
+    baseline = np.array([-10.0, -20.0, -30.0, -40.0])
+    evidence = pd.DataFrame(
+        {"normal + standard": baseline, "full + vamp": baseline + np.array([2, 4, 0, -2])}, index=index
+    )
+    runs = pd.DataFrame(
+        {"rate": [5.0, 6.0, 7.0, 8.0]},
+        index=pd.MultiIndex.from_product([[0, 1], evidence.columns], names=["fold", "pair"]),
+    )
+    won = load_example("digits_guides").compare(runs, evidence).loc["full + vamp"]
+    assert won["gain"] == 1
+    # folds win 3 and -1: standard deviations over the root of their number
+    assert won["error_folds"] == pytest.approx(2)
+    assert won["error_images"] == pytest.approx((20 / 3) ** 0.5 / 2)
+    assert won["folds_won"] == 1
+    assert won["rate"] == 7
+
+
+def test_folds_hold_out_every_image_once(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    deal = load_example("digits_guides").deal
+    images = torch.arange(100)
+    splits = [deal(images, fold, seed=0) for fold in range(6)]
+    assert torch.equal(torch.cat([split.holdout for split in splits]).sort().values, images)
+    for split in splits:
+        assert torch.equal(torch.cat(split).sort().values, images)
+
+
+def test_one_model_of_the_guides_alone(tmp_path):
+    load_example("guides").main(["--smoke", "--model", "ppca", "--epochs", "1", "--out", str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == {"ppca.csv", "ppca.png", "ppca_account.csv"}
+
+
+@torch.no_grad()
+def test_the_exact_posterior_that_a_guide_is_held_against():
+    weight, loc, scale = torch.randn(8, 3), torch.randn(8), torch.tensor(0.7)
+    for name, value in (("weight", weight), ("loc", loc), ("scale", scale)):
+        pyro.param(name, value)
+    x, z = torch.randn(20, 8), torch.randn(20, 3)
+    joint = Normal(0.0, 1.0).log_prob(z).sum(-1) + Normal(z @ weight.T + loc, scale).log_prob(x).sum(-1)
+    guides = load_example("guides")
+    # Bayes' rule, at any z
+    evidence = (joint - guides.ppca_posterior(x).log_prob(z)).mean()
+    assert guides.ppca_evidence(x) == pytest.approx(float(evidence), abs=1e-9)
+
+
+def test_epochs_below_one_give_one_sentence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        load_example("guides").main(["--epochs", "0", "--out", str(tmp_path)])
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert "Expected --epochs >= 1 but got 0." in message
+    assert message.count("\n") == 1
 
 
 def load_example(name: str) -> ModuleType:
