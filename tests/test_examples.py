@@ -59,9 +59,8 @@ def test_the_example_runs(name, tmp_path):
     assert sum(file.endswith(".png") for file in left) >= PICTURES.get(name, 0)
 
 
-@pytest.mark.parametrize(("guide", "prior"), [("full", "mixture"), ("flow", "vamp")])
-def test_digits_with_another_guide_and_prior(guide, prior, tmp_path):
-    done = run("digits.py", "--smoke", "--guide", guide, "--prior", prior, "--out", str(tmp_path))
+def test_digits_with_another_guide_and_prior(tmp_path):
+    done = run("digits.py", "--smoke", "--guide", "flow", "--prior", "vamp", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     # single dimensions have no rate there, and so no picture
     assert sum(path.suffix == ".png" for path in tmp_path.iterdir()) == PICTURES["digits.py"] - 1

@@ -42,7 +42,7 @@ class AmortizedFlow(AmortizedGuide):
         create_plates: from the arguments to the plates of the guide.
 
     Raises:
-        ValueError: unless init_scale > 0; see :class:`AmortizedGuide`.
+        ValueError: unless init_scale > 0, and for a flow that is no function; see :class:`AmortizedGuide`.
         NotImplementedError: for discrete sites, and as :class:`AmortizedGuide`.
 
     Example:
@@ -71,6 +71,8 @@ class AmortizedFlow(AmortizedGuide):
         create_plates: Callable[..., Plates] | None = None,
     ) -> None:
         check_init_scale(init_scale)
+        if flow is not None and not callable(flow):
+            raise ValueError(f"Expected flow to be a function of sizes that builds a flow but got {flow!r}.")
         super().__init__(model, encoder, heads=heads, structured=structured, create_plates=create_plates)
         # in a tuple, so that a flow that is a module does not become a part of the guide
         self._flow = (flow,)

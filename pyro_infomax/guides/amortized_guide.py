@@ -325,7 +325,8 @@ class AmortizedGuide(AutoGuide):
         features = like.new_zeros(1, in_features)
         if own is not None and _is_head(own):
             return _initialised(own, features)
-        head = self.make_head(site, in_features) if own is None else self._head_by(own, site, in_features)
+        with _named(site):
+            head = self.make_head(site, in_features) if own is None else self._head_by(own, site, in_features)
         return _initialised(head.to(like.device, like.dtype).train(self.training), features)
 
     def _head_by(self, own: Head, site: LatentSite, in_features: int) -> nn.Module:
@@ -436,6 +437,17 @@ def _initialised(head: nn.Module, features: Tensor) -> nn.Module:
         with evaluation_mode(head):
             head(features)
     return head
+
+
+@contextmanager
+def _named(site: LatentSite) -> Iterator[None]:
+    """Says which site an error is about, since heads know no names."""
+    try:
+        yield
+    except (NotImplementedError, ValueError) as error:
+        if repr(site.name) in str(error):
+            raise
+        raise type(error)(f"Latent site {site.name!r}: {error}") from error
 
 
 def _no_encoder(*_: Any) -> Tensor:

@@ -68,6 +68,8 @@ class AmortizedLowRankNormal(AmortizedGuide):
         create_plates: Callable[..., Plates] | None = None,
     ) -> None:
         check_init_scale(init_scale)
+        if rank is not None and rank < 1:
+            raise ValueError(f"Expected rank >= 1 but got {rank}.")
         super().__init__(model, encoder, heads=heads, structured=structured, create_plates=create_plates)
         self._rank = rank
         self._init_scale = init_scale

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_infomax.guides.prototype import LatentSite
@@ -20,13 +21,18 @@ def check_continuous(site: LatentSite, family: str) -> None:
     Raises:
         NotImplementedError: if the site is discrete.
     """
-    if site.support.is_discrete:
-        raise NotImplementedError(
-            f"Latent site {site.name!r} is discrete, with support {site.support}, which {family} does not "
-            f"cover: give the site a head of its own, {family}(model, encoder, "
-            f"heads={{{site.name!r}: AmortizedDiscrete}}), or hide it by pyro.poutine.block(model, "
-            f"hide=[{site.name!r}]) and enumerate it in the model, with a TraceEnum objective."
-        )
+    if not site.support.is_discrete:
+        return
+    name = (
+        f"Latent site {site.name!r} is discrete, with support {site.support}, which {family} does not cover"
+    )
+    own = f"give the site a head of its own, {family}(model, encoder, heads={{{site.name!r}: %s}})"
+    if not _is_finite(site.support):
+        raise NotImplementedError(f"{name}: {own % 'dist.Poisson'}, or another distribution on its support.")
+    raise NotImplementedError(
+        f"{name}: {own % 'AmortizedDiscrete'}, or hide it by pyro.poutine.block(model, hide=[{site.name!r}]) "
+        "and enumerate it in the model, with a TraceEnum objective."
+    )
 
 
 def check_discrete(site: LatentSite, family: str) -> None:
@@ -44,6 +50,12 @@ def check_discrete(site: LatentSite, family: str) -> None:
             f"Latent site {site.name!r} is continuous, with support {site.support}, which {family} does not "
             f"cover: use AmortizedNormal, with heads={{name: {family}}} for the discrete sites."
         )
+
+
+def _is_finite(support: Constraint) -> bool:
+    base = unwrapped(support)
+    named = isinstance(base, type(constraints.boolean) | type(constraints.one_hot))
+    return named or isinstance(base, constraints.integer_interval)
 
 
 def number_of_categories(support: Constraint) -> int | None:

@@ -142,7 +142,7 @@ class WeightedELBO(ELBO):
         name = type(self).__name__
         return (
             f"{name} cannot enumerate but the site {{site!r}} asks for it; use a TraceEnum objective, "
-            "or drop its infer['enumerate']"
+            "or drop its infer['enumerate'] (enumerate=False of AmortizedDiscrete)"
         )
 
     def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:

@@ -1,6 +1,5 @@
 import pyro
 import pyro.distributions as dist
-import pytest
 import torch
 
 from pyro_infomax.guides import AmortizedDelta
@@ -14,32 +13,6 @@ def guide_of(prior, **options):
             pyro.sample("x", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x)
 
     return AmortizedDelta(model, MLPEncoder(4, hidden=(7,)), **options)
-
-
-@pytest.mark.parametrize(
-    "prior",
-    [
-        dist.Normal(0.0, 1.0),
-        dist.Normal(torch.zeros(3), 1.0).to_event(1),
-        dist.Normal(torch.zeros(2, 3), 1.0).to_event(2),
-        dist.Gamma(torch.ones(3), 1.0).to_event(1),
-        dist.Beta(2.0, 1.0),
-        dist.Dirichlet(torch.ones(3)),
-    ],
-    ids=lambda prior: f"{type(prior).__name__}{len(prior.event_shape)}",
-)
-def test_sites_of_any_shape_and_support(prior):
-    guide, x = guide_of(prior), torch.randn(5, 4)
-    q = guide.posterior(x)["z"]
-    assert (q.batch_shape, q.event_shape) == ((5,), prior.event_shape)
-    z = guide(x)["z"]
-    assert z.shape == (5, *prior.event_shape)
-    assert bool(prior.support.check(z).all())
-
-
-def test_discrete_sites_are_refused():
-    with pytest.raises(NotImplementedError, match=r"which AmortizedDelta does not cover.*AmortizedDiscrete"):
-        guide_of(dist.Bernoulli(0.5))(torch.zeros(5, 4))
 
 
 def test_draws_medians_and_quantiles_are_the_point():

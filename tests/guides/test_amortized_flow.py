@@ -16,33 +16,6 @@ def guide_of(prior, **options):
     return AmortizedFlow(model, MLPEncoder(4, hidden=(7,)), **options)
 
 
-@pytest.mark.parametrize(
-    "prior",
-    [
-        dist.Normal(0.0, 1.0),
-        dist.Normal(torch.zeros(3), 1.0).to_event(1),
-        dist.Normal(torch.zeros(2, 3), 1.0).to_event(2),
-        dist.Gamma(torch.ones(3), 1.0).to_event(1),
-        dist.Beta(2.0, 1.0),
-        dist.Dirichlet(torch.ones(3)),
-    ],
-    ids=lambda prior: f"{type(prior).__name__}{len(prior.event_shape)}",
-)
-def test_sites_of_any_shape_and_support(prior):
-    guide, x = guide_of(prior), torch.randn(5, 4)
-    q = guide.posterior(x)["z"]
-    assert (q.batch_shape, q.event_shape) == ((5,), prior.event_shape)
-    z = guide(x)["z"]
-    assert z.shape == (5, *prior.event_shape)
-    assert bool(prior.support.check(z).all())
-    assert bool(q.log_prob(z).isfinite().all())
-
-
-def test_discrete_sites_are_refused():
-    with pytest.raises(NotImplementedError, match=r"which AmortizedFlow does not cover.*AmortizedDiscrete"):
-        guide_of(dist.Bernoulli(0.5))(torch.zeros(5, 4))
-
-
 def test_the_flow_is_that_of_the_user():
     asked = []
 
@@ -54,6 +27,11 @@ def test_the_flow_is_that_of_the_user():
     ((elements, features),) = asked
     assert elements == 3
     assert features > 0
+
+
+def test_a_flow_that_is_no_function_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"Expected flow to be a function .* but got 3"):
+        guide_of(dist.Normal(0.0, 1.0), flow=3)
 
 
 def test_a_flow_of_zuko():

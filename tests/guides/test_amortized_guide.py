@@ -13,7 +13,14 @@ from pyro.infer.autoguide import AutoGuideList, AutoNormal
 from pyro.nn import PyroModule
 from torch import nn
 
-from pyro_infomax.guides import AmortizedGuide, AmortizedNormal
+from pyro_infomax.guides import (
+    AmortizedDelta,
+    AmortizedFlow,
+    AmortizedGuide,
+    AmortizedLowRankNormal,
+    AmortizedMultivariateNormal,
+    AmortizedNormal,
+)
 from pyro_infomax.nn import MLPEncoder
 from pyro_infomax.priors import FlowPrior, MixturePrior
 
@@ -381,6 +388,57 @@ def test_parameters_local_to_the_module(x):
     assert all(parameter.grad is not None for parameter in guide.parameters())
 
 
+# ---- every family
+
+
+def with_prior(prior):
+    def program(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x)
+
+    return program
+
+
+FAMILIES = [
+    AmortizedNormal,
+    AmortizedMultivariateNormal,
+    AmortizedLowRankNormal,
+    AmortizedFlow,
+    AmortizedDelta,
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+@pytest.mark.parametrize(
+    "prior",
+    [
+        dist.Normal(0.0, 1.0),
+        dist.Normal(torch.zeros(3), 1.0).to_event(1),
+        dist.Normal(torch.zeros(2, 3), 1.0).to_event(2),
+        dist.Gamma(torch.ones(3), 1.0).to_event(1),
+        dist.Beta(2.0, 1.0),
+        dist.Dirichlet(torch.ones(3)),
+    ],
+    ids=lambda prior: f"{type(prior).__name__}{len(prior.event_shape)}",
+)
+def test_sites_of_any_shape_and_support(x, family, prior):
+    guide = family(with_prior(prior), encoder())
+    q, z = guide.posterior(x)["z"], guide(x)["z"]
+    assert (q.batch_shape, q.event_shape) == ((6,), prior.event_shape)
+    assert z.shape == (6, *prior.event_shape)
+    assert bool(prior.support.check(z).all())
+    assert bool(q.log_prob(q.sample()).isfinite().all())
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_continuous_families_refuse_discrete_sites(x, family):
+    with pytest.raises(
+        NotImplementedError, match=rf"which {family.__name__} does not cover.*AmortizedDiscrete"
+    ):
+        family(with_prior(dist.Bernoulli(0.5)), encoder())(x)
+
+
 # ---- plates within that of the data
 
 
@@ -729,6 +787,16 @@ def test_evaluation_mode_before_the_first_call_holds(x, own):
     guide = Noisy(pyro.poutine.block(model, hide=["s"]), encoder(), heads=heads).eval()
     assert torch.equal(guide.posterior(x)["z"].mean, guide.posterior(x)["z"].mean)
     assert not any(module.training for module in guide.heads[0].modules())
+
+
+def test_the_error_of_a_head_names_its_site(x):
+    def spherical(x):
+        with pyro.plate("data", len(x)):
+            way = pyro.sample("way", dist.ProjectedNormal(torch.ones(3)))
+            pyro.sample("x", dist.Normal(way.sum(-1), 1.0), obs=x[:, 0])
+
+    with pytest.raises(NotImplementedError, match=r"^Latent site 'way': Expected a support .* Sphere"):
+        AmortizedNormal(spherical, encoder())(x)
 
 
 def test_a_head_of_no_site_is_refused(x):

@@ -41,3 +41,8 @@ def test_a_continuous_site_is_sent_to_another_family():
     check_discrete(site(constraints.boolean), "AmortizedDiscrete")
     with pytest.raises(NotImplementedError, match=r"'y' is continuous.*use AmortizedNormal, with heads="):
         check_discrete(site(constraints.positive), "AmortizedDiscrete")
+
+
+def test_an_infinite_site_is_sent_to_a_distribution_of_its_own():
+    with pytest.raises(NotImplementedError, match=r"heads=\{'y': dist.Poisson\}\), or another distribution"):
+        check_continuous(site(constraints.nonnegative_integer), "AmortizedNormal")
