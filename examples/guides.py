@@ -50,7 +50,7 @@ from pyro_infomax.guides import (
 )
 from pyro_infomax.infer import TraceEnum_BetaELBO
 from pyro_infomax.nn import MLPDecoder, MLPEncoder, NormalHead
-from pyro_infomax.plots import latent_scatter, reconstructions, traversals
+from pyro_infomax.plots import information_per_site, latent_scatter, reconstructions, traversals
 from pyro_infomax.schedules import Linear
 
 Model = Callable[[Tensor], None]
@@ -366,17 +366,13 @@ def draw_clusters(z: Tensor, truth: Tensor, account: Decomposition) -> plt.Figur
 
 def draw_sites(accounts: dict[str, Decomposition], ax: Axes) -> None:
     """A bar a site: its information, and its share of the marginal KL on top."""
-    names, information, gap = [], [], []
+    names, rate, information, error = [], [], [], []
     for title, account in accounts.items():
         names += [f"{site}\n{title}".strip() for site in account.site_names]
+        rate += account.site_rate.value.tolist()
         information += account.site_information.value.tolist()
-        gap += account.site_marginal_kl.value.tolist()
-    ax.bar(names, information, color=BLUE, label="information beyond the sites before")
-    ax.bar(names, gap, bottom=information, color=ORANGE, label="share of the marginal KL")
-    ax.set(ylabel="nats per datum", title="The rate of each site")
-    ax.set_ylim(top=1.3 * ax.get_ylim()[1])
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="upper left")
+        error += account.site_information.standard_error.tolist()
+    information_per_site(rate, information, standard_error=error, names=names, ax=ax)
 
 
 # ---- layers: a latent above a latent

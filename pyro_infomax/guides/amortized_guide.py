@@ -107,6 +107,7 @@ class AmortizedGuide(AutoGuide):
         # Until the first call; the user's modules are to follow the guide's device, dtype and mode before too
         self.heads = nn.ModuleList(each for each in self._own_heads.values() if _is_head(each))
         self.structured = structured
+        self._is_learning = False
         self._data_plate: DataPlate | None = None
         self._inner_plates: tuple[InnerPlate, ...] = ()
         self._sites: list[LatentSite] = []
@@ -279,8 +280,19 @@ class AmortizedGuide(AutoGuide):
         return twin
 
     def _ensure_prototype(self, *args: Any, **kwargs: Any) -> None:
-        if self._data_plate is None:
+        if self._data_plate is not None:
+            return
+        if self._is_learning:
+            raise RuntimeError(
+                "The model asks its own guide for a posterior before the guide has seen the model: make "
+                "encoder and head first and give them to both, heads={name: head} and "
+                "VampPrior(u, posterior=lambda u: head(encoder(u)))."
+            )
+        self._is_learning = True
+        try:
             self._setup_prototype(*args, **kwargs)
+        finally:
+            self._is_learning = False
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         size = data_size(args)

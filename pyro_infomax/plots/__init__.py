@@ -1,7 +1,7 @@
 """Arrays in, Axes out: what a training did, where the nats sit, and what the latent dimensions mean."""
 
 from pyro_infomax.plots.aggregate import aggregate_against_prior
-from pyro_infomax.plots.bars import information_per_dimension
+from pyro_infomax.plots.bars import information_per_dimension, information_per_site
 from pyro_infomax.plots.grids import reconstructions, traversals
 from pyro_infomax.plots.latent import latent_scatter
 from pyro_infomax.plots.rate_plane import rate_distortion
@@ -15,6 +15,7 @@ __all__ = [
     "history",
     "information_over_size",
     "information_per_dimension",
+    "information_per_site",
     "latent_scatter",
     "most_informative",
     "rate_distortion",

@@ -1,4 +1,4 @@
-"""The rate, split over the latent dimensions."""
+"""The rate, split over the latent dimensions or the latent sites."""
 
 from collections.abc import Sequence
 
@@ -60,31 +60,78 @@ def information_per_dimension(
     labels = checked_names(names, count=len(total), template="{}")
     order = list(most_informative(total - gap, count=len(total)))
     ax = axes_or_new(ax)
-    _stack((total - gap)[order], gap[order], error=None if standard_error is None else error[order], ax=ax)
-    _label_ticks([labels[j] for j in order], ax=ax)
-    ax.set(
-        xlabel="latent dimension, sorted by information",
-        ylabel="nats per datum",
-        title="Information per latent dimension",
+    _stack(
+        (total - gap)[order],
+        gap[order],
+        error=None if standard_error is None else error[order],
+        labels=(r"information $I(X; Z_j)$", r"dimension-wise $\mathrm{KL}[q(z_j)\,\|\,p(z_j)]$"),
+        ax=ax,
     )
-    # room above the bars, since they may all be of one height
-    ax.set_ylim(top=1.3 * max(float(total.max()), ax.get_ylim()[1] / 1.3))
-    ax.legend(frameon=False, loc="upper right")
+    _label_ticks([labels[j] for j in order], ax=ax)
+    ax.set(xlabel="latent dimension, sorted by information", title="Information per latent dimension")
     return tidy(ax, grid="y")
 
 
-def _stack(information: Floats, gap: Floats, *, error: Floats | None, ax: Axes) -> None:
-    places, (blue, orange) = np.arange(len(information)), colours(2)
-    ax.bar(places, information, color=blue, label=r"information $I(X; Z_j)$")
-    ax.bar(
-        places,
-        gap,
-        bottom=information,
-        color=orange,
-        label=r"dimension-wise $\mathrm{KL}[q(z_j)\,\|\,p(z_j)]$",
+def information_per_site(
+    rate: Drawable,
+    information: Drawable,
+    *,
+    standard_error: Drawable | None = None,
+    names: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    r"""What each latent site costs, and how much of that is information: a stacked bar a site.
+
+    By the chain rule, in the order in which the guide samples the sites,
+
+    .. math:: R_s = I(X; Z_s \mid Z_{<s}) + \mathrm{KL}_s ,
+
+    the information beyond that of the sites before, and the site's share of the marginal KL. The fields
+    ``site_rate`` and ``site_information`` of :func:`~pyro_infomax.decompose` have them.
+
+    Args:
+        rate: (s,) of each site, nats.
+        information: (s,) of each site given those before, nats.
+        standard_error: (s,) of the information, nats, drawn as error bars; none by default.
+        names: one name per site; by default their indices.
+        ax: the Axes to draw on; a new figure's by default.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        ValueError: if the arrays are not finite vectors of one length, or the names do not match.
+
+    Example:
+        >>> ax = information_per_site([2.3, 2.4], [2.2, 2.0], names=["z2", "z1"])
+        >>> [label.get_text() for label in ax.get_xticklabels()]
+        ['z2', 'z1']
+    """
+    total, known = as_vector(rate, name="rate"), as_vector(information, name="information")
+    error = None if standard_error is None else as_vector(standard_error, name="standard_error")
+    check_lengths(
+        "latent site", rate=total, information=known, standard_error=total if error is None else error
     )
+    ax = axes_or_new(ax)
+    parts = (r"information $I(X; Z_s \,|\, Z_{<s})$", "share of the marginal KL")
+    _stack(known, total - known, error=error, labels=parts, ax=ax)
+    _label_ticks(checked_names(names, count=len(total), template="{}"), ax=ax)
+    ax.set(xlabel="latent site, in the guide's order", title="Information per latent site")
+    return tidy(ax, grid="y")
+
+
+def _stack(
+    information: Floats, gap: Floats, *, error: Floats | None, labels: tuple[str, str], ax: Axes
+) -> None:
+    places, (blue, orange) = np.arange(len(information)), colours(2)
+    ax.bar(places, information, color=blue, label=labels[0])
+    ax.bar(places, gap, bottom=information, color=orange, label=labels[1])
     if error is not None:
         ax.errorbar(places, information, yerr=error, fmt="none", ecolor=TEXT_COLOUR, capsize=2)
+    # room above the bars, since they may all be of one height
+    ax.set_ylim(top=1.3 * max(float((information + gap).max()), ax.get_ylim()[1] / 1.3))
+    ax.set(ylabel="nats per datum")
+    ax.legend(frameon=False, loc="upper right")
 
 
 def _label_ticks(labels: list[str], *, ax: Axes) -> None:

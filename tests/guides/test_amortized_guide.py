@@ -22,7 +22,7 @@ from pyro_infomax.guides import (
     AmortizedNormal,
 )
 from pyro_infomax.nn import MLPEncoder
-from pyro_infomax.priors import FlowPrior, MixturePrior
+from pyro_infomax.priors import FlowPrior, MixturePrior, VampPrior
 
 CALLS = Counter()
 
@@ -221,6 +221,18 @@ def test_the_data_are_not_kept(x):
     guide = AmortizedNormal(model, encoder())
     guide(x)
     assert set(guide.prototype_trace.nodes) == {"z", "s"}
+
+
+def test_a_model_that_asks_its_own_guide_is_told_how(x):
+    def circular(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", VampPrior(x[:2], lambda u: guide.posterior(u)["z"])())
+            pyro.sample("x", dist.Normal(z.repeat(1, 2), 1.0).to_event(1), obs=x)
+
+    guide = AmortizedNormal(circular, encoder())
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"asks its own guide .*make encoder and head first"):
+            guide(x)
 
 
 def test_a_failed_prototype_is_run_again(x):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_infomax.plots import information_per_dimension
+from pyro_infomax.plots import information_per_dimension, information_per_site
 
 RATE = np.array([0.5, 3.0, 2.0])
 GAP = np.array([0.4, 1.5, 0.2])  # information 0.1, 1.5, 1.8
@@ -106,3 +106,27 @@ def test_the_legend_lies_above_bars_of_one_height():
     ax.figure.canvas.draw()
     legend = ax.get_legend().get_window_extent()
     assert not any(legend.overlaps(bar.get_window_extent()) for bar in ax.patches)
+
+
+# ---- sites
+
+
+def test_sites_stay_in_the_order_of_the_guide():
+    ax = information_per_site(RATE, RATE - GAP, names=["c", "b", "a"])
+    information, gap = parts(ax)
+    assert ticks(ax) == ["c", "b", "a"]
+    assert [bar.get_height() for bar in information] == pytest.approx(list(RATE - GAP))
+    assert [bar.get_height() for bar in gap] == pytest.approx(list(GAP))
+    assert [bar.get_y() + bar.get_height() for bar in gap] == pytest.approx(list(RATE))
+
+
+def test_error_bars_of_sites_stand_at_their_information():
+    ax = information_per_site(RATE, RATE - GAP, standard_error=[0.01, 0.02, 0.03])
+    segments = ax.containers[-1].lines[2][0].get_segments()
+    expected = [(0.09, 0.11), (1.48, 1.52), (1.77, 1.83)]
+    assert [tuple(segment[:, 1]) for segment in segments] == [pytest.approx(pair) for pair in expected]
+
+
+def test_sites_of_different_numbers_are_refused():
+    with pytest.raises(ValueError, match="latent site"):
+        information_per_site(RATE, GAP[:2])
