@@ -570,6 +570,16 @@ def test_a_later_site_follows_an_earlier_one(x):
     torch.testing.assert_close(alone["s"].mean, given["s"].mean[0])
 
 
+def test_what_lies_between_features_and_heads_trains():
+    x = torch.randn(6, 3, 2)
+    guide = AmortizedNormal(grouped, of_data, structured=True)
+    guide(x)
+    start = state(guide.inputs)
+    step(grouped, guide, x)
+    assert len(start) == 2 * 2 + 2 * 3  # the cells of two sites, the earlier sites of two
+    assert all_differ(start, guide.inputs.state_dict())
+
+
 def test_without_values_a_later_site_is_given_medians(x):
     guide = AmortizedNormal(model, encoder(), structured=True)
     medians = {"z": guide.posterior(x)["z"].mean}
