@@ -16,7 +16,7 @@ import pyro.distributions as dist
 import torch
 from pyro.infer import SVI
 from torch import Tensor
-from weighted_step import BATCH, HIDDEN, LATENT, PIXELS, seconds
+from weighted_step import BATCH, HIDDEN, LATENT, PIXELS, interleaved
 
 from pyro_infomax import guides
 from pyro_infomax.infer import (
@@ -103,9 +103,7 @@ def stepper(program: Callable[..., None], family: Any, objective: Any, x: Tensor
 def measure(rounds: int, steps: int) -> None:
     x = torch.rand(BATCH, PIXELS).round()
     contenders = {name: stepper(*case, x) for name, case in cases().items()}
-    for step in contenders.values():
-        seconds(step, steps)
-    times = [[seconds(step, steps) for step in contenders.values()] for _ in range(rounds)]
+    times = interleaved(list(contenders.values()), rounds, steps)
     print(f"{'guide':<42}{'ms':>8}{'ratio':>8}")
     for name, column in zip(contenders, zip(*times, strict=True), strict=True):
         ratio = statistics.median(each / row[0] for each, row in zip(column, times, strict=True))

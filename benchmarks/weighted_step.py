@@ -68,21 +68,25 @@ def stepper(objective: type[ELBO], x: torch.Tensor) -> Callable[[], None]:
     return step
 
 
-def seconds(step: Callable[[], None], steps: int) -> float:
+def seconds(step: Callable[[], object], steps: int) -> float:
     start = time.perf_counter()
     for _ in range(steps):
         step()
     return (time.perf_counter() - start) / steps
 
 
+def interleaved(contenders: list[Callable[[], object]], rounds: int, steps: int) -> list[list[float]]:
+    """Seconds a step of each contender, a row a round, after one round that does not count."""
+    for step in contenders:
+        seconds(step, steps)
+    return [[seconds(step, steps) for step in contenders] for _ in range(rounds)]
+
+
 def measure(rounds: int, steps: int) -> None:
     x = torch.rand(BATCH, PIXELS).round()
     print(f"{'objective':<28}{'Pyro ms':>10}{'ours ms':>10}{'ratio':>8}")
     for ours, theirs in PAIRS:
-        contenders = [stepper(theirs, x), stepper(ours, x)]
-        for step in contenders:
-            seconds(step, steps)
-        times = [[seconds(step, steps) for step in contenders] for _ in range(rounds)]
+        times = interleaved([stepper(theirs, x), stepper(ours, x)], rounds, steps)
         stock, weighed = (statistics.median(column) for column in zip(*times, strict=True))
         ratio = statistics.median(ours / stock for stock, ours in times)
         print(f"{ours.__name__:<28}{1e3 * stock:>10.3f}{1e3 * weighed:>10.3f}{ratio:>8.3f}")

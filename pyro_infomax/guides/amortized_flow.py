@@ -3,17 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_infomax.guides.amortized_guide import AmortizedGuide, Head, Plates
-from pyro_infomax.guides.prototype import LatentSite
-from pyro_infomax.guides.supports import check_continuous
+from pyro_infomax.guides.amortized_guide import Head, Plates
+from pyro_infomax.guides.continuous_guide import ContinuousGuide
 from pyro_infomax.nn import FlowHead
-from pyro_infomax.nn.normal_head import check_init_scale
 
 
 @final
-class AmortizedFlow(AmortizedGuide):
+class AmortizedFlow(ContinuousGuide):
     r"""Posteriors by conditional normalising flows, for shapes that no Normal has.
 
     .. math:: z_s = \mu_s(x) + \sigma_s(x)\, T_s(\varepsilon;\, x), \qquad \varepsilon \sim \mathcal{N}(0, 1)
@@ -59,6 +57,8 @@ class AmortizedFlow(AmortizedGuide):
         >>> pyro.clear_param_store()
     """
 
+    head_class = FlowHead
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -70,29 +70,14 @@ class AmortizedFlow(AmortizedGuide):
         structured: bool = False,
         create_plates: Callable[..., Plates] | None = None,
     ) -> None:
-        check_init_scale(init_scale)
         if flow is not None and not callable(flow):
             raise ValueError(f"Expected flow to be a function of sizes that builds a flow but got {flow!r}.")
-        super().__init__(model, encoder, heads=heads, structured=structured, create_plates=create_plates)
-        # in a tuple, so that a flow that is a module does not become a part of the guide
-        self._flow = (flow,)
-        self._init_scale = init_scale
-
-    def make_head(self, site: LatentSite, in_features: int) -> nn.Module:
-        """A flow, through a further bijection where the site is not real.
-
-        Args:
-            site: a latent site inside the data plate.
-            in_features: number of features.
-
-        Raises:
-            NotImplementedError: if the site is discrete, or its support has no bijection from the reals.
-        """
-        check_continuous(site, type(self).__name__)
-        return FlowHead(
-            in_features,
-            site.event_shape,
-            flow=self._flow[0],
-            init_scale=self._init_scale,
-            support=site.support,
+        super().__init__(
+            model,
+            encoder,
+            init_scale=init_scale,
+            heads=heads,
+            structured=structured,
+            create_plates=create_plates,
         )
+        self.options["flow"] = flow

@@ -177,8 +177,8 @@ class AmortizedGuide(AutoGuide):
             values = self._checked(given or {}, len(features))
             for site, posterior, _ in self._in_turn(features, values):
                 found[site.name] = posterior
-                if self.structured:
-                    values.setdefault(site.name, _median(posterior))
+                if self.structured and site is not self._sites[-1] and site.name not in values:
+                    values[site.name] = _median(posterior)
         return found
 
     @torch.no_grad()
@@ -200,12 +200,8 @@ class AmortizedGuide(AutoGuide):
             ValueError: for a number of samples below 1.
         """
         args, size = split_count(args, num_samples)
-        values: Sites = {}
-        with self._outside_of_inference(*args, **kwargs) as features, seeded_draws(seed):
-            for site, posterior, _ in self._in_turn(features, values):
-                # what depends on earlier sites has their draws in its batch shape
-                values[site.name] = posterior.sample(() if self.structured and values else (size,))
-        return values
+        with self._outside_of_inference(*args, **kwargs) as features:
+            return self._drawn(features, size, seed)
 
     def median(self, *args: Any, **kwargs: Any) -> Sites:
         """The median of each latent's posterior, element by element; see :meth:`quantiles`.
@@ -249,11 +245,13 @@ class AmortizedGuide(AutoGuide):
         """
         levels = check_levels(q)
         flat = levels.reshape(-1)
-        closed = ((name, closed_quantiles(each, flat)) for name, each in self._marginals(args, kwargs))
-        found = {name: each for name, each in closed if each is not None}
-        if len(found) < len(self._sites):
-            draws = self.sample(*args, num_samples=num_samples, seed=seed, **kwargs)
-            found = {name: sorted_quantiles(each, flat) for name, each in draws.items()} | found
+        args, size = split_count(args, num_samples)
+        with self._outside_of_inference(*args, **kwargs) as features:
+            closed = ((name, closed_quantiles(each, flat)) for name, each in self._marginals(features))
+            found = {name: each for name, each in closed if each is not None}
+            if len(found) < len(self._sites):
+                draws = self._drawn(features, size, seed)
+                found = {name: sorted_quantiles(each, flat) for name, each in draws.items()} | found
         return {name: each if levels.dim() else each[0] for name, each in found.items()}
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
@@ -408,13 +406,20 @@ class AmortizedGuide(AutoGuide):
             self._register()
             yield self._features(*args)
 
-    def _marginals(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[tuple[str, Any]]:
+    def _marginals(self, features: Tensor) -> Iterator[tuple[str, Any]]:
         """The sites whose distribution depends on the data alone."""
-        with self._outside_of_inference(*args, **kwargs) as features:
-            sites = self._in_turn(features, {})
-            return [
-                (site.name, posterior) for site, posterior, _ in islice(sites, 1 if self.structured else None)
-            ]
+        sites = self._in_turn(features, {})
+        alone = islice(sites, 1 if self.structured else None)
+        return ((site.name, posterior) for site, posterior, _ in alone)
+
+    def _drawn(self, features: Tensor, size: int, seed: int | None) -> Sites:
+        """Joint draws of all sites, (size, batch, \\*event) each."""
+        values: Sites = {}
+        with seeded_draws(seed):
+            for site, posterior, _ in self._in_turn(features, values):
+                # what depends on earlier sites has their draws in its batch shape
+                values[site.name] = posterior.sample(() if self.structured and values else (size,))
+        return values
 
     def _checked(self, given: Mapping[str, Tensor], batch: int) -> Sites:
         """Values of sites on which others depend."""

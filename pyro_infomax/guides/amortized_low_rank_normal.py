@@ -3,17 +3,15 @@
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_infomax.guides.amortized_guide import AmortizedGuide, Head, Plates
-from pyro_infomax.guides.prototype import LatentSite
-from pyro_infomax.guides.supports import check_continuous
+from pyro_infomax.guides.amortized_guide import Head, Plates
+from pyro_infomax.guides.continuous_guide import ContinuousGuide
 from pyro_infomax.nn import LowRankNormalHead
-from pyro_infomax.nn.normal_head import check_init_scale
 
 
 @final
-class AmortizedLowRankNormal(AmortizedGuide):
+class AmortizedLowRankNormal(ContinuousGuide):
     r"""Normal posteriors whose covariances are of low rank plus a diagonal.
 
     .. math:: q_\psi(z \mid x) = \prod_s
@@ -56,6 +54,8 @@ class AmortizedLowRankNormal(AmortizedGuide):
         >>> pyro.clear_param_store()
     """
 
+    head_class = LowRankNormalHead
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -67,28 +67,14 @@ class AmortizedLowRankNormal(AmortizedGuide):
         structured: bool = False,
         create_plates: Callable[..., Plates] | None = None,
     ) -> None:
-        check_init_scale(init_scale)
         if rank is not None and rank < 1:
             raise ValueError(f"Expected rank >= 1 but got {rank}.")
-        super().__init__(model, encoder, heads=heads, structured=structured, create_plates=create_plates)
-        self._rank = rank
-        self._init_scale = init_scale
-
-    def make_head(self, site: LatentSite, in_features: int) -> nn.Module:
-        """A linear head, through a bijection where the site is not real.
-
-        Args:
-            site: a latent site inside the data plate.
-            in_features: number of features.
-
-        Raises:
-            NotImplementedError: if the site is discrete, or its support has no bijection from the reals.
-        """
-        check_continuous(site, type(self).__name__)
-        return LowRankNormalHead(
-            in_features,
-            site.event_shape,
-            rank=self._rank,
-            init_scale=self._init_scale,
-            support=site.support,
+        super().__init__(
+            model,
+            encoder,
+            init_scale=init_scale,
+            heads=heads,
+            structured=structured,
+            create_plates=create_plates,
         )
+        self.options["rank"] = rank

@@ -1,19 +1,13 @@
 """The diagonal Normal family of amortised guides."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, final
+from typing import final
 
-from torch import Tensor, nn
-
-from pyro_infomax.guides.amortized_guide import AmortizedGuide, Head, Plates
-from pyro_infomax.guides.prototype import LatentSite
-from pyro_infomax.guides.supports import check_continuous
+from pyro_infomax.guides.continuous_guide import ContinuousGuide
 from pyro_infomax.nn import NormalHead
-from pyro_infomax.nn.normal_head import check_init_scale
 
 
 @final
-class AmortizedNormal(AmortizedGuide):
+class AmortizedNormal(ContinuousGuide):
     r"""Diagonal Normal posteriors whose locations and scales come from an encoder.
 
     .. math:: q_\psi(z \mid x) = \prod_s \mathcal{N}\bigl(z_s;\, \mu_s(x), \mathrm{diag}\, \sigma_s(x)^2\bigr)
@@ -58,29 +52,4 @@ class AmortizedNormal(AmortizedGuide):
         >>> pyro.clear_param_store()
     """
 
-    def __init__(
-        self,
-        model: Callable[..., Any],
-        encoder: Callable[..., Tensor],
-        *,
-        init_scale: float = 0.5,
-        heads: Mapping[str, Head] | None = None,
-        structured: bool = False,
-        create_plates: Callable[..., Plates] | None = None,
-    ) -> None:
-        check_init_scale(init_scale)
-        super().__init__(model, encoder, heads=heads, structured=structured, create_plates=create_plates)
-        self._init_scale = init_scale
-
-    def make_head(self, site: LatentSite, in_features: int) -> nn.Module:
-        """A linear head, through a bijection where the site is not real.
-
-        Args:
-            site: a latent site inside the data plate.
-            in_features: number of features.
-
-        Raises:
-            NotImplementedError: if the site is discrete, or its support has no bijection from the reals.
-        """
-        check_continuous(site, type(self).__name__)
-        return NormalHead(in_features, site.event_shape, init_scale=self._init_scale, support=site.support)
+    head_class = NormalHead
