@@ -24,6 +24,8 @@ from pyro_infomax.infer.infomax_elbo import (
     TraceMeanField_InfoMaxELBO,
 )
 from pyro_infomax.infer.objective_weight import WeightsLike
+from pyro_infomax.infer.surrogate import surrogate_loss
+from pyro_infomax.infer.tensor_loss import SurrogateLoss
 from pyro_infomax.infer.terms import Terms
 from pyro_infomax.infer.weighted_elbo import WeightedELBO
 
@@ -36,6 +38,7 @@ __all__ = [
     "InfoMaxELBO",
     "PowerLimitedNormal",
     "Renyi_InfoMaxELBO",
+    "SurrogateLoss",
     "Terms",
     "TraceEnum_BetaELBO",
     "TraceEnum_IM",
@@ -50,6 +53,7 @@ __all__ = [
     "Trace_InfoMaxELBO",
     "WeightedELBO",
     "WeightsLike",
+    "surrogate_loss",
     "transmitted_information",
 ]
 

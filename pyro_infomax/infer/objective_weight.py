@@ -77,12 +77,27 @@ class ObjectiveWeight:
         """The number of training steps after which every schedule stands at its end value."""
         return max((getattr(item, "duration", 0) for item in self._items.values()), default=0)
 
-    def at(self, step: int, *, check_tensors: bool = False) -> ResolvedWeights:
-        """The weights after ``step`` training steps; checking a tensor's value waits for its device."""
+    def variable(self, step: int) -> dict[str, torch.Tensor]:
+        """The weights that may change from step to step, schedules and tensors, as :meth:`at` takes them."""
+        return {
+            label: _as_tensor(self._resolve(label, item, step, check_tensors=False))
+            for label, item in self._items.items()
+            if not isinstance(item, int | float)
+        }
+
+    def at(
+        self, step: int, *, check_tensors: bool = False, given: Mapping[str, torch.Tensor] | None = None
+    ) -> ResolvedWeights:
+        """The weights after ``step`` training steps; checking a tensor's value waits for its device.
+
+        Values that are given take the place of those of :meth:`variable`.
+        """
         if self._numbers is not None:
             return self._numbers
+        given = given or {}
         weights = {
-            label: self._resolve(label, item, step, check_tensors) for label, item in self._items.items()
+            label: given[label] if label in given else self._resolve(label, item, step, check_tensors)
+            for label, item in self._items.items()
         }
         if self._names:
             return ResolvedWeights(1.0, 1.0, {self._names[label]: w for label, w in weights.items()})
@@ -95,3 +110,8 @@ class ObjectiveWeight:
             checked_weight(label, value, above=-self._offset if self._offset else None)
         # Descending on a learnable weight would only drive it to where the objective is smallest.
         return self._offset + (value.detach() if isinstance(value, torch.Tensor) else value)
+
+
+# Without axes, it leaves the dtype of what it weighs alone, as a number does.
+def _as_tensor(value: Weight) -> torch.Tensor:
+    return value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)

@@ -1,7 +1,8 @@
 """The one mixin by which a weight reaches any of Pyro's ELBOs."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from pyro.ops.provenance import detach_provenance
 from pyro_infomax.infer.objective_weight import ObjectiveWeight, ResolvedWeights
 from pyro_infomax.infer.roles import GuideRole, ModelRole
 from pyro_infomax.infer.site_families import family_name, is_relaxed
+from pyro_infomax.infer.tensor_loss import SurrogateLoss, particle_losses
 from pyro_infomax.infer.terms import Terms
 from pyro_infomax.poutine import SiteWeight, is_deterministic, plain_errors, unweighted_log_prob
 
@@ -46,17 +48,19 @@ class WeightedELBO(ELBO):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._step = 0
-        self._sums = [0.0, 0.0]
-        self._loss: float | None = None
+        self._loss: float | torch.Tensor | None = None
         self._subsampled: dict[int, int] = {}
+        self._given_weights: Mapping[str, torch.Tensor] = {}
+        self._sums: list[float | torch.Tensor] = [0.0, 0.0]
+        self._summed = self.num_particles
 
     @property
     def terms(self) -> Terms | None:
         """The unweighted terms of the last evaluation, None before the first."""
         if self._loss is None:
             return None
-        distortion, rate = (total / self.num_particles for total in self._sums)
-        return Terms(distortion, rate, self._elbo(distortion, rate), self._loss)
+        distortion, rate = (float(total) / self._summed for total in self._sums)
+        return Terms(distortion, rate, self._elbo(distortion, rate), float(self._loss))
 
     @property
     def step(self) -> int:
@@ -117,15 +121,64 @@ class WeightedELBO(ELBO):
         self._step += torch.is_grad_enabled()
         return loss
 
+    def surrogate(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> SurrogateLoss:
+        """The evaluation in tensors alone, which leaves schedules where they are.
+
+        See :func:`~pyro_infomax.infer.surrogate_loss`.
+        """
+        self._loss = None
+        self._reset()
+        found = self._surrogate(model, guide, args, kwargs)
+        self._loss = found.loss
+        return found
+
+    def variable_weights(self) -> dict[str, torch.Tensor]:
+        """The present values of the weights that may change from step to step: schedules and tensors."""
+        return self.objective_weight.variable(self._step)
+
+    @contextmanager
+    def given_weights(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """Uses these values in place of those of :meth:`variable_weights`."""
+        self._given_weights = weights
+        try:
+            yield
+        finally:
+            self._given_weights = {}
+
+    def adopt(self, evaluation: SurrogateLoss, subsampled: Mapping[int, int]) -> None:
+        """Takes an evaluation that was computed elsewhere as its own, and as a training step.
+
+        Args:
+            evaluation: what :meth:`surrogate` has returned there.
+            subsampled: sizes of subsampled plates to what they stand for, see :attr:`subsampled`.
+        """
+        assert evaluation.distortion is not None
+        assert evaluation.rate is not None
+        self._reset()
+        self._sums, self._summed = [evaluation.distortion, evaluation.rate], 1
+        self._loss, self._subsampled = evaluation.loss, dict(subsampled)
+        self._step += 1
+
+    @property
+    def subsampled(self) -> Mapping[int, int]:
+        """Sizes of the subsampled plates of the last evaluation to what they are subsamples of."""
+        return self._subsampled
+
+    def _surrogate(self, model: Program, guide: Program, args: Any, kwargs: Any) -> SurrogateLoss:
+        loss, surrogate = particle_losses(self, model, guide, args, kwargs)
+        distortion, rate = (torch.as_tensor(total) / self._summed for total in self._sums)
+        return SurrogateLoss(loss, surrogate, distortion, rate)
+
     def _evaluate(self, parent: Program, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
         self._loss = None
         self._reset()
         loss = parent(model, guide, *args, **kwargs)
-        self._loss = float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
+        self._loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
         return loss
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-        weights = self.objective_weight.at(self._step, check_tensors=is_validation_enabled())
+        check = is_validation_enabled()
+        weights = self.objective_weight.at(self._step, check_tensors=check, given=self._given_weights)
         guide_role = GuideRole(weights, guide, refuse_enumeration=self._refuse_enumeration())
         model_role = ModelRole(weights, guide_role)
         programs = model_role(model), guide_role(guide)
@@ -181,6 +234,7 @@ class WeightedELBO(ELBO):
     def _reset(self) -> None:
         """Forgets the last evaluation."""
         self._sums = [0.0, 0.0]
+        self._summed = self.num_particles
 
     @abstractmethod
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
@@ -220,7 +274,7 @@ def _subsampled_plates(model_trace: Trace) -> dict[int, int]:
     }
 
 
-def unweighted_sum(site: Any) -> float:
+def unweighted_sum(site: Any) -> torch.Tensor:
     """The sum of a site's log-probabilities without weights, by a division wherever that is exact."""
     record: SiteWeight | None = site.get("weight")
     if record is None:
@@ -229,4 +283,4 @@ def unweighted_sum(site: Any) -> float:
         total, factor = site["log_prob_sum"], record.weight
     else:
         total, factor = unweighted_log_prob(site).sum(), 1.0
-    return float(detach_provenance(total).detach()) / factor
+    return torch.as_tensor(detach_provenance(total)).detach() / factor

@@ -84,10 +84,10 @@ class WeightedMeanFieldELBO(WeightedELBO, TraceMeanField_ELBO):
             )
 
 
-def _unweighted_kl(divergence: torch.Tensor, total: torch.Tensor, site: Any) -> float:
+def _unweighted_kl(divergence: torch.Tensor, total: torch.Tensor, site: Any) -> torch.Tensor:
     record: SiteWeight | None = site.get("weight")
     if record is None:
-        return float(total.detach())
+        return total.detach()
     if not isinstance(record.weight, torch.Tensor) and record.weight != 0:
-        return float(total.detach()) / record.weight
-    return float(scale_and_mask(divergence.detach(), *unweighted_scale_and_mask(site)).sum())
+        return total.detach() / record.weight
+    return scale_and_mask(divergence.detach(), *unweighted_scale_and_mask(site)).sum()
