@@ -1,29 +1,55 @@
-"""Minibatches: one way to walk over tensors, datasets and loaders."""
+"""Minibatches: one way to walk over tensors, memory-mapped arrays, datasets and loaders."""
 
 import abc
 from collections.abc import Callable, Iterator
-from typing import Any, final
+from itertools import islice
+from typing import Any, Final, final
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from pyro_infomax.poutine import count_nan
+from pyro_infomax.training.memory_mapped import MappedRows, mapped_rows
 
 Batch = tuple[Tensor, ...]
-Data = Tensor | Batch | Dataset[Any] | DataLoader[Any]
+Array = Tensor | NDArray[Any]
+Data = Array | tuple[Array, ...] | Dataset[Any] | DataLoader[Any]
+Column = Tensor | MappedRows
+
+_BLOCK: Final = 1024
 
 
 class Batches(abc.ABC):
     """An epoch of minibatches, as often as it is asked for."""
 
     @abc.abstractmethod
-    def shuffled(self) -> Iterator[Batch]:
-        """The batches of an epoch of training, in an order drawn from torch's generator."""
+    def shuffled(self, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch of training, in an order drawn from torch's generator.
+
+        Args:
+            skip: how many batches to leave out at the beginning; those after them are the same as without.
+        """
 
     @abc.abstractmethod
     def ordered(self) -> Iterator[Batch]:
         """The batches of one pass in the order of the data, which draws nothing where that can be helped."""
+
+    @abc.abstractmethod
+    def sharded(self, rank: int, world_size: int) -> "Batches":
+        """The part of each batch that one of several processes takes.
+
+        The processes draw from generators in one state, so that their parts make up the batches of a single
+        process.
+
+        Args:
+            rank: which process this is, counted from 0.
+            world_size: how many there are.
+
+        Raises:
+            ValueError: where there are too few data for all processes, and for data that cannot be split.
+        """
 
 
 @final
@@ -33,52 +59,137 @@ class WholeBatch(Batches):
     def __init__(self, tensors: Batch) -> None:
         self._tensors = tensors
 
-    def shuffled(self) -> Iterator[Batch]:
-        yield self._tensors
+    def shuffled(self, skip: int = 0) -> Iterator[Batch]:
+        return islice((self._tensors,), skip, None)
 
     def ordered(self) -> Iterator[Batch]:
-        yield self._tensors
+        return self.shuffled()
+
+    def sharded(self, rank: int, world_size: int) -> "WholeBatch":
+        _check_enough(len(self._tensors[0]), world_size, "data")
+        return WholeBatch(tuple(tensor[rank::world_size] for tensor in self._tensors))
 
 
 @final
 class IndexedBatches(Batches):
-    """Batches fetched by their indices; the last one may be short."""
+    """Batches fetched by their indices; the last one may be short.
 
-    def __init__(self, take: Callable[[Tensor], Batch], *, size: int, batch_size: int) -> None:
+    Where it has fewer data than there are processes, it is one with the batch before it, since no process may
+    stay without data.
+
+    Args:
+        take: from an index (batch,) to the batch.
+        size: number of data.
+        batch_size: number of data in a batch, over all processes.
+        device: where the index is wanted.
+        rank: which process this is.
+        world_size: how many processes share each batch.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[Tensor], Batch],
+        *,
+        size: int,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        _check_enough(min(size, batch_size), world_size, "a batch")
         self._take = take
         self._size = size
         self._batch_size = batch_size
+        self._device = device
+        self._rank = rank
+        self._world_size = world_size
 
-    def shuffled(self) -> Iterator[Batch]:
-        return self._walk(torch.randperm(self._size, device="cpu"))
+    def shuffled(self, skip: int = 0) -> Iterator[Batch]:
+        return self._walk(torch.randperm(self._size, device="cpu"), skip)
 
     def ordered(self) -> Iterator[Batch]:
         return self._walk(torch.arange(self._size, device="cpu"))
 
-    def _walk(self, order: Tensor) -> Iterator[Batch]:
-        return map(self._take, order.split(self._batch_size))
+    def sharded(self, rank: int, world_size: int) -> "IndexedBatches":
+        return IndexedBatches(
+            self._take,
+            size=self._size,
+            batch_size=self._batch_size,
+            device=self._device,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def _walk(self, order: Tensor, skip: int = 0) -> Iterator[Batch]:
+        for index in self._indices(order.to(self._device), skip):
+            part = index if self._world_size == 1 else index[self._rank :: self._world_size]
+            yield self._take(part)
+
+    def _indices(self, order: Tensor, skip: int) -> Iterator[Tensor]:
+        last = (self._count - 1) * self._batch_size
+        # One split makes views at a third of what slices cost, but of a long order they would not fit memory
+        for block in order[skip * self._batch_size : last].split(_BLOCK * self._batch_size):
+            yield from block.split(self._batch_size) if len(block) else ()
+        if skip < self._count:
+            yield order[last:]
+
+    @property
+    def _count(self) -> int:
+        full, rest = divmod(self._size, self._batch_size)
+        return full + (rest >= self._world_size)
 
 
 @final
 class LoaderBatches(Batches):
-    """The batches of a loader, which alone decides on their order."""
+    """The batches of a loader, which alone decides on their order, and on what each process gets."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
 
-    def shuffled(self) -> Iterator[Batch]:
-        return map(_as_batch, self._loader)
+    def shuffled(self, skip: int = 0) -> Iterator[Batch]:
+        # What the skipped ones draw is drawn here and now, not when the first batch is asked for
+        left = iter(self._loader)
+        for _ in islice(left, skip):
+            pass
+        return map(_as_batch, left)
 
     def ordered(self) -> Iterator[Batch]:
         return self.shuffled()
+
+    def sharded(self, rank: int, world_size: int) -> "LoaderBatches":  # noqa: ARG002
+        return self
+
+
+@final
+class StreamBatches(Batches):
+    """The batches of a stream, in its own order."""
+
+    def __init__(self, stream: IterableDataset[Any], *, batch_size: int, name: str) -> None:
+        self._batches = LoaderBatches(DataLoader(stream, batch_size=batch_size))
+        self._name = name
+
+    def shuffled(self, skip: int = 0) -> Iterator[Batch]:
+        return self._batches.shuffled(skip)
+
+    def ordered(self) -> Iterator[Batch]:
+        return self._batches.ordered()
+
+    def sharded(self, rank: int, world_size: int) -> "Batches":
+        if world_size == 1:
+            return self
+        raise ValueError(
+            f"Expected {self._name} for process {rank} of {world_size} to come from a DataLoader but got an "
+            "IterableDataset, which only you can split: give each process its own part of the stream, in a "
+            "DataLoader."
+        )
 
 
 def to_batches(data: Data, *, batch_size: int | None, name: str = "data") -> Batches:
     """Turns any kind of data into batches.
 
     Args:
-        data: a tensor or a tuple of tensors whose first axis is the data, a Dataset whose items are
-            a tensor or a tuple of them, or a DataLoader, which has batches of its own.
+        data: a tensor or a memory-mapped array, or a tuple of these, whose first axis is the data, a Dataset
+            whose items are a tensor or a tuple of them, or a DataLoader, which has batches of its own.
         batch_size: number of data in a batch; None for all of them at once.
         name: what error messages call the data.
 
@@ -86,7 +197,8 @@ def to_batches(data: Data, *, batch_size: int | None, name: str = "data") -> Bat
         The batches, each a tuple of tensors.
 
     Raises:
-        ValueError: for other kinds of data, empty data, lengths that differ, nan, or a batch size below 1.
+        ValueError: for other kinds of data, empty data, lengths that differ, nan in a tensor, or a batch
+            size below 1.
 
     Example:
         >>> batches = to_batches(torch.arange(5), batch_size=2)
@@ -94,31 +206,60 @@ def to_batches(data: Data, *, batch_size: int | None, name: str = "data") -> Bat
         [[0, 1], [2, 3], [4]]
     """
     _check_batch_size(batch_size)
+    # A loader that went through fabric.setup_dataloaders is wrapped, and no DataLoader any more
+    if type(data).__name__ == "_FabricDataLoader":
+        return LoaderBatches(data)  # type: ignore[arg-type]
     match data:
         case DataLoader():
             return LoaderBatches(data)
-        case Tensor():
-            return _tensor_batches((data,), batch_size, name)
         case TensorDataset():
-            return _tensor_batches(data.tensors, batch_size, name)
-        case tuple() if data and all(isinstance(part, Tensor) for part in data):
-            return _tensor_batches(data, batch_size, name)
+            return _column_batches(_as_columns(data.tensors, name), batch_size, name)
         case IterableDataset():
             return _stream_batches(data, batch_size, name)
         case Dataset():
             return _dataset_batches(data, batch_size, name)
+    if columns := _as_columns(data, name):
+        return _column_batches(columns, batch_size, name)
     raise ValueError(
-        f"Expected {name} to be a tensor, a tuple of tensors, a Dataset or a DataLoader "
-        f"but got {_kind(data)}."
+        f"Expected {name} to be a tensor, a memory-mapped array, a tuple of these, a Dataset or a "
+        f"DataLoader but got {_kind(data)}."
     )
 
 
-def _tensor_batches(tensors: Batch, batch_size: int | None, name: str) -> Batches:
-    size = _common_length(tensors, name)
-    _check_nan(tensors, name)
+def _column_batches(columns: tuple[Column, ...], batch_size: int | None, name: str) -> Batches:
+    size = _common_length(columns, name)
     if batch_size is None:
+        tensors = tuple(_in_memory(column) for column in columns)
+        _check_nan(tensors, name)
         return WholeBatch(tensors)
-    return IndexedBatches(lambda index: _select(tensors, index), size=size, batch_size=batch_size)
+    _check_nan(columns, name)
+    takes = [_taker(column) for column in columns]
+    device = next((column.device for column in columns if isinstance(column, Tensor)), "cpu")
+    return IndexedBatches(
+        lambda index: tuple([take(index) for take in takes]), size=size, batch_size=batch_size, device=device
+    )
+
+
+def _as_columns(data: object, name: str) -> tuple[Column, ...]:
+    """The columns that the data are made of; none where a part of them is no array."""
+    found = [_as_column(part, name) for part in (data if isinstance(data, tuple) else (data,))]
+    columns = tuple(column for column in found if column is not None)
+    return columns if len(columns) == len(found) else ()
+
+
+def _as_column(part: object, name: str) -> Column | None:
+    mapped = mapped_rows(part, name=name)
+    return part if mapped is None and isinstance(part, Tensor) else mapped
+
+
+def _in_memory(column: Column) -> Tensor:
+    return column.whole() if isinstance(column, MappedRows) else column
+
+
+def _taker(column: Column) -> Callable[[Tensor], Tensor]:
+    if isinstance(column, MappedRows):
+        return column.take
+    return lambda index: column.index_select(0, index.to(column.device))
 
 
 def _dataset_batches(dataset: Dataset[Any], batch_size: int | None, name: str) -> Batches:
@@ -131,11 +272,7 @@ def _dataset_batches(dataset: Dataset[Any], batch_size: int | None, name: str) -
 def _stream_batches(dataset: IterableDataset[Any], batch_size: int | None, name: str) -> Batches:
     if batch_size is None:
         raise ValueError(f"Expected a batch_size for {name}, an IterableDataset, but got None.")
-    return LoaderBatches(DataLoader(dataset, batch_size=batch_size))
-
-
-def _select(tensors: Batch, index: Tensor) -> Batch:
-    return tuple(tensor.index_select(0, index.to(tensor.device)) for tensor in tensors)
+    return StreamBatches(dataset, batch_size=batch_size, name=name)
 
 
 def _collect(dataset: Dataset[Any], index: Tensor) -> Batch:
@@ -159,10 +296,10 @@ def _kind(item: object) -> str:
     return f"the type {type(item).__name__}"
 
 
-def _common_length(tensors: Batch, name: str) -> int:
-    if any(tensor.dim() == 0 for tensor in tensors):
+def _common_length(columns: tuple[Column, ...], name: str) -> int:
+    if any(column.dim() == 0 for column in columns):
         raise ValueError(f"Expected {name} to have a first axis over the data but got a tensor without axes.")
-    lengths = [len(tensor) for tensor in tensors]
+    lengths = [len(column) for column in columns]
     if len(set(lengths)) > 1:
         raise ValueError(f"Expected the tensors of {name} to be of one length but got lengths {lengths}.")
     return _nonzero(lengths[0], name)
@@ -189,9 +326,18 @@ def _check_batch_size(batch_size: int | None) -> None:
         )
 
 
-def _check_nan(tensors: Batch, name: str) -> None:
-    for position, tensor in enumerate(tensors):
-        count, first = count_nan(tensor)
+def _check_enough(size: int, world_size: int, what: str) -> None:
+    if size < world_size:
+        raise ValueError(
+            f"Expected {what} to hold at least one datum for each of {world_size} processes but got {size}: "
+            "use fewer processes."
+        )
+
+
+def _check_nan(columns: tuple[Column, ...], name: str) -> None:
+    for position, column in enumerate(columns):
+        # What is mapped stays on disk: its nan show as a loss that is not finite
+        count, first = (0, -1) if isinstance(column, MappedRows) else count_nan(column)
         if count:
             raise ValueError(
                 f"Expected {name} without nan but its tensor {position} holds {count}, "
