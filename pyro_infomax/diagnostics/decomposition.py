@@ -17,7 +17,6 @@ from pyro_infomax.diagnostics.holdout_pair import held_out_pair
 from pyro_infomax.diagnostics.pair import Pair, ScoredDraws
 from pyro_infomax.information import (
     Account,
-    AggregatePosterior,
     Draws,
     Estimate,
     SiteAccount,
@@ -31,6 +30,7 @@ from pyro_infomax.information.families import is_factorised
 from pyro_infomax.nn.module_modes import evaluation_mode
 from pyro_infomax.poutine import Data
 from pyro_infomax.random_state import seeded_draws
+from pyro_infomax.ranks import Ranks, ranks_of
 
 __all__ = ["Decomposition", "decompose"]
 
@@ -216,6 +216,7 @@ def decompose(
     seed: int | None = None,
     data_plate: str | None = None,
     holdout: Data | None = None,
+    fabric: Any = None,
 ) -> Decomposition:
     r"""Accounts for the nats of a pair: distortion, rate, information, marginal KL and its parts.
 
@@ -239,9 +240,16 @@ def decompose(
         data_plate: the name of the data plate, where it is not the only candidate.
         holdout: further data of the same kind, which neither model nor guide was trained on: a tensor or a
             tuple of tensors like ``data``.
+        fabric: a ``lightning_fabric.Fabric`` that was launched, whose processes each pass the part of the
+            data (and of the holdout) that they hold, as many as they like; None for one process. Each of
+            them runs the programs on its own data and scores all draws under its own posteriors alone; the
+            mixture is put together by a reduced logsumexp, exactly.
 
     Returns:
-        The account, in nats per datum; that of the held-out data in its ``holdout``.
+        The account, in nats per datum; that of the held-out data in its ``holdout``. Over several processes
+        the same on each, and that of a single process that holds their data one after the other, with the
+        same draws under the same seed. Where running the guide is the only way to draw (sites that depend on
+        each other, flows), the draws differ from a single process's.
 
     Raises:
         ValueError: for data with nan or of different lengths, a guide that lacks a site of the model, no data
@@ -259,14 +267,23 @@ def decompose(
     """
     if num_samples < 1:
         raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
-    with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
-        build = partial(Pair, model, guide, data_plate=data_plate, batch_size=batch_size)
+    ranks = ranks_of(fabric)
+    with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(_common(seed, ranks)):
+        build = partial(Pair, model, guide, data_plate=data_plate, batch_size=batch_size, ranks=ranks)
         pair = build(data)
         held_out = None if holdout is None else held_out_pair(pair, build, holdout)
         account = account_of(pair, num_samples=num_samples)
-        if held_out is None:
-            return account
-        return replace(account, holdout=account_of(held_out, num_samples=num_samples, training=pair))
+        if held_out is not None:
+            account = replace(account, holdout=account_of(held_out, num_samples=num_samples, training=pair))
+    # What is the same to rounding would still print and compare as different
+    return ranks.broadcast(account)  # type: ignore[no-any-return]
+
+
+def _common(seed: int | None, ranks: Ranks) -> int | None:
+    """Processes that compute with the same draws need one seed."""
+    if seed is not None or ranks.world_size == 1:
+        return seed
+    return int(ranks.broadcast(int(torch.randint(2**62, (), device="cpu"))))
 
 
 def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None) -> Decomposition:
@@ -282,7 +299,10 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
     prior = attempt(pair.prior, *_OF_PRIOR, *(["site_marginal_kl"] if several else []))
     scored = pair.score(pair.draw(max(2, num_samples)))
     sizes = pair.site_sizes if several else None
-    account = Account(Draws(pair.posterior, prior, z=scored.z[:num_samples], site_sizes=sizes, progress=True))
+    draws = Draws(
+        pair.posterior, prior, z=scored.z[:num_samples], site_sizes=sizes, mixtures=pair.mixtures(sizes)
+    )
+    account = Account(draws)
     distortion = _sampled(-scored.log_likelihood, "exact", "the distortion of these data")
     rate = _sampled_rate(scored) if prior is None else account.rate
     information = account.mutual_information
@@ -342,7 +362,7 @@ def _site_distortion(scored: ScoredDraws) -> Estimate | None:
 
 
 def _no_marginals(pair: Pair) -> str:
-    found = pair.dependences()
+    found = pair.ranks.together(pair.dependences)
     return f"{NO_MARGINALS}: {found}" if found else NO_MARGINALS
 
 
@@ -388,7 +408,7 @@ def _factors(distribution: Any) -> Any:
 def _prior_gap(account: Account, training: Pair | None) -> Estimate:
     if training is None:
         return training_gap(account)
-    return held_out_gap(account, AggregatePosterior(training.posterior, progress=True))
+    return held_out_gap(account, training.mixtures())
 
 
 def _decoder_gap(distortion: Estimate, information: Estimate, entropy: Estimate) -> Estimate:

@@ -100,6 +100,13 @@ def _is_masked(site: Any) -> bool:
 
 def _first_equals(pair: Pair) -> torch.Tensor:
     """The number of the first datum whose observed values are equal, (data,)."""
+    digests = pair.of_all(pair.ranks.together(lambda: _digests(pair)))
+    first: dict[tuple[int, ...], int] = {}
+    return torch.tensor([first.setdefault(tuple(key), n) for n, key in enumerate(digests.tolist())])
+
+
+def _digests(pair: Pair) -> torch.Tensor:
+    """What tells the observed values of the data of this process apart, (own data, 2)."""
     program = pair.program
     if not program.observed:
         raise NotImplementedError("the model observes nothing")
@@ -114,9 +121,7 @@ def _first_equals(pair: Pair) -> torch.Tensor:
         _check_arguments([_flat(each) for each in rows_of(pair.data, rows)], [*values, together])
         return {"": torch.tensor([_digest(row) for row in together.cpu().numpy()])}
 
-    digests = program.together(pair.data_size, run)[""]
-    first: dict[tuple[int, ...], int] = {}
-    return torch.tensor([first.setdefault(tuple(key), n) for n, key in enumerate(digests.tolist())])
+    return program.together(pair.own_size, run)[""]
 
 
 def _flat(values: torch.Tensor) -> torch.Tensor:

@@ -30,13 +30,18 @@ def held_out_pair(training: Pair, build: Callable[[Data], Pair], holdout: Data) 
         >>> held_out_pair(build(oracle.sample(10)), build, oracle.sample(5)).data_size
         5
     """
-    data = _as_holdout(holdout)
-    _check_kind(training.data, data)
+    data = training.ranks.together(lambda: _of_kind(training, holdout))
     _check_amortised(training, data)
     try:
         return build(data)
     except ValueError as error:
         raise ValueError(f"{error} (of the holdout)") from error
+
+
+def _of_kind(training: Pair, holdout: Data) -> tuple[torch.Tensor, ...]:
+    data = _as_holdout(holdout)
+    _check_kind(training.data, data)
+    return data
 
 
 def _as_holdout(holdout: Data) -> tuple[torch.Tensor, ...]:
@@ -62,7 +67,7 @@ def _check_amortised(training: Pair, holdout: tuple[torch.Tensor, ...]) -> None:
     with isolated_random_state():
         z = training.space.unflatten(training.draw(1)[0, :1])
     try:
-        training.representation.log_posterior(z, holdout)
+        training.ranks.together(lambda: training.representation.log_posterior(z, holdout))
     except ValueError as error:
         raise ValueError(
             f"Expected a guide that encodes any data but its parameters belong to the {training.data_size} "

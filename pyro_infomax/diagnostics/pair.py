@@ -4,20 +4,23 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch.distributions import Distribution
 
 from pyro_infomax.diagnostics.site_prior import SitePrior
 from pyro_infomax.information.families import in_double, in_dtype_of
+from pyro_infomax.information.mixtures import Mixtures, ShardedMixtures, WholeMixtures
 from pyro_infomax.information.prefixes import Prefixes
 from pyro_infomax.joint import GenerativeJoint, RepresentationJoint
 from pyro_infomax.joint.product_of_sites import in_type_of_sites
 from pyro_infomax.joint.scoring import cycled
+from pyro_infomax.joint.sharded_posterior import posterior_of_all
 from pyro_infomax.joint.site_dependences import dependences
 from pyro_infomax.poutine import Data, SiteLayout, UnknownPlateError, as_data, count_nan, rows_of
 from pyro_infomax.random_state import isolated_random_state
+from pyro_infomax.ranks import ONE_RANK, Ranks
 
 __all__ = ["Pair", "ScoredDraws"]
 
@@ -71,6 +74,8 @@ class Pair:
         data: a tensor or a tuple of tensors, whose first axis is the data.
         data_plate: the name of the data plate, None to find it.
         batch_size: the most rows that a program is run on at once.
+        ranks: the processes, each of which holds a part of the data; what is known of them is known of the
+            data of all, those of the first process first.
 
     Raises:
         ValueError: if the two do not share their latent sites, the data hold nan, or there is not one data
@@ -93,9 +98,22 @@ class Pair:
         *,
         data_plate: str | None = None,
         batch_size: int = 1024,
+        ranks: Ranks = ONE_RANK,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Expected batch_size >= 1 but got {batch_size}")
+        self.ranks = ranks
+        ranks.together(lambda: self._read(model, guide, data, data_plate, batch_size))
+        self._sizes = [int(size) for size in ranks.all_of(self.own_size)]
+
+    def _read(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        data: Data,
+        data_plate: str | None,
+        batch_size: int,
+    ) -> None:
         self.data = as_data(data)
         _check_no_nan(self.data)
         self.representation, self.generative = _with_plate(
@@ -109,14 +127,33 @@ class Pair:
         _check_sites(model=self.program.latents, guide=self.space.layouts)
 
     @property
-    def data_size(self) -> int:
-        """N."""
+    def own_size(self) -> int:
+        """The number of data of this process."""
         return len(self.data[0])
+
+    @property
+    def data_size(self) -> int:
+        """N, over all processes."""
+        return sum(self._sizes)
 
     @cached_property
     def posterior(self) -> Any:
         """q(z|x_n) of all data: batch shape (N,), event shape (latent,); in float64 if it is Normal."""
-        return in_double(self.representation.posterior)
+        return posterior_of_all(self._own_posterior, self.ranks)
+
+    @cached_property
+    def _own_posterior(self) -> Any:
+        return self.ranks.together(lambda: in_double(self.representation.posterior))
+
+    def mixtures(self, site_sizes: Sequence[int] | None = None) -> Mixtures:
+        """What scores points under the aggregate posterior of all data.
+
+        Args:
+            site_sizes: the number of latent dimensions of each site, where there are several.
+        """
+        progress = self.ranks.is_first
+        own = WholeMixtures(self._own_posterior, site_sizes=site_sizes, progress=progress)
+        return own if self.ranks.world_size == 1 else ShardedMixtures(own, self.ranks)
 
     def prior(self) -> Any:
         """p(z): batch shape (), event shape (latent,).
@@ -124,6 +161,22 @@ class Pair:
         Raises:
             NotImplementedError: if it depends on the data.
         """
+        found = self.ranks.together(self._own_prior)
+        if self.ranks.world_size > 1:
+            self._check_one_prior(found)
+        return found
+
+    @torch.no_grad()
+    def _check_one_prior(self, prior: Any) -> None:
+        """Each process has seen that its own data share a prior, but not that the others have the same."""
+        with isolated_random_state():
+            z = self.draw(1)[0, :_FEW]  # the same on all processes
+            scores = self.ranks.together(lambda: prior.log_prob(in_dtype_of(prior, z)).double())
+        others = self.ranks.all_of(scores)
+        if not all(torch.allclose(scores, each, rtol=1e-6, equal_nan=True) for each in others):
+            raise NotImplementedError("the prior depends on the data, so that there is no one p(z)")
+
+    def _own_prior(self) -> Any:
         found = self.generative.prior(self.space, self.data)
         return found if isinstance(found, Distribution) else self._site_prior() or found
 
@@ -152,11 +205,23 @@ class Pair:
     def score(self, z: torch.Tensor) -> ScoredDraws:
         """Scores draws of :meth:`draw` under posterior, prior and likelihood."""
         log_posterior = self._log_posterior(in_dtype_of(self.posterior, z))
-        # a run has much the same cost for few rows as for many: few data are scored with many draws at once
-        together = max(1, self.program.piece // self.data_size) if self.program.follows else 1
-        terms = [self._terms(part) for part in z.split(together)]
-        log_prior, log_likelihood = (torch.cat(each) for each in zip(*terms, strict=True))
+        mine = z.split(self._sizes, 1)[self.ranks.rank]
+        found = self.ranks.together(lambda: self._terms_of_own(mine))
+        log_prior, log_likelihood = (self.of_all(each, axis=1) for each in found)
         return ScoredDraws(z, log_posterior, log_prior, log_likelihood)
+
+    def of_all(self, own: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
+        """What each process found for its own data along an axis, for all data."""
+        if self.ranks.world_size == 1:
+            return own
+        return self.ranks.rows(own.movedim(axis, 0).contiguous()).movedim(0, axis)
+
+    def _terms_of_own(self, z: torch.Tensor) -> list[torch.Tensor]:
+        """The scores of latent and of observed sites, of draws for the data of this process."""
+        # a run has much the same cost for few rows as for many: few data are scored with many draws at once
+        together = max(1, self.program.piece // self.own_size) if self.program.follows else 1
+        terms = [self._terms(part) for part in z.split(together)]
+        return [torch.cat(each) for each in zip(*terms, strict=True)]
 
     def _log_posterior(self, z: torch.Tensor) -> torch.Tensor:
         """(samples, data, latent sites)."""
@@ -202,6 +267,9 @@ class Pair:
     def latent_names(self) -> list[str]:
         """A name for every latent dimension: ``z[0]``, or the site alone where it is a scalar."""
         return [name for layout in self.space.layouts.values() for name in _element_names(layout)]
+
+
+_FEW: Final = 16  # draws that tell one prior from another
 
 
 def _columns(scores: Mapping[str, torch.Tensor], names: Sequence[str], z: torch.Tensor) -> torch.Tensor:

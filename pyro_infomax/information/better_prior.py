@@ -6,9 +6,9 @@ from typing import Any, Final
 import torch
 
 from pyro_infomax.information.account import Account
-from pyro_infomax.information.aggregate_posterior import AggregatePosterior
 from pyro_infomax.information.draws import Draws
 from pyro_infomax.information.estimate import Estimate
+from pyro_infomax.information.mixtures import Mixtures, WholeMixtures
 
 _ON_TRAINING_DATA: Final = (
     "the ELBO that a better prior could win on the training data, at least R - ln N and so inflated where "
@@ -63,7 +63,7 @@ def prior_gap(
     """
     draws = Draws(posterior if holdout is None else holdout, prior, num_samples=num_samples, seed=seed)
     account = Account(draws)
-    return training_gap(account) if holdout is None else held_out_gap(account, AggregatePosterior(posterior))
+    return training_gap(account) if holdout is None else held_out_gap(account, WholeMixtures(posterior))
 
 
 def training_gap(account: Account) -> Estimate:
@@ -71,7 +71,7 @@ def training_gap(account: Account) -> Estimate:
     return replace(account.marginal_kl, target=_ON_TRAINING_DATA)
 
 
-def held_out_gap(account: Account, training: AggregatePosterior) -> Estimate:
+def held_out_gap(account: Account, training: Mixtures) -> Estimate:
     """The gap on the held-out data of the account, by the mixture of the training data.
 
     Raises:
@@ -81,7 +81,7 @@ def held_out_gap(account: Account, training: AggregatePosterior) -> Estimate:
     _check_dimensions(training.latent_dim, draws.aggregate.latent_dim)
     log_prior = draws.log_prior
     with torch.no_grad():
-        log_training = training.log_prob(draws.z.flatten(0, 1)).unflatten(0, draws.z.shape[:2])
+        log_training = training.joint(draws.z.flatten(0, 1)).log_prob.unflatten(0, draws.z.shape[:2])
     # the prior stays in the difference: it takes noise out where too few draws allow no regression
     return account.expectation(log_training - log_prior).estimate("exact", _ON_HELD_OUT_DATA)
 

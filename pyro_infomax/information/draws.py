@@ -7,13 +7,12 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from pyro_infomax.information.aggregate_posterior import AggregatePosterior
 from pyro_infomax.information.coordinates import Coordinates
 from pyro_infomax.information.families import in_double, in_dtype_of, is_normal, name, shapes
 from pyro_infomax.information.marginals import Marginals, marginals_of
 from pyro_infomax.information.mixture import Mixture
+from pyro_infomax.information.mixtures import Mixtures, WholeMixtures
 from pyro_infomax.information.parameters import check_parameters
-from pyro_infomax.information.prefixes import Prefixes
 from pyro_infomax.random_state import seeded_draws
 
 
@@ -32,6 +31,8 @@ class Draws:
         seed: isolates the draws from torch's global state.
         site_sizes: the number of latent dimensions of each site, one after the other, where there are several
             and each is to be scored by itself.
+        mixtures: what scores the draws under the aggregate posterior of these very data; None for one process
+            that does so by itself.
         progress: show a bar when an evaluation takes more than a few seconds.
 
     Raises:
@@ -55,12 +56,18 @@ class Draws:
         num_samples: int = 1,
         seed: int | None = None,
         site_sizes: Sequence[int] | None = None,
+        mixtures: Mixtures | None = None,
         progress: bool = True,
     ) -> None:
-        self.aggregate = AggregatePosterior(posterior, progress=progress)
+        if isinstance(mixtures, WholeMixtures):
+            whole = mixtures
+        else:
+            whole = WholeMixtures(posterior, site_sizes=site_sizes, progress=progress)
+        self.mixtures = mixtures or whole
+        self.aggregate = whole.aggregate
         self.posterior = self.aggregate.posterior
         self.site_sizes = site_sizes
-        self._sites = Prefixes(self.posterior, site_sizes or [self.aggregate.latent_dim], progress=progress)
+        self._sites = whole.sites
         check_prior(prior, self.aggregate.latent_dim)
         self.prior = in_double(prior)
         self.z = self._checked(z) if z is not None else self._drawn(num_samples, seed)
@@ -158,17 +165,17 @@ class Draws:
     def _joint(self) -> Mixture:
         if self.site_sizes is not None:
             return self._prefixes.last
-        return self.aggregate.evaluate(self.z.flatten(0, 1), index=self._own)
+        return self.mixtures.joint(self.z.flatten(0, 1), self._own)
 
     @cached_property
     @torch.no_grad()
     def _prefixes(self) -> Mixture:
-        return self._sites.evaluate(self.z.flatten(0, 1), index=self._own)
+        return self.mixtures.prefixes(self.z.flatten(0, 1), self._own)
 
     @cached_property
     @torch.no_grad()
     def _marginals(self) -> Mixture:
-        return self.aggregate.evaluate_marginals(self.z.flatten(0, 1), index=self._own)
+        return self.mixtures.marginals(self.z.flatten(0, 1), self._own)
 
     @property
     def _own(self) -> Tensor:

@@ -63,11 +63,22 @@ def _value(
         return _tensor(values, outer, combine)
     if isinstance(first, Distribution):
         return _mapped(values, outer, batch_shape, combine)
+    if isinstance(first, list) and first and all(isinstance(each, Distribution) for each in first):
+        return [_part(each, outer, batch_shape, combine) for each in zip(*values, strict=True)]
     if isinstance(first, list) and all(isinstance(each, Transform) for each in first):
         return [_transform(each, outer, combine) for each in zip(*values, strict=True)]
     if isinstance(first, int | float) and any(each != first for each in values):
         raise NotImplementedError(f"Expected one number for all data but got {values}")
     return first
+
+
+def _part(
+    parts: Sequence[Any], outer: Sequence[torch.Size], batch_shape: torch.Size, combine: Combine
+) -> Any:
+    """Of distributions side by side, each with the batch in its leading axes."""
+    if any(part.batch_shape[: len(shape)] != shape for part, shape in zip(parts, outer, strict=True)):
+        raise NotImplementedError("Expected distributions side by side to share the axes of the batch")
+    return _mapped(parts, outer, batch_shape, combine)
 
 
 def _tensor(values: Sequence[torch.Tensor], outer: Sequence[torch.Size], combine: Combine) -> torch.Tensor:
