@@ -77,12 +77,20 @@ class ObjectiveWeight:
         """The number of training steps after which every schedule stands at its end value."""
         return max((getattr(item, "duration", 0) for item in self._items.values()), default=0)
 
-    def variable(self, step: int) -> dict[str, torch.Tensor]:
-        """The weights that may change from step to step, schedules and tensors, as :meth:`at` takes them."""
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the weights are called."""
+        return tuple(self._items)
+
+    def variable(self, step: int, *, numbers: bool = False) -> dict[str, torch.Tensor]:
+        """The weights that may change from step to step, schedules and tensors, as :meth:`at` takes them.
+
+        With ``numbers``, all weights.
+        """
         return {
             label: _as_tensor(self._resolve(label, item, step, check_tensors=False))
             for label, item in self._items.items()
-            if not isinstance(item, int | float)
+            if numbers or not isinstance(item, int | float)
         }
 
     def at(
@@ -92,9 +100,9 @@ class ObjectiveWeight:
 
         Values that are given take the place of those of :meth:`variable`.
         """
-        if self._numbers is not None:
-            return self._numbers
         given = given or {}
+        if self._numbers is not None and not given:
+            return self._numbers
         weights = {
             label: given[label] if label in given else self._resolve(label, item, step, check_tensors)
             for label, item in self._items.items()

@@ -132,9 +132,13 @@ class WeightedELBO(ELBO):
         self._loss = found.loss
         return found
 
-    def variable_weights(self) -> dict[str, torch.Tensor]:
-        """The present values of the weights that may change from step to step: schedules and tensors."""
-        return self.objective_weight.variable(self._step)
+    def variable_weights(self, *, numbers: bool = False) -> dict[str, torch.Tensor]:
+        """The present values of the weights that may change from step to step: schedules and tensors.
+
+        Args:
+            numbers: whether to take weights that are plain numbers too.
+        """
+        return self.objective_weight.variable(self._step, numbers=numbers)
 
     @contextmanager
     def given_weights(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:

@@ -3,19 +3,87 @@
 from typing import Any
 
 import torch
+from pyro import poutine
+from pyro.distributions.distribution import Distribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
-from pyro.infer.util import check_fully_reparametrized, torch_item
+from pyro.infer.trace_mean_field_elbo import _check_mean_field_requirement
+from pyro.infer.util import check_fully_reparametrized, is_validation_enabled, torch_item
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match, check_site_shape
 
 from pyro_infomax.infer.site_families import family_name, is_relaxed
-from pyro_infomax.infer.weighted_elbo import Trace, WeightedELBO, unweighted_sum
+from pyro_infomax.infer.weighted_elbo import Program, Trace, WeightedELBO, unweighted_sum
 from pyro_infomax.information import closed_divergence
 from pyro_infomax.poutine import SiteWeight, unweighted_scale_and_mask
 
 __all__ = ["WeightedMeanFieldELBO"]
 
 
-class WeightedMeanFieldELBO(WeightedELBO, TraceMeanField_ELBO):
+class _ClosedFormELBO(TraceMeanField_ELBO):
+    """Scores no value of a site whose divergence has a closed form, as nobody reads its log-probability."""
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        if isinstance(poutine.unwrap(guide), Messenger):
+            traces = super()._get_trace(model, guide, args, kwargs)
+            _note_divergences(*traces)
+            return traces
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        validate = is_validation_enabled()
+        if validate:
+            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
+        model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        closed = _note_divergences(model_trace, guide_trace)
+        model_trace.compute_log_prob(lambda name, _: name not in closed)
+        _without(guide_trace, closed).compute_score_parts()
+        if validate:
+            self._check_traces(model_trace, guide_trace)
+        return model_trace, guide_trace
+
+    def _check_traces(self, model_trace: Trace, guide_trace: Trace) -> None:
+        for trace in (model_trace, guide_trace):
+            for site in trace.nodes.values():
+                if site["type"] == "sample":
+                    check_site_shape(_with_shape(site), self.max_plate_nesting)
+        _check_mean_field_requirement(model_trace, guide_trace)
+
+
+def _note_divergences(model_trace: Trace, guide_trace: Trace) -> set[str]:
+    """Leaves each divergence that has a closed form at its sites in both traces, and names these."""
+    found = set()
+    for name, site in guide_trace.nodes.items():
+        twin = model_trace.nodes.get(name)
+        if site["type"] != "sample" or twin is None or twin["is_observed"]:
+            continue
+        if not _is_reparameterised(site["fn"]):
+            continue
+        divergence = closed_divergence(site["fn"], twin["fn"])
+        if divergence is not None:
+            site["divergence"] = twin["divergence"] = divergence
+            found.add(name)
+    return found
+
+
+# Rejection samplers are reparameterised in part, and say so in score parts of their own
+def _is_reparameterised(fn: Any) -> bool:
+    inner = getattr(fn, "base_dist", fn)
+    return fn.has_rsample and all(type(each).score_parts is Distribution.score_parts for each in (fn, inner))
+
+
+def _without(trace: Trace, names: set[str]) -> Trace:
+    rest = trace.copy()
+    for name in names:
+        rest.remove_node(name)
+    return rest
+
+
+def _with_shape(site: Any) -> Any:
+    return site if "log_prob" in site else {**site, "log_prob": site["divergence"]}
+
+
+class WeightedMeanFieldELBO(WeightedELBO, _ClosedFormELBO):
     """Closed-form KL divergences, sampled where there is none; reparameterised gradients only."""
 
     relaxes = True
@@ -41,9 +109,9 @@ class WeightedMeanFieldELBO(WeightedELBO, TraceMeanField_ELBO):
         return -site["log_prob_sum"]
 
     def _latent(self, model_site: Any, guide_site: Any) -> torch.Tensor:
-        self._check_reparameterised(guide_site)
-        divergence = closed_divergence(guide_site["fn"], model_site["fn"])
+        divergence = guide_site.get("divergence")
         if divergence is None:
+            self._check_reparameterised(guide_site)
             self._check_not_relaxed(guide_site)
             self._sums[1] += unweighted_sum(guide_site) - unweighted_sum(model_site)
             return guide_site["score_parts"].entropy_term.sum() - model_site["log_prob_sum"]

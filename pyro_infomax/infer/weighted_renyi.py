@@ -1,30 +1,35 @@
 """RenyiELBO with weights."""
 
-import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pyro.distributions.util import is_identically_zero
-from pyro.infer import RenyiELBO
-from pyro.infer.util import get_dependent_plate_dims, torch_sum
+from pyro.infer.util import get_dependent_plate_dims
 
 from pyro_infomax.infer.objective_weight import ResolvedWeights
+from pyro_infomax.infer.recorded_check import holds
+from pyro_infomax.infer.renyi_bound import RenyiBound, summed_within_particles
+from pyro_infomax.infer.tensor_loss import SurrogateLoss
 from pyro_infomax.infer.weighted_elbo import Program, Trace, WeightedELBO
-from pyro_infomax.poutine import is_deterministic, unweighted_log_prob
+from pyro_infomax.poutine import is_deterministic, sample_sites, unweighted_log_prob
 
 __all__ = ["WeightedRenyiELBO"]
 
 
-class WeightedRenyiELBO(WeightedELBO, RenyiELBO):
+class WeightedRenyiELBO(WeightedELBO, RenyiBound):
     """The variational Rényi bound; only observed sites can be weighed exactly."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._log_weights: list[torch.Tensor] = []
+        self._adopted: torch.Tensor | None = None
 
     def _reset(self) -> None:
         super()._reset()
         self._log_weights = []
+        self._adopted = None
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The weighted loss, its gradients added to the parameters'.
@@ -33,9 +38,25 @@ class WeightedRenyiELBO(WeightedELBO, RenyiELBO):
             NotImplementedError: where a guide site that is not reparameterised is scaled, by a subsampling
                 plate say, or masked while later sites are not: its score term would be wrong.
         """
+        with self._gradients_are_wanted():
+            return super().loss_and_grads(model, guide, *args, **kwargs)
+
+    def adopt(self, evaluation: SurrogateLoss, subsampled: Mapping[int, int]) -> None:
+        """Takes an evaluation that was computed elsewhere as its own, and as a training step."""
+        super().adopt(evaluation, subsampled)
+        self._adopted = evaluation.elbo
+
+    def _surrogate(self, model: Program, guide: Program, args: Any, kwargs: Any) -> SurrogateLoss:
+        with self._gradients_are_wanted():
+            loss, surrogate = self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))
+        distortion, rate = (torch.as_tensor(total) / self._summed for total in self._sums)
+        return SurrogateLoss(loss, surrogate, distortion, rate, self._unweighted_bound())
+
+    @contextmanager
+    def _gradients_are_wanted(self) -> Iterator[None]:
         self._refuse_wrong_scores = True
         try:
-            return super().loss_and_grads(model, guide, *args, **kwargs)
+            yield
         finally:
             self._refuse_wrong_scores = False
 
@@ -72,51 +93,51 @@ class WeightedRenyiELBO(WeightedELBO, RenyiELBO):
         site = guide_trace.nodes[name]
         if not self._refuse_wrong_scores or is_identically_zero(site["score_parts"].score_function):
             return
-        if not _is_one(site["scale"]) or any(_outlives(site, each) for each in (model_trace, guide_trace)):
-            raise NotImplementedError(
-                f"{type(self).__name__} has no right gradient for {name!r}, which is not reparameterised yet "
-                "scaled (by poutine.scale or a subsampling plate), or masked where later sites are not; "
-                "use Trace_InfoMaxELBO"
-            )
+        sentence = (
+            f"{type(self).__name__} has no right gradient for {name!r}, which is not reparameterised yet "
+            "scaled (by poutine.scale or a subsampling plate), or masked where later sites are not; "
+            "use Trace_InfoMaxELBO"
+        )
+        later = [node for trace in (model_trace, guide_trace) for node in _later(name, trace)]
+        conditions = [_is_one(site["scale"]), *(_counts_no_further(site, node) for node in later)]
+        if not all(holds(condition, sentence) for condition in conditions):
+            raise NotImplementedError(sentence)
 
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
         self._record_sampled(model_trace, guide_trace)
-        summed = get_dependent_plate_dims(model_trace.nodes.values())
-        self._log_weights.append(_log_weight(model_trace, summed) - _log_weight(guide_trace, summed))
+        self._log_weights.append(
+            _log_weight(model_trace, model_trace) - _log_weight(guide_trace, model_trace)
+        )
 
     def _elbo(self, distortion: float, rate: float) -> float:  # noqa: ARG002 - its bound is no sum of the two
-        vectorized = self.vectorize_particles and self.num_particles > 1
-        particles = self._log_weights[0] if vectorized else torch.stack(self._log_weights)
-        order = 1.0 - self.alpha
-        bound = torch.logsumexp(order * particles, dim=0) - math.log(self.num_particles)
-        return float(bound.sum()) / order
+        return float(self._unweighted_bound() if self._adopted is None else self._adopted)
+
+    def _unweighted_bound(self) -> torch.Tensor:
+        return self._bound(self._by_particle(self._log_weights))
 
 
-def _is_one(scale: Any) -> bool:
-    return bool((torch.as_tensor(scale) == 1).all())
+def _log_weight(trace: Trace, model_trace: Trace) -> torch.Tensor:
+    return summed_within_particles(trace, model_trace, lambda site: unweighted_log_prob(site).detach())
+
+
+def _is_one(scale: Any) -> bool | torch.Tensor:
+    return (scale == 1).all() if isinstance(scale, torch.Tensor) else bool(scale == 1)
+
+
+def _later(name: str, trace: Trace) -> list[Any]:
+    """The sites with a density that follow a given one."""
+    names = list(trace.nodes)
+    after = names[names.index(name) + 1 :] if name in names else []
+    return [site for site in sample_sites(trace) if site["name"] in after and not is_deterministic(site)]
 
 
 # A masked site has no score term, which is right only if nothing that counts depends on its value.
-def _outlives(site: Any, trace: Trace) -> bool:
-    """Whether the trace has a site after the given one that counts where that one is masked out."""
-    names = list(trace.nodes)
-    later = names[names.index(site["name"]) + 1 :] if site["name"] in names else []
-    masked = ~_as_mask(site["mask"])
-    return any(
-        bool((masked & _as_mask(node["mask"])).any())
-        for node in (trace.nodes[name] for name in later)
-        if node["type"] == "sample" and not is_deterministic(node)
-    )
+def _counts_no_further(site: Any, later: Any) -> bool | torch.Tensor:
+    """Whether a later site is masked out wherever the given one is."""
+    if site["mask"] is None or site["mask"] is True:
+        return True
+    return ~(~torch.as_tensor(site["mask"]) & _as_mask(later["mask"])).any()
 
 
 def _as_mask(mask: Any) -> torch.Tensor:
     return torch.as_tensor(True if mask is None else mask)
-
-
-def _log_weight(trace: Trace, summed_dims: list[int]) -> torch.Tensor:
-    terms = [
-        torch_sum(unweighted_log_prob(site).detach(), summed_dims)
-        for site in trace.nodes.values()
-        if site["type"] == "sample"
-    ]
-    return torch.as_tensor(sum(terms))

@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import logsigmoid
 
 Parameters = Mapping[str, torch.Tensor]
@@ -357,3 +358,68 @@ def within_error(estimate: Estimate, expected: Reference, field: str, *, errors:
     """Whether a field is within so many standard errors, t-distributed with 19 degrees of freedom."""
     deviation = (getattr(estimate.mean, field) - getattr(expected, field)).abs()
     return bool((deviation <= errors * getattr(estimate.standard_error, field) + 1e-9).all())
+
+
+class Recording:
+    """The evaluation of an objective as a graph of tensor operations, which data and weights enter.
+
+    Parameters stay those of the store, so that the graph sees them move.
+    """
+
+    def __init__(
+        self, elbo: Any, model: Any, guide: Any, x: torch.Tensor, weights: Mapping[str, torch.Tensor]
+    ) -> None:
+        self.elbo, self.model, self.guide = elbo, model, guide
+        elbo.loss(model, guide, x)  # makes the parameters
+        with pyro.validation_enabled(False):
+            self.graph = make_fx(self._evaluation(), tracing_mode="real")(x, dict(weights))
+
+    def _evaluation(self) -> Callable[..., list[torch.Tensor]]:
+        def evaluation(x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+            with self.elbo.given_weights(weights):
+                return evaluated_in_tensors(self.elbo, self.model, self.guide, x)
+
+        return evaluation
+
+    def __call__(self, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return self.graph(x, dict(weights))
+
+
+def evaluated_in_tensors(elbo: Any, model: Any, guide: Any, *args: Any) -> list[torch.Tensor]:
+    """Loss, distortion, rate and ELBO of a surrogate, then the gradients of the store's parameters."""
+    found = elbo.surrogate(model, guide, *args)
+    bound = -found.distortion - found.rate if found.elbo is None else found.elbo
+    gradients = torch.autograd.grad(
+        found.surrogate, list(_parameters().values()), allow_unused=True, materialize_grads=True
+    )
+    return [each.detach() for each in (found.loss, found.distortion, found.rate, bound, *gradients)]
+
+
+def evaluated(elbo: Any, model: Any, guide: Any, *args: Any) -> list[torch.Tensor]:
+    """The same by ``loss_and_grads`` and terms; of Pyro's own objectives the loss and the gradients."""
+    for parameter in _parameters().values():
+        parameter.grad = None
+    loss = elbo.loss_and_grads(model, guide, *args)
+    terms = getattr(elbo, "terms", None)
+    values = [loss] if terms is None else [loss, terms.distortion, terms.rate, terms.elbo]
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in _parameters().values()]
+    return [*map(torch.tensor, values), *gradients]
+
+
+def _parameters() -> dict[str, torch.Tensor]:
+    store = pyro.get_param_store()
+    return {name: store[name].unconstrained() for name in sorted(store)}
+
+
+def move_parameters() -> None:
+    """Moves the parameters in place, as an optimiser does."""
+    with torch.no_grad():
+        for parameter in _parameters().values():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+
+
+def agree(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
+    """Whether all tensors are the same to twelve digits."""
+    pairs = zip(found, expected, strict=True)
+    return all(torch.allclose(a, b, rtol=1e-12, atol=1e-12) for a, b in pairs)

@@ -1,16 +1,19 @@
 """TraceEnum objectives: sites that are summed out in the guide, in the model, and in both."""
 
 import copy
+import math
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
 from pyro.infer.autoguide import AutoNormalMessenger
 
 from pyro_infomax.infer import TraceEnum_BetaELBO, TraceEnum_InfoMaxELBO
 from pyro_infomax.poutine import weight
+from pyro_infomax.schedules import Linear
 
 X = (0.9, -1.4, 0.3, 2.1)
 MASK = (True, False, True, True)
@@ -439,3 +442,311 @@ def test_sums_over_the_guides_sites_are_exact(programs, name, elbo, observed, la
     torch.manual_seed(5)
     expected = pair.expected(programs, observed, latent)
     assert torch.allclose(getattr(value, field), getattr(expected, field), rtol=0.0, atol=1e-10)
+
+
+# ---- in tensors alone
+
+
+class Program:
+    """Programs of data x, whose parameters are attributes that start where ``start`` says."""
+
+    start = {"theta": [-1.0, 0.4, 1.3], "logits": [0.1, -0.6, 0.5], "slope": [-0.8, 0.2, 0.9], "phi": 0.3}
+    plates = 1
+    lam = 3.0  # what Pyro's own objective can be given too
+
+    def __getattr__(self, name):
+        if name not in type(self).start:
+            raise AttributeError(name)
+        return pyro.param(name, torch.tensor(self.start[name]))
+
+    def plate(self, x):
+        return pyro.plate("data", len(x))
+
+    def likelihood(self, mean, x):
+        pyro.sample("x", dist.Normal(mean, self.phi.exp()), obs=x)
+
+
+ENUMERATE = {"enumerate": "parallel"}
+
+
+class Enumerated(Program):
+    def __init__(self, family, enumerate="parallel"):
+        self.family, self.infer = family, {"enumerate": enumerate}
+
+    def make(self, logits):
+        return (
+            dist.Bernoulli(logits=logits[..., 0])
+            if self.family == "Bernoulli"
+            else getattr(dist, self.family)(logits=logits)
+        )
+
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", self.make(torch.zeros(3)))
+            one_hot = self.family == "OneHotCategorical"
+            self.likelihood(z @ self.theta if one_hot else self.theta[z.long()], x)
+
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("z", self.make(self.logits + self.slope * x[:, None]), infer=self.infer)
+
+
+class WithDraws(Program):
+    """z is enumerated, b drawn by its score, u is reparameterised and depends on both; f is the guide's."""
+
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Categorical(torch.ones(3)))
+            b = pyro.sample("b", dist.Bernoulli(0.4))
+            u = pyro.sample("u", dist.Normal(b, 1.0))
+            self.likelihood(self.theta[z] + b + u, x)
+
+    def guide(self, x):
+        with self.plate(x):
+            z = pyro.sample(
+                "z", dist.Categorical(logits=self.logits + self.slope * x[:, None]), infer=ENUMERATE
+            )
+            b = pyro.sample("b", dist.Bernoulli(logits=self.slope[z] * x))
+            pyro.sample("u", dist.Normal(self.theta[z] * x + b, self.phi.exp()))
+            pyro.factor("f", 0.7 * self.phi * b, has_rsample=False)
+
+
+class NestedPlates(Program):
+    """A global site and sites of two plates, enumerated and drawn."""
+
+    plates = 2
+
+    def model(self, x):
+        g = pyro.sample("g", dist.Bernoulli(0.3))
+        s = pyro.sample("s", dist.Bernoulli(0.6))
+        with pyro.plate("inner", 2, dim=-2):
+            c = pyro.sample("c", dist.Bernoulli(0.2))
+            with self.plate(x):
+                z = pyro.sample("z", dist.Categorical(torch.ones(3)))
+                self.likelihood(self.theta[z.long()] + g * c + s, torch.stack([x, 2 * x]))
+
+    def guide(self, x):
+        pyro.sample("g", dist.Bernoulli(logits=self.phi), infer=ENUMERATE)
+        s = pyro.sample("s", dist.Bernoulli(logits=self.logits[0]))
+        with pyro.plate("inner", 2, dim=-2):
+            pyro.sample("c", dist.Bernoulli(logits=self.logits[:2, None] + s))
+            with self.plate(x):
+                pyro.sample(
+                    "z", dist.Categorical(logits=self.logits + self.slope * x[:, None]), infer=ENUMERATE
+                )
+
+
+class Subsampled(WithDraws):
+    def plate(self, x):
+        return pyro.plate("data", 5 * len(x), subsample_size=len(x))
+
+
+class RandomlySubsampled(Enumerated):
+    """The graph draws the rows anew."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x), subsample_size=2) as rows:
+            z = pyro.sample("z", self.make(torch.zeros(3)))
+            self.likelihood(self.theta[z], x[rows])
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), subsample_size=2) as rows:
+            pyro.sample("z", self.make(self.logits + self.slope * x[rows, None]), infer=self.infer)
+
+
+class Masked(WithDraws):
+    """The mask is one of the data."""
+
+    def likelihood(self, mean, x):
+        with poutine.mask(mask=x > 0):
+            super().likelihood(mean, x)
+
+
+class ZeroProbabilities(Program):
+    """A value that the guide excludes, and that makes the data impossible."""
+
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Categorical(torch.tensor([0.2, 0.5, 0.3])))
+            width = torch.tensor([0.0, 1.0, 2.0])[z]
+            pyro.sample(
+                "x",
+                dist.Uniform(-5 * width - 1e-9, 5 * width + self.phi.exp() * width, validate_args=False),
+                obs=x,
+            )
+
+    def guide(self, x):
+        logits = self.logits + self.slope * x[:, None]
+        excluded = torch.tensor([True, False, False])
+        with self.plate(x):
+            pyro.sample(
+                "z", dist.Categorical(logits=logits.masked_fill(excluded, -torch.inf)), infer=ENUMERATE
+            )
+
+
+class Independent(Program):
+    """Sites that share no plate: two are enumerated, one is drawn."""
+
+    plates = 0
+
+    def model(self, x):
+        for n in range(3):
+            z = pyro.sample(f"z_{n}", dist.Bernoulli(0.3))
+            pyro.sample(f"x_{n}", dist.Normal(self.theta[n] * z, 1.0), obs=x[n])
+
+    def guide(self, x):
+        for n in range(3):
+            logits = self.logits[n] * x[n]
+            pyro.sample(f"z_{n}", dist.Bernoulli(logits=logits), infer=ENUMERATE if n else {})
+
+
+class ModelEnumerated(Program):
+    """y is summed out in the model, under z of the guide and next to a Normal; w joins what has no data."""
+
+    lam = 0.0
+    summed = ("w", "v", "y", "x")
+
+    def model(self, x):
+        with self.plate(x):
+            w = pyro.sample("w", dist.Bernoulli(0.4), infer=ENUMERATE)
+            pyro.sample("v", dist.Bernoulli(0.3 + 0.4 * w))
+            z = pyro.sample("z", dist.Categorical(torch.ones(3)))
+            u = pyro.sample("u", dist.Normal(0.0, 1.0))
+            y = pyro.sample("y", dist.Bernoulli(logits=self.theta[z]), infer=ENUMERATE)
+            self.likelihood(self.slope[z] + y + u, x)
+
+    def guide(self, x):
+        with self.plate(x):
+            pyro.sample("v", dist.Bernoulli(logits=self.phi))
+            z = pyro.sample("z", dist.Categorical(logits=self.logits), infer=ENUMERATE)
+            pyro.sample("u", dist.Normal(self.slope[z] * x, 1.0))
+
+
+class ModelEnumeratedChain(Program):
+    """All latent sites are summed out in the model, a chain of two; the guide has none."""
+
+    lam = 0.0
+    summed = ("y", "t", "x")
+
+    def model(self, x):
+        with self.plate(x):
+            y = pyro.sample("y", dist.Categorical(logits=self.logits), infer=ENUMERATE)
+            t = pyro.sample("t", dist.Bernoulli(logits=self.slope[y]), infer=ENUMERATE)
+            self.likelihood(self.theta[y] + t, x)
+
+    def guide(self, x):
+        pass
+
+
+IN_TENSORS = {
+    **{
+        family: lambda f=family: Enumerated(f) for family in ("Bernoulli", "Categorical", "OneHotCategorical")
+    },
+    "sequential": lambda: Enumerated("Categorical", "sequential"),
+    "with draws": WithDraws,
+    "nested plates": NestedPlates,
+    "subsampled": Subsampled,
+    "randomly subsampled": lambda: RandomlySubsampled("Categorical"),
+    "masked": Masked,
+    "zero probabilities": ZeroProbabilities,
+    "independent": Independent,
+    "model": ModelEnumerated,
+    "chain in the model": ModelEnumeratedChain,
+}
+PARTICLES = [{"num_particles": 1}, {"num_particles": 3}, {"num_particles": 3, "vectorize_particles": True}]
+
+
+def seeded(evaluate, *args):
+    torch.manual_seed(7)
+    return evaluate(*args)
+
+
+@pytest.mark.parametrize("particles", PARTICLES)
+@pytest.mark.parametrize("name", IN_TENSORS)
+def test_loss_and_gradients_are_those_of_pyros_own_objective(programs, name, particles):
+    pair = IN_TENSORS[name]()
+    elbo = TraceEnum_InfoMaxELBO(pair.lam, max_plate_nesting=pair.plates, **particles)
+    stock = TraceEnum_ELBO(max_plate_nesting=pair.plates, **particles)
+    weighed = weight(pair.model, observed=1 + pair.lam)
+    elbo.loss(pair.model, pair.guide, torch.tensor(X))
+    loss, _, _, _, *gradients = seeded(programs.evaluated, elbo, pair.model, pair.guide, torch.tensor(X))
+    expected = seeded(programs.evaluated, stock, weighed, pair.guide, torch.tensor(X))
+    assert programs.agree([loss, *gradients], expected)
+
+
+@pytest.mark.parametrize("particles", PARTICLES)
+@pytest.mark.parametrize("name", IN_TENSORS)
+def test_the_surrogate_is_what_a_step_evaluates(programs, name, particles):
+    pair = IN_TENSORS[name]()
+    elbo = TraceEnum_InfoMaxELBO(pair.lam, max_plate_nesting=pair.plates, **particles)
+    elbo.loss(pair.model, pair.guide, torch.tensor(X))
+    args = elbo, pair.model, pair.guide, torch.tensor(X)
+    expected = seeded(programs.evaluated, *args)
+    step = elbo.step
+    assert programs.agree(seeded(programs.evaluated_in_tensors, *args), expected)
+    assert elbo.step == step
+    assert programs.agree([torch.tensor(each) for each in elbo.terms.values()], [*expected[1:4], expected[0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "particles"),
+    [
+        *((name, PARTICLES[0]) for name in IN_TENSORS if name not in ("Bernoulli", "with draws")),
+        *(("Bernoulli", each) for each in PARTICLES[1:]),
+    ],
+)
+def test_a_recorded_graph_holds_for_other_data_parameters_and_weights(programs, name, particles):
+    pair = IN_TENSORS[name]()
+    elbo = TraceEnum_InfoMaxELBO(torch.tensor(pair.lam), max_plate_nesting=pair.plates, **particles)
+    if pair.lam == 0:  # its sums weigh alike
+        elbo.lam = dict.fromkeys(pair.summed, torch.tensor(3.0))
+    recording = programs.Recording(elbo, pair.model, pair.guide, torch.tensor(X), elbo.variable_weights())
+    programs.move_parameters()
+    lam = torch.tensor(0.4)
+    elbo.lam = dict.fromkeys(elbo.lam, lam) if isinstance(elbo.lam, dict) else lam
+    x = torch.tensor(X).flip(0) * 1.3
+    expected = seeded(programs.evaluated, elbo, pair.model, pair.guide, x)
+    assert programs.agree(seeded(recording, x, elbo.variable_weights()), expected)
+
+
+@pytest.mark.parametrize(
+    "weights", [{"beta": Linear(0.0, 2.0, 4)}, {"beta": {"z": torch.tensor(0.5), "x": 3.0}}]
+)
+def test_a_recorded_graph_takes_schedules_and_weights_a_site(programs, weights):
+    pair = WithDraws()
+    elbo = TraceEnum_BetaELBO(**weights, max_plate_nesting=1)
+    recording = programs.Recording(elbo, pair.model, pair.guide, torch.tensor(X), elbo.variable_weights())
+    for _ in range(2):
+        given = elbo.variable_weights()
+        expected = seeded(programs.evaluated, elbo, pair.model, pair.guide, torch.tensor(X))
+        assert programs.agree(seeded(recording, torch.tensor(X), given), expected)
+
+
+def test_a_recorded_weight_may_become_zero(programs):
+    pair = ZeroProbabilities()
+    elbo = TraceEnum_BetaELBO(torch.tensor(4.0), max_plate_nesting=1)
+    recording = programs.Recording(elbo, pair.model, pair.guide, torch.tensor(X), elbo.variable_weights())
+    elbo.beta = torch.tensor(0.0)
+    expected = seeded(programs.evaluated, elbo, pair.model, pair.guide, torch.tensor(X))
+    found = seeded(recording, torch.tensor(X), elbo.variable_weights())
+    assert programs.agree(found, expected)
+    assert all(each.isfinite().all() for each in found)
+
+
+def test_a_recorded_sum_still_sees_that_its_sites_weigh_alike(programs):
+    pair = ModelEnumeratedChain()
+    elbo = TraceEnum_InfoMaxELBO(dict.fromkeys(pair.summed, torch.tensor(3.0)), max_plate_nesting=1)
+    weights = elbo.variable_weights()
+    recording = programs.Recording(elbo, pair.model, pair.guide, torch.tensor(X), weights)
+    sentence = r"Expected the sites summed over \['y', 't'\] to carry one weight; weigh them alike"
+    with pytest.raises(RuntimeError, match=sentence):
+        recording(torch.tensor(X), {**weights, "lam['y']": torch.tensor(5.0)})
+
+
+def test_a_nan_of_the_guide_shows_in_the_loss():
+    def guide():
+        pyro.sample("z", dist.Bernoulli(logits=torch.tensor(torch.nan)), infer=ENUMERATE)
+
+    elbo = TraceEnum_BetaELBO(max_plate_nesting=0)
+    with pyro.validation_enabled(False), pytest.warns(UserWarning, match="Encountered NaN"):
+        assert math.isnan(elbo.loss(lambda: pyro.sample("z", dist.Bernoulli(0.5)), guide))

@@ -7,6 +7,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer import RenyiELBO
 from pyro.infer.autoguide import AutoNormalMessenger
 
 from pyro_infomax.infer import Renyi_InfoMaxELBO
@@ -280,3 +282,167 @@ def test_objectives_that_do_not_exist_say_which_to_use(name):
 
     with pytest.raises(NotImplementedError, match=rf"{name} does not exist: .* use .*ELBO"):
         getattr(infer, name)
+
+
+# ---- in tensors alone
+
+
+class Normals:
+    """z and u are reparameterised; the guide pays for a factor of its own."""
+
+    start = {"theta": 0.7, "slope": -0.4, "scale": 0.2}
+
+    def __getattr__(self, name):
+        if name not in type(self).start:
+            raise AttributeError(name)
+        return pyro.param(name, torch.tensor(self.start[name]))
+
+    def plate(self, x):
+        return pyro.plate("data", len(x))
+
+    def likelihood(self, mean, x):
+        pyro.sample("x", dist.Normal(mean, self.scale.exp()), obs=x)
+
+    def model(self, x):
+        u = pyro.sample("u", dist.Normal(0.0, 1.0))
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(u, 1.0))
+            self.likelihood(self.theta * z, x)
+
+    def guide(self, x):
+        pyro.sample("u", dist.Normal(self.theta, 0.7))
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(self.slope * x, self.scale.exp()))
+            pyro.factor("f", 0.3 * z, has_rsample=True)
+
+
+class Scores(Normals):
+    """z is drawn by its score, u is reparameterised and depends on it."""
+
+    def model(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Bernoulli(0.4))
+            u = pyro.sample("u", dist.Normal(z, 1.0))
+            self.likelihood(self.theta * u + z, x)
+
+    def guide(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Bernoulli(logits=self.slope * x))
+            pyro.sample("u", dist.Normal(self.theta * x + z, self.scale.exp()))
+
+
+class Subsampled(Normals):
+    def plate(self, x):
+        return pyro.plate("data", 5 * len(x), subsample_size=len(x))
+
+
+class Masked(Scores):
+    """The mask is one of the data."""
+
+    def likelihood(self, mean, x):
+        with poutine.mask(mask=x > 0):
+            super().likelihood(mean, x)
+
+
+class ScaledByATensor(Scores):
+    """A scale of one, whose value a graph cannot know."""
+
+    def guide(self, x):
+        with poutine.scale(scale=x[0] / x[0]):
+            super().guide(x)
+
+
+class MaskedScores(Scores):
+    """What is masked in the guide is masked in all that follows, as long as its limit is not above zero."""
+
+    def __init__(self):
+        self.limit = torch.tensor(0.0)
+
+    def model(self, x):
+        with poutine.mask(mask=x > 0):
+            super().model(x)
+
+    def guide(self, x):
+        with poutine.mask(mask=x > self.limit):
+            super().guide(x)
+
+
+X = torch.tensor([0.9, -1.4, 0.3, 2.1], dtype=torch.float64)
+IN_TENSORS = [Normals, Scores, Subsampled, Masked, ScaledByATensor, MaskedScores]
+KINDS = [(0.0, False), (0.5, False), (0.5, True)]
+
+
+def seeded(evaluate, *args):
+    torch.manual_seed(7)
+    return evaluate(*args)
+
+
+@pytest.mark.parametrize(("alpha", "vectorize"), KINDS)
+@pytest.mark.parametrize("make_pair", IN_TENSORS)
+def test_loss_and_gradients_are_those_of_pyros_own_objective(programs, make_pair, alpha, vectorize):
+    pair = make_pair()
+    kwargs = {"alpha": alpha, "num_particles": 3, "vectorize_particles": vectorize, "max_plate_nesting": 1}
+    elbo, stock = Renyi_InfoMaxELBO(3.0, **kwargs), RenyiELBO(**kwargs)
+    elbo.loss(pair.model, pair.guide, X)
+    loss, _, _, _, *gradients = seeded(programs.evaluated, elbo, pair.model, pair.guide, X)
+    expected = seeded(programs.evaluated, stock, weight(pair.model, observed=4.0), pair.guide, X)
+    assert programs.agree([loss, *gradients], expected)
+
+
+@pytest.mark.parametrize(("alpha", "vectorize"), KINDS)
+@pytest.mark.parametrize("make_pair", IN_TENSORS)
+def test_the_surrogate_is_what_a_step_evaluates(programs, make_pair, alpha, vectorize):
+    pair = make_pair()
+    elbo = Renyi_InfoMaxELBO(
+        3.0, alpha=alpha, num_particles=3, vectorize_particles=vectorize, max_plate_nesting=1
+    )
+    elbo.loss(pair.model, pair.guide, X)
+    expected = seeded(programs.evaluated, elbo, pair.model, pair.guide, X)
+    assert programs.agree(seeded(programs.evaluated_in_tensors, elbo, pair.model, pair.guide, X), expected)
+    assert programs.agree([torch.tensor(each) for each in elbo.terms.values()], [*expected[1:4], expected[0]])
+
+
+@pytest.mark.parametrize(
+    ("make_pair", "alpha", "vectorize"),
+    [*((each, 0.5, True) for each in (Normals, Masked, MaskedScores)), (Scores, 0.0, False)],
+)
+def test_a_recorded_graph_holds_for_other_data_parameters_and_weights(programs, make_pair, alpha, vectorize):
+    pair = make_pair()
+    elbo = Renyi_InfoMaxELBO(
+        torch.tensor(3.0), alpha=alpha, num_particles=2, vectorize_particles=vectorize, max_plate_nesting=1
+    )
+    recording = programs.Recording(elbo, pair.model, pair.guide, X, elbo.variable_weights())
+    programs.move_parameters()
+    elbo.lam = torch.tensor(0.4)
+    x = X.flip(0) * 1.3
+    expected = seeded(programs.evaluated, elbo, pair.model, pair.guide, x)
+    assert programs.agree(seeded(recording, x, elbo.variable_weights()), expected)
+
+
+def test_a_recorded_graph_still_refuses_scaled_scores(programs):
+    pair = ScaledByATensor()
+    recording = programs.Recording(Renyi_InfoMaxELBO(3.0), pair.model, pair.guide, X, {})
+    with pytest.raises(RuntimeError, match="has no right gradient for 'z'"):
+        recording(0 * X, {})
+
+
+def test_a_recorded_graph_still_refuses_masked_scores(programs):
+    pair = MaskedScores()
+    recording = programs.Recording(Renyi_InfoMaxELBO(3.0), pair.model, pair.guide, X, {})
+    recording(X, {})
+    pair.limit.add_(1.0)
+    with pytest.raises(RuntimeError, match="has no right gradient for 'z'"):
+        recording(X, {})
+
+
+def test_it_takes_over_what_was_evaluated_elsewhere(programs):
+    pair = Normals()
+    elbo = Renyi_InfoMaxELBO(3.0)
+    found = elbo.surrogate(pair.model, pair.guide, X)
+    elbo.loss(pair.model, pair.guide, X)
+    elbo.adopt(found, {})
+    assert elbo.terms.elbo == pytest.approx(found.elbo.item(), abs=1e-12)
+    assert elbo.step == 1
+    loss = elbo.loss_and_grads(pair.model, pair.guide, X)
+    assert elbo.terms.loss == loss
+    assert elbo.terms.elbo != pytest.approx(found.elbo.item(), abs=1e-12)
