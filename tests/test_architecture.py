@@ -12,7 +12,7 @@ import pytest
 PACKAGE = "pyro_infomax"
 # A room may import rooms of earlier lines only; rooms of one line do not import each other.
 LINES: tuple[frozenset[str], ...] = (
-    frozenset({"_version", "flows", "progress", "random_state"}),
+    frozenset({"_version", "flows", "progress", "random_state", "ranks"}),
     frozenset({"schedules", "priors", "nn", "datasets", "oracles"}),
     frozenset({"information", "disentanglement", "poutine"}),
     frozenset({"guides", "vae"}),
@@ -29,12 +29,14 @@ FOREIGN_BANS = {"information": {"pyro"}, "disentanglement": {"torch", "pyro"}}
 TESTS_OF_THE_WHOLE = frozenset(
     {
         "test_architecture.py",
+        "test_captured_training.py",
         "test_docs.py",
         "test_examples.py",
         "test_guides_against_truth.py",
         "test_guides_and_objectives.py",
         "test_known_truth.py",
         "test_optimum.py",
+        "test_two_processes.py",
     }
 )
 ROOT = Path(__file__).resolve().parents[1]

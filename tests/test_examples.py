@@ -13,6 +13,7 @@ import pandas as pd
 import pyro
 import pytest
 import torch
+import xarray as xr
 from torch.distributions import Normal
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +22,9 @@ EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 PROMISED = {
     "digits.py": {"convergence.csv", "decomposition.csv", "history.csv", "posterior.nc"},
     "digits_guides.py": {"digits_guides.csv", "evidence.csv", "runs.csv"},
+    "distributed.py": {"decomposition.csv", "history.csv"},
     "estimators.py": {"estimators.csv"},
+    "fast_steps.py": {"fast_steps.csv"},
     "guides.py": {
         f"{model}{what}.csv"
         for model in ("ppca", "counts", "clusters", "layers", "topics")
@@ -30,16 +33,20 @@ PROMISED = {
     "im_algorithm.py": {"im_algorithm.csv"},
     "own_model.py": {"decomposition.csv"},
     "rate_distortion.py": {"rate_distortion.csv"},
+    "resume.py": {"history.csv", "training.pt"},
+    "sweep.py": {"sweep.csv", "sweep.nc"},
 }
 PICTURES = {
     "digits.py": 6,
     "digits_guides.py": 1,
     "estimators.py": 1,
     "explaining_away.py": 1,
+    "fast_steps.py": 1,
     "guides.py": 5,
     "im_algorithm.py": 1,
     "own_model.py": 1,
     "rate_distortion.py": 3,
+    "sweep.py": 2,
 }
 
 
@@ -59,6 +66,15 @@ def test_the_example_runs(name, tmp_path):
     assert sum(file.endswith(".png") for file in left) >= PICTURES.get(name, 0)
 
 
+def test_two_processes_leave_what_one_does(tmp_path):
+    pytest.importorskip("lightning_fabric")
+    done = run("distributed.py", "--smoke", "--devices", "2", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 processes:") == 1
+    account = pd.read_csv(tmp_path / "decomposition.csv", index_col=0)
+    assert account.loc["data_size", "value"] == 200
+
+
 def test_digits_with_another_guide_and_prior(tmp_path):
     done = run("digits.py", "--smoke", "--guide", "flow", "--prior", "vamp", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -66,6 +82,20 @@ def test_digits_with_another_guide_and_prior(tmp_path):
     assert sum(path.suffix == ".png" for path in tmp_path.iterdir()) == PICTURES["digits.py"] - 1
     account = pd.read_csv(tmp_path / "decomposition.csv", index_col=0)
     assert account.loc["prior_gap", "value"] < account.loc["rate", "value"]
+
+
+def test_a_training_that_vanished_goes_on_in_a_new_process(tmp_path):
+    undisturbed = run("resume.py", "--smoke", "--out", str(tmp_path / "undisturbed"))
+    out = tmp_path / "resumed"
+    gone = run("resume.py", "--smoke", "--stop-after", "30", "--every-steps", "4", "--out", str(out))
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert [file.name for file in out.iterdir()] == ["training.pt"]
+    resumed = run("resume.py", "--smoke", "--out", str(out))
+    assert resumed.returncode == 0, resumed.stderr
+    # with the fingerprint of all parameters
+    assert resumed.stdout == undisturbed.stdout
+    histories = [pd.read_csv(folder / "history.csv") for folder in (out, tmp_path / "undisturbed")]
+    pd.testing.assert_frame_equal(*(each.drop(columns="seconds") for each in histories), check_exact=True)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -125,6 +155,21 @@ def test_the_table_of_a_sweep_adds_up(tmp_path):
     assert np.allclose(table["distortion"], nats)
     assert np.allclose(table["gap"], table["rate"] - table["gaussian_rate"])
     assert (table["gap"] > -4 * table["gap_error"]).all()
+
+
+def test_a_sweep_goes_on_with_what_is_missing(tmp_path):
+    main = load_example("sweep").main
+    main(["--smoke", "--out", str(tmp_path), "--betas", "2", "0.5", "--seeds", "1"])
+    stored = {path: path.stat().st_mtime_ns for path in tmp_path.glob("points/*/*.npz")}
+    main(["--smoke", "--out", str(tmp_path), "--betas", "0.5", "--seeds", "2"])
+    assert {path: path.stat().st_mtime_ns for path in stored} == stored
+    assert len(list(tmp_path.glob("points/*/*.npz"))) == 3
+    ds = xr.load_dataset(tmp_path / "sweep.nc", engine="h5netcdf")
+    table = pd.read_csv(tmp_path / "sweep.csv").set_index("quantity")
+    assert (ds["failure"] == "").all()
+    assert np.allclose(table["mean"]["rate"], ds["rate"].mean())
+    assert np.allclose(table["spread"]["rate"], abs(np.diff(ds["rate"])) / 2**0.5)
+    assert np.allclose(ds["rate"], ds["mutual_information"] + ds["marginal_kl"])
 
 
 @pytest.mark.parametrize("beta", ["0", "-1", "nan"])

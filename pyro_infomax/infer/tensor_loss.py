@@ -8,6 +8,8 @@ from pyro.infer import ELBO, Trace_ELBO, TraceGraph_ELBO
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyro_infomax.infer.recorded_literal import is_literal, literal_number
+
 __all__ = ["SurrogateLoss", "particle_losses"]
 
 Program = Callable[..., Any]
@@ -61,9 +63,12 @@ def _negated_first(elbo: Any, surrogate: Any) -> tuple[Any, Any]:
 
 
 class _ItemsStayTensors(TorchFunctionMode):
-    """Has ``tensor.item()`` give a tensor that is cut from the graph, which Pyro then sums just as well."""
+    """Has ``tensor.item()`` give a tensor that is cut from the graph, which Pyro then sums just as well.
+
+    What a recorded program has made of numbers, such as the indices of a sequential plate, becomes a number.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.item:
-            return args[0].detach()
+            return literal_number(args[0]) if is_literal(args[0]) else args[0].detach()
         return func(*args, **(kwargs or {}))

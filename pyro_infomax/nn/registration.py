@@ -45,6 +45,18 @@ class InstanceName(str):
         return _reclaim, (self.prefix, self.number)
 
 
+def instance_prefix(name: str) -> str | None:
+    """What a name has in common with those of other instances of its class; None for other names.
+
+    Example:
+        >>> print(instance_prefix(InstanceName("Doc")), instance_prefix("decoder_2"))
+        Doc None
+    """
+    prefix, _, number = name.rpartition("_")
+    candidate = prefix if number.isdecimal() else name
+    return candidate if candidate in _last_number else None
+
+
 def _reclaim(prefix: str, number: int) -> InstanceName:
     return InstanceName(prefix, number if number > _last_number.get(prefix, 0) else None)
 

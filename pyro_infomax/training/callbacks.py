@@ -6,6 +6,7 @@ from typing import final
 from pyro.infer import SVI
 
 from pyro_infomax.training.history import History, Row
+from pyro_infomax.training.program_state import ProgramState
 from pyro_infomax.training.snapshot import Snapshot
 
 
@@ -19,15 +20,18 @@ class TrainingState:
         epoch: the epoch that has just ended, counted from 1.
         step: the steps so far.
         history: the rows so far, the present epoch included.
+        programs: the parameters and buffers that model and guide keep.
+        is_first: whether this process is the one that writes, of several that run the callbacks alike.
     """
 
-    def __init__(self, svi: SVI, *, epochs: int, last_good: Snapshot) -> None:
+    def __init__(self, svi: SVI, *, epochs: int, programs: ProgramState, is_first: bool = True) -> None:
         self.svi = svi
         self.epochs = epochs
+        self.programs = programs
+        self.is_first = is_first
         self.epoch = 0
         self.step = 0
         self.history = History()
-        self._last_good = last_good
 
     @property
     def row(self) -> Row:
@@ -36,7 +40,7 @@ class TrainingState:
 
     def snapshot(self) -> Snapshot:
         """A copy of all parameters, and of the buffers of modules, as they are now."""
-        return Snapshot(self._last_good)
+        return Snapshot(self.programs)
 
     def stop(self, reason: str) -> None:
         """Ends the training after this epoch; the first reason given is kept as ``history.stopped``."""

@@ -21,7 +21,7 @@ from pyro_infomax.training.batches import Batch, Batches
 from pyro_infomax.training.captured_svi import CapturedSVI
 from pyro_infomax.training.data_share import DataPlates, DataShareMessenger
 from pyro_infomax.training.execution import Execution
-from pyro_infomax.training.program_state import ProgramState
+from pyro_infomax.training.program_state import ProgramState, is_of_programs
 from pyro_infomax.training.rank_batches import RankBatches
 from pyro_infomax.training.snapshot import Snapshot
 from pyro_infomax.training.tally import objective, total_loss
@@ -39,7 +39,6 @@ _NO_SUMS: Final = (
 )
 _LARGEST_SEED: Final = 2**63 - 1
 _WRAPPERS: Final = ("_FabricModule", "DistributedDataParallel")
-_OWN_OF_PYRO: Final = "__baseline_avg_downstream_cost_"
 
 
 @final
@@ -161,7 +160,7 @@ class DataParallel(Execution):
         self._check_same({name: tuple(leaf.shape) for name, leaf in own["parameters"].items()})
         first = self.ranks.broadcast(own)
         programs.load_state_dict(first)
-        self._known = {name: leaf for name, leaf in programs.parameters.items() if _is_trained(name)}
+        self._known = {name: leaf for name, leaf in programs.parameters.items() if is_of_programs(name)}
         return any(
             not torch.equal(own[kind][name], tensor)
             for kind, tensors in first.items()
@@ -213,7 +212,9 @@ class DataParallel(Execution):
             return loss
 
         loss, error = _attempt(run)
-        new = {name: leaf for name, leaf in stated.items() if name not in self._known and _is_trained(name)}
+        new = {
+            name: leaf for name, leaf in stated.items() if name not in self._known and is_of_programs(name)
+        }
         self._known.update({name: stated[name] for name in self._known if name in stated})
         found = [float(leaf.grad is not None) for leaf in self._known.values()]
         head = [error is not None, loss is not None and not math.isfinite(loss), len(new), *found]
@@ -352,11 +353,6 @@ def _nan_if(bad: float, loss: float) -> float:
 
 def _kind(tensor: Tensor) -> tuple[str, str]:
     return str(tensor.dtype), str(tensor.device)
-
-
-def _is_trained(name: str) -> bool:
-    # Averages that TraceGraph_ELBO keeps beside the parameters, without gradients
-    return not name.startswith(_OWN_OF_PYRO)
 
 
 def _parameters(trace: Any) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
 """Stopping when a column of the history no longer improves."""
 
-import math
-from typing import final
+from collections.abc import Mapping
+from typing import Any, final
 
 from pyro_infomax.training.callbacks import Callback, TrainingState
-from pyro_infomax.training.snapshot import Snapshot
+from pyro_infomax.training.monitor import Monitor
 
 
 @final
@@ -41,28 +41,35 @@ class EarlyStopping(Callback):
     ) -> None:
         if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
             raise ValueError(f"Expected patience to be an integer >= 1 but got {patience!r}.")
-        if not min_delta >= 0:
-            raise ValueError(f"Expected min_delta >= 0 but got {min_delta}.")
         self.patience = patience
         self.monitor = monitor
         self.min_delta = min_delta
         self.restore_best = restore_best
-        self._reset()
+        self._monitor = Monitor(monitor, min_delta=min_delta)
+        self._best: Mapping[str, Any] | None = None
 
     def __call__(self, state: TrainingState) -> None:
-        # The same object may serve one training after another
-        if len(state.history) == 1:
-            self._reset()
-        self._require_column(state)
-        cost = self._sign * state.row[self.monitor]
-        if cost < self._best_cost - self.min_delta:
-            self._keep(state, cost)
-        elif state.epoch - self._best_epoch >= self.patience:
+        if self._monitor.improves(state):
+            self._best = state.snapshot().state_dict() if self.restore_best else None
+        elif not self._monitor.epoch:
+            self._best = None
+        if state.epoch - self._monitor.epoch >= self.patience:
             state.stop(self._reason())
 
-    def finish(self, state: TrainingState) -> None:  # noqa: ARG002
+    def finish(self, state: TrainingState) -> None:
         if self._best is not None:
-            self._best.restore()
+            best = state.snapshot()
+            best.load_state_dict(self._best)
+            best.restore()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best epoch, and its parameters."""
+        return {"monitor": self._monitor.state_dict(), "best": self._best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what another one has seen."""
+        self._monitor.load_state_dict(state["monitor"])
+        self._best = state["best"]
 
     def __repr__(self) -> str:
         return (
@@ -70,27 +77,6 @@ class EarlyStopping(Callback):
             f"min_delta={self.min_delta}, restore_best={self.restore_best})"
         )
 
-    def _reset(self) -> None:
-        self._best: Snapshot | None = None
-        self._best_cost = math.inf
-        self._best_epoch = 0
-
-    def _keep(self, state: TrainingState, cost: float) -> None:
-        self._best_cost = cost
-        self._best_epoch = state.epoch
-        self._best = state.snapshot() if self.restore_best else None
-
-    @property
-    def _sign(self) -> float:
-        return -1.0 if self.monitor.endswith("elbo") else 1.0
-
     def _reason(self) -> str:
-        best = f"{self._sign * self._best_cost:.6g} of epoch {self._best_epoch}"
+        best = f"{self._monitor.value:.6g} of epoch {self._monitor.epoch}"
         return f"early stopping: {self.monitor} did not improve on the {best} for {self.patience} epochs"
-
-    def _require_column(self, state: TrainingState) -> None:
-        if self.monitor not in state.history:
-            raise ValueError(
-                f"Expected the history to have the column {self.monitor!r} but it has "
-                f"{', '.join(state.history.columns)}: monitor one of these, or pass validation= to fit."
-            )

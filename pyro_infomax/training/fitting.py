@@ -1,26 +1,24 @@
 """Training a pair of programs: epochs of SVI steps, their history, and a clean stop."""
 
-import math
-import time
+import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from itertools import chain
-from typing import final
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
 
-from pyro import validation_enabled
 from pyro.infer import SVI
-from torch import Tensor
-from tqdm import tqdm
 
-from pyro_infomax.nn.module_modes import evaluation_mode, modules_behind
 from pyro_infomax.random_state import isolated_random_state
-from pyro_infomax.training.batches import Batch, Batches, Data, to_batches
-from pyro_infomax.training.callbacks import Callback, TrainingState
-from pyro_infomax.training.history import History, Row
-from pyro_infomax.training.non_finite_loss import NonFiniteLossError
-from pyro_infomax.training.snapshot import Snapshot, SnapshotMessenger
-from pyro_infomax.training.tally import Tally, objective, total_loss
+from pyro_infomax.training.batches import Batches, Data, to_batches
+from pyro_infomax.training.callbacks import TrainingState
+from pyro_infomax.training.checkpoint import Checkpoint
+from pyro_infomax.training.data_parallel import DataParallel
+from pyro_infomax.training.execution import Execution, SingleProcess
+from pyro_infomax.training.history import History
+from pyro_infomax.training.random_streams import RandomStreams
+from pyro_infomax.training.tally import objective
+from pyro_infomax.training.training_run import TrainingRun
+from pyro_infomax.training.training_setting import training_setting
 
 
 def fit(
@@ -31,7 +29,10 @@ def fit(
     batch_size: int | None = 128,
     validation: Data | None = None,
     callbacks: Iterable[Callable[[TrainingState], None]] = (),
-    progress: bool = True,
+    progress: bool | str = True,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    fabric: Any = None,
     seed: int | None = None,
 ) -> History:
     r"""Trains the programs of an SVI on data.
@@ -49,17 +50,25 @@ def fit(
     the end of the last good epoch, and the optimiser forgets its moments, which the step has spoiled. On
     a KeyboardInterrupt they stay as the last step left them.
 
+    With a checkpoint, a training that was killed goes on exactly where the file has it: it ends with the same
+    parameters, to the bit, the same history and the same random state as one that was never stopped.
+
     Args:
         svi: model, guide, optimiser and objective.
-        data: a tensor, or a tuple of tensors, whose first axis is the data; they become the positional
-            arguments of model and guide. Or a Dataset whose items are a tensor or a tuple of them, or a
-            DataLoader, whose own batches and order are used.
+        data: a tensor or a memory-mapped array (``numpy.memmap``), or a tuple of these, whose first axis is
+            the data; they become the positional arguments of model and guide. Or a Dataset whose items are a
+            tensor or a tuple of them, or a DataLoader, whose own batches and order are used.
         epochs: how often to go through the data.
         batch_size: number of data a step; the last batch of an epoch may be smaller. None passes the
             whole data each step, for models that subsample themselves.
         validation: data of the same kinds, held out.
         callbacks: called with the :class:`TrainingState` after each epoch.
-        progress: whether to show a bar on stderr.
+        progress: whether to show a bar on stderr; a string shows it under that title.
+        checkpoint: a file in which the training is kept, as a path or a :class:`Checkpoint`.
+        resume: whether to go on from that file, if it is there. A training that has ended returns at once,
+            or goes on for the further epochs that are asked for.
+        fabric: a ``Fabric`` of Lightning's that was launched; its processes, which all call this function
+            with the same arguments, share each batch. None trains in this process alone.
         seed: makes the training reproducible and leaves torch's random state as it was; None draws from
             that state. Neither networks, which were initialised before, nor a DataLoader's own generator
             follow it.
@@ -69,11 +78,15 @@ def fit(
 
     Raises:
         ValueError: for an svi that is none, epochs or a batch size below 1, data of another kind, empty data,
-            tensors of different lengths, and nan in a tensor.
+            tensors of different lengths, and nan in a tensor; for a checkpoint that exists without
+            resume, and for a file that is no checkpoint of this training.
+        NotImplementedError: for a Fabric that splits models or scales losses, and, with several processes,
+            for objectives and programs whose loss is no sum over the data.
         NonFiniteLossError: when the loss or the parameters are no longer finite.
 
     Warns:
-        UserWarning: if the schedules of the objective have not reached their end value.
+        UserWarning: if the schedules of the objective have not reached their end value, and if the
+            checkpoint holds more epochs than were asked for.
 
     Example:
         >>> import pyro, torch
@@ -93,161 +106,54 @@ def fit(
     """
     _check_svi(svi)
     _check_epochs(epochs)
+    kept = _checkpoint(checkpoint, resume)
     after_epoch = _checked_callbacks(callbacks)
-    batches = to_batches(data, batch_size=batch_size)
-    held_out = (
-        None if validation is None else to_batches(validation, batch_size=batch_size, name="validation")
+    execution = _execution(fabric)
+    batches, held_out = execution.ranks.together(lambda: _both_batches(data, validation, batch_size))
+    run = TrainingRun(
+        svi,
+        epochs=epochs,
+        batches=batches,
+        held_out=held_out,
+        callbacks=after_epoch,
+        execution=execution,
+        streams=RandomStreams(data, validation),
     )
-    training = _Training(svi, epochs=epochs, batches=batches, held_out=held_out)
     with nullcontext() if seed is None else isolated_random_state(seed):
-        training.run(after_epoch, progress=progress)
-    _warn_unfinished_schedules(svi, training.state.step)
-    return training.state.history
+        if kept is not None:
+            setting = training_setting(
+                svi,
+                data,
+                validation=validation,
+                batch_size=batch_size,
+                seed=seed,
+                processes=execution.ranks.world_size,
+            )
+            run.keep_in(kept, resume=resume, setting=setting)
+        run.train(progress=progress)
+    _warn_unfinished_schedules(svi, run.state.step)
+    return run.state.history
 
 
-@final
-class _Training:
-    """One training from its first epoch to its last."""
-
-    def __init__(self, svi: SVI, *, epochs: int, batches: Batches, held_out: Batches | None) -> None:
-        self._batches = batches
-        self._held_out = held_out
-        self._last_good = Snapshot(_buffers(svi))
-        self._watch = SnapshotMessenger(self._last_good)
-        self.state = TrainingState(svi, epochs=epochs, last_good=self._last_good)
-
-    def run(self, callbacks: tuple[Callable[[TrainingState], None], ...], *, progress: bool) -> None:
-        state = self.state
-        with _without_pyro_warnings(), tqdm(total=state.epochs, unit="epoch", disable=not progress) as bar:
-            while state.epoch < state.epochs and state.history.stopped is None:
-                state.epoch += 1
-                state.history.append(self._epoch())
-                for callback in callbacks:
-                    callback(state)
-                bar.set_postfix_str(_postfix(state.row), refresh=False)
-                bar.update()
-        for callback in callbacks:
-            if isinstance(callback, Callback):
-                callback.finish(state)
-
-    def _epoch(self) -> Row:
-        started = time.perf_counter()
-        terms = self._train()
-        seconds = time.perf_counter() - started
-        self._last_good.update()
-        place = {"epoch": self.state.epoch, "step": self.state.step}
-        return place | terms | {"seconds": seconds} | self._validate()
-
-    def _train(self) -> Row:
-        tally = Tally(self.state.svi)
-        batch: Batch = ()
-        for batch in self._batches.shuffled():
-            self.state.step += 1
-            tally.add(self._step(batch), len(batch[0]))
-        # A finite loss may have a gradient that is not, and the last step has no successor to notice
-        if self._last_good.spoiled():
-            raise self._failure("The parameters are not finite after", batch)
-        return tally.means()
-
-    def _step(self, batch: Batch) -> float:
-        try:
-            with self._watch:
-                loss = total_loss(self.state.svi.step(*batch))
-        except (ValueError, RuntimeError) as error:
-            if not self._has_diverged(batch):
-                raise
-            raise self._failure("The loss cannot be computed at", batch) from error
-        if not math.isfinite(loss):
-            raise self._failure(f"The loss is {loss} at", batch)
-        return loss
-
-    def _has_diverged(self, batch: Batch) -> bool:
-        # Pyro's validation meets nan as a distribution's invalid argument before there is a loss. An error
-        # of the very first step is the program's own, unless the data explain it.
-        if self._last_good.spoiled() or _count_non_finite(batch):
-            return True
-        return self.state.step > 1 and not self._is_finite_unchecked(batch)
-
-    def _is_finite_unchecked(self, batch: Batch) -> bool:
-        with validation_enabled(False), isolated_random_state():
-            try:
-                return math.isfinite(total_loss(self.state.svi.evaluate_loss(*batch)))
-            except (ValueError, RuntimeError):
-                return True
-
-    def _validate(self) -> Row:
-        if self._held_out is None:
-            return {}
-        svi = self.state.svi
-        tally = Tally(svi)
-        with isolated_random_state(), evaluation_mode(svi.model, svi.guide):
-            for batch in self._held_out.ordered():
-                _check_finite_validation(batch)
-                tally.add(total_loss(svi.evaluate_loss(*batch)), len(batch[0]))
-        return tally.means("validation_")
-
-    def _failure(self, what: str, batch: Batch) -> NonFiniteLossError:
-        self._go_back()
-        state = self.state
-        return NonFiniteLossError(
-            f"{what} step {state.step} (epoch {state.epoch}): {_advice(batch)}. "
-            f"The parameters are back at {_origin(state.history)}.",
-            step=state.step,
-            epoch=state.epoch,
-            batch=batch,
-            history=state.history,
-        )
-
-    def _go_back(self) -> None:
-        self._last_good.restore()
-        for tensor in self._last_good:
-            tensor.grad = None
-        self.state.svi.optim.optim_objs.clear()
-        self.state.svi.optim.grad_clip.clear()
+def _checkpoint(checkpoint: Checkpoint | str | os.PathLike[str] | None, resume: bool) -> Checkpoint | None:
+    if checkpoint is None and resume:
+        raise ValueError("Expected a checkpoint to resume from but got resume=True without one.")
+    if checkpoint is None or isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    return Checkpoint(checkpoint)
 
 
-def _buffers(svi: SVI) -> Iterator[Tensor]:
-    return (
-        buffer
-        for module in chain(modules_behind(svi.model), modules_behind(svi.guide))
-        for buffer in module.buffers()
-    )
+def _both_batches(
+    data: Data, validation: Data | None, batch_size: int | None
+) -> tuple[Batches, Batches | None]:
+    batches = to_batches(data, batch_size=batch_size)
+    if validation is None:
+        return batches, None
+    return batches, to_batches(validation, batch_size=batch_size, name="validation")
 
 
-@contextmanager
-def _without_pyro_warnings() -> Iterator[None]:
-    # The error that fit raises says more. Once around the loop: entering it anew at each step would make
-    # every warning that Python shows once appear at each step.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Encountered (NaN|[+-]inf)", category=UserWarning)
-        yield
-
-
-def _check_finite_validation(batch: Batch) -> None:
-    if count := _count_non_finite(batch):
-        raise ValueError(
-            f"Expected finite validation data but a batch of them holds {count} nan or infinite values; "
-            "remove those rows or fill them in."
-        )
-
-
-def _count_non_finite(batch: Batch) -> int:
-    return sum(int((~tensor.isfinite()).sum()) for tensor in batch)
-
-
-def _advice(batch: Batch) -> str:
-    if count := _count_non_finite(batch):
-        return f"its batch holds {count} nan or infinite values, so remove those rows or fill them in"
-    return "lower the learning rate or clip gradients, and look for extreme values in the error's .batch"
-
-
-def _origin(history: History) -> str:
-    return f"the end of epoch {len(history)}" if len(history) else "their initial values"
-
-
-def _postfix(row: Row) -> str:
-    shown = ("loss", "distortion", "rate", "validation_loss")
-    return ", ".join(f"{name}={row[name]:.4g}" for name in shown if name in row)
+def _execution(fabric: Any) -> Execution:
+    return SingleProcess() if fabric is None else DataParallel(fabric)
 
 
 def _warn_unfinished_schedules(svi: SVI, steps: int) -> None:

@@ -1,7 +1,7 @@
 """The history of a training: a row an epoch, in nats per datum."""
 
-from collections.abc import Iterator
-from typing import final
+from collections.abc import Iterator, Mapping
+from typing import Any, final
 
 import numpy as np
 import pandas as pd
@@ -55,6 +55,15 @@ class History:
     def append(self, row: Row) -> None:
         """Adds the row of one more epoch."""
         self.rows.append(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as plain values."""
+        return {"rows": [dict(row) for row in self.rows], "stopped": self.stopped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over the rows of another history in place of its own."""
+        self.rows = [dict(row) for row in state["rows"]]
+        self.stopped = state["stopped"]
 
     def to_frame(self) -> pd.DataFrame:
         """The history as a table.

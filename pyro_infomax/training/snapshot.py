@@ -1,88 +1,110 @@
-"""The tensors that training moves, and copies of them to go back to."""
+"""Copies of what programs keep, to go back to."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any, final
+from collections.abc import Mapping
+from typing import TypeVar, final
 
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
+
+from pyro_infomax.training.program_state import Place, ProgramState, check_alike
+
+_Key = TypeVar("_Key")
 
 
 @final
 class Snapshot:
-    """Copies of tensors as they were, which can be put back in place.
+    """Copies of the parameters, and of the buffers of modules, which can be put back in place.
 
     Args:
-        tensors: the live tensors, for instance unconstrained parameters.
+        programs: the live tensors.
 
     Example:
-        >>> parameter = torch.ones(2)
-        >>> snapshot = Snapshot([parameter])
-        >>> parameter.zero_().tolist()
-        [0.0, 0.0]
+        >>> layer = torch.nn.BatchNorm1d(2)
+        >>> snapshot = Snapshot(ProgramState(layer.forward))
+        >>> _ = layer.running_mean.fill_(3.0)
         >>> snapshot.restore()
-        >>> parameter.tolist()
-        [1.0, 1.0]
+        >>> layer.running_mean
+        tensor([0., 0.])
     """
 
-    def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
-        self._copies = {tensor: tensor.detach().clone() for tensor in tensors}
+    def __init__(self, programs: ProgramState) -> None:
+        self._programs = programs
+        self._parameters: dict[str, Tensor] = {}
+        self._buffers: dict[Place, Tensor] = {}
+        self.update()
 
-    def __contains__(self, tensor: object) -> bool:
-        return tensor in self._copies
+    def extend(self, parameters: Mapping[str, Tensor], buffers: Mapping[Place, Tensor]) -> None:
+        """Copies tensors that have no copy yet; see :meth:`ProgramState.follow`."""
+        for name, tensor in parameters.items():
+            if name not in self._parameters:
+                self._parameters[name] = tensor.detach().clone()
+        for place, tensor in buffers.items():
+            if place not in self._buffers:
+                self._buffers[place] = tensor.detach().clone()
 
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self._copies)
-
-    def add(self, tensor: Tensor) -> None:
-        """Copies one more live tensor."""
-        self._copies[tensor] = tensor.detach().clone()
-
-    @torch.no_grad()
     def update(self) -> None:
-        """Copies all the live tensors anew."""
-        for tensor, copy in self._copies.items():
-            copy.copy_(tensor)
+        """Copies everything anew."""
+        _refresh(self._parameters, self._programs.parameters)
+        _refresh(self._buffers, self._programs.buffers_by_place())
 
     @torch.no_grad()
     def spoiled(self) -> bool:
         """Whether a live tensor has become nan or infinite anywhere since it was copied."""
-        return any(_is_spoiled(tensor, copy) for tensor, copy in self._copies.items())
+        return _any_spoiled(self._parameters, self._programs.parameters) or _any_spoiled(
+            self._buffers, self._programs.buffers_by_place()
+        )
 
     @torch.no_grad()
     def restore(self) -> None:
         """Writes the copies back into the live tensors."""
-        for tensor, copy in self._copies.items():
-            tensor.copy_(copy)
+        _write_back(self._parameters, self._programs.parameters)
+        _write_back(self._buffers, self._programs.buffers_by_place())
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The copies, by the names of :meth:`ProgramState.state_dict`."""
+        names, places = self._programs.stable_names, self._programs.places()
+        return {
+            "parameters": {names[name]: copy for name, copy in self._parameters.items()},
+            "buffers": {
+                name: self._buffers[place] for name, place in places.items() if place in self._buffers
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Takes over the copies of another process, of what the programs have so far.
+
+        Raises:
+            ValueError: if one does not fit the programs.
+        """
+        names, live = self._programs.stable_names, self._programs.parameters
+        copies = {name: state["parameters"].get(stable) for name, stable in names.items()}
+        self._parameters = {name: copy for name, copy in copies.items() if copy is not None}
+        for name, copy in self._parameters.items():
+            check_alike(name, live[name], copy)
+        places = self._programs.places()
+        self._buffers = {places[name]: copy for name, copy in state["buffers"].items() if name in places}
 
 
-@final
-class SnapshotMessenger(Messenger):
-    """Copies each parameter when a program states it for the first time.
+def _refresh(copies: dict[_Key, Tensor], live: Mapping[_Key, Tensor]) -> None:
+    for key, tensor in live.items():
+        copy = copies.get(key)
+        if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+            copies[key] = tensor.detach().clone()
+        else:
+            copy.copy_(tensor.detach())
 
-    Parameters that a program creates while it runs do not exist before the first step, and after it the
-    optimiser has moved them. Between the two, this messenger sees them.
 
-    Args:
-        snapshot: where the copies go.
-    """
+def _write_back(copies: Mapping[_Key, Tensor], live: Mapping[_Key, Tensor]) -> None:
+    for key, copy in copies.items():
+        if key in live:
+            live[key].copy_(copy)
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        super().__init__()
-        self._snapshot = snapshot
 
-    def _pyro_post_param(self, msg: dict[str, Any]) -> None:
-        parameter = _unconstrained(msg["value"])
-        if parameter not in self._snapshot:
-            self._snapshot.add(parameter)
+def _any_spoiled(copies: Mapping[_Key, Tensor], live: Mapping[_Key, Tensor]) -> bool:
+    return any(_is_spoiled(live[key], copy) for key, copy in copies.items() if key in live)
 
 
 def _is_spoiled(tensor: Tensor, copy: Tensor) -> bool:
     # Where the copy is not finite either, the value is meant: a causal mask is a buffer of −inf
     finite = torch.isfinite(tensor)
     return not bool(finite.all()) and bool((torch.isfinite(copy) & ~finite).any())
-
-
-def _unconstrained(value: Any) -> Tensor:
-    # Parameters of a PyroModule that keeps them to itself carry no link to another tensor
-    return value.unconstrained() if hasattr(value, "unconstrained") else value

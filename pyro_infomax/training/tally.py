@@ -1,5 +1,6 @@
 """Sums of losses and of their terms over batches."""
 
+from collections.abc import Callable
 from typing import final
 
 from pyro.infer import SVI
@@ -20,32 +21,53 @@ class Tally:
 
     def __init__(self, svi: SVI) -> None:
         self._elbo = objective(svi)
+        self._stands_for: Callable[[int], int] = getattr(self._elbo, "stands_for", int)
         self._sums: dict[str, float] = {"loss": 0.0}
-        self.size = 0
+        self.size = 0.0
 
-    def add(self, loss: float, size: int) -> None:
+    def add(self, loss: float, size: int, share: float = 1.0) -> None:
         """Adds the batch that was evaluated last.
 
         Args:
             loss: its loss in nats, a sum over its data.
             size: number of its data; an objective that knows them to be a subsample counts the whole.
+            share: of the data of all processes, those that this one has.
         """
-        self.size += getattr(self._elbo, "stands_for", int)(size)
+        whole = self._stands_for(size)
+        # What stands for the whole does so in every process
+        self.size += whole if whole == size else whole * share
         self._sums["loss"] += loss
         terms = getattr(self._elbo, "terms", None)
         if terms is not None:
+            sums = self._sums
             for name in _TERMS:
-                self._sums[name] = self._sums.get(name, 0.0) + float(getattr(terms, name))
+                sums[name] = sums.get(name, 0.0) + getattr(terms, name)
 
-    def means(self, prefix: str = "") -> dict[str, float]:
-        """The loss and the terms in nats per datum, under their names with a prefix.
+    def means(
+        self, reduce: Callable[[dict[str, float]], dict[str, float]] = lambda sums: sums
+    ) -> dict[str, float]:
+        """The loss and the terms in nats per datum.
+
+        Args:
+            reduce: adds up the sums of several processes.
 
         Raises:
             ValueError: if there was no batch.
         """
-        if self.size == 0:
+        sums = reduce(self._sums | {"size": self.size})
+        size = sums.pop("size")
+        if size == 0:
             raise ValueError("Expected at least one datum in an epoch but the loader gave none.")
-        return {prefix + name: total / self.size for name, total in self._sums.items()}
+        return {name: total / size for name, total in sums.items()}
+
+    def state_dict(self) -> dict[str, float]:
+        """The sums so far, and the number of data."""
+        return self._sums | {"size": self.size}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Goes on from the sums of another tally."""
+        self._sums = {name: total for name, total in state.items() if name != "size"}
+        self.size = float(state["size"])
 
 
 def objective(svi: SVI) -> object:

@@ -4,7 +4,8 @@ import torch
 from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 
-from pyro_infomax.training import Callback, EarlyStopping, Snapshot, TrainingState, fit
+from pyro_infomax.training import Callback, EarlyStopping, TrainingState, fit
+from pyro_infomax.training.program_state import ProgramState
 
 
 @pytest.fixture
@@ -60,6 +61,19 @@ def test_serves_one_training_after_another(svi):
     assert pyro.param("loc").item() == pytest.approx(1 - 0.9**4)
 
 
+def test_goes_on_from_the_state_of_another(svi):
+    first, second = EarlyStopping(patience=3), EarlyStopping(patience=3)
+    run(svi, first, epochs=5)
+    second.load_state_dict(first.state_dict())
+    state = TrainingState(svi, epochs=9, programs=ProgramState())
+    for epoch in range(1, 8):
+        # column values do not matter before the one that is judged
+        state.history.append({"epoch": epoch, "step": epoch, "loss": 0.0, "validation_loss": 99.0})
+    state.epoch = 7
+    second(state)
+    assert "epoch 4 for 3 epochs" in state.history.stopped
+
+
 @pytest.mark.parametrize(("monitor", "sign", "epochs"), [("loss", 1.0, 3), ("validation_elbo", -1.0, 3)])
 def test_direction_of_improvement(monitor, sign, epochs):
     callback = EarlyStopping(patience=2, monitor=monitor, restore_best=False)
@@ -74,7 +88,7 @@ def test_nan_never_improves():
 
 def drive(callback, column, values):
     """Calls a callback with the values of a column, and returns the epoch at which it stops."""
-    state = TrainingState(None, epochs=len(values), last_good=Snapshot())
+    state = TrainingState(None, epochs=len(values), programs=ProgramState())
     for epoch, value in enumerate(values, start=1):
         state.epoch = epoch
         state.history.append({"epoch": epoch, "step": epoch, "loss": 0.0, "seconds": 0.0} | {column: value})

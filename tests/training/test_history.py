@@ -44,3 +44,14 @@ def test_empty():
     assert (len(history), history.steps, repr(history)) == (0, 0, "History(0 epochs)")
     assert history.to_frame().empty
     assert history["loss"].tolist() == []
+
+
+def test_state_passes_to_another_history(history):
+    history.stopped = "enough"
+    other = History()
+    other.append({"epoch": 1, "step": 1, "loss": 9.0, "seconds": 0.0})
+    other.load_state_dict(history.state_dict())
+    assert other.rows == history.rows
+    assert repr(other) == repr(history)
+    other.rows[0]["loss"] = 0.0
+    assert history.rows[0]["loss"] == 4.0

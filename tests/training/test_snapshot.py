@@ -1,28 +1,76 @@
 import pyro
 import pytest
 import torch
+from torch import nn
 from torch.distributions import constraints
 
-from pyro_infomax.training.snapshot import Snapshot, SnapshotMessenger
+from pyro_infomax.training.program_state import ProgramState
+from pyro_infomax.training.snapshot import Snapshot
 
 
-def test_restores_in_place():
-    parameter = torch.ones(2, requires_grad=True)
-    snapshot = Snapshot([parameter])
-    with torch.no_grad():
-        parameter.mul_(3)
+class Program(nn.Module):
+    """A parameter, and buffers of which one is replaced at each run."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor(values))
+        self.register_buffer("kept", torch.tensor(values))
+        self.register_buffer("replaced", torch.tensor(values))
+
+    def forward(self):
+        pyro.module("program", self)
+        pyro.param("scale", torch.ones(2), constraint=constraints.positive)
+        self.replaced = self.replaced + 1
+
+
+@pytest.fixture
+def programs():
+    return known(Program([1.0, 2.0]))
+
+
+def known(module):
+    programs = ProgramState(module)
+    with programs.watch():
+        module()
+    return programs
+
+
+@torch.no_grad()
+def fill(programs, value):
+    for tensor in (*programs.parameters.values(), *programs.buffers().values()):
+        tensor.fill_(value)
+
+
+def values(programs):
+    return [each.tolist() for tensors in programs.state_dict().values() for each in tensors.values()]
+
+
+def test_restores_in_place(programs):
+    leaves, before = list(programs.parameters.values()), values(programs)
+    snapshot = Snapshot(programs)
+    fill(programs, 7.0)
     snapshot.restore()
-    assert parameter.tolist() == [1.0, 1.0]
+    assert values(programs) == before
+    assert all(ours is theirs for ours, theirs in zip(programs.parameters.values(), leaves, strict=True))
 
 
-def test_update_moves_the_point_to_go_back_to():
-    parameter = torch.ones(2)
-    snapshot = Snapshot([parameter])
-    parameter.mul_(3)
+def test_restores_a_buffer_that_was_replaced(programs):
+    snapshot = Snapshot(programs)
+    (module,) = programs._behind.values()
+    before = module.replaced.tolist()
+    module()
+    assert module.replaced.tolist() != before
+    snapshot.restore()
+    assert module.replaced.tolist() == before
+
+
+def test_update_moves_the_point_to_go_back_to(programs):
+    snapshot = Snapshot(programs)
+    fill(programs, 3.0)
     snapshot.update()
-    parameter.zero_()
+    fill(programs, 0.0)
     snapshot.restore()
-    assert parameter.tolist() == [3.0, 3.0]
+    assert values(programs) == [[3.0, 3.0]] * 4
 
 
 @pytest.mark.parametrize(
@@ -30,34 +78,61 @@ def test_update_moves_the_point_to_go_back_to():
     [
         ([0.0, 1.0], [0.0, 2.0], False),
         ([0.0, 1.0], [0.0, torch.nan], True),
-        ([-torch.inf], [-torch.inf], False),
+        ([-torch.inf, 0.0], [-torch.inf, 0.0], False),
         ([0.0, -torch.inf], [torch.inf, -torch.inf], True),
     ],
 )
-def test_spoiled_is_what_was_finite(before, after, spoiled):
-    tensor = torch.tensor(before)
-    snapshot = Snapshot([tensor])
-    tensor.copy_(torch.tensor(after))
+@pytest.mark.parametrize("where", ["loc", "kept"])
+def test_spoiled_is_what_was_finite(before, after, spoiled, where):
+    module = Program(before)
+    snapshot = Snapshot(known(module))
+    with torch.no_grad():
+        getattr(module, where).copy_(torch.tensor(after))
     assert snapshot.spoiled() is spoiled
 
 
-def test_messenger_copies_a_parameter_when_it_is_first_stated():
-    snapshot = Snapshot()
-    for _ in range(2):
-        with SnapshotMessenger(snapshot):
-            pyro.param("scale", torch.ones(2), constraint=constraints.positive)
-        leaf = pyro.param("scale").unconstrained()
-        with torch.no_grad():
-            leaf.add_(1.0)
+def test_what_is_new_is_copied_before_it_is_moved():
+    module = Program([1.0, 2.0])
+    programs = ProgramState(lambda: module())
+    snapshot = Snapshot(programs)
+    programs.follow(snapshot.extend)
+    with pyro.poutine.trace(), programs.watch(), pyro.poutine.trace():
+        module()
+    fill(programs, 7.0)
     snapshot.restore()
-    assert list(snapshot) == [leaf]
+    assert module.loc.tolist() == [1.0, 2.0]
+    # as they were before the first run
+    assert module.replaced.tolist() == [1.0, 2.0]
     assert pyro.param("scale").tolist() == [1.0, 1.0]
 
 
-def test_messenger_knows_parameters_that_a_module_keeps_to_itself():
-    with pyro.settings.context(module_local_params=True):
-        module = pyro.nn.PyroModule[torch.nn.Linear](2, 1)
-        snapshot = Snapshot()
-        with SnapshotMessenger(snapshot):
-            module(torch.ones(3, 2))
-    assert set(snapshot) == {module.weight, module.bias}
+def test_copies_pass_from_one_process_to_the_next(programs):
+    snapshot = Snapshot(programs)
+    before = values(programs)
+    pyro.clear_param_store()
+    other = known(Program([8.0, 9.0]))
+    theirs = Snapshot(other)
+    theirs.load_state_dict(snapshot.state_dict())
+    theirs.restore()
+    assert values(other) == before
+
+
+def test_copies_of_other_programs_are_refused(programs):
+    state = Snapshot(programs).state_dict()
+    pyro.clear_param_store()
+    with pytest.raises(ValueError, match=r"'program\$\$\$loc' to have shape \(3,\)"):
+        Snapshot(known(Program([1.0, 2.0, 3.0]))).load_state_dict(state)
+
+
+def test_a_module_that_is_met_again_within_another_keeps_its_first_copy():
+    inner = nn.BatchNorm1d(2, momentum=1.0)
+    outer = nn.Sequential(inner)
+    programs = ProgramState(print)
+    snapshot = Snapshot(programs)
+    programs.follow(snapshot.extend)
+    with programs.watch(), pyro.poutine.trace():
+        inner(torch.full((3, 2), 5.0))
+        outer(torch.full((3, 2), 5.0))
+    assert inner.running_mean.tolist() == [5.0, 5.0]
+    snapshot.restore()
+    assert inner.running_mean.tolist() == [0.0, 0.0]

@@ -1,0 +1,434 @@
+"""What a user meets: files that are written, refused and resumed from, and processes that are killed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro.infer import SVI, Trace_ELBO
+from torch.distributions import constraints
+
+from pyro_infomax.training import BestWeights, Checkpoint, EarlyStopping, FusedOptim, ScalarLogger, fit
+from pyro_infomax.training.checkpoint_file import read_checkpoint
+
+HERE = Path(__file__).parent
+SILENT = {"progress": False, "batch_size": 5}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "training.pt"
+
+
+def parameters():
+    return {name: value.detach().clone() for name, value in pyro.get_param_store().named_parameters()}
+
+
+def is_same(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def rows(history):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
+
+
+# -- processes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_twenty_kills_change_nothing(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", HERE / "kill_driver.py", tmp_path, "20"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    assert done.returncode == 0, done.stderr
+    ending = json.loads(done.stdout)
+    assert ending["killed"] == 20
+    assert ending["killed while writing"] >= 8
+    assert ending["ended"]
+    assert ending["same"]
+    assert ending["left in the folder"] == ["training.pt"]
+
+
+# -- when there is a file, and when there is none --------------------------------------------------
+
+
+def test_the_same_command_line_works_always(make_svi, data, path):
+    fit(make_svi(), data, epochs=3, seed=0, **SILENT)
+    expected = parameters()
+    for _ in range(3):
+        fit(make_svi(), data, epochs=3, seed=0, checkpoint=path, resume=True, **SILENT)
+        assert is_same(parameters(), expected)
+
+
+def test_a_file_is_not_overwritten(make_svi, data, path):
+    path.write_text("a year of work")
+    svi = make_svi()
+    with pytest.raises(ValueError, match=r"no file .*training\.pt.* pass resume=True"):
+        fit(svi, data, epochs=1, checkpoint=path, **SILENT)
+    assert path.read_text() == "a year of work"
+    assert parameters() == {}
+
+
+def test_resume_needs_a_checkpoint(make_svi, data):
+    with pytest.raises(ValueError, match="Expected a checkpoint to resume from"):
+        fit(make_svi(), data, epochs=1, resume=True, **SILENT)
+
+
+def test_folders_are_made(make_svi, data, tmp_path):
+    path = tmp_path / "runs" / "today" / "training.pt"
+    fit(make_svi(), data, epochs=1, checkpoint=str(path), **SILENT)
+    assert path.is_file()
+
+
+def test_leftovers_of_killed_trainings_are_removed(make_svi, data, path):
+    mine, other = path.with_name(".training.pt.123.tmp"), path.with_name(".training.pt.1.123.tmp")
+    mine.write_bytes(b"half")
+    other.write_bytes(b"half")
+    fit(make_svi(), data, epochs=1, checkpoint=path, **SILENT)
+    assert sorted(file.name for file in path.parent.iterdir()) == [other.name, path.name]
+
+
+# -- how far ---------------------------------------------------------------------------------------
+
+
+def test_a_finished_training_returns_at_once(make_svi, data, path):
+    first = fit(make_svi(), data, epochs=3, checkpoint=path, **SILENT)
+    ended, written = parameters(), path.stat().st_mtime_ns
+    state = torch.get_rng_state()
+    svi = make_svi()
+    svi.step = None
+    again = fit(svi, data, epochs=3, checkpoint=path, resume=True, **SILENT)
+    assert again.rows == first.rows
+    assert is_same(parameters(), ended)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert path.stat().st_mtime_ns == written
+
+
+def test_more_epochs_go_on_as_if_asked_for_in_the_first_place(make_svi, data, path):
+    callback = {"callbacks": [BestWeights("loss")]}
+    expected = fit(make_svi(), data, epochs=6, **callback, **SILENT)
+    ended = parameters()
+    torch.manual_seed(0)
+    fit(make_svi(), data, epochs=2, checkpoint=path, **callback, **SILENT)
+    torch.rand(7)
+    history = fit(make_svi(), data, epochs=6, checkpoint=path, resume=True, **callback, **SILENT)
+    assert rows(history) == rows(expected)
+    assert is_same(parameters(), ended)
+
+
+def test_more_epochs_go_on_from_the_last_parameters_not_from_the_best(make_svi, data, path):
+    def stopping():
+        # Nothing is an improvement on the first epoch
+        return {"callbacks": [EarlyStopping(9, monitor="loss", min_delta=1e9)]}
+
+    expected = fit(make_svi(), data, epochs=5, **stopping(), **SILENT)
+    torch.manual_seed(0)
+    fit(make_svi(), data, epochs=2, checkpoint=path, **stopping(), **SILENT)
+    torch.rand(7)
+    history = fit(make_svi(), data, epochs=5, checkpoint=path, resume=True, **stopping(), **SILENT)
+    assert rows(history) == rows(expected)
+
+
+def test_early_stopping_is_not_undone_by_more_epochs(make_svi, data, path):
+    def arguments():
+        return {"callbacks": [EarlyStopping(1, monitor="loss", min_delta=1e9)], "checkpoint": path} | SILENT
+
+    first = fit(make_svi(), data, epochs=5, **arguments())
+    best = parameters()
+    again = fit(make_svi(), data, epochs=9, resume=True, **arguments())
+    assert (len(again), again.stopped) == (2, first.stopped)
+    assert is_same(parameters(), best)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_fewer_epochs_return_what_is_there(make_svi, data, path, epochs):
+    """Also if it is in the middle of an epoch."""
+    svi = make_svi()
+    step, left = svi.step, iter(range(5))
+
+    def stopping(*args):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    svi.step = stopping
+    with pytest.raises(KeyboardInterrupt):
+        fit(svi, data, epochs=4, checkpoint=Checkpoint(path, every_steps=1), **SILENT)
+    stood, written = parameters(), path.read_bytes()
+    with pytest.warns(UserWarning, match=rf"got to epoch 3, further than the {epochs} epochs"):
+        history = fit(make_svi(), data, epochs=epochs, checkpoint=path, resume=True, **SILENT)
+    assert len(history) == 2
+    assert is_same(parameters(), stood)
+    assert path.read_bytes() == written
+
+
+# -- what a file is refused for --------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(make_svi, data, path):
+    """A path with a checkpoint."""
+    fit(make_svi(), data, epochs=2, seed=1, checkpoint=path, **SILENT)
+    return path
+
+
+def refused(svi, data, path, message, **changes):
+    """Whether fit refuses the file and leaves everything alone."""
+    before, file = parameters(), path.read_bytes()
+    modules = [value.clone() for value in svi.guide.__self__.state_dict().values()]
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=message):
+        fit(svi, data, **({"epochs": 2, "seed": 1, "checkpoint": path, "resume": True} | SILENT | changes))
+    assert path.read_bytes() == file
+    assert all(torch.equal(value, parameters()[name]) for name, value in before.items())
+    now = svi.guide.__self__.state_dict().values()
+    assert all(torch.equal(*pair) for pair in zip(modules, now, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Code:
+    def __reduce__(self):
+        return os.system, ("echo ran code",)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "its end is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:40]), "its end is missing"),
+        (lambda path: path.write_bytes(b""), "it is empty"),
+        (lambda path: path.write_text("epoch,loss"), "it is no file that torch.save writes"),
+        (lambda path: torch.save(Code(), path), "it holds other objects, which are not loaded"),
+        (lambda path: torch.save(Code(), path, _use_new_zipfile_serialization=False), "it is no file that"),
+        (lambda path: torch.save(torch.ones(3), path), "it holds a Tensor"),
+        (
+            lambda path: torch.save(torch.nn.Linear(1, 1).state_dict(), path),
+            "it holds a OrderedDict with the keys 'weight', 'bias'",
+        ),
+        (
+            lambda path: torch.save({"format": "pyro_infomax training", "version": 9}, path),
+            "version 1 but it is of version 9",
+        ),
+    ],
+)
+def test_a_file_that_is_no_checkpoint(make_svi, data, kept, spoil, message, capfd):
+    spoil(kept)
+    refused(make_svi(), data, kept, f"training.pt to be a checkpoint .*{message}")
+    assert "ran code" not in capfd.readouterr().out
+
+
+def test_a_damaged_file(make_svi, data, kept):
+    """A bit in the values of a tensor."""
+    content = bytearray(kept.read_bytes())
+    loaded = read_checkpoint(kept)["programs"]["parameters"]["encoder$$$weight"]
+    content[content.index(loaded.numpy().tobytes())] ^= 1
+    kept.write_bytes(bytes(content))
+    refused(make_svi(), data, kept, "it is damaged in its record")
+
+
+def test_a_folder(make_svi, data, tmp_path):
+    with pytest.raises(ValueError, match=r"Expected the path of a file but .* is a folder"):
+        fit(make_svi(), data, epochs=1, checkpoint=tmp_path, **SILENT)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 4}, "batch_size to be 5, as in the checkpoint .*, but got 4"),
+        ({"batch_size": None}, "batch_size to be 5, .*, but got None"),
+        ({"seed": 2}, "seed to be 1, .* but got 2"),
+        ({"seed": None}, "seed to be 1, .* but got None"),
+        ({"data": torch.zeros(9, 3)}, r"len\(data\) to be 10, .* but got 9"),
+        ({"validation": torch.zeros(4, 3)}, r"len\(validation\) to be None, .* but got 4"),
+        ({"callbacks": [BestWeights("loss")]}, r"callbacks whose states .* holds, \[\], but got \['BestW"),
+    ],
+)
+def test_another_training(make_svi, data, kept, change, message):
+    refused(make_svi(), change.pop("data", data), kept, message, **change)
+
+
+def test_another_optimizer(make_svi, data, kept):
+    svi = make_svi()
+    svi.optim = FusedOptim(torch.optim.Adam, {"lr": 0.01})
+    refused(svi, data, kept, "optimizer to be 'PyroOptim of Adam', .* but got 'FusedOptim of Adam'")
+
+
+def test_another_objective(make_svi, data, kept):
+    refused(make_svi(Trace_ELBO()), data, kept, "objective to be 'TraceMeanField_InfoMaxELBO'")
+
+
+def test_programs_with_a_parameter_more(make_svi, data, kept):
+    svi = make_svi()
+    model = svi.model
+    svi.model = lambda x: (pyro.param("more", torch.zeros(())), model(x))
+    refused(svi, data, kept, "it holds .* without 'more'")
+
+
+def test_programs_with_a_parameter_less(make_svi, data, path):
+    svi = make_svi()
+    model = svi.model
+    svi.model = lambda x: (pyro.param("more", torch.zeros(())), model(x))
+    fit(svi, data, epochs=2, seed=1, checkpoint=path, **SILENT)
+    refused(make_svi(), data, path, "Expected programs that state 'more', .* but they state 'encoder")
+
+
+def test_programs_with_a_parameter_of_another_shape(make_svi, data, kept):
+    svi = make_svi()
+    svi.guide.__self__.decoder = torch.nn.Linear(2, 3, bias=False)
+    svi.guide.__self__.decoder.register_parameter("bias", torch.nn.Parameter(torch.zeros(1)))
+    refused(svi, data, kept, r"bias' to have shape \(1,\) .* but got \(3,\)")
+
+
+def test_programs_in_another_dtype(make_svi, data, kept):
+    svi = make_svi()
+    svi.guide.__self__.float()
+    data = data.float()
+    torch.set_default_dtype(torch.float32)
+    refused(svi, data, kept, "torch.float32, as the programs have it, but got .* torch.float64")
+
+
+# -- what is in the file ---------------------------------------------------------------------------
+
+
+def test_what_cannot_be_kept_is_named(make_svi, data, path):
+    class Keeps:
+        def __call__(self, state):
+            pass
+
+        def state_dict(self):
+            return {"model": [torch.nn.Linear(1, 1)]}
+
+        def load_state_dict(self, state):
+            pass
+
+    with pytest.raises(ValueError, match=r"plain values, .* but got a Linear at 'callbacks.0.1.model.0'"):
+        fit(make_svi(), data, epochs=1, checkpoint=path, callbacks=[Keeps()], **SILENT)
+
+
+def test_an_error_while_writing_leaves_the_last_good_file(make_svi, data, path, tmp_path):
+    fit(make_svi(), data, epochs=1, checkpoint=path, **SILENT)
+    good = path.read_bytes()
+    tmp_path.chmod(0o500)
+    if os.access(tmp_path, os.W_OK):
+        pytest.skip("this user may write anywhere")
+    try:
+        with pytest.raises(OSError):
+            fit(make_svi(), data, epochs=2, checkpoint=path, resume=True, **SILENT)
+    finally:
+        tmp_path.chmod(0o700)
+    assert path.read_bytes() == good
+
+
+def test_a_callback_without_a_state_may_come_and_go(make_svi, data, path):
+    fit(make_svi(), data, epochs=1, checkpoint=path, callbacks=[print], **SILENT)
+    fit(make_svi(), data, epochs=2, checkpoint=path, resume=True, **SILENT)
+
+
+def test_seconds_add_up(make_svi, data, path):
+    def slow(svi, step_seconds, steps):
+        step, left = svi.step, iter(range(steps))
+
+        def stopping(*args):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            time.sleep(step_seconds)
+            return step(*args)
+
+        svi.step = stopping
+        return svi
+
+    kept = Checkpoint(path, every_steps=1)
+    with pytest.raises(KeyboardInterrupt):
+        fit(slow(make_svi(), 0.15, 1), data, epochs=1, checkpoint=kept, **SILENT)
+    history = fit(slow(make_svi(), 0.05, 9), data, epochs=1, checkpoint=kept, resume=True, **SILENT)
+    assert history["seconds"][0] > 0.2
+
+
+# -- how often -------------------------------------------------------------------------------------
+
+
+def small_svi():
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(3), constraint=constraints.real)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    pyro.clear_param_store()
+    return SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+
+
+def writings(path, checkpoint, data, *, epochs=4, pause=0.0):
+    """The steps after which there is another file; seen one step later."""
+    seen, svi = {}, small_svi()
+    step, count = svi.step, iter(range(1000))
+
+    def watching(*args):
+        time.sleep(pause)
+        number = next(count)
+        if path.exists():
+            seen.setdefault(path.stat().st_mtime_ns, number)
+        return step(*args)
+
+    svi.step = watching
+    fit(svi, data, epochs=epochs, checkpoint=checkpoint, **SILENT)
+    return list(seen.values())
+
+
+def test_every_so_many_steps(data, path):
+    assert writings(path, Checkpoint(path, every_steps=3), data) == [3, 6]
+    assert read_checkpoint(path)["step"] == 8
+
+
+def test_every_so_many_seconds(data, path):
+    assert writings(path, Checkpoint(path, every_seconds=0), data) == [1, 2, 3, 4, 5, 6, 7]
+    path.unlink()
+    assert writings(path, Checkpoint(path, every_seconds=1e6), data) == []
+    assert read_checkpoint(path)["step"] == 8
+
+
+def test_a_path_is_written_at_the_ends_of_epochs(data, path):
+    # Epochs that are longer than twenty writings
+    ends = writings(path, path, data, epochs=3, pause=0.3)
+    assert ends == [2, 4]
+
+
+def test_writing_costs_little_of_short_epochs(data, path):
+    number = len(writings(path, path, data, epochs=150))
+    assert 1 <= number < 75
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"every_steps": 0}, "every_steps to be an integer >= 1, or None, but got 0"),
+        ({"every_steps": True}, "every_steps .* got True"),
+        ({"every_steps": 1.0}, "every_steps .* got 1.0"),
+        ({"every_seconds": -1}, "every_seconds to be a number >= 0, or None, but got -1"),
+        ({"every_seconds": float("nan")}, "every_seconds .* got nan"),
+        ({"every_seconds": "60"}, "every_seconds .* got '60'"),
+        ({"path": 3}, "Expected the path of a checkpoint but got 3"),
+    ],
+)
+def test_wrong_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Checkpoint(**({"path": "x.pt"} | arguments))
+
+
+def test_logs_go_on(make_svi, data, path):
+    class Writer:
+        def __init__(self):
+            self.steps = []
+
+        def add_scalar(self, name, value, step):
+            self.steps.append(step)
+
+    first, second = Writer(), Writer()
+    fit(make_svi(), data, epochs=2, checkpoint=path, callbacks=[ScalarLogger(first)], **SILENT)
+    fit(make_svi(), data, epochs=3, checkpoint=path, resume=True, callbacks=[ScalarLogger(second)], **SILENT)
+    assert max(first.steps) < min(second.steps)
