@@ -18,7 +18,7 @@ Program = Callable[..., Any]
 class SurrogateLoss(NamedTuple):
     """What an objective computes in one evaluation, as tensors without axes.
 
-    Attributes:
+    Args:
         loss: the weighted loss in nats, summed over the data, as ``loss_and_grads`` returns it.
         surrogate: whose gradient is the objective's; its value means nothing where sites are not
             reparameterised.
