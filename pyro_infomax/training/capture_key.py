@@ -8,7 +8,7 @@ from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-__all__ = ["Call", "NotCapturableError", "surroundings"]
+__all__ = ["Call", "NotCapturableError", "NotCompilableError", "surroundings"]
 
 _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -16,6 +16,11 @@ _PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 @final
 class NotCapturableError(Exception):
     """Why a step cannot be recorded, or not be replayed."""
+
+
+@final
+class NotCompilableError(Exception):
+    """Why a recorded step cannot be compiled."""
 
 
 @final

@@ -15,7 +15,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
 from pyro_infomax.infer import SurrogateLoss
-from pyro_infomax.training.capture_key import Call, NotCapturableError, surroundings
+from pyro_infomax.training.capture_key import Call, NotCapturableError, NotCompilableError, surroundings
 from pyro_infomax.training.captured_step import BACKENDS, CapturedStep, Objective, Programs, stated_parameters
 from pyro_infomax.training.own_code import place_of
 from pyro_infomax.training.program_state import ProgramState
@@ -59,7 +59,7 @@ class CapturedSVI(SVI):
             :class:`~pyro_infomax.training.FusedOptim`.
         loss: an ELBO, or a function of model, guide and data that returns a loss to differentiate.
         backend: ``"replay"`` runs torch's operations one after another. ``"inductor"`` compiles them, which
-            takes a C++ compiler and some seconds for each shape.
+            takes a C++ compiler and some seconds for each shape; where that fails, it replays.
 
     Attributes:
         reduce_gradients: called with the list of gradients before each step of the optimiser, if not None.
@@ -242,9 +242,21 @@ class CapturedSVI(SVI):
         difference = eager.difference(captured, self._names())
         self._eager_update(parameters)
         if difference is not None:
-            sentence = f"a recorded step is not the step that the programs take: {difference}"
-            self._give_up(sentence, depth=2)
+            self._go_without(f"step is not the step that the programs take: {difference}")
         return loss
+
+    def _go_without(self, finding: str) -> None:
+        """Goes on without what has turned out to be wrong."""
+        if self.backend == "inductor":
+            self._graphs.clear()
+            self._stop_compiling(f"a compiled {finding}", depth=3)
+        else:
+            self._give_up(f"a recorded {finding}", depth=3)
+
+    def _stop_compiling(self, reason: str, *, depth: int) -> None:
+        self.backend = "replay"
+        sentence = f"CapturedSVI replays its steps without compiling them: {reason}."
+        warnings.warn(sentence, UserWarning, stacklevel=3 + depth)
 
     def _buffers(self, written: Iterable[Tensor]) -> dict[str, Tensor]:
         others = {f"{number} of those that are written to": each for number, each in enumerate(written)}
@@ -260,6 +272,9 @@ class CapturedSVI(SVI):
                 return CapturedStep(self._programs, call, self.optim, backend=self.backend)
         except NotCapturableError:
             raise
+        except NotCompilableError as error:
+            self._stop_compiling(f"the compiler says {error}", depth=2)
+            return self._record(call, graph)
         except Exception as error:
             raise NotCapturableError(
                 f"its operations cannot be recorded ({_first_line(error)}{place_of(error)})"

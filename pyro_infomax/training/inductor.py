@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
+from pyro_infomax.training.capture_key import NotCompilableError
 from pyro_infomax.training.gradient_buffers import GradientBuffers
 from pyro_infomax.training.recorded_graph import RecordedGraph
 
@@ -30,14 +31,14 @@ def compile_graph(
 
     Returns:
         The function, of the graph's inputs, that returns the other outputs. To be called without gradients.
+
+    Raises:
+        NotCompilableError: where inductor fails, for want of a C++ compiler for instance.
     """
     _flatten_gradients(recorded, gradients)
     live = _lift_parameters(recorded, gradients) + _lift_others(recorded)
     recorded.module.recompile()
-    with torch.no_grad():
-        compiled: Any = torch._inductor.compile(
-            recorded.module, [*inputs, *live], options={"fallback_random": True}
-        )
+    compiled = _compiled(recorded.module, [*inputs, *live])
     returned = len(recorded.outputs) - len(gradients.flat)
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -46,6 +47,16 @@ def compile_graph(
         return tuple(found[:returned])
 
     return run
+
+
+def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Any:
+    try:
+        with torch.no_grad():
+            return torch._inductor.compile(module, [*inputs], options={"fallback_random": True})
+    # Whatever it is that fails, the graph can still be replayed
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise NotCompilableError(f"{type(error).__name__}: {first_line}") from error
 
 
 def _flatten_gradients(recorded: RecordedGraph, gradients: GradientBuffers) -> None:
