@@ -43,14 +43,15 @@ class CapturedSVI(SVI):
 
     The first step on data of a shape is an ordinary one. The second is recorded, and compared with an
     ordinary one under the same random state: loss, terms, gradients, buffers of modules and the random state
-    that is left. The comparison is repeated after 10 and 100 steps, then every 1000. Where the two differ, or
-    programs cannot be recorded (their tensors decide on branches, say), a warning says why and training goes
-    on by ordinary steps.
+    that is left. The comparison is repeated in the third step, after 10 and 100 steps, then every 1000. Where
+    the two differ, or programs cannot be recorded (since they read values of tensors, draw random numbers
+    elsewhere or change numbers of their own, say), a warning says why and training goes on by ordinary steps.
 
     A graph stands for what was fixed when it was recorded: shapes and dtypes, plain arguments, the training
-    mode of modules, which parameters are trained, and the objective's numbers. If one of these changes,
-    another graph is recorded. Numbers that a program reads from elsewhere, a counter of its own for instance,
-    are noticed at the next comparison.
+    mode of modules, which parameters are trained, the objective's numbers, and the numbers and tensors in
+    attributes, closures, globals and containers that the programs reach. If one of these changes, another
+    graph is recorded. What programs read from elsewhere (a clock, a file, a NumPy array that is changed in
+    place) is noticed at the next comparison. Pyro's validation takes place in ordinary steps alone.
 
     Args:
         model: the model.

@@ -5,6 +5,8 @@ import random
 from typing import Any, Final, final
 
 import numpy as np
+import torch
+from torch import Tensor
 
 __all__ = ["GLOBAL_GENERATORS", "ForeignDraws"]
 
@@ -33,7 +35,7 @@ class ForeignDraws:
 
     def put_back(self) -> bool:
         """Puts the state back; whether it had moved."""
-        if pickle.dumps(self._read()) == pickle.dumps(self._state):
+        if _same(self._read(), self._state):
             return False
         self._write()
         return True
@@ -50,3 +52,9 @@ class ForeignDraws:
             generator.bit_generator.state = self._state
         else:
             (generator.setstate if hasattr(generator, "setstate") else generator.set_state)(self._state)
+
+
+def _same(state: Any, other: Any) -> bool:
+    if isinstance(state, Tensor):
+        return torch.equal(state, other)
+    return pickle.dumps(state) == pickle.dumps(other)

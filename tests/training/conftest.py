@@ -1,5 +1,6 @@
 """A linear pair of programs for exact comparisons: modules, a constrained parameter, dropout."""
 
+from collections import deque
 from collections.abc import Callable
 
 import pyro
@@ -21,7 +22,8 @@ class LinearPair(nn.Module):
         self.encoder = nn.Linear(3, 4)
         self.decoder = nn.Linear(2, 3)
         self.dropout = nn.Dropout(0.25)
-        self.modes: list[tuple[bool, bool]] = []
+        # no list: a program that fills one cannot be recorded
+        self.modes: deque[tuple[bool, bool]] = deque()
 
     def model(self, x: Tensor) -> None:
         pyro.module("decoder", self.decoder)

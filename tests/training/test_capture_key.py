@@ -17,7 +17,7 @@ def layout(*args, **kwargs):
     ("one", "other"),
     [
         ((X,), (torch.zeros(3, 3),)),
-        ((X,), (X.float(),)),
+        ((X,), (X.double(),)),
         ((X,), (torch.zeros(3, 2).T,)),
         ((X, 1), (X, 2)),
         ((X, 1), (X, True)),

@@ -78,11 +78,14 @@ def test_written_tensors():
 
     def tracking(x):
         average.mul_(0.5).add_(x.mean())
-        model(x.mul_(1.0))
+        model(x)
 
-    Trace_ELBO().loss(tracking, guide, X.clone())
+    def overwriting(x):
+        guide(x.mul_(1.0))
+
+    Trace_ELBO().loss(tracking, overwriting, X.clone())
     before = average.clone()
-    step = captured(Programs(tracking, guide, Trace_ELBO()))
+    step = captured(Programs(tracking, overwriting, Trace_ELBO()))
     assert torch.equal(average, before)
     call = Call((X,), {})
     assert [each is other for each, other in zip(step.written(call), (average, X), strict=True)] == [

@@ -210,7 +210,7 @@ def test_validation_runs_in_evaluation_mode_without_gradients(make_svi, data):
     pair = svi.guide.__self__
     pair.decoder.eval()
     fit(svi, data, epochs=2, batch_size=None, validation=data, progress=False)
-    assert pair.modes == [(True, True), (False, False)] * 2
+    assert list(pair.modes) == [(True, True), (False, False)] * 2
     assert pair.dropout.training
     assert not pair.decoder.training
 

@@ -103,7 +103,12 @@ def test_rebound_tensors_are_passed_over():
 
 def test_put_back_after_an_error():
     state = start()
-    with pytest.raises(KeyError), PythonState(program(state)).restored():
-        state["number"] = 1.0
-        raise KeyError
+
+    def fails():
+        with PythonState(program(state)).restored():
+            state["number"] = 1.0
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
     assert state["number"] == 0.5
