@@ -37,7 +37,8 @@ class _ClosedFormELBO(TraceMeanField_ELBO):
         model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
         closed = _note_divergences(model_trace, guide_trace)
         model_trace.compute_log_prob(lambda name, _: name not in closed)
-        _without(guide_trace, closed).compute_score_parts()
+        if any(node["type"] == "sample" and name not in closed for name, node in guide_trace.nodes.items()):
+            _without(guide_trace, closed).compute_score_parts()
         if validate:
             self._check_traces(model_trace, guide_trace)
         return model_trace, guide_trace

@@ -337,11 +337,13 @@ class _Graph:
         """What the recording has read and is no longer so."""
         if self.step is None:
             return None
-        stored = dict(pyro.get_param_store().named_parameters())
-        for name, leaf in self.stored.items():
-            if stored.get(name) is not leaf:
-                return f"the parameter {name}"
-        return self.python.changed()
+        missing = len(self.stored)
+        for name, leaf in pyro.get_param_store().named_parameters():
+            if name in self.stored:
+                missing -= 1
+                if self.stored[name] is not leaf:
+                    return f"the parameter {name}"
+        return "a parameter of the store" if missing else self.python.changed()
 
 
 def _as_svi_returns(loss: Any) -> Any:

@@ -36,7 +36,7 @@ class Checkpoint:
     ) -> None:
         if not isinstance(path, str | os.PathLike):
             raise ValueError(f"Expected the path of a checkpoint but got {path!r}.")
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         if self.path.is_dir():
             raise ValueError(f"Expected the path of a file but {self.path} is a folder.")
         _check_steps(every_steps)

@@ -73,13 +73,15 @@ class DataPlates:
         outside: the sites in no plate that follows the data.
 
     Raises:
-        NotImplementedError: where a site in no such plate depends on the data all the same.
+        NotImplementedError: where a site in no such plate depends on the data all the same, and where a
+            scale follows their number, other than that of a plate which says that it is a subsample.
     """
 
     def __init__(self, model: Program, guide: Program, batch: Batch) -> None:
         with evaluation_mode(model, guide), torch.no_grad():
             here = _traces(model, guide, batch)
-            there = _other_traces(model, guide, _other_rows(batch), here)
+            other = _other_rows(batch)
+            there = _other_traces(model, guide, other, here)
         plates = [_plates(traces) for traces in (here, there)]
         names = plates[0].keys() & plates[1].keys()
         self.whole = frozenset(name for name in names if plates[0][name][1] != plates[1][name][1])
@@ -87,6 +89,7 @@ class DataPlates:
         following = self.whole | subsamples
         self.outside = [site["name"] for site in _sites(here) if not _within(site, following)]
         self._check_independent(here, there)
+        _check_scales(here, there, subsamples, len(batch[0]) / len(other[0]))
 
     def _check_independent(self, here: Sequence[Trace], there: Sequence[Trace]) -> None:
         for one, other in zip(here, there, strict=True):
@@ -134,6 +137,25 @@ def _plates(traces: Sequence[Trace]) -> dict[str, tuple[int, int]]:
 
 def _within(site: Any, plates: frozenset[str]) -> bool:
     return any(frame.name in plates for frame in site["cond_indep_stack"])
+
+
+def _check_scales(here: Sequence[Trace], there: Sequence[Trace], subsamples: set[str], ratio: float) -> None:
+    """Processes that each scale their own part up to all data would together count these several times."""
+    for one, other in zip(here, there, strict=True):
+        known = {site["name"]: site for site in _sites([other])}
+        for site in _sites([one]):
+            if site["name"] not in known or _within(site, frozenset(subsamples)):
+                continue
+            scales = [torch.as_tensor(each["scale"]).double() for each in (site, known[site["name"]])]
+            # Of weights that each datum has by itself there is one a row
+            if any(scale.dim() for scale in scales) or not scales[1]:
+                continue
+            if min(abs(float(scales[0] / scales[1]) - each) for each in (ratio, 1 / ratio)) < 1e-6 * ratio:
+                raise NotImplementedError(
+                    f"The site {site['name']!r} has a scale that follows the number of data given, of which "
+                    "each process has a part only; state the data plate as pyro.plate('data', N, "
+                    "subsample_size=len(data)) in its place"
+                )
 
 
 def _alike(site: Any, other: Any) -> bool:

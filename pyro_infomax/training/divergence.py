@@ -37,7 +37,8 @@ class Divergence:
         Pyro's validation meets nan as a distribution's invalid argument before there is a loss. An error of
         the very first step is the program's own, unless the data explain it.
         """
-        if self._last_good.spoiled() or self._count(batch):
+        # All processes count together, also where the state of one alone is spoiled
+        if self._count(batch) or self._last_good.spoiled():
             return True
         return self._state.step > 1 and not self._is_finite_unchecked(batch)
 

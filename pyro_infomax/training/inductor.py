@@ -52,11 +52,21 @@ def compile_graph(
 def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Any:
     try:
         with torch.no_grad():
-            return torch._inductor.compile(module, [*inputs], options={"fallback_random": True})
+            compiled = torch._inductor.compile(module, [*inputs], options=_options())
     # Whatever it is that fails, the graph can still be replayed
     except Exception as error:
         first_line = str(error).strip().partition("\n")[0]
         raise NotCompilableError(f"{type(error).__name__}: {first_line}") from error
+    # What Dynamo wraps around it costs microseconds at each call, and is for code that Dynamo compiles
+    return getattr(compiled, "_torchdynamo_orig_callable", compiled)
+
+
+def _options() -> dict[str, bool]:
+    from torch._inductor import config  # it takes a second, which others need not spend
+
+    # Who replays has looked at sizes and strides already, which small graphs notice
+    checks = [name for name in ("size_asserts", "alignment_asserts") if hasattr(config, name)]
+    return {"fallback_random": True} | dict.fromkeys(checks, False)
 
 
 def _flatten_gradients(recorded: RecordedGraph, gradients: GradientBuffers) -> None:

@@ -49,7 +49,7 @@ class Keeper:
         self._path = checkpoint.path
         self._state = state
         self._last_good = last_good
-        self._callbacks: list[Any] = [each for each in callbacks if hasattr(each, "load_state_dict")]
+        self._callbacks: list[Any] = [each for each in callbacks if _has_state(each)]
         self._streams = streams
         self._setting = dict(setting)
         self._ranks = ranks
@@ -79,15 +79,14 @@ class Keeper:
         if not self._ranks.is_first:
             return None
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self._path)
-        if not self._path.exists():
-            return None
-        if not resume:
+        exists = self._path.exists()
+        if exists and not resume:
             raise ValueError(
                 f"Expected no file {self._path}, which a new training would overwrite, but there is one: "
                 "pass resume=True to go on from it, or another path."
             )
-        return read_checkpoint(self._path)
+        remove_leftovers(self._path)
+        return read_checkpoint(self._path) if exists else None
 
     def restore(self, content: Mapping[str, Any], part: EpochPart) -> None:
         """Puts a training back to where a file has it; nothing is changed if it does not fit.
@@ -232,6 +231,10 @@ class Keeper:
             "part": None if part is None else self._ranks.all_of(part.state_dict()),
             "last_good": None if part is None else self._last_good.state_dict(),
         }
+
+
+def _has_state(callback: object) -> bool:
+    return hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict")
 
 
 def _state_of(thing: Any) -> Any:

@@ -105,7 +105,7 @@ def _rows_of_tensor(tensor: Tensor, name: str) -> MappedRows | None:
 
 
 def _file_of(array: NDArray[Any], path: str | None, offset: int) -> RowFile | None:
-    if path is None or not array.size or not os.path.isfile(path) or not hasattr(os, "preadv"):
+    if path is None or 0 in (array.ndim, array.size) or not os.path.isfile(path) or not hasattr(os, "preadv"):
         return None
     file = RowFile(path, offset=offset, shape=array.shape, strides=array.strides, dtype=array.dtype)
     return file if _same_ends(file, array) else None

@@ -58,12 +58,21 @@ class Monitor:
         self._cost, self.epoch = cost, state.epoch
         return True
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, float | str]:
         """What it has seen."""
-        return {"cost": self._cost, "epoch": self.epoch}
+        return {"column": self.column, "cost": self._cost, "epoch": self.epoch}
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Goes on from what another one has seen."""
+    def load_state_dict(self, state: Mapping[str, float | str]) -> None:
+        """Goes on from what another one has seen.
+
+        Raises:
+            ValueError: for the state of one that watches another column.
+        """
+        if state["column"] != self.column:
+            raise ValueError(
+                f"Expected the state of a callback that watches {self.column!r} but it has watched "
+                f"{state['column']!r}: watch the same column, or begin another training."
+            )
         self._cost, self.epoch = float(state["cost"]), int(state["epoch"])
 
     @property

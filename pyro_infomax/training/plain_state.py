@@ -42,7 +42,8 @@ def _plain(value: Any, of: str, path: str) -> Any:
     if type(value) in _VALUES:
         return value
     if type(value) in _MAPPINGS:
-        return type(value)({key: _plain(each, of, f"{path}.{key}") for key, each in value.items()})
+        pairs = ((key, each, f"{path}.{key}") for key, each in value.items())
+        return type(value)({_plain(key, of, at): _plain(each, of, at) for key, each, at in pairs})
     if type(value) in _SEQUENCES:
         return type(value)(_plain(each, of, f"{path}.{number}") for number, each in enumerate(value))
     for kind in _BASES:

@@ -18,7 +18,8 @@ from pyro_infomax.training.sweep_grid import Point
 
 _FORMAT: Final = "pyro_infomax sweep point"
 _VERSION: Final = 1
-_UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+# zipfile knows a compression or a password that it lacks as a RuntimeError
+_UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
 
 
 @final

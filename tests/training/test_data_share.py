@@ -99,6 +99,15 @@ def test_data_outside_of_a_plate_are_refused(x, program, site):
         DataPlates(program, lambda x: None, (x,))
 
 
+def test_a_weight_that_scales_each_batch_up_to_all_data_is_refused(x):
+    def scaled(x: Tensor) -> None:
+        with poutine.scale(scale=60 / len(x)), pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    with pytest.raises(NotImplementedError, match=r"The site 'x' .* subsample_size"):
+        DataPlates(scaled, lambda x: None, (x,))
+
+
 def test_a_guide_that_infers_what_all_data_share_from_a_batch_is_refused(x):
     def amortised(x: Tensor) -> None:
         pyro.sample("w", dist.Normal(x.mean(), 1.0))

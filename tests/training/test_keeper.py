@@ -419,6 +419,27 @@ def test_with_early_stopping(restore_best, data, path):
     check_resume(partial(make, "closed over"), data, path, stops=(6, 3), make_arguments=callbacks, epochs=6)
 
 
+def test_a_callback_that_has_no_state_to_give_is_not_kept(data, path):
+    class Reader:
+        def __call__(self, state):
+            pass
+
+        def load_state_dict(self, state):
+            raise AssertionError
+
+    outcome(make("closed over", seed=0), data, epochs=1, checkpoint=path, callbacks=[Reader()])
+    assert read_checkpoint(path)["callbacks"] == []
+
+
+def test_a_refused_training_leaves_alone_what_another_one_is_writing(data, path):
+    outcome(make("closed over", seed=0), data, epochs=1, checkpoint=path)
+    writing = path.with_name(f".{path.name}.123.tmp")
+    writing.touch()
+    with pytest.raises(ValueError, match="pass resume=True"):
+        outcome(make("closed over", seed=0), data, epochs=1, checkpoint=path)
+    assert writing.exists()
+
+
 def loader(x, **options):
     return DataLoader(TensorDataset(x), batch_size=3, **options)
 

@@ -116,6 +116,12 @@ def test_lengths_that_differ(path):
         to_batches((mapped, torch.ones(3)), batch_size=2)
 
 
+def test_no_axis(path):
+    whole = np.load(path, mmap_mode="r")
+    with pytest.raises(ValueError, match="Expected data to have a first axis"):
+        to_batches(whole[(slice(0, 1),) * whole.ndim].reshape(()), batch_size=2)
+
+
 def test_no_rows(path):
     with pytest.raises(ValueError, match="at least one datum but it is empty"):
         to_batches(np.load(path, mmap_mode="r")[:0], batch_size=2)

@@ -72,3 +72,9 @@ def test_missing_column():
 def test_wrong_input(min_delta):
     with pytest.raises(ValueError, match="min_delta >= 0 but got"):
         Monitor("loss", min_delta=min_delta)
+
+
+def test_a_state_of_another_column_is_refused():
+    state = Monitor("elbo").state_dict()
+    with pytest.raises(ValueError, match="watches 'loss' but it has watched 'elbo'"):
+        Monitor("loss").load_state_dict(state)

@@ -29,6 +29,7 @@ class Mine(dict):
         (OrderedDict(b=1, a=2), OrderedDict(b=1, a=2)),
         ({"milestones": Counter([3, 3, 5])}, {"milestones": Counter([3, 3, 5])}),
         (Mine(a=1), {"a": 1}),
+        ({np.int64(3): {np.str_("x"): 1}, (1, np.float64(0.5)): 2}, {3: {"x": 1}, (1, 0.5): 2}),
         (Pair(1, 2), (1, 2)),
         ({"size": torch.Size([2, 3])}, {"size": (2, 3)}),
         ({"dtype": torch.float32, "seen": {1, 2}}, {"dtype": torch.float32, "seen": {1, 2}}),
@@ -56,6 +57,7 @@ def test_tensors_come_without_graph_and_without_the_rest_of_their_storage():
         ({"a": [0, len]}, "of a callback to consist .* got a builtin_function_or_method at 'a.1'"),
         (object(), "got a object at 'its root'"),
         ({"x": np.zeros(2)}, "got a ndarray at 'x'"),
+        ({"x": {len: 1}}, "got a builtin_function_or_method at 'x.<built-in function len>'"),
     ],
 )
 def test_what_cannot_be_held_is_named(state, message):

@@ -88,6 +88,16 @@ def test_a_file_that_is_no_outcome_is_passed_over(store, result, harm):
         assert store.read(POINT) is None
 
 
+def test_a_file_of_an_unknown_compression_is_passed_over(store, result):
+    store.write(POINT, result)
+    path = store._folder / f"{POINT.key}.npz"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 10] = 99
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="made anew"):
+        assert store.read(POINT) is None
+
+
 def test_a_failure_file_that_is_none_is_passed_over(store):
     (store._folder / f"{POINT.key}.failure.json").write_text('{"point": 3}')
     with pytest.warns(UserWarning, match="made anew"):
