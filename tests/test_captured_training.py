@@ -203,9 +203,9 @@ def test_compiled_steps_end_where_ordinary_ones_do_for_ten_seeds(tmp_path, monke
     for kind in (SVI, lambda *args: CapturedSVI(*args, backend="inductor")):
         pyro.clear_param_store()
         torch.manual_seed(0)
-        optim = adam()
+        optim, data = adam(), batches()[:40]
         svi = kind(*continuous(), optim, BetaELBO(beta=1.0))
-        svi.step(batches()[0])
+        svi.step(data[0])
         leaves = [leaf for _, leaf in pyro.get_param_store().named_parameters()]
         for seed in range(10):
             torch.manual_seed(seed)
@@ -213,7 +213,7 @@ def test_compiled_steps_end_where_ordinary_ones_do_for_ten_seeds(tmp_path, monke
             with torch.no_grad():
                 for leaf in leaves:
                     leaf.copy_(0.3 * torch.randn(leaf.shape))
-            finals.append(sum([svi.step(x) for x in batches()[:80]][-20:]) / 20)
+            finals.append(sum([svi.step(x) for x in data][-10:]) / 10)
     assert svi.captured, svi.reason
     ordinary, compiled = torch.tensor(finals[:10]), torch.tensor(finals[10:])
     # draws are the same, so that the losses are too, and not only their distribution
