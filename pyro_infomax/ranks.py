@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeVar, final
 import torch
 from torch import Tensor
 
-__all__ = ["ONE_RANK", "FabricRanks", "OneRank", "PeerError", "Ranks", "ranks_of"]
+__all__ = ["ONE_RANK", "FabricRanks", "OneRank", "PeerError", "Ranks", "attempt", "ranks_of"]
 
 _Result = TypeVar("_Result")
 _REPLICATED: Final = ("SingleDeviceStrategy", "DDPStrategy")
@@ -84,7 +84,7 @@ class Ranks(ABC):
             Exception: its own error; on the processes where it went well, that of the first that failed, as
                 one of the same kind.
         """
-        result, error = _attempt(compute)
+        result, error = attempt(compute)
         if not int(self.reduce(torch.tensor([error is not None], dtype=torch.int64))):
             return result  # type: ignore[return-value]
         failures = [each for each in self.all_of(_told(error)) if each is not None]
@@ -93,6 +93,14 @@ class Ranks(ABC):
         if error is not None and _told(error) == chosen:
             raise error
         raise _retold(*chosen) from error
+
+    def end_together(self, error: Exception | None) -> None:
+        """Ends all processes if one of them has met an error, as :meth:`together` does.
+
+        Args:
+            error: what this process has met, None if all went well here.
+        """
+        self.together(lambda: _raise(error))
 
 
 @final
@@ -200,11 +208,22 @@ def _check_fabric(fabric: Any) -> None:
         )
 
 
-def _attempt(compute: Callable[[], _Result]) -> tuple[_Result | None, Exception | None]:
+def attempt(compute: Callable[[], _Result]) -> tuple[_Result | None, Exception | None]:
+    """The result, or the error that came in its place, for the other processes to hear of it first.
+
+    Example:
+        >>> attempt(lambda: 1 + 1), attempt(lambda: int("one"))[0]
+        ((2, None), None)
+    """
     try:
         return compute(), None
     except Exception as error:
         return None, error
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
 
 
 def _told(error: Exception | None) -> tuple[str, str] | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
 from typing import Any, Final, final
@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_infomax.nn.module_modes import modules_behind
 from pyro_infomax.random_state import isolated_random_state
-from pyro_infomax.ranks import Ranks, ranks_of
+from pyro_infomax.ranks import Ranks, attempt, ranks_of
 from pyro_infomax.training.batches import Batch, Batches
 from pyro_infomax.training.captured_svi import CapturedSVI
 from pyro_infomax.training.data_share import DataPlates, DataShareMessenger
@@ -211,7 +211,7 @@ class DataParallel(Execution):
             stated.update(_parameters(capture.trace))
             return loss
 
-        loss, error = _attempt(run)
+        loss, error = attempt(run)
         new = {
             name: leaf for name, leaf in stated.items() if name not in self._known and is_of_programs(name)
         }
@@ -221,7 +221,7 @@ class DataParallel(Execution):
         failed, bad, unknown, *present = self.ranks.reduce(torch.tensor(head, dtype=torch.float64)).tolist()
         if failed:
             zero_grads(self._known.values())
-            self.ranks.together(lambda: _raise(error))
+            self.ranks.end_together(error)
         if unknown:
             self._learn(new)
             present += [1.0] * len(new)
@@ -275,15 +275,16 @@ class DataParallel(Execution):
 
         svi.reduce_gradients = reduce
         try:
-            loss, error = _attempt(run)
+            loss, error = attempt(run)
         finally:
             svi.reduce_gradients = None
         if error is not None and not called:
             self._agree(1, 0)
-            self.ranks.together(lambda: _raise(error))
+            self.ranks.end_together(error)
         if isinstance(error, _OtherFailedError):
-            self.ranks.together(lambda: None)
-        _raise(error)
+            self.ranks.end_together(None)
+        if error is not None:
+            raise error
         assert loss is not None
         return self._after_captured(svi, loss)
 
@@ -328,18 +329,6 @@ class DataParallel(Execution):
 @final
 class _OtherFailedError(RuntimeError):
     """Ends a captured step because another process has failed in its own."""
-
-
-def _attempt(run: Callable[[], float]) -> tuple[float | None, Exception | None]:
-    try:
-        return run(), None
-    except Exception as error:
-        return None, error
-
-
-def _raise(error: Exception | None) -> None:
-    if error is not None:
-        raise error
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pyro_infomax.ranks import Ranks
+from pyro_infomax.ranks import Ranks, attempt
 from pyro_infomax.training.batches import Batch, Batches, LoaderBatches
 
 
@@ -67,17 +67,21 @@ class RankBatches(Batches):
 
     def _next(self, own: Iterator[Batch]) -> tuple[Batch | None, int]:
         """The next batch, None if there is none left, and the number of data over all processes."""
-        batch, error = _fetched(own, self._place)
+        batch, error = attempt(lambda: self._fetched(own))
         here = torch.tensor([error is not None, batch is not None, len(batch[0]) if batch else 0])
         failed, having, size = self._ranks.reduce(here).tolist()
         if failed:
-            self._ranks.together(lambda: _raise(error))
+            self._ranks.end_together(error)
         if having not in (0, self._ranks.world_size):
             raise ValueError(
                 f"Expected as many batches for each of {self._ranks.world_size} processes but {having} of "
                 "them have more; give each loader the same number (a DistributedSampler does)."
             )
         return batch, size
+
+    def _fetched(self, own: Iterator[Batch]) -> Batch | None:
+        batch = next(own, None)
+        return None if batch is None else self._place(batch)
 
     def _check_differ(self, batch: Batch) -> None:
         """Loaders that nobody has split hand out the same data to all processes."""
@@ -88,19 +92,6 @@ class RankBatches(Batches):
                 "Expected loaders that hold another part of the data for each process but all got the same "
                 "batch; pass the loader through fabric.setup_dataloaders, or a DistributedSampler to it."
             )
-
-
-def _fetched(own: Iterator[Batch], place: Callable[[Batch], Batch]) -> tuple[Batch | None, Exception | None]:
-    try:
-        batch = next(own, None)
-        return (None if batch is None else place(batch)), None
-    except Exception as error:
-        return None, error
-
-
-def _raise(error: Exception | None) -> None:
-    if error is not None:
-        raise error
 
 
 def _are_equal(one: list[Tensor], other: list[Tensor]) -> bool:
