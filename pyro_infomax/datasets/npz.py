@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pyro_infomax.datasets.channels import channels_first
 from pyro_infomax.datasets.images import LabelledImages
 
 _Array = npt.NDArray[Any]
 _IMAGE_NAMES = ("images", "x")
 _LABEL_NAMES = ("labels", "y")
-_CHANNELS = (1, 3, 4)
 
 
 def load_npz(path: str | os.PathLike[str]) -> LabelledImages:
@@ -49,7 +49,7 @@ def load_npz(path: str | os.PathLike[str]) -> LabelledImages:
     """
     images, labels = _read(Path(path))
     return LabelledImages(
-        images=torch.from_numpy(_unit_scale(_channels_first(_checked_shape(images)))),
+        images=torch.from_numpy(_unit_scale(channels_first(_checked_shape(images)))),
         labels=None if labels is None else torch.from_numpy(_checked_labels(labels, size=len(images))),
     )
 
@@ -111,11 +111,6 @@ def _checked_shape(images: _Array) -> _Array:
     if images.size == 0:
         raise ValueError(f"Expected at least one image and pixel but got shape {images.shape}.")
     return images
-
-
-def _channels_first(images: _Array) -> _Array:
-    last = images.ndim == 4 and images.shape[-1] in _CHANNELS and images.shape[1] not in _CHANNELS
-    return np.moveaxis(images, -1, 1) if last else images
 
 
 def _unit_scale(images: _Array) -> _Array:

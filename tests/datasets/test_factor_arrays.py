@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+import torch
+
+from pyro_infomax.datasets import FactorArrays
+
+GRID = np.stack([axis.ravel() for axis in np.indices((2, 3))], axis=1)
+
+
+def images_of(factors):
+    """Images whose every pixel tells the combination."""
+    return np.repeat((10 * factors[:, 0] + factors[:, 1]) / 100, 4).reshape(-1, 2, 2)
+
+
+def arrays(order=slice(None), **keywords):
+    return FactorArrays(images_of(GRID)[order], GRID[order], factor_names=("a", "b"), **keywords)
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1), [3, 1, 4, 0, 5, 2]])
+def test_rows_are_found_whatever_their_order(order):
+    data = arrays(order)
+    asked = np.array([[1, 2], [0, 0], [1, 0], [1, 2]])
+    assert np.allclose(data.observations(asked).numpy(), images_of(asked))
+
+
+def test_a_complete_grid_is_drawn_column_by_column():
+    generator = np.random.RandomState(0)
+    expected = np.stack([generator.randint(size, size=9) for size in (2, 3)], axis=1)
+    assert np.array_equal(arrays().sample_factors(9, seed=0), expected)
+    assert not arrays().draws
+
+
+def test_values_are_numbered_in_their_order():
+    data = FactorArrays(images_of(GRID), GRID * [-1.5, 7] + [0, 3])
+    assert data.factor_names == ("factor 0", "factor 1")
+    assert data.factor_values == {"factor 0": (-1.5, 0), "factor 1": (3, 10, 17)}
+    assert np.allclose(data.observations([[0, 1]]).numpy(), images_of(np.array([[1, 1]])))
+
+
+def test_missing_combinations_never_come_and_have_no_image():
+    data = arrays([0, 2, 3, 4])
+    assert data.all_factors().tolist() == [[0, 0], [0, 2], [1, 0], [1, 1]]
+    assert {tuple(row) for row in data.sample_factors(200, seed=0).tolist()} == {
+        (0, 0),
+        (0, 2),
+        (1, 0),
+        (1, 1),
+    }
+    with pytest.raises(ValueError, match=r"but 1 have none, the first in row 1: \[0, 1\]; all_factors"):
+        data.observations([[0, 0], [0, 1]])
+
+
+def test_several_rows_of_a_combination_are_drawn_by_seed():
+    images = np.arange(6, dtype=np.float64).reshape(6, 1, 1).repeat(2, 2) / 10
+    data = FactorArrays(images, np.array([[0], [1], [0], [0], [1], [0]]))
+    drawn = data.observations(np.zeros((3000, 1), dtype=int), seed=0)[:, 0, 0]
+    values, counts = drawn.unique(return_counts=True)
+    assert np.allclose(values, [0.0, 0.2, 0.3, 0.5])
+    assert (counts - 750).abs().max() < 5 * np.sqrt(3000 * 0.25 * 0.75)
+    assert torch.equal(drawn, data.observations(np.zeros((3000, 1), dtype=int), seed=0)[:, 0, 0])
+    assert data.draws
+
+
+def test_combinations_come_as_often_as_there_are_rows():
+    data = arrays([0, 0, 0, 1, 2, 3, 4, 5])
+    assert np.allclose(data.probabilities(), [3 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 8])
+
+
+def test_equally_many_rows_of_every_combination_are_the_full_grid():
+    data = arrays([0, 1, 2, 3, 4, 5] * 2)
+    assert data.all_factors().tolist() == GRID.tolist()
+    assert np.allclose(data.probabilities(), 1 / 6)
+
+
+def test_what_is_left_out_and_what_goes_together_apply():
+    data = arrays(where=lambda v: v[:, 1] != 1, correlated={("a", "b"): 0.5})
+    assert data.all_factors().tolist() == [[0, 0], [0, 2], [1, 0], [1, 2]]
+    probabilities = data.probabilities()
+    assert probabilities[0] == pytest.approx(probabilities[1] * np.exp(1 / (2 * 0.25)))
+
+
+def test_bytes_are_divided_by_255_unless_they_are_binary():
+    grey = FactorArrays(np.array([[[0, 51]], [[1, 0]]], dtype=np.uint8), [[0], [1]])
+    assert np.allclose(grey.observations([[0], [1]]), [[[0, 0.2]], [[1 / 255, 0]]])
+    binary = FactorArrays(np.array([[[0, 1]], [[1, 1]]], dtype=np.uint8), [[0], [1]])
+    assert binary.observations([[0], [1]]).tolist() == [[[0, 1]], [[1, 1]]]
+
+
+def test_what_is_white_may_be_named():
+    data = FactorArrays(np.array([[[0, 8]], [[16, 4]]]), [[0], [1]], white=16)
+    assert data.observations([[0], [1]]).tolist() == [[[0, 0.5]], [[1, 0.25]]]
+
+
+def test_channels_come_first():
+    images = np.random.default_rng(0).random((2, 8, 6, 3))
+    data = FactorArrays(images, [[0], [1]])
+    assert data.observation_shape == (3, 8, 6)
+    assert np.allclose(data.observations([[1]])[0], np.moveaxis(images[1], -1, 0))
+
+
+def test_tensors_and_memory_mapped_arrays_do_too(tmp_path):
+    np.save(tmp_path / "images.npy", images_of(GRID))
+    for images in (torch.from_numpy(images_of(GRID)), np.load(tmp_path / "images.npy", mmap_mode="r")):
+        data = FactorArrays(images, torch.from_numpy(GRID))
+        assert torch.equal(data.observations(GRID[::2]), arrays().observations(GRID[::2]))
+
+
+@pytest.mark.parametrize("factors", [GRID[:3], GRID[:, 0], np.zeros((6, 0))])
+def test_other_shapes_of_factors_are_refused(factors):
+    with pytest.raises(ValueError, match=r"Expected factors of shape \(6, K\)"):
+        FactorArrays(images_of(GRID), factors)
+
+
+@pytest.mark.parametrize("factors", [np.where(GRID == 0, np.nan, 1.0), np.full((6, 2), "a")])
+def test_factors_that_are_no_numbers_are_refused(factors):
+    with pytest.raises(ValueError, match="Expected factors as finite real numbers"):
+        FactorArrays(images_of(GRID), factors)
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "a"), ("a", "b", "c")])
+def test_names_that_do_not_fit_are_refused(names):
+    with pytest.raises(ValueError, match="Expected 2 different factor_names"):
+        FactorArrays(images_of(GRID), GRID, factor_names=names)
+
+
+@pytest.mark.parametrize("images", [np.zeros(6), [[1.0]] * 6])
+def test_images_that_are_no_array_with_two_axes_are_refused(images):
+    with pytest.raises(ValueError, match="Expected images as an array of at least two axes"):
+        FactorArrays(images, GRID)
+
+
+def test_complex_images_are_refused():
+    with pytest.raises(ValueError, match="Expected images of real numbers or booleans"):
+        FactorArrays(images_of(GRID) * 1j, GRID)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.5, np.nan])
+def test_pixels_off_the_scale_are_refused(wrong):
+    images = images_of(GRID)
+    images[2, 0, 0] = wrong
+    data = FactorArrays(images, GRID)
+    assert data.observations(GRID[:2]).shape == (2, 2, 2)
+    with pytest.raises(ValueError, match=r"Expected images in \[0, 1\]"):
+        data.observations(GRID)
