@@ -1,0 +1,126 @@
+"""Traversals in motion."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from matplotlib.animation import PillowWriter
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pyro_infomax.plots.arrays import Drawable, Floats, as_vector
+from pyro_infomax.plots.canvas import checked_names
+from pyro_infomax.plots.mosaic import as_images, scale, show
+
+_TILE = 1.2  # inches
+_NAME = 0.3  # above a tile
+_DOTS_PER_INCH = 80
+_MOST_IN_A_ROW = 8
+
+
+def traversal_animation(
+    images: Drawable,
+    path: str | Path,
+    *,
+    fps: float = 10.0,
+    values: Drawable | None = None,
+    names: Sequence[str] | None = None,
+) -> Path:
+    r"""A GIF of what the decoder changes when a single latent dimension moves: a tile a dimension.
+
+    All move forth and back, so that the end is the beginning. The same images, side by side, are
+    :func:`traversals`; :func:`most_informative` says which dimensions are worth a tile.
+
+    Args:
+        images: (rows, frames, H, W) or (rows, frames, C, H, W): row j decodes z with :math:`z_j` set to each
+            of the values in turn. Three channels are colour, others stand side by side.
+        path: where to, a name that ends with .gif; a file of that name is overwritten.
+        fps: frames per second.
+        values: (frames,) the values of :math:`z_j`, written below; nothing by default.
+        names: one name per row, above its tile; by default :math:`z_0, z_1, \dots`
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the shape is not that of rows of two images or more, a value is nan or infinite, the
+            values or names do not match the frames or rows, fps is not above 0, or the path does not end with
+            .gif.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     traversal_animation(np.random.rand(2, 5, 8, 8), f"{folder}/latents.gif").name
+        'latents.gif'
+    """
+    tiles = as_images(images, name="images", axes=2)
+    target = _checked_path(path)
+    if tiles.shape[1] < 2:
+        raise ValueError("Expected two frames or more but got 1: nothing would move.")
+    if not (np.isfinite(fps) and fps > 0):
+        raise ValueError(f"Expected fps > 0 but got {fps}.")
+    labels = checked_names(names, count=len(tiles), template="$z_{{{}}}$")
+    captions = _captions(values, count=tiles.shape[1])
+    low, high = scale(tiles)
+    _write(_Film((tiles - low) / (high - low), labels, captions), target, fps=fps)
+    return target
+
+
+def _checked_path(path: str | Path) -> Path:
+    target = Path(path)
+    if target.suffix.lower() != ".gif":
+        raise ValueError(f"Expected a path that ends with .gif but got {str(target)!r}.")
+    return target
+
+
+def _captions(values: Drawable | None, *, count: int) -> list[str] | None:
+    if values is None:
+        return None
+    vector = as_vector(values, name="values")
+    if len(vector) != count:
+        raise ValueError(f"Expected one value per frame, {count} in all, but got {len(vector)}.")
+    return [f"{value:+.2f}".replace("-", "\N{MINUS SIGN}") for value in vector]
+
+
+@final
+class _Film:
+    """A figure that shows one frame at a time.
+
+    Args:
+        tiles: (row, frame, H, W, ...) between 0 and 1.
+        labels: of the rows.
+        captions: of the frames.
+    """
+
+    def __init__(self, tiles: Floats, labels: list[str], captions: list[str] | None) -> None:
+        self.length = tiles.shape[1]
+        self._tiles, self._captions = tiles, captions
+        rows = -(-len(tiles) // _MOST_IN_A_ROW)
+        columns = -(-len(tiles) // rows)
+        height, width = tiles.shape[2:4]
+        below = _NAME if captions else 0.0
+        size = (columns * _TILE * max(1.0, width / height), rows * (_TILE + _NAME) + below)
+        self.figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
+        FigureCanvasAgg(self.figure)
+        axes = self.figure.subplots(rows, columns, squeeze=False).ravel()
+        self._axes: list[Axes] = list(axes[: len(tiles)])
+        for ax in axes[len(tiles) :]:
+            ax.set_axis_off()
+        for ax, tile, label in zip(self._axes, tiles, labels, strict=True):
+            show(tile[None, :1], ax=ax).set_title(label, fontsize="medium")
+
+    def turn_to(self, frame: int) -> None:
+        for ax, tile in zip(self._axes, self._tiles, strict=True):
+            ax.images[0].set_data(tile[frame])
+        if self._captions:
+            self.figure.supxlabel(self._captions[frame], fontsize="medium")
+
+
+def _write(film: _Film, path: Path, *, fps: float) -> None:
+    writer = PillowWriter(fps=fps)  # type: ignore[arg-type]
+    with writer.saving(film.figure, str(path), dpi=_DOTS_PER_INCH):
+        for frame in (*range(film.length), *range(film.length - 2, 0, -1)):
+            film.turn_to(frame)
+            writer.grab_frame()

@@ -1,0 +1,112 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from pyro_infomax.plots import importance_matrix, information_matrix
+
+MATRIX = np.array([[0.1, 0.0, 0.7], [0.0, 0.1, 0.0], [0.2, 0.9, 0.1], [0.6, 0.0, 0.2]])  # (latent, factor)
+BOTH = pytest.mark.parametrize("function", [importance_matrix, information_matrix])
+
+
+def cells(ax):
+    return np.asarray(ax.collections[0].get_array()).reshape(len(ax.get_yticks()), -1)
+
+
+def texts(labels):
+    return [label.get_text() for label in labels]
+
+
+@BOTH
+def test_rows_are_latent_dimensions_and_columns_are_factors(function):
+    ax = function(MATRIX)
+    np.testing.assert_allclose(cells(ax), MATRIX)
+    assert texts(ax.get_yticklabels()) == ["$z_{0}$", "$z_{1}$", "$z_{2}$", "$z_{3}$"]
+    assert texts(ax.get_xticklabels()) == ["$v_{0}$", "$v_{1}$", "$v_{2}$"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("factor", "latent dimension")
+
+
+@BOTH
+def test_cells_hold_their_numbers(function):
+    assert texts(function(MATRIX).texts) == [f"{value:.2f}" for value in MATRIX.ravel()]
+
+
+@BOTH
+def test_ordered_rows_lie_on_a_diagonal_with_their_names_and_the_idle_last(function):
+    ax = function(MATRIX, ordered=True, latent_names=list("abcd"), factor_names=["shape", "x", "y"])
+    assert texts(ax.get_yticklabels()) == ["d", "c", "a", "b"]
+    assert texts(ax.get_xticklabels()) == ["shape", "x", "y"]
+    np.testing.assert_allclose(cells(ax), MATRIX[[3, 2, 0, 1]])
+
+
+@BOTH
+def test_a_large_matrix_has_no_numbers_and_names_that_stand_at_their_rows(function):
+    ax = function(np.ones((100, 3)), ordered=True)
+    assert len(ax.texts) == 0
+    assert len(ax.get_yticks()) <= 12
+    names = texts(ax.get_yticklabels())
+    assert names == [f"$z_{{{int(tick)}}}$" for tick in ax.get_yticks()]
+
+
+@BOTH
+def test_draws_on_the_given_axes(function):
+    _, ax = plt.subplots()
+    assert function(MATRIX, ax=ax) is ax
+    assert len(plt.get_fignums()) == 1
+
+
+@BOTH
+def test_tensors_with_gradients_are_drawn(function):
+    np.testing.assert_allclose(cells(function(torch.tensor(MATRIX, requires_grad=True))), MATRIX)
+
+
+@BOTH
+def test_a_matrix_of_nothing_is_white(function):
+    ax = function(np.zeros((2, 2)))
+    assert ax.collections[0].get_clim() == (0.0, 1.0)
+
+
+def test_with_entropies_the_cells_are_shares_of_what_there_is_to_know():
+    ax = information_matrix(MATRIX, entropies=[1.0, 2.0, 0.7])
+    np.testing.assert_allclose(cells(ax), MATRIX / [1.0, 2.0, 0.7])
+    assert ax.collections[0].get_clim() == (0.0, 1.0)
+    assert ax.collections[0].colorbar.ax.get_ylabel() == "share known"
+
+
+def test_information_has_its_unit_and_is_scaled_to_its_largest():
+    ax = information_matrix(MATRIX)
+    assert ax.collections[0].colorbar.ax.get_ylabel() == "mutual information, nats"
+    assert ax.collections[0].get_clim() == (0.0, 0.9)
+
+
+def test_an_estimate_below_nothing_is_drawn_as_nothing():
+    assert cells(information_matrix([[-0.01, 1.0]]))[0, 0] == 0
+
+
+def test_importance_below_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"Expected importance >= 0 but got -0\.01"):
+        importance_matrix([[-0.01, 1.0]])
+
+
+@BOTH
+def test_other_shapes_are_refused(function):
+    with pytest.raises(ValueError, match=r"of shape \(L, K\), .* but got shape \(3,\)"):
+        function(np.ones(3))
+
+
+@BOTH
+def test_nan_is_refused(function):
+    with pytest.raises(ValueError, match="Expected finite"):
+        function(MATRIX * np.nan)
+
+
+@pytest.mark.parametrize("entropies", [[1.0, 2.0], [1.0, 0.0, 1.0]])
+def test_entropies_that_do_not_match_are_refused(entropies):
+    with pytest.raises(ValueError, match="Expected an entropy above 0 for each factor, 3 in all"):
+        information_matrix(MATRIX, entropies=entropies)
+
+
+@BOTH
+def test_names_of_another_number_are_refused(function):
+    with pytest.raises(ValueError, match="Expected 3 names but got 1"):
+        function(MATRIX, factor_names=["shape"])
