@@ -1,0 +1,127 @@
+"""How well the codes together tell each value of a factor from the others, by a linear rule."""
+
+import warnings
+from typing import Any, Final
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from pyro_infomax.disentanglement.calibration import Calibration, Outcome, calibrated
+from pyro_infomax.disentanglement.encoding import drawn
+from pyro_infomax.disentanglement.learning import NUM_POINTS, dead_notes, seed_of
+from pyro_infomax.disentanglement.sample import Floats, Integers, Split, to_sample, to_split
+from pyro_infomax.disentanglement.scored import Score
+
+__all__ = ["explicitness"]
+
+_FEW: Final = Calibration(bootstraps=3, permutations=5)
+_CHANCE: Final = 0.5
+
+
+def explicitness(
+    codes: Any,
+    factors: Any,
+    *,
+    reference: bool = False,
+    calibration: Calibration | None = _FEW,
+    num_points: int = NUM_POINTS,
+    seed: int = 0,
+    progress: bool = True,
+) -> Score:
+    r"""Explicitness: how well a linear classifier tells each value of a factor from the codes.
+
+    .. math:: \mathrm{explicitness} = \frac{1}{K} \sum_k (2 A_k - 1), \qquad
+        A_k = \frac{1}{V_k} \sum_v \mathrm{AUC}\big(p(v_k = v \mid z),\ [v_k = v]\big)
+
+    with the area under the ROC curve of each of the :math:`V_k` values against the others, on the test part,
+    by scikit-learn's default logistic regression on codes of mean 0 and variance 1. An area begins at 1/2,
+    so that by default it is put on the scale from chance, 0, to perfection, 1. The reference leaves it where
+    it is: the mean of :math:`A_k`, with a floor of 1/2.
+
+    Reference: Ridgeway and Mozer (2018), *Learning deep disentangled embeddings with the F-statistic loss*.
+
+    Args:
+        codes: (n, L), or a callable from observations to codes.
+        factors: (n, K) integers, or a source of factors.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often for interval and floor; None for the score alone.
+        num_points: how many data to draw from a source.
+        seed: of everything random.
+        progress: whether a bar may show.
+
+    Returns:
+        The score; its parts are ``per_factor`` (K,), on the score's scale, and the areas ``auc_train`` and
+        ``auc_test`` (K,). A dead code is 0 throughout, where the reference has nan. A value that the test
+        part has not is left out of the mean; one that only the test part has is at chance.
+
+    Raises:
+        ValueError: for codes or factors that no score can use.
+
+    Example:
+        >>> rng = np.random.RandomState(0)
+        >>> factors = rng.randint(3, size=(300, 2))
+        >>> score = explicitness(factors @ [[1.0, 1.0], [1.0, -1.0]], factors, calibration=None)
+        >>> score.score > 0.95, score.parts["auc_test"].shape
+        (True, (2,))
+    """
+    rng = np.random.RandomState(seed)
+    points = drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)
+    split = to_split(to_sample(*points), reference=reference, rng=rng)
+
+    def statistic(split: Split, rng: np.random.RandomState) -> Outcome:
+        return _explicitness(split, rng, reference=reference)
+
+    bounds = (0.0, 1.0) if reference else (-1.0, 1.0)
+    options: dict[str, Any] = {"calibration": calibration, "rng": rng, "progress": progress}
+    return calibrated("explicitness", statistic, split, bounds=bounds, **options)
+
+
+def _explicitness(split: Split, rng: np.random.RandomState, *, reference: bool) -> Outcome:
+    train, test = _standardised(split)
+    areas = [
+        _areas((train, split.train.factors[:, k]), (test, split.test.factors[:, k]), rng)
+        for k in range(split.train.num_factors)
+    ]
+    in_train, in_test = np.array(areas).T
+    per_factor = in_test if reference else 2 * in_test - 1
+    parts = {"per_factor": per_factor, "auc_train": in_train, "auc_test": in_test}
+    return Outcome(float(per_factor.mean()), parts, notes=dead_notes(split.train))
+
+
+def _standardised(split: Split) -> tuple[Floats, Floats]:
+    """The codes in units of their spread in the train part; 0 for one that never moves there."""
+    train, test = split.train.codes, split.test.codes
+    mean, spread = train.mean(0), train.std(0)
+    # the spread of a constant may differ from 0 by rounding
+    alive = ~split.train.dead & (spread > 0)
+    unit = np.where(alive, spread, 1.0)
+    return np.where(alive, (train - mean) / unit, 0.0), np.where(alive, (test - mean) / unit, 0.0)
+
+
+def _areas(
+    train: tuple[Floats, Integers], test: tuple[Floats, Integers], rng: np.random.RandomState
+) -> tuple[float, float]:
+    values = np.unique(train[1])
+    if len(values) < 2:
+        return _CHANCE, _CHANCE
+    learner = LogisticRegression(random_state=seed_of(rng))
+    with warnings.catch_warnings():
+        # the reference stops where its optimiser stops
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        learner.fit(*train)
+    in_train, in_test = (_area(learner.predict_proba(z), values, v) for z, v in (train, test))
+    return in_train, in_test
+
+
+def _area(probability: Floats, values: Integers, truth: Integers) -> float:
+    """Mean area over the values that occur, each against the others."""
+    occurring = np.unique(truth)
+    if len(occurring) < 2:
+        return _CHANCE
+    known = np.isin(values, occurring)
+    indicator = truth[:, None] == values[known]  # (datum, value)
+    areas = roc_auc_score(indicator, probability[:, known], average=None) if known.any() else []
+    unseen = len(occurring) - int(known.sum())
+    return float((np.sum(areas) + _CHANCE * unseen) / len(occurring))
