@@ -16,6 +16,10 @@ import torch
 import xarray as xr
 from torch.distributions import Normal
 
+from pyro_infomax import decompose
+from pyro_infomax.datasets import Sprites
+from pyro_infomax.oracles import ExplainingAway
+
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 # What a run leaves in its folder, pictures apart.
@@ -31,9 +35,24 @@ PROMISED = {
         for what in ("", "_account")
     },
     "im_algorithm.py": {"im_algorithm.csv"},
+    "marginal_or_conditional.py": {
+        "associations.csv",
+        "matched.csv",
+        "study.nc",
+        "summary.csv",
+        "variance.csv",
+    },
     "own_model.py": {"decomposition.csv"},
     "rate_distortion.py": {"rate_distortion.csv"},
     "resume.py": {"history.csv", "training.pt"},
+    "sprites.py": {
+        "decomposition.csv",
+        "history.csv",
+        "importance.csv",
+        "information.csv",
+        "scores.csv",
+        "traversals.gif",
+    },
     "sweep.py": {"sweep.csv", "sweep.nc"},
 }
 PICTURES = {
@@ -44,8 +63,10 @@ PICTURES = {
     "fast_steps.py": 1,
     "guides.py": 5,
     "im_algorithm.py": 1,
+    "marginal_or_conditional.py": 7,
     "own_model.py": 1,
     "rate_distortion.py": 3,
+    "sprites.py": 5,
     "sweep.py": 2,
 }
 
@@ -139,6 +160,49 @@ def test_wrong_input_gives_one_sentence(case, tmp_path, capsys):
     assert stopped.value.code == 2
     assert re.search(expected, message), message
     assert message.count("\n") == 1
+
+
+WRONG_SPRITES = {
+    "negative beta": (["--beta", "-1"], "Expected beta >= 0 but got -1"),
+    "a weight for another objective": (["--lam", "1"], "--objective infomax"),
+    "too few latents": (["--latent-dim", "1"], "Expected --latent-dim >= 2 but got 1"),
+    "no epochs": (["--epochs", "0"], "Expected --epochs >= 1 but got 0"),
+    "no learning": (["--lr", "nan"], "Expected --lr > 0 but got nan"),
+    "a factor of one value": (["--orientations", "1"], "--orientations >= 2 but got 1"),
+    "images too small": (["--size", "4"], "8 pixels"),
+    "no correlation": (["--correlated", "0"], "Expected --correlated > 0 but got 0"),
+    "grey pixels that are to be binary": (["--paint", "grey", "--likelihood", "bernoulli"], "--paint grey"),
+    "no device": (["--device", "abacus"], "Expected a --device that is there but got abacus"),
+    "no file": (["--data", "nowhere.npz"], "nowhere.npz"),
+    "a grid for a file": (["--data", "nowhere.npz", "--size", "16"], "without --full, --paint or a grid"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_SPRITES)
+def test_wrong_options_of_the_sprites_give_one_sentence(case, tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    arguments, expected = WRONG_SPRITES[case]
+    with pytest.raises(SystemExit) as stopped:
+        load_example("sprites").main([*arguments, "--out", str(tmp_path / "out")])
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert expected in message
+    assert message.count("\n") == 1
+
+
+def test_sprites_of_a_file_that_come_unevenly(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    sprites = Sprites(scales=2, orientations=2, endpoint=False, positions=4, size=16)
+    images, factors = sprites.images_and_factors()
+    classes = np.column_stack([np.zeros(len(factors), int), factors])
+    file = saved(tmp_path / "dsprites.npz", imgs=images.byte().numpy(), latents_classes=classes)
+    arguments = ["--data", file, "--correlated", "0.3", "--missing", "--guide", "full", "--resume"]
+    load_example("sprites").main(["--smoke", *map(str, arguments), "--out", str(tmp_path / "out")])
+    # hearts of the right half are left out of the training, not of the scores
+    assert "160 images" in capsys.readouterr().out
+    assert (tmp_path / "out" / "training.pt").exists()
+    shares = pd.read_csv(tmp_path / "out" / "information.csv", index_col=0)
+    assert tuple(shares.columns) == sprites.factor_names
 
 
 def test_the_table_of_a_sweep_adds_up(tmp_path):
@@ -235,6 +299,158 @@ def test_epochs_below_one_give_one_sentence(tmp_path, capsys):
     assert stopped.value.code == 2
     assert "Expected --epochs >= 1 but got 0." in message
     assert message.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load_example("marginal_or_conditional")
+
+
+def curves(study, **quantities) -> pd.DataFrame:
+    """A table of trainings from arrays (encoder, beta, seed)."""
+    shape = next(iter(quantities.values())).shape
+    index = pd.MultiIndex.from_product(
+        [["diagonal", "full"], 2.0 ** np.arange(shape[1]), range(shape[2])], names=["encoder", "beta", "seed"]
+    )
+    table = pd.DataFrame({name: each.ravel() for name, each in quantities.items()}, index=index)
+    table = table.sample(frac=1, random_state=0).reset_index().assign(dataset="sprites")
+    return table.assign(encoder=pd.Categorical(table["encoder"], ["diagonal", "full"]))
+
+
+def test_trainings_find_their_place_whatever_their_order(study):
+    values = np.random.RandomState(0).randn(2, 3, 4)
+    assert np.array_equal(study.cube(curves(study, mig=values), "mig"), values)
+
+
+def test_the_variance_of_scores_is_shared_out(study):
+    random_state = np.random.RandomState(0)
+    encoder, beta = np.array([-1.0, 1.0])[:, None, None], np.array([-1.0, 0.0, 1.0])[None, :, None]
+    noise = random_state.randn(2, 3, 4)
+    noise -= noise.mean(2, keepdims=True)
+    parts = {"encoder": encoder, "beta": 2 * beta, "both": 3 * encoder * beta, "seed": noise}
+    squares = {name: np.square(np.broadcast_to(part, noise.shape)).sum() for name, part in parts.items()}
+    shares = study.explained(5 + sum(parts.values()))
+    assert shares == pytest.approx({name: each / sum(squares.values()) for name, each in squares.items()})
+    assert np.isnan(study.explained(np.ones((2, 3, 4)))["beta"])
+
+
+def test_curves_are_read_at_the_same_rate(study):
+    rate = np.array([[[9.0, 6.0], [4.0, 3.0], [0.0, 1.0]]]).repeat(2, axis=0)  # (encoder, beta, seed)
+    scores = 2 * rate + np.array([0.0, 1.0])[:, None, None]
+    rates = study.common_rates(rate, 6)
+    assert rates.tolist() == [1, 2, 3, 4, 5, 6]
+    read = study.at_rates(rate, scores, rates)  # (encoder, seed, rate)
+    assert read.shape == (2, 2, 6)
+    assert np.allclose(read[0], 2 * rates)
+    assert np.allclose(read[1] - read[0], 1)
+    assert np.isnan(study.at_rates(rate, scores, np.array([7.0]))[:, 1]).all()
+
+
+def test_what_full_covariances_win_at_matched_rate(study):
+    rate = np.random.RandomState(0).rand(2, 5, 3).cumsum(1)
+    gain = np.array([0.1, 0.2, 0.3])
+    scores = np.broadcast_to([np.zeros(3), gain], (5, 2, 3)).swapaxes(0, 1)
+    rows = study.matched(curves(study, rate=rate, mig=scores))
+    assert len(rows) == 3
+    assert np.allclose(rows["difference"], 0.2)
+    # the t-quantile for two degrees of freedom, and the error of three numbers
+    assert np.allclose(rows["high"] - rows["difference"], 4.302653 * 0.1 / 3**0.5)
+
+
+def test_partial_rank_correlation(study):
+    random_state = np.random.RandomState(0)
+    rate = random_state.randn(400)
+    first, second = rate + 0.5 * random_state.randn(400), rate + 0.5 * random_state.randn(400)
+    # both follow the rate, and nothing else
+    assert abs(study.partial_spearman(np.exp(first), second, rate**3)) < 4 / 400**0.5
+    table = pd.DataFrame({"first": first, "second": second, "rate": rate}).rank()
+    inverse = np.linalg.inv(table.corr().to_numpy())
+    expected = -inverse[0, 1] / (inverse[0, 0] * inverse[1, 1]) ** 0.5
+    assert study.partial_spearman(first, second, rate) == pytest.approx(expected, abs=1e-10)
+    assert study.partial_spearman(first, first, rate) == pytest.approx(1)
+    assert np.isnan(study.partial_spearman(np.ones(400), second, rate))
+    assert np.isnan(study.partial_spearman(2 * rate, second, rate))
+
+
+def test_a_bootstrap_draws_whole_seeds(study):
+    values = np.broadcast_to([1.0, 2.0, 3.0, 4.0, 5.0], (2, 9, 5))
+    mean, low, high = study.over_seeds(np.mean, values)
+    assert mean == 3
+    # means of five draws from five numbers; single trainings would give an interval of ± 0.29
+    assert 1.4 <= low <= 2.2
+    assert 3.8 <= high <= 4.6
+
+
+def test_dependence_of_the_true_factors_given_the_data(study):
+    axes, variances = study.axes_of("oblique")
+    assert np.allclose(axes.T @ axes, 0.5 + 0.5 * np.eye(4))
+    joint = np.block(
+        [[np.diag(variances), (axes * variances).T], [axes * variances, study.covariance_of("oblique")]]
+    )
+    shown = joint[:4, :4] - joint[:4, 4:] @ np.linalg.solve(joint[4:, 4:], joint[4:, :4])
+    expected = 0.5 * (np.log(np.diag(shown)).sum() - np.linalg.slogdet(shown)[1])
+    assert study.posterior_correlation("oblique", 1.0) == pytest.approx(expected, rel=1e-9)
+    assert study.posterior_correlation("orthogonal", 1.0) == pytest.approx(0, abs=1e-12)
+
+
+def test_dependence_by_counting(study):
+    causes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    assert study.counted_correlation(causes) == pytest.approx(0)
+    # either cause explains the effect: the example of ExplainingAway, weighed by P(C = 1)
+    known = ExplainingAway(0.5, 0.5, [[0.0, 1.0], [1.0, 1.0]]).conditional_mutual_information
+    given = study.counted_correlation(causes, given=causes.any(1).astype(int))
+    assert given == pytest.approx(0.75 * float(known))
+    # what is told apart by the data cannot depend given them
+    assert study.counted_correlation(causes, given=np.arange(4)) == pytest.approx(0)
+
+
+def test_the_sample_has_the_covariance_of_the_population(study):
+    problem = study.linear("oblique", 320)
+    assert np.allclose(np.cov(problem.x.numpy().T, bias=True), study.covariance_of("oblique"), atol=1e-5)
+    assert (np.bincount(problem.factors[:, 0]) == 32).all()
+
+
+def test_correlated_sprites_are_a_part_of_all(study):
+    every, part, grey = (study.sprites(name, 1, 2, 4, 16) for name in ("sprites", "correlated", "nuisance"))
+    places = part.factors[:, 3:]
+    assert len(every.x) == 3 * 2 * 16 == len(grey.x)
+    assert len(part.x) == 3 * 2 * (4 + 3 + 3)
+    assert abs(places[:, 0] - places[:, 1]).max() == 1
+    assert np.array_equal(grey.factors, every.factors)
+    assert every.x.unique().tolist() == [0, 1]
+    assert len(grey.x.unique()) == 6
+
+
+def test_an_invertible_code_can_have_the_prior_as_aggregate(study):
+    white = study.whitened(study.linear("orthogonal", 320).x.double().numpy(), study.DIM)
+    means, scale = study.solutions(320, white)["whitened, turned"]
+    account = study.in_closed_form(means, scale)
+    assert account["marginal_kl"] == pytest.approx(0, abs=1e-5)
+    assert account["total_correlation"] == pytest.approx(0, abs=1e-5)
+    assert account["mutual_information"] == pytest.approx(-study.DIM * np.log(study.TINY), abs=1e-5)
+    nothing = study.by_mixture(*study.solutions(320, white)["prior"])
+    assert max(map(abs, nothing.values())) < 1e-9
+    book = study.by_mixture(*study.solutions(320, white)["code book"])
+    assert np.log(320) - 0.2 < book["mutual_information"] <= np.log(320)
+    assert book["marginal_kl"] == pytest.approx(book["rate"] - book["mutual_information"])
+
+
+def test_a_trained_linear_pair_has_a_closed_form(study):
+    problem = study.linear("orthogonal", 320, steps=100)
+    for encoder in ("diagonal", "full"):
+        pyro.clear_param_store()
+        vae, guide = study.train(problem, encoder, 1.0)
+        trained = study.as_linear_gaussian("orthogonal", vae, guide)
+        account = decompose(vae.model, guide, problem.x, seed=0)
+        assert float(trained.rate) == pytest.approx(float(account.rate), abs=1e-3)
+        assert study.in_population("orthogonal", trained, 1.0)["excess_loss"] > 0
+
+
+def test_no_seeds_give_one_sentence(study, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        study.main(["--seeds", "0", "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "Expected --seeds >= 1 but got 0." in capsys.readouterr().err
 
 
 def load_example(name: str) -> ModuleType:
