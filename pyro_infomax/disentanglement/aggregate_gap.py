@@ -4,20 +4,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Self, final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from pyro_infomax.disentanglement.calibration import Calibration, Outcome, calibrated
+from pyro_infomax.disentanglement.information_gap import two_best
 from pyro_infomax.disentanglement.mutual_information import entropies
 from pyro_infomax.disentanglement.normal_margins import normal_margins
 from pyro_infomax.disentanglement.normal_mixtures import NormalMixtures
-from pyro_infomax.disentanglement.sample import Sample, to_sample
+from pyro_infomax.disentanglement.sample import Floats, Integers, Sample, to_sample
 from pyro_infomax.disentanglement.scored import Score
 from pyro_infomax.progress import patiently
 
 __all__ = ["chen_mig"]
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 _CALIBRATION: Final = Calibration(bootstraps=200, permutations=5)
 _SHUFFLES: Final = 2  # that tell what chance alone would give
@@ -103,8 +101,8 @@ def chen_mig(
         >>> print(apart, mixed, sep=", ")
         chen_mig 1.000, chen_mig 0.001
     """
-    if num_samples < 2:
-        raise ValueError(f"Expected num_samples >= 2 but got {num_samples}.")
+    if not isinstance(num_samples, int | np.integer) or num_samples < 2:
+        raise ValueError(f"Expected num_samples to be an integer >= 2 but got {num_samples!r}.")
     loc, scale = normal_margins(posterior)
     if loc.shape[1] < 2:
         raise ValueError(
@@ -240,25 +238,24 @@ def _outcome(
     notes: tuple[str, ...],
 ) -> Outcome:
     known = (information / entropy).clip(0.0)
-    top = np.argsort(-known, axis=0, kind="stable")[:2]
-    first, second = np.take_along_axis(known, top, axis=0)
+    top, lead = two_best(known)
     every: dict[str, Any] = {
         "mutual_information": information,
         **parts,
         "standard_error": terms.standard_error,
         "entropy": entropy,
-        "per_factor": first - second,
+        "per_factor": lead,
         "top": top,
     }
-    return Outcome(float((first - second).mean()), every, notes=notes)
+    return Outcome(float(lead.mean()), every, notes=notes)
 
 
 def _notes(share: Floats) -> tuple[str, ...]:
     narrow = np.flatnonzero((share > _MUCH).any(axis=1))
     if not len(narrow):
         return ()
-    names = ", ".join(map(str, narrow))
+    names = ("code " if len(narrow) == 1 else "codes ") + ", ".join(map(str, narrow))
     return (
-        f"the posteriors of code {names} overlap so little that chance alone seems to know more than half of "
-        "a factor: more data would tell more",
+        f"The posteriors of {names} overlap so little that chance alone seems to know more than half of a "
+        "factor: more data would tell more.",
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeVar, final
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from pyro_infomax.progress import patiently
 
 __all__ = ["Calibration", "Outcome", "Replicable", "calibrated"]
 
-_LONGEST: Final = 1_000_000
 Kind = Literal["bootstrap", "permutation", "ceiling"]
 
 
@@ -48,7 +47,7 @@ class Calibration:
     def __post_init__(self) -> None:
         for name in ("bootstraps", "permutations"):
             number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < _LONGEST:
+            if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
                 raise ValueError(f"Expected {name} to be an integer >= 0 but got {number!r}.")
         if not 0 < self.confidence < 1:
             raise ValueError(f"Expected 0 < confidence < 1 but got {self.confidence!r}.")
@@ -111,7 +110,11 @@ def calibrated(
         progress: whether a bar may show.
         has_ceiling: whether the factors themselves can be scored.
         higher_is_better: stands in the score.
+
+    Raises:
+        ValueError: if ``calibration`` is something else.
     """
+    _check(calibration)
     outcome = statistic(subject, rng)
     replicates: dict[Kind, list[Outcome]] = {"bootstrap": [], "permutation": [], "ceiling": []}
     if calibration is not None:
@@ -132,6 +135,14 @@ def calibrated(
         companions=companions,
         notes=outcome.notes,
     )
+
+
+def _check(calibration: Any) -> None:
+    if calibration is not None and not isinstance(calibration, Calibration):
+        raise ValueError(
+            f"Expected calibration to be a Calibration or None but got {calibration!r}: "
+            "Calibration(bootstraps=100, permutations=50) is one."
+        )
 
 
 def _plan(calibration: Calibration, *, has_ceiling: bool) -> list[Kind]:

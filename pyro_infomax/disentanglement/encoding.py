@@ -1,6 +1,6 @@
 """From factors to codes: what an encoder makes of the observations that factors give."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, final, runtime_checkable
 
 import numpy as np
@@ -53,24 +53,27 @@ class Encoder:
         self.source = source
         self._encode = encode
         self._progress = progress
-        # observations that are drawn are drawn from one stream
-        draws = getattr(source, "draws", False)
-        self._options = {"seed": np.random.RandomState(0)} if draws else {}
         self._keys: Integers = np.empty(0, dtype=np.int64)
         self._codes: Floats | None = None
 
-    def codes_of(self, factors: ArrayLike) -> Floats:
+    @property
+    def draws(self) -> bool:
+        """Whether the same factors give another observation each time."""
+        return bool(getattr(self.source, "draws", False))
+
+    def codes_of(self, factors: ArrayLike, *, rng: np.random.RandomState) -> Floats:
         """The codes of these factors.
 
         Args:
             factors: (n, K) integers.
+            rng: draws the observations of a source that draws.
 
         Returns:
             (n, L).
         """
         rows = np.asarray(factors, dtype=np.int64)  # (datum, factor)
-        if self._options:
-            return self._encoded(rows)
+        if self.draws:
+            return self._encoded(rows, seed=rng)
         keys = np.ravel_multi_index(tuple(rows.T), tuple(self.source.factor_sizes))
         distinct, first = np.unique(keys, return_index=True)
         self._learn(distinct, rows[first])
@@ -88,14 +91,14 @@ class Encoder:
         order = np.argsort(joined)
         self._keys, self._codes = joined[order], codes[order]
 
-    def _encoded(self, rows: Integers) -> Floats:
-        return np.concatenate(list(self._batches(rows)))
+    def _encoded(self, rows: Integers, **drawn_with: Any) -> Floats:
+        return np.concatenate(list(self._batches(rows, drawn_with)))
 
-    def _batches(self, rows: Integers) -> Iterator[Floats]:
+    def _batches(self, rows: Integers, drawn_with: Mapping[str, Any]) -> Iterator[Floats]:
         for start in patiently(range(0, len(rows), _BATCH), "encoding", progress=self._progress):
             batch = rows[start : start + _BATCH]
             codes = as_matrix(
-                self._encode(self.source.observations(batch, **self._options)), name="codes", columns="L"
+                self._encode(self.source.observations(batch, **drawn_with)), name="codes", columns="L"
             )
             if len(codes) != len(batch):
                 raise ValueError(
@@ -158,12 +161,17 @@ def drawn(
         rng: draws them.
         progress: whether a bar may show.
 
+    Raises:
+        ValueError: for a callable without a source, or the other way round, and if there is nothing to draw.
+
     Example:
         >>> drawn([[0.0]], [[1]], num_points=100, rng=np.random.RandomState(0))
         ([[0.0]], [[1]])
     """
     if not is_encoded(codes, factors):
         return codes, factors
+    if not isinstance(num_points, int | np.integer) or num_points < 1:
+        raise ValueError(f"Expected num_points to be an integer >= 1 but got {num_points!r}.")
     encoder = encoder_of(codes, factors, progress=progress)
-    points = np.asarray(encoder.source.sample_factors(num_points, seed=rng))
-    return encoder.codes_of(points), points
+    points = np.asarray(encoder.source.sample_factors(int(num_points), seed=rng))
+    return encoder.codes_of(points, rng=rng), points

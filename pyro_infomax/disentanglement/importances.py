@@ -84,8 +84,8 @@ def dci(
         nothing.
 
     Raises:
-        ValueError: for a single factor, a learner that says nothing of importances, and for codes or factors
-            that no score can use.
+        ValueError: for a single code or factor, a learner that says nothing of importances, and for codes or
+            factors that no score can use.
 
     Example:
         >>> rng = np.random.RandomState(0)
@@ -114,6 +114,11 @@ def dci(
 
 
 def _check(sample: Sample) -> None:
+    if sample.num_codes < 2:
+        raise ValueError(
+            "Expected two codes or more but got 1: completeness asks whether one code only matters for a "
+            "factor, so put a column of zeros beside a single one."
+        )
     if sample.num_factors < 2:
         raise ValueError(
             "Expected two factors or more but got 1: a code cannot tell several factors apart where there is "

@@ -12,10 +12,10 @@ from pyro_infomax.disentanglement.mutual_information import (
     entropies,
     mutual_informations,
 )
-from pyro_infomax.disentanglement.sample import to_sample
+from pyro_infomax.disentanglement.sample import Floats, Integers, to_sample
 from pyro_infomax.disentanglement.scored import Score
 
-__all__ = ["mig"]
+__all__ = ["mig", "two_best"]
 
 _CALIBRATION: Final = Calibration()
 _NUM_POINTS: Final = 10_000
@@ -95,9 +95,26 @@ def _gap(data: Binned, *, reference: bool) -> Outcome:
     informations = mutual_informations if reference else corrected_mutual_informations
     information = informations(data.bins, data.factors)  # (code, factor)
     entropy = entropies(data.factors)
-    top = np.argsort(-information, axis=0, kind="stable")[:2]
-    first, second = np.take_along_axis(information, top, axis=0)
+    top, lead = two_best(information)
     # few data drawn anew may hold one value of a factor only
-    gaps = np.divide(first - second, entropy, out=np.zeros_like(entropy), where=entropy > 0)
+    gaps = np.divide(lead, entropy, out=np.zeros_like(entropy), where=entropy > 0)
     parts = {"mutual_information": information, "entropy": entropy, "per_factor": gaps, "top": top}
     return Outcome(float(gaps.mean()), parts)
+
+
+def two_best(known: Floats) -> tuple[Integers, Floats]:
+    """The two codes that know most of each factor, and how far the first is ahead.
+
+    Args:
+        known: (L, K), at least two codes.
+
+    Returns:
+        Their numbers (2, K), and the leads (K,).
+
+    Example:
+        >>> two_best(np.array([[0.1], [0.7], [0.5]]))[0].ravel().tolist()
+        [1, 2]
+    """
+    top = np.argsort(-known, axis=0, kind="stable")[:2]
+    first, second = np.take_along_axis(known, top, axis=0)
+    return top, first - second

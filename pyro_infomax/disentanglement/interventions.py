@@ -11,7 +11,7 @@ from scipy.stats import chi2
 
 from pyro_infomax.disentanglement.calibration import Outcome
 from pyro_infomax.disentanglement.encoding import Encoder, FactorSource, drawn, encoder_of, is_encoded
-from pyro_infomax.disentanglement.sample import Floats, Integers, Sample, to_sample
+from pyro_infomax.disentanglement.sample import Integers, Sample, to_sample, two_thirds
 from pyro_infomax.progress import patiently
 
 __all__ = [
@@ -33,14 +33,13 @@ _BATCH: Final = 64
 _CHUNK: Final = 250  # draws whose codes stay in a processor's cache
 _SIGNIFICANT: Final = 1e-3
 _DEPENDENT: Final = 0.1  # Cramér's V
-_TEST_SHARE: Final = 3  # one datum in so many
 _GIVEN_THE_OTHERS: Final = (
-    "Factors {} and {} depend on each other (Cramér's V {:.2f}): data that share one are alike in the other "
-    "too, which an intervention would not make them."
+    "Factors depend on each other ({}): data that share one are alike in the other too, which an "
+    "intervention would not make them."
 )
 _AGAINST_THE_OTHERS: Final = (
-    "Factors {} and {} of the source depend on each other (Cramér's V {:.2f}): the factor that is held fixed "
-    "was set without regard to the others."
+    "Factors of the source depend on each other ({}): the one that is held fixed was set without regard to "
+    "the others."
 )
 
 
@@ -275,7 +274,7 @@ class _Shelf(NamedTuple):
         if not len(rows):
             raise ValueError(
                 f"Expected two data that share a value of factor {fixed}, which is held fixed, but got "
-                f"{len(factors)} that all differ: give more data, or merge values of the factor."
+                f"{len(factors)} that all differ in a part of the data: give more data, or merge values."
             )
         rows = rows[np.argsort(factors[rows, fixed], kind="stable")]
         values = factors[rows, fixed]
@@ -287,9 +286,10 @@ def _of_data(
 ) -> Interventions:
     _check_several(sample.num_factors)
     rows = np.arange(len(sample))
-    parts = (rows, rows) if reference else _thirds(len(sample), rng)
+    # what is learned of a datum must not judge
+    parts = (rows, rows) if reference else two_thirds(rng.permutation(rows))
     pools = [[part] * sample.num_factors for part in parts]
-    notes = tuple(_GIVEN_THE_OTHERS.format(*each) for each in _dependences(sample))
+    notes = tuple(_GIVEN_THE_OTHERS.format(each) for each in _dependences(sample))
     return _drawn_from(pools, sample, rows, draw, notes, distinct=not reference, rng=rng)
 
 
@@ -297,14 +297,14 @@ def _of_points(encoder: Encoder, draw: Callable[..., Integers], rng: np.random.R
     """Of points that a source has drawn, as data at hand; intervened in where their factors are dependent."""
     codes, points = drawn(encoder, None, num_points=_NUM_POINTS, rng=rng)
     sample = to_sample(codes, points)
-    dependent = list(_dependences(sample))
-    if not dependent:
+    notes = tuple(_AGAINST_THE_OTHERS.format(each) for each in _dependences(sample))
+    if not notes:
         return _of_data(sample, draw, reference=False, rng=rng)
     pools = [points, *_intervened(points, rng)]
-    table = to_sample(np.concatenate([codes, *map(encoder.codes_of, pools[1:])]), np.concatenate(pools))
-    parts = _thirds(len(points), rng)
+    encoded = [encoder.codes_of(pool, rng=rng) for pool in pools[1:]]
+    table = to_sample(np.concatenate([codes, *encoded]), np.concatenate(pools))
+    parts = two_thirds(rng.permutation(len(points)))
     rows = [[part + (k + 1) * len(points) for k in range(sample.num_factors)] for part in parts]
-    notes = (_AGAINST_THE_OTHERS.format(*dependent[0]),)
     return _drawn_from(rows, table, np.arange(len(points)), draw, notes, distinct=True, rng=rng)
 
 
@@ -314,13 +314,6 @@ def _intervened(points: Integers, rng: np.random.RandomState) -> Iterator[Intege
         shuffled = points.copy()
         shuffled[:, k] = points[rng.permutation(len(points)), k]
         yield shuffled
-
-
-def _thirds(size: int, rng: np.random.RandomState) -> tuple[Integers, Integers]:
-    """Rows to learn from and rows to judge by: what is learned of a datum must not judge."""
-    order = rng.permutation(size)
-    cut = size - size // _TEST_SHARE
-    return order[:cut], order[cut:]
 
 
 def _drawn_from(
@@ -370,7 +363,7 @@ def _of_source(
     fixed = np.array([index for index, _ in results], dtype=np.int64)
     keys = np.stack([each for _, each in results])
     parts = [np.empty(0, dtype=np.int64) if background is None else background, keys.reshape(-1)]
-    sample, rows = _encoded(encoder, np.concatenate(parts), sizes)
+    sample, rows = _encoded(encoder, np.concatenate(parts), sizes, rng)
     split = len(parts[0])
     shaped = rows[split:].reshape(keys.shape)
     return Interventions(
@@ -405,14 +398,16 @@ def _keys(factors: Any, sizes: tuple[int, ...]) -> Integers:
     return np.ravel_multi_index(tuple(np.asarray(factors, dtype=np.int64).T), sizes).astype(np.int64)
 
 
-def _encoded(encoder: Encoder, keys: Integers, sizes: tuple[int, ...]) -> tuple[Sample, Integers]:
+def _encoded(
+    encoder: Encoder, keys: Integers, sizes: tuple[int, ...], rng: np.random.RandomState
+) -> tuple[Sample, Integers]:
     """The data of these combinations, and the row of each."""
-    if getattr(encoder.source, "draws", False):
+    if encoder.draws:
         rows = np.arange(len(keys))
     else:
         keys, rows = np.unique(keys, return_inverse=True)
     factors = np.stack(np.unravel_index(keys, sizes), axis=1).astype(np.int64)
-    codes = encoder.codes_of(factors)
+    codes = encoder.codes_of(factors, rng=rng)
     return Sample(codes, factors, factors.astype(np.float64), sizes), rows.reshape(-1)
 
 
@@ -432,30 +427,24 @@ def _check_vary(sizes: tuple[int, ...]) -> None:
 # ---- whether to hold fixed is to intervene
 
 
-def _dependences(sample: Sample) -> Iterator[tuple[int, int, float]]:
-    """Pairs of factors that depend on each other, and how strongly."""
-    for i, j in combinations(range(sample.num_factors), 2):
-        strength = _cramers_v(sample, i, j)
-        if strength > _DEPENDENT:
-            yield i, j, strength
+def _dependences(sample: Sample) -> Iterator[str]:
+    """The pairs of factors that depend on each other and how strongly, if there are any."""
+    strengths = {pair: _cramers_v(sample, *pair) for pair in combinations(range(sample.num_factors), 2)}
+    dependent = {pair: strength for pair, strength in strengths.items() if strength > _DEPENDENT}
+    if dependent:
+        yield "Cramér's V " + ", ".join(f"of {i} and {j} {v:.2f}" for (i, j), v in dependent.items())
 
 
 def _cramers_v(sample: Sample, i: int, j: int) -> float:
     """Cramér's V without its bias, 0 where chance explains it (Bergsma, 2013, A bias-correction for V)."""
-    size = len(sample)
-    table = _contingency(sample, i, j)
-    expected = table.sum(1, keepdims=True) * table.sum(0) / size
-    statistic = float(((table - expected) ** 2 / expected).sum())
-    rows, columns = table.shape
+    size, (rows, columns) = len(sample), (sample.sizes[i], sample.sizes[j])
+    left, right = sample.factors[:, i], sample.factors[:, j]
+    pairs, counts = np.unique(left * columns + right, return_counts=True)
+    expected = np.bincount(left)[pairs // columns] * np.bincount(right)[pairs % columns] / size
+    statistic = float((counts**2 / expected).sum()) - size
     freedom = (rows - 1) * (columns - 1)
     if chi2.sf(statistic, freedom) > _SIGNIFICANT:
         return 0.0
     excess = max(0.0, statistic / size - freedom / (size - 1))
     smaller = min(rows - (rows - 1) ** 2 / (size - 1), columns - (columns - 1) ** 2 / (size - 1)) - 1
     return float(np.sqrt(excess / smaller)) if smaller > 0 else 0.0
-
-
-def _contingency(sample: Sample, i: int, j: int) -> Floats:
-    shape = sample.sizes[i], sample.sizes[j]
-    keys = np.ravel_multi_index((sample.factors[:, i], sample.factors[:, j]), shape)
-    return np.bincount(keys, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)

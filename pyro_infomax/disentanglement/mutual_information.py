@@ -23,6 +23,7 @@ _EVERY: Final = 48  # counts up to here are nodes of the table of expectations
 _RATIO: Final = 1.08  # of two nodes beyond
 _WIDTH: Final = 8.0  # standard deviations of a count that its expectations look at
 _EPSILON: Final = float(np.finfo(np.float64).eps)
+_ROUNDING: Final = 100 * _EPSILON  # of a sum of logarithms
 
 
 class Chance(NamedTuple):
@@ -210,9 +211,10 @@ def _information(bins: NDArray[np.int64], factor: NDArray[np.int64]) -> float:
     row, column = table.sum(1), table.sum(0)
     i, j = table.nonzero()
     counts = table[i, j]
-    terms = counts / size * (logs[counts] + logs[size] - logs[row[i]] - logs[column[j]])
+    ratios = (logs[counts] - logs[column[j]]) - (logs[row[i]] - logs[size])
     # rounding is no information: codes that know nothing at all have exactly none
-    return max(float(terms[np.abs(terms) >= _EPSILON].sum()), 0.0)
+    known = np.abs(ratios) > _ROUNDING
+    return max(float((counts / size * ratios)[known].sum()), 0.0)
 
 
 def _entropy(counts: NDArray[np.int64]) -> float:

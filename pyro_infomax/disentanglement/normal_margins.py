@@ -3,13 +3,10 @@
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pyro_infomax.disentanglement.sample import as_matrix
+from pyro_infomax.disentanglement.sample import Floats, as_floats, as_matrix
 
 __all__ = ["normal_margins"]
-
-Floats = NDArray[np.float64]
 
 _NORMALS: Final = frozenset({"Normal", "MultivariateNormal", "LowRankMultivariateNormal"})
 _WRAPPERS: Final = frozenset({"Independent"})
@@ -34,23 +31,28 @@ def normal_margins(posterior: Any) -> tuple[Floats, Floats]:
         >>> scale.shape
         (2, 3)
     """
-    loc, scale = posterior if isinstance(posterior, tuple) else _moments(posterior)
+    loc, scale = _pair(posterior) if isinstance(posterior, tuple) else _moments(posterior)
     means = as_matrix(loc, name="loc", columns="L")
-    detached = scale.detach().cpu() if hasattr(scale, "detach") else scale
+    given = as_floats(scale, name="scale")
     try:
-        scales = as_matrix(np.broadcast_to(detached, means.shape), name="scale", columns="L")
+        spread = np.broadcast_to(given, means.shape)
     except ValueError as error:
-        if "broadcast" not in str(error):
-            raise
         raise ValueError(
-            f"Expected loc and scale of one shape (n, L) but got {means.shape} and {np.shape(detached)}."
+            f"Expected loc and scale of one shape (n, L) but got {means.shape} and {given.shape}."
         ) from error
+    scales = as_matrix(spread, name="scale", columns="L")
     if not (scales > 0).all():
         raise ValueError(
             f"Expected scale > 0 but got {scales.min():g}: codes without noise are for mig, which takes the "
             "codes themselves."
         )
     return means, scales
+
+
+def _pair(posterior: tuple[Any, ...]) -> tuple[Any, Any]:
+    if len(posterior) != 2:
+        raise ValueError(f"Expected a pair (loc, scale) but got {len(posterior)} arrays.")
+    return posterior[0], posterior[1]
 
 
 def _moments(posterior: Any) -> tuple[Any, Any]:

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline, make_interp_spline
 
-__all__ = ["NormalMixtures"]
+from pyro_infomax.disentanglement.sample import Floats, Integers
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+__all__ = ["NormalMixtures"]
 
 _REACH: Final = 7.0  # scales beyond which a component counts as nothing
 _STEPS_PER_SCALE: Final = 4

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from sklearn.linear_model import Lasso
 
 from pyro_infomax.disentanglement.calibration import Calibration, Outcome, calibrated
-from pyro_infomax.disentanglement.sample import Floats, codes_array
+from pyro_infomax.disentanglement.sample import Floats, as_floats, codes_array
 from pyro_infomax.disentanglement.scored import Score
 
 __all__ = ["udr"]
@@ -244,7 +244,7 @@ def _active(codes: Sequence[Floats], kl: Sequence[ArrayLike] | None) -> Iterator
 def _kept(codes: Sequence[Floats], kl: Sequence[ArrayLike] | None) -> list[NDArray[np.bool_]]:
     if kl is None:
         return [np.ones(each.shape[1], dtype=np.bool_) for each in codes]
-    arrays = [np.asarray(getattr(each, "tolist", lambda each=each: each)(), dtype=np.float64) for each in kl]
+    arrays = [as_floats(each, name="kl") for each in kl]
     shapes, expected = [each.shape for each in arrays], [each.shape[1:] for each in codes]
     if shapes != expected:
         raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_infomax.disentanglement.binning import equal_width_bins
 from pyro_infomax.disentanglement.calibration import Calibration, Outcome, calibrated
 from pyro_infomax.disentanglement.encoding import drawn
 from pyro_infomax.disentanglement.sample import Floats, Integers, Sample, to_sample
@@ -15,7 +16,6 @@ from pyro_infomax.disentanglement.variance_shares import variance_shares
 __all__ = ["irs"]
 
 _NUM_POINTS: Final = 10_000
-_NUM_BINS: Final = 20
 _SHUFFLES: Final = 4
 _CALIBRATION: Final = Calibration(bootstraps=10, permutations=10)
 
@@ -90,13 +90,16 @@ def irs(
     if not reference:
         _check_shared(sample)
     statistic = partial(_as_reference if reference else _corrected, quantile=quantile)
-    return calibrated("irs", statistic, sample, calibration=calibration, rng=rng, progress=progress)
+    # codes that know nothing are 0 on average, some of them below
+    bounds = (0.0 if reference else -float("inf"), 1.0)
+    return calibrated(
+        "irs", statistic, sample, calibration=calibration, rng=rng, bounds=bounds, progress=progress
+    )
 
 
 def _as_reference(sample: Sample, rng: np.random.RandomState, *, quantile: float) -> Outcome:
     del rng
-    binned = np.stack([_binned(column) for column in sample.values.T], axis=1)
-    left = _deviations(sample.codes, binned, quantile, fewest=1, by_frequency=False)
+    left = _deviations(sample.codes, equal_width_bins(sample.values), quantile, fewest=1, by_frequency=False)
     whole = _max_deviation(sample)
     return _outcome(sample, left, whole[:, None], weights=whole)
 
@@ -195,11 +198,6 @@ def _spreads(codes: Floats, starts: Integers, counts: Integers, quantile: float)
     low, high = ordered[:, starts + below] - groups, ordered[:, starts + above] - groups
     spreads: Floats = (low + (place - below) * (high - low)) * scale
     return spreads
-
-
-def _binned(values: Floats) -> Integers:
-    """Bins of equal width between the extremes, the last value in the last bin."""
-    return np.digitize(values, np.histogram(values, _NUM_BINS)[1][:-1]).astype(np.int64)
 
 
 def _check_shared(sample: Sample) -> None:

@@ -6,13 +6,26 @@ from typing import Any, Final, Self, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Sample", "Split", "codes_array", "to_sample", "to_split"]
+__all__ = [
+    "Floats",
+    "Integers",
+    "Sample",
+    "Split",
+    "as_floats",
+    "as_matrix",
+    "codes_array",
+    "to_sample",
+    "to_split",
+    "two_thirds",
+]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _FEWEST: Final = 10
 _TEST_SHARE: Final = 3  # one datum in so many
+_LARGEST: Final = 1e60  # its fourth power is still a float, and that of its inverse
+_LARGEST_INTEGER: Final = 2.0**53  # beyond it floats leave integers out
 
 
 @final
@@ -98,13 +111,13 @@ def to_sample(codes: ArrayLike, factors: ArrayLike, *, continuous: bool = False)
     """Codes and factors, checked.
 
     Args:
-        codes: (n, L), any real numbers.
+        codes: (n, L), real numbers up to 1e60; those below 1e-60 are taken for 0.
         factors: (n, K), integers; floats that are whole numbers will do.
         continuous: whether any real factors will do.
 
     Raises:
-        ValueError: for other shapes, fewer than ten data, values that are not finite, factors that are not
-            integers, and a factor that is constant.
+        ValueError: for other shapes, fewer than ten data, values that are not finite or too large, factors
+            that are not integers, and a factor that is constant.
 
     Example:
         >>> sample = to_sample(np.zeros((10, 3)), np.arange(20).reshape(10, 2) % 4)
@@ -118,12 +131,8 @@ def to_sample(codes: ArrayLike, factors: ArrayLike, *, continuous: bool = False)
             f"Expected a row of factors for every row of codes but got {len(code_array)} rows of codes and "
             f"{len(values)} of factors."
         )
-    if not continuous and (values != np.rint(values)).any():
-        column = int(np.argmax((values != np.rint(values)).any(0)))
-        raise ValueError(
-            f"Expected factors to be integers but factor {column} holds {_first_odd(values[:, column])}: put "
-            "continuous factors into bins (np.digitize at their quantiles), or use sap(continuous=True)."
-        )
+    if not continuous:
+        _check_integers(values)
     factor_array, sizes = _recoded(values)
     return Sample(code_array, factor_array, values, sizes)
 
@@ -132,10 +141,10 @@ def codes_array(codes: ArrayLike) -> Floats:
     """Codes alone, checked.
 
     Args:
-        codes: (n, L).
+        codes: (n, L), up to 1e60; those below 1e-60 are taken for 0.
 
     Raises:
-        ValueError: for another shape, fewer than ten data, or values that are not finite.
+        ValueError: for another shape, fewer than ten data, or values that are not finite or too large.
 
     Example:
         >>> codes_array([[1.0, 2.0]] * 10).shape
@@ -146,7 +155,7 @@ def codes_array(codes: ArrayLike) -> Floats:
         raise ValueError(
             f"Expected at least {_FEWEST} data but got {len(array)}: a score of so few is noise."
         )
-    return array
+    return np.where(np.abs(array) < 1 / _LARGEST, 0.0, array)
 
 
 def to_split(sample: Sample, *, reference: bool, rng: np.random.RandomState) -> Split:
@@ -159,9 +168,45 @@ def to_split(sample: Sample, *, reference: bool, rng: np.random.RandomState) -> 
         rng: shuffles.
     """
     size = len(sample)
-    order = np.arange(size) if reference else rng.permutation(size)
-    cut = size - size // _TEST_SHARE
-    return Split(sample.take(order[:cut]), sample.take(order[cut:]))
+    train, test = two_thirds(np.arange(size) if reference else rng.permutation(size))
+    return Split(sample.take(train), sample.take(test))
+
+
+def two_thirds(order: Integers) -> tuple[Integers, Integers]:
+    """The first two thirds of some rows, and the rest.
+
+    Args:
+        order: the rows.
+
+    Example:
+        >>> two_thirds(np.arange(5))
+        (array([0, 1, 2, 3]), array([4]))
+    """
+    cut = len(order) - len(order) // _TEST_SHARE
+    return order[:cut], order[cut:]
+
+
+def as_floats(values: Any, *, name: str) -> Floats:
+    """An array or tensor as float64.
+
+    Args:
+        values: of any shape.
+        name: for messages.
+
+    Raises:
+        ValueError: for what is no array of real numbers.
+    """
+    try:
+        if getattr(values, "is_complex", lambda: np.iscomplexobj(values))():
+            raise TypeError
+        # NumPy knows fewer precisions than torch
+        known = values.detach().cpu().double() if hasattr(values, "detach") else values
+        array: Floats = np.ma.filled(np.ma.asarray(known, dtype=np.float64), np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected {name} to be an array of real numbers but got {type(values).__name__}."
+        ) from error
+    return array
 
 
 def as_matrix(values: Any, *, name: str, columns: str) -> Floats:
@@ -173,19 +218,13 @@ def as_matrix(values: Any, *, name: str, columns: str) -> Floats:
         columns: the letter of the second axis, for messages.
 
     Raises:
-        ValueError: for another shape, or values that are not finite.
+        ValueError: for another shape, or values that are not real, not finite, or beyond 1e60.
 
     Example:
         >>> as_matrix([[1], [2]], name="codes", columns="L").dtype
         dtype('float64')
     """
-    detached = values.detach().cpu() if hasattr(values, "detach") else values
-    try:
-        array = np.asarray(detached, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"Expected {name} to be an array of numbers but got {type(values).__name__}."
-        ) from error
+    array = as_floats(values, name=name)
     if array.ndim != 2 or array.shape[1] < 1:
         raise ValueError(
             f"Expected {name} of shape (n, {columns}), a row a datum, but got {array.shape}: a single column "
@@ -197,7 +236,30 @@ def as_matrix(values: Any, *, name: str, columns: str) -> Floats:
             f"Expected finite {name} but got {array[row, column]} in row {row}, column {column}: leave such "
             "data out, or look at the encoder that made them."
         )
+    if (np.abs(array) > _LARGEST).any():
+        row, column = np.argwhere(np.abs(array) > _LARGEST)[0]
+        raise ValueError(
+            f"Expected {name} between {-_LARGEST:g} and {_LARGEST:g} but got {array[row, column]:g} in row "
+            f"{row}, column {column}: divide them by some number, or look at the encoder that made them."
+        )
     return array
+
+
+def _check_integers(factors: Floats) -> None:
+    odd = (factors != np.rint(factors)).any(0)
+    if odd.any():
+        column = int(np.argmax(odd))
+        raise ValueError(
+            f"Expected factors to be integers but factor {column} holds {_first_odd(factors[:, column])}: "
+            "put continuous factors into bins (np.digitize at their quantiles), or use sap(continuous=True)."
+        )
+    largest = np.abs(factors).max(0)
+    if (largest > _LARGEST_INTEGER).any():
+        column = int(np.argmax(largest > _LARGEST_INTEGER))
+        raise ValueError(
+            f"Expected factors up to {_LARGEST_INTEGER:g} but factor {column} holds {largest[column]:g}: "
+            "number its values from 0 (np.unique with return_inverse)."
+        )
 
 
 def _recoded(values: Floats) -> tuple[Integers, tuple[int, ...]]:

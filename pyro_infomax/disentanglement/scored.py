@@ -47,7 +47,7 @@ class Score:
 
     name: str
     score: float
-    parts: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Any] = field(default_factory=dict, repr=False)
     interval: Interval | None = None
     floor: float | None = None
     floor_interval: Interval | None = None

@@ -28,6 +28,7 @@ from pyro_infomax.progress import patiently
 
 __all__ = ["ScoreTable", "score"]
 
+_WIDTH: Final = 110
 _NUM_POINTS: Final = 15_000  # 10,000 to learn from and 5,000 to be judged by
 _INTERVENING: Final[Mapping[str, Callable[..., Score]]] = {
     "beta_vae_score": beta_vae_score,
@@ -89,16 +90,16 @@ class ScoreTable(Mapping[str, Score]):
         rows = {each.name: _row(each) for score in self._scores.values() for each in score.all}
         return pd.DataFrame.from_dict(rows, orient="index", columns=list(_COLUMNS))
 
-    def __str__(self) -> str:
-        frame = self.to_frame().drop(columns="higher_is_better").rename(index=_with_arrow(self))
-        table = frame.to_string(float_format="{:z.3f}".format, na_rep="")
+    def __repr__(self) -> str:
+        frame = self.to_frame().drop(columns="higher_is_better").dropna(axis="columns", how="all")
+        table = frame.rename(index=_with_arrow(self)).to_string(float_format="{:z.3f}".format, na_rep="")
         return "\n".join([table, *self._notes()])
 
     def _notes(self) -> Iterator[str]:
         noted = {note: name for name, score in reversed(self._scores.items()) for note in score.notes}
-        for note, name in reversed(noted.items()):
-            yield textwrap.fill(f"{name}: {note}", 100, subsequent_indent="  ")
-        yield from (f"{name}: not available, {reason}" for name, reason in self.unavailable.items())
+        lines = [f"{name}: {note}" for note, name in reversed(noted.items())]
+        lines += [f"{name}: not available, {reason}" for name, reason in self.unavailable.items()]
+        yield from (textwrap.fill(line, _WIDTH, subsequent_indent="  ") for line in lines)
 
 
 _COLUMNS: Final = (

@@ -77,6 +77,7 @@ def gaussian_total_correlation(
         "gaussian_total_correlation",
         partial(_total_correlation, reference=reference),
         columns,
+        least=0.0 if reference else -float("inf"),
         calibration=calibration,
         rng=rng,
         progress=progress,
@@ -225,11 +226,18 @@ def _columns(
     return _Columns(array)
 
 
-def _calibrated(name: str, definition: Callable[[_Columns], Outcome], columns: _Columns, **how: Any) -> Score:
+def _calibrated(
+    name: str,
+    definition: Callable[[_Columns], Outcome],
+    columns: _Columns,
+    *,
+    least: float = 0.0,
+    **how: Any,
+) -> Score:
     def statistic(data: _Columns, _rng: np.random.RandomState) -> Outcome:
         return definition(data)
 
-    bounds = (0.0, float("inf"))
+    bounds = (least, float("inf"))
     return calibrated(
         name, statistic, columns, bounds=bounds, has_ceiling=False, higher_is_better=False, **how
     )

@@ -164,7 +164,7 @@ def test_narrow_noise_seems_to_know_all_until_chance_is_taken_off():
     assert (alone(noise, reference=True).parts["mutual_information"] > 0.9 * LOGS).all()
     corrected = alone(noise)
     assert corrected.score < 0.02
-    assert corrected.notes[0].startswith("the posteriors of code 0, 1, 2 overlap so little")
+    assert corrected.notes[0].startswith("The posteriors of codes 0, 1, 2 overlap so little")
 
 
 def test_noise_that_overlaps_has_no_note_and_seems_to_know_little():
@@ -236,8 +236,9 @@ def test_a_single_code_is_refused():
 
 
 def test_too_few_draws_are_refused():
-    with pytest.raises(ValueError, match="Expected num_samples >= 2 but got 1"):
-        alone((GRID, 0.5), num_samples=1)
+    for number in (1, 2.5):
+        with pytest.raises(ValueError, match=f"num_samples to be an integer >= 2 but got {number}"):
+            alone((GRID, 0.5), num_samples=number)
 
 
 def test_constant_factors_and_other_lengths_are_refused():

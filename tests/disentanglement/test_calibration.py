@@ -107,6 +107,16 @@ def test_none_and_one_replication_make_no_interval():
     assert calibrate(calibration=Calibration(0, 0)).floor is None
 
 
+def test_any_integers_will_do():
+    assert Calibration(np.int64(3), 10**7) == Calibration(3, 10_000_000)
+
+
+@pytest.mark.parametrize("calibration", [3, "own", Calibration])
+def test_what_is_no_calibration_is_refused(calibration):
+    with pytest.raises(ValueError, match="calibration to be a Calibration or None"):
+        calibrate(calibration=calibration)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

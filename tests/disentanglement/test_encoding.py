@@ -37,17 +37,17 @@ def test_a_grid_is_a_source():
 
 def test_every_row_gets_its_own_code():
     factors = Grid().sample_factors(50, seed=rng())
-    assert np.array_equal(Encoder(shifted_back, Grid()).codes_of(factors), factors)
+    assert np.array_equal(Encoder(shifted_back, Grid()).codes_of(factors, rng=rng()), factors)
 
 
 def test_each_combination_is_encoded_once():
     grid = Grid()
     encoder = Encoder(shifted_back, grid)
     some = np.array([[0, 1], [2, 3], [0, 1]])
-    assert np.array_equal(encoder.codes_of(some), some)
+    assert np.array_equal(encoder.codes_of(some, rng=rng()), some)
     assert grid.rendered == 2
     more = grid.sample_factors(500, seed=rng())
-    assert np.array_equal(encoder.codes_of(more), more)
+    assert np.array_equal(encoder.codes_of(more, rng=rng()), more)
     assert grid.rendered == 12
 
 
@@ -59,7 +59,7 @@ class NoisyGrid(Grid):
 
 
 def test_observations_that_are_drawn_are_encoded_each_time():
-    one, other = (Encoder(shifted_back, NoisyGrid()).codes_of([[0, 1], [0, 1]]) for _ in range(2))
+    one, other = (Encoder(shifted_back, NoisyGrid()).codes_of([[0, 1], [0, 1]], rng=rng()) for _ in range(2))
     assert (one[0] != one[1]).all()
     assert np.array_equal(np.floor(one), [[0, 1], [0, 1]])
     assert np.array_equal(one, other)
@@ -72,6 +72,21 @@ def test_drawn_takes_arrays_callables_and_encoders():
         points, factors = drawn(codes, Grid(), num_points=9, rng=rng())
         assert np.array_equal(factors, Grid().sample_factors(9, seed=rng()))
         assert np.array_equal(points, factors)
+
+
+def test_noise_is_that_of_the_seed_whatever_was_encoded_before():
+    encoder = Encoder(shifted_back, NoisyGrid())
+    one, other, third = (
+        drawn(encoder, None, num_points=9, rng=np.random.RandomState(s))[0] for s in (0, 0, 1)
+    )
+    assert np.array_equal(one, other)
+    assert not np.intersect1d(one % 1, third % 1).size
+
+
+@pytest.mark.parametrize("num_points", [0, -1, 9.5])
+def test_no_points_are_refused(num_points):
+    with pytest.raises(ValueError, match=f"num_points to be an integer >= 1 but got {num_points}"):
+        drawn(shifted_back, Grid(), num_points=num_points, rng=rng())
 
 
 def test_an_encoder_is_kept():

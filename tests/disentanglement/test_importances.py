@@ -150,9 +150,11 @@ def test_learners_that_will_not_do(options, message):
         dci(FACTORS, FACTORS, **options, **ALONE)
 
 
-def test_a_single_factor_is_refused():
+def test_a_single_factor_or_code_is_refused():
     with pytest.raises(ValueError, match="two factors or more"):
         dci(NOISE, FACTORS[:, :1])
+    with pytest.raises(ValueError, match="two codes or more but got 1"):
+        dci(NOISE[:, :1], FACTORS)
 
 
 def test_values_that_only_one_part_has():

@@ -115,13 +115,19 @@ def test_dependent_factors_are_noted():
     assert hold(factors=factors).notes == ()
     factors[::2, 2] = factors[::2, 1]
     (note,) = hold(factors=factors).notes
-    assert note.startswith("Factors 1 and 2 depend on each other (Cramér's V 0.")
+    assert note.startswith("Factors depend on each other (Cramér's V of 1 and 2 0.")
 
 
 def test_a_copy_depends_wholly():
     factors = np.repeat(drawn_factors(600)[:, 1:2], 2, axis=1)
     (note,) = hold(factors=factors).notes
-    assert "(Cramér's V 1.00)" in note
+    assert "(Cramér's V of 0 and 1 1.00)" in note
+
+
+def test_all_that_depend_on_each_other_stand_in_one_note():
+    factors = np.repeat(drawn_factors(600)[:, 1:2], 3, axis=1)
+    (note,) = hold(factors=factors).notes
+    assert "(Cramér's V of 0 and 1 1.00, of 0 and 2 1.00, of 1 and 2 1.00)" in note
 
 
 def test_a_single_factor_is_refused():
@@ -180,7 +186,7 @@ def test_dependent_factors_of_a_source_are_intervened_in(pairs):
     grid = Chained()
     held = hold(lambda x: x[:, ::-1], grid, pairs=pairs)
     (note,) = held.notes
-    assert note.startswith("Factors 1 and 2 of the source")
+    assert note.startswith("Factors of the source depend on each other (Cramér's V of 1 and 2 0.")
     assert grid.seen == 24  # all combinations, also those that the source never draws
     np.testing.assert_array_equal(held.sample.codes, held.sample.values[:, ::-1])
     assert held.background.tolist() == list(range(15_000))

@@ -132,3 +132,13 @@ def test_columns_that_nothing_can_be_said_of_have_none():
     constant, distinct = np.zeros((20, 1), dtype=np.int64), np.arange(20)[:, None]
     both = np.concatenate([constant, distinct], axis=1)
     assert not corrected_mutual_informations(both, both).any()
+
+
+@pytest.mark.parametrize("size", [300, 977, 1200])
+def test_rounding_is_no_information(size):
+    draws = np.random.RandomState(size)
+    factors = np.stack([draws.randint(values, size=size) for values in range(2, 40)], axis=1)
+    assert (mutual_informations(np.zeros((size, 1), dtype=np.int64), factors) == 0).all()
+    assert (mutual_informations(factors, np.zeros((size, 1), dtype=np.int64)) == 0).all()
+    left, right = np.divmod(np.arange(7 * 11 * 13) // 13, 11)
+    assert mutual_informations(left[:, None], right[:, None]) == 0

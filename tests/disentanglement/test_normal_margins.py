@@ -60,6 +60,18 @@ def test_shapes_that_differ_are_refused():
         normal_margins((LOC, np.ones((2, 3))))
 
 
+def test_a_pair_has_two():
+    with pytest.raises(ValueError, match=r"a pair \(loc, scale\) but got 3 arrays"):
+        normal_margins((LOC, SCALE, SCALE))
+
+
+def test_half_precision_will_do():
+    half = torch.full((4, 3), 0.5, dtype=torch.bfloat16)
+    loc, scale = normal_margins((half, half))
+    assert (loc == scale).all()
+    assert scale.dtype == np.float64
+
+
 @pytest.mark.parametrize(
     ("loc", "scale", "name"), [(LOC * np.nan, SCALE, "loc"), (LOC, SCALE * np.inf, "scale")]
 )

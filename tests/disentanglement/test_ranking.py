@@ -194,6 +194,7 @@ def test_a_seed_settles_everything():
         ([normal(3)] * 2, {"kl": [np.ones(3)]}, "kl with a number for each code"),
         ([normal(3)] * 2, {"kl": [np.ones(3), np.ones(2)]}, "kl with a number for each code"),
         ([normal(3)] * 2, {"kl": [np.ones(3), np.full(3, np.inf)]}, "finite kl"),
+        ([normal(3)] * 2, {"kl": ["a", "b"]}, "kl to be an array of real numbers but got str"),
         ([normal(3)] * 2, {"correlation": "pearson"}, "lasso, spearman but got 'pearson'"),
     ],
 )

@@ -27,6 +27,17 @@ def test_tensors_and_whole_floats_will_do():
     assert np.array_equal(sample.codes, CODES)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int32])
+def test_tensors_of_any_precision_will_do(dtype):
+    assert np.array_equal(codes_array(torch.tensor(CODES, dtype=dtype)), CODES)
+
+
+def test_codes_that_hardly_differ_from_0_are_0():
+    codes = codes_array(CODES * [1e-62, 1e-59])
+    assert (codes[:, 0] == 0).all()
+    assert np.ptp(codes[:, 1]) > 0
+
+
 def test_a_resampled_datum_keeps_its_factors_and_the_sizes_of_all():
     sample = to_sample(CODES, FACTORS).resampled(rng())
     rows = (sample.codes[:, 0] / 2).astype(int)
@@ -89,7 +100,17 @@ WRONG = {
     "lengths": (CODES, FACTORS[:11], "12 rows of codes and 11"),
     "a vector": (CODES[:, 0], FACTORS, r"codes of shape \(n, L\).*\(12,\)"),
     "no codes": (CODES[:, :0], FACTORS, r"codes of shape \(n, L\)"),
-    "words": ([["a", "b"]] * 12, FACTORS, "codes to be an array of numbers"),
+    "huge codes": (
+        CODES * 1e60,
+        FACTORS,
+        r"between -1e\+60 and 1e\+60 but got 2e\+60 in row 1, column 0",
+    ),
+    "masked": (np.ma.masked_equal(CODES, 4.0), FACTORS, "finite codes but got nan in row 2, column 0"),
+    "complex": (CODES + 1j, FACTORS, "codes to be an array of real numbers but got ndarray"),
+    "a complex tensor": (torch.tensor(CODES + 1j), FACTORS, "real numbers but got Tensor"),
+    "ragged": ([[1.0], [1.0, 2.0]], FACTORS, "real numbers but got list"),
+    "huge factors": (CODES, FACTORS + 2**54, "factor 0 holds 1.80144e\\+16: number its values from 0"),
+    "words": ([["a", "b"]] * 12, FACTORS, "codes to be an array of real numbers"),
     "tiny": (CODES[:9], FACTORS[:9], "at least 10 data but got 9"),
     "continuous": (CODES, FACTORS + 0.5, "integers but factor 0 holds"),
     "constant": (CODES, FACTORS * np.array([1, 0]), "factor 1 is always 0"),

@@ -22,6 +22,12 @@ def test_it_is_a_number():
     assert float(Score("mig", 0.5)) == 0.5
 
 
+def test_it_shows_itself_without_its_matrices():
+    text = repr(Score("mig", 0.5, {"mutual_information": [[0.0]]}))
+    assert text.startswith("Score(name='mig', score=0.5, interval=None")
+    assert "mutual_information" not in text
+
+
 def test_it_prints_what_is_known():
     completeness = Score("dci_completeness", 0.4, ceiling=1.0)
     score = Score("dci", 0.5, interval=(0.4, 0.6), companions=(completeness,), notes=("Code 3 is constant.",))
