@@ -1,5 +1,7 @@
 """Where factors and nuisances are drawn from."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -28,8 +30,15 @@ def to_random_state(seed: Seed) -> np.random.RandomState:
         return seed
     if seed is None:
         return np.random.RandomState(int(torch.randint(_NUM_SEEDS, (), device="cpu")))
+    return np.random.RandomState(checked_seed(seed))
+
+
+def checked_seed(seed: Any) -> int:
+    """The seed, if it is a number that starts NumPy's generator.
+
+    Raises:
+        ValueError: for anything else.
+    """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < _NUM_SEEDS:
-        raise ValueError(
-            f"Expected seed to be an integer from 0 to 2**32 - 1, a RandomState or None but got {seed!r}."
-        )
-    return np.random.RandomState(int(seed))
+        raise ValueError(f"Expected seed to be an integer from 0 to 2**32 - 1 but got {seed!r}.")
+    return int(seed)

@@ -1,8 +1,10 @@
 """Images that are at hand, looked up by their factors."""
 
 import math
+from pathlib import Path
 from typing import Any, final
 
+import h5py  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,7 +15,7 @@ from pyro_infomax.datasets.draws import Seed, to_random_state
 from pyro_infomax.datasets.factor_checks import Factors
 from pyro_infomax.datasets.factor_dataset import FactorDataset
 from pyro_infomax.datasets.factor_distribution import Correlated, Where, to_cells, to_distribution
-from pyro_infomax.datasets.stored_rows import Rows
+from pyro_infomax.datasets.stored_rows import Hdf5Rows, Rows
 
 _Array = npt.NDArray[Any]
 _Integers = npt.NDArray[np.int64]
@@ -64,11 +66,11 @@ class FactorArrays(FactorDataset):
         where: Where | None = None,
         correlated: Correlated | None = None,
     ) -> None:
-        self._images: Rows = images.detach().cpu().numpy() if isinstance(images, Tensor) else images
-        values = _checked_values(factors, rows=_checked_images(self._images).shape[0])
+        self._images = _checked_images(_to_rows(images))
+        values = _checked_values(factors, rows=self._images.shape[0])
         names = _checked_names(factor_names, values.shape[1])
         numbered = [np.unique(column, return_inverse=True) for column in values.T]
-        sizes = tuple(len(distinct) for distinct, _ in numbered)
+        sizes = _checked_grid(tuple(len(distinct) for distinct, _ in numbered))
         self._distinct = tuple(distinct for distinct, _ in numbered)
         cells = to_cells(np.stack([number for _, number in numbered], axis=1), sizes)
         self._rows = np.argsort(cells, kind="stable")
@@ -80,7 +82,7 @@ class FactorArrays(FactorDataset):
             names, sizes, where=where, correlated=correlated, **self._present(math.prod(sizes))
         )
         super().__init__(names, distribution)
-        self._white = _white(self._images) if white is None else white
+        self._white = _white(self._images) if white is None else _checked_white(white)
 
     @property
     def factor_values(self) -> dict[str, tuple[Any, ...]]:
@@ -125,6 +127,12 @@ class FactorArrays(FactorDataset):
         return places
 
 
+def _to_rows(images: Any) -> Any:
+    if isinstance(images, Tensor):
+        return images.detach().cpu().numpy()
+    return Hdf5Rows(Path(images.file.filename), images.name) if isinstance(images, h5py.Dataset) else images
+
+
 def _checked_images(images: Any) -> Rows:
     if not hasattr(images, "shape") or not hasattr(images, "dtype") or len(images.shape) < 2:
         raise ValueError(
@@ -153,6 +161,21 @@ def _checked_names(names: tuple[str, ...] | None, number: int) -> tuple[str, ...
     if len(set(names)) != number or len(names) != number:
         raise ValueError(f"Expected {number} different factor_names but got {list(names)}.")
     return tuple(names)
+
+
+def _checked_grid(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(sizes) > np.iinfo(np.int64).max:
+        raise ValueError(
+            f"Expected factors of few values each but got grids of {', '.join(map(str, sizes))}, whose "
+            "combinations are too many to be numbered: round continuous factors first."
+        )
+    return sizes
+
+
+def _checked_white(white: float) -> float:
+    if not white > 0:
+        raise ValueError(f"Expected white > 0 but got {white!r}.")
+    return white
 
 
 def _white(images: Rows) -> float:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyro_infomax.datasets.draws import Seed, to_random_state
+from pyro_infomax.datasets.draws import Seed, checked_seed, to_random_state
 from pyro_infomax.datasets.factor_checks import Factors, to_factors
 from pyro_infomax.datasets.factor_distribution import FactorDistribution
 from pyro_infomax.datasets.factor_images import FactorImages
@@ -129,13 +129,15 @@ class FactorDataset(abc.ABC):
 
         Args:
             num_points: how many draws; None for each combination once.
-            seed: of the draws, and of the nuisances of each datum.
+            seed: of the draws, and of the nuisances of each datum; an integer, since these are made again
+                whenever they are asked for.
 
         Returns:
             A ``Dataset`` with the factors of its data as ``factors``, (N, K).
 
         Raises:
-            ValueError: for each combination once where they come unequally often.
+            ValueError: for each combination once where they come unequally often, and for a seed that is no
+                integer from 0 to 2**32 - 1.
         """
         if num_points is None and not self._distribution.is_uniform:
             raise ValueError(
@@ -143,7 +145,7 @@ class FactorDataset(abc.ABC):
                 "data, but got None."
             )
         factors = self.all_factors() if num_points is None else self.sample_factors(num_points, seed=seed)
-        return FactorImages(self._observe, factors, draws=self.draws, seed=seed)
+        return FactorImages(self._observe, factors, draws=self.draws, seed=checked_seed(seed))
 
     def log_prob(self, factors: Any) -> _Floats:
         """The logarithm of the probability that each row of factors comes, in nats.
@@ -162,7 +164,7 @@ class FactorDataset(abc.ABC):
         return self._distribution.probabilities()
 
     def _in_chunks(self, factors: Factors, random_state: np.random.RandomState, *, progress: bool) -> Tensor:
-        images = torch.empty(len(factors), *self.observation_shape, dtype=torch.float32)
+        images = torch.empty(len(factors), *self.observation_shape, dtype=torch.float32, device="cpu")
         starts = range(0, len(factors), _CHUNK)
         for start in patiently(starts, "observations", progress=progress):
             images[start : start + _CHUNK] = self._observe(factors[start : start + _CHUNK], random_state)

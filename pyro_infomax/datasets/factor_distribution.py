@@ -3,7 +3,7 @@
 import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from pyro_infomax.datasets.factor_checks import Factors
 Where = Callable[[Factors], npt.NDArray[np.bool_]]
 Correlated = Mapping[tuple[str, str], float]
 _Floats = npt.NDArray[np.float64]
+_SMALLEST_SIGMA: Final = 1e-6  # far below the step of any factor: values that differ never come together
 
 
 class FactorDistribution(abc.ABC):
@@ -138,14 +139,18 @@ def to_distribution(
         names: of the K factors.
         sizes: of the K factors.
         where: from combinations (n, K) to whether each may come, (n,).
-        correlated: from a pair of names to its :math:`\sigma > 0`; the smaller, the stronger.
+        correlated: from a pair of names to its :math:`\sigma \ge 10^{-6}`; the smaller, the stronger.
         cells: the combinations that there are at all, by their place in the grid; None for the full grid.
         log_weights: of these cells; None for equal ones.
 
     Raises:
-        ValueError: for unknown names, a sigma that is not positive, a predicate that does not answer for each
+        ValueError: for unknown names, a sigma that is too small, a predicate that does not answer for each
             combination, and where nothing is left.
     """
+    if correlated is not None and not isinstance(correlated, Mapping):
+        raise ValueError(
+            f"Expected correlated to be a mapping from pairs of names to sigma but got {correlated!r}."
+        )
     if where is None and not correlated and cells is None:
         return FullGrid(sizes)
     cells = np.arange(math.prod(sizes)) if cells is None else cells
@@ -185,8 +190,10 @@ def _log_affinity(
     factors: Factors, pair: tuple[str, str], sigma: float, names: Sequence[str], sizes: Sequence[int]
 ) -> _Floats:
     first, second = _columns(pair, names)
-    if not (math.isfinite(sigma) and sigma > 0):
-        raise ValueError(f"Expected a finite sigma > 0 for the correlated pair {pair} but got {sigma!r}.")
+    if not _SMALLEST_SIGMA <= sigma < math.inf:
+        raise ValueError(
+            f"Expected a finite sigma >= {_SMALLEST_SIGMA} for the correlated pair {pair} but got {sigma!r}."
+        )
     values = [factors[:, k] / max(sizes[k] - 1, 1) for k in (first, second)]
     return -np.square(values[0] - values[1]) / (2 * sigma**2)
 

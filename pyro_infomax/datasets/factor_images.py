@@ -1,5 +1,6 @@
 """Observations that are made when a batch asks for them."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import final
 
@@ -37,7 +38,7 @@ class FactorImages(Dataset[Tensor]):
         return len(self.factors)
 
     def __getitem__(self, index: int) -> Tensor:
-        place = range(len(self))[index]
+        place = range(len(self))[operator.index(index)]
         # A pair, so that data of neighbouring seeds do not share the nuisances of neighbouring data
         random_state = np.random.RandomState([self._seed, place])
         return self._render(self.factors[place : place + 1], random_state)[0]

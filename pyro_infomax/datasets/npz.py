@@ -2,7 +2,6 @@
 
 import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from pyro_infomax.datasets.channels import channels_first
 from pyro_infomax.datasets.images import LabelledImages
+from pyro_infomax.datasets.stored_rows import undamaged
 
 _Array = npt.NDArray[Any]
 _IMAGE_NAMES = ("images", "x")
@@ -58,11 +58,9 @@ def _read(path: Path) -> tuple[_Array, _Array | None]:
     if not path.exists():
         raise FileNotFoundError(f"Expected an npz file but there is no {path}.")
     try:
-        with np.load(_zip_archive(path), allow_pickle=False) as file:
+        with undamaged(path), np.load(_zip_archive(path), allow_pickle=False) as file:
             images, labels = file[_image_name(file.files, path)], _first(file, _LABEL_NAMES)
             return _checked_array(images, path), None if labels is None else _checked_array(labels, path)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"Expected an npz file but {path} is damaged ({error}); write it again.") from None
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise

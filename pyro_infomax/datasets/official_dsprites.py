@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pyro_infomax.datasets.factor_arrays import FactorArrays
 from pyro_infomax.datasets.factor_distribution import Correlated, Where
-from pyro_infomax.datasets.stored_rows import npz_rows
+from pyro_infomax.datasets.stored_rows import npz_rows, undamaged
 
 _NAMES = ("shape", "scale", "orientation", "position_x", "position_y")
 
@@ -42,8 +42,9 @@ def load_dsprites(
         Images (64, 64) with the factors shape, scale, orientation, position_x and position_y.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no npz file or does not hold these arrays.
+        FileNotFoundError: if there is no such file, or no folder to unpack to.
+        ValueError: if it is no npz file, is damaged or does not hold these arrays, and if ``unpack_to`` is
+            there already and holds something else.
     """
     file = Path(path)
     classes = _classes(file)
@@ -63,14 +64,14 @@ def _classes(path: Path) -> npt.NDArray[Any]:
         raise FileNotFoundError(f"Expected the npz file of dSprites but there is no {path}.")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"Expected the npz file of dSprites but {path} is no npz file.")
-    with np.load(path, allow_pickle=False) as file:
+    with undamaged(path), path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         if not {"imgs", "latents_classes"} <= set(file.files):
             raise ValueError(
                 f"Expected arrays imgs and latents_classes in {path} but found {', '.join(file.files)}."
             )
         classes = file["latents_classes"]
-    if classes.ndim != 2 or classes.shape[1] != 1 + len(_NAMES):
+    if np.ndim(classes) != 2 or classes.shape[1] != 1 + len(_NAMES):
         raise ValueError(
-            f"Expected latents_classes of shape (N, {1 + len(_NAMES)}) in {path} but got {classes.shape}."
+            f"Expected latents_classes of shape (N, {1 + len(_NAMES)}) in {path} but got {np.shape(classes)}."
         )
     return classes

@@ -2,8 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import h5py  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
 
 from pyro_infomax.datasets.factor_arrays import FactorArrays
 from pyro_infomax.datasets.factor_distribution import Correlated, Where
@@ -31,18 +34,31 @@ def load_shapes3d(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no HDF5 file or does not hold these arrays.
+        ValueError: if it is no HDF5 file, is damaged or does not hold these arrays.
     """
     file = Path(path)
     if not file.exists():
         raise FileNotFoundError(f"Expected the HDF5 file of 3D Shapes but there is no {file}.")
     if not h5py.is_hdf5(file):
         raise ValueError(f"Expected the HDF5 file of 3D Shapes but {file} is no HDF5 file.")
-    with h5py.File(file, "r") as archive:
-        if not {"images", "labels"} <= set(archive):
-            raise ValueError(f"Expected images and labels in {file} but found {', '.join(archive)}.")
-        labels = archive["labels"][:]
-    if labels.ndim != 2 or labels.shape[1] != len(_NAMES):
-        raise ValueError(f"Expected labels of shape (N, {len(_NAMES)}) in {file} but got {labels.shape}.")
+    labels = _labels(file)
     rows = Hdf5Rows(file, "images")
     return FactorArrays(rows, labels, factor_names=_NAMES, white=255, where=where, correlated=correlated)
+
+
+def _labels(path: Path) -> npt.NDArray[Any]:
+    try:
+        archive = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(
+            f"Expected the HDF5 file of 3D Shapes but {path} is damaged ({error}); fetch it again."
+        ) from None
+    with archive:
+        images, labels = (archive.get(name) for name in ("images", "labels"))
+        if not isinstance(images, h5py.Dataset) or not isinstance(labels, h5py.Dataset):
+            raise ValueError(f"Expected images and labels in {path} but found {', '.join(archive)}.")
+        if images.dtype != np.uint8:
+            raise ValueError(f"Expected images of bytes in {path} but got dtype {images.dtype}.")
+        if labels.ndim != 2 or labels.shape[1] != len(_NAMES):
+            raise ValueError(f"Expected labels of shape (N, {len(_NAMES)}) in {path} but got {labels.shape}.")
+        return labels[:]

@@ -1,6 +1,6 @@
 """Binary images to painted ones."""
 
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,18 @@ class Painting:
         size: side of the images, in pixels.
         sprite: where a pixel is on; None for white.
         background: where it is off; None for black.
+
+    Raises:
+        ValueError: for anything that is no paint.
     """
 
     def __init__(self, *, size: int, sprite: Paint | None, background: Paint | None) -> None:
         self._size = size
         self._is_plain = sprite is None and background is None
-        self._paints = {"sprite": sprite or Grey(1), "background": background or Grey(0)}
+        self._paints = {
+            "sprite": _checked(Grey(1) if sprite is None else sprite, "sprite"),
+            "background": _checked(Grey(0) if background is None else background, "background"),
+        }
         self._channelled = (max(paint.channels for paint in self._paints.values()), size, size)
 
     @property
@@ -62,3 +68,9 @@ class Painting:
         painted[...] = background
         np.copyto(painted, sprite, where=images[:, None] > 0)  # (datum, channel, row, column)
         return painted.reshape(-1, *self.shape)
+
+
+def _checked(paint: Any, name: str) -> Paint:
+    if not isinstance(paint, Paint):
+        raise ValueError(f"Expected {name} to be a paint, such as Grey(0.5), but got {paint!r}.")
+    return paint

@@ -71,7 +71,7 @@ class GreyLevels(Paint):
         *levels: at least one, each from 0, black, to 1, white.
 
     Raises:
-        ValueError: for no level, and for one outside [0, 1].
+        ValueError: for no level, for one outside [0, 1] and for one that comes twice.
 
     Example:
         >>> from pyro_infomax.datasets import Sprites
@@ -85,6 +85,8 @@ class GreyLevels(Paint):
             raise ValueError("Expected at least one grey level but got none.")
         super().__init__(channels=1, num_values=len(levels))
         self.levels = tuple(_checked_level(level) for level in levels)
+        if len(set(self.levels)) < len(levels):
+            raise ValueError(f"Expected grey levels without repetition but got {list(self.levels)}.")
 
     def brightness(self, values: _Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:  # noqa: ARG002
         return np.asarray(self.levels, dtype=np.float32)[values].reshape(-1, 1, 1, 1)
@@ -102,9 +104,9 @@ class Hues(Paint):
     """
 
     def __init__(self, number: int) -> None:
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise ValueError(f"Expected the number of hues to be an integer >= 1 but got {number!r}.")
-        super().__init__(channels=_RED_GREEN_BLUE, num_values=number)
+        super().__init__(channels=_RED_GREEN_BLUE, num_values=int(number))
         self._colours = np.array([colorsys.hsv_to_rgb(k / number, 1, 1) for k in range(number)], np.float32)
 
     def brightness(self, values: _Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:  # noqa: ARG002
@@ -168,7 +170,7 @@ class Noise(Paint):
 
 
 def _checked_level(level: Any) -> float:
-    if not 0 <= level <= 1:
+    if not isinstance(level, int | float | np.number) or not 0 <= level <= 1:
         raise ValueError(f"Expected a grey level from 0 (black) to 1 (white) but got {level!r}.")
     return float(level)
 

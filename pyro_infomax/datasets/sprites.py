@@ -22,6 +22,7 @@ Values = int | Sequence[float] | npt.NDArray[np.floating[Any]]
 _Floats = npt.NDArray[np.float64]
 _TURN: Final = 2 * np.pi
 _SMALLEST_SIZE: Final = 8
+_THINNEST: Final = 8.2  # pixels: half the ellipse's thickness at scale 1 in an image of 64 by 64
 _NAMES: Final = ("shape", "scale", "orientation", "position_x", "position_y")
 
 
@@ -33,8 +34,8 @@ class Sprites(FactorDataset):
     nothing is stored. The figures are our own: pixels differ from the official ones, but what is public of
     these holds. Images are binary, and a pixel is on where its centre is in the figure. The area goes with
     the square of the scale. The centre of mass is at the position, whose 32 values are a pixel apart, so that
-    figures shift exactly, and they never touch the border. Orientation turns counterclockwise, from an
-    upright heart; position x goes to the right and y down.
+    figures shift exactly, and they never touch the border (of images of 24 pixels or more). Orientation turns
+    counterclockwise, from an upright heart; position x goes to the right and y down.
 
     The forty orientations run from 0 to :math:`2\pi` and contain both, which look the same, so that at most
     718,848 of the 737,280 images differ. Orientations k and 39 − k mirror each other. The square and the
@@ -53,7 +54,8 @@ class Sprites(FactorDataset):
         positions: how many along either axis, evenly from 0 to 1 (one alone is 1/2), or the values.
         positions_x: the same for one axis alone; None for ``positions``.
         positions_y: the same for the other.
-        size: side of the images in pixels, at least 8. Lengths are proportional to it.
+        size: side of the images in pixels, at least 8. Lengths are proportional to it, and it must be large
+            enough for the smallest scale, 12 for one half.
         sprite: what figures are painted with, if not white.
         background: what is behind them, if not black. A paint with values of its own makes one more
             factor, "sprite" or "background", after the five; paint that is drawn makes a nuisance.
@@ -64,7 +66,8 @@ class Sprites(FactorDataset):
             (Träuble et al. 2021, *On Disentangled Representations Learned from Correlated Data*).
 
     Raises:
-        ValueError: for unknown shapes, for values out of range or repeated, and where nothing is left.
+        ValueError: for unknown shapes, for values out of range or repeated, for figures so small that they
+            might miss every pixel, and where nothing is left.
 
     Example:
         >>> sprites = Sprites()
@@ -102,7 +105,7 @@ class Sprites(FactorDataset):
         self.size = _checked_size(size)
         self.shapes = _checked_shapes(shapes)
         self._values = GridValues(
-            _checked_scales(_spread(scales, 0.5, 1, "scales", alone=1)),
+            _checked_visible(_checked_scales(_spread(scales, 0.5, 1, "scales", alone=1)), self.size),
             _spread(orientations, 0, _TURN, "orientations", alone=0, endpoint=endpoint),
             _checked_positions(positions if positions_x is None else positions_x),
             _checked_positions(positions if positions_y is None else positions_y),
@@ -132,7 +135,7 @@ class Sprites(FactorDataset):
 
         Args:
             shape: name of one of the shapes, or one for each image.
-            scale: in (0, 1]; a number or one for each image.
+            scale: in (0, 1]; a number or one for each image. A figure smaller than a pixel may miss them all.
             orientation: radians, counterclockwise; likewise.
             x: position from 0, left, to 1, right; likewise.
             y: position from 0, top, to 1, bottom; likewise.
@@ -150,8 +153,9 @@ class Sprites(FactorDataset):
         """
         names = [shape] if isinstance(shape, str) else shape
         numbers = np.array([self._shape_number(name) for name in names])
-        values = (np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in (scale, orientation, x, y))
-        number, scales, angles, xs, ys = np.broadcast_arrays(numbers, *values)
+        number, scales, angles, xs, ys = np.broadcast_arrays(
+            numbers, *map(_vector, (scale, orientation, x, y))
+        )
         left, x_offset = self._canvas.stand(_in_unit_interval(xs, "x"))
         top, y_offset = self._canvas.stand(_in_unit_interval(ys, "y"))
         poses = Poses(number, _checked_scales(scales), _finite(angles), x_offset, y_offset)
@@ -188,6 +192,13 @@ def _checked_values(values: _Floats, name: str) -> _Floats:
     return values
 
 
+def _vector(value: Any) -> _Floats:
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.ndim > 1:
+        raise ValueError(f"Expected a number, or one for each image, but got shape {array.shape}.")
+    return np.atleast_1d(array).astype(np.float64)
+
+
 def _finite(angles: _Floats) -> _Floats:
     if not np.isfinite(angles).all():
         raise ValueError(f"Expected finite orientations but got {angles.tolist()}.")
@@ -198,6 +209,17 @@ def _checked_scales(values: _Floats) -> _Floats:
     if not ((values > 0) & (values <= 1)).all():
         raise ValueError(f"Expected scales in (0, 1] but got {values.tolist()}.")
     return values
+
+
+def _checked_visible(scales: _Floats, size: int) -> _Floats:
+    # A disc of this radius holds the centre of a pixel wherever it is
+    least = 0.5**0.5 * 64 / _THINNEST
+    if scales.min() * size < least:
+        raise ValueError(
+            f"Expected figures that cannot fall between the centres of pixels, scale * size >= {least:.2f}, "
+            f"but got scale {scales.min():g} and size {size}: take larger images or scales."
+        )
+    return scales
 
 
 def _checked_positions(positions: Values) -> _Floats:

@@ -2,10 +2,14 @@
 
 import os
 import shutil
-import tempfile
+import uuid
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Protocol, final
 
 import h5py  # type: ignore[import-untyped]
@@ -38,7 +42,7 @@ class Hdf5Rows:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        self._path = path
+        self._path = path.absolute()
         self._name = name
         with h5py.File(path, "r") as file:
             self.shape: tuple[int, ...] = file[name].shape
@@ -47,9 +51,12 @@ class Hdf5Rows:
 
     def __getitem__(self, index: Any) -> _Array:
         rows = np.arange(self.shape[0])[index]
-        # HDF5 reads rows in ascending order, each once
-        distinct, place = np.unique(rows, return_inverse=True)
-        return self._dataset()[distinct][place]
+        dataset = self._dataset()
+        read = np.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        # One by one: a selection of scattered rows takes HDF5 many times as long, and must ascend
+        for place, row in enumerate(rows.tolist()):
+            read[place] = dataset[row]
+        return read
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None}
@@ -62,6 +69,29 @@ class Hdf5Rows:
 
 
 @final
+class MappedRows:
+    """An uncompressed array in a file, mapped into memory, and mapped anew where it is sent to.
+
+    Args:
+        path: of the file.
+        shape: of the array, in C order.
+        dtype: of the array.
+        offset: where it begins in the file, in bytes.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._where = (path.absolute(), shape, dtype, offset)
+        self._array = np.memmap(path, dtype=dtype, mode="r", shape=shape, offset=offset)
+
+    def __getitem__(self, index: Any) -> _Array:
+        return self._array[index]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MappedRows, self._where
+
+
+@final
 class PackedRows:
     """A compressed array of an npz file, unpacked into memory when it is first read.
 
@@ -71,7 +101,7 @@ class PackedRows:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        self._path = path
+        self._path = path.absolute()
         self._name = name
         self.shape, self.dtype, _ = _header(path, name)
 
@@ -83,8 +113,26 @@ class PackedRows:
 
     @cached_property
     def _array(self) -> _Array:
-        with np.load(self._path, allow_pickle=False) as file:
+        with undamaged(self._path), np.load(self._path, allow_pickle=False) as file:
             return file[self._name]
+
+
+@contextmanager
+def undamaged(path: Path) -> Iterator[None]:
+    """Says in one sentence that an npz file is damaged, in whichever way that shows as it is read.
+
+    Args:
+        path: of the npz file.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        yield
+    except (zipfile.BadZipFile, zlib.error, EOFError, TokenError) as error:
+        raise ValueError(
+            f"Expected an npz file but {path} is damaged ({error}); fetch or write it again."
+        ) from None
 
 
 def npz_rows(path: Path, name: str, *, unpack_to: Path | None = None) -> Rows:
@@ -94,48 +142,61 @@ def npz_rows(path: Path, name: str, *, unpack_to: Path | None = None) -> Rows:
         path: of the npz file.
         name: of the array.
         unpack_to: an npy file to unpack a compressed array to, once, and to map; None unpacks into memory.
+
+    Raises:
+        FileNotFoundError: if there is no folder to unpack to.
+        ValueError: if the file is damaged, the array is not of numbers in C order, or ``unpack_to`` is there
+            already and holds something else.
     """
-    if unpack_to is not None:
-        if not unpack_to.exists():
-            _unpack(path, name, unpack_to)
-        return _mapped_copy(unpack_to, path, name)
-    with zipfile.ZipFile(path) as archive:
-        stored = archive.getinfo(f"{name}.npy").compress_type == zipfile.ZIP_STORED
-    return _mapped_member(path, name) if stored else PackedRows(path, name)
+    with undamaged(path):
+        if unpack_to is not None:
+            _header(path, name)  # refuses what must not be unpacked
+            if not unpack_to.exists():
+                _unpack(path, name, unpack_to)
+            return _mapped_copy(unpack_to, path, name)
+        with zipfile.ZipFile(path) as archive:
+            stored = archive.getinfo(f"{name}.npy").compress_type == zipfile.ZIP_STORED
+        return _mapped_member(path, name) if stored else PackedRows(path, name)
 
 
 def _mapped_member(path: Path, name: str) -> Rows:
-    shape, dtype, header = _header(path, name)
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         start = archive.getinfo(f"{name}.npy").header_offset
         file.seek(start)
         local = file.read(_LOCAL_HEADER)
     lengths = (int.from_bytes(local[at : at + 2], "little") for at in (26, 28))
-    return np.memmap(
-        path, dtype=dtype, mode="r", shape=shape, offset=start + _LOCAL_HEADER + sum(lengths) + header
-    )
+    shape, dtype, header = _header(path, name)
+    return MappedRows(path, shape, dtype, start + _LOCAL_HEADER + sum(lengths) + header)
 
 
 def _mapped_copy(copy: Path, path: Path, name: str) -> Rows:
-    rows = np.load(copy, mmap_mode="r", allow_pickle=False)
+    try:
+        found = np.lib.format.open_memmap(copy, mode="r")
+    except (ValueError, OSError) as error:
+        raise _other_copy(copy, path, name, got=str(error)) from None
     shape, dtype, _ = _header(path, name)
-    if (rows.shape, rows.dtype) != (shape, dtype):
-        raise ValueError(
-            f"Expected {copy} to hold {name} of {path}, {dtype} of shape {shape}, but got {rows.dtype} of "
-            f"shape {rows.shape}: remove it or name another file."
-        )
-    return rows
+    if (found.shape, found.dtype) != (shape, dtype) or not found.flags.c_contiguous:
+        raise _other_copy(copy, path, name, got=f"{found.dtype} of shape {found.shape}")
+    return MappedRows(copy, shape, dtype, found.offset)
+
+
+def _other_copy(copy: Path, path: Path, name: str, *, got: str) -> ValueError:
+    return ValueError(
+        f"Expected {copy} to hold {name} of {path} but got {got}: remove it or name another file."
+    )
 
 
 def _unpack(path: Path, name: str, copy: Path) -> None:
+    if not copy.parent.is_dir():
+        raise FileNotFoundError(f"Expected a folder to unpack {name} to but there is no {copy.parent}.")
     # Whole or not at all: a reader must never meet half a file
-    with (
-        tempfile.NamedTemporaryFile(dir=copy.parent, suffix=".part", delete=False) as part,
-        zipfile.ZipFile(path) as archive,
-        archive.open(f"{name}.npy") as member,
-    ):
-        shutil.copyfileobj(member, part)
-    Path(part.name).replace(copy)
+    part = copy.with_name(f"{copy.name}.{uuid.uuid4().hex}.part")
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member, part.open("xb") as file:
+            shutil.copyfileobj(member, file)
+        part.replace(copy)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:

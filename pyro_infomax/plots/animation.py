@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
-from matplotlib.animation import PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from pyro_infomax.plots.arrays import Drawable, Floats, as_vector
 from pyro_infomax.plots.canvas import checked_names
@@ -16,8 +16,10 @@ from pyro_infomax.plots.mosaic import as_images, scale, show
 
 _TILE = 1.2  # inches
 _NAME = 0.3  # above a tile
+_LETTER = 0.085  # of a name
 _DOTS_PER_INCH = 80
 _MOST_IN_A_ROW = 8
+_RATES = (0.1, 50.0)  # GIFs count hundredths of a second, and viewers slow down what is faster
 
 
 def traversal_animation(
@@ -37,7 +39,7 @@ def traversal_animation(
         images: (rows, frames, H, W) or (rows, frames, C, H, W): row j decodes z with :math:`z_j` set to each
             of the values in turn. Three channels are colour, others stand side by side.
         path: where to, a name that ends with .gif; a file of that name is overwritten.
-        fps: frames per second.
+        fps: frames per second, from 0.1 to 50.
         values: (frames,) the values of :math:`z_j`, written below; nothing by default.
         names: one name per row, above its tile; by default :math:`z_0, z_1, \dots`
 
@@ -46,8 +48,8 @@ def traversal_animation(
 
     Raises:
         ValueError: if the shape is not that of rows of two images or more, a value is nan or infinite, the
-            values or names do not match the frames or rows, fps is not above 0, or the path does not end with
-            .gif.
+            values or names do not match the frames or rows, fps is out of range, or the path does not end
+            with .gif.
 
     Example:
         >>> import tempfile
@@ -59,8 +61,8 @@ def traversal_animation(
     target = _checked_path(path)
     if tiles.shape[1] < 2:
         raise ValueError("Expected two frames or more but got 1: nothing would move.")
-    if not (np.isfinite(fps) and fps > 0):
-        raise ValueError(f"Expected fps > 0 but got {fps}.")
+    if not _RATES[0] <= fps <= _RATES[1]:
+        raise ValueError(f"Expected fps from {_RATES[0]:g} to {_RATES[1]:g} but got {fps}.")
     labels = checked_names(names, count=len(tiles), template="$z_{{{}}}$")
     captions = _captions(values, count=tiles.shape[1])
     low, high = scale(tiles)
@@ -101,9 +103,10 @@ class _Film:
         columns = -(-len(tiles) // rows)
         height, width = tiles.shape[2:4]
         below = _NAME if captions else 0.0
-        size = (columns * _TILE * max(1.0, width / height), rows * (_TILE + _NAME) + below)
+        across = max(_TILE * max(1.0, width / height), _LETTER * max(map(len, labels)))
+        size = (columns * across, rows * (_TILE + _NAME) + below)
         self.figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
-        FigureCanvasAgg(self.figure)
+        self._canvas = FigureCanvasAgg(self.figure)
         axes = self.figure.subplots(rows, columns, squeeze=False).ravel()
         self._axes: list[Axes] = list(axes[: len(tiles)])
         for ax in axes[len(tiles) :]:
@@ -111,16 +114,25 @@ class _Film:
         for ax, tile, label in zip(self._axes, tiles, labels, strict=True):
             show(tile[None, :1], ax=ax).set_title(label, fontsize="medium")
 
-    def turn_to(self, frame: int) -> None:
+    def frame(self, number: int) -> Image.Image:
+        """The picture of one frame."""
         for ax, tile in zip(self._axes, self._tiles, strict=True):
-            ax.images[0].set_data(tile[frame])
+            ax.images[0].set_data(tile[number])
         if self._captions:
-            self.figure.supxlabel(self._captions[frame], fontsize="medium")
+            self.figure.supxlabel(self._captions[number], fontsize="medium")
+        self._canvas.draw()
+        # Nothing moves from its place after the first frame
+        self.figure.set_layout_engine("none")
+        return Image.fromarray(np.asarray(self._canvas.buffer_rgba())[..., :3].copy())
 
 
 def _write(film: _Film, path: Path, *, fps: float) -> None:
-    writer = PillowWriter(fps=fps)  # type: ignore[arg-type]
-    with writer.saving(film.figure, str(path), dpi=_DOTS_PER_INCH):
-        for frame in (*range(film.length), *range(film.length - 2, 0, -1)):
-            film.turn_to(frame)
-            writer.grab_frame()
+    forth = [film.frame(number) for number in range(film.length)]
+    forth[0].save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=[*forth[1:], *forth[-2:0:-1]],
+        duration=round(1000 / fps),
+        loop=0,
+    )

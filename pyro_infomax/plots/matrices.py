@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -11,6 +12,9 @@ from pyro_infomax.plots.canvas import axes_or_new, checked_names
 
 _CELL = (0.75, 0.34)  # inches
 _MARGIN = (2.2, 1.2)
+_SMALLEST = (4.0, 2.2)  # the title and the colour bar's label fit
+_LETTER = 0.08
+_LONGEST = 11  # letters of names that stand beside each other
 _MOST_NUMBERS = 12  # along either side
 _COLOURS = "Blues"
 
@@ -144,8 +148,7 @@ def _heat_map(
     rows, columns = matrix.shape
     order = _diagonal_order(matrix) if ordered else list(range(rows))
     few = max(rows, columns) <= _MOST_NUMBERS
-    size = (columns * _CELL[0] + _MARGIN[0], rows * _CELL[1] + _MARGIN[1])
-    ax = axes_or_new(ax, size=size if few else (6.4, 4.8))
+    ax = axes_or_new(ax, size=_size(matrix, names) if few else (6.4, 4.8))
     sns.heatmap(
         matrix[order],
         vmin=0.0,
@@ -162,8 +165,18 @@ def _heat_map(
     if not few:
         _thinned(ax, [names[0][i] for i in order], names[1])
     ax.tick_params(length=0, labelrotation=0)
+    if max(map(len, names[1])) > _LONGEST:
+        plt.setp(ax.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
     ax.set(xlabel="factor", ylabel="latent dimension")
     return ax
+
+
+def _size(matrix: Floats, names: tuple[list[str], list[str]]) -> tuple[float, float]:
+    rows, columns = matrix.shape
+    longest = [max(map(len, each)) for each in names]
+    width = columns * _CELL[0] + _MARGIN[0] + _LETTER * max(longest[0] - _LONGEST, 0)
+    height = rows * _CELL[1] + _MARGIN[1] + _LETTER / 2 * max(longest[1] - _LONGEST, 0)
+    return max(width, _SMALLEST[0]), max(height, _SMALLEST[1])
 
 
 def _diagonal_order(matrix: Floats) -> list[int]:

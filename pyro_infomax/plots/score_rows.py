@@ -76,11 +76,14 @@ def _draw(table: dict[str, Floats], rows: Floats, *, ax: Axes) -> None:
     ax.hlines(rows, table["low"], table["high"], color=blue, linewidth=1.5, zorder=4)
     for end in ("low", "high"):
         ax.vlines(table[end], rows - _CAP, rows + _CAP, color=blue, linewidth=1.5, zorder=4)
+    # What is known of no score has no place in the legend either
     known = np.isfinite(table["floor_low"] + table["floor_high"])
-    width = (table["floor_high"] - table["floor_low"])[known]
-    left = table["floor_low"][known]
-    ax.barh(
-        rows[known], width, left=left, height=2 * _HALF, color="0.75", label="where noise scores", zorder=2
-    )
+    if known.any():
+        left, right = table["floor_low"][known], table["floor_high"][known]
+        label = "where noise scores"
+        ax.barh(rows[known], right - left, left=left, height=2 * _HALF, color="0.75", label=label, zorder=2)
     for name, colour in (("floor", orange), ("ceiling", green)):
-        ax.vlines(table[name], rows - _HALF, rows + _HALF, color=colour, linewidth=2, label=name, zorder=3)
+        if np.isfinite(table[name]).any():
+            ax.vlines(
+                table[name], rows - _HALF, rows + _HALF, color=colour, linewidth=2, label=name, zorder=3
+            )

@@ -11,6 +11,10 @@ def test_a_seed_starts_the_legacy_generator():
     )
 
 
+def test_the_largest_seed_is_taken():
+    assert isinstance(to_random_state(2**32 - 1), np.random.RandomState)
+
+
 def test_a_generator_is_taken_as_it_is():
     generator = to_random_state(0)
     assert to_random_state(generator) is generator

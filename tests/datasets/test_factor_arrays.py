@@ -1,3 +1,4 @@
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -61,6 +62,15 @@ def test_several_rows_of_a_combination_are_drawn_by_seed():
     assert data.draws
 
 
+def test_one_combination_with_two_rows_is_enough_for_a_draw():
+    assert arrays([0, 0, 1, 2, 3, 4, 5]).draws
+
+
+def test_a_missing_last_combination_is_named():
+    with pytest.raises(ValueError, match=r"the first in row 0: \[1, 2\]"):
+        arrays([0, 1, 2, 3, 4]).observations([[1, 2]])
+
+
 def test_combinations_come_as_often_as_there_are_rows():
     data = arrays([0, 0, 0, 1, 2, 3, 4, 5])
     assert np.allclose(data.probabilities(), [3 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 8, 1 / 8])
@@ -103,6 +113,28 @@ def test_tensors_and_memory_mapped_arrays_do_too(tmp_path):
     for images in (torch.from_numpy(images_of(GRID)), np.load(tmp_path / "images.npy", mmap_mode="r")):
         data = FactorArrays(images, torch.from_numpy(GRID))
         assert torch.equal(data.observations(GRID[::2]), arrays().observations(GRID[::2]))
+
+
+@pytest.mark.parametrize("chunks", [None, (1, 2, 2)])
+def test_a_dataset_of_an_hdf5_file_is_read_row_by_row(tmp_path, chunks):
+    with h5py.File(tmp_path / "images.h5", "w") as file:
+        file.create_dataset("images", data=images_of(GRID), chunks=chunks)
+    with h5py.File(tmp_path / "images.h5") as file:
+        data = FactorArrays(file["images"], GRID)
+        asked = [[1, 2], [0, 0], [1, 2]]
+        assert torch.equal(data.observations(asked), FactorArrays(images_of(GRID), GRID).observations(asked))
+
+
+@pytest.mark.parametrize("white", [0, -1.0, np.nan])
+def test_white_must_be_brighter_than_black(white):
+    with pytest.raises(ValueError, match="Expected white > 0"):
+        arrays(white=white)
+
+
+def test_continuous_factors_of_too_many_combinations_are_refused():
+    factors = np.random.default_rng(0).random((200, 9))
+    with pytest.raises(ValueError, match="Expected factors of few values each but got grids of 200, 200"):
+        FactorArrays(np.zeros((200, 2)), factors)
 
 
 @pytest.mark.parametrize("factors", [GRID[:3], GRID[:, 0], np.zeros((6, 0))])

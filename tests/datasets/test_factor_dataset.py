@@ -88,6 +88,19 @@ def test_each_once_is_refused_where_combinations_come_unequally_often():
     assert len(data.as_dataset(12)) == 12
 
 
+@pytest.mark.parametrize("seed", [None, np.random.RandomState(0), -1, 0.5])
+def test_a_dataset_that_could_not_be_made_again_is_refused(seed):
+    for num_points in (None, 5):
+        with pytest.raises(ValueError, match="Expected seed to be an integer from 0"):
+            small().as_dataset(num_points, seed=seed)
+
+
+def test_images_are_on_the_cpu_whatever_the_default():
+    with torch.device("meta"):
+        assert small().sample(3, seed=0)[0].device.type == "cpu"
+        assert small().images_and_factors()[0].device.type == "cpu"
+
+
 def test_probabilities_belong_to_all_factors():
     data = small(correlated={("scale", "position_y"): 0.2}, where=lambda v: v[:, 0] == 1)
     assert len(data.probabilities()) == len(data) == 96
@@ -109,6 +122,21 @@ def test_nuisances_follow_the_seed():
     assert not torch.equal(data.observations(factors, seed=1), data.observations(factors, seed=2))
     first, second = (data.sample(5, seed=2)[0] for _ in range(2))
     assert torch.equal(first, second)
+
+
+def noise_of(images):
+    """Those pixels that are background in all images, (n, their number)."""
+    return images[:, (images < 1).all(0)]
+
+
+def test_nuisances_are_drawn_apart_from_the_factors_and_in_every_chunk_anew():
+    data = small(background=Noise(0.0, 0.9, channels=1), where=lambda v: v[:, 1:].sum(1) == 0)
+    images, factors = data.sample(1100, seed=2)
+    noise = noise_of(images)
+    assert noise.shape[1] > 50
+    assert len(noise.unique(dim=0)) == 1100
+    assert not torch.equal(noise[:9], noise_of(data.sample(1100, seed=3)[0])[:9])
+    assert not torch.equal(images[:9], data.observations(factors, seed=2)[:9])
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, True])

@@ -84,6 +84,12 @@ def test_several_pairs_and_what_is_left_out_go_together():
     assert np.allclose(distribution.probabilities(), weights / weights.sum(), rtol=1e-12)
 
 
+def test_a_factor_of_one_value_goes_with_any():
+    distribution = to_distribution(("a", "b"), (1, 3), correlated={("a", "b"): 0.5})
+    expected = np.exp(-np.square([0, 0.5, 1]) / 0.5)
+    assert np.allclose(distribution.probabilities(), expected / expected.sum())
+
+
 def test_log_prob_is_minus_infinity_where_nothing_comes():
     distribution = to_distribution(NAMES, SIZES, where=lambda v: v[:, 0] == 0)
     assert distribution.log_prob(np.array([[1, 2, 3], [0, 0, 0]])).tolist() == [-math.inf, -math.log(12)]
@@ -118,7 +124,20 @@ def test_unknown_pairs_are_refused(pair):
         to_distribution(NAMES, SIZES, correlated={pair: 1.0})
 
 
-@pytest.mark.parametrize("sigma", [0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("sigma", [0, -1.0, math.nan, math.inf, 1e-200])
 def test_a_sigma_that_is_not_positive_is_refused(sigma):
-    with pytest.raises(ValueError, match="Expected a finite sigma > 0"):
+    with pytest.raises(ValueError, match="Expected a finite sigma >= 1e-06"):
         to_distribution(NAMES, SIZES, correlated={("a", "b"): sigma})
+
+
+def test_the_smallest_sigma_ties_two_factors_where_the_diagonal_is_left_out():
+    distribution = to_distribution(
+        (*"ab",), (3, 3), correlated={("a", "b"): 1e-6}, where=lambda v: v[:, 0] != v[:, 1]
+    )
+    expected = [abs(a - b) == 1 for a, b in distribution.combinations().tolist()]
+    assert np.allclose(distribution.probabilities(), np.array(expected) / 4)
+
+
+def test_pairs_without_their_sigma_are_refused():
+    with pytest.raises(ValueError, match="Expected correlated to be a mapping from pairs of names to sigma"):
+        to_distribution(NAMES, SIZES, correlated=[("a", "b")])

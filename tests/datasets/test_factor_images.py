@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
@@ -23,8 +24,20 @@ def test_neighbouring_seeds_share_no_noise():
     assert not bool((first[1] == second[0])[off].any())
 
 
+def test_every_datum_has_noise_of_its_own_that_follows_the_seed():
+    one = Sprites(scales=[1.0], orientations=1, positions=1, size=12, background=Noise(0.0, 0.9, channels=1))
+    first, second = (torch.stack(list(one.as_dataset(9, seed=seed))) for seed in (0, 1))
+    corner = torch.cat([first, second])[:, :2].flatten(1)
+    assert len(corner.unique(dim=0)) == 18
+
+
 def test_negative_places_count_from_the_end():
     assert torch.equal(noisy(0)[-1], noisy(0)[19])
+
+
+def test_a_slice_is_no_place():
+    with pytest.raises(TypeError, match="integer"):
+        noisy(0)[1:3]
 
 
 def test_a_place_beyond_the_end_ends_the_walk():
@@ -34,3 +47,8 @@ def test_a_place_beyond_the_end_ends_the_walk():
 def test_a_loader_takes_it():
     (batch,) = DataLoader(noisy(0), batch_size=20)
     assert torch.equal(batch, torch.stack(list(noisy(0))))
+
+
+def test_the_workers_of_a_loader_make_the_same_data():
+    batches = DataLoader(noisy(0), batch_size=10, num_workers=2)
+    assert torch.equal(torch.cat(list(batches)), torch.stack(list(noisy(0))))

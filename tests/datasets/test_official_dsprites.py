@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from pyro_infomax.datasets import load_dsprites
+from pyro_infomax.datasets.stored_rows import MappedRows
 
 SIZES = (1, 3, 2, 2, 2, 2)
 CLASSES = np.stack([axis.ravel() for axis in np.indices(SIZES)], axis=1)
@@ -53,13 +54,13 @@ def test_nothing_is_unpickled(write, tmp_path):
 
 def test_what_is_stored_as_it_is_is_mapped(write):
     data = load_dsprites(write(np.savez))
-    assert isinstance(data._images, np.memmap)
+    assert isinstance(data._images, MappedRows)
 
 
 def test_what_is_compressed_may_be_unpacked_once(write, tmp_path):
     path, copy = write(), tmp_path / "images.npy"
     first = load_dsprites(path, unpack_to=copy)
-    assert isinstance(first._images, np.memmap)
+    assert isinstance(first._images, MappedRows)
     written = copy.stat().st_mtime_ns
     second = load_dsprites(path, unpack_to=str(copy))
     assert copy.stat().st_mtime_ns == written
@@ -93,6 +94,54 @@ def test_other_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", images=IMAGES)
     with pytest.raises(ValueError, match=r"Expected arrays imgs and latents_classes in .* but found images"):
         load_dsprites(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("where", [500, 1500, -900, -300])
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_a_damaged_file_is_refused_and_nothing_left_of_it(write, tmp_path, where, unpacked):
+    path = write()
+    whole = bytearray(path.read_bytes())
+    whole[where : where + 50] = bytes(50)
+    path.write_bytes(whole)
+    copy = tmp_path / "images.npy" if unpacked else None
+    with pytest.raises(ValueError, match="is damaged"):
+        load_dsprites(path, unpack_to=copy).images_and_factors()
+    assert [file.name for file in tmp_path.iterdir()] == ["dsprites.npz"]
+
+
+def test_a_truncated_file_is_refused(write):
+    path = write()
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match="is no npz file"):
+        load_dsprites(path)
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no npz file"):
+        load_dsprites(tmp_path)
+
+
+def test_classes_that_are_pickled_are_refused(write, tmp_path):
+    bombs = np.array([[Bomb(tmp_path / "exploded")] * 6] * len(CLASSES), dtype=object)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        load_dsprites(write(latents_classes=bombs))
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("kind", ["text", "folder", "the file itself"])
+def test_what_cannot_have_been_unpacked_is_refused(write, tmp_path, kind):
+    path, copy = write(), tmp_path / "images.npy"
+    if kind == "text":
+        copy.write_text("text")
+    elif kind == "folder":
+        copy.mkdir()
+    with pytest.raises(ValueError, match="remove it or name another file"):
+        load_dsprites(path, unpack_to=path if kind == "the file itself" else copy)
+
+
+def test_a_missing_folder_to_unpack_to_is_named(write, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"Expected a folder to unpack imgs to .* no .*missing"):
+        load_dsprites(write(), unpack_to=tmp_path / "missing" / "images.npy")
 
 
 def test_other_classes_are_refused(write):

@@ -63,6 +63,32 @@ def test_other_arrays_are_refused(tmp_path):
         load_shapes3d(tmp_path / "other.h5")
 
 
-def test_other_labels_are_refused(write):
+@pytest.mark.parametrize("labels", [LABELS[:, :5], LABELS[:, 0], 3.0])
+def test_other_labels_are_refused(write, labels):
     with pytest.raises(ValueError, match=r"Expected labels of shape \(N, 6\)"):
-        load_shapes3d(write(labels=LABELS[:, :5]))
+        load_shapes3d(write(labels=labels))
+
+
+def test_images_that_are_no_bytes_are_refused(write):
+    with pytest.raises(ValueError, match=r"Expected images of bytes in .* but got dtype float32"):
+        load_shapes3d(write(images=IMAGES / np.float32(255)))
+
+
+def test_groups_are_no_arrays(tmp_path):
+    with h5py.File(tmp_path / "groups.h5", "w") as file:
+        file.create_group("images")
+        file.create_group("labels")
+    with pytest.raises(ValueError, match="Expected images and labels"):
+        load_shapes3d(tmp_path / "groups.h5")
+
+
+def test_a_truncated_file_is_refused(write):
+    path = write()
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match="is damaged"):
+        load_shapes3d(path)
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no HDF5 file"):
+        load_shapes3d(tmp_path)

@@ -43,6 +43,12 @@ def test_grey_noise_keeps_images_grey():
     assert images[0].tolist() != images[1].tolist()
 
 
+@pytest.mark.parametrize("paint", [0.5, "red", Noise])
+def test_what_is_no_paint_is_refused(paint):
+    with pytest.raises(ValueError, match="Expected background to be a paint"):
+        painted(background=paint)
+
+
 def test_the_factors_must_be_those_of_the_paints():
     with pytest.raises(ValueError, match="shorter"):
         painted(NONE, sprite=Hues(3))

@@ -26,6 +26,7 @@ def test_grey_levels_are_those_named():
 def test_hues_go_around_the_wheel_from_red():
     hues = brightness(Hues(3), values=[0, 1, 2])
     assert hues.reshape(3, 3).tolist() == np.eye(3).tolist()
+    assert Hues(np.int64(3)).num_values == 3
     assert len(np.unique(brightness(Hues(7), values=range(7)).reshape(7, 3), axis=0)) == 7
 
 
@@ -61,6 +62,13 @@ def test_levels_off_the_scale_are_refused(level):
         Grey(level)
     with pytest.raises(ValueError, match="Expected a grey level from 0"):
         GreyLevels(0.5, level)
+
+
+def test_a_level_must_be_a_number_and_come_once():
+    with pytest.raises(ValueError, match=r"Expected a grey level .* but got \[0.0, 0.5\]"):
+        GreyLevels([0.0, 0.5])
+    with pytest.raises(ValueError, match="Expected grey levels without repetition"):
+        GreyLevels(0.0, 0.5, 0.5)
 
 
 def test_no_level_is_refused():

@@ -51,6 +51,12 @@ def test_no_figure_touches_the_border(full):
     assert images.sum() == inner.sum() > 0
 
 
+def test_no_figure_touches_the_border_of_a_smaller_image():
+    grid = Sprites(scales=[1.0], orientations=90, endpoint=False, positions=[0.0, 1.0], size=24)
+    images, _ = grid.images_and_factors()
+    assert images.sum() == images[:, 1:-1, 1:-1].sum() > 0
+
+
 def test_the_area_goes_with_the_square_of_the_scale(full, middle):
     factors, images = middle
     areas = images.sum((1, 2)).double().numpy()
@@ -96,12 +102,12 @@ def test_opposite_orientations_mirror_each_other(full):
 
 def test_distinct_images_are_as_many_as_orientations_that_can_be_told_apart(full, middle):
     factors, images = middle
-    for number in (1, 2):
-        own = images[factors[:, 0] == number].flatten(1)
-        assert len(own.unique(dim=0)) == 6 * 39
-    square = images[factors[:, 0] == 0].flatten(1)
+    distinct = [len(images[factors[:, 0] == number].flatten(1).unique(dim=0)) for number in range(3)]
+    assert distinct[1:] == [6 * 39, 6 * 39]
     # A small square, whose quarter is divided into 39 angles, is not always turned by as much as a pixel
-    assert 200 <= len(square.unique(dim=0)) <= 6 * 39
+    assert 200 <= distinct[0] <= 6 * 39
+    # The other places hold the same images, shifted
+    assert 0.9 * 718_848 < sum(distinct) * 32 * 32 <= 718_848
 
 
 def test_a_small_grid_without_a_full_turn_has_no_image_twice():
@@ -177,10 +183,24 @@ def test_the_heart_is_upright_and_turns_counterclockwise(full):
 
 @pytest.mark.parametrize("size", [8, 16, 24, 32, 128])
 def test_lengths_are_proportional_to_the_image(size):
-    image = Sprites(size=size).render("ellipse", 1.0, ANGLES, 0.0, 1.0).double()
+    image = Sprites(scales=[1.0], size=size).render("ellipse", 1.0, ANGLES, 0.0, 1.0).double()
     assert image.shape == (60, size, size)
     assert image.sum((1, 2)).mean() == pytest.approx(
         SHAPES["ellipse"].area * (size / 64) ** 2, rel=0.25 * 8 / size
+    )
+
+
+def test_no_figure_falls_between_the_pixels_of_a_small_image():
+    for positions in (5, 8):
+        grid = Sprites(orientations=13, positions=positions, size=12)
+        images, _ = grid.images_and_factors()
+        assert images.sum((1, 2)).min() > 0
+
+
+def test_tensors_with_gradients_are_rendered(full):
+    scales = torch.tensor([0.5, 1.0], requires_grad=True)
+    assert torch.equal(
+        full.render("heart", scales, 0.0, 0.5, 0.5), full.render("heart", [0.5, 1.0], 0.0, 0.5, 0.5)
     )
 
 
@@ -197,6 +217,7 @@ def test_single_values_are_enough_and_arrays_broadcast(full):
         (("square", 1, 0, 1.5, 0.5), r"x in \[0, 1\]"),
         (("square", 1, 0, 0.5, -0.1), r"y in \[0, 1\]"),
         (("square", 1, np.nan, 0.5, 0.5), "finite orientation"),
+        (("square", [[1.0, 0.5]], 0, 0.5, 0.5), r"a number, or one for each image, but got shape \(1, 2\)"),
     ],
 )
 def test_values_out_of_range_are_not_rendered(full, values, message):
@@ -244,6 +265,8 @@ def test_shapes_keep_the_order_in_which_they_are_named(full):
         ({"positions": [0.0, 0.0]}, "positions without repetition"),
         ({"positions_y": [2.0]}, r"positions in \[0, 1\]"),
         ({"positions": True}, "positions to be a number or a list"),
+        ({"size": 11}, r"figures that cannot fall between the centres of pixels, scale \* size >= 5.52, but"),
+        ({"scales": [0.08]}, "figures that cannot fall between"),
         ({"size": 4}, "size to be an integer >= 8"),
         ({"size": 32.0}, "size to be an integer >= 8"),
     ],

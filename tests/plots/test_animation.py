@@ -54,9 +54,24 @@ def test_frames_last_as_long_as_asked_and_the_film_goes_on(tmp_path):
         assert film.info["loop"] == 0
 
 
+def test_no_frame_lasts_longer_than_another(tmp_path):
+    with Image.open(traversal_animation(flat([0.0, 0.5, 1.0]), tmp_path / "a.gif")) as film:
+        durations = []
+        for k in range(film.n_frames):
+            film.seek(k)
+            durations.append(film.info["duration"])
+    assert durations == [100] * 4
+
+
 def test_many_dimensions_stand_in_several_rows(tmp_path):
     few, many = (frames(traversal_animation(torch.rand(n, 2, 4, 4), tmp_path / f"{n}.gif")) for n in (6, 12))
     assert many.shape[1:] == (2 * few.shape[1], few.shape[2], 3)
+
+
+def test_the_place_of_a_tile_that_is_not_there_is_empty(tmp_path):
+    shown = frames(traversal_animation(np.zeros((9, 2, 4, 4)), tmp_path / "a.gif"))
+    _, height, width, _ = shown.shape
+    assert (shown[:, height // 2 :, int(0.8 * width) + 3 :] == 255).all()
 
 
 def test_names_and_values_are_written(tmp_path):
@@ -67,6 +82,22 @@ def test_names_and_values_are_written(tmp_path):
     below = valued[:, -20:]
     assert (below[0] != below[1]).any()
     assert valued.shape[1] > plain.shape[1]
+
+
+def test_long_names_get_wide_tiles(tmp_path):
+    wide, narrow = (
+        frames(traversal_animation(flat([0.0, 1.0]), tmp_path / "a.gif", names=[name])).shape[2]
+        for name in ("horizontal position", "width")
+    )
+    assert wide > 1.2 * narrow
+
+
+def test_the_tiles_stay_where_they_are(tmp_path):
+    images = flat(np.ones(4), np.zeros(4))
+    shown = frames(traversal_animation(images, tmp_path / "a.gif", values=[-10.0, 0.0, 1.0, 123.0]))
+    assert len(shown) == 6
+    height = int(0.8 * shown.shape[1])
+    assert (shown[:, :height] == shown[0, :height]).all()
 
 
 def test_tensors_with_gradients_are_written_and_no_figure_stays(tmp_path):
@@ -81,7 +112,9 @@ def test_tensors_with_gradients_are_written_and_no_figure_stays(tmp_path):
     [
         ({"values": [0.0]}, "Expected one value per frame, 2 in all, but got 1"),
         ({"names": ["a", "b"]}, "Expected 1 names but got 2"),
-        ({"fps": 0}, "Expected fps > 0 but got 0"),
+        ({"fps": 0}, "Expected fps from 0.1 to 50 but got 0"),
+        ({"fps": 100}, "Expected fps from 0.1 to 50 but got 100"),
+        ({"fps": np.nan}, "Expected fps from 0.1 to 50 but got nan"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, options, sentence):

@@ -49,6 +49,28 @@ def test_a_large_matrix_has_no_numbers_and_names_that_stand_at_their_rows(functi
 
 
 @BOTH
+def test_names_of_columns_that_are_long_do_not_hide_each_other(function):
+    names = [f"the factor of number {k}" for k in range(5)]
+    ax = function(
+        np.ones((10, 5)), factor_names=names, latent_names=[f"the latent of number {k}" for k in range(10)]
+    )
+    ax.figure.canvas.draw()
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {30}
+    assert ax.get_window_extent().width > 5 * 50
+
+
+@BOTH
+def test_one_column_leaves_room_for_the_title(function):
+    ax = function(np.ones((6, 1)), factor_names=["digit"])
+    ax.figure.canvas.draw()
+    frame = ax.figure.bbox
+    for text in (ax.title, ax.collections[0].colorbar.ax.yaxis.label):
+        box = text.get_window_extent()
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+        assert frame.y0 <= box.y0 < box.y1 <= frame.y1
+
+
+@BOTH
 def test_draws_on_the_given_axes(function):
     _, ax = plt.subplots()
     assert function(MATRIX, ax=ax) is ax

@@ -58,6 +58,9 @@ def test_bars_show_where_noise_scores():
 def test_lines_are_the_intervals():
     lines = [segments(each) for each in scores(FRAME).collections]
     assert [(0.4, 0, 0.5, 0), (0.7, 1, 0.75, 1)] in lines
+    ends = [[x for x, _, same, _ in line if x == same] for line in lines]
+    assert [0.4, 0.7] in ends
+    assert [0.5, 0.75] in ends
 
 
 def test_the_frame_of_a_table_is_drawn():
@@ -65,6 +68,12 @@ def test_the_frame_of_a_table_is_drawn():
     ax = scores(table.to_frame())
     assert labelled(ax, "score, with its interval").get_xdata().tolist() == [0.5, 0.7]
     assert segments(labelled(ax, "floor"))[0][0] == 0.1
+
+
+def test_what_is_not_known_has_no_place_in_the_legend():
+    unknown = FRAME.assign(**dict.fromkeys(FRAME.columns[1:], np.nan))
+    legend = scores(unknown).get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["score, with its interval"]
 
 
 def test_names_and_axes_can_be_given():
