@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pyro_infomax.disentanglement.sample import Floats, Integers, as_matrix
+from pyro_infomax.disentanglement.varying_factors import VaryingFactors
 from pyro_infomax.progress import patiently
 
 __all__ = ["Encoder", "FactorSource", "drawn", "encoder_of", "is_encoded"]
@@ -19,7 +20,8 @@ class FactorSource(Protocol):
     """Observations made from factors; every :class:`~pyro_infomax.datasets.FactorDataset` is one.
 
     Where the same factors give another observation each time, as with random noise, an attribute ``draws``
-    that is true has every draw encoded by itself; then ``observations`` takes a ``seed`` as well.
+    that is true has every draw encoded by itself; then ``observations`` takes a ``seed`` as well. Factors of
+    a single value are left out of all scores and their parts.
     """
 
     @property
@@ -46,11 +48,12 @@ class Encoder:
         progress: whether a bar may show.
 
     Raises:
-        ValueError: if the codes are not finite, or not a row for each observation.
+        ValueError: if no factor varies, and if the codes are not finite or not a row for each observation.
     """
 
     def __init__(self, encode: Callable[[Any], Any], source: FactorSource, *, progress: bool = True) -> None:
-        self.source = source
+        constant = min(source.factor_sizes, default=0) < 2
+        self.source: FactorSource = VaryingFactors(source) if constant else source
         self._encode = encode
         self._progress = progress
         self._keys: Integers = np.empty(0, dtype=np.int64)

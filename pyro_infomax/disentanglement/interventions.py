@@ -355,7 +355,6 @@ def _of_source(
     source = encoder.source
     sizes = tuple(int(size) for size in source.factor_sizes)
     _check_several(len(sizes))
-    _check_vary(sizes)
     background = _keys(source.sample_factors(num_background, seed=rng), sizes) if num_background else None
     one = _keys_of_pairs if pairs else _keys_of_group
     plan = patiently(range(_NUM_POINTS), "interventions", progress=progress)
@@ -414,14 +413,6 @@ def _encoded(
 def _check_several(num_factors: int) -> None:
     if num_factors < 2:
         raise ValueError("Expected two factors or more, one of which is held fixed, but got one.")
-
-
-def _check_vary(sizes: tuple[int, ...]) -> None:
-    if min(sizes) < 2:
-        raise ValueError(
-            f"Expected every factor to take two values or more but the source's sizes are {sizes}: leave out "
-            "the factor that is constant."
-        )
 
 
 # ---- whether to hold fixed is to intervene
