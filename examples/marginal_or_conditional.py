@@ -95,6 +95,10 @@ SCORES: Final = (
 )
 CHECKED: Final = ("mig",)  # also of the dimensions that are not active
 ACTIVE: Final = 0.01  # the variance of a mean from which the account calls a dimension active
+SOLVED: Final = ("orthogonal", "sprites")
+TRUTHS: Final = ("true_correlation", "true_conditional_correlation")
+SOLUTIONS: Final = ("prior", "whitened", "whitened, turned", "code book")
+FEW_SCORES: Final = ("mig", "dci", "modularity", "explicitness")
 SHOWN_SCORES: Final = {
     "mig": "MIG",
     "dci": "DCI disentanglement",
@@ -116,8 +120,9 @@ SHARES: Final = {"beta": "#0173b2", "encoder": "#de8f05", "both": "#029e73", "se
 POINT: Final = ("dataset", "encoder", "beta", "seed")
 TINY: Final = 0.05  # the noise of an invertible code, in units of the prior's
 FINE: Final = 0.01  # of a code book in two dimensions
+LEAST_RATE: Final = 0.1  # nats: below, a pair has collapsed
 CONFIDENCE: Final = 0.95
-RESAMPLES: Final = 200  # five seeds can be drawn in 126 ways
+RESAMPLES: Final = 40  # for each seed; five can be drawn in 126 ways
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ class Size:
         sprites: scales, orientations, positions along an axis, side in pixels.
         digits: how many.
         steps: of a training on images.
+        scores: which.
     """
 
     name: str
@@ -143,11 +149,20 @@ class Size:
     sprites: tuple[int, int, int, int]
     digits: int
     steps: int
+    scores: tuple[str, ...] = SCORES
 
 
 SIZES: Final = {
     "smoke": Size(
-        "smoke", ("orthogonal", "sprites", "digits"), (4.0, 0.25), 2, (256, 20), (2, 2, 3, 16), 200, 20
+        "smoke",
+        ("orthogonal", "sprites"),
+        (4.0, 0.25),
+        seeds=2,
+        linear_data=(256, 20),
+        sprites=(2, 2, 3, 16),
+        digits=200,
+        steps=20,
+        scores=FEW_SCORES,
     ),
     "small": Size("small", DATASETS, BETAS, 5, (2048, 9000), (3, 4, 8, 16), 1797, 4500),
     "full": Size("full", DATASETS, FINER_BETAS, 10, (8192, 9000), (6, 8, 16, 32), 1797, 20_000),
@@ -349,7 +364,7 @@ def active(means: np.ndarray) -> np.ndarray:
     return np.asarray(means * (means.var(0) > ACTIVE))
 
 
-def scores_of(codes: np.ndarray, factors: np.ndarray, which: Sequence[str] = SCORES) -> dict[str, float]:
+def scores_of(codes: np.ndarray, factors: np.ndarray, which: Sequence[str]) -> dict[str, float]:
     """The scores alone, companions included; one factor leaves no more to ask than how explicit it is."""
     which = which if factors.shape[1] > 1 else ("explicitness",)
     table = score(codes, factors, which=which, calibration=None, progress=False)
@@ -387,7 +402,7 @@ class Training:
             found |= in_population(dataset, as_linear_gaussian(dataset, vae, guide), beta)
         with torch.no_grad():
             means = guide.posterior(problem.x)["z"].mean.double().numpy()
-        found |= scores_of(active(means), problem.factors)
+        found |= scores_of(active(means), problem.factors, self.size.scores)
         found |= {
             f"{name}_of_all": value for name, value in scores_of(means, problem.factors, CHECKED).items()
         }
@@ -414,11 +429,16 @@ def true_correlations(name: str, size: Size) -> dict[str, float]:
     problem = problem_of(name, size)
     if problem.factors.shape[1] == 1:
         return {}
-    image = np.unique(problem.x.numpy(), axis=0, return_inverse=True)[1]
+    image = looks(problem.x)
     return {
         "true_correlation": counted_correlation(problem.factors),
         "true_conditional_correlation": counted_correlation(problem.factors, given=image),
     }
+
+
+def looks(x: Tensor) -> np.ndarray:
+    """A number for each datum, the same for equal ones, (datum,)."""
+    return np.unique(x.numpy(), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def counted_correlation(factors: np.ndarray, given: np.ndarray | None = None) -> float:
@@ -462,25 +482,26 @@ def gaussian_correlation(covariance: np.ndarray) -> float:
     return 0.5 * float(np.log(np.diag(covariance)).sum() - np.linalg.slogdet(covariance)[1])
 
 
-def solutions(num_data: int, white: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def solutions(image: np.ndarray, white: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Representations that nobody would want: means (datum, latent) and scales (latent,).
 
     Args:
-        num_data: N.
-        white: (N, latent), a linear map of the data to uncorrelated coordinates of unit variance.
+        image: (datum,) a number for each datum, the same for those that look the same.
+        white: (datum, latent), a linear map of the data to uncorrelated coordinates of unit variance.
     """
     random_state = np.random.RandomState(0)
-    latent = white.shape[1]
+    count, latent = white.shape
     keep, noise = np.sqrt(1 - TINY**2), np.full(latent, TINY)
     rotation = np.linalg.qr(random_state.randn(latent, latent))[0]
-    book = np.zeros((num_data, latent))
-    book[:, :2] = np.sqrt(1 - FINE**2) * random_state.randn(num_data, 2)
-    return {
-        "prior": (np.zeros((num_data, latent)), np.ones(latent)),
-        "whitened": (keep * white, noise),
-        "whitened, turned": (keep * white @ rotation.T, noise),
-        "code book": (book, np.r_[FINE, FINE, np.ones(latent - 2)]),
-    }
+    book = np.zeros((count, latent))
+    book[:, :2] = np.sqrt(1 - FINE**2) * random_state.randn(count, 2)[image]
+    found = (
+        (np.zeros((count, latent)), np.ones(latent)),
+        (keep * white, noise),
+        (keep * white @ rotation.T, noise),
+        (book, np.r_[FINE, FINE, np.ones(latent - 2)]),
+    )
+    return dict(zip(SOLUTIONS, found, strict=True))
 
 
 def whitened(x: np.ndarray, latent_dim: int) -> np.ndarray:
@@ -489,7 +510,7 @@ def whitened(x: np.ndarray, latent_dim: int) -> np.ndarray:
     return np.sqrt(len(x)) * np.linalg.svd(centred, full_matrices=False)[0][:, :latent_dim]
 
 
-def degenerate(problem: Problem) -> xr.Dataset:
+def degenerate(problem: Problem, which: Sequence[str]) -> xr.Dataset:
     """The account and the scores of solutions that nobody would want.
 
     Of linear-Gaussian data the account is that of the population, for which a code book cannot be written.
@@ -498,8 +519,8 @@ def degenerate(problem: Problem) -> xr.Dataset:
     white = whitened(problem.x.double().numpy(), DIM if is_linear else problem.latent_dim)
     account = in_closed_form if is_linear else by_mixture
     rows = {
-        name: account(means, scale) | scores_of(means, problem.factors)
-        for name, (means, scale) in solutions(len(white), white).items()
+        name: account(means, scale) | scores_of(means, problem.factors, which)
+        for name, (means, scale) in solutions(looks(problem.x), white).items()
         if not (is_linear and name == "code book")
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("solution").to_xarray()
@@ -578,9 +599,9 @@ def at_rates(rate: np.ndarray, values: np.ndarray, rates: np.ndarray) -> np.ndar
 
 
 def common_rates(rate: np.ndarray, count: int) -> np.ndarray:
-    """Rates that every curve reaches, from the least to the largest."""
+    """Rates that every curve reaches, at equal ratios from the least to the largest, nearly 0 left out."""
     low, high = rate.min(1).max(), rate.max(1).min()
-    return np.linspace(low, high, count)
+    return np.geomspace(max(low, LEAST_RATE), high, count)
 
 
 def explained(values: np.ndarray) -> dict[str, float]:
@@ -626,7 +647,7 @@ def over_seeds(statistic: Callable[..., float], *cubes: np.ndarray) -> tuple[flo
     """
     random_state = np.random.RandomState(0)
     seeds = cubes[0].shape[2]
-    drawn = (random_state.randint(seeds, size=seeds) for _ in range(RESAMPLES))
+    drawn = (random_state.randint(seeds, size=seeds) for _ in range(RESAMPLES * seeds))
     values = [statistic(*(each[:, :, index].ravel() for each in cubes)) for index in drawn]
     tails = (100 * (1 - CONFIDENCE) / 2, 100 * (1 + CONFIDENCE) / 2)
     low, high = np.nanpercentile(values, tails) if np.isfinite(values).any() else (np.nan, np.nan)
@@ -757,6 +778,8 @@ def draw_linear(table: pd.DataFrame, path: Path) -> None:
         "total_correlation": "TC(Z) (nats)",
         "conditional_total_correlation": "TC(Z|X) (nats)",
     }
+    if not parts:
+        return
     figure, axes = new_panels(len(rows), len(parts), width=2.6, sharex=True, sharey="row")
     grid = np.geomspace(1 / 16, 16, 81)
     for column, (dataset, part) in enumerate(parts.items()):
@@ -795,6 +818,8 @@ def draw_images(table: pd.DataFrame, truths: pd.DataFrame, path: Path) -> None:
         "total_correlation": "TC(Z) (nats)",
         "conditional_total_correlation": "TC(Z|X) (nats)",
     }
+    if not parts:
+        return
     figure, axes = new_panels(len(rows), len(parts), width=2.4, height=1.7, sharex=True, sharey="row")
     for column, (dataset, part) in enumerate(parts.items()):
         for ax, name in zip(axes[:, column], rows, strict=True):
@@ -813,17 +838,17 @@ def draw_scores(table: pd.DataFrame, path: Path) -> None:
     """Scores over the weight; digits have one factor, and so explicitness alone."""
     names = ("mig", "dci", "explicitness")
     parts = present(table, DATASETS)
-    figure, axes = new_panels(len(names), len(parts), width=1.8, height=1.8, sharex=True, sharey="row")
+    figure, axes = new_panels(len(names), len(parts), width=1.6, height=1.7, sharex=True, sharey="row")
     for column, part in enumerate(parts.values()):
         for ax, name in zip(axes[:, column], names, strict=True):
-            if part[name].notna().all():
+            if name in part and part[name].notna().all():
                 curve(ax, part, name)
                 over_beta(ax)
             else:
                 ax.set_axis_off()
                 ax.title.set_visible(True)
     titled(axes, [*parts], [SHOWN_SCORES[name] for name in names], r"$\beta$")
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    axes[-1, 0].legend(frameon=False, fontsize=8, loc="lower left")
     save(figure, path)
 
 
@@ -831,6 +856,8 @@ def draw_matched(table: pd.DataFrame, path: Path) -> None:
     """Scores over the rate, read off each seed's curve at common rates."""
     names = ("mig", "dci")
     parts = present(table, (*AXES, *SPRITES))
+    if not parts:
+        return
     figure, axes = new_panels(len(names), len(parts), width=1.9, height=2.0, sharex="col", sharey="row")
     for column, part in enumerate(parts.values()):
         rate = cube(part, "rate")
@@ -843,6 +870,9 @@ def draw_matched(table: pd.DataFrame, path: Path) -> None:
                 ax.fill_between(
                     rates, mean[e] - half[e], mean[e] + half[e], color=colour, alpha=0.25, linewidth=0
                 )
+            ax.set_xscale("log")
+            ax.set_xticks([0.3, 1, 3, 10], ["0.3", "1", "3", "10"])
+            ax.minorticks_off()
     titled(axes, [*parts], [SHOWN_SCORES[name] for name in names], "rate (nats)")
     axes[0, 0].legend(frameon=False, fontsize=8)
     save(figure, path)
@@ -882,7 +912,7 @@ def draw_shares(ax: Axes, shares: pd.DataFrame) -> None:
     for source, colour in SHARES.items():
         ax.barh(range(len(shares)), shares[source], left=left, color=colour, label=source, height=0.7)
         left += shares[source].fillna(0).to_numpy()
-    ax.set(xlim=(0, 1))
+    ax.set(xlim=(0, 1), xticks=(0, 0.5, 1))
     ax.set_xlabel("share of the variance", fontsize=9)
     ax.grid(visible=False)
 
@@ -962,10 +992,12 @@ def compared(ds: xr.Dataset, table: pd.DataFrame, name: str) -> pd.DataFrame:
         each.removeprefix("degenerate_"): chosen[each] for each in ds if str(each).startswith("degenerate_")
     }
     rows = pd.DataFrame({each: values.to_series() for each, values in columns.items()})
+    rows = rows.reindex(chosen["solution"].values).dropna(how="all")
     part = table[(table["dataset"] == name) & (table["encoder"] == "diagonal")]
-    nearest = part["beta"].iloc[np.log(part["beta"]).abs().argmin()]
-    rows.loc[f"trained, β = {nearest:g}"] = part[part["beta"] == nearest][rows.columns].mean()
-    return rows.reindex([*chosen["solution"].values, rows.index[-1]]).dropna(how="all")
+    if len(part):
+        nearest = part["beta"].iloc[np.log(part["beta"]).abs().argmin()]
+        rows.loc[f"trained, β = {nearest:g}"] = part[part["beta"] == nearest][rows.columns].mean()
+    return rows
 
 
 # ---- the command
@@ -975,12 +1007,12 @@ def study(size: Size, jobs: int, store: Path) -> xr.Dataset:
     """Every training, and what needs none."""
     grid = {"dataset": list(size.datasets), "encoder": list(FAMILIES), "beta": list(size.betas)}
     ds = sweep(Training(size), grid, seeds=size.seeds, n_jobs=jobs, store=store)
-    names = [name for name in ("orthogonal", "sprites") if name in size.datasets]
-    solved = xr.concat(
-        [degenerate(problem_of(name, size)) for name in names], pd.Index(names, name="degenerate_dataset")
-    )
+    solved = [degenerate(problem_of(name, size), size.scores) for name in SOLVED]
+    solved = [each.reindex(solution=list(SOLUTIONS)) for each in solved]
+    solved = xr.concat(solved, pd.Index(SOLVED, name="degenerate_dataset"), join="exact")
     truths = {name: true_correlations(name, size) for name in size.datasets}
-    ds = ds.merge(pd.DataFrame.from_dict(truths, orient="index").rename_axis("dataset").to_xarray())
+    truths = pd.DataFrame.from_dict(truths, orient="index").reindex(columns=list(TRUTHS))
+    ds = ds.merge(truths.rename_axis("dataset").to_xarray())
     turned = rotations(linear("orthogonal", *size.linear_data), np.linspace(0, np.pi / 2, 13))
     ds = ds.merge(solved.rename({name: f"degenerate_{name}" for name in solved}))
     return ds.merge(turned.rename({name: f"rotation_{name}" for name in turned}))
@@ -1025,7 +1057,7 @@ def size_of(args: argparse.Namespace) -> Size:
 def report(ds: xr.Dataset, out: Path) -> None:
     """Tables and pictures of a study."""
     table = long(ds)
-    truths = ds[["true_correlation", "true_conditional_correlation"]].to_dataframe()
+    truths = ds[list(TRUTHS)].to_dataframe()
     tables = {
         "summary": summary(table),
         "matched": matched(table),

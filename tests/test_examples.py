@@ -337,8 +337,9 @@ def test_the_variance_of_scores_is_shared_out(study):
 def test_curves_are_read_at_the_same_rate(study):
     rate = np.array([[[9.0, 6.0], [4.0, 3.0], [0.0, 1.0]]]).repeat(2, axis=0)  # (encoder, beta, seed)
     scores = 2 * rate + np.array([0.0, 1.0])[:, None, None]
-    rates = study.common_rates(rate, 6)
-    assert rates.tolist() == [1, 2, 3, 4, 5, 6]
+    assert np.allclose(study.common_rates(rate, 3), [1, 6**0.5, 6])
+    assert np.allclose(study.common_rates(rate - 1, 2), [0.1, 5])
+    rates = np.arange(1.0, 7.0)
     read = study.at_rates(rate, scores, rates)  # (encoder, seed, rate)
     assert read.shape == (2, 2, 6)
     assert np.allclose(read[0], 2 * rates)
@@ -421,18 +422,32 @@ def test_correlated_sprites_are_a_part_of_all(study):
     assert len(grey.x.unique()) == 6
 
 
+def test_one_factor_is_scored_by_how_explicit_it_is(study):
+    problem = study.digits(200, steps=1)
+    scores = study.scores_of(problem.x[:, 18:26].double().numpy(), problem.factors, study.SCORES)
+    assert list(scores) == ["explicitness"]
+
+
+def test_means_that_hardly_move_are_not_scored(study):
+    means = np.random.RandomState(0).randn(1000, 2) * [1.0, 0.05]
+    assert np.array_equal(study.active(means), means * [1, 0])
+
+
 def test_an_invertible_code_can_have_the_prior_as_aggregate(study):
     white = study.whitened(study.linear("orthogonal", 320).x.double().numpy(), study.DIM)
-    means, scale = study.solutions(320, white)["whitened, turned"]
+    means, scale = study.solutions(np.arange(320), white)["whitened, turned"]
     account = study.in_closed_form(means, scale)
     assert account["marginal_kl"] == pytest.approx(0, abs=1e-5)
     assert account["total_correlation"] == pytest.approx(0, abs=1e-5)
     assert account["mutual_information"] == pytest.approx(-study.DIM * np.log(study.TINY), abs=1e-5)
-    nothing = study.by_mixture(*study.solutions(320, white)["prior"])
+    nothing = study.by_mixture(*study.solutions(np.arange(320), white)["prior"])
     assert max(map(abs, nothing.values())) < 1e-9
-    book = study.by_mixture(*study.solutions(320, white)["code book"])
+    book = study.by_mixture(*study.solutions(np.arange(320), white)["code book"])
     assert np.log(320) - 0.2 < book["mutual_information"] <= np.log(320)
     assert book["marginal_kl"] == pytest.approx(book["rate"] - book["mutual_information"])
+    # what looks the same has one place
+    alike = study.by_mixture(*study.solutions(np.arange(320) // 2, white)["code book"])
+    assert np.log(160) - 0.2 < alike["mutual_information"] <= np.log(160)
 
 
 def test_a_trained_linear_pair_has_a_closed_form(study):
@@ -444,6 +459,20 @@ def test_a_trained_linear_pair_has_a_closed_form(study):
         account = decompose(vae.model, guide, problem.x, seed=0)
         assert float(trained.rate) == pytest.approx(float(account.rate), abs=1e-3)
         assert study.in_population("orthogonal", trained, 1.0)["excess_loss"] > 0
+
+
+def test_the_stored_study_is_whole(study):
+    ds = xr.load_dataset(ROOT / "docs" / "marginal_or_conditional" / "study.nc", engine="h5netcdf")
+    assert tuple(ds["dataset"].values) == study.DATASETS
+    assert tuple(ds["beta"].values) == study.BETAS
+    assert ds.sizes["seed"] == 5
+    assert (ds["failure"] == "").all()
+    assert np.allclose(ds["rate"], ds["mutual_information"] + ds["marginal_kl"])
+    assert abs(ds["conditional_total_correlation"].sel(encoder="diagonal")).max() == 0
+    shares = study.variance(study.long(ds)).set_index(["dataset", "score"])
+    assert np.allclose(shares.sum(axis=1), 1)
+    # the page says so
+    assert shares.loc[("sprites", "mig"), "seed"] == pytest.approx(0.36, abs=0.005)
 
 
 def test_no_seeds_give_one_sentence(study, tmp_path, capsys):
