@@ -30,24 +30,36 @@ def isolated() -> Iterator[None]:
 class ThreadRanks(Ranks):
     """Processes that are threads: what does not draw can be tested with several of them in no time.
 
+    One computes at a time, until it waits for the others: torch's global generator, which processes have each
+    for themselves, would let two threads that ask for its state at once wait for each other for ever.
+
     Args:
         rank: of this one.
         board: where each leaves what the others are to see.
         barrier: that all wait at.
+        turn: held by the one that computes.
     """
 
-    def __init__(self, rank: int, board: list[Any], barrier: threading.Barrier) -> None:
+    def __init__(self, rank: int, board: list[Any], barrier: threading.Barrier, turn: threading.Lock) -> None:
         self.rank = rank
         self.world_size = len(board)
         self._board = board
         self._barrier = barrier
+        self._turn = turn
 
     def _exchanged(self, thing: Any) -> list[Any]:
         self._board[self.rank] = thing
-        self._barrier.wait()
+        self._wait()
         things = list(self._board)
-        self._barrier.wait()
+        self._wait()
         return things
+
+    def _wait(self) -> None:
+        self._turn.release()
+        try:
+            self._barrier.wait()
+        finally:
+            self._turn.acquire()
 
     def broadcast(self, thing: Any, source: int = 0) -> Any:
         return self._exchanged(thing)[source]
@@ -68,12 +80,14 @@ def as_ranks() -> Callable[..., list[Any]]:
         board: list[Any] = [None] * size
         # One that waits for another in vain shall fail
         barrier = threading.Barrier(size, timeout=20)
+        turn = threading.Lock()
 
         def one(rank: int) -> Any:
-            try:
-                return function(ThreadRanks(rank, board, barrier))
-            except Exception as error:
-                return error
+            with turn:
+                try:
+                    return function(ThreadRanks(rank, board, barrier, turn))
+                except Exception as error:
+                    return error
 
         with ThreadPoolExecutor(size) as pool:
             return list(pool.map(one, range(size)))
