@@ -10,7 +10,20 @@ from pyro_infomax.disentanglement.sample import Floats, Integers, as_matrix
 from pyro_infomax.disentanglement.varying_factors import VaryingFactors
 from pyro_infomax.progress import patiently
 
-__all__ = ["Encoder", "FactorSource", "drawn", "encoder_of", "is_encoded"]
+__all__ = [
+    "NUM_POINTS",
+    "NUM_TEST",
+    "NUM_TRAIN",
+    "Encoder",
+    "FactorSource",
+    "drawn",
+    "encoder_of",
+    "is_encoded",
+]
+
+NUM_TRAIN: Final = 10_000  # data, or draws of them, that a score learns from, or is made of
+NUM_TEST: Final = 5_000  # that judge what was learned
+NUM_POINTS: Final = NUM_TRAIN + NUM_TEST
 
 _BATCH: Final = 1024
 

@@ -9,8 +9,8 @@ from sklearn.ensemble import GradientBoostingClassifier
 
 from pyro_infomax.disentanglement.boosting import BinnedBoosting
 from pyro_infomax.disentanglement.calibration import Calibration, Outcome, calibrated
-from pyro_infomax.disentanglement.encoding import drawn
-from pyro_infomax.disentanglement.learning import NUM_POINTS, dead_notes, seed_of
+from pyro_infomax.disentanglement.encoding import NUM_POINTS, drawn
+from pyro_infomax.disentanglement.learning import dead_notes, seed_of
 from pyro_infomax.disentanglement.sample import Floats, Integers, Sample, Split, to_sample, to_split
 from pyro_infomax.disentanglement.scored import Score
 

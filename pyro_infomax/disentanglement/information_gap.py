@@ -6,7 +6,7 @@ import numpy as np
 
 from pyro_infomax.disentanglement.binning import Binned, binned
 from pyro_infomax.disentanglement.calibration import Calibration, Outcome, calibrated
-from pyro_infomax.disentanglement.encoding import drawn
+from pyro_infomax.disentanglement.encoding import NUM_TRAIN, drawn
 from pyro_infomax.disentanglement.mutual_information import (
     corrected_mutual_informations,
     entropies,
@@ -18,7 +18,6 @@ from pyro_infomax.disentanglement.scored import Score
 __all__ = ["mig", "two_best"]
 
 _CALIBRATION: Final = Calibration()
-_NUM_POINTS: Final = 10_000
 
 
 def mig(
@@ -27,7 +26,7 @@ def mig(
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
-    num_points: int = _NUM_POINTS,
+    num_points: int = NUM_TRAIN,
     seed: int = 0,
     progress: bool = True,
 ) -> Score:

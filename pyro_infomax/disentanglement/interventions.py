@@ -10,7 +10,16 @@ import numpy as np
 from scipy.stats import chi2
 
 from pyro_infomax.disentanglement.calibration import Outcome
-from pyro_infomax.disentanglement.encoding import Encoder, FactorSource, drawn, encoder_of, is_encoded
+from pyro_infomax.disentanglement.encoding import (
+    NUM_POINTS,
+    NUM_TEST,
+    NUM_TRAIN,
+    Encoder,
+    FactorSource,
+    drawn,
+    encoder_of,
+    is_encoded,
+)
 from pyro_infomax.disentanglement.sample import Integers, Sample, to_sample, two_thirds
 from pyro_infomax.progress import patiently
 
@@ -26,9 +35,6 @@ __all__ = [
     "in_chunks",
 ]
 
-_NUM_TRAIN: Final = 10_000
-_NUM_TEST: Final = 5_000
-_NUM_POINTS: Final = _NUM_TRAIN + _NUM_TEST
 _BATCH: Final = 64
 _CHUNK: Final = 250  # draws whose codes stay in a processor's cache
 _SIGNIFICANT: Final = 1e-3
@@ -295,7 +301,7 @@ def _of_data(
 
 def _of_points(encoder: Encoder, draw: Callable[..., Integers], rng: np.random.RandomState) -> Interventions:
     """Of points that a source has drawn, as data at hand; intervened in where their factors are dependent."""
-    codes, points = drawn(encoder, None, num_points=_NUM_POINTS, rng=rng)
+    codes, points = drawn(encoder, None, num_points=NUM_POINTS, rng=rng)
     sample = to_sample(codes, points)
     notes = tuple(_AGAINST_THE_OTHERS.format(each) for each in _dependences(sample))
     if not notes:
@@ -329,7 +335,7 @@ def _drawn_from(
     """Train and test draws, from the rows that each part has for each of the factors to be held fixed."""
     train, test = (
         _draws(sample.factors, rows, number, partial(draw, distinct=distinct, rng=rng), rng)
-        for rows, number in zip(pools, (_NUM_TRAIN, _NUM_TEST), strict=True)
+        for rows, number in zip(pools, (NUM_TRAIN, NUM_TEST), strict=True)
     )
     return Interventions(sample, background, train, test, notes)
 
@@ -357,7 +363,7 @@ def _of_source(
     _check_several(len(sizes))
     background = _keys(source.sample_factors(num_background, seed=rng), sizes) if num_background else None
     one = _keys_of_pairs if pairs else _keys_of_group
-    plan = patiently(range(_NUM_POINTS), "interventions", progress=progress)
+    plan = patiently(range(NUM_POINTS), "interventions", progress=progress)
     results = [one(source, sizes, rng) for _ in plan]
     fixed = np.array([index for index, _ in results], dtype=np.int64)
     keys = np.stack([each for _, each in results])
@@ -368,8 +374,8 @@ def _of_source(
     return Interventions(
         sample,
         rows[:split],
-        Draws(fixed[:_NUM_TRAIN], shaped[:_NUM_TRAIN]),
-        Draws(fixed[_NUM_TRAIN:], shaped[_NUM_TRAIN:]),
+        Draws(fixed[:NUM_TRAIN], shaped[:NUM_TRAIN]),
+        Draws(fixed[NUM_TRAIN:], shaped[NUM_TRAIN:]),
     )
 
 

@@ -6,9 +6,8 @@ import numpy as np
 
 from pyro_infomax.disentanglement.sample import Sample
 
-__all__ = ["NUM_POINTS", "dead_notes", "seed_of"]
+__all__ = ["dead_notes", "seed_of"]
 
-NUM_POINTS: Final = 15_000  # 10,000 to learn from and 5,000 to be judged by
 _LARGEST_SEED: Final = 2**31 - 1
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from pyro_infomax.disentanglement.binning import Binned, binned
 from pyro_infomax.disentanglement.calibration import Calibration, Outcome, calibrated
-from pyro_infomax.disentanglement.encoding import drawn
+from pyro_infomax.disentanglement.encoding import NUM_TRAIN, drawn
 from pyro_infomax.disentanglement.mutual_information import (
     corrected_mutual_informations,
     mutual_informations,
@@ -17,7 +17,6 @@ from pyro_infomax.disentanglement.scored import Score
 __all__ = ["modularity"]
 
 _CALIBRATION: Final = Calibration()
-_NUM_POINTS: Final = 10_000
 
 
 def modularity(
@@ -26,7 +25,7 @@ def modularity(
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
-    num_points: int = _NUM_POINTS,
+    num_points: int = NUM_TRAIN,
     seed: int = 0,
     progress: bool = True,
 ) -> Score:

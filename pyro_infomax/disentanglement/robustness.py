@@ -8,14 +8,13 @@ from numpy.typing import NDArray
 
 from pyro_infomax.disentanglement.binning import equal_width_bins
 from pyro_infomax.disentanglement.calibration import Calibration, Outcome, calibrated
-from pyro_infomax.disentanglement.encoding import drawn
+from pyro_infomax.disentanglement.encoding import NUM_TRAIN, drawn
 from pyro_infomax.disentanglement.sample import Floats, Integers, Sample, to_sample
 from pyro_infomax.disentanglement.scored import Score
 from pyro_infomax.disentanglement.variance_shares import variance_shares
 
 __all__ = ["irs"]
 
-_NUM_POINTS: Final = 10_000
 _SHUFFLES: Final = 4
 _CALIBRATION: Final = Calibration(bootstraps=10, permutations=10)
 
@@ -86,7 +85,7 @@ def irs(
             f"Expected 0 < quantile <= 1 but got {quantile!r}: 0.99 is usual, 1 takes the largest deviation."
         )
     rng = np.random.RandomState(seed)
-    sample = to_sample(*drawn(codes, factors, num_points=_NUM_POINTS, rng=rng, progress=progress))
+    sample = to_sample(*drawn(codes, factors, num_points=NUM_TRAIN, rng=rng, progress=progress))
     if not reference:
         _check_shared(sample)
     statistic = partial(_as_reference if reference else _corrected, quantile=quantile)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pyro_infomax.disentanglement.calibration import Calibration
-from pyro_infomax.disentanglement.encoding import drawn, encoder_of, is_encoded
+from pyro_infomax.disentanglement.encoding import NUM_POINTS, drawn, encoder_of, is_encoded
 from pyro_infomax.disentanglement.explicit import explicitness
 from pyro_infomax.disentanglement.importances import dci
 from pyro_infomax.disentanglement.information_gap import mig
@@ -29,7 +29,6 @@ from pyro_infomax.progress import patiently
 __all__ = ["ScoreTable", "score"]
 
 _WIDTH: Final = 110
-_NUM_POINTS: Final = 15_000  # 10,000 to learn from and 5,000 to be judged by
 _INTERVENING: Final[Mapping[str, Callable[..., Score]]] = {
     "beta_vae_score": beta_vae_score,
     "factor_vae_score": factor_vae_score,
@@ -122,7 +121,7 @@ def score(
     which: Sequence[str] | None = None,
     reference: bool = False,
     calibration: Calibration | Literal["own"] | None = "own",
-    num_points: int = _NUM_POINTS,
+    num_points: int = NUM_POINTS,
     seed: int = 0,
     progress: bool = True,
 ) -> ScoreTable:

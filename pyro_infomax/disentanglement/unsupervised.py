@@ -11,7 +11,7 @@ from scipy.special import digamma
 
 from pyro_infomax.disentanglement.binning import REFERENCE_BINS, equal_width_bins, rank_bins
 from pyro_infomax.disentanglement.calibration import Calibration, Outcome, calibrated
-from pyro_infomax.disentanglement.encoding import drawn
+from pyro_infomax.disentanglement.encoding import NUM_TRAIN, drawn
 from pyro_infomax.disentanglement.mutual_information import (
     corrected_mutual_informations,
     mutual_informations,
@@ -22,7 +22,6 @@ from pyro_infomax.disentanglement.scored import Score
 __all__ = ["gaussian_total_correlation", "mutual_information_score", "wasserstein_correlation"]
 
 _CALIBRATION: Final = Calibration()
-_NUM_POINTS: Final = 10_000
 _DATA_PER_CELL: Final = 5
 _SINGULAR: Final = 1e-12  # smallest eigenvalue of a correlation matrix, over the largest, that is not 0
 _ALONE: Final = "Fewer than two codes move, so that they tell nothing of one another."
@@ -35,7 +34,7 @@ def gaussian_total_correlation(
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
-    num_points: int = _NUM_POINTS,
+    num_points: int = NUM_TRAIN,
     seed: int = 0,
     progress: bool = True,
 ) -> Score:
@@ -71,15 +70,15 @@ def gaussian_total_correlation(
         >>> print(gaussian_total_correlation(codes, calibration=None), round(-np.log(1 - 0.6**2) / 2, 3))
         gaussian_total_correlation 0.225 0.223
     """
-    rng = np.random.RandomState(seed)
-    columns = _columns(codes, factors, num_points=num_points, rng=rng, progress=progress)
     return _calibrated(
         "gaussian_total_correlation",
         partial(_total_correlation, reference=reference),
-        columns,
+        codes,
+        factors,
         least=0.0 if reference else -float("inf"),
         calibration=calibration,
-        rng=rng,
+        num_points=num_points,
+        seed=seed,
         progress=progress,
     )
 
@@ -90,7 +89,7 @@ def wasserstein_correlation(
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
-    num_points: int = _NUM_POINTS,
+    num_points: int = NUM_TRAIN,
     seed: int = 0,
     progress: bool = True,
 ) -> Score:
@@ -127,14 +126,14 @@ def wasserstein_correlation(
         >>> print(twice, round(4 - 2 * 2**0.5, 3))
         wasserstein_correlation 1.172 1.172
     """
-    rng = np.random.RandomState(seed)
-    columns = _columns(codes, factors, num_points=num_points, rng=rng, progress=progress)
     return _calibrated(
         "wasserstein_correlation",
         partial(_wasserstein, reference=reference),
-        columns,
+        codes,
+        factors,
         calibration=calibration,
-        rng=rng,
+        num_points=num_points,
+        seed=seed,
         progress=progress,
     )
 
@@ -145,7 +144,7 @@ def mutual_information_score(
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
-    num_points: int = _NUM_POINTS,
+    num_points: int = NUM_TRAIN,
     seed: int = 0,
     progress: bool = True,
 ) -> Score:
@@ -184,15 +183,15 @@ def mutual_information_score(
         >>> 1.37 < twice.score < 1.39
         True
     """
-    rng = np.random.RandomState(seed)
-    columns = _columns(codes, factors, num_points=num_points, rng=rng, progress=progress)
-    bins = equal_width_bins(columns.values) if reference else _pair_bins(columns.values)
     return _calibrated(
         "mutual_information_score",
         partial(_mean_information, reference=reference),
-        _Columns(bins),
+        codes,
+        factors,
+        prepare=equal_width_bins if reference else _pair_bins,
         calibration=calibration,
-        rng=rng,
+        num_points=num_points,
+        seed=seed,
         progress=progress,
     )
 
@@ -215,31 +214,39 @@ class _Columns:
         return self
 
 
-def _columns(
-    codes: Any, factors: Any, *, num_points: int, rng: np.random.RandomState, progress: bool
-) -> _Columns:
+def _calibrated(
+    name: str,
+    definition: Callable[[_Columns], Outcome],
+    codes: Any,
+    factors: Any,
+    *,
+    prepare: Callable[[Floats], NDArray[Any]] = np.asarray,
+    least: float = 0.0,
+    calibration: Calibration | None,
+    num_points: int,
+    seed: int,
+    progress: bool,
+) -> Score:
+    rng = np.random.RandomState(seed)
     array = codes_array(drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)[0])
     if array.shape[1] < 2:
         raise ValueError(
             "Expected at least two codes but got 1: the score is of what they tell of one another."
         )
-    return _Columns(array)
 
-
-def _calibrated(
-    name: str,
-    definition: Callable[[_Columns], Outcome],
-    columns: _Columns,
-    *,
-    least: float = 0.0,
-    **how: Any,
-) -> Score:
     def statistic(data: _Columns, _rng: np.random.RandomState) -> Outcome:
         return definition(data)
 
-    bounds = (least, float("inf"))
     return calibrated(
-        name, statistic, columns, bounds=bounds, has_ceiling=False, higher_is_better=False, **how
+        name,
+        statistic,
+        _Columns(prepare(array)),
+        calibration=calibration,
+        rng=rng,
+        bounds=(least, float("inf")),
+        progress=progress,
+        has_ceiling=False,
+        higher_is_better=False,
     )
 
 
