@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from pyro_infomax.information import AggregatePosterior
-from pyro_infomax.information.normal_components import DiagonalNormals
-from pyro_infomax.information.normal_mixture import NormalMixture
+from pyro_infomax.information._mixture_engine import DiagonalNormals, NormalMixture
 
 CHUNK = 16  # rows of the broadcast at once
 SHARE = 320  # points that the broadcast is timed on

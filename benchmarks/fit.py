@@ -34,11 +34,12 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from pyro_infomax.capture import FusedOptim
 from pyro_infomax.infer import BetaELBO
-from pyro_infomax.training import FusedOptim, fit
+from pyro_infomax.training import fit
 
 try:
-    from pyro_infomax.training import CapturedSVI
+    from pyro_infomax.capture import CapturedSVI
 except ImportError:
     CapturedSVI = None
 

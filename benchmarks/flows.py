@@ -19,7 +19,7 @@ import torch
 from pyro.distributions import transforms
 from torch import Tensor
 
-from pyro_infomax.flows import Flow, to_flow
+from pyro_infomax.distributions import Flow, to_flow
 
 Density = Callable[[Tensor, Tensor, Tensor], Tensor]
 HIDDEN = [64, 64]

@@ -19,11 +19,7 @@ from torch import Tensor
 from weighted_step import BATCH, HIDDEN, LATENT, PIXELS, interleaved
 
 from pyro_infomax import guides
-from pyro_infomax.infer import (
-    Trace_BetaELBO,
-    TraceEnum_BetaELBO,
-    TraceMeanField_BetaELBO,
-)
+from pyro_infomax.infer import Trace_BetaELBO, TraceEnum_BetaELBO, TraceMeanField_BetaELBO
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
 
 Model = Callable[[Tensor], None]

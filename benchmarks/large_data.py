@@ -21,12 +21,13 @@ import torch
 from pyro.infer import SVI
 from torch import Tensor, nn
 
-from pyro_infomax import VAE
+from pyro_infomax.capture import FusedOptim
 from pyro_infomax.infer import BetaELBO
-from pyro_infomax.training import FusedOptim, fit
+from pyro_infomax.training import fit
+from pyro_infomax.vae import VAE
 
 try:
-    from pyro_infomax.training import CapturedSVI
+    from pyro_infomax.capture import CapturedSVI
 except ImportError:
     CapturedSVI = None
 

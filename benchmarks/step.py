@@ -27,8 +27,8 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.infer import TraceMeanField_BetaELBO
-from pyro_infomax.training import CapturedSVI, FusedOptim
 
 
 class Size(NamedTuple):

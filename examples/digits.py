@@ -28,17 +28,16 @@ from pyro.infer import SVI
 from pyro.optim import Adam
 from torch import Tensor, nn
 
-from pyro_infomax import VAE, BetaELBO, InfoMaxELBO, decompose, fit, to_arviz
 from pyro_infomax.datasets import LabelledImages, binarize, load_digits, load_npz
-from pyro_infomax.diagnostics import Convergence, Decomposition, convergence
-from pyro_infomax.flows import CouplingFlow
+from pyro_infomax.diagnostics import Convergence, Decomposition, convergence, decompose, to_arviz
+from pyro_infomax.distributions import CouplingFlow
 from pyro_infomax.guides import (
     AmortizedFlow,
     AmortizedGuide,
     AmortizedLowRankNormal,
     AmortizedMultivariateNormal,
 )
-from pyro_infomax.infer import WeightedELBO
+from pyro_infomax.infer import BetaELBO, InfoMaxELBO, WeightedELBO
 from pyro_infomax.joint import generative
 from pyro_infomax.nn import (
     ConvDecoder,
@@ -60,7 +59,8 @@ from pyro_infomax.plots import (
     traversals,
 )
 from pyro_infomax.priors import FlowPrior, MixturePrior, VampPrior
-from pyro_infomax.training import History
+from pyro_infomax.training import History, fit
+from pyro_infomax.vae import VAE
 
 MOST_COLOURS = 20
 MOST_ROWS = 8

@@ -25,12 +25,12 @@ from scipy.stats import t as student
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_infomax import BetaELBO, decompose, fit
 from pyro_infomax.datasets import binarize, load_digits
-from pyro_infomax.diagnostics import importance_weighted_evidence
+from pyro_infomax.diagnostics import decompose, importance_weighted_evidence
+from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
 from pyro_infomax.schedules import Linear
-from pyro_infomax.training import EarlyStopping
+from pyro_infomax.training import EarlyStopping, fit
 
 BASELINE = "normal + standard"
 PAIRS = [

@@ -20,11 +20,13 @@ import torch
 from pyro.infer import SVI
 from torch import Tensor
 
-from pyro_infomax import VAE, InfoMaxELBO, decompose, fit
+from pyro_infomax.capture import FusedOptim
 from pyro_infomax.datasets import load_digits
-from pyro_infomax.diagnostics import Decomposition
+from pyro_infomax.diagnostics import Decomposition, decompose
+from pyro_infomax.infer import InfoMaxELBO
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
-from pyro_infomax.training import FusedOptim, History
+from pyro_infomax.training import History, fit
+from pyro_infomax.vae import VAE
 
 HELD_OUT = 297
 SMOKE_DATA = 200

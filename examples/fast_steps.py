@@ -20,10 +20,12 @@ import torch
 from pyro.infer import SVI
 from torch import Tensor
 
-from pyro_infomax import VAE, InfoMaxELBO, fit
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.datasets import binarize, load_digits
+from pyro_infomax.infer import InfoMaxELBO
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
-from pyro_infomax.training import CapturedSVI, FusedOptim, History
+from pyro_infomax.training import History, fit
+from pyro_infomax.vae import VAE
 
 LATENT, LEARNING_RATE = 8, 2e-3
 

@@ -38,9 +38,8 @@ from pyro.optim import ClippedAdam
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from pyro_infomax import BetaELBO, decompose, fit
 from pyro_infomax.datasets import binarize, load_digits
-from pyro_infomax.diagnostics import Decomposition, importance_weighted_evidence
+from pyro_infomax.diagnostics import Decomposition, decompose, importance_weighted_evidence
 from pyro_infomax.guides import (
     AmortizedDiscrete,
     AmortizedFlow,
@@ -48,10 +47,11 @@ from pyro_infomax.guides import (
     AmortizedMultivariateNormal,
     AmortizedNormal,
 )
-from pyro_infomax.infer import TraceEnum_BetaELBO
+from pyro_infomax.infer import BetaELBO, TraceEnum_BetaELBO
 from pyro_infomax.nn import MLPDecoder, MLPEncoder, NormalHead
 from pyro_infomax.plots import information_per_site, latent_scatter, reconstructions, traversals
 from pyro_infomax.schedules import Linear
+from pyro_infomax.training import fit
 
 Model = Callable[[Tensor], None]
 

@@ -43,20 +43,23 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pyro.infer import SVI
-from scipy.stats import rankdata
-from scipy.stats import t as student
+from scipy.stats import rankdata, t as student
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from pyro_infomax import VAE, BetaELBO, decompose, fit
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.datasets import GreyLevels, Sprites, load_digits
+from pyro_infomax.diagnostics import decompose
 from pyro_infomax.disentanglement import score
 from pyro_infomax.guides import AmortizedGuide, AmortizedMultivariateNormal, AmortizedNormal
+from pyro_infomax.infer import BetaELBO
 from pyro_infomax.information import Account, Draws
 from pyro_infomax.nn import Gaussian, MLPDecoder, MLPEncoder
 from pyro_infomax.oracles import LinearGaussian
-from pyro_infomax.training import CapturedSVI, FusedOptim, LearningRateSchedule, sweep
+from pyro_infomax.sweeps import sweep
+from pyro_infomax.training import LearningRateSchedule, fit
+from pyro_infomax.vae import VAE
 
 BETAS: Final = tuple(2.0**power for power in range(-4, 5))
 FINER_BETAS: Final = tuple(2.0 ** (power / 2) for power in range(-8, 9))

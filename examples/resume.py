@@ -20,11 +20,13 @@ import torch
 from pyro.infer import SVI
 from torch import Tensor
 
-from pyro_infomax import VAE, BetaELBO, fit
+from pyro_infomax.capture import FusedOptim
 from pyro_infomax.datasets import load_digits
+from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
 from pyro_infomax.schedules import Linear
-from pyro_infomax.training import Checkpoint, EarlyStopping, FusedOptim, History
+from pyro_infomax.training import Checkpoint, EarlyStopping, History, fit
+from pyro_infomax.vae import VAE
 
 HELD_OUT = 297
 

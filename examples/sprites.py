@@ -32,7 +32,7 @@ from digits import describe, encode, informative, make_objective, make_pair, new
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pyro_infomax import VAE, decompose, fit
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.datasets import (
     FactorDataset,
     FactorImages,
@@ -43,7 +43,7 @@ from pyro_infomax.datasets import (
     Sprites,
     load_dsprites,
 )
-from pyro_infomax.diagnostics import Decomposition
+from pyro_infomax.diagnostics import Decomposition, decompose
 from pyro_infomax.disentanglement import Calibration, ScoreTable, score
 from pyro_infomax.nn import ConvDecoder, ConvEncoder
 from pyro_infomax.plots import (
@@ -56,7 +56,8 @@ from pyro_infomax.plots import (
     traversal_animation,
     traversals,
 )
-from pyro_infomax.training import CapturedSVI, FusedOptim, History
+from pyro_infomax.training import History, fit
+from pyro_infomax.vae import VAE
 
 # A square looks the same after each quarter of a turn, which five orientations never make
 SMALL = {"scales": 4, "orientations": 5, "endpoint": False, "positions": 8, "size": 32}

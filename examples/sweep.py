@@ -31,12 +31,14 @@ from pyro.infer import SVI
 from pyro.optim import Adam
 from torch import Tensor
 
-from pyro_infomax import VAE, BetaELBO, decompose, fit
 from pyro_infomax.datasets import load_digits
-from pyro_infomax.diagnostics import Decomposition
+from pyro_infomax.diagnostics import Decomposition, decompose
+from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import Gaussian, MLPDecoder, MLPEncoder
 from pyro_infomax.plots import rate_distortion
-from pyro_infomax.training import sweep
+from pyro_infomax.sweeps import sweep
+from pyro_infomax.training import fit
+from pyro_infomax.vae import VAE
 
 BETAS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
 SMOKE_BETAS = (2.0, 0.5)

@@ -11,14 +11,21 @@ import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
 
-from pyro_infomax.nn.features import check_features, prototype_features
-from pyro_infomax.nn.likelihoods import Likelihood, to_likelihood
-from pyro_infomax.nn.module_modes import evaluation_mode
-from pyro_infomax.nn.normal_head import NormalHead
-from pyro_infomax.nn.prior import check_prior, to_prior
-from pyro_infomax.nn.registration import InstanceName, adopt, drop_weak_references, register
-from pyro_infomax.nn.shapes import merge_batch
-from pyro_infomax.random_state import isolated_random_state
+from pyro_infomax._random import isolated_random_state
+from pyro_infomax.nn import (
+    InstanceName,
+    Likelihood,
+    NormalHead,
+    adopt,
+    check_features,
+    drop_weak_references,
+    evaluation_mode,
+    merge_batch,
+    prototype_features,
+    register,
+    to_likelihood,
+)
+from pyro_infomax.priors import check_prior, to_prior
 
 
 @final

@@ -12,12 +12,13 @@ import pytest
 PACKAGE = "pyro_infomax"
 # A room may import rooms of earlier lines only; rooms of one line do not import each other.
 LINES: tuple[frozenset[str], ...] = (
-    frozenset({"_version", "flows", "progress", "random_state", "ranks"}),
-    frozenset({"schedules", "priors", "nn", "datasets", "oracles"}),
-    frozenset({"information", "disentanglement", "poutine"}),
-    frozenset({"guides", "vae"}),
-    frozenset({"infer"}),
-    frozenset({"training", "joint"}),
+    frozenset({"_version", "_data", "_progress", "_random", "_ranks"}),
+    frozenset({"schedules", "poutine", "distributions", "datasets", "oracles"}),
+    frozenset({"nn", "information", "disentanglement"}),
+    frozenset({"priors", "programs", "guides"}),
+    frozenset({"vae", "infer", "joint"}),
+    frozenset({"capture"}),
+    frozenset({"training", "sweeps"}),
     frozenset({"diagnostics"}),
     frozenset({"plots"}),
     frozenset({"report"}),
@@ -25,7 +26,9 @@ LINES: tuple[frozenset[str], ...] = (
 LINE_OF = {room: line for line, rooms in enumerate(LINES) for room in rooms}
 # An oracle must not know what it judges.
 IMPORT_NO_ROOM = frozenset({"oracles"})
-FOREIGN_BANS = {"information": {"pyro"}, "disentanglement": {"torch", "pyro"}}
+# What a room does without: in its own imports, wherever in a file they stand.
+FOREIGN_BANS = {"information": {"pyro"}, "disentanglement": {"torch", "pyro"}, "plots": {"torch", "pyro"}}
+MOST_FILES = 14
 TESTS_OF_THE_WHOLE = frozenset(
     {
         "test_architecture.py",
@@ -151,6 +154,41 @@ def objection(room: str, name: str, known: Iterable[str]) -> str | None:
     return None
 
 
+def walls(root: Path) -> Iterator[str]:
+    """Imports from a module behind another room's ``__init__``."""
+    files = modules(root)
+    for module, file in files.items():
+        for line, name in imports(module, file):
+            source = resolve(name, files)
+            if source.count(".") > 1 and room_of(source) != room_of(module):
+                place = f"{file.relative_to(root)}:{line}"
+                yield f"{place} imports from {source}, behind the __init__ of {room_of(source)}"
+
+
+def crowds(root: Path) -> Iterator[str]:
+    for folder in sorted({file.parent for file in modules(root).values()} - {root / PACKAGE}):
+        files = [file for file in folder.glob("*.py") if file.name != "__init__.py"]
+        if len(files) > MOST_FILES:
+            yield f"{folder.relative_to(root)} has {len(files)} files, more than {MOST_FILES}"
+
+
+def shared_names(root: Path) -> Iterator[str]:
+    """One name for two things: classes anywhere, and public functions."""
+    places: dict[str, list[str]] = {}
+    for file in modules(root).values():
+        public = public_names(file.parent)
+        defined = {
+            node.name
+            for node in ast.parse(file.read_text()).body
+            if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and node.name in public)
+        }
+        for name in {name.lstrip("_") for name in defined} - {"main"}:
+            places.setdefault(name, []).append(str(file.relative_to(root)))
+    for name, files in sorted(places.items()):
+        if len(files) > 1:
+            yield f"{name} is defined in {' and '.join(sorted(files))}"
+
+
 def cycles(root: Path) -> Iterator[str]:
     """Cycles between the files of one room, its ``__init__`` among them."""
     files = modules(root)
@@ -177,14 +215,27 @@ def shadowed_files(root: Path) -> Iterator[str]:
 
 
 def stray_tests(root: Path) -> Iterator[str]:
+    """A test stands in the folder of its room, or is of a room that is one file, or of the whole."""
+    rooms = {room_of(module) for module in modules(root)} - {""}
     for test in sorted((root / "tests").rglob("test_*.py")):
         place = test.relative_to(root / "tests")
-        source = Path(PACKAGE) / place.with_name(place.name.removeprefix("test_"))
-        if place.as_posix() not in TESTS_OF_THE_WHOLE and not (root / source).exists():
-            yield f"tests/{place} mirrors nothing: there is no {source}"
+        if len(place.parts) > 1:
+            if place.parts[0] not in rooms:
+                yield f"tests/{place} mirrors nothing: there is no {PACKAGE}/{place.parts[0]}"
+        elif place.name not in TESTS_OF_THE_WHOLE and not {place.stem[4:], place.stem[5:]} & rooms:
+            yield f"tests/{place} mirrors nothing: there is no {PACKAGE}/{place.stem[5:]}.py"
 
 
-RULES = (unknown_rooms, wrong_imports, cycles, shadowed_files, stray_tests)
+RULES = (
+    unknown_rooms,
+    wrong_imports,
+    walls,
+    cycles,
+    crowds,
+    shared_names,
+    shadowed_files,
+    stray_tests,
+)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -224,7 +275,7 @@ def test_a_lawful_tree_has_no_breach(plant):
             "pyro_infomax/infer/beta.py": "from pyro_infomax.infer.weighted import X\nfrom . import weighted",
             "pyro_infomax/infer/__init__.py": "from .beta import Y\n__all__ = ['Y']\n",
             "pyro_infomax/schedules.py": "import torch\n",
-            "tests/infer/test_weighted.py": "",
+            "tests/infer/test_anything.py": "",
             "tests/test_schedules.py": "",
             "tests/test_docs.py": "",
         }
@@ -255,9 +306,9 @@ def test_an_import_from_a_later_line_is_found(plant, statement):
 
 def test_an_import_within_a_line_is_found(plant):
     (breach,) = wrong_imports(
-        plant({"pyro_infomax/training/fitting.py": "from pyro_infomax.joint import generative"})
+        plant({"pyro_infomax/infer/beta.py": "from pyro_infomax.joint import generative"})
     )
-    assert "joint does not come before training" in breach
+    assert "joint does not come before infer" in breach
 
 
 @pytest.mark.parametrize(
@@ -347,9 +398,43 @@ def test_a_function_that_is_not_public_shadows_nothing(plant, files):
     assert not list(shadowed_files(plant(files)))
 
 
+@pytest.mark.parametrize("statement", ["from ..nn import _mlp", "from pyro_infomax.nn._mlp import MLP"])
+def test_an_import_from_behind_a_wall_is_found(plant, statement):
+    root = plant({"pyro_infomax/nn/_mlp.py": "class MLP: ...", "pyro_infomax/infer/beta.py": statement})
+    (breach,) = walls(root)
+    assert "infer/beta.py:1 imports from pyro_infomax.nn._mlp" in breach
+
+
+def test_a_room_imports_from_its_own_files_and_from_rooms(plant):
+    statements = "from pyro_infomax.infer._x import y\nfrom pyro_infomax.nn import MLP"
+    root = plant({"pyro_infomax/infer/_x.py": "", "pyro_infomax/infer/beta.py": statements})
+    assert not list(walls(root))
+
+
+def test_too_many_files_in_a_room_are_found(plant):
+    root = plant({f"pyro_infomax/infer/_{i}.py": "" for i in range(MOST_FILES)})
+    assert not list(crowds(root))
+    (breach,) = crowds(plant({"pyro_infomax/infer/_one_more.py": ""}))
+    assert breach.startswith("pyro_infomax/infer has")
+
+
 @pytest.mark.parametrize(
-    "test", ["tests/test_nothing.py", "tests/infer/test_nothing.py", "tests/infer/test_docs.py"]
+    ("first", "second"),
+    [("class Draws: ...", "class Draws: ..."), ("class Draws: ...", "class _Draws: ...")],
 )
+def test_one_name_for_two_classes_is_found(plant, first, second):
+    (breach,) = shared_names(plant({"pyro_infomax/infer/_a.py": first, "pyro_infomax/nn/_b.py": second}))
+    assert breach.startswith("Draws is defined in")
+
+
+def test_one_name_for_two_public_functions_is_found(plant):
+    text = "def rate_distortion(): ..."
+    root = plant({"pyro_infomax/infer/_a.py": text, "pyro_infomax/nn/_b.py": text})
+    (breach,) = shared_names(root)
+    assert breach.startswith("rate_distortion is defined in")
+
+
+@pytest.mark.parametrize("test", ["tests/test_nothing.py", "tests/attic/test_docs.py"])
 def test_a_test_that_mirrors_nothing_is_found(plant, test):
     (breach,) = stray_tests(plant({test: ""}))
     assert breach.startswith(f"{test} mirrors nothing")

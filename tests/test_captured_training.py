@@ -13,9 +13,10 @@ from pyro.distributions import constraints
 from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
-from pyro_infomax import VAE, BetaELBO, fit
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.guides import AmortizedDiscrete
 from pyro_infomax.infer import (
+    BetaELBO,
     Renyi_InfoMaxELBO,
     Trace_BetaELBO,
     Trace_InfoMaxELBO,
@@ -28,7 +29,8 @@ from pyro_infomax.infer import (
 )
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
 from pyro_infomax.schedules import Cyclical, Linear
-from pyro_infomax.training import CapturedSVI, FusedOptim
+from pyro_infomax.training import fit
+from pyro_infomax.vae import VAE
 
 STEPS, BATCH, PIXELS, LATENT = 200, 12, 6, 2
 Programs = tuple[Callable[..., Any], Callable[..., Any]]

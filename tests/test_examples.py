@@ -16,8 +16,8 @@ import torch
 import xarray as xr
 from torch.distributions import Normal
 
-from pyro_infomax import decompose
 from pyro_infomax.datasets import Sprites
+from pyro_infomax.diagnostics import decompose
 from pyro_infomax.oracles import ExplainingAway
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ from pyro.optim import ClippedAdam
 from scipy.optimize import minimize
 from torch import nn
 
-from pyro_infomax import BetaELBO, decompose, fit, representation
+from pyro_infomax.diagnostics import decompose
 from pyro_infomax.guides import (
     AmortizedDelta,
     AmortizedDiscrete,
@@ -23,9 +23,11 @@ from pyro_infomax.guides import (
     AmortizedMultivariateNormal,
     AmortizedNormal,
 )
-from pyro_infomax.infer import TraceEnum_BetaELBO
+from pyro_infomax.infer import BetaELBO, TraceEnum_BetaELBO
+from pyro_infomax.joint import representation
 from pyro_infomax.nn import MLP, MLPEncoder
 from pyro_infomax.oracles import LinearGaussian
+from pyro_infomax.training import fit
 
 
 class Average:

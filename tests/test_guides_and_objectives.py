@@ -9,7 +9,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_infomax import decompose, infer, representation
+from pyro_infomax import infer
+from pyro_infomax.diagnostics import decompose
 from pyro_infomax.guides import (
     AmortizedDelta,
     AmortizedDiscrete,
@@ -18,6 +19,7 @@ from pyro_infomax.guides import (
     AmortizedMultivariateNormal,
     AmortizedNormal,
 )
+from pyro_infomax.joint import representation
 from pyro_infomax.nn import MLPEncoder
 
 SLOPES = [[1.0, -0.5, 0.3], [0.2, 0.8, -1.0]]

@@ -13,9 +13,10 @@ import torch
 from pyro.infer import SVI
 from pyro.optim import ClippedAdam
 
-from pyro_infomax import BetaELBO, InfoMaxELBO, fit
 from pyro_infomax.guides import AmortizedNormal
+from pyro_infomax.infer import BetaELBO, InfoMaxELBO
 from pyro_infomax.oracles import LinearGaussian, gaussian_rate_distortion
+from pyro_infomax.training import fit
 
 EIGENVALUES = torch.tensor([4.0, 2.0, 1.0, 0.5], dtype=torch.float64)
 S2 = 0.3

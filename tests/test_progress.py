@@ -1,7 +1,7 @@
 """The bar waits, and need not be there at all."""
 
-from pyro_infomax import progress as module
-from pyro_infomax.progress import patiently
+from pyro_infomax import _progress as module
+from pyro_infomax._progress import patiently
 
 
 def test_the_bar_waits_and_can_be_unwanted(capsys, monkeypatch) -> None:

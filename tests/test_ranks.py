@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pyro_infomax.ranks import ONE_RANK, FabricRanks, PeerError, Ranks, ranks_of
+from pyro_infomax._ranks import ONE_RANK, FabricRanks, PeerError, Ranks, ranks_of
 
 
 def test_no_fabric_is_one_process():

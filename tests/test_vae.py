@@ -12,7 +12,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_infomax.diagnostics import decompose
-from pyro_infomax.flows import CouplingFlow
+from pyro_infomax.distributions import CouplingFlow
 from pyro_infomax.joint import generative
 from pyro_infomax.nn import ConvDecoder, ConvEncoder, Gaussian, MLPDecoder, MLPEncoder
 from pyro_infomax.priors import FlowPrior, MixturePrior, VampPrior

@@ -17,7 +17,9 @@ from pyro.infer.autoguide import AutoDelta
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_infomax import decompose
+from pyro_infomax._random import isolated_random_state
+from pyro_infomax.capture import CapturedSVI, FusedOptim
+from pyro_infomax.diagnostics import decompose
 from pyro_infomax.infer import (
     Renyi_InfoMaxELBO,
     Trace_BetaELBO,
@@ -25,9 +27,8 @@ from pyro_infomax.infer import (
     TraceMeanField_BetaELBO,
     TraceMeanField_InfoMaxELBO,
 )
-from pyro_infomax.random_state import isolated_random_state
 from pyro_infomax.schedules import Linear
-from pyro_infomax.training import CapturedSVI, EarlyStopping, FusedOptim, fit
+from pyro_infomax.training import EarlyStopping, fit
 
 ROWS, BATCH = 35, 10  # the last batch has five, of which one process gets three
 ADAM = {"lr": 0.05}

@@ -1,13 +1,11 @@
 """What a trained pair holds: the account of its nats, and its posterior for ArviZ."""
 
-from pyro_infomax.diagnostics.annealed_evidence import AnnealedEvidence, annealed_importance_sampling
-from pyro_infomax.diagnostics.arviz_groups import to_native
-from pyro_infomax.diagnostics.convergence_curve import Convergence, convergence
-from pyro_infomax.diagnostics.decomposition import Decomposition, decompose
-from pyro_infomax.diagnostics.evidence import ImportanceWeightedEvidence, importance_weighted_evidence
-from pyro_infomax.diagnostics.inference_data import to_arviz
-from pyro_infomax.diagnostics.pair import Pair, ScoredDraws
-from pyro_infomax.diagnostics.simulation import Simulated
+from pyro_infomax.diagnostics._annealed import AnnealedEvidence, Simulated, annealed_importance_sampling
+from pyro_infomax.diagnostics._arviz import to_arviz, to_native
+from pyro_infomax.diagnostics._convergence import Convergence, convergence
+from pyro_infomax.diagnostics._decompose import Decomposition, decompose
+from pyro_infomax.diagnostics._evidence import ImportanceWeightedEvidence, importance_weighted_evidence
+from pyro_infomax.diagnostics._pair import Pair, ScoredDraws
 
 __all__ = [
     "AnnealedEvidence",

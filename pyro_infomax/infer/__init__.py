@@ -7,30 +7,28 @@ ones. The ``_IM`` classes train the input of a given channel, by the IM algorith
 
 from typing import NoReturn
 
-from pyro_infomax.infer.beta_elbo import (
-    Trace_BetaELBO,
-    TraceEnum_BetaELBO,
-    TraceGraph_BetaELBO,
-    TraceMeanField_BetaELBO,
+from pyro_infomax.infer._elbo import SurrogateLoss, Terms, WeightedELBO, surrogate_loss
+from pyro_infomax.infer._im import (
+    IMParts,
+    PowerLimitedNormal,
+    Trace_IM,
+    TraceEnum_IM,
+    TraceGraph_IM,
+    transmitted_information,
 )
-from pyro_infomax.infer.im import IMParts, Trace_IM, TraceEnum_IM, TraceGraph_IM
-from pyro_infomax.infer.im_evaluation import transmitted_information
-from pyro_infomax.infer.im_input import PowerLimitedNormal
-from pyro_infomax.infer.infomax_elbo import (
+from pyro_infomax.infer._named import (
     Renyi_InfoMaxELBO,
+    Trace_BetaELBO,
     Trace_InfoMaxELBO,
+    TraceEnum_BetaELBO,
     TraceEnum_InfoMaxELBO,
+    TraceGraph_BetaELBO,
     TraceGraph_InfoMaxELBO,
+    TraceMeanField_BetaELBO,
     TraceMeanField_InfoMaxELBO,
 )
-from pyro_infomax.infer.objective_weight import WeightsLike
-from pyro_infomax.infer.surrogate import surrogate_loss
-from pyro_infomax.infer.tensor_loss import SurrogateLoss
-from pyro_infomax.infer.terms import Terms
-from pyro_infomax.infer.weighted_elbo import WeightedELBO
-
-BetaELBO = TraceMeanField_BetaELBO
-InfoMaxELBO = TraceMeanField_InfoMaxELBO
+from pyro_infomax.infer._recording import is_literal as is_literal, literal_number as literal_number
+from pyro_infomax.infer._weights import WeightsLike
 
 __all__ = [
     "BetaELBO",
@@ -56,6 +54,11 @@ __all__ = [
     "surrogate_loss",
     "transmitted_information",
 ]
+
+BetaELBO = TraceMeanField_BetaELBO
+
+InfoMaxELBO = TraceMeanField_InfoMaxELBO
+
 
 _INEXACT = {
     "Renyi_BetaELBO": "β tempers the Rényi bound and is wrong for score functions; use Renyi_InfoMaxELBO "

@@ -1,28 +1,49 @@
 """Nats from tensors: the aggregate posterior, and every quantity that compares with it."""
 
-from pyro_infomax.information.account import Account
-from pyro_infomax.information.aggregate_posterior import AggregatePosterior
-from pyro_infomax.information.annealed_state import AnnealedState
-from pyro_infomax.information.annealing import AnnealedRun, Annealing, sigmoid_schedule
-from pyro_infomax.information.batch_mixture import BatchMixture
-from pyro_infomax.information.better_prior import prior_gap
-from pyro_infomax.information.closed_divergences import closed_divergence
-from pyro_infomax.information.correlation import (
-    conditional_total_correlation,
-    gaussian_total_correlation,
-    total_correlation,
+from pyro_infomax.information._account import Account, SiteAccount
+from pyro_infomax.information._aggregate import AggregatePosterior
+from pyro_infomax.information._decoder import barber_agakov, decoder_gap
+from pyro_infomax.information._draws import Draws
+from pyro_infomax.information._estimate import Estimate, spread as spread
+from pyro_infomax.information._evidence import (
+    AnnealedRun,
+    AnnealedState,
+    Annealing,
+    ImportanceWeights,
+    importance_weighted_bound,
+    sigmoid_schedule,
+    tail_length as tail_length,
+    temperatures_of as temperatures_of,
 )
-from pyro_infomax.information.decoder import barber_agakov, decoder_gap
-from pyro_infomax.information.discrepancy import mmd
-from pyro_infomax.information.divergences import dimensionwise_kl, marginal_kl, prior_dependence, rate
-from pyro_infomax.information.draws import Draws
-from pyro_infomax.information.estimate import Estimate
-from pyro_infomax.information.importance import ImportanceWeights, importance_weighted_bound
-from pyro_infomax.information.kernels import RBF, InverseMultiquadric
-from pyro_infomax.information.minibatch import info_nce, minibatch_stratified, minibatch_weighted
-from pyro_infomax.information.shannon import leave_one_out, mutual_information
-from pyro_infomax.information.site_account import SiteAccount
-from pyro_infomax.information.units import active_units
+from pyro_infomax.information._minibatch import (
+    BatchMixture,
+    info_nce,
+    minibatch_stratified,
+    minibatch_weighted,
+)
+from pyro_infomax.information._mixture_engine import points_at_once as points_at_once
+from pyro_infomax.information._mmd import RBF, InverseMultiquadric, mmd
+from pyro_infomax.information._quantities import (
+    active_units,
+    conditional_total_correlation,
+    dimensionwise_kl,
+    gaussian_total_correlation,
+    held_out_gap as held_out_gap,
+    leave_one_out,
+    marginal_kl,
+    mutual_information,
+    prior_dependence,
+    prior_gap,
+    rate,
+    total_correlation,
+    training_gap as training_gap,
+)
+from pyro_infomax.information._sites import (
+    Mixtures as Mixtures,
+    Prefixes as Prefixes,
+    ShardedMixtures as ShardedMixtures,
+    WholeMixtures as WholeMixtures,
+)
 
 __all__ = [
     "RBF",
@@ -39,7 +60,6 @@ __all__ = [
     "SiteAccount",
     "active_units",
     "barber_agakov",
-    "closed_divergence",
     "conditional_total_correlation",
     "decoder_gap",
     "dimensionwise_kl",

@@ -1,12 +1,33 @@
 """Encoders and decoders, likelihoods, and the heads that make distributions of features."""
 
-from pyro_infomax.nn.convolution import ConvDecoder, ConvEncoder
-from pyro_infomax.nn.delta_head import DeltaHead
-from pyro_infomax.nn.discrete_heads import BernoulliHead, CategoricalHead, OneHotHead, discrete_head
-from pyro_infomax.nn.distribution_head import DistributionHead
-from pyro_infomax.nn.features import check_features, prototype_features
-from pyro_infomax.nn.flow_head import FlowHead
-from pyro_infomax.nn.likelihoods import (
+from pyro_infomax.nn._discrete_heads import (
+    BernoulliHead,
+    CategoricalHead,
+    OneHotHead,
+    Temperature as Temperature,
+    check_discrete_options as check_discrete_options,
+    discrete_head,
+)
+from pyro_infomax.nn._encoders import (
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    MLPDecoder,
+    MLPEncoder,
+    check_features,
+    merge_batch as merge_batch,
+    prototype_features,
+)
+from pyro_infomax.nn._heads import (
+    DeltaHead,
+    DistributionHead,
+    FlowHead,
+    LowRankNormalHead,
+    MultivariateNormalHead,
+    NormalHead,
+    check_init_scale as check_init_scale,
+)
+from pyro_infomax.nn._likelihoods import (
     Bernoulli,
     Categorical,
     ContinuousBernoulli,
@@ -14,14 +35,15 @@ from pyro_infomax.nn.likelihoods import (
     Likelihood,
     to_likelihood,
 )
-from pyro_infomax.nn.low_rank_normal_head import LowRankNormalHead
-from pyro_infomax.nn.mlp import MLP, MLPDecoder, MLPEncoder
-from pyro_infomax.nn.multivariate_normal_head import MultivariateNormalHead
-from pyro_infomax.nn.normal_head import NormalHead
-from pyro_infomax.nn.prior import to_prior
-from pyro_infomax.nn.registration import InstanceName, adopt, drop_weak_references, register
-from pyro_infomax.nn.site_transform import SiteTransform
-from pyro_infomax.nn.straight_through import StraightThroughBernoulli, StraightThroughOneHotCategorical
+from pyro_infomax.nn._modules import (
+    InstanceName,
+    adopt,
+    drop_weak_references,
+    evaluation_mode as evaluation_mode,
+    instance_prefix as instance_prefix,
+    modules_behind as modules_behind,
+    register,
+)
 
 __all__ = [
     "MLP",
@@ -44,9 +66,6 @@ __all__ = [
     "MultivariateNormalHead",
     "NormalHead",
     "OneHotHead",
-    "SiteTransform",
-    "StraightThroughBernoulli",
-    "StraightThroughOneHotCategorical",
     "adopt",
     "check_features",
     "discrete_head",
@@ -54,5 +73,4 @@ __all__ = [
     "prototype_features",
     "register",
     "to_likelihood",
-    "to_prior",
 ]

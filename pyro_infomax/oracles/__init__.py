@@ -1,25 +1,37 @@
 """Problems whose answer is known in closed form. An oracle imports nothing that it judges."""
 
-from .bijections import Asinh, HalfCube, NormalCdf, Spiral
-from .blahut import blahut_arimoto
-from .bottleneck import (
+from pyro_infomax.oracles._bottleneck import (
     GaussianInformationBottleneck,
     InformationBottleneck,
     gaussian_information_bottleneck,
     information_bottleneck,
 )
-from .channel import ChannelCapacity, channel_capacity
-from .correlated_normals import CorrelatedNormals, dense_covariance, sparse_covariance
-from .correlated_student import CorrelatedStudent
-from .discrete_vae import DiscreteVAE
-from .explaining_away import ExplainingAway
-from .information_problem import InformationProblem
-from .linear_gaussian import LinearGaussian
-from .problem_set import information_problems
-from .source_coding import RateDistortion, rate_distortion
-from .transformed_problem import TransformedProblem
-from .uniform_noise import UniformNoise
-from .water_filling import GaussianRateDistortion, gaussian_rate_distortion
+from pyro_infomax.oracles._discrete_vae import DiscreteVAE
+from pyro_infomax.oracles._explaining_away import ExplainingAway
+from pyro_infomax.oracles._linear_gaussian import LinearGaussian
+from pyro_infomax.oracles._problems import (
+    Asinh,
+    CorrelatedNormals,
+    CorrelatedStudent,
+    HalfCube,
+    InformationProblem,
+    NormalCdf,
+    Spiral,
+    TransformedProblem,
+    UniformNoise,
+    dense_covariance,
+    information_problems,
+    sparse_covariance,
+)
+from pyro_infomax.oracles._rate_distortion import (
+    ChannelCapacity,
+    GaussianRateDistortion,
+    RateDistortion,
+    blahut_arimoto,
+    channel_capacity,
+    gaussian_rate_distortion,
+    rate_distortion,
+)
 
 __all__ = [
     "Asinh",

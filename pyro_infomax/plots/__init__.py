@@ -1,17 +1,16 @@
 """Arrays in, Axes out: what a training did, where the nats sit, and what the latent dimensions mean."""
 
-from pyro_infomax.plots.aggregate import aggregate_against_prior
-from pyro_infomax.plots.animation import traversal_animation
-from pyro_infomax.plots.bars import information_per_dimension, information_per_site
-from pyro_infomax.plots.grids import reconstructions, traversals
-from pyro_infomax.plots.latent import latent_scatter
-from pyro_infomax.plots.matrices import importance_matrix, information_matrix
-from pyro_infomax.plots.rate_plane import rate_distortion
-from pyro_infomax.plots.sample_size import information_over_size
-from pyro_infomax.plots.score_rows import scores
-from pyro_infomax.plots.selection import most_informative
-from pyro_infomax.plots.stacks import rate_stack
-from pyro_infomax.plots.training_curves import history
+from pyro_infomax.plots._account import (
+    information_over_size,
+    information_per_dimension,
+    information_per_site,
+    rate_distortion,
+    rate_stack,
+)
+from pyro_infomax.plots._factors import importance_matrix, information_matrix, scores
+from pyro_infomax.plots._history import history
+from pyro_infomax.plots._images import reconstructions, traversal_animation, traversals
+from pyro_infomax.plots._latent import aggregate_against_prior, latent_scatter, most_informative
 
 __all__ = [
     "aggregate_against_prior",

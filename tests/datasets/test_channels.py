@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pyro_infomax.datasets.channels import channels_first
+from pyro_infomax.datasets._stored import channels_first
 
 
 @pytest.mark.parametrize(

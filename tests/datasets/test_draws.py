@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_infomax.datasets.draws import to_random_state
+from pyro_infomax.datasets._factors import to_random_state
 
 
 def test_a_seed_starts_the_legacy_generator():

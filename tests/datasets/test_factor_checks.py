@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_infomax.datasets.factor_checks import to_factors
+from pyro_infomax.datasets._factors import to_factors
 
 NAMES, SIZES = ("shape", "scale"), (3, 6)
 

@@ -3,8 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from pyro_infomax.datasets.draws import to_random_state
-from pyro_infomax.datasets.factor_distribution import FactorTable, FullGrid, to_cells, to_distribution
+from pyro_infomax.datasets._factors import FactorTable, FullGrid, to_cells, to_distribution, to_random_state
 
 NAMES, SIZES = ("a", "b", "c"), (2, 3, 4)
 

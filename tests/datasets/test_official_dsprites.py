@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pyro_infomax.datasets import load_dsprites
-from pyro_infomax.datasets.stored_rows import MappedRows
+from pyro_infomax.datasets._stored import MappedRows
 
 SIZES = (1, 3, 2, 2, 2, 2)
 CLASSES = np.stack([axis.ravel() for axis in np.indices(SIZES)], axis=1)

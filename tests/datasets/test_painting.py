@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from pyro_infomax.datasets import Grey, GreyLevels, Hues, Noise
-from pyro_infomax.datasets.draws import to_random_state
-from pyro_infomax.datasets.painting import Painting
+from pyro_infomax.datasets._factors import to_random_state
+from pyro_infomax.datasets._paints import Painting
 
 IMAGES = np.zeros((2, 4, 4), dtype=np.float32)
 IMAGES[:, 1, 2] = 1

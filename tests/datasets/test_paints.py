@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pyro_infomax.datasets import Grey, GreyLevels, Hues, Noise, RandomColour
-from pyro_infomax.datasets.draws import to_random_state
+from pyro_infomax.datasets._factors import to_random_state
 
 N, SIZE = 500, 6
 

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from pyro_infomax.datasets.sprite_canvas import Canvas, Poses
-from pyro_infomax.datasets.sprite_shapes import SHAPES
+from pyro_infomax.datasets._sprites import SHAPES, Canvas, Poses
 
 
 def canvas(size=64):

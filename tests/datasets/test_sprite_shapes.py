@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.path import Path
 
-from pyro_infomax.datasets.sprite_shapes import SHAPES
+from pyro_infomax.datasets._sprites import SHAPES
 
 HEART, SQUARE, ELLIPSE = (SHAPES[name] for name in ("heart", "square", "ellipse"))
 STEP = 0.05

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pyro_infomax.datasets import GreyLevels, Hues, Noise, RandomColour, Sprites
-from pyro_infomax.datasets.sprite_shapes import SHAPES
+from pyro_infomax.datasets._sprites import SHAPES
 
 NAMES = ("square", "ellipse", "heart")
 

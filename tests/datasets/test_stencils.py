@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 
-import pyro_infomax.datasets.stencils as stencils_file
-from pyro_infomax.datasets.sprite_canvas import Canvas, Poses
-from pyro_infomax.datasets.sprite_shapes import SHAPES
-from pyro_infomax.datasets.stencils import GridValues, Stencils
+import pyro_infomax.datasets._sprites as stencils_file
+from pyro_infomax.datasets._sprites import SHAPES, Canvas, GridValues, Poses, Stencils
 
 VALUES = GridValues(
     scale=np.array([0.5, 0.9]),

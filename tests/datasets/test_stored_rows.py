@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pyro_infomax.datasets.stored_rows import Hdf5Rows, MappedRows, npz_rows
+from pyro_infomax.datasets._stored import Hdf5Rows, MappedRows, npz_rows
 
 ARRAY = np.random.default_rng(0).integers(0, 9, (12, 2, 3))
 

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import torch
 
-from pyro_infomax.diagnostics.account_table import frame_of, lines_of, side_by_side
+from pyro_infomax.diagnostics._decompose import frame_of, lines_of, side_by_side
 from pyro_infomax.information import Estimate
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_infomax.diagnostics import Pair
-from pyro_infomax.diagnostics.annealed_joint import AnnealedJoint
+from pyro_infomax.diagnostics._annealed import AnnealedJoint
 from pyro_infomax.joint import GenerativeJoint
 
 

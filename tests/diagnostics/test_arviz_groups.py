@@ -9,7 +9,7 @@ import arviz as az
 import numpy as np
 import xarray as xr
 
-from pyro_infomax.diagnostics.arviz_groups import to_native
+from pyro_infomax.diagnostics import to_native
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,8 +53,8 @@ sys.meta_path.insert(0, NoTorch())
 for name in ("pyro_infomax", "pyro_infomax.diagnostics"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = []
-name = "pyro_infomax.diagnostics.arviz_groups"
-spec = importlib.util.spec_from_file_location(name, "pyro_infomax/diagnostics/arviz_groups.py")
+name = "pyro_infomax.diagnostics._arviz"
+spec = importlib.util.spec_from_file_location(name, "pyro_infomax/diagnostics/_arviz.py")
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 assert "arviz" not in sys.modules

@@ -1,6 +1,6 @@
 import pytest
 
-from pyro_infomax.diagnostics.attempt import Attempt, missing_lines
+from pyro_infomax.diagnostics._decompose import Attempt, missing_lines
 
 
 def missing(reason="no closed form"):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_infomax._random import seeded_draws
 from pyro_infomax.diagnostics import Convergence, Pair, convergence, decompose
 from pyro_infomax.information import Account, Draws
 from pyro_infomax.oracles import LinearGaussian
-from pyro_infomax.random_state import seeded_draws
 
 
 def free(full: bool = False) -> LinearGaussian:

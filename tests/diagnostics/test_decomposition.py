@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pyro_infomax._random import seeded_draws
 from pyro_infomax.diagnostics import Decomposition, Pair, decompose
 from pyro_infomax.information import Estimate
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
 from pyro_infomax.oracles import LinearGaussian
-from pyro_infomax.random_state import seeded_draws
 from pyro_infomax.vae import VAE
 
 # --- the linear-Gaussian pair ---

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_infomax.diagnostics import Pair
-from pyro_infomax.diagnostics.discrete_data import data_entropy
+from pyro_infomax.diagnostics._decompose import data_entropy
 
 BITS = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pyro_infomax._random import seeded_draws
 from pyro_infomax.diagnostics import ImportanceWeightedEvidence, Pair, importance_weighted_evidence
-from pyro_infomax.diagnostics.evidence import _chunks
+from pyro_infomax.diagnostics._evidence import _chunks
 from pyro_infomax.oracles import LinearGaussian
-from pyro_infomax.random_state import seeded_draws
 
 
 def best() -> LinearGaussian:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_infomax.diagnostics import Pair
-from pyro_infomax.diagnostics.holdout_pair import held_out_pair
+from pyro_infomax.diagnostics._pair import held_out_pair
 
 
 def model(x, c=None):

@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from pyro_infomax import __version__
+from pyro_infomax._version import __version__
 from pyro_infomax.diagnostics import decompose, to_arviz
 from pyro_infomax.oracles import LinearGaussian
 from pyro_infomax.training import History

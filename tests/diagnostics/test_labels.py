@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_infomax.diagnostics.labels import Labels
+from pyro_infomax.diagnostics._arviz import Labels
 
 
 def test_unnamed_dimensions_are_named_after_their_array_and_numbered() -> None:

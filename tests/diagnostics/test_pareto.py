@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_infomax.diagnostics.pareto import pareto_k
+from pyro_infomax.diagnostics._evidence import pareto_k
 from pyro_infomax.information import ImportanceWeights
 
 

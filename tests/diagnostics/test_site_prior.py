@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Independent, Laplace, Normal, TransformedDistribution
 from torch.distributions.transforms import StickBreakingTransform
 
-from pyro_infomax.diagnostics.site_prior import SitePrior
+from pyro_infomax.diagnostics._pair import SitePrior
 
 
 def test_it_scores_what_the_distribution_scores() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_infomax.diagnostics.unconstrained_space import UnconstrainedSpace
+from pyro_infomax.diagnostics._annealed import UnconstrainedSpace
 from pyro_infomax.joint import GenerativeJoint
 
 

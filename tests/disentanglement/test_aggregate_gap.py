@@ -5,8 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_infomax.disentanglement.aggregate_gap import chen_mig
-from pyro_infomax.disentanglement.calibration import Calibration
+from pyro_infomax.disentanglement import Calibration, chen_mig
 
 GRID = np.array(list(itertools.product(range(3), range(4), range(5)))).repeat(10, axis=0)  # 600 data
 LOGS = np.log([3, 4, 5])

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from pyro_infomax.disentanglement.binning import binned, equal_width_bins, num_rank_bins, rank_bins
-from pyro_infomax.disentanglement.sample import to_sample
+from pyro_infomax.disentanglement._sample import binned, equal_width_bins, num_rank_bins, rank_bins, to_sample
 
 
 def codes(size=200, columns=3):

@@ -3,7 +3,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.ensemble import GradientBoostingClassifier
 
-from pyro_infomax.disentanglement.boosting import BinnedBoosting
+from pyro_infomax.disentanglement._dci import BinnedBoosting
 
 
 def data(size=600, values=4, seed=0):

@@ -3,8 +3,8 @@ import pytest
 from scipy.stats import t as student
 
 from pyro_infomax.disentanglement import Calibration
-from pyro_infomax.disentanglement.calibration import Outcome, calibrated
-from pyro_infomax.disentanglement.sample import to_sample
+from pyro_infomax.disentanglement._sample import to_sample
+from pyro_infomax.disentanglement._score import Outcome, calibrated
 
 N = 400
 

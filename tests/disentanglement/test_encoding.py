@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pyro_infomax.disentanglement import FactorSource
-from pyro_infomax.disentanglement.encoding import Encoder, drawn, encoder_of, is_encoded
+from pyro_infomax.disentanglement._interventions import Encoder, drawn, encoder_of, is_encoded
 
 
 class Grid:

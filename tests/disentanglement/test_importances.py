@@ -7,8 +7,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
 from pyro_infomax.disentanglement import Calibration, dci
-from pyro_infomax.disentanglement.boosting import BinnedBoosting
-from pyro_infomax.disentanglement.importances import _concentration
+from pyro_infomax.disentanglement._dci import BinnedBoosting, _concentration
 
 FACTORS = np.random.RandomState(0).randint([2, 3, 4], size=(600, 3))
 NOISE = np.random.RandomState(1).randn(600, 5)

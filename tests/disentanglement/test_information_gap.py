@@ -4,8 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from pyro_infomax.disentanglement.calibration import Calibration
-from pyro_infomax.disentanglement.information_gap import mig
+from pyro_infomax.disentanglement import Calibration, mig
 
 SIZES = (3, 6, 40, 32, 32)
 FEW = Calibration(bootstraps=8, permutations=8)

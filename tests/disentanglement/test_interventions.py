@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pyro_infomax.disentanglement.interventions import (
+from pyro_infomax.disentanglement._interventions import (
     Draws,
     Interventions,
     Trial,
@@ -14,7 +14,7 @@ from pyro_infomax.disentanglement.interventions import (
     held_fixed,
     in_chunks,
 )
-from pyro_infomax.disentanglement.sample import to_sample
+from pyro_infomax.disentanglement._sample import to_sample
 
 SIZES = (2, 3, 4)
 

@@ -1,7 +1,7 @@
 import numpy as np
 
-from pyro_infomax.disentanglement.learning import dead_notes, seed_of
-from pyro_infomax.disentanglement.sample import to_sample
+from pyro_infomax.disentanglement._sample import to_sample
+from pyro_infomax.disentanglement._score import dead_notes, seed_of
 
 
 def test_seeds_of_learners_differ_and_follow_the_generator():

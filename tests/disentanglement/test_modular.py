@@ -4,8 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from pyro_infomax.disentanglement.calibration import Calibration
-from pyro_infomax.disentanglement.modular import modularity
+from pyro_infomax.disentanglement import Calibration, modularity
 
 DSPRITES = (3, 6, 40, 32, 32)
 FEW = Calibration(bootstraps=6, permutations=10)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
-from pyro_infomax.disentanglement.mutual_information import (
+from pyro_infomax.disentanglement._mig import (
     corrected_mutual_informations,
     entropies,
     expected_by_chance,

@@ -3,7 +3,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_infomax.disentanglement.normal_margins import normal_margins
+from pyro_infomax.disentanglement._chen_mig import normal_margins
 
 LOC, SCALE = np.arange(12.0).reshape(4, 3), np.arange(1.0, 13.0).reshape(4, 3)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pyro_infomax.disentanglement.normal_mixtures import NormalMixtures
+from pyro_infomax.disentanglement._chen_mig import NormalMixtures
 
 SIZE = 600
 
@@ -74,7 +74,7 @@ def test_blocks_of_components_change_nothing(monkeypatch):
     draws, owner = drawn(loc, scale)
     mixtures = NormalMixtures(loc, scale, draws, owner)
     whole = mixtures.log_densities(labellings(SIZE))
-    monkeypatch.setattr("pyro_infomax.disentanglement.normal_mixtures._BLOCK", 1000)
+    monkeypatch.setattr("pyro_infomax.disentanglement._chen_mig._BLOCK", 1000)
     np.testing.assert_allclose(mixtures.log_densities(labellings(SIZE)), whole, rtol=1e-12)
 
 

@@ -1,7 +1,6 @@
 import numpy as np
 
-from pyro_infomax.disentanglement.ordering import ordered
-from pyro_infomax.disentanglement.sample import Split, to_sample
+from pyro_infomax.disentanglement._sample import Split, ordered, to_sample
 
 
 def split_of(codes):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_infomax.disentanglement.sample import codes_array, to_sample, to_split
+from pyro_infomax.disentanglement._sample import codes_array, to_sample, to_split
 
 CODES = np.arange(24.0).reshape(12, 2)
 FACTORS = np.stack([np.arange(12) % 3 * 10 - 5, np.arange(12) // 6], axis=1)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from pyro_infomax.disentanglement.calibration import Calibration
-from pyro_infomax.disentanglement.unsupervised import (
+from pyro_infomax.disentanglement import (
+    Calibration,
     gaussian_total_correlation,
     mutual_information_score,
     wasserstein_correlation,

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pyro_infomax.disentanglement.sample import to_sample
-from pyro_infomax.disentanglement.variance_shares import group_means, moved_by_factors, variance_shares
+from pyro_infomax.disentanglement._sample import to_sample
+from pyro_infomax.disentanglement._udr import group_means, moved_by_factors, variance_shares
 
 SIZES = (3, 7)
 

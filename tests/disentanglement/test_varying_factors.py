@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from pyro_infomax.disentanglement import beta_vae_score, factor_vae_score, score
-from pyro_infomax.disentanglement.encoding import Encoder, FactorSource
-from pyro_infomax.disentanglement.varying_factors import VaryingFactors
+from pyro_infomax.disentanglement import FactorSource, beta_vae_score, factor_vae_score, score
+from pyro_infomax.disentanglement._interventions import Encoder, VaryingFactors
 
 
 class Grid:

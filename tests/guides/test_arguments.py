@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pyro_infomax.guides.arguments import data_size, first_rows, rows, split_count
-from pyro_infomax.guides.prototype import DataPlate
+from pyro_infomax.guides._amortized import data_size, first_rows, rows, split_count
+from pyro_infomax.guides._prototype import DataPlate
 
 
 def test_the_size_is_that_of_the_first_argument():

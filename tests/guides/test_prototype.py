@@ -3,7 +3,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_infomax.guides.prototype import DataPlate, InnerPlate, find_data_plate, find_latent_sites
+from pyro_infomax.guides import InnerPlate
+from pyro_infomax.guides._prototype import DataPlate, find_data_plate, find_latent_sites
 
 
 def trace_of(model, size=6):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.distributions import constraints
 
-from pyro_infomax.guides.prototype import DataPlate, InnerPlate, LatentSite
-from pyro_infomax.guides.site_input import CellFeatures, EarlierSite, SiteInput, laid_out
+from pyro_infomax.guides import InnerPlate, LatentSite
+from pyro_infomax.guides._prototype import CellFeatures, DataPlate, EarlierSite, SiteInput, laid_out
 
 DATA = DataPlate("data", -1, None)
 ROWS, COLUMNS = InnerPlate("rows", -2, 3), InnerPlate("columns", -3, 4)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.distributions import Binomial, constraints
 
-from pyro_infomax.guides.prototype import LatentSite
-from pyro_infomax.guides.supports import check_continuous, check_discrete, number_of_categories
+from pyro_infomax.guides import LatentSite
+from pyro_infomax.guides._prototype import check_continuous, check_discrete, number_of_categories
 
 
 def site(support):

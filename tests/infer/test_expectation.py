@@ -13,7 +13,7 @@ from pyro.ops import packed
 from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.util import prune_subsample_sites
 
-from pyro_infomax.infer.expectation import Expectation
+from pyro_infomax.infer._enum import Expectation
 
 PARALLEL, SEQUENTIAL = {"enumerate": "parallel"}, {"enumerate": "sequential"}
 

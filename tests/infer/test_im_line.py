@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 
 from pyro_infomax.infer import Trace_IM, TraceEnum_IM, transmitted_information
-from pyro_infomax.infer.im_line import Line
+from pyro_infomax.infer._im import Line
 
 
 def send():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pyro_infomax.infer.objective_weight import ObjectiveWeight
+from pyro_infomax.infer._weights import ObjectiveWeight
 from pyro_infomax.schedules import Constant, Linear
 
 

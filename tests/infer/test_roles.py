@@ -7,8 +7,7 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormalMessenger
 
-from pyro_infomax.infer.objective_weight import ResolvedWeights
-from pyro_infomax.infer.roles import GuideRole, ModelRole
+from pyro_infomax.infer._weights import GuideRole, ModelRole, ResolvedWeights
 
 WEIGHTS = ResolvedWeights(3.0, 0.5, {})
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 
-from pyro_infomax.infer.tensor_loss import particle_losses
+from pyro_infomax.infer._elbo import particle_losses
 
 
 def model(x):

@@ -12,6 +12,7 @@ from pyro.infer import ReweightedWakeSleep, Trace_ELBO, Trace_MMD, TraceTMC_ELBO
 from pyro.infer.autoguide import AutoNormal, AutoNormalMessenger
 from pyro.poutine.guide import GuideMessenger
 
+from pyro_infomax.distributions import StraightThroughBernoulli
 from pyro_infomax.infer import (
     Renyi_InfoMaxELBO,
     Trace_BetaELBO,
@@ -24,7 +25,6 @@ from pyro_infomax.infer import (
     TraceMeanField_InfoMaxELBO,
     WeightedELBO,
 )
-from pyro_infomax.nn.straight_through import StraightThroughBernoulli
 from pyro_infomax.poutine import weight
 from pyro_infomax.schedules import Constant, Cyclical, Linear
 

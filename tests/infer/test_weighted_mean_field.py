@@ -10,8 +10,8 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
 
+from pyro_infomax.distributions import StraightThroughBernoulli, StraightThroughOneHotCategorical
 from pyro_infomax.infer import TraceMeanField_BetaELBO, TraceMeanField_InfoMaxELBO
-from pyro_infomax.nn.straight_through import StraightThroughBernoulli, StraightThroughOneHotCategorical
 from pyro_infomax.poutine import weight
 
 

@@ -27,9 +27,9 @@ from torch.distributions.transforms import (
     StickBreakingTransform,
 )
 
+from pyro_infomax.distributions import SideBySide
 from pyro_infomax.information import AggregatePosterior
-from pyro_infomax.information.normal_mixture import NormalMixture
-from pyro_infomax.information.side_by_side import SideBySide
+from pyro_infomax.information._mixture_engine import NormalMixture
 
 RELATIVE = 1e-12
 
@@ -167,7 +167,7 @@ def test_points_that_do_not_fit_at_once_are_split(monkeypatch: pytest.MonkeyPatc
     z, index = torch.randn(50, 3), torch.randint(60, (50,))
     whole = AggregatePosterior(posterior)
     joint, marginals = whole.evaluate(z, index=index), whole.evaluate_marginals(z, index=index)
-    monkeypatch.setattr("pyro_infomax.information.dense._SCORES_AT_ONCE", 60 * 3 * 7)
+    monkeypatch.setattr("pyro_infomax.information._mixture_engine._SCORES_AT_ONCE", 60 * 3 * 7)
     parts = AggregatePosterior(posterior)
     pairs = (joint, parts.evaluate(z, index=index)), (marginals, parts.evaluate_marginals(z, index=index))
     for one, other in pairs:
@@ -343,7 +343,7 @@ def test_the_bar_is_shown_only_when_it_takes_long_and_not_when_unwanted(
     posterior = posterior if family == "normal" else Adapter(posterior)
     AggregatePosterior(posterior).log_prob(z)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("pyro_infomax.progress._PATIENCE", 0.0)
+    monkeypatch.setattr("pyro_infomax._progress._PATIENCE", 0.0)
     unwanted = AggregatePosterior(posterior, progress=False)
     unwanted.evaluate(z)
     unwanted.evaluate_marginals(z)

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyro_infomax.information import AnnealedState, Annealing, sigmoid_schedule
-from pyro_infomax.information.annealed_state import Score
-from pyro_infomax.information.annealing import temperatures_of
+from pyro_infomax.information import AnnealedState, Annealing, sigmoid_schedule, temperatures_of
+from pyro_infomax.information._evidence import Score
 
 LOC, SCALE, LOG_Z = 1.5, 0.4, 0.7
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pyro_infomax.information.blocks import blocks
+from pyro_infomax.information._mixture_engine import blocks
 
 
 @pytest.mark.parametrize(("points", "rows", "lengths"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (0, 4, [0])])

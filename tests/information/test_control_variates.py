@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_infomax.information.control_variates import ControlVariates, affordable
+from pyro_infomax.information._control_variates import ControlVariates, affordable
 
 
 def simulated(samples: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:

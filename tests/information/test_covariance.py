@@ -14,7 +14,7 @@ from torch.distributions import (
     Normal,
 )
 
-from pyro_infomax.information.covariance import AggregateCovariance, finite_mean
+from pyro_infomax.information._quantities import AggregateCovariance, finite_mean
 
 
 def gaussian(covariance: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ def test_the_derivatives_are_those_of_autograd() -> None:
 def test_data_that_do_not_fit_at_once_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     posterior = full(20)
     whole = AggregateCovariance(posterior).population_standard_error
-    monkeypatch.setattr("pyro_infomax.information.covariance._ENTRIES_AT_ONCE", 3 * 9)
+    monkeypatch.setattr("pyro_infomax.information._quantities._ENTRIES_AT_ONCE", 3 * 9)
     torch.testing.assert_close(AggregateCovariance(posterior).population_standard_error, whole)
 
 

@@ -14,7 +14,7 @@ from torch.distributions import (
 )
 
 from pyro_infomax.information import Account, Draws
-from pyro_infomax.information.covariates import Covariates, covariates_of
+from pyro_infomax.information._control_variates import Covariates, covariates_of
 from pyro_infomax.oracles import LinearGaussian
 
 TERMS = (

@@ -16,7 +16,8 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
-from pyro_infomax.information.dense import Dense, points_at_once
+from pyro_infomax.information import points_at_once
+from pyro_infomax.information._mixture_engine import Dense
 
 
 class Network(torch.nn.Module):
@@ -103,7 +104,7 @@ def test_networks_get_fewer_points_at_once_and_score_the_same():
 
 
 def test_a_bar_shows_for_flows_that_take_long(monkeypatch, capsys):
-    monkeypatch.setattr("pyro_infomax.progress._PATIENCE", 0.0)
+    monkeypatch.setattr("pyro_infomax._progress._PATIENCE", 0.0)
     posterior, _ = flow(2**14)
     Dense(posterior).evaluate(torch.randn(9, 2), None, progress=True)
     assert "aggregate posterior" in capsys.readouterr().err

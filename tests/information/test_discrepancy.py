@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 
 from pyro_infomax.information import RBF, InverseMultiquadric, mmd
-from pyro_infomax.information.discrepancy import _from_aggregate
+from pyro_infomax.information._mmd import _from_aggregate
 
 KERNEL = RBF(1.5)
 
@@ -130,14 +130,14 @@ def test_by_hand_for_three_draws() -> None:
 
 def test_draws_that_do_not_fit_at_once_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = mmd(encoded(), prior(), num_samples=100, seed=0)
-    monkeypatch.setattr("pyro_infomax.information.discrepancy._PAIRS_AT_ONCE", 700)
+    monkeypatch.setattr("pyro_infomax.information._mmd._PAIRS_AT_ONCE", 700)
     parts = mmd(encoded(), prior(), num_samples=100, seed=0)
     torch.testing.assert_close(whole.value, parts.value, rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(whole.standard_error, parts.standard_error, rtol=1e-12, atol=1e-15)
 
 
 def test_gradients_are_those_of_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_infomax.information.discrepancy._PAIRS_AT_ONCE", 5000)
+    monkeypatch.setattr("pyro_infomax.information._mmd._PAIRS_AT_ONCE", 5000)
     start = encoded()
     loc = start.base_dist.loc.clone().requires_grad_()
     scale = start.base_dist.scale.clone().requires_grad_()

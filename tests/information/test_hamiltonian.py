@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.distributions import Gamma, Normal
 
 from pyro_infomax.information import AnnealedState
-from pyro_infomax.information.hamiltonian import hamiltonian_transition
+from pyro_infomax.information._evidence import hamiltonian_transition
 
 
 def scored(z: Tensor, start, target) -> AnnealedState:

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_infomax.information import ImportanceWeights, importance_weighted_bound
-from pyro_infomax.information.importance import tail_length
+from pyro_infomax.information import ImportanceWeights, importance_weighted_bound, tail_length
 
 
 def taken(log_weights: Tensor, chunk: int | None = None) -> ImportanceWeights:

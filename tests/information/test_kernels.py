@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Normal
 
 from pyro_infomax.information import RBF, InverseMultiquadric
-from pyro_infomax.information.kernels import squared_distances
+from pyro_infomax.information._mmd import squared_distances
 
 A = torch.tensor([[0.0, 0.0], [1.0, 2.0]], dtype=torch.float64)
 B = torch.tensor([[0.0, 2.0], [3.0, 4.0], [1.0, 2.0]], dtype=torch.float64)

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from pyro_infomax.information.leaves import Leaves, ordered
-from pyro_infomax.information.normal_components import DiagonalNormals
+from pyro_infomax.information._mixture_engine import DiagonalNormals, Leaves, ordered
 
 SIZE = 1000
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from pyro_infomax.information.logsumexp import RunningLogSumExp
+from pyro_infomax.information._mixture_engine import RunningLogSumExp
 
 
 def run(*tiles: torch.Tensor) -> torch.Tensor:

@@ -5,8 +5,8 @@ import math
 import torch
 from torch.distributions import Normal
 
-from pyro_infomax.information import marginal_mixtures
-from pyro_infomax.information.marginal_mixtures import MarginalMixtures
+from pyro_infomax.information import _mixture_engine as marginal_mixtures
+from pyro_infomax.information._mixture_engine import MarginalMixtures
 
 
 def test_every_dimension_is_its_own_mixture() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MultivariateNormal, Normal
 
+from pyro_infomax._random import seeded_draws
 from pyro_infomax.information import (
     AggregatePosterior,
     Estimate,
@@ -16,7 +17,6 @@ from pyro_infomax.information import (
     minibatch_weighted,
     mutual_information,
 )
-from pyro_infomax.random_state import seeded_draws
 
 ESTIMATORS = (info_nce, minibatch_stratified, minibatch_weighted)
 N = 200

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
-from pyro_infomax.information.mixtures import ShardedMixtures, WholeMixtures
+from pyro_infomax.information import ShardedMixtures, WholeMixtures
 
 SIZES = (5, 1, 9)
 N, DIM = sum(SIZES), 3

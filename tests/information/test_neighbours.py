@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal
 
-from pyro_infomax.information import neighbours
-from pyro_infomax.information.neighbours import nearest
+from pyro_infomax.information import _control_variates as neighbours
+from pyro_infomax.information._control_variates import nearest
 
 
 def by_hand(position: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal, StudentT
 
-from pyro_infomax.information.normal_components import DiagonalNormals, FullNormals, normal_components
+from pyro_infomax.information._mixture_engine import DiagonalNormals, FullNormals, normal_components
 
 FAMILIES = {
     "diagonal": lambda: Independent(Normal(torch.randn(7, 3), torch.rand(7, 3) + 0.2), 1),

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from pyro_infomax.information import normal_mixture
-from pyro_infomax.information.normal_components import DiagonalNormals, FullNormals, NormalComponents
-from pyro_infomax.information.normal_mixture import NormalMixture
+from pyro_infomax.information import _mixture_engine as normal_mixture
+from pyro_infomax.information._mixture_engine import (
+    DiagonalNormals,
+    FullNormals,
+    NormalComponents,
+    NormalMixture,
+)
 
 SIZE = 6000  # several leaves
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Independent, Laplace, LogNormal, Normal
 
-from pyro_infomax.information import AggregatePosterior
-from pyro_infomax.information.prefixes import Prefixes, sums_of
-from pyro_infomax.information.side_by_side import SideBySide
+from pyro_infomax.distributions import SideBySide
+from pyro_infomax.information import AggregatePosterior, Prefixes
+from pyro_infomax.information._sites import sums_of
 
 SIZE = 40
 
@@ -96,7 +96,7 @@ def test_points_that_do_not_fit_at_once_are_split(monkeypatch) -> None:
     posterior, sizes = chain()
     z = torch.randn(50, 3)
     whole = Prefixes(posterior, sizes).evaluate(z).log_prob
-    monkeypatch.setattr("pyro_infomax.information.dense._SCORES_AT_ONCE", 32 * SIZE * 3 * 7)
+    monkeypatch.setattr("pyro_infomax.information._mixture_engine._SCORES_AT_ONCE", 32 * SIZE * 3 * 7)
     torch.testing.assert_close(Prefixes(posterior, sizes).evaluate(z).log_prob, whole, rtol=0, atol=1e-12)
 
 

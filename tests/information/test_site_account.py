@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Laplace, LogNormal, Normal, StudentT, kl_divergence
 
+from pyro_infomax.distributions import SideBySide
 from pyro_infomax.information import Account, Draws, SiteAccount
-from pyro_infomax.information.side_by_side import SideBySide
 
 SIZES = [1, 2]
 ROOT = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.5, 0.0], [-0.4, 0.3, 0.7]], dtype=torch.float64)

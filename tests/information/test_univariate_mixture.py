@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from pyro_infomax.information import univariate_mixture
-from pyro_infomax.information.normal_mixture import NormalMixture
-from pyro_infomax.information.univariate_mixture import UnivariateMixture
+from pyro_infomax.information import _mixture_engine as univariate_mixture
+from pyro_infomax.information._mixture_engine import NormalMixture, UnivariateMixture
 
 SIZE, POINTS = 20_000, 1500
 ERROR = 1e-5

@@ -14,10 +14,10 @@ from pyro.nn import PyroModule, PyroSample
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Gamma, Independent, MultivariateNormal, Normal
 
-from pyro_infomax.joint import generative
-from pyro_infomax.joint.latent_space import LatentSpace
+from pyro_infomax.joint import LatentSpace, generative
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
-from pyro_infomax.poutine import Placeholder, weight
+from pyro_infomax.poutine import weight
+from pyro_infomax.programs import Placeholder
 from pyro_infomax.vae import VAE
 
 TOLERANCE = {"rtol": 0, "atol": 1e-9}

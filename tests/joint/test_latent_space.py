@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from pyro_infomax.joint.latent_space import LatentSpace, number_of_values
-from pyro_infomax.poutine import SiteLayout
+from pyro_infomax.joint import LatentSpace
+from pyro_infomax.joint._latent_space import number_of_values
+from pyro_infomax.programs import SiteLayout
 
 
 def layout(name, inner, event, dtype=torch.float64):

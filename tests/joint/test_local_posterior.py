@@ -7,8 +7,8 @@ import torch
 from torch.distributions import Normal
 
 from pyro_infomax.information import AggregatePosterior
-from pyro_infomax.joint.local_posterior import LocalPosterior, broadcasts
-from pyro_infomax.poutine import LocalProgram
+from pyro_infomax.joint._representation import LocalPosterior, broadcasts
+from pyro_infomax.programs import LocalProgram
 
 
 class Guide:

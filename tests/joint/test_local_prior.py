@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pyro_infomax.joint.latent_space import LatentSpace
-from pyro_infomax.joint.local_prior import LocalPrior
-from pyro_infomax.poutine import SiteLayout
+from pyro_infomax.joint import LatentSpace
+from pyro_infomax.joint._generative import LocalPrior
+from pyro_infomax.programs import SiteLayout
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyro_infomax.information.side_by_side import SideBySide
-from pyro_infomax.joint.latent_space import LatentSpace
-from pyro_infomax.joint.product_of_sites import in_type_of_sites, of_any_datum, product_of_sites
-from pyro_infomax.poutine import LocalProgram
+from pyro_infomax.distributions import SideBySide
+from pyro_infomax.joint import LatentSpace, in_type_of_sites
+from pyro_infomax.joint._product import of_any_datum, product_of_sites
+from pyro_infomax.programs import LocalProgram
 
 
 def product(guide, x, *, batch_size=1024):

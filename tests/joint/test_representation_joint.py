@@ -26,7 +26,7 @@ from torch.distributions import (
 
 from pyro_infomax.guides import AmortizedNormal
 from pyro_infomax.joint import generative, representation
-from pyro_infomax.joint.local_posterior import LocalPosterior
+from pyro_infomax.joint._representation import LocalPosterior
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
 from pyro_infomax.poutine import weight
 from pyro_infomax.vae import VAE

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from pyro_infomax.joint.scoring import aligned, cycled, site_scores, total
-from pyro_infomax.poutine import LocalProgram
+from pyro_infomax.joint import cycled
+from pyro_infomax.joint._latent_space import aligned, site_scores, total
+from pyro_infomax.programs import LocalProgram
 
 
 def model(x):

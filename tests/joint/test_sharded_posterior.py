@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.distributions import Independent, LogNormal, MultivariateNormal, Normal, TransformedDistribution
 
-from pyro_infomax.information.side_by_side import SideBySide
-from pyro_infomax.joint.sharded_posterior import ShardedPosterior, posterior_of_all
-from pyro_infomax.ranks import ONE_RANK
+from pyro_infomax._ranks import ONE_RANK
+from pyro_infomax.distributions import SideBySide
+from pyro_infomax.joint import posterior_of_all
+from pyro_infomax.joint._representation import ShardedPosterior
 
 SIZES = (4, 7)
 N = sum(SIZES)

@@ -4,8 +4,8 @@ import pyro
 import pyro.distributions as dist
 import torch
 
-from pyro_infomax.joint.site_dependences import dependences
-from pyro_infomax.poutine import LocalProgram
+from pyro_infomax.joint import dependences
+from pyro_infomax.programs import LocalProgram
 
 
 def found(guide, x, *sites):

@@ -7,14 +7,8 @@ import torch
 from pyro.distributions import constraints
 from pyro.infer import TraceEnum_ELBO
 
-from pyro_infomax.nn import (
-    BernoulliHead,
-    CategoricalHead,
-    OneHotHead,
-    StraightThroughBernoulli,
-    StraightThroughOneHotCategorical,
-    discrete_head,
-)
+from pyro_infomax.distributions import StraightThroughBernoulli, StraightThroughOneHotCategorical
+from pyro_infomax.nn import BernoulliHead, CategoricalHead, OneHotHead, discrete_head
 
 
 def categorical(in_features, event, **options):

@@ -4,7 +4,7 @@ import pytest
 from pyro import poutine
 from torch import nn
 
-from pyro_infomax.nn.module_modes import evaluation_mode, modules_behind
+from pyro_infomax.nn import evaluation_mode, modules_behind
 
 
 class Pair(nn.Module):

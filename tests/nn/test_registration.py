@@ -10,7 +10,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from pyro_infomax.nn import InstanceName, adopt, drop_weak_references, register
-from pyro_infomax.nn.registration import module_of
+from pyro_infomax.nn._modules import module_of
 
 
 def test_the_first_instance_has_the_plain_name():

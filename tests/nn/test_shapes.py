@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from pyro_infomax.nn.shapes import batch_axes, merge_batch, to_shape
+from pyro_infomax.nn import merge_batch
+from pyro_infomax.nn._encoders import batch_axes, to_shape
 
 
 @pytest.mark.parametrize("shape", [0, (3, 0), (-1,)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_infomax.oracles import checks
+from pyro_infomax.oracles import _checks as checks
 
 
 def test_what_is_right_comes_back_in_float64() -> None:

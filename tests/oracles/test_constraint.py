@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pyro_infomax.oracles.constraint import Point, at_resource
+from pyro_infomax.oracles._rate_distortion import Point, at_resource
 
 
 def solve(slope: float) -> Point:

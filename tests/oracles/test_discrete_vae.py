@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
 
-from pyro_infomax import decompose
+from pyro_infomax.diagnostics import decompose
 from pyro_infomax.infer import TraceEnum_BetaELBO
 from pyro_infomax.oracles import DiscreteVAE, blahut_arimoto, rate_distortion
 

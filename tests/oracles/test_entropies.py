@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pyro_infomax.oracles.entropies import cross_entropy, divergence, entropy, mutual_information_of
+from pyro_infomax.oracles._checks import cross_entropy, divergence, entropy, mutual_information_of
 
 
 def test_entropy_of_rows_and_of_all() -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_infomax.oracles.simplex import maximise
+from pyro_infomax.oracles._rate_distortion import maximise
 
 
 class Distance:

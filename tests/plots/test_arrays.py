@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_infomax.plots.arrays import as_array, as_floats, check_lengths
+from pyro_infomax.plots._axes import as_array, as_floats, check_lengths
 
 
 def test_labels_keep_their_kind():

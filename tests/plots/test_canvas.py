@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from pyro_infomax.plots import latent_scatter
-from pyro_infomax.plots.canvas import axes_or_new, checked_names, colours, tidy
+from pyro_infomax.plots._axes import axes_or_new, checked_names, colours, tidy
 
 
 def test_given_axes_are_kept():

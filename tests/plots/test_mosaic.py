@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pyro_infomax.plots.mosaic import as_images, centres, scale, tile
+from pyro_infomax.plots._axes import as_images, centres, scale, tile
 
 
 def test_tiles_lie_in_rows_and_columns_with_gutters_between():

@@ -3,8 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyro_infomax.disentanglement import Score
-from pyro_infomax.disentanglement.table import ScoreTable
+from pyro_infomax.disentanglement import Score, ScoreTable
 from pyro_infomax.plots import scores
 
 FRAME = pd.DataFrame(

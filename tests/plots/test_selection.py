@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pyro_infomax.plots import most_informative
-from pyro_infomax.plots.selection import checked_dimensions
+from pyro_infomax.plots._latent import checked_dimensions
 
 
 def test_best_first():

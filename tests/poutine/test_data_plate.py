@@ -6,7 +6,7 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyro_infomax.poutine.data_plate import data_frame, frames_of, is_deterministic, sample_sites
+from pyro_infomax.poutine import data_frame, frames_of, is_deterministic, sample_sites
 
 ZERO = torch.zeros(())
 

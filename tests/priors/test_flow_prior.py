@@ -8,10 +8,9 @@ import pytest
 import torch
 from pyro.distributions import transforms
 
-from pyro_infomax.flows import CouplingFlow
+from pyro_infomax.distributions import CouplingFlow
 from pyro_infomax.information import marginal_kl
-from pyro_infomax.nn.prior import check_prior
-from pyro_infomax.priors import FlowPrior
+from pyro_infomax.priors import FlowPrior, check_prior
 
 
 def test_it_starts_as_the_standard_normal():

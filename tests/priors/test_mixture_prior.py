@@ -9,8 +9,7 @@ import torch
 from torch.nn.functional import softplus
 
 from pyro_infomax.information import marginal_kl
-from pyro_infomax.nn.prior import check_prior
-from pyro_infomax.priors import MixturePrior
+from pyro_infomax.priors import MixturePrior, check_prior
 
 
 @pytest.fixture

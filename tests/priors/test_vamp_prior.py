@@ -13,8 +13,7 @@ from pyro_infomax.diagnostics import decompose
 from pyro_infomax.guides import AmortizedNormal
 from pyro_infomax.information import AggregatePosterior
 from pyro_infomax.nn import FlowHead, NormalHead
-from pyro_infomax.nn.prior import check_prior
-from pyro_infomax.priors import VampPrior
+from pyro_infomax.priors import VampPrior, check_prior
 
 X, D = 4, 2
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from pyro_infomax.infer import Trace_BetaELBO
 from pyro_infomax.training import fit
-from pyro_infomax.training.batches import to_batches
+from pyro_infomax.training._batches import to_batches
 
 
 class Stream(IterableDataset):

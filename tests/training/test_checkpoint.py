@@ -14,8 +14,9 @@ from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 from torch.distributions import constraints
 
-from pyro_infomax.training import BestWeights, Checkpoint, EarlyStopping, FusedOptim, ScalarLogger, fit
-from pyro_infomax.training.checkpoint_file import read_checkpoint
+from pyro_infomax.capture import FusedOptim
+from pyro_infomax.training import BestWeights, Checkpoint, EarlyStopping, ScalarLogger, fit
+from pyro_infomax.training._checkpoint import read_checkpoint
 
 HERE = Path(__file__).parent
 SILENT = {"progress": False, "batch_size": 5}

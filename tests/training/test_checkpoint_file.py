@@ -5,7 +5,7 @@ from threading import Thread
 import pytest
 import torch
 
-from pyro_infomax.training.checkpoint_file import read_checkpoint, remove_leftovers, write_checkpoint
+from pyro_infomax.training._checkpoint import read_checkpoint, remove_leftovers, write_checkpoint
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 
-from pyro_infomax.training import CapturedSVI, FusedOptim, fit
-from pyro_infomax.training.data_parallel import DataParallel
+from pyro_infomax.capture import CapturedSVI, FusedOptim
+from pyro_infomax.training import fit
+from pyro_infomax.training._distributed import DataParallel
 
 Fabric = pytest.importorskip("lightning_fabric").Fabric
 # Fabric's plugins for another precision ask torch for what it announces to drop

@@ -3,11 +3,10 @@
 import pyro
 import pytest
 import torch
-from pyro import distributions as dist
-from pyro import poutine
+from pyro import distributions as dist, poutine
 from torch import Tensor
 
-from pyro_infomax.training.data_share import DataPlates, DataShareMessenger
+from pyro_infomax.training._distributed import DataPlates, DataShareMessenger
 
 ROWS = 6
 

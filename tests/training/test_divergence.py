@@ -6,10 +6,9 @@ from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
-from pyro_infomax.training.callbacks import TrainingState
-from pyro_infomax.training.divergence import Divergence
-from pyro_infomax.training.program_state import ProgramState
-from pyro_infomax.training.snapshot import Snapshot
+from pyro_infomax.programs import ProgramState, Snapshot
+from pyro_infomax.training import TrainingState
+from pyro_infomax.training._fit import Divergence
 
 
 class Model(nn.Module):

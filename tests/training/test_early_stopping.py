@@ -4,8 +4,8 @@ import torch
 from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 
+from pyro_infomax.programs import ProgramState
 from pyro_infomax.training import Callback, EarlyStopping, TrainingState, fit
-from pyro_infomax.training.program_state import ProgramState
 
 
 @pytest.fixture

@@ -14,21 +14,14 @@ from torch import nn
 from torch.distributions import constraints
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, TensorDataset
 
-from pyro_infomax import VAE
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.guides import AmortizedNormal
 from pyro_infomax.infer import Trace_BetaELBO, TraceMeanField_BetaELBO, TraceMeanField_InfoMaxELBO
 from pyro_infomax.nn import MLPDecoder
 from pyro_infomax.schedules import Linear
-from pyro_infomax.training import (
-    BestWeights,
-    CapturedSVI,
-    Checkpoint,
-    EarlyStopping,
-    FusedOptim,
-    NonFiniteLossError,
-    fit,
-)
-from pyro_infomax.training.checkpoint_file import read_checkpoint
+from pyro_infomax.training import BestWeights, Checkpoint, EarlyStopping, NonFiniteLossError, fit
+from pyro_infomax.training._checkpoint import read_checkpoint
+from pyro_infomax.vae import VAE
 
 STEPS = 4  # an epoch, the last of them on two data
 EPOCHS = 3

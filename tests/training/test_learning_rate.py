@@ -10,7 +10,8 @@ from pyro.optim import ExponentialLR, PyroOptim, ReduceLROnPlateau
 from torch import Tensor, optim
 from torch.optim import lr_scheduler
 
-from pyro_infomax.training import FusedOptim, LearningRateSchedule, fit
+from pyro_infomax.capture import FusedOptim
+from pyro_infomax.training import LearningRateSchedule, fit
 
 
 def model(x: Tensor) -> None:

@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from pyro_infomax.training.batches import to_batches
-from pyro_infomax.training.memory_mapped import mapped_rows
+from pyro_infomax.training._batches import mapped_rows, to_batches
 
 VALUES = np.arange(60, dtype=np.float32).reshape(20, 3)
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from pyro_infomax.training.callbacks import TrainingState
-from pyro_infomax.training.monitor import Monitor
-from pyro_infomax.training.program_state import ProgramState
+from pyro_infomax.programs import ProgramState
+from pyro_infomax.training import TrainingState
+from pyro_infomax.training._stopping import Monitor
 
 
 def improvements(monitor, values, *, first=1):

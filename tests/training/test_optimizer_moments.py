@@ -4,9 +4,9 @@ import pyro
 import pytest
 import torch
 
-from pyro_infomax.training import FusedOptim
-from pyro_infomax.training.optimizer_moments import forget_moments, prepare_moments, read_moments
-from pyro_infomax.training.program_state import ProgramState
+from pyro_infomax.capture import FusedOptim
+from pyro_infomax.programs import ProgramState
+from pyro_infomax.training._checkpoint import forget_moments, prepare_moments, read_moments
 
 OPTIMIZERS = {
     "Adam": lambda: pyro.optim.Adam({"lr": 0.1}, {"clip_norm": 1.0}),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_infomax.training.plain_state import plain_state
+from pyro_infomax.training._checkpoint import plain_state
 
 Pair = namedtuple("Pair", "a b")
 

@@ -1,7 +1,7 @@
 import pytest
 
 from pyro_infomax.training import History
-from pyro_infomax.training.progress_bar import ProgressBar
+from pyro_infomax.training._fit import ProgressBar
 
 
 def history(epochs):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pyro_infomax.ranks import ONE_RANK
-from pyro_infomax.training.batches import to_batches
-from pyro_infomax.training.rank_batches import RankBatches
+from pyro_infomax._ranks import ONE_RANK
+from pyro_infomax.training._batches import to_batches
+from pyro_infomax.training._distributed import RankBatches
 
 
 def rank_batches(ranks, data, met=None, begun=None, **kwargs):

@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from pyro_infomax.training.row_file import RowFile
+from pyro_infomax.training._batches import RowFile
 
 VALUES = np.arange(120, dtype=np.int32).reshape(10, 4, 3)
 

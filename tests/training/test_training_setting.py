@@ -5,8 +5,8 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from pyro_infomax.training import FusedOptim
-from pyro_infomax.training.training_setting import training_setting
+from pyro_infomax.capture import FusedOptim
+from pyro_infomax.training._checkpoint import training_setting
 
 X = torch.zeros(6, 2)
 

@@ -1,0 +1,24 @@
+"""Progress bars for what takes longer than a few seconds."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeVar
+
+from tqdm.auto import tqdm
+
+_PATIENCE: Final = 3.0  # seconds without a bar
+_Item = TypeVar("_Item")
+
+
+def patiently(items: Iterable[_Item], name: str, *, progress: bool = True) -> Iterator[_Item]:
+    """The items, under a bar of this name once they have taken a few seconds.
+
+    Args:
+        items: what is gone through.
+        name: stands beside the bar.
+        progress: whether there may be one at all.
+
+    Example:
+        >>> list(patiently(range(3), "counting"))
+        [0, 1, 2]
+    """
+    yield from tqdm(items, desc=name, disable=not progress, delay=_PATIENCE, leave=False)

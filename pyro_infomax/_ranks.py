@@ -1,0 +1,248 @@
+"""The processes that work on one thing together, each on its own part of the data."""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeVar, final
+
+import torch
+from torch import Tensor
+
+_Result = TypeVar("_Result")
+_REPLICATED: Final = ("SingleDeviceStrategy", "DDPStrategy")
+_OPERATIONS: Final = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distributed.ReduceOp.MAX}
+# What callers may catch must be the same in all processes; a subclass stands before its parent
+_KINDS: Final = (NotImplementedError, ValueError, RuntimeError)
+_MOST_DEVICES: Final = 64  # of one machine
+
+
+class PeerError(Exception):
+    """Another process met an error of a kind that this one does not know to raise."""
+
+
+class Ranks(ABC):
+    """Processes that run the same program, counted from 0, and what they say to each other.
+
+    Every method is called by all of them, in the same order: a process that calls none of the others'
+    methods keeps them waiting. What may fail on one of them alone goes through :meth:`together`.
+
+    Attributes:
+        rank: the number of this process.
+        world_size: how many there are.
+    """
+
+    rank: int
+    world_size: int
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and shows what all of them know."""
+        return self.rank == 0
+
+    @abstractmethod
+    def broadcast(self, thing: Any, source: int = 0) -> Any:
+        """What one process holds, on all of them.
+
+        Args:
+            thing: whatever can be pickled; that of the others is ignored.
+            source: the process that holds it.
+        """
+
+    @abstractmethod
+    def reduce(self, tensor: Tensor, how: Literal["sum", "max"] = "sum") -> Tensor:
+        """Element by element over all processes, of tensors of one shape."""
+
+    @abstractmethod
+    def rows(self, tensor: Tensor) -> Tensor:
+        """The rows of all processes, one process after the other; each may hold another number of them."""
+
+    def all_of(self, thing: Any) -> list[Any]:
+        """What every process holds, in their order."""
+        return [self.broadcast(thing, source) for source in range(self.world_size)]
+
+    def log_sum(self, tensor: Tensor) -> Tensor:
+        r"""The reduced logsumexp, :math:`\log \sum_r \exp t_r`, element by element.
+
+        Example:
+            >>> OneRank().log_sum(torch.tensor([0.5, -torch.inf]))
+            tensor([0.5000,   -inf])
+        """
+        largest = self.reduce(tensor.clone(), "max")
+        # where no process has any density, inf - inf would be nan
+        reference = largest.masked_fill(largest.isinf(), 0.0)
+        return reference + self.reduce((tensor - reference).exp()).log()
+
+    def together(self, compute: Callable[[], _Result]) -> _Result:
+        """The result of what may fail on one process alone, so that it fails on all or on none.
+
+        Args:
+            compute: says nothing to the other processes.
+
+        Raises:
+            Exception: its own error; on the processes where it went well, that of the first that failed, as
+                one of the same kind.
+        """
+        result, error = attempt(compute)
+        if not int(self.reduce(torch.tensor([error is not None], dtype=torch.int64))):
+            return result  # type: ignore[return-value]
+        failures = [each for each in self.all_of(_told(error)) if each is not None]
+        # A kind that the caller may catch must be the same on all of them
+        chosen = next((each for each in failures if each[0] != "NotImplementedError"), failures[0])
+        if error is not None and _told(error) == chosen:
+            raise error
+        raise _retold(*chosen) from error
+
+    def end_together(self, error: Exception | None) -> None:
+        """Ends all processes if one of them has met an error, as :meth:`together` does.
+
+        Args:
+            error: what this process has met, None if all went well here.
+        """
+        self.together(lambda: _raise(error))
+
+
+@final
+class OneRank(Ranks):
+    """A process by itself."""
+
+    rank = 0
+    world_size = 1
+
+    def broadcast(self, thing: Any, source: int = 0) -> Any:  # noqa: ARG002
+        return thing
+
+    def reduce(self, tensor: Tensor, how: Literal["sum", "max"] = "sum") -> Tensor:  # noqa: ARG002
+        return tensor
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def log_sum(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def together(self, compute: Callable[[], _Result]) -> _Result:
+        return compute()
+
+
+ONE_RANK: Final = OneRank()
+
+
+@final
+class FabricRanks(Ranks):
+    """The processes of a launched ``Fabric`` of Lightning's.
+
+    Args:
+        fabric: of ``lightning_fabric`` or ``lightning.fabric``; only its own methods are called.
+    """
+
+    def __init__(self, fabric: Any) -> None:
+        self.fabric = fabric
+        self.rank = int(fabric.global_rank)
+        self.world_size = int(fabric.world_size)
+
+    def broadcast(self, thing: Any, source: int = 0) -> Any:
+        # Through a file in memory, which brings tensors to the device of the process that reads them
+        packed = _packed(thing) if self.rank == source and self.world_size > 1 else b""
+        if self.world_size == 1:
+            return thing
+        return _unpacked(self.fabric.broadcast(packed, src=source), self.fabric.device)
+
+    def reduce(self, tensor: Tensor, how: Literal["sum", "max"] = "sum") -> Tensor:
+        if self.world_size == 1:
+            return tensor
+        here = tensor.detach().to(self.fabric.device, copy=True).contiguous()
+        # Fabric's own all_reduce would wait at a barrier first, which doubles what a small tensor costs
+        torch.distributed.all_reduce(here, op=_OPERATIONS[how])
+        return here.to(tensor.device)
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        if self.world_size == 1:
+            return tensor
+        sizes = [int(size) for size in self.all_of(len(tensor))]
+        padded = tensor.new_zeros(max(sizes), *tensor.shape[1:], device=self.fabric.device)
+        padded[: len(tensor)] = tensor.detach()
+        parts = [torch.empty_like(padded) for _ in sizes]
+        torch.distributed.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(tensor.device)
+
+
+def ranks_of(fabric: Any) -> Ranks:
+    """The processes of a Fabric; a process by itself where there is none.
+
+    Args:
+        fabric: a launched ``lightning_fabric.Fabric`` whose processes hold copies of one model, or None.
+
+    Raises:
+        ValueError: for what is no Fabric, and for one that was not launched.
+        NotImplementedError: for strategies that split the model itself.
+
+    Example:
+        >>> ranks_of(None).world_size
+        1
+    """
+    if fabric is None:
+        return ONE_RANK
+    _check_fabric(fabric)
+    return FabricRanks(fabric)
+
+
+def _check_fabric(fabric: Any) -> None:
+    needed = ("global_rank", "world_size", "strategy", "device", "all_reduce", "all_gather", "broadcast")
+    if not all(hasattr(fabric, name) for name in needed):
+        raise ValueError(
+            f"Expected fabric to be a Fabric of Lightning's but got {type(fabric).__name__}; pass None to "
+            "work in one process."
+        )
+    kinds = [kind.__name__ for kind in type(fabric.strategy).__mro__]
+    if not any(name in kinds for name in _REPLICATED):
+        raise NotImplementedError(
+            f"{kinds[0]} splits the model or steps by itself, which SVI over several processes cannot do: "
+            'use strategy="ddp".'
+        )
+    if fabric.world_size > 1 and not torch.distributed.is_initialized():
+        raise ValueError(
+            f"Expected a Fabric of {fabric.world_size} processes that were started but they were not; "
+            "call fabric.launch() first, or pass your function to it."
+        )
+
+
+def attempt(compute: Callable[[], _Result]) -> tuple[_Result | None, Exception | None]:
+    """The result, or the error that came in its place, for the other processes to hear of it first.
+
+    Example:
+        >>> attempt(lambda: 1 + 1), attempt(lambda: int("one"))[0]
+        ((2, None), None)
+    """
+    try:
+        return compute(), None
+    except Exception as error:
+        return None, error
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+def _told(error: Exception | None) -> tuple[str, str] | None:
+    if error is None:
+        return None
+    kind = next((kind.__name__ for kind in _KINDS if isinstance(error, kind)), type(error).__name__)
+    return kind, str(error)
+
+
+def _retold(kind: str, message: str) -> Exception:
+    known = {each.__name__: each for each in _KINDS}
+    return known[kind](message) if kind in known else PeerError(f"{kind} in another process: {message}")
+
+
+def _packed(thing: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(thing, file)
+    return file.getvalue()
+
+
+def _unpacked(packed: bytes, device: torch.device) -> Any:
+    here = {f"cuda:{number}": str(device) for number in range(_MOST_DEVICES)}
+    # From a process of this very run, hence not weights only
+    return torch.load(io.BytesIO(packed), map_location=here, weights_only=False)

@@ -1,0 +1,6 @@
+"""Training steps as one graph: record a step of SVI once, then replay or compile it; a fused optimiser."""
+
+from pyro_infomax.capture._captured_svi import CapturedSVI
+from pyro_infomax.capture._optim import FusedOptim
+
+__all__ = ["CapturedSVI", "FusedOptim"]

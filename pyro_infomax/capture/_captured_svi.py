@@ -1,0 +1,633 @@
+"""SVI whose step is recorded once and replayed."""
+
+import math
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final, final
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, SVI
+from pyro.infer.util import torch_item, zero_grads
+from pyro.optim import PyroOptim
+from pyro.util import warn_if_nan
+from torch import Tensor, nn
+
+from pyro_infomax._random import isolated_random_state
+from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, compile_graph, to_function
+from pyro_infomax.capture._watch import (
+    Call,
+    NotCapturableError,
+    NotCompilableError,
+    PythonState,
+    WritesUndone,
+    place_of,
+    surroundings,
+    value_reads_refused,
+)
+from pyro_infomax.infer import SurrogateLoss, WeightedELBO, surrogate_loss
+from pyro_infomax.programs import ProgramState
+
+# ---- One step of SVI as a graph: recorded, simplified and made ready to be run again.
+
+Program = Callable[..., Any]
+Objective = ELBO | Callable[..., Tensor]
+Gradients = dict[Tensor, Tensor]
+TensorFunction = Callable[..., tuple[Tensor, ...]]
+
+BACKENDS: Final = ("replay", "inductor")
+_FEW_WEIGHTS: Final = 3
+
+
+@final
+class Programs:
+    """What a step evaluates.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        objective: an ELBO or a function of model, guide and data.
+    """
+
+    def __init__(self, model: Program, guide: Program, objective: Objective) -> None:
+        self.model, self.guide, self.objective = model, guide, objective
+        self.weighted = objective if isinstance(objective, WeightedELBO) else None
+        # Kept, so that no other can have the identity of one that was seen
+        self._weights_seen: list[object] = []
+        public = {name: each for name, each in vars(objective).items() if not name.startswith("_")}
+        self._numbers = [name for name, each in public.items() if isinstance(each, bool | int | float)]
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> SurrogateLoss:
+        """Loss and terms in tensors."""
+        if isinstance(self.objective, ELBO):
+            return surrogate_loss(self.objective, self.model, self.guide, *args, **kwargs)
+        loss = self.objective(self.model, self.guide, *args, **kwargs)
+        return SurrogateLoss(loss.detach(), loss)
+
+    @property
+    def weights_are_set(self) -> bool:
+        """Whether someone sets weights anew again and again, so that their numbers had better be inputs."""
+        return len(self._weights_seen) > _FEW_WEIGHTS
+
+    def variable_weights(self, *, numbers: bool) -> dict[str, Tensor]:
+        """The weights that are inputs of a recording."""
+        return {} if self.weighted is None else self.weighted.variable_weights(numbers=numbers)
+
+    def settings(self) -> Hashable:
+        """What a recording fixes of the objective."""
+        given = vars(self.objective)
+        numbers = tuple([given[name] for name in self._numbers])
+        if self.weighted is None:
+            return numbers
+        weight = self.weighted.objective_weight
+        if not self.weights_are_set and not any(weight is each for each in self._weights_seen):
+            self._weights_seen.append(weight)
+        return numbers, weight.labels if self.weights_are_set else id(weight)
+
+
+@final
+class CapturedStep:
+    """Loss, terms and gradients of a step as one function of the data and of the weights that change.
+
+    Args:
+        programs: model, guide and objective, which have run on such data before.
+        call: the arguments of the step.
+        backend: ``"replay"`` or ``"inductor"``.
+        optim: the optimiser that the gradients are for.
+
+    Attributes:
+        parameters: the parameters that have a gradient, in order of statement.
+        gradients: what holds their gradients after an evaluation.
+        subsampled: what the objective knew of subsampled plates when it was recorded.
+
+    Raises:
+        NotCapturableError: where the programs cannot be recorded.
+    """
+
+    def __init__(self, programs: Programs, call: Call, optim: PyroOptim, *, backend: str) -> None:
+        self._programs = programs
+        self._numbers = programs.weights_are_set
+        self._weights = tuple(programs.variable_weights(numbers=self._numbers))
+        self._rebuilt = call.rebuilt
+        self._number_of_tensors = len(call.tensors)
+        self._fields: tuple[str, ...] = ()
+        self.parameters: tuple[Tensor, ...] = ()
+        self._stated: tuple[Tensor, ...] = ()
+        # Not the tensors themselves: a program may close over one of them, or be given one twice
+        inputs = tuple(map(_copied, self._inputs(call)))
+        with pyro.validation_enabled(False), WritesUndone():
+            recorded = RecordedGraph(self._outputs, inputs)
+        self.subsampled = {} if programs.weighted is None else dict(programs.weighted.subsampled)
+        recorded.simplify()
+        self._check_leaves(recorded.constants().values())
+        self._written = tuple(recorded.written_constants().values())
+        self._written_inputs = recorded.written_inputs()
+        self.gradients = GradientBuffers(optim, self.parameters, self._stated)
+        self._function = self._finish(recorded, inputs, backend)
+
+    def evaluate(self, call: Call) -> SurrogateLoss:
+        """Evaluates loss and terms, and leaves the gradients in :attr:`gradients`."""
+        with torch.no_grad():
+            loss, *rest = self._function(*self._inputs(call))
+        return SurrogateLoss(loss, loss, **dict(zip(self._fields, rest, strict=True)))
+
+    def written(self, call: Call) -> tuple[Tensor, ...]:
+        """The tensors that were there before, and that an evaluation writes to."""
+        inputs = self._inputs(call) if self._written_inputs else ()
+        return *self._written, *(inputs[number] for number in self._written_inputs)
+
+    def _inputs(self, call: Call) -> tuple[Tensor, ...]:
+        if not self._weights:
+            return call.tensors
+        return *call.tensors, *self._programs.variable_weights(numbers=self._numbers).values()
+
+    def _outputs(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        tensors, weights = inputs[: self._number_of_tensors], inputs[self._number_of_tensors :]
+        given = dict(zip(self._weights, weights, strict=True))
+        args, kwargs = self._rebuilt(tensors)
+        with value_reads_refused():
+            with poutine.trace(param_only=True) as stated, self._given(given):
+                found = self._programs.evaluate(*args, **kwargs)
+            self._stated = tuple(stated_parameters(stated.trace))
+            gradients = _gradients(found.surrogate, self._stated)
+        self.parameters = tuple(gradients)
+        terms = {name: getattr(found, name) for name in ("distortion", "rate", "elbo")}
+        self._fields = tuple(name for name, term in terms.items() if term is not None)
+        return (found.loss, *(terms[name] for name in self._fields), *gradients.values())
+
+    def _check_leaves(self, constants: Iterable[Tensor]) -> None:
+        if any(each.requires_grad and each.is_leaf and each not in set(self._stated) for each in constants):
+            raise NotCapturableError(
+                "a tensor that is no parameter of Pyro collects a gradient; make it one by pyro.module or "
+                "pyro.param, or call requires_grad_(False)"
+            )
+
+    def _given(self, weights: Mapping[str, Tensor]) -> Any:
+        weighted = self._programs.weighted
+        return nullcontext() if weighted is None else weighted.given_weights(weights)
+
+    def _finish(self, recorded: RecordedGraph, inputs: Sequence[Tensor], backend: str) -> TensorFunction:
+        if backend == "inductor":
+            return compile_graph(recorded, inputs, self.gradients)
+        views = self.gradients.views
+        others = [None] * (len(recorded.outputs) - len(self.parameters))
+        return to_function(recorded, [*others, *(views[each] for each in self.parameters)])
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A tensor of the same values and strides in memory of its own."""
+    if not tensor.numel():
+        return tensor.detach()
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    flat = tensor.detach().as_strided((extent,), (1,))
+    return flat.clone().as_strided(tensor.shape, tensor.stride(), 0)
+
+
+def stated_parameters(trace: Any) -> list[Tensor]:
+    """The unconstrained tensors of a trace's param sites, each once, in order."""
+    sites = (site for site in trace.nodes.values() if site["type"] == "param")
+    return list(dict.fromkeys(site["value"].unconstrained() for site in sites))
+
+
+def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
+    """The gradient for each parameter that the loss depends on."""
+    trained = [each for each in parameters if each.requires_grad]
+    if not trained or not loss.requires_grad:
+        raise NotCapturableError("no parameter has a gradient")
+    found = torch.autograd.grad(loss, trained, allow_unused=True)
+    return {each: gradient for each, gradient in zip(trained, found, strict=True) if gradient is not None}
+
+
+# ---- Whether a captured step and an eager one are the same step.
+
+_ROUNDING: Final = 100  # units in the last place
+
+
+@final
+class Outcome:
+    """What a step has computed and left behind, to be compared with another.
+
+    Args:
+        numbers: the loss and the terms.
+        gradients: by parameter.
+        buffers: what the modules hold afterwards.
+    """
+
+    def __init__(
+        self, numbers: Mapping[str, float], gradients: Mapping[Tensor, Tensor], buffers: Mapping[str, Tensor]
+    ) -> None:
+        self.numbers = dict(numbers)
+        self.gradients = {parameter: each.detach().clone() for parameter, each in gradients.items()}
+        self.buffers = {name: each.clone() for name, each in buffers.items()}
+        self.random_state = torch.get_rng_state()
+
+    def difference(self, other: "Outcome", names: Mapping[Tensor, str]) -> str | None:
+        """What differs by more than rounding, in words; None if nothing does."""
+        if self.gradients.keys() != other.gradients.keys():
+            return "other parameters have a gradient"
+        scale = _precision(self.gradients.values())
+        largest = max(map(abs, self.numbers.values()))
+        for name in self.numbers.keys() & other.numbers.keys():
+            value = self.numbers[name]
+            if not _near(value, other.numbers[name], scale, largest):
+                return f"the {name} is {other.numbers[name]:.8g} in place of {value:.8g}"
+        largest_gradient = max(map(_largest, self.gradients.values()), default=0.0)
+        for parameter, gradient in self.gradients.items():
+            if not _close(gradient, other.gradients[parameter], beside=largest_gradient):
+                return f"the gradient of {names.get(parameter, 'a parameter')} differs"
+        for name, buffer in self.buffers.items():
+            if name not in other.buffers or not _close(buffer, other.buffers[name]):
+                return f"the buffer {name} differs"
+        if not torch.equal(self.random_state, other.random_state):
+            return "it draws other random numbers"
+        return None
+
+
+@contextmanager
+def undone(state: ProgramState, others: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Runs its block on copies of the random states, and puts buffers and other tensors back afterwards."""
+    kept = {place: (buffer, buffer.clone()) for place, buffer in state.buffers_by_place().items()}
+    values = [(each, each.clone()) for each in others]
+    try:
+        with isolated_random_state():
+            yield
+    finally:
+        with torch.no_grad():
+            for each, copy in values:
+                each.copy_(copy)
+            for (module, name), (buffer, copy) in kept.items():
+                module._buffers[name] = buffer.copy_(copy)
+
+
+def _precision(tensors: object) -> float:
+    dtypes = {each.dtype for each in tensors if each.is_floating_point()}  # type: ignore[attr-defined]
+    return math.sqrt(max((torch.finfo(dtype).eps for dtype in dtypes), default=1e-7))
+
+
+def _near(value: float, other: float, precision: float, scale: float) -> bool:
+    if math.isfinite(value) and math.isfinite(other):
+        return abs(value - other) <= precision * scale
+    return value == other or (math.isnan(value) and math.isnan(other))
+
+
+def _close(value: Tensor, other: Tensor, *, beside: float = 0.0) -> bool:
+    """Whether two tensors are equal but for rounding, that of values as large as ``beside`` included."""
+    if value.shape != other.shape or value.dtype != other.dtype:
+        return False
+    if not (value.is_floating_point() or value.is_complex()):
+        return torch.equal(value, other)
+    eps = torch.finfo(value.dtype).eps
+    # A gradient that is 0 by its formula, such as that of a bias before batch norm, is rounding alone
+    tolerance = max(math.sqrt(eps) * _largest(value), _ROUNDING * eps * beside)
+    return torch.allclose(value, other, rtol=0.0, atol=tolerance, equal_nan=True)
+
+
+def _largest(value: Tensor) -> float:
+    finite = value[value.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+# ---- captured svi
+
+_MOST_GRAPHS: Final = 16
+_MOST_CHANGES: Final = 16
+_EARLY_CHECKS: Final = frozenset({3, 10, 100})
+_CHECK_EVERY: Final = 1000
+_RECORDED: Final = frozenset(
+    {"_programs", "_given_loss_and_grads", "_state", "_modules", "_parameters", "_graphs", "_changes"}
+)
+
+
+@final
+class CapturedSVI(SVI):
+    """SVI whose step is recorded once as a graph of tensor operations, and replayed from then on.
+
+    It takes the place of :class:`pyro.infer.SVI` wherever that stands, with the same steps: what programs and
+    Pyro's handlers do in Python is done once, and what they do to tensors at each step. Schedules and
+    tensors as weights stay inputs of the graph.
+
+    The first step on data of a shape is an ordinary one. The second is recorded, and compared with an
+    ordinary one under the same random state: loss, terms, gradients, buffers of modules and the random state
+    that is left. The comparison is repeated in the third step, after 10 and 100 steps, then every 1000. Where
+    the two differ, or programs cannot be recorded (since they read values of tensors, draw random numbers
+    elsewhere or change numbers of their own, say), a warning says why and training goes on by ordinary steps.
+
+    A graph stands for what was fixed when it was recorded: shapes and dtypes, plain arguments, the training
+    mode of modules, which parameters are trained, the objective's numbers, and the numbers and tensors in
+    attributes, closures, globals and containers that the programs reach. If one of these changes, another
+    graph is recorded. What programs read from elsewhere (a clock, a file, a NumPy array that is changed in
+    place) is noticed at the next comparison. Pyro's validation takes place in ordinary steps alone.
+
+    Args:
+        model: the model.
+        guide: the guide.
+        optim: any optimiser of Pyro; the step is quickest with
+            :class:`~pyro_infomax.training.FusedOptim`.
+        loss: an ELBO, or a function of model, guide and data that returns a loss to differentiate.
+        backend: ``"replay"`` runs torch's operations one after another. ``"inductor"`` compiles them, which
+            takes a C++ compiler and some seconds for each shape; where that fails, it replays.
+
+    Attributes:
+        reduce_gradients: called with the list of gradients before each step of the optimiser, if not None.
+
+    Raises:
+        ValueError: for another backend, or an optimiser that is none of Pyro's.
+
+    Warns:
+        UserWarning: once, where it goes on by ordinary steps.
+
+    Example:
+        >>> import torch, pyro.distributions as dist
+        >>> from pyro_infomax.capture import FusedOptim
+        >>> pyro.clear_param_store()
+        >>> def model(x):
+        ...     loc = pyro.param("loc", torch.zeros(()))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+        >>> optim = FusedOptim(torch.optim.Adam, {"lr": 0.1})
+        >>> svi = CapturedSVI(model, lambda x: None, optim, pyro.infer.Trace_ELBO())
+        >>> for _ in range(100):
+        ...     loss = svi.step(torch.full((20,), 3.0))
+        >>> bool((pyro.param("loc") - 3.0).abs() < 0.1), svi.captured
+        (True, True)
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        optim: PyroOptim,
+        loss: Objective,
+        *,
+        backend: str = "replay",
+    ) -> None:
+        if backend not in BACKENDS:
+            raise ValueError(f"Expected backend to be one of {BACKENDS} but got {backend!r}.")
+        super().__init__(model=model, guide=guide, optim=optim, loss=loss)
+        self.backend = backend
+        self.reduce_gradients: Callable[[list[Tensor]], None] | None = None
+        self._objective = loss
+        self._reason: str | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Starts with nothing known and nothing recorded."""
+        self._programs = Programs(self.model, self.guide, self._objective)
+        self._given_loss_and_grads = self.loss_and_grads
+        self._state = ProgramState(self.model, self.guide)
+        self._modules: tuple[nn.Module, ...] = ()
+        self._parameters: tuple[Tensor, ...] = ()
+        self._graphs: dict[Hashable, _Graph] = {}
+        self._changes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without recordings, which stand for the very tensors that they have met."""
+        return {name: value for name, value in vars(self).items() if name not in _RECORDED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Has a copy record anew."""
+        vars(self).update(state)
+        self._begin()
+
+    @property
+    def captured(self) -> bool:
+        """Whether there is a graph, so that steps are replayed."""
+        return self._reason is None and any(graph.step is not None for graph in self._graphs.values())
+
+    @property
+    def reason(self) -> str | None:
+        """Why it goes on by ordinary steps; None if it does not."""
+        return self._reason
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """Takes a gradient step.
+
+        Args:
+            *args: the data, and whatever else model and guide are called with.
+            **kwargs: the same by keyword.
+
+        Returns:
+            The loss, in nats, summed over the data.
+        """
+        if self._reason is not None:
+            return self._eager_step(args, kwargs)
+        try:
+            return self._step(Call(args, kwargs), args, kwargs)
+        except NotCapturableError as error:
+            self._give_up(str(error))
+            return self._eager_step(args, kwargs)
+
+    def _step(self, call: Call, args: Any, kwargs: Any) -> float:
+        self._check_own_parts()
+        graph = self._graph_for(call)
+        if graph is None:
+            loss = self._eager_step(args, kwargs)
+            self._expect(call)
+            return loss
+        graph.steps += 1
+        if graph.step is None or not self._is_current(graph.step):
+            graph.steps, graph.step = 2, self._record(call, graph)
+            return self._checked_step(graph.step, call, args, kwargs)
+        if graph.steps in _EARLY_CHECKS or graph.steps % _CHECK_EVERY == 0:
+            return self._checked_step(graph.step, call, args, kwargs)
+        return self._replay(graph.step, call, args, kwargs)
+
+    def _check_own_parts(self) -> None:
+        programs = self._programs
+        if not (
+            self.model is programs.model
+            and self.guide is programs.guide
+            and self.loss_and_grads is self._given_loss_and_grads
+        ):
+            raise NotCapturableError(
+                "its model, guide or loss was replaced; make another CapturedSVI instead"
+            )
+
+    def _is_current(self, step: CapturedStep) -> bool:
+        return step.gradients.optim is self.optim and step.gradients.current
+
+    def _graph_for(self, call: Call) -> "_Graph | None":
+        key = self._key(call)
+        graph = self._graphs.get(key)
+        changed = None if graph is None else graph.changed()
+        if changed is None:
+            return graph
+        del self._graphs[key]
+        self._changes += 1
+        if self._changes > _MOST_CHANGES:
+            raise NotCapturableError(
+                f"{changed} changes again and again; make it an argument, or a tensor to be changed in place"
+            )
+        return None
+
+    def _replay(self, step: CapturedStep, call: Call, args: Any, kwargs: Any) -> float:
+        found = step.evaluate(call)
+        loss: Any = found.loss.item()
+        if not math.isfinite(loss):
+            self._raise_as_ordinary(step, call, args, kwargs)
+        step.gradients.add_present()
+        if self.reduce_gradients is not None:
+            self.reduce_gradients(step.gradients.flat)
+        step.gradients.apply()
+        if self._programs.weighted is not None:
+            self._programs.weighted.adopt(found, step.subsampled)
+        warn_if_nan(loss, "loss")
+        return float(loss)
+
+    def _raise_as_ordinary(self, step: CapturedStep, call: Call, args: Any, kwargs: Any) -> None:
+        """Raises what an ordinary step would, where that looks at values that are not finite."""
+        with undone(self._state, step.written(call)), _without_warnings():
+            self.evaluate_loss(*args, **kwargs)
+
+    def _eager_step(self, args: Any, kwargs: Any) -> float:
+        loss, parameters = self._eager_gradients(args, kwargs)
+        self._eager_update(parameters)
+        return loss
+
+    def _eager_gradients(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
+        watch = self._state.watch() if self._reason is None else nullcontext()
+        with poutine.trace(param_only=True) as stated, watch:
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        self._modules, self._parameters = self._state.modules, tuple(self._state.parameters.values())
+        return _as_svi_returns(loss), stated_parameters(stated.trace)
+
+    def _eager_update(self, parameters: list[Tensor]) -> None:
+        if self.reduce_gradients is not None:
+            self.reduce_gradients([each.grad for each in parameters if each.grad is not None])
+        self.optim(set(parameters))
+        zero_grads(set(parameters))
+
+    def _checked_step(self, step: CapturedStep, call: Call, args: Any, kwargs: Any) -> float:
+        """An ordinary step, after which the graph goes on only if it has found the same."""
+        with undone(self._state, step.written(call)):
+            found = step.evaluate(call)
+            captured = Outcome(_numbers(found), step.gradients.accumulated, self._buffers(step.written(call)))
+        loss, parameters = self._eager_gradients(args, kwargs)
+        gradients = {each: each.grad for each in parameters if each.grad is not None}
+        eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
+        difference = eager.difference(captured, self._names())
+        self._eager_update(parameters)
+        if difference is not None:
+            self._go_without(f"step is not the step that the programs take: {difference}")
+        return loss
+
+    def _go_without(self, finding: str) -> None:
+        """Goes on without what has turned out to be wrong."""
+        if self.backend == "inductor":
+            self._graphs.clear()
+            self._stop_compiling(f"a compiled {finding}", depth=3)
+        else:
+            self._give_up(f"a recorded {finding}", depth=3)
+
+    def _stop_compiling(self, reason: str, *, depth: int) -> None:
+        self.backend = "replay"
+        sentence = f"CapturedSVI replays its steps without compiling them: {reason}."
+        warnings.warn(sentence, UserWarning, stacklevel=3 + depth)
+
+    def _buffers(self, written: Iterable[Tensor]) -> dict[str, Tensor]:
+        others = {f"{number} of those that are written to": each for number, each in enumerate(written)}
+        return self._state.buffers() | others
+
+    def _record(self, call: Call, graph: "_Graph") -> CapturedStep:
+        before = self._state.parameters
+        graph.python = PythonState(self.model, self.guide, *self._modules, *self._plain_loss())
+        stored = dict(pyro.get_param_store().named_parameters())
+        graph.stored = {name: stored[name] for name in self._state.parameters if name in stored}
+        try:
+            with graph.python.restored(), undone(self._state), _without_warnings():
+                return CapturedStep(self._programs, call, self.optim, backend=self.backend)
+        except NotCapturableError:
+            raise
+        except NotCompilableError as error:
+            self._stop_compiling(f"the compiler says {error}", depth=2)
+            return self._record(call, graph)
+        except Exception as error:
+            raise NotCapturableError(
+                f"its operations cannot be recorded ({_first_line(error)}{place_of(error)})"
+            ) from error
+        finally:
+            self._undo_rebinding(before)
+
+    def _plain_loss(self) -> tuple[object, ...]:
+        loss = self._programs.objective
+        return () if isinstance(loss, ELBO) else (loss,)
+
+    def _undo_rebinding(self, before: Mapping[str, Tensor]) -> None:
+        after = self._state.parameters
+        rebound = {name: tensor for name, tensor in before.items() if after[name] is not tensor}
+        if rebound:
+            pyro.get_param_store().set_state({"params": rebound, "constraints": {}})
+            raise NotCapturableError(f"the programs put other tensors in place of {', '.join(rebound)}")
+
+    def _key(self, call: Call) -> Hashable:
+        modes = tuple([module.training for module in self._modules])
+        trained = tuple([parameter.requires_grad for parameter in self._parameters])
+        return call.layout, surroundings(), modes, trained, self._programs.settings()
+
+    def _expect(self, call: Call) -> None:
+        """Prepares to record the next step of this kind."""
+        # The key is known only now: the first step has created parameters and called modules
+        key = self._key(call)
+        if len(self._graphs) < _MOST_GRAPHS:
+            self._graphs.setdefault(key, _Graph())
+        elif key not in self._graphs:
+            sentence = f"its data come in more than {_MOST_GRAPHS} shapes, or with as many plain arguments"
+            self._give_up(sentence, depth=2)
+
+    def _terms(self) -> dict[str, float]:
+        weighted = self._programs.weighted
+        return {} if weighted is None or weighted.terms is None else dict(weighted.terms)
+
+    def _names(self) -> dict[Tensor, str]:
+        return {leaf: name for name, leaf in self._state.parameters.items()}
+
+    def _give_up(self, reason: str, *, depth: int = 0) -> None:
+        self._reason = reason
+        self._graphs.clear()
+        sentence = f"CapturedSVI goes on by ordinary steps: {reason}."
+        warnings.warn(sentence, UserWarning, stacklevel=3 + depth)  # at the line that called step
+
+
+@final
+class _Graph:
+    """How often there was a step on data of one kind, and its recording."""
+
+    def __init__(self) -> None:
+        self.steps = 1
+        self.step: CapturedStep | None = None
+        self.python = PythonState()
+        self.stored: dict[str, Tensor] = {}
+
+    def changed(self) -> str | None:
+        """What the recording has read and is no longer so."""
+        if self.step is None:
+            return None
+        missing = len(self.stored)
+        for name, leaf in pyro.get_param_store().named_parameters():
+            if name in self.stored:
+                missing -= 1
+                if self.stored[name] is not leaf:
+                    return f"the parameter {name}"
+        return "a parameter of the store" if missing else self.python.changed()
+
+
+def _as_svi_returns(loss: Any) -> Any:
+    return tuple(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
+
+
+def _numbers(found: SurrogateLoss) -> dict[str, float]:
+    named = {"loss": found.loss, "distortion": found.distortion, "rate": found.rate, "elbo": found.elbo}
+    return {name: float(term) for name, term in named.items() if term is not None}
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

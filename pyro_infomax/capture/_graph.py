@@ -1,0 +1,730 @@
+"""A graph of tensor operations, recorded from a function, and simplified without a change of values."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, Final, TypeAlias, final
+
+import torch
+from pyro.infer.util import zero_grads
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_infomax._random import isolated_random_state
+from pyro_infomax.capture._optim import FusedOptim, ParameterGroup
+from pyro_infomax.capture._watch import NotCapturableError, NotCompilableError
+
+# ---- recorded graph
+
+Alias: TypeAlias = tuple[Any, ...]
+
+_LARGEST_CONSTANT: Final = 2**20  # elements
+_SHAPE_ALONE: Final = frozenset(
+    f"aten::{name}" for name in ("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full")
+)
+_NEUTRAL: Final = {
+    "aten::add.Tensor": 0,
+    "aten::sub.Tensor": 0,
+    "aten::mul.Tensor": 1,
+    "aten::mul.Scalar": 1,
+    "aten::div.Tensor": 1,
+    "aten::pow.Tensor_Scalar": 1,
+}
+
+
+@final
+class RecordedGraph:
+    """What a function does to tensors, as a graph of ATen operations.
+
+    Tensors that the function closes over stand in the graph as the live tensors that they are, so that it
+    reads, and writes, what they hold at each run. Everything else that the function reads, numbers and shapes
+    among it, is fixed by the recording.
+
+    Args:
+        function: returns a tuple of tensors. It is run once.
+        inputs: its arguments.
+
+    Attributes:
+        module: the graph.
+        values: what each node gave when the recorded graph was run once more. It is what shows which
+            nodes share memory.
+        literals: nodes of constants that nobody outside can change; known after :meth:`simplify`.
+
+    Raises:
+        NotCapturableError: by :meth:`simplify`, where values decide on shapes.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> None:
+        self.module: GraphModule = make_fx(function, tracing_mode="real")(*inputs)
+        self.values: dict[Node, Any] = {}
+        self._run(inputs)
+        self._written = frozenset(self._written_memory())
+        self.literals: set[Node] = set()
+
+    @property
+    def graph(self) -> Graph:
+        """The nodes."""
+        return self.module.graph
+
+    @property
+    def outputs(self) -> tuple[Node, ...]:
+        """The nodes that are returned."""
+        (found,) = self.output_node.args
+        assert isinstance(found, tuple | list)
+        return tuple(found)  # type: ignore[arg-type]
+
+    @property
+    def inputs(self) -> list[Node]:
+        """The nodes of the arguments."""
+        return [node for node in self.graph.nodes if node.op == "placeholder"]
+
+    def constants(self) -> dict[Node, Tensor]:
+        """The tensors that the graph does not get as inputs, parameters among them."""
+        return {
+            node: self.values[node]
+            for node in self.graph.nodes
+            if node.op == "get_attr" and node in self.values
+        }
+
+    def simplify(self) -> None:
+        """Drops what changes no value: repetitions, what nobody reads, and what is the same at each run."""
+        self.literals = literal = self._made_of_numbers()
+        seen: dict[Any, Node] = {}
+        aliases: dict[Alias, Node] = {}
+        for node in list(self.graph.nodes):
+            if node.op == "call_function":
+                self._simplify(node, literal, seen, aliases)
+            if isinstance(self.values.get(node), Tensor):
+                _remember(aliases, node, self.values[node])
+        self._drop_unread()
+        self._refuse_shapes_of_values()
+        self.graph.lint()
+        self.module.recompile()
+
+    def written_constants(self) -> dict[Node, Tensor]:
+        """Those of :meth:`constants` that the graph itself writes to."""
+        return {node: value for node, value in self.constants().items() if memory(value) & self._written}
+
+    def written_inputs(self) -> tuple[int, ...]:
+        """The numbers of the arguments that the graph itself writes to."""
+        return tuple(i for i, node in enumerate(self.inputs) if memory(self.values[node]) & self._written)
+
+    def is_written(self, node: Node) -> bool:
+        """Whether some node writes into memory that this one gives or reads."""
+        near = (node, *node.all_input_nodes)
+        return any(memory(self.values[each]) & self._written for each in near if each in self.values)
+
+    def return_instead(self, nodes: Sequence[Node]) -> None:
+        """Returns these nodes in place of those that are returned."""
+        self.output_node.args = (tuple(nodes),)
+
+    @property
+    def output_node(self) -> Node:
+        """The node that returns."""
+        return next(iter(reversed(self.graph.nodes)))
+
+    @torch.no_grad()
+    def _run(self, inputs: Sequence[Tensor]) -> None:
+        rest = iter(inputs)
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                self.values[node] = next(rest)
+            elif node.op == "get_attr":
+                self.values[node] = getattr(self.module, str(node.target))
+            elif node.op == "call_function":
+                self.values[node] = node.target(*self.filled(node.args), **self.filled(node.kwargs))
+
+    def filled(self, arguments: Any) -> Any:
+        """Arguments of a node with values in place of nodes."""
+        return torch.fx.node.map_arg(arguments, lambda node: self.values[node])
+
+    def _written_memory(self) -> Iterator[int]:
+        for node in self.graph.nodes:
+            if node.op == "call_function":
+                for argument in written_arguments(node):
+                    yield from memory(self.values[argument])
+
+    def _made_of_numbers(self) -> set[Node]:
+        """Tensors that the function itself has made of numbers, which no one else can change."""
+        lifts = ("aten::lift_fresh_copy", "aten::lift_fresh")
+        return {
+            node
+            for node in self.graph.nodes
+            if node.op == "get_attr" and node.users and all(_name(user) in lifts for user in node.users)
+        }
+
+    def _simplify(
+        self, node: Node, literal: set[Node], seen: dict[Any, Node], aliases: dict[Alias, Node]
+    ) -> None:
+        value = self.values[node]
+        if is_random(node) or written_arguments(node):
+            return
+        if (same := self._same_view(node, aliases)) is not None:
+            if isinstance(value, Tensor):
+                # Views of this node are views of the other from now on
+                aliases.setdefault(_alias(value), same)
+            self._replace(node, same)
+            return
+        if self.is_written(node):
+            return
+        if isinstance(value, Tensor) and self._is_constant(node, literal):
+            literal.add(self._fold(node))
+            return
+        key = (node.target, _hashable(node.args), _hashable(node.kwargs))
+        if key in seen:
+            self._replace(node, seen[key])
+        else:
+            seen[key] = node
+
+    def _same_view(self, node: Node, aliases: dict[Alias, Node]) -> Node | None:
+        """The earlier node that is the same window on the same memory, or holds the same values."""
+        value = self.values[node]
+        if not isinstance(value, Tensor):
+            return None
+        if _gives_view(node) or any(
+            memory(value) & memory(self.values[each]) for each in node.all_input_nodes
+        ):
+            return aliases.get(_alias(value))
+        if self.is_written(node):
+            return None
+        if _name(node) in ("aten::lift_fresh_copy", "aten::lift_fresh"):
+            return node.all_input_nodes[0]
+        return self._unchanged(node)
+
+    def _unchanged(self, node: Node) -> Node | None:
+        neutral = _NEUTRAL.get(_name(node))
+        if neutral is None or len(node.args) != 2 or node.kwargs or not isinstance(node.args[0], Node):
+            return None
+        first, value = self.values[node.args[0]], self.values[node]
+        alike = first.dtype == value.dtype and first.shape == value.shape and first.stride() == value.stride()
+        return node.args[0] if alike and _is_number(node.args[1], neutral) else None
+
+    def _is_constant(self, node: Node, literal: set[Node]) -> bool:
+        if self.values[node].numel() > _LARGEST_CONSTANT or _name(node).startswith(
+            ("aten::empty", "aten::new_empty")
+        ):
+            return False
+        return _name(node) in _SHAPE_ALONE or all(each in literal for each in node.all_input_nodes)
+
+    def _fold(self, node: Node) -> Node:
+        name = f"_folded_{node.name}"
+        self.module.register_buffer(name, self.values[node], persistent=False)
+        with self.graph.inserting_before(node):
+            constant = self.graph.get_attr(name)
+        self.values[constant] = self.values[node]
+        self._replace(node, constant)
+        return constant
+
+    def _replace(self, node: Node, other: Node) -> None:
+        node.replace_all_uses_with(other)
+        self.graph.erase_node(node)
+        del self.values[node]
+
+    def _refuse_shapes_of_values(self) -> None:
+        for node in self.graph.nodes:
+            if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
+                deciding = [each for each in self._deciding(node) if each not in self.literals]
+                if deciding:
+                    raise NotCapturableError(f"a shape depends on the values of a tensor ({_name(node)})")
+
+    def _deciding(self, node: Node) -> Sequence[Node]:
+        """The arguments whose values decide on the shape of what a node gives."""
+        if _name(node) not in ("aten::index.Tensor", "aten::_unsafe_index.Tensor"):
+            return node.all_input_nodes
+        indices: Any = node.args[1]
+        masks = (torch.bool, torch.uint8)
+        return [each for each in indices if each is not None and self.values[each].dtype in masks]
+
+    def _drop_unread(self) -> None:
+        for node in reversed(list(self.graph.nodes)):
+            if node.op not in ("call_function", "get_attr") or node.users:
+                continue
+            # A draw that nobody reads still moves the random state, and an assertion has no result
+            if node.op == "get_attr" or not (node.is_impure() or written_arguments(node)):
+                self.graph.erase_node(node)
+                self.values.pop(node, None)
+
+
+def is_random(node: Node) -> bool:
+    """Whether the operation of a node draws from a random state."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def written_arguments(node: Node) -> list[Node]:
+    """The arguments that the operation of a node changes in place."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return []
+    given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs
+    written = (
+        given[argument.name]
+        for argument in schema.arguments
+        if argument.alias_info is not None and argument.alias_info.is_write and argument.name in given
+    )
+    return [
+        node
+        for each in written
+        for node in (each if isinstance(each, list | tuple) else [each])
+        if node is not None
+    ]
+
+
+def _gives_view(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(argument.alias_info is not None for argument in schema.arguments)
+
+
+def _name(node: Node) -> str:
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return ""
+    return target.name()
+
+
+def memory(value: Any) -> frozenset[int]:
+    """Where in memory a tensor, or each of a list of tensors, is kept."""
+    tensors = value if isinstance(value, list | tuple) else [value]
+    return frozenset(
+        each.untyped_storage().data_ptr() for each in tensors if isinstance(each, Tensor) and each.numel()
+    )
+
+
+def _alias(value: Tensor) -> Alias:
+    place = value.data_ptr(), value.shape, value.stride(), value.numel() > 0 or id(value)
+    return *place, value.dtype, value.is_conj(), value.is_neg()
+
+
+def _remember(aliases: dict[Alias, Node], node: Node, value: Tensor) -> None:
+    # After a write, the written tensor is the one to read
+    if written_arguments(node):
+        aliases[_alias(value)] = node
+    else:
+        aliases.setdefault(_alias(value), node)
+
+
+def _is_number(value: object, number: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == number
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value).__name__, tuple(map(_hashable, value))
+    if isinstance(value, dict):
+        return tuple((name, _hashable(each)) for name, each in value.items())
+    # 1, 1.0 and True are equal, and yet differ in the dtype that they lead to
+    return type(value), value
+
+
+# ---- The quickest way to call a recorded operation.
+
+Operation = Callable[..., Any]
+
+
+def fast_operation(node: Node, recorded: RecordedGraph, *, out: Tensor | None = None) -> Operation | None:
+    """A function that does what the operation of a node does, with the same arguments.
+
+    The operators that a graph names check their arguments in Python. torch's own functions do so in C, at
+    half the cost for small tensors. One is taken if it gives the same, to the bit, on the recorded values.
+
+    Args:
+        node: a call.
+        recorded: its graph.
+        out: a tensor that is to receive the result through the keyword ``out``.
+
+    Returns:
+        The function; None where the operation cannot write to ``out``.
+    """
+    target = node.target
+    assert callable(target)
+    if not isinstance(target, torch._ops.OpOverload):
+        return None if out is not None else target
+    expected = _outcome(target, node, recorded)
+    keywords = {} if out is None else {"out": out}
+    for candidate in _candidates(target):
+        try:
+            found = _outcome(candidate, node, recorded, **keywords)
+        except (TypeError, RuntimeError, ValueError, NotImplementedError):
+            continue
+        if _same(expected, found):
+            return candidate
+    return None if out is not None else getattr(target, "_op", target)
+
+
+def _candidates(target: Any) -> Iterator[Operation]:
+    name = target.name().removeprefix("aten::").split(".")[0]
+    for owner in (torch, Tensor, torch.special):
+        function = getattr(owner, name, None)
+        if callable(function):
+            yield function
+
+
+def _outcome(operation: Operation, node: Node, recorded: RecordedGraph, **keywords: Any) -> list[Any]:
+    """What an operation gives, and what it leaves in the arguments that it writes to."""
+    written = {each: recorded.values[each].clone() for each in written_arguments(node)}
+    arguments, named = torch.fx.node.map_arg(
+        (node.args, node.kwargs), lambda each: written.get(each, recorded.values[each])
+    )
+    with isolated_random_state(), torch.no_grad():
+        result = operation(*arguments, **named, **keywords)
+    return [*_flat(result), *written.values()]
+
+
+def _flat(result: Any) -> list[Any]:
+    return list(result) if isinstance(result, list | tuple) else [result]
+
+
+def _same(expected: list[Any], found: list[Any]) -> bool:
+    return len(expected) == len(found) and all(map(_same_results, expected, found))
+
+
+def _same_results(expected: Any, found: Any) -> bool:
+    if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
+        return type(expected) is type(found) and expected == found
+    layout = expected.dtype == found.dtype and expected.shape == found.shape
+    return layout and expected.stride() == found.stride() and _equal(expected, found)
+
+
+def _equal(expected: Tensor, found: Tensor) -> bool:
+    both = [
+        torch.view_as_real(each.resolve_conj()) if each.is_complex() else each for each in (expected, found)
+    ]
+    same = both[0] == both[1]
+    return (
+        bool((same | (both[0].isnan() & both[1].isnan())).all())
+        if expected.is_floating_point()
+        else bool(same.all())
+    )
+
+
+# ---- A recorded graph as one straight function of Python.
+
+TensorFunction = Callable[..., tuple[Tensor, ...]]
+
+
+def to_function(recorded: RecordedGraph, destinations: Sequence[Tensor | None]) -> TensorFunction:
+    """Turns a graph into a function that runs its operations one after another.
+
+    Args:
+        recorded: the graph.
+        destinations: for each output the tensor that it is to be written to, of its shape and contiguous, or
+            None where it is to be returned.
+
+    Returns:
+        The function, of the graph's inputs. To be called without gradients.
+    """
+    return _Writer(recorded, destinations).function()
+
+
+@final
+class _Writer:
+    """Writes the function, a line an operation."""
+
+    def __init__(self, recorded: RecordedGraph, destinations: Sequence[Tensor | None]) -> None:
+        self._recorded = recorded
+        self._values = recorded.values
+        self._names = {node: f"v{i}" for i, node in enumerate(recorded.graph.nodes)}
+        self._objects: dict[str, Any] = {}
+        self._operations: dict[Node, Operation] = {}
+        self._direct: dict[Node, Tensor] = {}
+        self._copied: list[tuple[Node, Tensor]] = []
+        pairs = list(zip(recorded.outputs, destinations, strict=True))
+        self._returned = [node for node, to in pairs if to is None]
+        for node, to in pairs:
+            if to is not None:
+                self._send(node, to)
+
+    def function(self) -> TensorFunction:
+        arguments = ", ".join(self._names[node] for node in self._recorded.inputs)
+        source = f"def replay({arguments}):\n" + "".join(f"    {line}\n" for line in self._lines())
+        exec(compile(source, "<replay>", "exec"), self._objects)
+        function: TensorFunction = self._objects["replay"]
+        return function
+
+    # An output is often a mere view of what an operation gave, such as a matrix product, and that operation
+    # can then write to the destination itself.
+    def _send(self, node: Node, to: Tensor) -> None:
+        source = self._source(node)
+        if source is not None and source not in self._direct and source not in self._returned:
+            place = to.view(self._values[source].shape)
+            operation = fast_operation(source, self._recorded, out=place)
+            if operation is not None:
+                self._operations[source], self._direct[source] = operation, place
+                return
+        self._copied.append((node, to))
+
+    def _source(self, node: Node) -> Node | None:
+        value = source = node
+        value = self._values[node]
+        while (earlier := self._viewed(source)) is not None:
+            source = earlier
+        found = self._values[source]
+        if source.op != "call_function" or not isinstance(found, Tensor):
+            return None
+        same = found.data_ptr() == value.data_ptr() and found.numel() == value.numel()
+        same = same and not (value.is_conj() or value.is_neg())
+        return source if same and found.is_contiguous() and value.is_contiguous() else None
+
+    def _viewed(self, node: Node) -> Node | None:
+        inputs = [
+            each for each in node.all_input_nodes if memory(self._values[each]) & memory(self._values[node])
+        ]
+        return inputs[0] if inputs and node.op == "call_function" else None
+
+    def _lines(self) -> Iterator[str]:
+        last = self._last_uses()
+        for node in self._recorded.graph.nodes:
+            if node.op == "get_attr":
+                self._objects[self._names[node]] = self._values[node]
+            elif node.op == "call_function":
+                yield self._call(node)
+                if gone := ", ".join(self._names[each] for each in last.get(node, ())):
+                    yield f"del {gone}"
+        for node, to in self._copied:
+            yield f"{self._constant(to.copy_)}({self._names[node]})"
+        yield f"return ({''.join(self._names[node] + ', ' for node in self._returned)})"
+
+    def _call(self, node: Node) -> str:
+        arguments = [self._written(each) for each in node.args]
+        arguments += [f"{name}={self._written(each)}" for name, each in node.kwargs.items()]
+        if node in self._direct:
+            arguments.append(f"out={self._constant(self._direct[node])}")
+        operation = self._operations.get(node) or fast_operation(node, self._recorded)
+        return f"{self._names[node]} = {self._constant(operation)}({', '.join(arguments)})"
+
+    def _written(self, value: Any) -> str:
+        if isinstance(value, Node):
+            return self._names[value]
+        if isinstance(value, list | tuple):
+            return f"[{', '.join(map(self._written, value))}]"
+        if value is None or isinstance(value, bool | int | str):
+            return repr(value)
+        return self._constant(value)
+
+    def _constant(self, value: object) -> str:
+        name = f"c{len(self._objects)}"
+        self._objects[name] = value
+        return name
+
+    def _last_uses(self) -> dict[Node, list[Node]]:
+        """What each node is the last one to read, so that memory is given back as early as it can be."""
+        kept = {*self._returned, *(node for node, _ in self._copied)}
+        done: set[Node] = set()
+        found: dict[Node, list[Node]] = {}
+        for node in reversed(self._recorded.graph.nodes):
+            for each in (node, *node.all_input_nodes):
+                if node.op == each.op == "call_function" and each not in done | kept:
+                    done.add(each)
+                    found.setdefault(node, []).append(each)
+        return found
+
+
+# ---- Where a captured step leaves its gradients, and how they reach the optimiser.
+
+
+@final
+class GradientBuffers:
+    """The gradients of some parameters, in as few flat tensors as their optimiser takes.
+
+    Args:
+        optim: the optimiser of the parameters.
+        parameters: leaf tensors.
+        stated: these and other leaf tensors that the programs state, but that take no part in the loss.
+
+    Attributes:
+        flat: the flat gradients, one a group of a :class:`FusedOptim`, else one a dtype and device.
+        members: for each of them the parameters whose gradients it holds, in order.
+    """
+
+    def __init__(self, optim: PyroOptim, parameters: Sequence[Tensor], stated: Sequence[Tensor]) -> None:
+        self.parameters = tuple(parameters)
+        self.optim = optim
+        self._stated = frozenset(stated)
+        self._groups: tuple[ParameterGroup, ...] | None = None
+        if isinstance(optim, FusedOptim):
+            self._groups = optim.groups(self.parameters)
+            self.members = [group.parameters for group in self._groups]
+        else:
+            self.members = _by_kind(self.parameters)
+        self.flat = [members[0].new_empty(sum(map(Tensor.numel, members))) for members in self.members]
+
+    @property
+    def views(self) -> dict[Tensor, Tensor]:
+        """For each parameter its part of the flat gradients, in its own shape."""
+        return {
+            parameter: part.view(parameter.shape)
+            for members, flat in zip(self.members, self.flat, strict=True)
+            for parameter, part in zip(members, flat.split([each.numel() for each in members]), strict=True)
+        }
+
+    @property
+    def buffers(self) -> list[Tensor | None]:
+        """For each flat gradient the tensor that its parameters are views into, where there is one."""
+        return [group.flat for group in self._groups] if self._groups else [None] * len(self.flat)
+
+    @property
+    def current(self) -> bool:
+        """Whether the optimiser still groups the parameters so, and finds them where they were."""
+        if self._groups is None:
+            return True
+        assert isinstance(self.optim, FusedOptim)
+        return self.optim.groups(self.parameters) == self._groups
+
+    @property
+    def accumulated(self) -> dict[Tensor, Tensor]:
+        """For each parameter what a backward pass would leave in ``.grad``, where there may be something."""
+        found = self.views
+        for parameter in self._stated:
+            if parameter.grad is not None:
+                found[parameter] = parameter.grad + found.get(parameter, 0)
+        return found
+
+    def add_present(self) -> None:
+        """Moves what is in ``.grad`` already to the flat gradients, to which it is added."""
+        present = [parameter for parameter in self.parameters if parameter.grad is not None]
+        views = self.views if present else {}
+        for parameter in present:
+            views[parameter].add_(parameter.grad)  # type: ignore[arg-type]
+            parameter.grad = None
+
+    def apply(self) -> None:
+        """Has the optimiser step by what the flat gradients hold, and by what other parameters have."""
+        if self._groups is not None and not any(each.grad is not None for each in self._stated):
+            assert isinstance(self.optim, FusedOptim)
+            self.optim.apply(self._groups, self.flat)
+            return
+        for parameter, view in self.views.items():
+            parameter.grad = view
+        self.optim(set(self._stated))  # type: ignore[arg-type]
+        zero_grads(self._stated)
+
+
+def _by_kind(parameters: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    def kind(parameter: Tensor) -> tuple[str, str]:
+        return str(parameter.dtype), str(parameter.device)
+
+    return [tuple(members) for _, members in groupby(sorted(parameters, key=kind), key=kind)]
+
+
+# ---- A recorded graph compiled to machine code.
+
+_aten = torch.ops.aten
+
+
+def compile_graph(
+    recorded: RecordedGraph, inputs: Sequence[Tensor], gradients: GradientBuffers
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Compiles a graph by torch's inductor, without the guards of Dynamo.
+
+    Parameters that are views into one flat tensor enter as that tensor, and their gradients leave as one.
+    Draws come from torch's own random state, as without compilation.
+
+    Args:
+        recorded: the graph, which is changed. Its last outputs are the gradients of the parameters.
+        inputs: an example of its inputs.
+        gradients: what takes the gradients.
+
+    Returns:
+        The function, of the graph's inputs, that returns the other outputs. To be called without gradients.
+
+    Raises:
+        NotCompilableError: where inductor fails, for want of a C++ compiler for instance.
+    """
+    _flatten_gradients(recorded, gradients)
+    live = _lift_parameters(recorded, gradients) + _lift_others(recorded)
+    recorded.module.recompile()
+    compiled = _compiled(recorded.module, [*inputs, *live])
+    returned = len(recorded.outputs) - len(gradients.flat)
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        found = compiled(*inputs, *live)
+        gradients.flat = list(found[returned:])
+        return tuple(found[:returned])
+
+    return run
+
+
+def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Any:
+    try:
+        with torch.no_grad():
+            compiled = torch._inductor.compile(module, [*inputs], options=_options())
+    # Whatever it is that fails, the graph can still be replayed
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise NotCompilableError(f"{type(error).__name__}: {first_line}") from error
+    # What Dynamo wraps around it costs microseconds at each call, and is for code that Dynamo compiles
+    return getattr(compiled, "_torchdynamo_orig_callable", compiled)
+
+
+def _options() -> dict[str, bool]:
+    from torch._inductor import config  # it takes a second, which others need not spend
+
+    # Who replays has looked at sizes and strides already, which small graphs notice
+    checks = [name for name in ("size_asserts", "alignment_asserts") if hasattr(config, name)]
+    return {"fallback_random": True} | dict.fromkeys(checks, False)
+
+
+def _flatten_gradients(recorded: RecordedGraph, gradients: GradientBuffers) -> None:
+    count = len(gradients.parameters)
+    others = list(recorded.outputs[: len(recorded.outputs) - count])
+    of = dict(zip(gradients.parameters, recorded.outputs[-count:], strict=True))
+    flat = [_concatenated(recorded, [of[each] for each in members]) for members in gradients.members]
+    recorded.return_instead([*others, *flat])
+
+
+def _concatenated(recorded: RecordedGraph, nodes: Sequence[Node]) -> Node:
+    graph = recorded.graph
+    with graph.inserting_before(recorded.output_node):
+        parts = [graph.call_function(_aten.reshape.default, (node, [-1])) for node in nodes]
+        return graph.call_function(_aten.cat.default, (parts,))
+
+
+def _lift_parameters(recorded: RecordedGraph, gradients: GradientBuffers) -> list[Tensor]:
+    """Has the graph read parameters from the flat tensors, which become inputs."""
+    lifted = []
+    constants = recorded.constants()
+    for number, (members, flat) in enumerate(zip(gradients.members, gradients.buffers, strict=True)):
+        if flat is None:
+            continue
+        source = _new_input(recorded, f"flat_{number}")
+        lifted.append(flat)
+        ends = _ends(members)
+        for node, value in constants.items():
+            position = next((i for i, each in enumerate(members) if each is value), None)
+            if position is not None:
+                size = value.numel()
+                _read_part(recorded, node, source, ends[position] - size, ends[position], value.shape)
+    return lifted
+
+
+def _ends(members: Sequence[Tensor]) -> list[int]:
+    total = 0
+    return [total := total + each.numel() for each in members]
+
+
+def _read_part(
+    recorded: RecordedGraph, node: Node, source: Node, start: int, end: int, shape: Sequence[int]
+) -> None:
+    graph = recorded.graph
+    with graph.inserting_before(node):
+        part = graph.call_function(_aten.slice.Tensor, (source, 0, start, end))
+        node.replace_all_uses_with(graph.call_function(_aten.view.default, (part, list(shape))))
+    graph.erase_node(node)
+
+
+def _lift_others(recorded: RecordedGraph) -> list[Tensor]:
+    """Makes inputs of the other tensors that the graph reads, since the compiler would copy small ones."""
+    lifted = []
+    for number, (node, value) in enumerate(recorded.constants().items()):
+        if node not in recorded.literals:
+            node.replace_all_uses_with(_new_input(recorded, f"live_{number}"))
+            recorded.graph.erase_node(node)
+            lifted.append(value)
+    return lifted
+
+
+def _new_input(recorded: RecordedGraph, name: str) -> Node:
+    graph = recorded.graph
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1:]
+    with graph.inserting_after(*last) if last else graph.inserting_before(next(iter(graph.nodes))):
+        return graph.placeholder(name)

@@ -1,0 +1,350 @@
+"""The posterior of a pair as ArviZ reads it."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, final
+
+import numpy as np
+import pandas as pd
+import pyro
+import torch
+import xarray as xr
+
+from pyro_infomax._data import Data, rows_of
+from pyro_infomax._random import seeded_draws
+from pyro_infomax._version import __version__
+from pyro_infomax.diagnostics._decompose import Decomposition, account_of
+from pyro_infomax.diagnostics._pair import Pair
+from pyro_infomax.information import Estimate
+from pyro_infomax.nn import evaluation_mode
+from pyro_infomax.programs import LocalProgram
+from pyro_infomax.training import History
+
+# ---- Groups of arrays as the installed ArviZ's native type; free of torch, to serve any ArviZ.
+
+
+def to_native(groups: Mapping[str, xr.Dataset]) -> Any:
+    """Wraps groups as ``InferenceData`` before ArviZ 1 and as ``DataTree`` from 1 on.
+
+    Args:
+        groups: names of groups (``posterior``, ``observed_data``, also custom ones) to their datasets.
+
+    Returns:
+        The native object; its ``to_netcdf`` and ``arviz.from_netcdf`` are the way to disk and back.
+
+    Example:
+        >>> native = to_native({"posterior": xr.Dataset({"z": (("chain", "draw"), [[0.5, 1.5]])})})
+        >>> float(native["posterior"]["z"].mean())
+        1.0
+    """
+    az = _arviz()
+    # 1.1 and later have an attribute InferenceData too, so that only the version tells.
+    if int(az.__version__.split(".")[0]) >= 1:
+        return xr.DataTree.from_dict({f"/{name}": group for name, group in groups.items()})
+    return az.InferenceData(**dict[str, Any](groups))
+
+
+def _arviz() -> Any:
+    """ArviZ, imported at first use: it takes as long as all the rest, and few runs convert."""
+    with warnings.catch_warnings():
+        # 0.23 announces its successor on import, which must not end a program that makes errors of warnings
+        warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
+        import arviz
+    return arviz
+
+
+# ---- Names of dimensions, and of what stands along them.
+
+_DATUM = "datum"
+
+
+@final
+class Labels:
+    """Makes labelled datasets of tensors.
+
+    Args:
+        data_size: the number of data, which every array of data may hold the first few of.
+        coords: names of dimensions to their labels; a dimension without any is numbered.
+        dims: names of arrays to the names of their event dimensions, by default ``z_dim_0`` and so on.
+
+    Raises:
+        ValueError: for labels of the data whose number is not that of the data.
+
+    Example:
+        >>> labels = Labels(2, coords={"axis": ["u", "v"]}, dims={"z": ["axis"]})
+        >>> labels.dataset({"z": torch.zeros(2, 2)}, ["datum"])["z"].sel(axis="v").dims
+        ('datum',)
+    """
+
+    def __init__(
+        self,
+        data_size: int,
+        *,
+        coords: Mapping[str, Sequence[Any]],
+        dims: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.coords = dict(coords)
+        self.dims = dict(dims)
+        self._unused = set(self.coords) | set(self.dims)
+        if _DATUM in coords:
+            _check_number(_DATUM, len(coords[_DATUM]), data_size)
+
+    def dataset(self, arrays: Mapping[str, torch.Tensor], lead: Sequence[str]) -> xr.Dataset:
+        """Arrays (*lead, *event) as one labelled dataset.
+
+        Raises:
+            ValueError: if the number of names or of labels does not fit an array.
+        """
+        return xr.Dataset({name: self._array(name, each, lead) for name, each in arrays.items()})
+
+    def check_used(self) -> None:
+        """Raises ValueError for names that no array and no dimension has had."""
+        if self._unused:
+            raise ValueError(
+                f"Expected coords and dims of what is converted but nothing is called {sorted(self._unused)};"
+                " coords take the names of dimensions, dims those of sites"
+            )
+
+    def _array(self, name: str, values: torch.Tensor, lead: Sequence[str]) -> xr.DataArray:
+        dims = [*lead, *self._event_dims(name, values.dim() - len(lead))]
+        self._unused -= {name, *dims}
+        array = values.detach().cpu().numpy()
+        along = {dim: self._along(dim, size) for dim, size in zip(dims, array.shape, strict=True)}
+        return xr.DataArray(array, dims=dims, coords=along)
+
+    def _event_dims(self, name: str, number: int) -> Sequence[str]:
+        names = self.dims.get(name, [f"{name}_dim_{i}" for i in range(number)])
+        if len(names) != number:
+            raise ValueError(f"Expected {number} names of dimensions for {name!r} but got {list(names)}")
+        return names
+
+    def _along(self, dim: str, size: int) -> Any:
+        labels = self.coords.get(dim, np.arange(size))
+        if dim == _DATUM:
+            return labels[:size]
+        _check_number(dim, len(labels), size)
+        return labels
+
+
+def _check_number(dim: str, labels: int, size: int) -> None:
+    if labels != size:
+        raise ValueError(f"Expected {size} labels for the dimension {dim!r} but got {labels}")
+
+
+# ---- inference data
+
+_PREDICTIVE_DATA: Final = 100
+
+
+def to_arviz(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data,
+    *,
+    num_samples: int = 100,
+    history: History | pd.DataFrame | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    seed: int | None = None,
+    data_plate: str | None = None,
+    predictive_data: int | None = _PREDICTIVE_DATA,
+    decomposition: Decomposition | None = None,
+) -> Any:
+    """Draws from the posterior of every datum, and what is known about them, for ArviZ.
+
+    Groups: ``posterior`` and ``prior`` (the latent sites), ``sample_stats`` (``log_weight`` = log p(x, z) −
+    log q(z|x)), ``posterior_predictive``, ``observed_data``, ``constant_data`` (arguments that are not
+    observed), ``svi`` (the history) and ``information`` (the decomposition). There is no ``log_likelihood``:
+    with local latents ``arviz.loo`` would be wrong, since leaving a datum out leaves its latent the prior.
+
+    Args:
+        model: a Pyro program with a plate around its observed sites.
+        guide: a Pyro program over the same local latent sites.
+        data: a tensor or a tuple of tensors, whose first axis is the data.
+        num_samples: draws per datum.
+        history: of the training (:class:`~pyro_infomax.training.History`, or a DataFrame with a row an
+            epoch).
+        coords: names of dimensions to their labels; ``datum`` is the data's.
+        dims: site names to the names of their event dimensions.
+        seed: isolates the draws from torch's global state.
+        data_plate: the name of the data plate, where it is not the only candidate.
+        predictive_data: the number of data, from the first on, with posterior predictive draws; None for all.
+        decomposition: an account made before; None to make one.
+
+    Returns:
+        ``InferenceData`` before ArviZ 1, ``DataTree`` from 1 on. Dimensions are (chain, draw, datum, event…).
+
+    Raises:
+        ValueError: for the errors of :func:`decompose`, labels whose number is not that of their dimension,
+            and names of nothing that is converted.
+        NotImplementedError: for global latents.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> oracle = LinearGaussian.optimum([4.0, 2.0], beta=1.0, latent_dim=2, s2=0.5)
+        >>> x = oracle.sample(10, seed=0)
+        >>> idata = to_arviz(oracle.model, oracle.guide, x, num_samples=5, dims={"z": ["axis"]}, seed=0)
+        >>> dict(idata.posterior["z"].sizes)
+        {'chain': 1, 'draw': 5, 'datum': 10, 'axis': 2}
+    """
+    if num_samples < 1:
+        raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
+    if predictive_data is not None and predictive_data < 0:
+        raise ValueError(f"Expected predictive_data >= 0 or None but got {predictive_data}")
+    with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
+        pair = Pair(model, guide, data, data_plate=data_plate)
+        labels = Labels(pair.data_size, coords=coords or {}, dims=dims or {})
+        groups = _groups(pair, num_samples, predictive_data, labels)
+        groups["information"] = _information(decomposition or account_of(pair))
+    if history is not None:
+        groups["svi"] = _svi(history)
+    labels.check_used()
+    return to_native({name: group.assign_attrs(_attributes()) for name, group in groups.items()})
+
+
+_DRAWS = ("chain", "draw")
+
+
+def _groups(pair: Pair, num_samples: int, predictive: int | None, labels: Labels) -> dict[str, xr.Dataset]:
+    z = _as_stored(pair, pair.draw(num_samples))
+    sites = _sites(pair, z)
+    few = pair.data_size if predictive is None else min(predictive, pair.data_size)
+    observed, constant = _arguments(pair)
+    of_draws, of_data = (*_DRAWS, "datum"), ("datum",)
+    groups = {
+        "posterior": labels.dataset(_one_chain(sites), of_draws),
+        "sample_stats": labels.dataset(_one_chain({"log_weight": pair.score(z).log_weight}), of_draws),
+        "prior": labels.dataset(_one_chain(_prior(pair, num_samples)), _DRAWS),
+        "posterior_predictive": labels.dataset(_one_chain(_predicted(pair, z, few)), of_draws),
+        "observed_data": labels.dataset(observed, of_data),
+        "constant_data": labels.dataset(constant, of_data),
+    }
+    return {name: group for name, group in groups.items() if group}
+
+
+def _one_chain(arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: array[None] for name, array in arrays.items()}
+
+
+def _sites(pair: Pair, z: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The sites of flat draws, in the types that the programs hold."""
+    return {name: each.to(pair.space.layouts[name].dtype) for name, each in pair.space.unflatten(z).items()}
+
+
+def _as_stored(pair: Pair, z: torch.Tensor) -> torch.Tensor:
+    """Draws in the precision in which the posterior group keeps them, so that the weights are theirs."""
+    return pair.space.flatten(_sites(pair, z))
+
+
+def _prior(pair: Pair, num_samples: int) -> dict[str, torch.Tensor]:
+    """Draws of the latent sites from the model; none if factors make it no program to draw from."""
+    try:
+        drawn = pair.generative.sample(num_samples, *pair.data)
+    except NotImplementedError:
+        return {}
+    return {name: drawn[name] for name in pair.space.layouts}
+
+
+def _arguments(pair: Pair) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The observed sites with their values, and the arguments that are none of them by their names."""
+    observed = _observed(pair.program, pair.data, pair.data_size)
+    constant = {
+        f"{name}_argument" if name in observed else name: each
+        for name, each in zip(_argument_names(pair), pair.data, strict=True)
+        if not any(each.shape == value.shape and torch.equal(each, value) for value in observed.values())
+    }
+    return observed, constant
+
+
+def _argument_names(pair: Pair) -> list[str]:
+    parameters = inspect.signature(pair.generative.model).parameters.values()
+    named = [each.name for each in parameters if each.kind in _POSITIONAL]
+    return [*named, *(f"data_{i}" for i in range(len(named), len(pair.data)))][: len(pair.data)]
+
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _observed(
+    program: LocalProgram,
+    data: tuple[torch.Tensor, ...],
+    size: int,
+    z: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, torch.Tensor]:
+    """The values of the observed sites, (size, *event), in a run with latent sites z, (size, *event) each."""
+    # a factor is an observed site too, of no value
+    layouts = {name: layout for name, layout in program.observed.items() if layout.size}
+
+    def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        nodes = program.trace(data, rows, values={n: each[None, rows] for n, each in (z or {}).items()}).nodes
+        return {name: layout.rows(nodes[name]["value"], len(rows))[0] for name, layout in layouts.items()}
+
+    return program.together(size, run)
+
+
+def _predicted(pair: Pair, z: torch.Tensor, few: int) -> dict[str, torch.Tensor]:
+    """Draws of the observed sites of the first data, (samples, few, *event)."""
+    if not few:
+        return {}
+    # a program made for all of its data has no shorter run
+    size = few if pair.program.follows else pair.data_size
+    data, program = rows_of(pair.data, slice(0, size)), pair.program.generating()
+    runs = [_observed(program, data, size, pair.space.unflatten(each[:size])) for each in z]
+    return {name: torch.stack([run[name][:few] for run in runs]) for name in runs[0]}
+
+
+def _information(account: Decomposition) -> xr.Dataset:
+    """The account, and that of held-out data with the prefix ``holdout_``."""
+    arrays, reasons = _arrays(account)
+    if account.holdout is not None:
+        for named, held_out in zip((arrays, reasons), _arrays(account.holdout), strict=True):
+            named |= {f"holdout_{name}": each for name, each in held_out.items()}
+    used = {along: names for along, names in map(account.axis, arrays) if _runs_along(arrays, along)}
+    coords = {along: list(names) for along, names in used.items()}
+    return xr.Dataset(arrays, coords={"latent": list(account.latent_names)} | coords, attrs=reasons)
+
+
+def _runs_along(arrays: Mapping[str, xr.DataArray], dim: str) -> bool:
+    return any(dim in each.dims for each in arrays.values())
+
+
+def _arrays(account: Decomposition) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays by their names, and the reasons why others are missing."""
+    arrays: dict[str, Any] = {}
+    for name, estimate in vars(account).items():
+        if isinstance(estimate, Estimate):
+            arrays |= _with_errors(name, estimate, account.axis(name)[0])
+    for name in ("active_units", "data_size", "saturated"):
+        if getattr(account, name) is not None:
+            arrays[name] = xr.DataArray(int(getattr(account, name)))
+    return arrays, {f"{name}_unavailable": reason for name, reason in account.unavailable.items()}
+
+
+def _with_errors(name: str, estimate: Estimate, along: str) -> dict[str, xr.DataArray]:
+    dims = [along] if estimate.value.dim() else []
+    attrs = {"bound": estimate.bound, "target": estimate.target, "units": "nats per datum"}
+    arrays = {name: xr.DataArray(estimate.value.numpy(), dims=dims, attrs=attrs)}
+    for error in ("standard_error", "population_standard_error"):
+        if (value := getattr(estimate, error)) is not None:
+            arrays[f"{name}_{error}"] = xr.DataArray(value.numpy(), dims=dims)
+    return arrays
+
+
+def _svi(history: History | pd.DataFrame) -> xr.Dataset:
+    """The history with its training steps as dimension."""
+    frame = history if isinstance(history, pd.DataFrame) else history.to_frame()
+    named = frame.index.name is not None and frame.index.name not in frame
+    numbers = frame.reset_index(drop=not named).select_dtypes("number")
+    if "step" not in numbers:
+        numbers = numbers.assign(step=np.arange(1, len(numbers) + 1))
+    return xr.Dataset.from_dataframe(numbers.set_index("step"))
+
+
+def _attributes() -> dict[str, str]:
+    return {
+        "inference_library": "pyro",
+        "inference_library_version": pyro.__version__,
+        "creation_library": "pyro_infomax",
+        "creation_library_version": __version__,
+    }

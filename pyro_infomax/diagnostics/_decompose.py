@@ -1,0 +1,736 @@
+"""The account of a pair's nats."""
+
+import hashlib
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from typing import Any, Final, Literal, final
+
+import pandas as pd
+import pyro.distributions as dist
+import torch
+
+from pyro_infomax._data import Data, rows_of
+from pyro_infomax._random import isolated_random_state, seeded_draws
+from pyro_infomax._ranks import Ranks, ranks_of
+from pyro_infomax.diagnostics._pair import Pair, ScoredDraws, held_out_pair
+from pyro_infomax.distributions import (
+    closed_divergence,
+    in_dtype_of,
+    is_factorised,
+    joint_forms,
+    moments,
+    spelt_out,
+)
+from pyro_infomax.information import (
+    Account,
+    Draws,
+    Estimate,
+    SiteAccount,
+    active_units,
+    held_out_gap,
+    spread,
+    training_gap,
+)
+from pyro_infomax.nn import evaluation_mode
+from pyro_infomax.poutine import unweighted_scale_and_mask
+
+# ---- Quantities that may not exist.
+
+NO_MARGINALS: Final = "single latent dimensions of the guide or the prior have no density in closed form"
+
+
+@final
+class Attempt:
+    """Evaluates quantities, and keeps the reasons why some of them are None.
+
+    Attributes:
+        reasons: the names of what was not to be had, and why.
+
+    Example:
+        >>> attempt = Attempt()
+        >>> def missing():
+        ...     raise NotImplementedError("no closed form")
+        >>> attempt(lambda: 1.0, "rate"), attempt(missing, "marginals", "total correlation")
+        (1.0, None)
+        >>> attempt.reasons
+        {'marginals': 'no closed form', 'total correlation': 'no closed form'}
+    """
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def __call__(
+        self, quantity: Callable[[], Any], *names: str, reason: Callable[[], str] | str | None = None
+    ) -> Any:
+        """The quantity, None where it raises NotImplementedError or its first name is known to be missing.
+
+        Args:
+            quantity: evaluates it.
+            names: what is missing where it is not to be had.
+            reason: in place of the error's own; a function is called only where one is needed.
+        """
+        if names[0] in self.reasons:
+            return None
+        try:
+            return quantity()
+        except NotImplementedError as error:
+            found = reason() if callable(reason) else reason
+            self.reasons.update(dict.fromkeys(names, found or str(error)))
+            return None
+
+
+def missing_lines(reasons: Mapping[str, str]) -> Iterator[str]:
+    """A line a reason, with all that is missing for it."""
+    for reason in dict.fromkeys(reasons.values()):
+        names = [name for name, each in reasons.items() if each == reason]
+        yield f"not available: {', '.join(names)} ({reason.rstrip('.')})"
+
+
+# ---- The bounds between which the population's information lies, and the ceiling of what N data can show.
+
+_POPULATION: Final = "the mutual information of the representation in the population"
+_SATURATION: Final = 1.0  # nats below the ceiling
+
+
+def sandwich_lower(account: Account) -> Estimate:
+    """The exact mixture."""
+    return replace(account.mutual_information, bound="lower", target=_POPULATION)
+
+
+def sandwich_upper(account: Account) -> Estimate:
+    """The smaller of the two upper bounds, where there are two.
+
+    The rate against a prior that depends on the data bounds nothing; a single datum, which has no other to
+    leave in, cannot show such a prior.
+    """
+    bounds = [] if account.draws.prior is None else [account.rate]
+    if account.draws.data_size > 1:
+        bounds.append(account.leave_one_out)
+    return replace(min(bounds, key=float), bound="upper", target=_POPULATION)
+
+
+def sandwich_ceiling(data_size: int) -> float:
+    """ln N, which no information under N data exceeds."""
+    return math.log(data_size)
+
+
+def is_saturated(information: Estimate, data_size: int) -> bool:
+    """Whether the information says more about N than about the representation."""
+    return float(information) > sandwich_ceiling(data_size) - _SATURATION
+
+
+# ---- Estimates by name, as a frame and as lines to print; two accounts side by side.
+
+Estimates = Mapping[str, Estimate]
+
+_COLUMNS: Final = ["value", "standard_error", "population_standard_error", "bound", "target"]
+_WIDTHS: Final = {"value": 12, "standard_error": 10, "population_standard_error": 11}
+_HEADINGS: Final = {"value": "value", "standard_error": "s.e.", "population_standard_error": "pop. s.e."}
+_UNIT: Final = "nats per datum"
+
+
+def frame_of(estimates: Estimates, facts: Mapping[str, tuple[float, str]]) -> pd.DataFrame:
+    """A row a quantity, in nats per datum: value, its two standard errors, bound and target.
+
+    Args:
+        estimates: names to scalar estimates.
+        facts: names to values that have no error, and what they are.
+    """
+    rows = {name: _row(estimate) for name, estimate in estimates.items()}
+    rows |= {name: {"value": value, "target": meaning} for name, (value, meaning) in facts.items()}
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=_COLUMNS)
+    return frame.rename_axis("quantity")
+
+
+def side_by_side(training: pd.DataFrame, holdout: pd.DataFrame) -> pd.DataFrame:
+    """Two frames as one, the columns of the second with the prefix ``holdout_``."""
+    return pd.concat([training, holdout.add_prefix("holdout_")], axis=1).rename_axis("quantity")
+
+
+def lines_of(accounts: Mapping[str, Estimates]) -> Iterator[str]:
+    """A line a quantity, the accounts beside each other under their headings.
+
+    Args:
+        accounts: a heading to the estimates below it. That of a lone account is left out.
+    """
+    names = list(dict.fromkeys(name for estimates in accounts.values() for name in estimates))
+    width = max(map(len, [_UNIT, *names]))
+    if len(accounts) > 1:
+        yield (" " * width + "".join(f"{each:>{sum(_WIDTHS.values())}}" for each in accounts)).rstrip()
+    headings = "".join(f"{_HEADINGS[column]:>{wide}}" for column, wide in _WIDTHS.items())
+    yield f"{_UNIT:<{width}}{headings * len(accounts)}  bound"
+    for name in names:
+        found = [estimates.get(name) for estimates in accounts.values()]
+        bound = next(estimate.bound for estimate in found if estimate is not None)
+        yield f"{name:<{width}}{''.join(map(_cells, found))}  {bound}"
+
+
+def _cells(estimate: Estimate | None) -> str:
+    numbers = [None] * len(_WIDTHS) if estimate is None else [getattr(estimate, each) for each in _WIDTHS]
+    return "".join(f"{_cell(n):>{wide}}" for n, wide in zip(numbers, _WIDTHS.values(), strict=True))
+
+
+def _cell(number: Any) -> str:
+    """Blank for what does not exist or is not claimed."""
+    return "" if number is None else f"{float(number):z.4f}"
+
+
+def _row(estimate: Estimate) -> dict[str, Any]:
+    population = estimate.population_standard_error
+    return {
+        "value": float(estimate.value),
+        "standard_error": float(estimate.standard_error),
+        "population_standard_error": math.nan if population is None else float(population),
+        "bound": estimate.bound,
+        "target": estimate.target,
+    }
+
+
+# ---- The entropy of discrete data, which what a pair loses in decoding is measured from.
+
+_SAME_SCORE: Final = (
+    1e-4  # nats, absolute and relative: float32 programs round differently from batch to batch
+)
+
+
+@torch.no_grad()
+def data_entropy(pair: Pair) -> Estimate:
+    r"""The entropy of the data of a pair, where its decoder gap is known from it.
+
+    .. math:: H[X] = -\sum_x p_D(x) \ln p_D(x), \qquad D = H[X] - I_q[X; Z] + G
+
+    over the distinct values x of the observed sites: ln N if no datum comes twice. The second equation
+    needs :math:`p(x \mid z)` to be a pmf of these values and of nothing else, and z to depend on the datum
+    by x alone.
+
+    Args:
+        pair: the two joints on their data.
+
+    Returns:
+        The entropy in nats, without an error; of a population it says nothing.
+
+    Raises:
+        NotImplementedError: for densities, factors, masks and further arguments, and where equal data have
+            different posteriors.
+
+    Example:
+        >>> import pyro
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Bernoulli(logits=z), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x - 0.5, 1.0))
+        >>> print(data_entropy(Pair(model, guide, torch.tensor([0.0, 1.0, 1.0, 0.0]))))  # ln 2
+        0.693 (exact)
+    """
+    with isolated_random_state():
+        first = _first_equals(pair)
+        _check_posteriors(pair, first)
+    shares = first.unique(return_counts=True)[1].double() / len(first)
+    entropy = -(shares * shares.log()).sum()
+    return Estimate(entropy, torch.zeros_like(entropy), None, "exact", "the entropy of these data")
+
+
+def _check_pmf(site: Any) -> None:
+    fn = site["fn"]
+    if isinstance(fn, dist.Unit):
+        raise NotImplementedError(f"the factor {site['name']!r} is no distribution of data")
+    if not _support_of(fn).is_discrete:
+        raise NotImplementedError(
+            "densities have no decoder gap under the empirical data distribution, and "
+            f"{site['name']!r} is {spelt_out(fn)}"
+        )
+    if _is_masked(site):
+        raise NotImplementedError(f"{site['name']!r} is masked, so that its values are known in part only")
+    value = site["value"]
+    if value.shape[value.dim() - len(fn.event_shape) :] != fn.event_shape:
+        raise NotImplementedError(
+            f"the values of {site['name']!r} are of another shape than its distribution"
+        )
+    if not bool(_support_of(fn).check(value).all()):
+        raise NotImplementedError(
+            f"{site['name']!r} has values to which {spelt_out(fn)} gives no probability"
+        )
+
+
+def _support_of(fn: Any) -> Any:
+    try:
+        return fn.support
+    except NotImplementedError as error:
+        raise NotImplementedError(f"{spelt_out(fn)} does not tell whether it is discrete") from error
+
+
+def _is_masked(site: Any) -> bool:
+    if unweighted_scale_and_mask(site)[1] is not None:
+        return True
+    fn = site["fn"]
+    while not isinstance(fn, dist.MaskedDistribution):
+        if not hasattr(fn, "base_dist"):
+            return False
+        fn = fn.base_dist
+    return True
+
+
+def _first_equals(pair: Pair) -> torch.Tensor:
+    """The number of the first datum whose observed values are equal, (data,)."""
+    digests = pair.of_all(pair.ranks.together(lambda: _digests(pair)))
+    first: dict[tuple[int, ...], int] = {}
+    return torch.tensor([first.setdefault(tuple(key), n) for n, key in enumerate(digests.tolist())])
+
+
+def _digests(pair: Pair) -> torch.Tensor:
+    """What tells the observed values of the data of this process apart, (own data, 2)."""
+    program = pair.program
+    if not program.observed:
+        raise NotImplementedError("the model observes nothing")
+
+    def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        nodes = program.trace(pair.data, rows).nodes
+        for site in program.observed:
+            _check_pmf(nodes[site])
+        layouts = program.observed.items()
+        values = [_flat(each.rows(nodes[site]["value"], len(rows))[0]) for site, each in layouts]
+        together = torch.cat(values, 1)
+        _check_arguments([_flat(each) for each in rows_of(pair.data, rows)], [*values, together])
+        return {"": torch.tensor([_digest(row) for row in together.cpu().numpy()])}
+
+    return program.together(pair.own_size, run)[""]
+
+
+def _flat(values: torch.Tensor) -> torch.Tensor:
+    """(rows, elements), in one type for all, in which -0.0 has become 0.0."""
+    return values.reshape(len(values), -1).double() + 0.0
+
+
+def _digest(row: Any) -> list[int]:
+    """What tells rows apart and takes little room, however long they are."""
+    return list(struct.unpack("qq", hashlib.blake2b(row.tobytes(), digest_size=16).digest()))
+
+
+def _check_arguments(arguments: list[torch.Tensor], observed: list[torch.Tensor]) -> None:
+    """Each argument, in whatever shape and type, must be an observed site, or all of them in a row."""
+    for position, each in enumerate(arguments):
+        if not any(torch.equal(each, values) for values in observed):
+            raise NotImplementedError(
+                f"argument {position} is not observed, so that entropy and information would be those given "
+                "its values"
+            )
+
+
+def _check_posteriors(pair: Pair, first: torch.Tensor) -> None:
+    """Each datum's posterior must be that of the first datum equal to it, shown by a draw from the latter."""
+    if torch.equal(first, torch.arange(len(first))):
+        return
+    z = pair.draw(1)[0, first]  # (data, latent)
+    scores = pair.posterior.log_prob(in_dtype_of(pair.posterior, z)).double()
+    if not torch.allclose(scores, scores[first], rtol=_SAME_SCORE, atol=_SAME_SCORE):
+        raise NotImplementedError("equal data have different posteriors, by which z tells more than x")
+
+
+# ---- decomposition
+
+
+@final
+@dataclass(frozen=True)
+class Decomposition:
+    r"""Where the nats of a pair of joints are, per datum.
+
+    .. math:: R = I + \mathrm{KL}[q(z) \| p(z)], \qquad
+        \mathrm{KL}[q(z) \| p(z)] = \mathrm{TC} + \sum_j \mathrm{KL}[q(z_j) \| p(z_j)]
+
+    A field that cannot be had is None, and :attr:`unavailable` says why. The identities hold on the reported
+    values, to rounding.
+
+    Attributes:
+        distortion: −E log p(x|z).
+        rate: E KL[q(z|x) ‖ p(z)].
+        elbo: −distortion − rate.
+        mutual_information: I[X;Z] under the empirical data distribution, by the exact mixture; at most ln N.
+        marginal_kl: KL[q(z) ‖ p(z)].
+        total_correlation: KL[q(z) ‖ Π_j q(z_j)].
+        dimensionwise_kl: KL[q(z_j) ‖ p(z_j)], one a latent dimension.
+        dimensionwise_rate: E KL[q(z_j|x) ‖ p(z_j)], one a latent dimension, where both factorise.
+        prior_dependence: E_q(z)[Σ_j log p(z_j) − log p(z)], what joins the right side of the second identity
+            where the prior is no product of its dimensions; None where it is one.
+        conditional_total_correlation: E KL[q(z|x) ‖ Π_j q(z_j|x)]; 0 for a product.
+        prior_gap: the ELBO that a better prior could win: marginal_kl on training data; on held-out data
+            E[log q(z) − log p(z)] with the mixture q(z) of the training data, which may be negative.
+        data_entropy: H[X] of the empirical data distribution, for discrete data: ln N if none comes twice.
+        decoder_gap: G = distortion − data_entropy + I = E_q(z) KL[q(x|z) ‖ p(x|z)], for discrete data. Its
+            error is at most the sum of theirs, which is reported.
+        mutual_information_lower: a lower bound on the population's I in expectation: the exact mixture.
+        mutual_information_upper: an upper bound on it in expectation: the smaller of rate and leave-one-out.
+        active_units: the number of latent dimensions with Var_x E[z_j|x] > 0.01.
+        data_size: N.
+        saturated: whether I > ln N − 1, so that it says more about N than about the representation.
+        latent_names: a name for every latent dimension.
+        site_rate: of several latent sites, R_s = E[log q(z_s|z_<s, x) − log p(z_s|…)] of each, with its own
+            densities in guide and model; sums to the rate. None for a single site, as the next two.
+        site_information: I[X; Z_s | Z_<s], what each site tells beyond those before it; sums to I.
+        site_marginal_kl: site_rate − site_information; sums to marginal_kl.
+        site_distortion: of several observed sites, −E log p(x_s|…) of each; sums to the distortion.
+        site_names: the latent sites in the guide's order, in which z_<s are those before.
+        observed_names: the observed sites, factors included.
+        unavailable: field names to the reason why they are None.
+        holdout: the account of held-out data, with their own mixture and its ceiling ln N; None without any.
+    """
+
+    distortion: Estimate
+    rate: Estimate
+    elbo: Estimate
+    mutual_information: Estimate
+    marginal_kl: Estimate | None
+    total_correlation: Estimate | None
+    dimensionwise_kl: Estimate | None
+    mutual_information_lower: Estimate
+    mutual_information_upper: Estimate
+    active_units: int | None
+    data_size: int
+    saturated: bool
+    dimensionwise_rate: Estimate | None = None
+    prior_dependence: Estimate | None = None
+    latent_names: tuple[str, ...] = ()
+    unavailable: dict[str, str] = field(default_factory=dict)
+    conditional_total_correlation: Estimate | None = None
+    prior_gap: Estimate | None = None
+    data_entropy: Estimate | None = None
+    decoder_gap: Estimate | None = None
+    holdout: "Decomposition | None" = None
+    site_rate: Estimate | None = None
+    site_information: Estimate | None = None
+    site_marginal_kl: Estimate | None = None
+    site_distortion: Estimate | None = None
+    site_names: tuple[str, ...] = ()
+    observed_names: tuple[str, ...] = ()
+
+    def axis(self, quantity: str) -> tuple[str, tuple[str, ...]]:
+        """What a vector of estimates runs along: ``latent``, ``site`` or ``observed``, and the names there.
+
+        Args:
+            quantity: its name.
+        """
+        names = {"latent": self.latent_names, "site": self.site_names, "observed": self.observed_names}
+        along = _ALONG.get(quantity, "latent")
+        return along, names[along]
+
+    def estimates(self) -> Iterator[tuple[str, Estimate]]:
+        """Every estimated quantity by name, vectors dimension by dimension or site by site: ``site_rate[z]``.
+
+        The rows of a site begin with ``site_``, so that they clash with none of a dimension.
+        """
+        for name in _QUANTITIES:
+            estimate = getattr(self, name)
+            if estimate is None:
+                continue
+            if estimate.value.dim():
+                labels = self.axis(name)[1]
+                yield from ((f"{name}[{each}]", e) for each, e in zip(labels, estimate, strict=True))
+            else:
+                yield name, estimate
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a quantity, in nats per datum: value, its two standard errors, bound and target.
+
+        ``active_units``, ``data_size`` and ``saturated`` follow as rows without errors. The columns of
+        held-out data stand beside, ``holdout_value`` and so on.
+        """
+        frame = frame_of(dict(self.estimates()), {name: (self._fact(name), _PLAIN[name]) for name in _PLAIN})
+        return frame if self.holdout is None else side_by_side(frame, self.holdout.to_frame())
+
+    def _fact(self, name: str) -> float:
+        value = getattr(self, name)
+        return math.nan if value is None else float(value)
+
+    def __str__(self) -> str:
+        accounts = {"training data": self}
+        if self.holdout is not None:
+            accounts["held-out data"] = self.holdout
+        table = lines_of({name: dict(account.estimates()) for name, account in accounts.items()})
+        notes = {name: list(account._notes()) for name, account in accounts.items()}
+        return "\n".join([*table, *_shared_first(notes)])
+
+    def _notes(self) -> Iterator[str]:
+        latent = len(self.latent_names)
+        units = latent if self.active_units is None else f"{self.active_units} active of {latent}"
+        yield f"{units} latent dimensions, {self.data_size} data"
+        if self.saturated:
+            cap = sandwich_ceiling(self.data_size)
+            yield f"saturated: I is within a nat of its cap ln N = {cap:.4f}; the population's may be larger"
+        yield from missing_lines(self.unavailable)
+
+
+def _shared_first(notes: dict[str, list[str]]) -> Iterator[str]:
+    """What is said of all, then what is said of one, under its name."""
+    shared = [note for note in next(iter(notes.values())) if all(note in each for each in notes.values())]
+    yield from shared
+    for name, each in notes.items():
+        yield from (f"{name}: {note}" for note in each if note not in shared)
+
+
+_QUANTITIES = (
+    "distortion",
+    "rate",
+    "elbo",
+    "mutual_information",
+    "mutual_information_lower",
+    "mutual_information_upper",
+    "marginal_kl",
+    "prior_gap",
+    "total_correlation",
+    "conditional_total_correlation",
+    "prior_dependence",
+    "data_entropy",
+    "decoder_gap",
+    "dimensionwise_kl",
+    "dimensionwise_rate",
+    "site_distortion",
+    "site_rate",
+    "site_information",
+    "site_marginal_kl",
+)
+_ALONG = {
+    "site_distortion": "observed",
+    "site_rate": "site",
+    "site_information": "site",
+    "site_marginal_kl": "site",
+}
+_PLAIN = {
+    "active_units": "latent dimensions with Var_x E[z_j|x] > 0.01",
+    "data_size": "N",
+    "saturated": "whether I > ln N - 1",
+}
+
+
+def decompose(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data,
+    *,
+    num_samples: int = 1,
+    batch_size: int = 1024,
+    seed: int | None = None,
+    data_plate: str | None = None,
+    holdout: Data | None = None,
+    fabric: Any = None,
+) -> Decomposition:
+    r"""Accounts for the nats of a pair: distortion, rate, information, marginal KL and its parts.
+
+    The aggregate posterior :math:`q(z) = \frac1N \sum_n q(z \mid x_n)` is the exact mixture over all data, in
+    float64. Modules run in evaluation mode and without gradients, and are put back; parameters stay as they
+    are, and with a seed torch's random state too.
+
+    Reference: Hoffman and Johnson, 2016, ELBO surgery: yet another way to carve up the variational evidence
+    lower bound.
+
+    Args:
+        model: a Pyro program with a plate around its observed sites.
+        guide: a Pyro program over the same local latent sites.
+        data: a tensor or a tuple of tensors, whose first axis is the data: the arguments of both.
+        num_samples: draws of z per datum for the terms of q(z). The distortion takes at least two, by which
+            its error is known. Where the rate has no closed form, the error of the ELBO is at most the sum of
+            theirs, which is reported.
+        batch_size: the most data that a program is run on at once, where it follows the length of its
+            arguments.
+        seed: isolates the draws from torch's global state.
+        data_plate: the name of the data plate, where it is not the only candidate.
+        holdout: further data of the same kind, which neither model nor guide was trained on: a tensor or a
+            tuple of tensors like ``data``.
+        fabric: a ``lightning_fabric.Fabric`` that was launched, whose processes each pass the part of the
+            data (and of the holdout) that they hold, as many as they like; None for one process. Each of
+            them runs the programs on its own data and scores all draws under its own posteriors alone; the
+            mixture is put together by a reduced logsumexp, exactly.
+
+    Returns:
+        The account, in nats per datum; that of the held-out data in its ``holdout``. Over several processes
+        the same on each, and that of a single process that holds their data one after the other, with the
+        same draws under the same seed. Where running the guide is the only way to draw (sites that depend on
+        each other, flows), the draws differ from a single process's.
+
+    Raises:
+        ValueError: for data with nan or of different lengths, a guide that lacks a site of the model, no data
+            plate or several; for a holdout of another kind, or a guide whose parameters belong to the
+            training data.
+        NotImplementedError: for global latents, which :func:`pyro.poutine.condition` can fix.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> oracle = LinearGaussian.optimum(torch.tensor([4.0, 2.0]), 1.0, 2, s2=0.5)
+        >>> account = decompose(oracle.model, oracle.guide, oracle.sample(100, seed=0), seed=0)
+        >>> parts = float(account.mutual_information) + float(account.marginal_kl)
+        >>> abs(float(account.rate) - parts) < 1e-9
+        True
+    """
+    if num_samples < 1:
+        raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
+    ranks = ranks_of(fabric)
+    with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(_common(seed, ranks)):
+        build = partial(Pair, model, guide, data_plate=data_plate, batch_size=batch_size, ranks=ranks)
+        pair = build(data)
+        held_out = None if holdout is None else held_out_pair(pair, build, holdout)
+        account = account_of(pair, num_samples=num_samples)
+        if held_out is not None:
+            account = replace(account, holdout=account_of(held_out, num_samples=num_samples, training=pair))
+    # What is the same to rounding would still print and compare as different
+    return ranks.broadcast(account)  # type: ignore[no-any-return]
+
+
+def _common(seed: int | None, ranks: Ranks) -> int | None:
+    """Processes that compute with the same draws need one seed."""
+    if seed is not None or ranks.world_size == 1:
+        return seed
+    return int(ranks.broadcast(int(torch.randint(2**62, (), device="cpu"))))
+
+
+def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None) -> Decomposition:
+    """Accounts for the nats of a pair as it is, with draws from torch's global state; see :func:`decompose`.
+
+    Args:
+        pair: the two joints on their data.
+        num_samples: draws of z per datum for the terms of q(z).
+        training: the pair of the training data, where these are held out.
+    """
+    attempt = Attempt()
+    several = len(pair.site_names) > 1
+    prior = attempt(pair.prior, *_OF_PRIOR, *(["site_marginal_kl"] if several else []))
+    scored = pair.score(pair.draw(max(2, num_samples)))
+    sizes = pair.site_sizes if several else None
+    draws = Draws(
+        pair.posterior, prior, z=scored.z[:num_samples], site_sizes=sizes, mixtures=pair.mixtures(sizes)
+    )
+    account = Account(draws)
+    distortion = _sampled(-scored.log_likelihood, "exact", "the distortion of these data")
+    rate = _sampled_rate(scored) if prior is None else account.rate
+    information = account.mutual_information
+    entropy = attempt(lambda: data_entropy(pair), "data_entropy", "decoder_gap")
+    site_rate, site_information, site_marginal_kl = _of_sites(account, scored)
+    of_dimensions = partial(attempt, reason=cache(lambda: _no_marginals(pair)))
+    return Decomposition(
+        distortion=distortion,
+        rate=rate,
+        elbo=_elbo(distortion, rate, scored, account.draws),
+        mutual_information=information,
+        marginal_kl=attempt(lambda: account.marginal_kl, "marginal_kl"),
+        prior_gap=attempt(lambda: _prior_gap(account, training), "prior_gap"),
+        total_correlation=of_dimensions(lambda: account.total_correlation, "total_correlation"),
+        conditional_total_correlation=of_dimensions(
+            lambda: account.conditional_total_correlation, "conditional_total_correlation"
+        ),
+        dimensionwise_kl=of_dimensions(lambda: account.dimensionwise_kl, "dimensionwise_kl"),
+        prior_dependence=None
+        if _factors(prior) is not None
+        else of_dimensions(lambda: account.prior_dependence, "prior_dependence"),
+        dimensionwise_rate=attempt(lambda: _dimensionwise_rate(account.draws), "dimensionwise_rate"),
+        mutual_information_lower=sandwich_lower(account),
+        mutual_information_upper=sandwich_upper(account),
+        active_units=attempt(lambda: _active_units(pair.posterior), "active_units"),
+        data_size=pair.data_size,
+        saturated=is_saturated(information, pair.data_size),
+        data_entropy=entropy,
+        decoder_gap=None if entropy is None else _decoder_gap(distortion, information, entropy),
+        latent_names=tuple(pair.latent_names()),
+        unavailable=attempt.reasons,
+        site_names=tuple(pair.site_names),
+        observed_names=tuple(pair.observed_names),
+        site_distortion=_site_distortion(scored),
+        site_rate=site_rate,
+        site_information=site_information,
+        site_marginal_kl=site_marginal_kl,
+    )
+
+
+def _of_sites(account: Account, scored: ScoredDraws) -> tuple[Estimate | None, ...]:
+    """Rate, information and marginal KL of each latent site; without a prior no marginal KL."""
+    draws = account.draws
+    if draws.site_sizes is None:
+        return None, None, None
+    if draws.prior is None:
+        rate = _sampled(scored.log_posterior_sites - scored.log_prior_sites, "exact", "the rate of each site")
+        return rate, SiteAccount(account).mutual_information, None
+    sites = SiteAccount(account, scored.log_prior_sites[: len(draws.z)])
+    return sites.rate, sites.mutual_information, sites.marginal_kl
+
+
+def _site_distortion(scored: ScoredDraws) -> Estimate | None:
+    scores = scored.log_likelihood_sites
+    target = "the distortion of each observed site of these data"
+    return _sampled(-scores, "exact", target) if scores.shape[-1] > 1 else None
+
+
+def _no_marginals(pair: Pair) -> str:
+    found = pair.ranks.together(pair.dependences)
+    return f"{NO_MARGINALS}: {found}" if found else NO_MARGINALS
+
+
+_OF_PRIOR = ("marginal_kl", "prior_gap", "dimensionwise_kl", "prior_dependence", "dimensionwise_rate")
+
+
+def _sampled(per_draw: torch.Tensor, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
+    """The mean of (samples, data) values, at least two samples, by whose spread its own error is known.
+
+    Of (samples, data, sites) values those of each site.
+    """
+    samples, size = per_draw.shape[:2]
+    error = (per_draw.var(0).sum(0) / samples).sqrt() / size
+    # the spread has the draws in it too, and falls short of their error by chance alone
+    population = torch.maximum(spread(per_draw.mean(0)), error)
+    return Estimate(per_draw.mean((0, 1)), error, population, bound, target)
+
+
+def _sampled_rate(scored: ScoredDraws) -> Estimate:
+    return _sampled(scored.log_posterior - scored.log_prior, "exact", "the rate of these data")
+
+
+def _elbo(distortion: Estimate, rate: Estimate, scored: ScoredDraws, draws: Draws) -> Estimate:
+    rates = joint_forms(draws.posterior, draws.prior).rate  # (data,)
+    per_draw = scored.log_weight if rates is None else scored.log_likelihood - rates
+    paired = _sampled(per_draw, "lower", "the mean log-evidence of these data")
+    error = paired.standard_error
+    if rates is None and draws.prior is not None:
+        # the regression took noise out of the rate alone, which therefore no longer cancels the distortion's
+        error = distortion.standard_error + rate.standard_error
+    assert paired.population_standard_error is not None
+    population = torch.maximum(paired.population_standard_error, error)
+    value = -distortion.value - rate.value
+    return replace(paired, value=value, standard_error=error, population_standard_error=population)
+
+
+def _factors(distribution: Any) -> Any:
+    """The univariate factors of a distribution that is a product of them, None for another."""
+    fn = getattr(distribution, "fn", distribution)
+    return fn.base_dist if is_factorised(fn) else None
+
+
+def _prior_gap(account: Account, training: Pair | None) -> Estimate:
+    if training is None:
+        return training_gap(account)
+    return held_out_gap(account, training.mixtures())
+
+
+def _decoder_gap(distortion: Estimate, information: Estimate, entropy: Estimate) -> Estimate:
+    value = distortion.value - entropy.value + information.value
+    # one more number of the same draws: whether their noise adds up or cancels is not known
+    error = distortion.standard_error + information.standard_error
+    return Estimate(value, error, None, "exact", "what the variational bound on I loses on these data")
+
+
+def _dimensionwise_rate(draws: Draws) -> Estimate:
+    posterior, prior = _factors(draws.posterior), _factors(draws.prior)
+    if posterior is None or prior is None:
+        raise NotImplementedError("guide and prior are not both known to be products over the dimensions")
+    rates = closed_divergence(posterior, prior)  # (data, latent)
+    if rates is None:
+        raise NotImplementedError("the divergence of single latent dimensions has no closed form")
+    rates = rates.double()
+    target = "the rate of each latent dimension of these data"
+    return Estimate(rates.mean(0), torch.zeros_like(rates[0]), spread(rates), "exact", target)
+
+
+def _active_units(posterior: Any) -> int:
+    if moments(posterior) is None:
+        raise NotImplementedError("the moments of z given x have no closed form")
+    return int(active_units(posterior).sum())

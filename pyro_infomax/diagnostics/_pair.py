@@ -1,0 +1,461 @@
+"""A model and a guide on the same data, and draws from the guide that both have scored."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, final
+
+import torch
+from torch.distributions import Distribution
+
+from pyro_infomax._data import Data, as_data, count_nan, rows_of
+from pyro_infomax._random import isolated_random_state
+from pyro_infomax._ranks import ONE_RANK, Ranks
+from pyro_infomax.distributions import in_double, in_dtype_of, marginals_of
+from pyro_infomax.information import Mixtures, Prefixes, ShardedMixtures, WholeMixtures
+from pyro_infomax.joint import (
+    GenerativeJoint,
+    RepresentationJoint,
+    cycled,
+    dependences,
+    in_type_of_sites,
+    posterior_of_all,
+)
+from pyro_infomax.poutine import UnknownPlateError
+from pyro_infomax.programs import SiteLayout
+
+# ---- The prior of a lone latent site, by the distribution that the model gave it.
+
+
+@final
+class SitePrior:
+    """p(z) as :mod:`pyro_infomax.information` takes priors, its marginals included where they are known.
+
+    Pyro expands a distribution over the plate around it; the prior is what it is for any one datum.
+
+    Args:
+        fn: the distribution of the site for one datum, batch shape (1,), event shape (latent,).
+
+    Example:
+        >>> from torch.distributions import Independent, Laplace
+        >>> prior = SitePrior(Independent(Laplace(torch.zeros(1, 2), 1.0), 1))
+        >>> prior.batch_shape, prior.log_prob(torch.zeros(5, 2)).shape
+        (torch.Size([]), torch.Size([5]))
+    """
+
+    def __init__(self, fn: Any) -> None:
+        self.fn = fn
+        self.batch_shape = torch.Size()
+        self.event_shape = fn.event_shape
+
+    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        """log p(z), (...), of z (..., latent)."""
+        return self.fn.log_prob(self._beside_batch(z)).squeeze(-1)
+
+    def log_prob_marginals(self, z: torch.Tensor) -> torch.Tensor:
+        """log p(z_j), (..., latent), of z (..., latent).
+
+        Raises:
+            NotImplementedError: where the marginals of the family are not known.
+        """
+        return marginals_of(self.fn).log_prob(self._beside_batch(z)).squeeze(-2)
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
+        """z ~ p(z), (*sample_shape, latent)."""
+        return self.fn.sample(torch.Size(sample_shape)).squeeze(-2)
+
+    def _beside_batch(self, z: torch.Tensor) -> torch.Tensor:
+        return in_dtype_of(self.fn, z).unsqueeze(-2)  # (..., 1, latent)
+
+
+# ---- pair
+
+
+@final
+@dataclass(frozen=True)
+class ScoredDraws:
+    """Draws z ~ q(z|x_n) for every datum, and their log-densities in nats.
+
+    Attributes:
+        z: (samples, data, latent).
+        log_posterior_sites: log q(z_s|z_<s, x), (samples, data, latent sites).
+        log_prior_sites: log p(z_s|...) in the same order, each given what it depends on in the model,
+            (samples, data, latent sites).
+        log_likelihood_sites: log p(x_s|...), (samples, data, observed sites).
+    """
+
+    z: torch.Tensor
+    log_posterior_sites: torch.Tensor
+    log_prior_sites: torch.Tensor
+    log_likelihood_sites: torch.Tensor
+
+    @property
+    def log_posterior(self) -> torch.Tensor:
+        """log q(z|x), (samples, data)."""
+        return self.log_posterior_sites.sum(-1)
+
+    @property
+    def log_prior(self) -> torch.Tensor:
+        """log p(z), (samples, data)."""
+        return self.log_prior_sites.sum(-1)
+
+    @property
+    def log_likelihood(self) -> torch.Tensor:
+        """log p(x|z), (samples, data)."""
+        return self.log_likelihood_sites.sum(-1)
+
+    @property
+    def log_weight(self) -> torch.Tensor:
+        """log p(x, z) − log q(z|x), (samples, data); its mean is the ELBO."""
+        return self.log_likelihood + self.log_prior - self.log_posterior
+
+
+@final
+class Pair:
+    """The two joints of a model and a guide on the same data.
+
+    Args:
+        model: the model.
+        guide: the guide; its local latent sites are those of the model.
+        data: a tensor or a tuple of tensors, whose first axis is the data.
+        data_plate: the name of the data plate, None to find it.
+        batch_size: the most rows that a program is run on at once.
+        ranks: the processes, each of which holds a part of the data; what is known of them is known of the
+            data of all, those of the first process first.
+
+    Raises:
+        ValueError: if the two do not share their latent sites, the data hold nan, or there is not one data
+            plate.
+        NotImplementedError: if a latent site is global.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> oracle = LinearGaussian.optimum([4.0, 2.0], beta=1.0, latent_dim=2, s2=0.5)
+        >>> pair = Pair(oracle.model, oracle.guide, oracle.sample(10, seed=0))
+        >>> pair.score(pair.draw(3)).log_weight.shape
+        torch.Size([3, 10])
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        data: Data,
+        *,
+        data_plate: str | None = None,
+        batch_size: int = 1024,
+        ranks: Ranks = ONE_RANK,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"Expected batch_size >= 1 but got {batch_size}")
+        self.ranks = ranks
+        ranks.together(lambda: self._read(model, guide, data, data_plate, batch_size))
+        self._sizes = [int(size) for size in ranks.all_of(self.own_size)]
+
+    def _read(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        data: Data,
+        data_plate: str | None,
+        batch_size: int,
+    ) -> None:
+        self.data = as_data(data)
+        _check_no_nan(self.data)
+        self.representation, self.generative = _with_plate(
+            data_plate,
+            lambda plate: RepresentationJoint(guide, data, data_plate=plate, batch_size=batch_size),
+            lambda plate: _on_data(GenerativeJoint(model, data_plate=plate), self.data, batch_size),
+        )
+        self.program = self.generative.program(self.data)
+        self.space = self.representation.space
+        _check_densities(self.representation.program.point_masses)
+        _check_sites(model=self.program.latents, guide=self.space.layouts)
+
+    @property
+    def own_size(self) -> int:
+        """The number of data of this process."""
+        return len(self.data[0])
+
+    @property
+    def data_size(self) -> int:
+        """N, over all processes."""
+        return sum(self._sizes)
+
+    @cached_property
+    def posterior(self) -> Any:
+        """q(z|x_n) of all data: batch shape (N,), event shape (latent,); in float64 if it is Normal."""
+        return posterior_of_all(self._own_posterior, self.ranks)
+
+    @cached_property
+    def _own_posterior(self) -> Any:
+        return self.ranks.together(lambda: in_double(self.representation.posterior))
+
+    def mixtures(self, site_sizes: Sequence[int] | None = None) -> Mixtures:
+        """What scores points under the aggregate posterior of all data.
+
+        Args:
+            site_sizes: the number of latent dimensions of each site, where there are several.
+        """
+        progress = self.ranks.is_first
+        own = WholeMixtures(self._own_posterior, site_sizes=site_sizes, progress=progress)
+        return own if self.ranks.world_size == 1 else ShardedMixtures(own, self.ranks)
+
+    def prior(self) -> Any:
+        """p(z): batch shape (), event shape (latent,).
+
+        Raises:
+            NotImplementedError: if it depends on the data.
+        """
+        found = self.ranks.together(self._own_prior)
+        if self.ranks.world_size > 1:
+            self._check_one_prior(found)
+        return found
+
+    @torch.no_grad()
+    def _check_one_prior(self, prior: Any) -> None:
+        """Each process has seen that its own data share a prior, but not that the others have the same."""
+        with isolated_random_state():
+            z = self.draw(1)[0, :_FEW]  # the same on all processes
+            scores = self.ranks.together(lambda: prior.log_prob(in_dtype_of(prior, z)).double())
+        others = self.ranks.all_of(scores)
+        if not all(torch.allclose(scores, each, rtol=1e-6, equal_nan=True) for each in others):
+            raise NotImplementedError("the prior depends on the data, so that there is no one p(z)")
+
+    def _own_prior(self) -> Any:
+        found = self.generative.prior(self.space, self.data)
+        return found if isinstance(found, Distribution) else self._site_prior() or found
+
+    @torch.no_grad()
+    def _site_prior(self) -> SitePrior | None:
+        """The prior of a lone vector, which knows more than one that is scored by running the model."""
+        if len(self.space.layouts) != 1 or not self.program.follows:
+            return None
+        (name,) = self.space.layouts
+        with isolated_random_state():
+            trace = self.program.trace(rows_of(self.data, slice(0, 1)), stop_after=[name])
+        fn, mask = trace.nodes[name]["fn"], trace.nodes[name]["mask"]
+        plain = mask is None and fn.batch_shape == (1,) and fn.event_shape == (self.space.size,)
+        return SitePrior(fn) if plain else None
+
+    @torch.no_grad()
+    def draw(self, num_samples: int) -> torch.Tensor:
+        """z ~ q(z|x_n) for every datum, (samples, data, latent)."""
+        return self._drawn_from.sample(torch.Size([num_samples]))
+
+    @cached_property
+    def _drawn_from(self) -> Any:
+        return in_type_of_sites(self.posterior, self.space)
+
+    @torch.no_grad()
+    def score(self, z: torch.Tensor) -> ScoredDraws:
+        """Scores draws of :meth:`draw` under posterior, prior and likelihood."""
+        log_posterior = self._log_posterior(in_dtype_of(self.posterior, z))
+        mine = z.split(self._sizes, 1)[self.ranks.rank]
+        found = self.ranks.together(lambda: self._terms_of_own(mine))
+        log_prior, log_likelihood = (self.of_all(each, axis=1) for each in found)
+        return ScoredDraws(z, log_posterior, log_prior, log_likelihood)
+
+    def of_all(self, own: torch.Tensor, *, axis: int = 0) -> torch.Tensor:
+        """What each process found for its own data along an axis, for all data."""
+        if self.ranks.world_size == 1:
+            return own
+        return self.ranks.rows(own.movedim(axis, 0).contiguous()).movedim(0, axis)
+
+    def _terms_of_own(self, z: torch.Tensor) -> list[torch.Tensor]:
+        """The scores of latent and of observed sites, of draws for the data of this process."""
+        # a run has much the same cost for few rows as for many: few data are scored with many draws at once
+        together = max(1, self.program.piece // self.own_size) if self.program.follows else 1
+        terms = [self._terms(part) for part in z.split(together)]
+        return [torch.cat(each) for each in zip(*terms, strict=True)]
+
+    def _log_posterior(self, z: torch.Tensor) -> torch.Tensor:
+        """(samples, data, latent sites)."""
+        if len(self.site_names) == 1:
+            return self.posterior.log_prob(z).double().unsqueeze(-1)
+        return Prefixes(self.posterior, self.site_sizes).log_prob(z)
+
+    def _terms(self, z: torch.Tensor) -> list[torch.Tensor]:
+        """The scores of latent and of observed sites, (samples, data, sites) each.
+
+        Args:
+            z: (samples, data, latent).
+        """
+        data = self.data if len(z) == 1 else cycled(self.data, z.shape[:2].numel())
+        scores = self.generative.site_terms(data, self.space.unflatten(z.flatten(0, 1)))
+        return [_columns(scores, names, z) for names in (self.site_names, self.observed_names)]
+
+    @property
+    def site_names(self) -> list[str]:
+        """The latent sites, in the guide's order."""
+        return list(self.space.layouts)
+
+    @property
+    def site_sizes(self) -> list[int]:
+        """The number of latent dimensions of each."""
+        return [layout.size for layout in self.space.layouts.values()]
+
+    @property
+    def observed_names(self) -> list[str]:
+        """The observed sites, factors included, in the model's order."""
+        return list(self.program.observed)
+
+    def dependences(self) -> str:
+        """Which sites depend on which in guide and model, in words; nothing where none are seen to."""
+        programs = {"guide": self.representation.program, "model": self.program}
+        found = {role: dependences(each, self.data, self.site_names) for role, each in programs.items()}
+        clauses = {
+            role: [f"{name!r} depends on {', '.join(map(repr, others))}" for name, others in sites.items()]
+            for role, sites in found.items()
+        }
+        return ", ".join(f"in the {role} {'; '.join(each)}" for role, each in clauses.items() if each)
+
+    def latent_names(self) -> list[str]:
+        """A name for every latent dimension: ``z[0]``, or the site alone where it is a scalar."""
+        return [name for layout in self.space.layouts.values() for name in _element_names(layout)]
+
+
+_FEW: Final = 16  # draws that tell one prior from another
+
+
+def _columns(scores: Mapping[str, torch.Tensor], names: Sequence[str], z: torch.Tensor) -> torch.Tensor:
+    """The scores of some sites side by side, (samples, data, sites)."""
+    columns = [scores[name].unflatten(0, z.shape[:2]) for name in names]
+    return torch.stack(columns, -1) if columns else z.new_zeros(*z.shape[:2], 0, dtype=torch.float64)
+
+
+def _element_names(layout: SiteLayout) -> Iterator[str]:
+    for index in itertools.product(*map(range, layout.shape)):
+        yield f"{layout.name}[{','.join(map(str, index))}]" if index else layout.name
+
+
+def _check_sites(*, model: Mapping[str, SiteLayout], guide: Mapping[str, SiteLayout]) -> None:
+    if lacking := sorted(model.keys() - guide.keys()):
+        raise ValueError(
+            f"Expected the guide to sample every latent site of the model but it lacks {lacking}; "
+            "sample them inside its data plate"
+        )
+    if unknown := sorted(guide.keys() - model.keys()):
+        raise ValueError(
+            f"Expected only latent sites of the model in the guide but it samples {unknown} too; remove them "
+            "or add them to the model"
+        )
+    for name, layout in model.items():
+        if layout.shape != guide[name].shape:
+            raise ValueError(
+                f"Expected one shape of {name!r} for a datum but the model has {layout.shape} and the guide "
+                f"{guide[name].shape}"
+            )
+
+
+def _on_data(joint: GenerativeJoint, data: tuple[torch.Tensor, ...], batch_size: int) -> GenerativeJoint:
+    joint.program(data, batch_size=batch_size)
+    return joint
+
+
+def _with_plate(
+    name: str | None,
+    representation: Callable[[str | None], RepresentationJoint],
+    generative: Callable[[str | None], GenerativeJoint],
+) -> tuple[RepresentationJoint, GenerativeJoint]:
+    """Both joints by the named plate; a program that calls its plate otherwise finds it by itself."""
+    unknown: list[UnknownPlateError] = []
+
+    def built(build: Callable[[str | None], Any]) -> Any:
+        try:
+            return build(name)
+        except UnknownPlateError as error:
+            unknown.append(error)
+            return build(None)
+
+    joints = built(representation), built(generative)
+    if len(unknown) == len(joints):
+        raise unknown[0]
+    return joints
+
+
+def _check_densities(point_masses: list[str]) -> None:
+    if point_masses:
+        raise NotImplementedError(
+            f"The guide's sites {point_masses} are Deltas, which have no density, so that their rate and "
+            "information are infinite; use a guide with a density, such as AmortizedNormal"
+        )
+
+
+def _check_no_nan(data: tuple[torch.Tensor, ...]) -> None:
+    for position, tensor in enumerate(data):
+        count, first = count_nan(tensor)
+        if count:
+            raise ValueError(
+                f"Expected data without nan but argument {position} holds {count}, the first in row {first}; "
+                "remove or impute them"
+            )
+
+
+# ---- The same model and guide on held-out data.
+
+
+def held_out_pair(training: Pair, build: Callable[[Data], Pair], holdout: Data) -> Pair:
+    """The pair of held-out data.
+
+    Args:
+        training: the pair of the training data.
+        build: makes the pair of any data from the same model and guide.
+        holdout: data of the same kind.
+
+    Raises:
+        ValueError: for data of another kind, for what is wrong with them by themselves, and for a guide whose
+            parameters belong to the training data.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> oracle = LinearGaussian.optimum([4.0, 2.0], beta=1.0, latent_dim=2, s2=0.5)
+        >>> build = lambda data: Pair(oracle.model, oracle.guide, data)
+        >>> held_out_pair(build(oracle.sample(10)), build, oracle.sample(5)).data_size
+        5
+    """
+    data = training.ranks.together(lambda: _of_kind(training, holdout))
+    _check_amortised(training, data)
+    try:
+        return build(data)
+    except ValueError as error:
+        raise ValueError(f"{error} (of the holdout)") from error
+
+
+def _of_kind(training: Pair, holdout: Data) -> tuple[torch.Tensor, ...]:
+    data = _as_holdout(holdout)
+    _check_kind(training.data, data)
+    return data
+
+
+def _as_holdout(holdout: Data) -> tuple[torch.Tensor, ...]:
+    try:
+        return as_data(holdout)
+    except ValueError as error:
+        raise ValueError(f"{error} (of the holdout)") from error
+
+
+def _check_kind(training: tuple[torch.Tensor, ...], holdout: tuple[torch.Tensor, ...]) -> None:
+    expected, found = ([tuple(each.shape[1:]) for each in data] for data in (training, holdout))
+    if expected != found:
+        raise ValueError(
+            f"Expected a holdout like the data, tensors with rows of the shapes {expected}, but got {found}"
+        )
+
+
+@torch.no_grad()
+def _check_amortised(training: Pair, holdout: tuple[torch.Tensor, ...]) -> None:
+    """Parameters of the training data would be taken for those of the holdout where the sizes agree."""
+    if training.representation.program.follows:
+        return
+    with isolated_random_state():
+        z = training.space.unflatten(training.draw(1)[0, :1])
+    try:
+        training.ranks.together(lambda: training.representation.log_posterior(z, holdout))
+    except ValueError as error:
+        raise ValueError(
+            f"Expected a guide that encodes any data but its parameters belong to the {training.data_size} "
+            "training data, so that it has none for the holdout; use an amortised guide, such as "
+            "AmortizedNormal"
+        ) from error

@@ -1,0 +1,424 @@
+"""Codes beside the factors that made them, checked once for all scores."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+# ---- sample
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_FEWEST: Final = 10
+_TEST_SHARE: Final = 3  # one datum in so many
+_LARGEST: Final = 1e60  # its fourth power is still a float, and that of its inverse
+_LARGEST_INTEGER: Final = 2.0**53  # beyond it floats leave integers out
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """N data: their codes, and the factors that they were made of.
+
+    Args:
+        codes: (n, L).
+        factors: (n, K), each column recoded to 0, …, size - 1 in the order of its values.
+        values: (n, K), the factors as they came.
+        sizes: the number of values of each factor, in the data that the sample was first made of.
+    """
+
+    codes: Floats
+    factors: Integers
+    values: Floats
+    sizes: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def num_codes(self) -> int:
+        return self.codes.shape[1]
+
+    @property
+    def num_factors(self) -> int:
+        return self.factors.shape[1]
+
+    @property
+    def dead(self) -> NDArray[np.bool_]:
+        """(L,) the codes that never move."""
+        dead: NDArray[np.bool_] = np.ptp(self.codes, axis=0) == 0
+        return dead
+
+    def take(self, index: NDArray[Any]) -> Self:
+        """The data of these rows.
+
+        Args:
+            index: rows, or a mask of them.
+        """
+        return replace(self, codes=self.codes[index], factors=self.factors[index], values=self.values[index])
+
+    def resampled(self, rng: np.random.RandomState) -> Self:
+        """As many data, drawn with replacement."""
+        return self.take(rng.randint(len(self), size=len(self)))
+
+    def permuted(self, rng: np.random.RandomState) -> Self:
+        """The codes shuffled against the factors, so that they know nothing of them."""
+        return replace(self, codes=self.codes[rng.permutation(len(self))])
+
+    def as_codes(self) -> Self:
+        """The factors as codes, one each; a single factor gets a dead code beside it."""
+        codes = self.values
+        if self.num_factors == 1:
+            codes = np.concatenate([codes, np.zeros_like(codes)], axis=1)
+        return replace(self, codes=codes)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The data that a learner sees, and those it is judged by."""
+
+    train: Sample
+    test: Sample
+
+    def resampled(self, rng: np.random.RandomState) -> Self:
+        """Each part resampled by itself: a datum on both sides would be judged by what was learned of it."""
+        return replace(self, train=self.train.resampled(rng), test=self.test.resampled(rng))
+
+    def permuted(self, rng: np.random.RandomState) -> Self:
+        """The codes shuffled against the factors, in each part."""
+        return replace(self, train=self.train.permuted(rng), test=self.test.permuted(rng))
+
+    def as_codes(self) -> Self:
+        """The factors as codes."""
+        return replace(self, train=self.train.as_codes(), test=self.test.as_codes())
+
+
+def to_sample(codes: ArrayLike, factors: ArrayLike, *, continuous: bool = False) -> Sample:
+    """Codes and factors, checked.
+
+    Args:
+        codes: (n, L), real numbers up to 1e60; those below 1e-60 are taken for 0.
+        factors: (n, K), integers; floats that are whole numbers will do.
+        continuous: whether any real factors will do.
+
+    Raises:
+        ValueError: for other shapes, fewer than ten data, values that are not finite or too large, factors
+            that are not integers, and a factor that is constant.
+
+    Example:
+        >>> sample = to_sample(np.zeros((10, 3)), np.arange(20).reshape(10, 2) % 4)
+        >>> sample.sizes, sample.factors[:3, 1].tolist()
+        ((2, 2), [0, 1, 0])
+    """
+    code_array = codes_array(codes)
+    values = as_matrix(factors, name="factors", columns="K")
+    if len(code_array) != len(values):
+        raise ValueError(
+            f"Expected a row of factors for every row of codes but got {len(code_array)} rows of codes and "
+            f"{len(values)} of factors."
+        )
+    if not continuous:
+        _check_integers(values)
+    factor_array, sizes = _recoded(values)
+    return Sample(code_array, factor_array, values, sizes)
+
+
+def codes_array(codes: ArrayLike) -> Floats:
+    """Codes alone, checked.
+
+    Args:
+        codes: (n, L), up to 1e60; those below 1e-60 are taken for 0.
+
+    Raises:
+        ValueError: for another shape, fewer than ten data, or values that are not finite or too large.
+
+    Example:
+        >>> codes_array([[1.0, 2.0]] * 10).shape
+        (10, 2)
+    """
+    array = as_matrix(codes, name="codes", columns="L")
+    if len(array) < _FEWEST:
+        raise ValueError(
+            f"Expected at least {_FEWEST} data but got {len(array)}: a score of so few is noise."
+        )
+    return np.where(np.abs(array) < 1 / _LARGEST, 0.0, array)
+
+
+def to_split(sample: Sample, *, reference: bool, rng: np.random.RandomState) -> Split:
+    """Two thirds of the data to learn from, and one to judge by.
+
+    Args:
+        sample: the data.
+        reference: whether the last third is the test part, as the reference draws one after the other;
+            otherwise the data are shuffled, since a grid in order would not have all values in both.
+        rng: shuffles.
+    """
+    size = len(sample)
+    train, test = two_thirds(np.arange(size) if reference else rng.permutation(size))
+    return Split(sample.take(train), sample.take(test))
+
+
+def two_thirds(order: Integers) -> tuple[Integers, Integers]:
+    """The first two thirds of some rows, and the rest.
+
+    Args:
+        order: the rows.
+
+    Example:
+        >>> two_thirds(np.arange(5))
+        (array([0, 1, 2, 3]), array([4]))
+    """
+    cut = len(order) - len(order) // _TEST_SHARE
+    return order[:cut], order[cut:]
+
+
+def as_floats(values: Any, *, name: str) -> Floats:
+    """An array or tensor as float64.
+
+    Args:
+        values: of any shape.
+        name: for messages.
+
+    Raises:
+        ValueError: for what is no array of real numbers.
+    """
+    try:
+        if getattr(values, "is_complex", lambda: np.iscomplexobj(values))():
+            raise TypeError
+        # NumPy knows fewer precisions than torch
+        known = values.detach().cpu().double() if hasattr(values, "detach") else values
+        array: Floats = np.ma.filled(np.ma.asarray(known, dtype=np.float64), np.nan)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"Expected {name} to be an array of real numbers but got {type(values).__name__}."
+        ) from error
+    return array
+
+
+def as_matrix(values: Any, *, name: str, columns: str) -> Floats:
+    """An array or tensor as finite float64, (n, columns).
+
+    Args:
+        values: the array.
+        name: for messages.
+        columns: the letter of the second axis, for messages.
+
+    Raises:
+        ValueError: for another shape, or values that are not real, not finite, or beyond 1e60.
+
+    Example:
+        >>> as_matrix([[1], [2]], name="codes", columns="L").dtype
+        dtype('float64')
+    """
+    array = as_floats(values, name=name)
+    if array.ndim != 2 or array.shape[1] < 1:
+        raise ValueError(
+            f"Expected {name} of shape (n, {columns}), a row a datum, but got {array.shape}: a single column "
+            "is (n, 1)."
+        )
+    if not np.isfinite(array).all():
+        row, column = np.argwhere(~np.isfinite(array))[0]
+        raise ValueError(
+            f"Expected finite {name} but got {array[row, column]} in row {row}, column {column}: leave such "
+            "data out, or look at the encoder that made them."
+        )
+    if (np.abs(array) > _LARGEST).any():
+        row, column = np.argwhere(np.abs(array) > _LARGEST)[0]
+        raise ValueError(
+            f"Expected {name} between {-_LARGEST:g} and {_LARGEST:g} but got {array[row, column]:g} in row "
+            f"{row}, column {column}: divide them by some number, or look at the encoder that made them."
+        )
+    return array
+
+
+def _check_integers(factors: Floats) -> None:
+    odd = (factors != np.rint(factors)).any(0)
+    if odd.any():
+        column = int(np.argmax(odd))
+        raise ValueError(
+            f"Expected factors to be integers but factor {column} holds {_first_odd(factors[:, column])}: "
+            "put continuous factors into bins (np.digitize at their quantiles), or use sap(continuous=True)."
+        )
+    largest = np.abs(factors).max(0)
+    if (largest > _LARGEST_INTEGER).any():
+        column = int(np.argmax(largest > _LARGEST_INTEGER))
+        raise ValueError(
+            f"Expected factors up to {_LARGEST_INTEGER:g} but factor {column} holds {largest[column]:g}: "
+            "number its values from 0 (np.unique with return_inverse)."
+        )
+
+
+def _recoded(values: Floats) -> tuple[Integers, tuple[int, ...]]:
+    columns, sizes = [], []
+    for k, column in enumerate(values.T):
+        distinct, index = np.unique(column, return_inverse=True)
+        if len(distinct) < 2:
+            raise ValueError(
+                f"Expected every factor to take two values or more but factor {k} is always "
+                f"{distinct[0]:g}: leave it out of the factors."
+            )
+        columns.append(index.reshape(-1))
+        sizes.append(len(distinct))
+    return np.stack(columns, axis=1).astype(np.int64), tuple(sizes)
+
+
+def _first_odd(column: Floats) -> str:
+    return f"{column[column != np.rint(column)][0]:g}"
+
+
+# ---- Codes as small integers, for scores that count.
+
+REFERENCE_BINS: Final = 20
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Binned:
+    """Codes in bins beside the factors, which are drawn anew together.
+
+    Args:
+        bins: (n, L) integers from 0.
+        factors: (n, K) integers from 0.
+        best: (n, K'), the factors as codes, in bins.
+    """
+
+    bins: Integers
+    factors: Integers
+    best: Integers
+
+    def resampled(self, rng: np.random.RandomState) -> Self:
+        """Half of the data, without replacement.
+
+        A score of half the data is spread around that of all as widely as that of all around the truth.
+        Rows that come twice, as in a bootstrap, would tell of each other: what codes that know nothing show
+        of the factors doubles with them.
+
+        Args:
+            rng: draws them.
+        """
+        rows = rng.permutation(len(self.bins))[: len(self.bins) // 2]
+        return replace(self, bins=self.bins[rows], factors=self.factors[rows], best=self.best[rows])
+
+    def permuted(self, rng: np.random.RandomState) -> Self:
+        """The codes shuffled against the factors.
+
+        Args:
+            rng: shuffles.
+        """
+        return replace(self, bins=self.bins[rng.permutation(len(self.bins))])
+
+    def as_codes(self) -> Self:
+        """The factors as codes."""
+        return replace(self, bins=self.best)
+
+
+def binned(sample: Sample, *, reference: bool) -> Binned:
+    """The codes of a sample in bins: 20 of equal width, or by rank.
+
+    Args:
+        sample: codes and factors.
+        reference: whether as the field's reference implementation does.
+    """
+    best = sample.as_codes().codes
+    if reference:
+        return Binned(equal_width_bins(sample.codes), sample.factors, equal_width_bins(best))
+    num_bins = num_rank_bins(len(sample), max(sample.sizes))
+    return Binned(rank_bins(sample.codes, num_bins), sample.factors, rank_bins(best, num_bins))
+
+
+def equal_width_bins(codes: Floats, num_bins: int = REFERENCE_BINS) -> Integers:
+    """Bins of equal width from the smallest to the largest value of each code.
+
+    A constant code falls into one bin.
+
+    Args:
+        codes: (n, L).
+        num_bins: how many; some may stay empty.
+
+    Returns:
+        (n, L) integers from 0.
+
+    Example:
+        >>> equal_width_bins(np.array([[0.0], [0.4], [0.9], [4.0]]), 4).ravel().tolist()
+        [0, 0, 0, 3]
+    """
+    columns = [np.digitize(code, np.histogram_bin_edges(code, num_bins)[:-1]) - 1 for code in codes.T]
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def num_rank_bins(size: int, most: int) -> int:
+    r"""Bins enough to carry the factors: :math:`\max(\sqrt n, S)`.
+
+    S is the number of values of the largest factor. With fewer, a code could not tell all of them apart;
+    with many more, chance outweighs what the code knows.
+
+    Args:
+        size: number of data.
+        most: S.
+
+    Example:
+        >>> num_rank_bins(10_000, 40), num_rank_bins(500, 40)
+        (100, 40)
+    """
+    return max(round(size**0.5), most)
+
+
+def rank_bins(codes: Floats, num_bins: int) -> Integers:
+    """Bins of as many data each, which no increasing map of a code changes.
+
+    Equal values stay together. A code of no more than ``num_bins`` distinct values has them for its bins.
+
+    Args:
+        codes: (n, L).
+        num_bins: how many.
+
+    Returns:
+        (n, L) integers from 0, without gaps.
+
+    Example:
+        >>> codes = np.array([[0.0, 7.0], [0.1, 7.0], [50.0, 8.0], [60.0, 7.0]])
+        >>> rank_bins(codes, 2).T.tolist()
+        [[0, 0, 1, 1], [0, 0, 1, 0]]
+    """
+    return np.stack([_rank_bins(code, num_bins) for code in codes.T], axis=1).astype(np.int64)
+
+
+def _rank_bins(code: Floats, num_bins: int) -> NDArray[np.int64]:
+    ranks = rankdata(code, method="dense") - 1
+    if ranks.max() >= num_bins:
+        middles = rankdata(code) - 0.5  # from 0 to n
+        _, ranks = np.unique(np.floor(middles * num_bins / len(code)), return_inverse=True)
+    return ranks.reshape(-1).astype(np.int64)
+
+
+# ---- Codes by their order alone, so that neither scale nor shape of a code matters to what is learned of it.
+
+
+def ordered(split: Split) -> Split:
+    """The codes as ranks among the distinct values of the train part, those of the test part interpolated.
+
+    A threshold halfway between two ranks is one halfway between the two values, so that trees which split
+    the ranks are those that split the codes; but single precision, which scikit-learn's trees keep of what
+    they are given, is exact for ranks, and lost on codes far from 0.
+
+    Args:
+        split: the data.
+
+    Example:
+        >>> from pyro_infomax.disentanglement._sample import to_sample
+        >>> part = to_sample(10.0 ** np.arange(10)[:, None], np.arange(10)[:, None])
+        >>> ordered(Split(part, part)).test.codes[:3, 0].tolist()
+        [0.0, 1.0, 2.0]
+    """
+    pairs = [_ranks(*pair) for pair in zip(split.train.codes.T, split.test.codes.T, strict=True)]
+    train, test = (np.stack(columns, axis=1) for columns in zip(*pairs, strict=True))
+    return Split(replace(split.train, codes=train), replace(split.test, codes=test))
+
+
+def _ranks(train: Floats, test: Floats) -> tuple[Floats, Floats]:
+    distinct, rank = np.unique(train, return_inverse=True)
+    return rank.reshape(-1).astype(np.float64), np.interp(test, distinct, np.arange(len(distinct)))

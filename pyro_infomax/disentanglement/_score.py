@@ -1,0 +1,309 @@
+"""A score, and what one has to know to read it."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from pyro_infomax._progress import patiently
+from pyro_infomax.disentanglement._sample import Sample
+
+# ---- scored
+
+_ROUNDING: Final = 1e-12
+
+Interval = tuple[float, float]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Score:
+    r"""A disentanglement score with its interval, its floor and its ceiling.
+
+    A score by itself says little: codes that know nothing may score 0.67, and the factors themselves 0.9.
+    :attr:`calibrated` puts it on the scale between the two,
+
+    .. math:: \frac{\text{score} - \text{floor}}{\text{ceiling} - \text{floor}}.
+
+    What has not been asked for, or does not exist for a score, is None.
+
+    Args:
+        name: of the function that made it; companions add what they are, as ``dci_completeness``.
+        score: its value.
+        parts: what it was made of, by name. Arrays have the codes first: (L, K) matrices, (L,) for each code,
+            (K,) for each factor.
+        interval: bootstrap interval for the data at hand as draws of a population.
+        floor: mean score of codes that know nothing of the factors.
+        floor_interval: where one more such score falls.
+        ceiling: score of the factors themselves as codes.
+        companions: further scores of the same computation.
+        notes: what a reader should know, in sentences.
+        higher_is_better: whether more of it means better disentangled.
+
+    Example:
+        >>> score = Score("mig", 0.5, floor=0.02, floor_interval=(0.01, 0.03), ceiling=0.9)
+        >>> print(score)
+        mig 0.500 (floor 0.020, ceiling 0.900)
+        >>> round(score.calibrated, 3), float(score)
+        (0.545, 0.5)
+    """
+
+    name: str
+    score: float
+    parts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    interval: Interval | None = None
+    floor: float | None = None
+    floor_interval: Interval | None = None
+    ceiling: float | None = None
+    companions: tuple["Score", ...] = ()
+    notes: tuple[str, ...] = ()
+    higher_is_better: bool = True
+
+    @property
+    def calibrated(self) -> float:
+        """0 at the floor, 1 at the ceiling; nan where one of them is unknown or they are the same."""
+        if self.floor is None or self.ceiling is None:
+            return math.nan
+        span = self.ceiling - self.floor
+        return (self.score - self.floor) / span if abs(span) > _ROUNDING else math.nan
+
+    @property
+    def all(self) -> tuple["Score", ...]:
+        """This score and its companions."""
+        return (self, *self.companions)
+
+    def __float__(self) -> float:
+        return self.score
+
+    def __str__(self) -> str:
+        lines = [one._line() for one in self.all]
+        return "\n".join([*lines, *self.notes])
+
+    def _line(self) -> str:
+        interval = "" if self.interval is None else " [{:.3f}, {:.3f}]".format(*self.interval)
+        known = [
+            f"{what} {value:z.3f}"
+            for what, value in (("floor", self.floor), ("ceiling", self.ceiling))
+            if value is not None
+        ]
+        return f"{self.name} {self.score:z.3f}{interval}" + (f" ({', '.join(known)})" if known else "")
+
+
+# ---- What a score is worth: its spread, the score of codes that know nothing, and that of the factors.
+
+Kind = Literal["bootstrap", "permutation", "ceiling"]
+
+
+@final
+@dataclass(frozen=True)
+class Calibration:
+    """How often a score is computed anew to find its interval, its floor and its ceiling.
+
+    Args:
+        bootstraps: times on resampled data, for the interval; 0 goes without. The data are drawn with
+            replacement; scores that count how often values come together take halves of them instead, since
+            a row that comes twice would look like information.
+        permutations: times on codes shuffled against the factors; 0 goes without a floor.
+        confidence: of both intervals.
+
+    Raises:
+        ValueError: for numbers below 0, and a confidence that is not between 0 and 1.
+
+    Example:
+        >>> Calibration(bootstraps=20).permutations
+        50
+        >>> Calibration(bootstraps=-1)
+        Traceback (most recent call last):
+            ...
+        ValueError: Expected bootstraps to be an integer >= 0 but got -1.
+    """
+
+    bootstraps: int = 100
+    permutations: int = 50
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name in ("bootstraps", "permutations"):
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
+                raise ValueError(f"Expected {name} to be an integer >= 0 but got {number!r}.")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"Expected 0 < confidence < 1 but got {self.confidence!r}.")
+
+
+class Outcome(NamedTuple):
+    """What one computation of a score gives.
+
+    Args:
+        score: its value.
+        parts: what it was made of.
+        companions: further scores by what they add to the name, as ``completeness``.
+        notes: sentences for the reader.
+    """
+
+    score: float
+    parts: Mapping[str, Any] = {}
+    companions: Mapping[str, float] = {}
+    notes: tuple[str, ...] = ()
+
+
+class Replicable(Protocol):
+    """What a score can be computed anew on: a :class:`Sample`, a :class:`Split`, or draws of another kind."""
+
+    def resampled(self, rng: np.random.RandomState) -> Self: ...
+
+    def permuted(self, rng: np.random.RandomState) -> Self: ...
+
+    def as_codes(self) -> Self: ...
+
+
+_Subject = TypeVar("_Subject", bound=Replicable)
+
+
+def calibrated(
+    name: str,
+    statistic: Callable[[_Subject, np.random.RandomState], Outcome],
+    subject: _Subject,
+    *,
+    calibration: Calibration | None,
+    rng: np.random.RandomState,
+    bounds: Interval = (0.0, 1.0),
+    progress: bool = True,
+    has_ceiling: bool = True,
+    higher_is_better: bool = True,
+) -> Score:
+    """A score with its interval, floor and ceiling.
+
+    The score itself comes first, so that it does not depend on the calibration. Of the replications it is
+    the spread around their own mean that makes the interval, since resampled data have a bias of their own
+    (rows that come twice tell of each other).
+
+    Args:
+        name: of the score.
+        statistic: computes it.
+        subject: the data.
+        calibration: how often; None computes the score alone.
+        rng: draws the replications, and what learners need.
+        bounds: between which the score lies; intervals end there.
+        progress: whether a bar may show.
+        has_ceiling: whether the factors themselves can be scored.
+        higher_is_better: stands in the score.
+
+    Raises:
+        ValueError: if ``calibration`` is something else.
+    """
+    _check_outcome(calibration)
+    outcome = statistic(subject, rng)
+    replicates: dict[Kind, list[Outcome]] = {"bootstrap": [], "permutation": [], "ceiling": []}
+    if calibration is not None:
+        plan = _plan(calibration, has_ceiling=has_ceiling)
+        for kind in patiently(plan, name, progress=progress):
+            replicates[kind].append(statistic(_replicate(subject, kind, rng), rng))
+    settled = _Settled(replicates, 0.95 if calibration is None else calibration.confidence, bounds)
+    companions = tuple(
+        settled.score(f"{name}_{what}", value, what, higher_is_better=higher_is_better)
+        for what, value in outcome.companions.items()
+    )
+    return settled.score(
+        name,
+        outcome.score,
+        None,
+        higher_is_better=higher_is_better,
+        parts=outcome.parts,
+        companions=companions,
+        notes=outcome.notes,
+    )
+
+
+def _check_outcome(calibration: Any) -> None:
+    if calibration is not None and not isinstance(calibration, Calibration):
+        raise ValueError(
+            f"Expected calibration to be a Calibration or None but got {calibration!r}: "
+            "Calibration(bootstraps=100, permutations=50) is one."
+        )
+
+
+def _plan(calibration: Calibration, *, has_ceiling: bool) -> list[Kind]:
+    counts: dict[Kind, int] = {
+        "bootstrap": calibration.bootstraps,
+        "permutation": calibration.permutations,
+        "ceiling": int(has_ceiling),
+    }
+    return [kind for kind, count in counts.items() for _ in range(count)]
+
+
+def _replicate(subject: _Subject, kind: Kind, rng: np.random.RandomState) -> _Subject:
+    match kind:
+        case "bootstrap":
+            return subject.resampled(rng)
+        case "permutation":
+            return subject.permuted(rng)
+        case "ceiling":
+            return subject.as_codes()
+
+
+@final
+@dataclass(frozen=True)
+class _Settled:
+    """The replications, and what they say of each of the scores."""
+
+    replicates: Mapping[Kind, list[Outcome]]
+    confidence: float
+    bounds: Interval = field(default=(0.0, 1.0))
+
+    def score(self, name: str, value: float, what: str | None, **known: Any) -> Score:
+        null = self._values("permutation", what)
+        best = self._values("ceiling", what)
+        return Score(
+            name,
+            float(value),
+            interval=self._within(float(value), self._values("bootstrap", what), 1.0),
+            floor=float(null.mean()) if len(null) else None,
+            floor_interval=self._within(float(null.mean()), null, 1 + 1 / len(null)) if len(null) else None,
+            ceiling=float(best[0]) if len(best) else None,
+            **known,
+        )
+
+    def _values(self, kind: Kind, what: str | None) -> NDArray[np.float64]:
+        outcomes = self.replicates[kind]
+        return np.array([each.score if what is None else each.companions[what] for each in outcomes])
+
+    def _within(self, centre: float, values: NDArray[np.float64], inflation: float) -> Interval | None:
+        if len(values) < 2 or not np.isfinite([centre, *values]).all():
+            return None
+        quantile = student.ppf((1 + self.confidence) / 2, len(values) - 1)
+        half = float(quantile * values.std(ddof=1) * np.sqrt(inflation))
+        low, high = self.bounds
+        # a score beyond its bounds by rounding still lies in its interval
+        return min(centre, max(low, centre - half)), max(centre, min(high, centre + half))
+
+
+# ---- What the scores that learn a factor from the codes have in common.
+
+_LARGEST_SEED: Final = 2**31 - 1
+
+
+def seed_of(rng: np.random.RandomState) -> int:
+    """A seed for one learner, so that it draws nothing from NumPy's global state."""
+    return int(rng.randint(_LARGEST_SEED))
+
+
+def dead_notes(sample: Sample) -> tuple[str, ...]:
+    """A sentence on the codes that never move, if there are any.
+
+    Args:
+        sample: the data.
+
+    Example:
+        >>> from pyro_infomax.disentanglement._sample import to_sample
+        >>> dead_notes(to_sample(np.zeros((10, 1)), np.arange(10)[:, None]))
+        ('Code 0 is constant.',)
+    """
+    dead = [str(j) for j in np.flatnonzero(sample.dead)]
+    if not dead:
+        return ()
+    return (f"Code {dead[0]} is constant." if len(dead) == 1 else f"Codes {', '.join(dead)} are constant.",)

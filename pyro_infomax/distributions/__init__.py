@@ -1,0 +1,75 @@
+"""What a distribution is here: supports, transforms, products, closed forms, quantiles and flows."""
+
+from pyro_infomax.distributions._divergences import closed_divergence
+from pyro_infomax.distributions._expectations import (
+    ClosedForms as ClosedForms,
+    joint_forms as joint_forms,
+    marginal_forms as marginal_forms,
+    moments as moments,
+)
+from pyro_infomax.distributions._families import (
+    diagonal_normal as diagonal_normal,
+    family_name as family_name,
+    in_double as in_double,
+    in_dtype_of as in_dtype_of,
+    is_discrete as is_discrete,
+    is_factorised as is_factorised,
+    is_normal as is_normal,
+    is_point_mass,
+    is_relaxed as is_relaxed,
+    shapes as shapes,
+    spelt_out as spelt_out,
+)
+from pyro_infomax.distributions._flows import (
+    CouplingFlow,
+    Flow,
+    FlowDistribution,
+    LazyFlow,
+    TransformFlow,
+    to_flow,
+)
+from pyro_infomax.distributions._products import (
+    Coordinates as Coordinates,
+    Marginals as Marginals,
+    SideBySide as SideBySide,
+    batch_mapped as batch_mapped,
+    check_parameters as check_parameters,
+    coordinates_of as coordinates_of,
+    elsewhere as elsewhere,
+    factors_of as factors_of,
+    is_parametric as is_parametric,
+    joined as joined,
+    marginals_of as marginals_of,
+    parts_of as parts_of,
+    tensors_of as tensors_of,
+)
+from pyro_infomax.distributions._quantiles import (
+    check_levels as check_levels,
+    closed_quantiles as closed_quantiles,
+    sorted_quantiles as sorted_quantiles,
+)
+from pyro_infomax.distributions._straight_through import (
+    StraightThroughBernoulli,
+    StraightThroughOneHotCategorical,
+    check_temperature as check_temperature,
+)
+from pyro_infomax.distributions._support import SiteTransform, unwrapped as unwrapped
+from pyro_infomax.distributions._transforms import (
+    LowerCholesky as LowerCholesky,
+    Softplus as Softplus,
+    lower_triangular as lower_triangular,
+)
+
+__all__ = [
+    "CouplingFlow",
+    "Flow",
+    "FlowDistribution",
+    "LazyFlow",
+    "SiteTransform",
+    "StraightThroughBernoulli",
+    "StraightThroughOneHotCategorical",
+    "TransformFlow",
+    "closed_divergence",
+    "is_point_mass",
+    "to_flow",
+]

@@ -1,0 +1,586 @@
+"""The base of guides that compute the posterior of each datum's latents from the datum."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import islice
+from typing import Any, Final, Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from pyro_infomax._random import isolated_random_state, seeded_draws
+from pyro_infomax.distributions import check_levels, closed_quantiles, sorted_quantiles
+from pyro_infomax.guides._prototype import (
+    DataPlate,
+    InnerPlate,
+    LatentSite,
+    SiteInput,
+    find_data_plate,
+    find_latent_sites,
+    is_masked,
+)
+from pyro_infomax.nn import (
+    DistributionHead,
+    InstanceName,
+    check_features,
+    drop_weak_references,
+    evaluation_mode,
+    prototype_features,
+    register,
+)
+
+# ---- The arguments of a guide: data first, each with a row a datum.
+
+
+def data_size(args: tuple[Any, ...]) -> int:
+    """The number of data.
+
+    Raises:
+        ValueError: if the first argument is no tensor with a row a datum.
+    """
+    if not args or not isinstance(args[0], Tensor) or args[0].dim() == 0:
+        got = type(args[0]).__name__ if args else "no positional argument"
+        raise ValueError(
+            f"Expected the data as first positional argument, a tensor with a row a datum, but got {got}."
+        )
+    return len(args[0])
+
+
+def rows(arg: Any, size: int, indices: Any) -> Any:
+    """The rows of what is data; other arguments stay whole."""
+    is_data = isinstance(arg, Tensor) and arg.shape[:1] == (size,)
+    return arg[indices] if is_data else arg
+
+
+def first_rows(args: tuple[Any, ...], plate: DataPlate) -> Iterator[Any]:
+    """As many rows as the plate takes: an encoder of subsamples need not fit all data into memory."""
+    few = slice(plate.subsample_size)
+    return (rows(arg, data_size(args), few) for arg in args)
+
+
+def split_count(args: tuple[Any, ...], num_samples: int | None) -> tuple[tuple[Any, ...], int]:
+    """The data, and the number of samples, which may come last.
+
+    Raises:
+        ValueError: for a number below 1.
+    """
+    # a flag of the model is an int too
+    if num_samples is None and args and isinstance(args[-1], int) and not isinstance(args[-1], bool):
+        args, num_samples = args[:-1], args[-1]
+    num_samples = 1 if num_samples is None else num_samples
+    if num_samples < 1:
+        raise ValueError(f"Expected num_samples >= 1 but got {num_samples}.")
+    return args, num_samples
+
+
+# ---- amortized guide
+
+Plates = pyro.plate | Iterable[pyro.plate]
+Head = Any  # a module, a distribution class, or a family of guides
+Sites = dict[str, Tensor]
+Distributions = dict[str, dist.TorchDistribution]
+
+_DRAWS: Final = 1000
+
+
+def _is_no_prototype(msg: Any) -> bool:
+    # Observed sites are kept, unlike in Pyro's autoguides: they tell which plate holds the data
+    return msg["type"] != "sample" or site_is_subsample(msg)
+
+
+class AmortizedGuide(AutoGuide):
+    r"""An encoder with one head for each local latent site of a model.
+
+    .. math:: q_\psi(z \mid x) = \prod_s q_s\bigl(z_s \mid \mathrm{head}_s(\mathrm{encoder}(x))\bigr)
+
+    With ``structured=True`` each head also sees the sites that the model samples before,
+    :math:`q_\psi(z \mid x) = \prod_s q_s(z_s \mid z_{<s}, \mathrm{encoder}(x))`.
+
+    The first call runs the model once, without gradient and on a copy of the random state, to find the
+    data plate and the latent sites; later calls run the encoder alone. A family is a subclass that
+    implements :meth:`make_head`.
+
+    Args:
+        model: the Pyro model. Its positional arguments are the data, one datum a row of the first axis.
+        encoder: from the same positional arguments to features (batch, h). Where latents are inside further
+            plates, it may give features of every cell of them, (batch, \\*cells, h).
+        heads: site names to what serves these sites instead of the family: a module from features (..., h)
+            to a distribution of batch shape (...); a distribution class, such as ``dist.Gamma``, whose
+            parameters are then computed from the features; or another family, such as
+            :class:`~pyro_infomax.guides.AmortizedDiscrete`.
+        structured: whether each site depends on those that the model samples before it.
+        create_plates: from the arguments to the plates of the guide, for data that are a part of a larger
+            plate. By default the guide makes the model's data plate anew at each call, with the size of
+            the data and the model's subsample size.
+
+    Raises:
+        ValueError: at the first call, if the model has no data plate, several, or no latent site, or heads
+            name another site; at any call, if the number of features' rows is not the number of data, or
+            a head gives a distribution of another shape.
+        NotImplementedError: at the first call, for global latents, inner plates that subsample or are
+            sequential, and supports that the family does not cover; at any call in inference, for a latent
+            that the model masks where the guide does not.
+    """
+
+    heads: nn.ModuleList
+    inputs: nn.ModuleList
+    _prototype_hide_fn = staticmethod(_is_no_prototype)
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        encoder: Callable[..., Tensor],
+        *,
+        heads: Mapping[str, Head] | None = None,
+        structured: bool = False,
+        create_plates: Callable[..., Plates] | None = None,
+    ) -> None:
+        super().__init__(model, create_plates=create_plates)
+        self._name = InstanceName(type(self).__name__)
+        self._pyro_name = self._name
+        self.encoder = encoder
+        self._own_heads = dict(heads or {})
+        # Until the first call; the user's modules are to follow the guide's device, dtype and mode before too
+        self.heads = nn.ModuleList(each for each in self._own_heads.values() if _is_head(each))
+        self.structured = structured
+        self._is_learning = False
+        self._data_plate: DataPlate | None = None
+        self._inner_plates: tuple[InnerPlate, ...] = ()
+        self._sites: list[LatentSite] = []
+
+    @abstractmethod
+    def make_head(self, site: LatentSite, in_features: int) -> nn.Module:
+        """A module from features to the distribution of one site; the one hook of a family.
+
+        Args:
+            site: a latent site inside the data plate.
+            in_features: number of features.
+
+        Returns:
+            A module that maps features (..., in_features) to a Pyro distribution with batch shape (...)
+            and the event shape of the site. An attribute ``infer`` of it goes to :func:`pyro.sample`.
+
+        Raises:
+            NotImplementedError: if the family does not cover the support of the site.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement make_head(site, in_features).")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Sites:
+        """The guide as a Pyro program, with the arguments of the model.
+
+        Args:
+            *args: the data, which the encoder gets too.
+            **kwargs: further arguments of the model, which the guide passes over.
+
+        Returns:
+            The latents by site name, each (..., batch, \\*event).
+        """
+        self._ensure_prototype(*args, **kwargs)
+        assert self._data_plate is not None
+        plates = self._create_plates(*args, **kwargs)
+        self._register()
+        features = self._features(*self._subsample(plates[self._data_plate.name], args))
+        self._create_inner_plates(plates, features)
+        values: Sites = {}
+        for site, posterior, infer in self._in_turn(features, values):
+            _check_mask(site, posterior)
+            with ExitStack() as stack:
+                for name in (self._data_plate.name, *(plate.name for plate in site.plates)):
+                    stack.enter_context(plates[name])
+                values[site.name] = pyro.sample(site.name, posterior, infer=infer)
+        return values
+
+    def posterior(
+        self, *args: Any, given: Mapping[str, Tensor] | None = None, **kwargs: Any
+    ) -> Distributions:
+        """The distribution of each site, for all data and outside of inference.
+
+        Args:
+            *args: the data.
+            given: in a structured guide, values of earlier sites, (..., batch, \\*event) each. A site that
+                depends on sites without a value is given their medians.
+            **kwargs: further arguments of the model, for its first run.
+
+        Returns:
+            Distributions by site name, each with batch shape (..., batch), or (..., batch, 1, ...) where the
+            model has its data plate further to the left, and the cells of inner plates in their axes.
+
+        Raises:
+            ValueError: for values of other sites, or of another shape.
+        """
+        found: Distributions = {}
+        with self._outside_of_inference(*args, **kwargs) as features:
+            values = self._checked(given or {}, len(features))
+            for site, posterior, _ in self._in_turn(features, values):
+                found[site.name] = posterior
+                if self.structured and site is not self._sites[-1] and site.name not in values:
+                    values[site.name] = _median(posterior)
+        return found
+
+    @torch.no_grad()
+    def sample(
+        self, *args: Any, num_samples: int | None = None, seed: int | None = None, **kwargs: Any
+    ) -> Sites:
+        """Draws from the posterior of all data, jointly over the sites.
+
+        Args:
+            *args: the data; the number of samples may follow them, as in ``guide.sample(x, 100)``.
+            num_samples: draws for each datum, 1 by default.
+            seed: isolates the draws from torch's random state; None draws from that state.
+            **kwargs: further arguments of the model, for its first run.
+
+        Returns:
+            Draws by site name, each (num_samples, batch, \\*event).
+
+        Raises:
+            ValueError: for a number of samples below 1.
+        """
+        args, size = split_count(args, num_samples)
+        with self._outside_of_inference(*args, **kwargs) as features:
+            return self._drawn(features, size, seed)
+
+    def median(self, *args: Any, **kwargs: Any) -> Sites:
+        """The median of each latent's posterior, element by element; see :meth:`quantiles`.
+
+        Args:
+            *args: the data.
+            **kwargs: further arguments of the model, or options of :meth:`quantiles`.
+
+        Returns:
+            Medians by site name, each (batch, \\*event).
+        """
+        return self.quantiles(0.5, *args, **kwargs)
+
+    @torch.no_grad()
+    def quantiles(
+        self,
+        q: float | Sequence[float] | Tensor,
+        *args: Any,
+        num_samples: int = 1000,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Sites:
+        """Quantiles of each latent's posterior, element by element.
+
+        They are exact where the distribution has them in closed form, and else those of draws. Of categorical
+        variables, they are those of the index.
+
+        Args:
+            q: a level from 0 to 1, or several.
+            *args: the data.
+            num_samples: draws for each datum, where there is no closed form, as for sites that depend on
+                earlier ones, simplices and flows.
+            seed: isolates these draws from torch's random state; None draws from that state.
+            **kwargs: further arguments of the model, for its first run.
+
+        Returns:
+            Quantiles by site name, each (len(q), batch, \\*event), or (batch, \\*event) for a single level.
+
+        Raises:
+            ValueError: for levels outside of [0, 1] or a number of samples below 1.
+        """
+        levels = check_levels(q)
+        flat = levels.reshape(-1)
+        args, size = split_count(args, num_samples)
+        with self._outside_of_inference(*args, **kwargs) as features:
+            closed = ((name, closed_quantiles(each, flat)) for name, each in self._marginals(features))
+            found = {name: each for name, each in closed if each is not None}
+            if len(found) < len(self._sites):
+                draws = self._drawn(features, size, seed)
+                found = {name: sorted_quantiles(each, flat) for name, each in draws.items()} | found
+        return {name: each if levels.dim() else each[0] for name, each in found.items()}
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        heads = (f"{prefix}heads.", f"{prefix}inputs.")
+        if self._data_plate is None and any(key.startswith(heads) for key in state_dict):
+            raise ValueError(
+                "Expected a guide with heads to load their state but this one has not run: call "
+                "guide.posterior(data) once before."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the model, which need not be picklable, and which the first call has read."""
+        drop_weak_references(self)
+        return self.__dict__ | {"_model": (None,), "master": None, "plates": {}, "_own_heads": {}}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A guide of the same model with parameters of its own."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        twin._model = self._model
+        twin._own_heads = copy.deepcopy(self._own_heads, memo)
+        return twin
+
+    def _ensure_prototype(self, *args: Any, **kwargs: Any) -> None:
+        if self._data_plate is not None:
+            return
+        if self._is_learning:
+            raise RuntimeError(
+                "The model asks its own guide for a posterior before the guide has seen the model: make "
+                "encoder and head first and give them to both, heads={name: head} and "
+                "VampPrior(u, posterior=lambda u: head(encoder(u)))."
+            )
+        self._is_learning = True
+        try:
+            self._setup_prototype(*args, **kwargs)
+        finally:
+            self._is_learning = False
+
+    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+        size = data_size(args)
+        if self.model is None:
+            raise ValueError("Expected a guide that has run but this one was pickled before: build it anew.")
+        with torch.inference_mode(False), torch.no_grad(), isolated_random_state():
+            trace = self._run_model(*args, **kwargs)
+            plate = find_data_plate(trace, size, own_plates=self._own_plates(*args, **kwargs))
+            self._sites = find_latent_sites(trace, plate)
+            self._inner_plates = _all_inner_plates(self._sites)
+            self._make_heads(plate, *first_rows(args, plate))
+        _forget_values(trace)
+        self._own_heads = {}
+        self._data_plate = plate
+
+    def _run_model(self, *args: Any, **kwargs: Any) -> Trace:
+        # Unlike the method of the base, without a memory of the sizes of plates, which are made at each call
+        model = pyro.poutine.block(self.model, self._prototype_hide_fn)
+        trace = pyro.poutine.block(pyro.poutine.trace(model).get_trace)(*args, **kwargs)
+        if self.master is not None:
+            self.master()._check_prototype(trace)
+        self.prototype_trace = trace
+        return trace
+
+    def _make_heads(self, data_plate: DataPlate, *data: Any) -> None:
+        plates = self._inner_plates
+        features = prototype_features(self._module("encoder"), *data, plates=[each.name for each in plates])
+        per_cell = plates if features.dim() > 2 else ()
+        names = [site.name for site in self._sites]
+        if unknown := sorted(self._own_heads.keys() - set(names)):
+            raise ValueError(f"Expected heads for the latent sites {names} but got {unknown}.")
+        inputs, heads = [], []
+        for k, site in enumerate(self._sites):
+            earlier = self._sites[:k] if self.structured else ()
+            seen = SiteInput(site, data_plate, features.shape[-1], earlier=earlier, per_cell=per_cell)
+            inputs.append(seen.to(features.device, features.dtype))
+            heads.append(self._head(site, seen.out_features, features))
+        self.inputs, self.heads = nn.ModuleList(inputs), nn.ModuleList(heads)
+
+    def _head(self, site: LatentSite, in_features: int, like: Tensor) -> nn.Module:
+        own = self._own_heads.get(site.name)
+        features = like.new_zeros(1, in_features)
+        if own is not None and _is_head(own):
+            return _initialised(own, features)
+        with _named(site):
+            head = self.make_head(site, in_features) if own is None else self._head_by(own, site, in_features)
+        return _initialised(head.to(like.device, like.dtype).train(self.training), features)
+
+    def _head_by(self, own: Head, site: LatentSite, in_features: int) -> nn.Module:
+        if isinstance(own, AmortizedGuide):
+            return own.make_head(site, in_features)
+        kind = own.func if isinstance(own, partial) else own
+        if isinstance(kind, type) and issubclass(kind, AmortizedGuide):
+            return own(self.model, _no_encoder).make_head(site, in_features)
+        if isinstance(kind, type) and issubclass(kind, torch.distributions.Distribution):
+            return DistributionHead(in_features, site.event_shape, own)
+        raise ValueError(
+            f"Expected the head of {site.name!r} to be a module from features to a distribution, a "
+            f"distribution class or a family of guides but got {own!r}."
+        )
+
+    def _own_plates(self, *args: Any, **kwargs: Any) -> frozenset[str]:
+        """The names of the plates that the user makes."""
+        guide = self if self.master is None else self.master()
+        if guide.create_plates is None:
+            return frozenset()
+        with pyro.poutine.block():
+            plates = guide.create_plates(*args, **kwargs)
+        return frozenset(each.name for each in ([plates] if isinstance(plates, pyro.plate) else plates))
+
+    def _create_plates(self, *args: Any, **kwargs: Any) -> dict[str, pyro.plate]:
+        plates: dict[str, pyro.plate] = super()._create_plates(*args, **kwargs)
+        assert self._data_plate is not None
+        if self._data_plate.name not in plates:
+            plates[self._data_plate.name] = self._data_plate.create(data_size(args))
+        return plates
+
+    def _create_inner_plates(self, plates: dict[str, pyro.plate], features: Tensor) -> None:
+        """The plates within that of the data, as long as the encoder says, else as they were at first."""
+        sizes = features.shape[1:-1] or [plate.size for plate in self._inner_plates]
+        for plate, size in zip(self._inner_plates, sizes, strict=True):
+            if plate.name not in plates:
+                plates[plate.name] = pyro.plate(plate.name, size, dim=plate.dim)
+
+    def _subsample(self, plate: pyro.plate, args: tuple[Any, ...]) -> Iterator[Any]:
+        size = data_size(args)
+        if size not in (plate.size, plate.subsample_size):
+            raise ValueError(
+                f"Expected len(data) = {plate.size} or {plate.subsample_size}, the sizes of plate "
+                f"{plate.name!r}, but got {size}: pass create_plates=lambda x: pyro.plate({plate.name!r}, "
+                "len(x), dim=-1), in an AutoGuideList to the list."
+            )
+        if plate.subsample_size == size:
+            return iter(args)
+        return (rows(arg, size, plate.indices) for arg in args)
+
+    def _features(self, *data: Any) -> Tensor:
+        names = [plate.name for plate in self._inner_plates]
+        return check_features(self._module("encoder")(*data), len(data[0]), plates=names)
+
+    def _in_turn(self, features: Tensor, values: Sites) -> Iterator[tuple[LatentSite, Any, Any]]:
+        """Each site with its distribution and its ``infer``, given the values of the sites before."""
+        modules = zip(self._sites, self._module("inputs"), self._module("heads"), strict=True)
+        for site, seen, head in modules:
+            inputs = seen(features, values)
+            yield site, _fitting(head(inputs), site, inputs.shape[:-1]), dict(getattr(head, "infer", {}))
+
+    @contextmanager
+    def _outside_of_inference(self, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
+        """The features of all data, in a run of its own, so that no handler around sees the parameters."""
+        with pyro.poutine.block(), self._pyro_context:
+            self._ensure_prototype(*args, **kwargs)
+            self._register()
+            yield self._features(*args)
+
+    def _marginals(self, features: Tensor) -> Iterator[tuple[str, Any]]:
+        """The sites whose distribution depends on the data alone."""
+        sites = self._in_turn(features, {})
+        alone = islice(sites, 1 if self.structured else None)
+        return ((site.name, posterior) for site, posterior, _ in alone)
+
+    def _drawn(self, features: Tensor, size: int, seed: int | None) -> Sites:
+        """Joint draws of all sites, (size, batch, \\*event) each."""
+        values: Sites = {}
+        with seeded_draws(seed):
+            for site, posterior, _ in self._in_turn(features, values):
+                # what depends on earlier sites has their draws in its batch shape
+                values[site.name] = posterior.sample(() if self.structured and values else (size,))
+        return values
+
+    def _checked(self, given: Mapping[str, Tensor], batch: int) -> Sites:
+        """Values of sites on which others depend."""
+        assert self._data_plate is not None
+        sites = {site.name: site for site in self._sites[:-1]} if self.structured else {}
+        if unknown := sorted(given.keys() - sites.keys()):
+            raise ValueError(
+                f"Expected values of the sites that others depend on, {list(sites)}, but got {unknown}."
+            )
+        for name, value in given.items():
+            _check_value(name, value, sites[name].event_shape, self._data_plate.dim, batch)
+        return dict(given)
+
+    def _register(self) -> None:
+        register(f"{self._name}.encoder", self._module("encoder"))
+        for site, seen, head in zip(self._sites, self._module("inputs"), self._module("heads"), strict=True):
+            register(f"{self._name}.{site.name}.input", seen)
+            register(f"{self._name}.{site.name}", head)
+
+    def _module(self, name: str) -> Any:
+        # Plain attribute access of a PyroModule would register the module once more, under another name
+        return self._modules[name] if name in self._modules else getattr(self, name)
+
+
+def _is_head(own: Head) -> bool:
+    return isinstance(own, nn.Module) and not isinstance(own, AmortizedGuide)
+
+
+def _initialised(head: nn.Module, features: Tensor) -> nn.Module:
+    """The head, its lazy layers built for the features."""
+    if any(is_lazy(parameter) for parameter in head.parameters()):
+        with evaluation_mode(head):
+            head(features)
+    return head
+
+
+@contextmanager
+def _named(site: LatentSite) -> Iterator[None]:
+    """Says which site an error is about, since heads know no names."""
+    try:
+        yield
+    except (NotImplementedError, ValueError) as error:
+        if repr(site.name) in str(error):
+            raise
+        raise type(error)(f"Latent site {site.name!r}: {error}") from error
+
+
+def _no_encoder(*_: Any) -> Tensor:
+    raise AssertionError("a family that makes a head for another guide does not encode")
+
+
+def _check_mask(site: LatentSite, posterior: Any) -> None:
+    if site.masked and not is_masked(posterior, pyro.poutine.get_mask()):
+        raise NotImplementedError(
+            f"Latent site {site.name!r} is masked in the model but not in the guide, whose density would "
+            "count where the model's does not: run the guide inside pyro.poutine.mask too, or give the site "
+            "a head that returns distribution.mask(...). For missing data, mask the observed site rather "
+            "than pass obs_mask."
+        )
+
+
+def _check_value(name: str, value: Tensor, event_shape: torch.Size, data_dim: int, batch: int) -> None:
+    lead = value.dim() - len(event_shape)
+    axis = lead + data_dim  # of the data
+    if lead < 0 or value.shape[lead:] != event_shape or (axis >= 0 and value.shape[axis] not in (1, batch)):
+        raise ValueError(
+            f"Expected values of {name!r} for {batch} data, in axis {data_dim} before the event shape "
+            f"{tuple(event_shape)}, but got shape {tuple(value.shape)}."
+        )
+
+
+def _fitting(posterior: Any, site: LatentSite, batch: torch.Size) -> dist.TorchDistribution:
+    """The distribution that a head gave, if it is one of this site for these data."""
+    if not isinstance(posterior, dist.torch_distribution.TorchDistributionMixin):
+        raise ValueError(
+            f"Expected the head of {site.name!r} to return a distribution of pyro.distributions but got "
+            f"{type(posterior).__name__}."
+        )
+    if posterior.event_shape != site.event_shape:
+        raise ValueError(
+            f"Expected the head of {site.name!r} to return a distribution of event shape "
+            f"{tuple(site.event_shape)} but got {tuple(posterior.event_shape)}: use .to_event(...)."
+        )
+    if posterior.batch_shape == batch:
+        return posterior
+    try:
+        return posterior.expand(batch)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"Expected the head of {site.name!r} to return a distribution of batch shape {tuple(batch)}, the "
+            f"leading axes of its features, but got {tuple(posterior.batch_shape)}."
+        ) from error
+
+
+@torch.no_grad()
+def _median(posterior: Any) -> Tensor:
+    """Exact, or that of draws which are always the same."""
+    level = torch.full((1,), 0.5)
+    closed = closed_quantiles(posterior, level)
+    if closed is not None:
+        return closed[0]
+    with isolated_random_state(0):
+        return sorted_quantiles(posterior.sample((_DRAWS,)), level)[0]
+
+
+def _all_inner_plates(sites: Iterable[LatentSite]) -> tuple[InnerPlate, ...]:
+    """The plates within that of the data, from left to right."""
+    plates = {plate.name: plate for site in sites for plate in site.plates}
+    return tuple(sorted(plates.values(), key=lambda plate: (plate.dim, plate.name)))
+
+
+def _forget_values(trace: Trace) -> None:
+    # The guide would carry the data, and priors with parameters, into copies and pickles
+    latent = set(trace.stochastic_nodes)
+    for name in [name for name in trace.nodes if name not in latent]:
+        trace.remove_node(name)
+    nodes: dict[str, Any] = trace.nodes
+    for site in nodes.values():
+        site.update(fn=None, value=None)

@@ -1,0 +1,222 @@
+r"""The beta-VAE objective: distortion plus β times rate.
+
+Higgins et al., 2017, beta-VAE: Learning basic visual concepts with a constrained variational framework.
+"""
+
+from typing import Any, final
+
+from pyro_infomax.infer._elbo import WeightedELBO
+from pyro_infomax.infer._enum import WeightedEnumELBO
+from pyro_infomax.infer._mean_field import WeightedMeanFieldELBO
+from pyro_infomax.infer._renyi import WeightedRenyiELBO
+from pyro_infomax.infer._trace import WeightedGraphELBO, WeightedTraceELBO
+from pyro_infomax.infer._weights import ObjectiveWeight, WeightsLike
+
+# ---- beta elbo
+
+
+class _Beta(WeightedELBO):
+    def __init__(self, beta: WeightsLike = 4.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.beta = beta
+
+    @property
+    def beta(self) -> WeightsLike:
+        """The weight of the rate, as it was given."""
+        return self.objective_weight.value
+
+    @beta.setter
+    def beta(self, value: WeightsLike) -> None:
+        self.objective_weight = ObjectiveWeight("beta", value, role="latent")
+
+
+@final
+class Trace_BetaELBO(_Beta, WeightedTraceELBO):
+    """The beta-VAE objective by sampled log-probabilities, with reparameterised or score-function gradients.
+
+    Weights, terms and errors are those of :class:`TraceMeanField_BetaELBO`; further arguments those of
+    :class:`pyro.infer.Trace_ELBO`.
+
+    Raises:
+        NotImplementedError: where a site asks for enumeration.
+    """
+
+
+@final
+class TraceMeanField_BetaELBO(_Beta, WeightedMeanFieldELBO):
+    r"""The beta-VAE objective with the KL divergence in closed form where there is one.
+
+    .. math:: D + \beta R = -\mathbb{E} \log p(x \mid z) + \beta \, \mathbb{E} \log \frac{q(z \mid x)}{p(z)}
+
+    Every site of the guide and every latent site of the model weighs β. The InfoMax objective with λ = 1/β −
+    1 is this one times 1 + λ: the same minimiser, gradients that are smaller here by the factor β. After an
+    evaluation ``terms`` holds the unweighted :class:`~pyro_infomax.infer.Terms`.
+
+    Args:
+        beta: a number or tensor >= 0, a schedule, or a mapping from site names of the model to these; sites
+            that a mapping does not name keep weight 1.
+        **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
+
+    Raises:
+        ValueError: if a weight is negative or not finite, or names no site of the model.
+        NotImplementedError: where a guide site is not reparameterised or asks for enumeration.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> elbo = TraceMeanField_BetaELBO(beta=4.0)
+        >>> loss = elbo.loss(model, guide, torch.tensor([-1.0, 1.0]))
+        >>> terms = elbo.terms
+        >>> abs(loss - (terms.distortion + 4 * terms.rate)) < 1e-4
+        True
+    """
+
+
+@final
+class TraceGraph_BetaELBO(_Beta, WeightedGraphELBO):
+    """The beta-VAE objective with score-function gradients that know which sites depend on which.
+
+    Weights, terms and errors are those of :class:`TraceMeanField_BetaELBO`; further arguments those of
+    :class:`pyro.infer.TraceGraph_ELBO`.
+
+    Raises:
+        NotImplementedError: where a site asks for enumeration.
+    """
+
+
+@final
+class TraceEnum_BetaELBO(_Beta, WeightedEnumELBO):
+    """The beta-VAE objective with exact sums over the sites that are enumerated.
+
+    Weights, terms and errors are those of :class:`TraceMeanField_BetaELBO`; further arguments those of
+    :class:`pyro.infer.TraceEnum_ELBO`.
+
+    A site enumerated in the model must weigh the same as the sites that it is summed with, which a mapping
+    says.
+
+    Raises:
+        NotImplementedError: where the guide is itself a messenger.
+    """
+
+
+# ---- The InfoMax objective: information rewarded at λ nats a nat, by its variational bound.
+#
+# Barber and Agakov (2003), The IM algorithm: a variational approach to information maximization.
+
+
+class _InfoMax(WeightedELBO):
+    def __init__(self, lam: WeightsLike = 3.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lam = lam
+
+    @property
+    def lam(self) -> WeightsLike:
+        """The InfoMax weight λ, as it was given."""
+        return self.objective_weight.value
+
+    @lam.setter
+    def lam(self, value: WeightsLike) -> None:
+        self.objective_weight = ObjectiveWeight("lam", value, role="observed", offset=1.0)
+
+
+@final
+class Trace_InfoMaxELBO(_InfoMax, WeightedTraceELBO):
+    """The InfoMax objective by sampled log-probabilities, with reparameterised or score-function gradients.
+
+    Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments those of
+    :class:`pyro.infer.Trace_ELBO`.
+
+    Raises:
+        NotImplementedError: where a site asks for enumeration.
+    """
+
+
+@final
+class TraceMeanField_InfoMaxELBO(_InfoMax, WeightedMeanFieldELBO):
+    r"""The InfoMax objective with the KL divergence in closed form where there is one.
+
+    .. math:: (1 + \lambda) D + R = -(1 + \lambda) \, \mathbb{E} \log p(x \mid z)
+        + \mathbb{E} \log \frac{q(z \mid x)}{p(z)}
+
+    Every observed site of the model weighs 1 + λ. It is the beta-VAE objective with β = 1/(1 + λ), times 1 +
+    λ. After an evaluation ``terms`` holds the unweighted :class:`~pyro_infomax.infer.Terms`.
+
+    Args:
+        lam: a number or tensor > -1, a schedule, or a mapping from site names of the model to these: a named
+            site weighs 1 + λ, the others keep weight 1.
+        **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
+
+    Raises:
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        NotImplementedError: where a guide site is not reparameterised or asks for enumeration.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> elbo = TraceMeanField_InfoMaxELBO(lam=3.0)
+        >>> loss = elbo.loss(model, guide, torch.tensor([-1.0, 1.0]))
+        >>> terms = elbo.terms
+        >>> abs(loss - (4 * terms.distortion + terms.rate)) < 1e-4
+        True
+    """
+
+
+@final
+class TraceGraph_InfoMaxELBO(_InfoMax, WeightedGraphELBO):
+    """The InfoMax objective with score-function gradients of lower variance, by the dependencies between the
+
+    Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments those of
+    :class:`pyro.infer.TraceGraph_ELBO`.
+
+    Raises:
+        NotImplementedError: where a site asks for enumeration.
+    """
+
+
+@final
+class TraceEnum_InfoMaxELBO(_InfoMax, WeightedEnumELBO):
+    """The InfoMax objective with exact sums over the sites that are enumerated.
+
+    Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments those of
+    :class:`pyro.infer.TraceEnum_ELBO`.
+
+    A site enumerated in the model must weigh the same as the sites that it is summed with, which a mapping
+    says.
+
+    Raises:
+        NotImplementedError: where the guide is itself a messenger.
+    """
+
+
+@final
+class Renyi_InfoMaxELBO(_InfoMax, WeightedRenyiELBO):
+    r"""The InfoMax weight within a variational Rényi bound (Li and Turner, 2016; Burda et al., 2016, for α =
+    0).
+
+    .. math:: -\frac{1}{1 - \alpha} \log \frac{1}{K} \sum_k
+        \Big[ \frac{p(x \mid z_k)^{1 + \lambda} p(z_k)}{q(z_k \mid x)} \Big]^{1 - \alpha}
+
+    The ``elbo`` of its terms is the bound without weights.
+
+    Args:
+        lam: a number or tensor > -1, a schedule, or a mapping from observed sites of the model to these.
+        **kwargs: those of :class:`pyro.infer.RenyiELBO`: ``alpha``, ``num_particles``, …
+
+    Raises:
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        NotImplementedError: where a mapping names a latent site, a site asks for enumeration, a site that
+            only the guide has is outside of the plates that the model's sites share, or gradients are wanted
+            of a scaled or masked guide site that is not reparameterised.
+    """

@@ -1,0 +1,223 @@
+"""RenyiELBO with weights."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from pyro.distributions.util import is_identically_zero
+from pyro.infer import RenyiELBO
+from pyro.infer.util import get_dependent_plate_dims, torch_sum
+
+from pyro_infomax.infer._elbo import (
+    Program,
+    SurrogateLoss,
+    Trace,
+    WeightedELBO,
+    accumulate_gradients,
+    as_number,
+)
+from pyro_infomax.infer._recording import holds
+from pyro_infomax.infer._weights import ResolvedWeights
+from pyro_infomax.poutine import is_deterministic, sample_sites, unweighted_log_prob
+
+# ---- RenyiELBO by a bound that stays in tensors.
+
+Site = Any
+
+
+class RenyiBound(RenyiELBO):
+    r"""The variational Rényi bound, in one graph of tensor operations for all particles.
+
+    .. math:: \frac{1}{1 - \alpha} \log \frac{1}{K} \sum_k w_k^{1 - \alpha}
+
+    Li and Turner, 2016, Rényi divergence variational inference.
+    """
+
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Minus the bound."""
+        with torch.no_grad():
+            return as_number(self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))[0])
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """Minus the bound, its gradients added to the parameters'."""
+        traces = list(self._get_traces(model, guide, args, kwargs))
+        loss, surrogate = self._loss_and_surrogate(traces)
+        accumulate_gradients(surrogate, traces, retain_graph=self.retain_graph)
+        return as_number(loss)
+
+    def _loss_and_surrogate(self, traces: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        pairs = [self._log_weight_and_signal(*each) for each in traces]
+        log_weights, signals = (self._by_particle(each) for each in zip(*pairs, strict=True))
+        shares = torch.softmax((1.0 - self.alpha) * log_weights, 0)
+        return -self._bound(log_weights), -(shares * signals).sum()
+
+    def _log_weight_and_signal(
+        self, model_trace: Trace, guide_trace: Trace
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The log-weight of one particle, and what has the gradients that its share in the bound is for."""
+        joint = summed_within_particles(model_trace, model_trace)
+        log_weight = joint - summed_within_particles(guide_trace, model_trace)
+        signal = joint + summed_within_particles(guide_trace, model_trace, self._guide_signal)
+        return log_weight.detach(), signal
+
+    # A score counts 1 / (1 − α) in the bound; the log-weight itself counts −1.
+    def _guide_signal(self, site: Site) -> Any:
+        _, score_function, entropy_term = site["score_parts"]
+        if is_identically_zero(score_function):
+            return 0.0 if is_identically_zero(entropy_term) else -site["log_prob"]
+        if not is_identically_zero(entropy_term):
+            raise NotImplementedError(
+                f"{type(self).__name__} has no gradient for {site['name']!r}, which is reparameterised in "
+                "part; use a Trace_ class"
+            )
+        return self.alpha / (1.0 - self.alpha) * site["log_prob"]
+
+    def _by_particle(self, each: Any) -> torch.Tensor:
+        """(particles, *shared plates)."""
+        vectorized = self.vectorize_particles and self.num_particles > 1
+        return each[0] if vectorized else torch.stack(torch.broadcast_tensors(*each))
+
+    def _bound(self, log_weights: torch.Tensor) -> torch.Tensor:
+        order = 1.0 - self.alpha
+        means = torch.logsumexp(order * log_weights, 0) - math.log(self.num_particles)
+        return means.sum() / order
+
+
+def summed_within_particles(
+    trace: Trace, model_trace: Trace, of_site: Callable[[Site], Any] = lambda site: site["log_prob"]
+) -> torch.Tensor:
+    """A quantity of the sites of a trace, summed over what the sites of a model do not share."""
+    dims = get_dependent_plate_dims(model_trace.nodes.values())
+    terms = [of_site(site) for site in sample_sites(trace)]
+    sums = [torch_sum(term, dims) if isinstance(term, torch.Tensor) else term for term in terms]
+    return torch.as_tensor(sum(sums))
+
+
+# ---- weighted renyi
+
+
+class WeightedRenyiELBO(WeightedELBO, RenyiBound):
+    """The variational Rényi bound; only observed sites can be weighed exactly."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._log_weights: list[torch.Tensor] = []
+        self._adopted: torch.Tensor | None = None
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._log_weights = []
+        self._adopted = None
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+        """The weighted loss, its gradients added to the parameters'.
+
+        Raises:
+            NotImplementedError: where a guide site that is not reparameterised is scaled, by a subsampling
+                plate say, or masked while later sites are not: its score term would be wrong.
+        """
+        with self._gradients_are_wanted():
+            return super().loss_and_grads(model, guide, *args, **kwargs)
+
+    def adopt(self, evaluation: SurrogateLoss, subsampled: Mapping[int, int]) -> None:
+        """Takes an evaluation that was computed elsewhere as its own, and as a training step."""
+        super().adopt(evaluation, subsampled)
+        self._adopted = evaluation.elbo
+
+    def _surrogate(self, model: Program, guide: Program, args: Any, kwargs: Any) -> SurrogateLoss:
+        with self._gradients_are_wanted():
+            loss, surrogate = self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))
+        distortion, rate = (torch.as_tensor(total) / self._summed for total in self._sums)
+        return SurrogateLoss(loss, surrogate, distortion, rate, self._unweighted_bound())
+
+    @contextmanager
+    def _gradients_are_wanted(self) -> Iterator[None]:
+        self._refuse_wrong_scores = True
+        try:
+            yield
+        finally:
+            self._refuse_wrong_scores = False
+
+    _refuse_wrong_scores = False
+
+    def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
+        super()._check(weights, model_trace, guide_trace)
+        self._check_plates(model_trace, guide_trace)
+        for name, site in guide_trace.nodes.items():
+            if site["type"] == "sample":
+                self._check_guide_site(name, site)
+                self._check_score(name, model_trace, guide_trace)
+
+    # Pyro keeps the plates that all sites of the model share; a site outside of them would count many times.
+    def _check_plates(self, model_trace: Trace, guide_trace: Trace) -> None:
+        own = [site for name, site in guide_trace.nodes.items() if name not in model_trace.nodes]
+        model_sites = list(model_trace.nodes.values())
+        if get_dependent_plate_dims(model_sites) != get_dependent_plate_dims([*model_sites, *own]):
+            names = [site["name"] for site in own if site["type"] == "sample"]
+            raise NotImplementedError(
+                f"{type(self).__name__} needs the guide's own sites, {names}, in every plate that the sites "
+                "of the model share; move them into it, or use Trace_InfoMaxELBO"
+            )
+
+    def _check_guide_site(self, name: str, site: Any) -> None:
+        ours = type(self).__name__
+        if "weight" in site:
+            raise NotImplementedError(
+                f"{ours} cannot weigh the latent site {name!r} exactly; "
+                f"use Trace_, TraceGraph_ or TraceMeanField_{ours.split('_')[-1]}"
+            )
+
+    def _check_score(self, name: str, model_trace: Trace, guide_trace: Trace) -> None:
+        site = guide_trace.nodes[name]
+        if not self._refuse_wrong_scores or is_identically_zero(site["score_parts"].score_function):
+            return
+        sentence = (
+            f"{type(self).__name__} has no right gradient for {name!r}, which is not reparameterised yet "
+            "scaled (by poutine.scale or a subsampling plate), or masked where later sites are not; "
+            "use Trace_InfoMaxELBO"
+        )
+        later = [node for trace in (model_trace, guide_trace) for node in _later(name, trace)]
+        conditions = [_is_one(site["scale"]), *(_counts_no_further(site, node) for node in later)]
+        if not all(holds(condition, sentence) for condition in conditions):
+            raise NotImplementedError(sentence)
+
+    def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
+        self._record_sampled(model_trace, guide_trace)
+        self._log_weights.append(
+            _log_weight(model_trace, model_trace) - _log_weight(guide_trace, model_trace)
+        )
+
+    def _elbo(self, distortion: float, rate: float) -> float:  # noqa: ARG002 - its bound is no sum of the two
+        return float(self._unweighted_bound() if self._adopted is None else self._adopted)
+
+    def _unweighted_bound(self) -> torch.Tensor:
+        return self._bound(self._by_particle(self._log_weights))
+
+
+def _log_weight(trace: Trace, model_trace: Trace) -> torch.Tensor:
+    return summed_within_particles(trace, model_trace, lambda site: unweighted_log_prob(site).detach())
+
+
+def _is_one(scale: Any) -> bool | torch.Tensor:
+    return (scale == 1).all() if isinstance(scale, torch.Tensor) else bool(scale == 1)
+
+
+def _later(name: str, trace: Trace) -> list[Any]:
+    """The sites with a density that follow a given one."""
+    names = list(trace.nodes)
+    after = names[names.index(name) + 1 :] if name in names else []
+    return [site for site in sample_sites(trace) if site["name"] in after and not is_deterministic(site)]
+
+
+# A masked site has no score term, which is right only if nothing that counts depends on its value.
+def _counts_no_further(site: Any, later: Any) -> bool | torch.Tensor:
+    """Whether a later site is masked out wherever the given one is."""
+    if site["mask"] is None or site["mask"] is True:
+        return True
+    return ~(~torch.as_tensor(site["mask"]) & _as_mask(later["mask"])).any()
+
+
+def _as_mask(mask: Any) -> torch.Tensor:
+    return torch.as_tensor(True if mask is None else mask)

@@ -1,0 +1,323 @@
+"""Every quantity of one set of draws."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pyro_infomax.distributions import ClosedForms, is_factorised, joint_forms, marginal_forms
+from pyro_infomax.information._aggregate import check_leave_one_out
+from pyro_infomax.information._control_variates import (
+    ControlVariates,
+    Expectation,
+    affordable,
+    covariates_of,
+    nearest,
+)
+from pyro_infomax.information._draws import Draws
+from pyro_infomax.information._estimate import Estimate
+from pyro_infomax.information._sites import sums_of
+
+# ---- account
+
+
+@final
+class Account:
+    r"""The nats of one set of draws, each term by itself, from one regression and one pass over the mixture.
+
+    All terms are expectations of log-densities under the same draws, corrected by the same covariates.
+    Therefore
+
+    .. math:: R = I + \mathrm{KL}[q(z) \| p(z)], \qquad \mathrm{KL}[q(z) \| p(z)]
+        = \mathrm{TC} + \sum_j \mathrm{KL}[q(z_j) \| p(z_j)] + \text{prior dependence}
+
+    hold on the reported values to rounding.
+
+    Args:
+        draws: with a prior, for the quantities that compare with one.
+
+    >>> import torch
+    >>> from torch.distributions import Independent, Normal
+    >>> means = torch.linspace(-2, 2, 50, dtype=torch.float64)[:, None]
+    >>> posterior = Independent(Normal(means, 0.5), 1)
+    >>> prior = Independent(Normal(torch.zeros(1), torch.ones(1)), 1)
+    >>> account = Account(Draws(posterior, prior, seed=0))
+    >>> float(account.rate) - float(account.mutual_information) - float(account.marginal_kl) < 1e-12
+    True
+    """
+
+    def __init__(self, draws: Draws) -> None:
+        self.draws = draws
+
+    @cached_property
+    def rate(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.rate`."""
+        return (self._posterior - self._prior).estimate("exact", "the rate of these data")
+
+    @cached_property
+    def mutual_information(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.mutual_information`."""
+        target = "the mutual information of the representation under the empirical data distribution"
+        return (self._posterior - self._aggregate).estimate("exact", target)
+
+    @cached_property
+    def leave_one_out(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.leave_one_out`."""
+        check_leave_one_out(self.draws.data_size)
+        target = "the mutual information of the representation in the population"
+        return (self._posterior - self._left_out).estimate("upper", target)
+
+    @cached_property
+    def marginal_kl(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.marginal_kl`."""
+        target = "the KL divergence of these data's aggregate posterior from the prior"
+        return (self._aggregate - self._prior).estimate("exact", target)
+
+    @cached_property
+    def total_correlation(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.total_correlation`."""
+        target = "the total correlation of these data's aggregate posterior"
+        return (self._aggregate - self._aggregate_marginals.sum()).estimate("exact", target)
+
+    @cached_property
+    def conditional_total_correlation(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.conditional_total_correlation`."""
+        target = "the total correlation within the posteriors of these data"
+        return self._conditional_total_correlation.estimate("exact", target)
+
+    @cached_property
+    def dimensionwise_kl(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.dimensionwise_kl`."""
+        target = "the KL divergence of each marginal of these data's aggregate posterior from the prior's"
+        return (self._aggregate_marginals - self._prior_marginals).estimate("exact", target)
+
+    @cached_property
+    def prior_dependence(self) -> Estimate:
+        """See :func:`~pyro_infomax.information.prior_dependence`."""
+        target = "what the prior's own dependence adds to the marginal KL of these data"
+        return self._prior_dependence.estimate("exact", target)
+
+    def expectation(self, values: Tensor) -> Expectation:
+        """The mean over data and draws of further values of the same draws, by the same regression.
+
+        Args:
+            values: (samples, batch), or several at once (samples, batch, several), in nats.
+
+        Raises:
+            ValueError: for values of another shape.
+        """
+        if values.shape[:2] != self.draws.z.shape[:2]:
+            raise ValueError(
+                f"Expected values of shape {tuple(self.draws.z.shape[:2])}, (samples, batch), "
+                f"but got {tuple(values.shape)}."
+            )
+        return self._plan.expectation(values.double())
+
+    def known(self, exact: Tensor) -> Expectation:
+        """A mean over data and draws whose expectation for each datum is known.
+
+        Args:
+            exact: (batch,) or (batch, several), in nats.
+        """
+        return self._plan.known(exact)
+
+    @cached_property
+    def _plan(self) -> ControlVariates:
+        chosen = next(each for each in covariates_of(self.draws) if affordable(each.values))
+        alone = len(self.draws.z) == 1
+        neighbours = nearest(self.draws.coordinates.base) if alone else None
+        return ControlVariates(chosen.values, chosen.exact, neighbours=neighbours)
+
+    @cached_property
+    def _forms(self) -> ClosedForms:
+        return joint_forms(self.draws.posterior, self.draws.prior)
+
+    @cached_property
+    def _marginal_forms(self) -> ClosedForms:
+        return marginal_forms(self.draws.posterior, self.draws.prior)
+
+    @cached_property
+    def _posterior(self) -> Expectation:
+        """E log q(z|x)."""
+        draws = self.draws
+        return _of_posterior(self._plan, self._forms, draws.log_posterior, lambda: draws.log_prior)
+
+    @cached_property
+    def _posterior_marginals(self) -> Expectation:
+        draws = self.draws
+        own = draws.log_posterior_marginals
+        return _of_posterior(self._plan, self._marginal_forms, own, lambda: draws.log_prior_marginals)
+
+    @property
+    def _conditional_total_correlation(self) -> Expectation:
+        if is_factorised(self.draws.posterior):
+            return self._nothing
+        return self._posterior - self._posterior_marginals.sum()
+
+    @property
+    def _prior_dependence(self) -> Expectation:
+        if is_factorised(self.draws.prior):
+            return self._nothing
+        return self._prior_marginals.sum() - self._prior
+
+    @property
+    def _nothing(self) -> Expectation:
+        return self._plan.known(self.draws.log_posterior.new_zeros(self.draws.data_size))
+
+    @cached_property
+    def _prior(self) -> Expectation:
+        """E log p(z)."""
+        draws = self.draws
+        return _of_prior(
+            self._plan, self._forms, self._posterior, lambda: draws.log_prior - draws.log_posterior
+        )
+
+    @cached_property
+    def _prior_marginals(self) -> Expectation:
+        draws = self.draws
+        return _of_prior(
+            self._plan,
+            self._marginal_forms,
+            self._posterior_marginals,
+            lambda: draws.log_prior_marginals - draws.log_posterior_marginals,
+        )
+
+    @cached_property
+    def _aggregate(self) -> Expectation:
+        """E log q(z)."""
+        draws = self.draws
+        difference = self._plan.expectation(draws.log_aggregate - draws.log_posterior)
+        found = self._posterior + difference
+        return found.biased(self._at_most_kl(self.self_vote, found, lambda: self._prior))
+
+    @cached_property
+    def _left_out(self) -> Expectation:
+        draws = self.draws
+        difference = self._plan.expectation(draws.log_leave_one_out - draws.log_posterior)
+        return (self._posterior + difference).biased(-self.self_vote)
+
+    @cached_property
+    def _aggregate_marginals(self) -> Expectation:
+        draws = self.draws
+        difference = self._plan.expectation(draws.log_aggregate_marginals - draws.log_posterior_marginals)
+        gap = draws.log_aggregate_marginals - draws.log_leave_one_out_marginals
+        found = self._posterior_marginals + difference
+        return found.biased(self._at_most_kl(half_mean(gap), found, lambda: self._prior_marginals))
+
+    @property
+    def self_vote(self) -> Tensor:
+        """What each datum's own component adds to E log q(z), to leading order: the bias of N data, ()."""
+        return half_mean(self.draws.log_aggregate - self.draws.log_leave_one_out)
+
+    def _at_most_kl(self, bias: Tensor, aggregate: Expectation, prior: Callable[[], Expectation]) -> Tensor:
+        """The bias of E log q(z): at most the KL from the prior, for the population's is not negative."""
+        if self.draws.prior is None:
+            return bias
+        try:
+            kl = aggregate - prior()
+        except NotImplementedError:
+            return bias
+        return torch.minimum(bias, kl.datum.mean(0).clamp(min=0))
+
+
+def half_mean(gap: Tensor) -> Tensor:
+    """The leading bias of E log q(z) at N data: the own component adds it, its absence takes off as much."""
+    return gap.mean((0, 1)) / 2
+
+
+def _of_posterior(
+    plan: ControlVariates, forms: ClosedForms, own: Tensor, prior: Callable[[], Tensor]
+) -> Expectation:
+    """E log q(z|x): in closed form, else paired with the prior's closed form, else from the draws."""
+    if forms.log_posterior is not None:
+        return plan.known(forms.log_posterior)
+    if forms.log_prior is not None:
+        return plan.known(forms.log_prior) + plan.expectation(own - prior())
+    return plan.expectation(own)
+
+
+def _of_prior(
+    plan: ControlVariates, forms: ClosedForms, posterior: Expectation, difference: Callable[[], Tensor]
+) -> Expectation:
+    """E log p(z): in closed form, else from the rate's, else from paired differences."""
+    if forms.log_prior is not None:
+        return plan.known(forms.log_prior)
+    if forms.rate is not None:
+        return posterior - plan.known(forms.rate)
+    return posterior + plan.expectation(difference())
+
+
+# ---- Every quantity of one set of draws, site by site.
+
+
+@final
+class SiteAccount:
+    r"""What each site adds to the account of all, by the chain rule in the order of the posterior's sites.
+
+    .. math::
+        R_s &= \mathrm{E} [\log q(z_s \mid z_{<s}, x) - \log p(z_s \mid \ldots)] \\
+        I_s &= \mathrm{I}[X; Z_s \mid Z_{<s}]
+            = \mathrm{E} [\log q(z_s \mid z_{<s}, x) - \log q(z_s \mid z_{<s})] \\
+        \mathrm{KL}_s &= R_s - I_s
+
+    with the exact mixtures :math:`q(z_s \mid z_{<s}) = q(z_{\le s}) / q(z_{<s})`. The sums over the sites are
+    rate, information and marginal KL of the account, to rounding.
+
+    Reference: Cover and Thomas (2006), Elements of information theory, sections 2.5 and 4.2, for the chain
+    rules.
+
+    Args:
+        account: of draws that know the sizes of their sites.
+        log_prior: log p(z_s | ...) of the draws under each site's own density in the model, whatever it
+            depends on there, (samples, batch, sites); None for the information alone.
+    """
+
+    def __init__(self, account: Account, log_prior: Tensor | None = None) -> None:
+        self.account = account
+        self.draws = account.draws
+        self.log_prior = log_prior
+
+    @property
+    def rate(self) -> Estimate:
+        """One a site, not less than 0 where the model draws the sites in the same order."""
+        return self._rate.estimate("exact", "the rate of each site of these data, given those before it")
+
+    @property
+    def mutual_information(self) -> Estimate:
+        """One a site, not less than 0."""
+        target = "what each site tells about the datum beyond those before it, under these data"
+        return self._information.estimate("exact", target)
+
+    @property
+    def marginal_kl(self) -> Estimate:
+        """One a site: KL[q(z_s|z_<s) ‖ p(z_s|z_<s)] where the model draws the sites in the same order."""
+        target = "what each site adds to the marginal KL of these data"
+        return (self._rate - self._information).estimate("exact", target)
+
+    @cached_property
+    def _rate(self) -> Expectation:
+        draws = self.draws
+        if self.log_prior is None:
+            raise ValueError(
+                "Expected log-densities of the sites under the model but got None; pass log_prior."
+            )
+        if draws.site_sizes is not None and joint_forms(draws.posterior, draws.prior).rate is not None:
+            each = marginal_forms(draws.posterior, draws.prior).rate
+            if each is not None:
+                return self.account.known(sums_of(each, draws.site_sizes))
+        return self.account.expectation(draws.log_posterior_sites - self.log_prior)
+
+    @cached_property
+    def _information(self) -> Expectation:
+        draws = self.draws
+        prefixes = draws.log_aggregate_prefixes
+        found = self.account.expectation(draws.log_posterior_sites - _steps(prefixes))
+        gap = half_mean(prefixes - draws.log_leave_one_out_prefixes)  # (sites,)
+        return found.biased(-_steps(gap))
+
+
+def _steps(sums: Tensor) -> Tensor:
+    """From sums over the first sites to each site's own part."""
+    return sums.diff(dim=-1, prepend=sums.new_zeros(*sums.shape[:-1], 1))

@@ -1,0 +1,274 @@
+"""Means over data and draws, with the part of their noise removed whose mean is known in closed form."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, final
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from pyro_infomax.distributions import coordinates_of, diagonal_normal, joint_forms, marginal_forms, moments
+from pyro_infomax.information._draws import Draws
+from pyro_infomax.information._estimate import Estimate
+
+# ---- control variates
+
+# with fewer, the fitted coefficients would add more noise, and optimism, than they remove
+_DRAWS_PER_COVARIATE: Final = 20
+_RELATIVE_RANK: Final = 1e-10
+_LEAST_REST: Final = 1e-6  # of a draw that the fit passes through: its residual is rounding
+
+
+@final
+@dataclass(frozen=True)
+class Expectation:
+    r"""An expectation over data and draws, kept so that sums and differences keep their errors.
+
+    Noise that two expectations share cancels in their difference, and identities between quantities hold on
+    the reported values to rounding.
+    """
+
+    datum: Tensor  # (batch,) or (batch, latent): the mean of each datum, after the correction
+    residual: Tensor  # (samples, batch) or (samples, batch, latent): the error of each draw, as it is judged
+    bias: Tensor  # () or (latent,): what a finite number of data adds to the population's value, on average
+
+    def __add__(self, other: "Expectation") -> "Expectation":
+        return self._with(other, 1)
+
+    def __sub__(self, other: "Expectation") -> "Expectation":
+        return self._with(other, -1)
+
+    def _with(self, other: "Expectation", sign: int) -> "Expectation":
+        return Expectation(
+            self.datum + sign * other.datum,
+            self.residual + sign * other.residual,
+            self.bias + sign * other.bias,
+        )
+
+    def biased(self, bias: Tensor) -> "Expectation":
+        return replace(self, bias=bias)
+
+    def sum(self) -> "Expectation":
+        """Over the latent dimensions."""
+        return Expectation(self.datum.sum(-1), self.residual.sum(-1), self.bias.sum(-1))
+
+    def estimate(self, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
+        return Estimate(
+            self.datum.mean(0), self._standard_error(), self._population_standard_error(), bound, target
+        )
+
+    def _standard_error(self) -> Tensor:
+        draws = math.prod(self.residual.shape[:2])
+        return ((self.residual**2).mean((0, 1)) / draws).sqrt()
+
+    def _population_standard_error(self) -> Tensor:
+        batch = len(self.datum)
+        spread = ((self.datum - self.datum.mean(0)) ** 2).sum(0) / (torch.ones_like(self.bias) * (batch - 1))
+        return torch.hypot(torch.maximum((spread / batch).sqrt(), self._standard_error()), self.bias)
+
+
+@final
+class ControlVariates:
+    r"""One regression for all quantities of the same draws.
+
+    .. math:: \hat y = \bar y - \hat\beta^\top (\bar c - \mathrm{E} c)
+
+    :math:`\hat\beta` is the least-squares fit of y on the covariates c, within each datum when there are
+    several draws for each, over all data otherwise.
+
+    The error is the jackknife's: each residual counts as if its draw had been left out of the fit, for draws
+    far out both pull the fit towards themselves and are the noisiest. A single draw for each datum cannot be
+    told from the datum's own mean. There, pairs of neighbours are compared, whose means differ little; what
+    they differ goes into the error, which is then rather too large.
+
+    References: Glasserman (2003), Monte Carlo Methods in Financial Engineering, section 4.1; Long and Ervin
+    (2000), Using heteroscedasticity consistent standard errors in the linear regression model; Cochran
+    (1977), Sampling Techniques, section 5A.12, for strata with a single unit each.
+
+    Args:
+        covariates: (S, N, k), of the draws.
+        exact: (N, k), their mean over each datum's posterior.
+        neighbours: (N,), for each datum another one like it, to compare single draws with; None compares
+            them with the mean of all.
+    """
+
+    def __init__(self, covariates: Tensor, exact: Tensor, *, neighbours: Tensor | None = None) -> None:
+        samples, batch, size = covariates.shape
+        self.shape = (samples, batch)
+        self.covariates = _centred(covariates)
+        scale = (self.covariates**2).mean((0, 1)).sqrt()
+        scale = scale.masked_fill(scale == 0, 1.0)
+        self.covariates /= scale
+        self.surplus = (covariates.mean(0) - exact) / scale  # (batch, covariate)
+        gram = torch.einsum("snk,snl->kl", self.covariates, self.covariates) / (samples * batch)
+        self.inverse = torch.linalg.pinv(gram, rtol=_RELATIVE_RANK, hermitian=True)
+        rank = int(torch.linalg.matrix_rank(gram, rtol=_RELATIVE_RANK, hermitian=True)) if size else 0
+        self.freedom = available_draws(samples, batch) - rank
+        self.influence = self._influence()
+        self.neighbours = neighbours if samples == 1 else None
+
+    def known(self, exact: Tensor) -> Expectation:
+        """A closed form: (batch,) or (batch, latent) without noise."""
+        return self._expectation(exact, exact.new_zeros(*self.shape, *exact.shape[1:]))
+
+    def expectation(self, y: Tensor) -> Expectation:
+        """The mean of y, (samples, batch) or (samples, batch, latent)."""
+        if not bool(y.isfinite().all()) or self.freedom <= 0:
+            # the mean stands, and of its error nothing is known
+            return self._expectation(y.mean(0), torch.full_like(y, torch.nan))
+        centred = _centred(y)
+        moments = torch.einsum("snk,sn...->k...", self.covariates, centred) / math.prod(self.shape)
+        fit = self.inverse @ moments  # (covariate,) or (covariate, latent)
+        fitted = torch.einsum("snk,k...->sn...", self.covariates, fit)
+        surplus = torch.einsum("nk,k...->n...", self.surplus, fit)
+        residual = torch.einsum("sn...,sn->sn...", centred - fitted, self.influence)
+        return self._expectation(y.mean(0) - surplus, self._compared(residual))
+
+    def _expectation(self, datum: Tensor, residual: Tensor) -> Expectation:
+        return Expectation(datum, residual, torch.zeros_like(datum[0]))
+
+    def _influence(self) -> Tensor:
+        """By how much each draw moves the mean, in units of its residual, (samples, batch)."""
+        draws, available = math.prod(self.shape), max(available_draws(*self.shape), 1)
+        pull = self.covariates @ self.inverse  # (samples, batch, covariate)
+        leverage = (pull * self.covariates).sum(-1) / available
+        weight = 1 - pull @ self.surplus.mean(0)
+        return weight * math.sqrt(draws / available) / (1 - leverage).clamp(min=_LEAST_REST)
+
+    def _compared(self, residual: Tensor) -> Tensor:
+        if self.neighbours is None:
+            return residual
+        return (residual - residual[:, self.neighbours]) / math.sqrt(2)
+
+
+def affordable(covariates: Tensor) -> bool:
+    """Whether the draws can bear the fit of so many covariates (samples, batch, covariate)."""
+    samples, batch, size = covariates.shape
+    return available_draws(samples, batch) >= _DRAWS_PER_COVARIATE * size
+
+
+def available_draws(samples: int, batch: int) -> int:
+    """Degrees of freedom before any covariate is fitted: within the data, or across them for single draws."""
+    return batch * (samples - 1) if samples > 1 else batch - 1
+
+
+def _centred(y: Tensor) -> Tensor:
+    return y - (y.mean(0) if len(y) > 1 else y.mean(1, keepdim=True))
+
+
+# ---- What is known in closed form about the draws, as covariates for the one regression.
+
+_MOST_ERRORS: Final = 5.0  # of the mean of a covariate
+
+
+@final
+@dataclass(frozen=True)
+class Covariates:
+    """Values of the draws, and their means over each datum's posterior."""
+
+    values: Tensor  # (samples, batch, covariate)
+    exact: Tensor  # (batch, covariate)
+
+    def sum(self) -> "Covariates":
+        return Covariates(self.values.sum(-1, keepdim=True), self.exact.sum(-1, keepdim=True))
+
+    def estimable(self) -> "Covariates":
+        """Those whose means the draws find: tails that no draw has reached would be taken for surplus."""
+        surplus = self.values - self.exact
+        error = (surplus**2).mean((0, 1)).sqrt() / math.sqrt(math.prod(surplus.shape[:2]))
+        found = surplus.mean((0, 1)).abs() <= _MOST_ERRORS * error
+        return Covariates(self.values[..., found], self.exact[:, found])
+
+    @classmethod
+    def cat(cls, parts: Sequence["Covariates"]) -> "Covariates":
+        return cls(
+            torch.cat([each.values for each in parts], -1), torch.cat([each.exact for each in parts], -1)
+        )
+
+
+@torch.no_grad()
+def covariates_of(draws: Draws) -> list[Covariates]:
+    """What can be chosen from, best first: every latent dimension by itself, their sums, nothing."""
+    nothing, joint, powers = _nothing(draws), _of_joint(draws), _powers(draws)
+    dimensions = [nothing, *joint, *_of_marginals(draws), *powers]
+    sums = [nothing, *joint, *(each.sum() for each in powers)]
+    return [*(Covariates.cat(each).estimable() for each in (dimensions, sums)), nothing]
+
+
+def _nothing(draws: Draws) -> Covariates:
+    samples, batch, _ = draws.z.shape
+    return Covariates(
+        draws.log_posterior.new_zeros(samples, batch, 0), draws.log_posterior.new_zeros(batch, 0)
+    )
+
+
+def _of_joint(draws: Draws) -> list[Covariates]:
+    forms = joint_forms(draws.posterior, draws.prior)
+    own = _known(lambda: draws.log_posterior[..., None], forms.log_posterior)
+    return own + _known(lambda: draws.log_prior[..., None], forms.log_prior)
+
+
+def _of_marginals(draws: Draws) -> list[Covariates]:
+    forms = marginal_forms(draws.posterior, draws.prior)
+    own = _known(lambda: draws.log_posterior_marginals, forms.log_posterior)
+    if _is_combination_of_powers(draws):
+        return own
+    return own + _known(lambda: draws.log_prior_marginals, forms.log_prior)
+
+
+def _known(values: Callable[[], Tensor], exact: Tensor | None) -> list[Covariates]:
+    if exact is None:
+        return []
+    return [Covariates(values(), exact if exact.dim() == 2 else exact[:, None])]
+
+
+def _is_combination_of_powers(draws: Draws) -> bool:
+    """Whether the log-density of each dimension under the prior is, for it is Normal in the same u."""
+    prior = coordinates_of(draws.prior)
+    return diagonal_normal(prior.base) is not None and prior.transform == draws.coordinates.transform
+
+
+def _powers(draws: Draws) -> list[Covariates]:
+    """u and its square, from the centre of the data: far from it the two would be one.
+
+    Powers of z itself may have tails that the draws do not reach, where u is Normal.
+    """
+    known = moments(draws.coordinates.base)
+    if known is None:
+        return []
+    mean, variance = known
+    u = draws.coordinates.at(draws.z.double())[0]
+    u, mean = u - mean.mean(0), mean - mean.mean(0)
+    return [Covariates(u, mean), Covariates(u**2, mean**2 + variance)]
+
+
+# ---- Which data have posteriors next to each other.
+
+_FEWEST_DATA: Final = 50  # among fewer the neighbours are far, and their pairs too few to judge an error by
+_MOST_DIMENSIONS: Final = 4  # in more the nearest is hardly nearer than any other, and takes long to find
+_APART: Final = 1e-6  # in widths of the posteriors: what holds crowds of twins apart
+
+
+@torch.no_grad()
+def nearest(posterior: Any) -> Tensor | None:
+    """The datum with the nearest posterior mean, (batch,), counted in the widths of the posteriors.
+
+    It is sought in the dimensions that tell the data apart best; None where the moments are not known, and
+    for fewer than 50 data.
+    """
+    known = moments(posterior)
+    if known is None or len(known[0]) < _FEWEST_DATA:
+        return None
+    mean, variance = known
+    position = mean / variance.mean(0).clamp(min=torch.finfo(variance.dtype).tiny).sqrt()
+    leading = position.var(0).argsort(descending=True)[:_MOST_DIMENSIONS]
+    # twins that nothing tells apart would all be compared with each other
+    place = np.linspace(0, _APART, len(position))[:, None]
+    points = np.hstack([position[:, leading].cpu().numpy(), place])  # (batch, leading + 1)
+    found = torch.from_numpy(cKDTree(points).query(points, k=2)[1]).to(mean.device)  # (batch, 2)
+    # usually the first is the datum itself, though not always among twins
+    itself = found[:, 0] == torch.arange(len(found), device=mean.device)
+    return torch.where(itself, found[:, 1], found[:, 0])

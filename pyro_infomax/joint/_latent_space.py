@@ -1,0 +1,176 @@
+"""The local latent sites of a program, by name or side by side in one vector."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeAlias, final
+
+import torch
+
+from pyro_infomax._data import rows_of
+from pyro_infomax.programs import LocalProgram, SiteLayout
+
+# ---- latent space
+
+Sites: TypeAlias = Mapping[str, torch.Tensor]
+
+
+def number_of_values(z: Sites | torch.Tensor) -> int:
+    """M, the length that the values of all sites share; sites of one value go with any length.
+
+    Raises:
+        ValueError: if there are no values, or if they differ in number.
+    """
+    sites = {"z": z} if isinstance(z, torch.Tensor) else z
+    for name, each in sites.items():
+        if not isinstance(each, torch.Tensor) or not each.dim():
+            shape = tuple(each.shape) if isinstance(each, torch.Tensor) else type(each).__name__
+            raise ValueError(f"Expected a tensor of shape (M, ...) as values of {name!r} but got {shape}")
+    lengths = {name: len(each) for name, each in sites.items()}
+    if not lengths or 0 in lengths.values() or len(set(lengths.values()) - {1}) > 1:
+        raise ValueError(f"Expected sites of one number of values, at least 1, but got {lengths}")
+    return max(lengths.values())
+
+
+@final
+class LatentSpace:
+    """Local latent sites in the order of their program.
+
+    Args:
+        layouts: of each site, see :class:`~pyro_infomax.poutine.SiteLayout`.
+
+    Example:
+        >>> a = SiteLayout("a", -1, (), (2,), depth=1, rank=1, dtype=torch.float32)
+        >>> b = SiteLayout("b", -1, (), (), depth=1, rank=1, dtype=torch.float32)
+        >>> space = LatentSpace({"a": a, "b": b})
+        >>> space.flatten({"a": torch.zeros(5, 2), "b": torch.ones(5)})[0]
+        tensor([0., 0., 1.], dtype=torch.float64)
+    """
+
+    def __init__(self, layouts: Mapping[str, SiteLayout]) -> None:
+        self.layouts = dict(layouts)
+
+    @property
+    def size(self) -> int:
+        """The number of latent dimensions, all sites together."""
+        return sum(layout.size for layout in self.layouts.values())
+
+    def checked(self, z: Sites | torch.Tensor, *, others: Collection[str] = ()) -> dict[str, torch.Tensor]:
+        """The sites of z, each (M, *shape); a bare tensor is the value of the only site.
+
+        Args:
+            z: site names to values, or the values of a lone site.
+            others: further sites that z may hold.
+
+        Raises:
+            ValueError: if sites are missing, unknown, of another shape or of different numbers of values.
+        """
+        sites = self._named(z)
+        if missing := [name for name in self.layouts if name not in sites]:
+            raise ValueError(f"Expected values of the sites {list(self.layouts)} but {missing} are missing")
+        if unknown := [name for name in sites if name not in self.layouts and name not in others]:
+            raise ValueError(f"Expected values of the sites {list(self.layouts)} but got {unknown} too")
+        found = {name: sites[name] for name in self.layouts}
+        number_of_values(found)
+        for name, layout in self.layouts.items():
+            _check_shape(layout, found[name])
+        return found
+
+    def _named(self, z: Any) -> Sites:
+        if isinstance(z, Mapping):
+            return z
+        if not isinstance(z, torch.Tensor):
+            raise ValueError(f"Expected a dict of sites or a tensor but got {type(z).__name__}")
+        if len(self.layouts) != 1:
+            raise ValueError(
+                f"Expected a dict with the sites {list(self.layouts)} but got a tensor; name the sites"
+            )
+        return {next(iter(self.layouts)): z}
+
+    def flatten(self, sites: Sites) -> torch.Tensor:
+        """The sites side by side, (..., size), in float64."""
+        parts = []
+        for name, layout in self.layouts.items():
+            value = sites[name].double()
+            lead = value.shape[: value.dim() - len(layout.shape)]
+            parts.append(value.reshape(*lead, layout.size))
+        lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return torch.cat([part.expand(*lead, -1) for part in parts], -1)
+
+    def unflatten(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The sites of a vector, each (..., *shape)."""
+        parts = flat.split([layout.size for layout in self.layouts.values()], -1)
+        return {
+            name: part.reshape(*flat.shape[:-1], *layout.shape)
+            for (name, layout), part in zip(self.layouts.items(), parts, strict=True)
+        }
+
+
+def _check_shape(layout: SiteLayout, value: torch.Tensor) -> None:
+    if tuple(value.shape[1:]) != layout.shape:
+        expected = ", ".join(map(str, ("M", *layout.shape)))
+        raise ValueError(f"Expected {layout.name!r} of shape ({expected}) but got {tuple(value.shape)}")
+
+
+def lone_marginal(distribution: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The marginal density of the only latent dimension, which is the density itself.
+
+    Raises:
+        AttributeError: where there are several dimensions, as of an object that has no marginals.
+    """
+    if distribution.event_shape != (1,):
+        raise AttributeError("the marginals of several latent dimensions are not known")
+    return lambda z: distribution.log_prob(z).unsqueeze(-1)
+
+
+# ---- The log-densities of a program's sites, each value with its own datum.
+
+Tensors = tuple[torch.Tensor, ...]
+
+
+def aligned(data: Tensors, values: int) -> Tensors:
+    """The data of each value: as many as there are values, or one datum again and again.
+
+    Raises:
+        ValueError: if there are several data and another number of several values.
+    """
+    if len(data[0]) == 1:
+        return cycled(data, values)
+    if values not in (1, len(data[0])):
+        raise ValueError(
+            f"Expected as many values as data, or a single one of either, but got {values} values and "
+            f"{len(data[0])} data"
+        )
+    return data
+
+
+def cycled(data: Tensors, size: int) -> Tensors:
+    """The data in turn, until there are ``size``."""
+    return rows_of(data, torch.arange(size) % len(data[0]))
+
+
+def site_scores(
+    program: LocalProgram,
+    data: Tensors,
+    values: Mapping[str, torch.Tensor],
+    names: Sequence[str],
+) -> dict[str, torch.Tensor]:
+    """The log-densities of some sites, (M,) each, where the program takes the values given.
+
+    Args:
+        program: a model or a guide.
+        data: M data.
+        values: site names to (M or 1, *shape), sites that are not among the names included.
+        names: the sites to score.
+    """
+    latent_only = all(name in program.latents for name in names)
+
+    def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        own = {name: (each[rows] if len(each) > 1 else each)[None] for name, each in values.items()}
+        trace = program.trace(data, rows, values=own, stop_after=names if latent_only else None)
+        return {name: program.log_prob(trace.nodes[name], len(rows), z=own.get(name))[0] for name in names}
+
+    return program.together(len(data[0]), run)
+
+
+def total(scores: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The log-density of all sites together."""
+    return torch.stack(list(scores.values())).sum(0)

@@ -1,0 +1,262 @@
+"""Sites that do not depend on each other, read as one product over all latent dimensions."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch.distributions import Distribution, Independent, Normal
+
+from pyro_infomax._data import rows_of
+from pyro_infomax._random import isolated_random_state
+from pyro_infomax.distributions import (
+    SideBySide,
+    batch_mapped,
+    elsewhere,
+    factors_of,
+    is_factorised,
+    joined,
+    tensors_of,
+)
+from pyro_infomax.joint._latent_space import LatentSpace, site_scores
+from pyro_infomax.poutine import unweighted_scale_and_mask
+from pyro_infomax.programs import LocalProgram, SiteLayout
+
+# ---- product of sites
+
+Tensors = tuple[torch.Tensor, ...]
+Factors = dict[str, Any]
+
+
+def product_of_sites(program: LocalProgram, data: Tensors, space: LatentSpace) -> Distribution | None:
+    """The distribution of all latent sites for all data, if their dimensions are independent.
+
+    Sites that depend on each other are none: they are run twice, with draws and with values far from them,
+    and what a site's parameters do not follow, it does not depend on.
+
+    Args:
+        program: read datum by datum.
+        data: its data.
+        space: its latent sites, in the order wanted.
+
+    Returns:
+        Batch shape (N,), event shape (latent,), in float64: a diagonal Normal, a product of another family or
+        of several. None if a site is masked, is no product of univariate factors, or depends on another one.
+    """
+    runs = []
+    for rows in program.pieces(len(data[0])):
+        found = _factors_of_rows(program, data, space, rows)
+        if found is None:
+            return None
+        runs.append((rows, found))
+    try:
+        parts = [_of_all(runs, name, len(data[0])) for name in space.layouts]
+    except NotImplementedError:
+        return None
+    return Independent(_together(parts, space), 1)
+
+
+def of_any_datum(product: Any) -> Distribution | None:
+    """The distribution of a datum, where those of all data are the same.
+
+    Args:
+        product: of :func:`product_of_sites`.
+
+    Returns:
+        Batch shape (), event shape (latent,).
+    """
+    base = product.base_dist
+    parts = base.parts if isinstance(base, SideBySide) else [base]
+    if not all(torch.equal(each, each[:1].expand_as(each)) for part in parts for each in _of_batch(part)):
+        return None
+    firsts = [batch_mapped([part], part.batch_shape[1:], lambda tensors: tensors[0][0]) for part in parts]
+    return Independent(SideBySide(firsts) if isinstance(base, SideBySide) else firsts[0], 1)
+
+
+def in_type_of_sites(posterior: Any, space: LatentSpace) -> Any:
+    """What to draw from, so that every draw is one that its site can have.
+
+    A draw in float64 may be nearer to the border of a support than float32 can tell, and would lie on it.
+
+    Args:
+        posterior: of :meth:`RepresentationJoint.posterior`.
+        space: its latent sites.
+
+    Returns:
+        A product with its parameters in the types of its sites; Normals, which have no border, and all else
+        as they are.
+    """
+    base = getattr(posterior, "base_dist", None)
+    parts = base.parts if isinstance(base, SideBySide) else [base]
+    if not is_factorised(posterior) or len(parts) != len(space.layouts) or isinstance(base, Normal):
+        return posterior
+    types = [layout.dtype for layout in space.layouts.values()]
+    own = [_in_type(part, each) for part, each in zip(parts, types, strict=True)]
+    return Independent(SideBySide(own), 1)  # which draws in float64 again
+
+
+def _in_type(part: Any, dtype: torch.dtype) -> Any:
+    if not dtype.is_floating_point:
+        return part
+    return batch_mapped([part], part.batch_shape, lambda tensors: _rounded(tensors[0], dtype))
+
+
+def _rounded(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _of_batch(part: Any) -> Iterator[torch.Tensor]:
+    return (each for _, each in tensors_of(part) if each.shape[:2] == part.batch_shape)
+
+
+def _together(parts: list[Any], space: LatentSpace) -> Any:
+    """Integers have no plain distribution of their own here: they would be drawn in another type."""
+    floating = all(layout.dtype.is_floating_point for layout in space.layouts.values())
+    return joined(parts) if floating else SideBySide(parts)
+
+
+def _of_all(runs: list[tuple[torch.Tensor, Factors]], name: str, size: int) -> Any:
+    """The factors of one site for all data; a row that was run twice counts as it was last."""
+    fns = [found[name] for _, found in runs]
+    rows = torch.cat([rows for rows, _ in runs])
+    place = torch.empty(size, dtype=torch.long)
+    place[rows] = torch.arange(len(rows))
+    return batch_mapped(fns, [size, *fns[0].batch_shape[1:]], lambda tensors: torch.cat(tensors)[place])
+
+
+def _factors_of_rows(
+    program: LocalProgram, data: Tensors, space: LatentSpace, rows: torch.Tensor
+) -> Factors | None:
+    with isolated_random_state():
+        trace = program.trace(data, rows, stop_after=list(space.layouts))
+        found = _read(space, trace, len(rows))
+        if found is None or (len(found) > 1 and not _stays(program, data, space, rows, trace, found)):
+            return None
+        return found if _scores_like(program, space, trace, found, len(rows)) else None
+
+
+@torch.no_grad()
+def _stays(
+    program: LocalProgram, data: Tensors, space: LatentSpace, rows: torch.Tensor, trace: Any, found: Factors
+) -> bool:
+    """Whether no site changes with the values of the others."""
+    nodes = ((layout, trace.nodes[name]) for name, layout in space.layouts.items())
+    try:
+        values = {
+            layout.name: layout.rows(elsewhere(site["fn"], site["value"]), len(rows))
+            for layout, site in nodes
+        }
+        again = program.trace(data, rows, values=values, stop_after=list(values))
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    moved = _read(space, again, len(rows))
+    return moved is not None and all(_are_equal(found[name], moved[name]) for name in found)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    # parameters that are computed when they are asked for may be known to one of the two only
+    known = dict(tensors_of(other))
+    pairs = [(each, known[name]) for name, each in tensors_of(one) if name in known]
+    return type(one) is type(other) and bool(pairs) and all(torch.equal(*pair) for pair in pairs)
+
+
+def _read(space: LatentSpace, trace: Any, rows: int) -> Factors | None:
+    """The factors of each site, of batch shape (rows, size)."""
+    found = {}
+    for name, layout in space.layouts.items():
+        site = trace.nodes[name]
+        factors = factors_of(site["fn"])
+        masked = unweighted_scale_and_mask(site)[1] is not None
+        if factors is None or masked or isinstance(factors, dist.MaskedDistribution):
+            return None
+        try:
+            found[name] = _flat(factors, layout, rows)
+        except (NotImplementedError, RuntimeError):
+            return None
+    return found
+
+
+def _flat(factors: Any, layout: SiteLayout, rows: int) -> Any:
+    batch = factors.batch_shape
+    missing = (1,) * (layout.depth + len(layout.event_shape) - len(batch))
+
+    def flat(tensors: list[torch.Tensor]) -> torch.Tensor:
+        (tensor,) = tensors
+        rest = tensor.shape[len(batch) :]
+        spread = tensor.reshape(*batch, -1).movedim(-1, 0).reshape(-1, *missing, *batch)
+        by_datum = layout.rows(spread, rows)  # (rest, rows, *shape)
+        values = by_datum.movedim(0, -1).reshape(rows, layout.size, *rest)
+        return values.double() if values.is_floating_point() else values
+
+    return batch_mapped([factors], [rows, layout.size], flat)
+
+
+@torch.no_grad()
+def _scores_like(program: LocalProgram, space: LatentSpace, trace: Any, found: Factors, rows: int) -> bool:
+    """Whether the factors give the values of the trace the scores that its sites do."""
+    for name, layout in space.layouts.items():
+        z = layout.rows(trace.nodes[name]["value"], rows)[0]
+        expected = program.log_prob(trace.nodes[name], rows)[0]
+        try:
+            scores = found[name].log_prob(z.double().reshape(rows, -1)).sum(-1)
+        except (NotImplementedError, RuntimeError, ValueError):
+            return False
+        if not torch.allclose(scores.double(), expected, rtol=1e-4, atol=1e-4, equal_nan=True):
+            return False
+    return True
+
+
+# ---- Which latent sites of a program depend on which.
+
+Values = dict[str, torch.Tensor]
+
+
+@torch.no_grad()
+def dependences(program: LocalProgram, data: Tensors, sites: Sequence[str]) -> dict[str, list[str]]:
+    """The sites that each of some sites depends on, those of a first run of rows taken for all.
+
+    One site after the other changes between draws and values far from them; what depends on it is seen in
+    the scores of the others, whose values stay: all of them draws, or all of them far.
+
+    Args:
+        program: a model or a guide.
+        data: its data.
+        sites: names of latent sites.
+
+    Returns:
+        The names of sites that depend on others to the names of these.
+    """
+    rows = next(program.pieces(len(data[0])))
+    with isolated_random_state():
+        trace = program.trace(data, rows, stop_after=list(program.latents))
+        near = program.values(trace, len(rows))
+        far = {
+            name: _elsewhere(trace.nodes[name], layout, len(rows)) for name, layout in program.latents.items()
+        }
+        part = rows_of(data, rows)
+        on = {
+            name: _moved_by(program, part, near, far, name) | _moved_by(program, part, far, near, name)
+            for name in sites
+        }
+    found = {name: [other for other in sites if name in on[other]] for name in sites}
+    return {name: others for name, others in found.items() if others}
+
+
+def _elsewhere(site: Any, layout: SiteLayout, rows: int) -> torch.Tensor:
+    return layout.rows(elsewhere(site["fn"], site["value"]), rows)[0]
+
+
+def _moved_by(program: LocalProgram, data: Tensors, values: Values, others: Values, name: str) -> set[str]:
+    """The sites whose scores change with the value of this one; none where the program does not take it."""
+    names = list(program.latents)
+    try:
+        here, there = (
+            site_scores(program, data, each, names) for each in (values, values | {name: others[name]})
+        )
+    except Exception:  # whatever a program says to values that it does not take: this is for a message only
+        return set()
+    return {
+        other
+        for other in names
+        if other != name and not torch.allclose(here[other], there[other], rtol=1e-6, equal_nan=True)
+    }

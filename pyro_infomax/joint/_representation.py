@@ -1,0 +1,493 @@
+"""The representation joint q(z|x) p_D(x) of a guide and its data."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from pyro_infomax._data import Data, as_data, rows_of
+from pyro_infomax._random import isolated_random_state, seeded_draws
+from pyro_infomax._ranks import Ranks
+from pyro_infomax.distributions import batch_mapped, in_double, is_normal, is_parametric
+from pyro_infomax.information import AggregatePosterior, points_at_once
+from pyro_infomax.joint._latent_space import (
+    LatentSpace,
+    Sites,
+    aligned,
+    cycled,
+    lone_marginal,
+    number_of_values,
+    site_scores,
+    total,
+)
+from pyro_infomax.joint._product import product_of_sites
+from pyro_infomax.programs import LocalProgram
+
+# ---- A guide's posterior that is scored by running the guide.
+
+_MISTAKE: Final = 1e-3  # wrong values are some nats off; single precision rounds a sharp density to 1e-5
+
+
+@final
+class LocalPosterior:
+    """q(z|x_n) of all data over all local latent dimensions, as :mod:`pyro_infomax.information` takes
+    posteriors.
+
+    Several sites may depend on each other: they are scored by running the guide on their values, under an
+    outer dimension where the guide broadcasts (which is tried and checked once), else one by one.
+
+    Args:
+        program: the guide read datum by datum.
+        data: its data.
+        trace: a trace of the guide on all data, in which a lone site is scored without running the guide
+            again; None to run it.
+    """
+
+    def __init__(self, program: LocalProgram, data: tuple[torch.Tensor, ...], trace: Any = None) -> None:
+        self.program = program
+        self.data = data
+        self.space = LatentSpace(program.latents)
+        self.batch_shape = torch.Size([len(data[0])])
+        self.event_shape = torch.Size([self.space.size])
+        self._trace = trace if len(program.latents) == 1 else None
+        self._broadcasts: bool | None = None
+
+    @property
+    def rows_at_once(self) -> int:
+        """The most data that one run of the guide scores."""
+        return self.program.piece
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
+        """z_n ~ q(z|x_n), (*sample_shape, data, latent)."""
+        shape = torch.Size(sample_shape)
+        # a run has much the same cost for few rows as for many: few data are drawn for several times at once
+        most = max(1, self.program.piece // len(self.data[0])) if self.program.follows else 1
+        starts = range(0, shape.numel(), most)
+        draws = [self._draw(min(most, shape.numel() - start)) for start in starts]
+        return torch.cat(draws).reshape(*shape, *self.batch_shape, *self.event_shape)
+
+    def _draw(self, number: int) -> torch.Tensor:
+        """(number, data, latent)."""
+        size = len(self.data[0])
+        data = self.data if number == 1 else cycled(self.data, number * size)
+        return self.space.flatten(self.program.draw(data)).unflatten(0, (number, size))
+
+    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        """log q(z|x_n).
+
+        Args:
+            z: (..., data or 1, latent): each vector is scored under the datum of its row, a single row under
+                all.
+
+        Returns:
+            (..., data), float64, in nats.
+        """
+        return self.log_prob_sites(z).sum(-1)
+
+    def log_prob_sites(self, z: torch.Tensor) -> torch.Tensor:
+        """log q(z_s|z_<s, x_n) of each site s given those before it.
+
+        Args:
+            z: as in :meth:`log_prob`.
+
+        Returns:
+            (..., data, sites), float64, in nats.
+        """
+        lead = z.shape[:-2]
+        flat = z.reshape(lead.numel(), *z.shape[-2:])  # (outer, data or 1, latent)
+        return self._log_prob(flat).unflatten(0, lead) if lead else self._log_prob(flat)[0]
+
+    @property
+    def log_prob_marginals(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """log q(z_j|x_n), (..., data, latent), where there is one latent dimension: z itself.
+
+        Raises:
+            AttributeError: where there are several.
+        """
+        return lone_marginal(self)
+
+    def _log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        if len(z) < 2:
+            return self._score(z)
+        if self._broadcasts is None:
+            with isolated_random_state():
+                self._broadcasts = broadcasts(lambda z: self._score(z).sum(-1), self.sample((2,)))
+        return self._score(z) if self._broadcasts else torch.cat([self._score(each[None]) for each in z])
+
+    def _score(self, z: torch.Tensor) -> torch.Tensor:
+        """(outer, data, sites), of z (outer, data or 1, latent)."""
+        size = len(self.data[0])
+        if self._trace is not None:
+            return self._by_site(self._trace, self.space.unflatten(z), size)
+        by_row = z.expand(-1, size, -1).movedim(1, 0)  # (data, outer, latent)
+        scores = self.program.together(size, lambda rows: {"": self._score_rows(by_row[rows], rows)})
+        return scores[""].movedim(0, 1)
+
+    def _score_rows(self, z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """(rows, outer, sites), of z (rows, outer, latent)."""
+        values = self.space.unflatten(z.movedim(0, 1))
+        trace = self.program.trace(self.data, rows, values=values, stop_after=list(values))
+        return self._by_site(trace, values, len(rows)).movedim(0, 1)
+
+    def _by_site(self, trace: Any, sites: dict[str, torch.Tensor], rows: int) -> torch.Tensor:
+        scores = [self.program.log_prob(trace.nodes[name], rows, z=each) for name, each in sites.items()]
+        return torch.stack(torch.broadcast_tensors(*scores), -1)
+
+
+@torch.no_grad()
+def broadcasts(score: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> bool:
+    """Whether vectors get the same scores together as one by one.
+
+    Args:
+        score: from vectors (outer, data, latent) to scores (outer, data).
+        z: (outer, data, latent).
+    """
+    try:
+        together = score(z)
+    except (RuntimeError, ValueError, IndexError):
+        return False
+    apart = torch.cat([score(each[None]) for each in z])
+    return together.shape == apart.shape and torch.allclose(together, apart, rtol=_MISTAKE, atol=_MISTAKE)
+
+
+# ---- representation joint
+
+
+def representation(
+    guide: Callable[..., Any], data: Data, *, data_plate: str | None = None
+) -> "RepresentationJoint":
+    """The representation joint of a guide and its data.
+
+    Args:
+        guide: a Pyro program whose latent sites are inside the data plate, the plate of full size len(data).
+        data: a tensor or a tuple of tensors, whose first axis is the data: the guide's positional arguments.
+        data_plate: the name of the plate, where several are of that size.
+
+    Raises:
+        ValueError: if the data are none, or there is no data plate, or several.
+        NotImplementedError: if a latent site is global or auxiliary, or the guide has factors.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+        >>> joint = representation(guide, torch.tensor([[-1.0], [1.0]]))
+        >>> joint.log_inverted(torch.zeros(1, 1)).exp()
+        tensor([[0.5000, 0.5000]], dtype=torch.float64)
+    """
+    return RepresentationJoint(guide, data, data_plate=data_plate)
+
+
+@final
+class Draw(dict[str, torch.Tensor]):
+    """Latent sites of M draws, (M, *event) each, with the data that they were drawn for.
+
+    Attributes:
+        index: (M,), the rows of the data.
+        data: the data in these rows, a tuple of tensors.
+    """
+
+    def __init__(self, sites: Sites, index: torch.Tensor, data: tuple[torch.Tensor, ...]) -> None:
+        super().__init__(sites)
+        self.index = index
+        self.data = data
+
+
+@final
+class RepresentationJoint:
+    r"""The density :math:`q_\psi(z \mid x) p_D(x)` of a guide, with :math:`p_D` uniform over N data.
+
+    Its densities are those of the guide as it is at each call, in the mode (training or evaluation) that its
+    modules are in. Calling the joint runs the guide, on its own data if no others are given.
+
+    Args:
+        guide: the Pyro program.
+        data: the data.
+        data_plate: the name of the guide's data plate, None to find it.
+        batch_size: the most data that the guide is run on at once, where it follows the length of its
+            arguments.
+    """
+
+    def __init__(
+        self,
+        guide: Callable[..., Any],
+        data: Data,
+        *,
+        data_plate: str | None = None,
+        batch_size: int = 1024,
+    ) -> None:
+        self.guide = guide
+        self.data = as_data(data)
+        self.program = LocalProgram(
+            guide, self.data, role="guide", data_plate=data_plate, batch_size=batch_size
+        )
+        self.space = LatentSpace(self.program.latents)
+        if not self.space.size:
+            raise ValueError("Expected a guide with latent sites inside its data plate but found none")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.guide(*(args or self.data), **kwargs)
+
+    @property
+    def data_size(self) -> int:
+        """N."""
+        return len(self.data[0])
+
+    @property
+    def posterior(self) -> Distribution | LocalPosterior:
+        """q(z|x_n) of all N data over all latent dimensions: batch shape (N,), event shape (latent,).
+
+        The data are encoded at each access. A torch distribution where the guide gives one (in float64 if
+        it is Normal or its dimensions are independent), else an object that scores by running the guide.
+        """
+        product = product_of_sites(self.program, self.data, self.space)
+        if product is not None:
+            return product
+        if len(self.space.layouts) > 1 or self.program.subsamples:
+            return LocalPosterior(self.program, self.data)
+        with isolated_random_state():
+            trace = self.program.trace(self.data, stop_after=list(self.space.layouts))
+        return self._lone_distribution(trace) or LocalPosterior(self.program, self.data, trace)
+
+    def _lone_distribution(self, trace: Any) -> Distribution | None:
+        """The distribution of a lone site whose batch is the data and whose event is a vector."""
+        (name,) = self.space.layouts
+        site = trace.nodes[name]
+        fn = in_double(site["fn"]) if is_normal(site["fn"]) else site["fn"]
+        plain = site["mask"] is None and fn.batch_shape == (self.data_size,) and len(fn.event_shape) == 1
+        vector = isinstance(fn, Distribution) and (
+            not isinstance(fn, Independent) or not fn.base_dist.event_shape
+        )
+        if not (plain and vector):
+            return None
+        with isolated_random_state(), torch.no_grad():
+            z = torch.stack([fn.sample().double() for _ in range(2)])  # (2, data, latent)
+        return fn if broadcasts(fn.log_prob, z) else None
+
+    @property
+    def aggregate(self) -> AggregatePosterior:
+        """q(z), the mixture of the posteriors of all data, encoded at each access."""
+        return AggregatePosterior(self.posterior)
+
+    def sample(self, num_samples: int, *, seed: int | None = None) -> Draw:
+        """Draws of a datum and of its latent sites.
+
+        Args:
+            num_samples: M.
+            seed: isolates the draws from torch's global state.
+
+        Returns:
+            Site names to (M, *event), with the rows of the data in ``.index`` and the data in ``.data``.
+
+        Raises:
+            ValueError: if num_samples is below 1.
+        """
+        if num_samples < 1:
+            raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
+        with torch.no_grad(), seeded_draws(seed):
+            index = torch.randint(self.data_size, (num_samples,))
+            sites = self._drawn_for(index)
+        return Draw(sites, index, rows_of(self.data, index))
+
+    def _drawn_for(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.program.follows:
+            return self.program.draw(rows_of(self.data, index))
+        # a guide that is made for all data draws for all of them: the k-th time that a row comes up takes the
+        # k-th draw
+        turn = _turns(index)
+        draws = [self.program.draw(self.data) for _ in range(int(turn.max()) + 1)]
+        return {name: torch.stack([draw[name] for draw in draws])[turn, index] for name in draws[0]}
+
+    def log_posterior(self, z: Sites | torch.Tensor, x: Data) -> torch.Tensor:
+        """log q(z|x), of each z with its own datum.
+
+        Args:
+            z: site names to (M, *event), or one for all x, or a tensor for a single site.
+            x: M data, or one for all z.
+
+        Returns:
+            (M,), in nats.
+
+        Raises:
+            ValueError: if the sites are not the guide's or of another shape, if z and x differ in number, or
+                if x are not the joint's data and the guide's parameters belong to these.
+        """
+        sites = self.space.checked(z)
+        data = aligned(as_data(x), number_of_values(sites))
+        self._check_own(data)
+        return total(site_scores(self.program, data, sites, list(sites)))
+
+    def _check_own(self, data: tuple[torch.Tensor, ...]) -> None:
+        """Parameters that belong to the rows of the data say nothing about other data."""
+        if self.program.follows or _are_equal(data, self.data):
+            return
+        if not self.program.subsamples or self._is_bound_to_rows():
+            raise ValueError(
+                f"Expected the joint's own {self.data_size} data but got others, for which the guide has no "
+                "parameters; score with joint.data as x"
+            )
+
+    @torch.no_grad()
+    def _is_bound_to_rows(self) -> bool:
+        """Whether the same data in other rows of a subsampling plate have other posteriors."""
+        rows = torch.arange(self.program.piece)
+        with isolated_random_state():
+            z = self.program.values(self.program.trace(self.data, rows), len(rows))
+        here = self._scored(z, self.data, rows)
+        moved = tuple(each.roll(1, 0) for each in self.data)
+        return not torch.allclose(here, self._scored(z, moved, (rows + 1) % self.data_size))
+
+    def _scored(self, z: Sites, data: tuple[torch.Tensor, ...], rows: torch.Tensor) -> torch.Tensor:
+        trace = self.program.trace(data, rows, values={name: each[None] for name, each in z.items()})
+        return total({name: self.program.log_prob(trace.nodes[name], len(rows)) for name in z})
+
+    def log_aggregate(self, z: Sites | torch.Tensor) -> torch.Tensor:
+        r"""log q(z) = log :math:`\frac1N \sum_n q(z \mid x_n)`.
+
+        Args:
+            z: site names to (M, *event), or a tensor for a single site.
+
+        Returns:
+            (M,), in nats.
+        """
+        return self.aggregate.log_prob(self._flat(z))
+
+    def log_inverted(self, z: Sites | torch.Tensor) -> torch.Tensor:
+        """log q(x_n|z) = log q(z|x_n) − log N − log q(z), the inverted posterior over the data.
+
+        Args:
+            z: site names to (M, *event), or a tensor for a single site.
+
+        Returns:
+            (M, N), in nats; each row sums to one in probability.
+        """
+        posterior = self.aggregate.posterior
+        few = self._flat(z).split(points_at_once(posterior))
+        scores = torch.cat([posterior.log_prob(each[:, None, :]).double() for each in few])
+        return scores - scores.logsumexp(-1, keepdim=True)  # (M, N)
+
+    def _flat(self, z: Sites | torch.Tensor) -> torch.Tensor:
+        return self.space.flatten(self.space.checked(z))
+
+
+def _turns(index: torch.Tensor) -> torch.Tensor:
+    """How often each entry has come up before."""
+    ordered, order = index.sort(stable=True)
+    turn = torch.empty_like(index)
+    turn[order] = torch.arange(len(index)) - torch.searchsorted(ordered, ordered)
+    return turn
+
+
+def _are_equal(data: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> bool:
+    return len(data) == len(others) and all(
+        each.shape == other.shape and torch.equal(each, other)
+        for each, other in zip(data, others, strict=True)
+    )
+
+
+# ---- The posteriors of all data, of which each process holds those of its own.
+
+_LARGEST_SEED = 2**62
+
+
+def posterior_of_all(own: Any, ranks: Ranks) -> Any:
+    """The posteriors of the data of all processes, those of the first process first.
+
+    Args:
+        own: of this process, batch shape (N_r,), event shape (latent,).
+        ranks: the processes.
+
+    Returns:
+        A distribution of the same kind over all N data, on every process, where a few numbers say all about
+        it; else an object that leaves scoring and drawing to the process that holds the datum.
+    """
+    if ranks.world_size == 1:
+        return own
+    parts = ranks.all_of(_sent(own))
+    sharded = ShardedPosterior(own, ranks)
+    merged = _merged(parts) if all(isinstance(part, Distribution) for part in parts) else None
+    return merged if merged is not None and _scores_like(merged, sharded) else sharded
+
+
+def _sent(own: Any) -> Any:
+    """What the other processes can make use of: no networks, and no programs."""
+    return own if isinstance(own, Distribution) and is_parametric(own) else None
+
+
+def _merged(parts: Sequence[Any]) -> Distribution | None:
+    if len({type(part) for part in parts}) > 1:
+        return None
+    size = sum(part.batch_shape[0] for part in parts)
+    try:
+        return batch_mapped(parts, [size], torch.cat)  # type: ignore[no-any-return]
+    except NotImplementedError:
+        return None
+
+
+@torch.no_grad()
+def _scores_like(merged: Distribution, sharded: "ShardedPosterior") -> bool:
+    """Whether what was put together gives a draw for each datum the density that its process gives it."""
+    with isolated_random_state():
+        z = sharded.sample()
+    expected = sharded.log_prob(z).double()
+    try:
+        alike = torch.allclose(merged.log_prob(z).double(), expected, rtol=1e-6, equal_nan=True)
+    except (RuntimeError, ValueError, IndexError):
+        alike = False  # numbers that belong to no datum, and were taken for some that do
+    return all(sharded.ranks.all_of(alike))
+
+
+@final
+class ShardedPosterior:
+    """q(z|x_n) of the data of all processes, as :mod:`pyro_infomax.information` takes posteriors.
+
+    Every method is called by all processes together. Draws are made by each for its own data, by noise that
+    differs from process to process, so that they depend on the number of processes.
+
+    Args:
+        own: the posteriors of this process, batch shape (N_r,), event shape (latent,).
+        ranks: the processes.
+    """
+
+    def __init__(self, own: Any, ranks: Ranks) -> None:
+        self.own = own
+        self.ranks = ranks
+        self.sizes = [int(size) for size in ranks.all_of(own.batch_shape[0])]
+        self.batch_shape = torch.Size([sum(self.sizes)])
+        self.event_shape = torch.Size(own.event_shape)
+        known = ranks.all_of([name for name in _SITE_BY_SITE if hasattr(own, name)])
+        self._known = set.intersection(*map(set, known))
+
+    def __getattr__(self, name: str) -> Callable[[Tensor], Tensor]:
+        if name not in _SITE_BY_SITE or name not in self._known:
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        return lambda z: self._scored(getattr(self.own, name), z)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """z_n ~ q(z|x_n), (*sample_shape, data, latent)."""
+        shape = torch.Size(sample_shape)
+        seed = self.ranks.broadcast(int(torch.randint(_LARGEST_SEED, (), device="cpu")))
+        with isolated_random_state(seed + self.ranks.rank):
+            drawn = self.ranks.together(lambda: self.own.sample(shape))
+        return self._gathered(drawn, len(shape))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z|x_n) of vectors (..., data, latent), each under the datum of its row, (..., data)."""
+        return self._scored(self.own.log_prob, z)
+
+    def _scored(self, score: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+        axis = z.dim() - 2
+        mine = z.split(self.sizes, axis)[self.ranks.rank] if z.shape[axis] > 1 else z
+        return self._gathered(self.ranks.together(lambda: score(mine)), axis)
+
+    def _gathered(self, own: Tensor, axis: int) -> Tensor:
+        """(..., own data, ...) of each to (..., data, ...)."""
+        return self.ranks.rows(own.movedim(axis, 0).contiguous()).movedim(0, axis)
+
+
+_SITE_BY_SITE = ("log_prob_sites", "log_prob_marginals")

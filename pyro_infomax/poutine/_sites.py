@@ -1,0 +1,127 @@
+"""Which plate of a program holds the data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyro.poutine.util import site_is_subsample
+
+# ---- data plate
+
+Frames = dict[str, Any]
+
+
+class UnknownPlateError(ValueError):
+    """A program has no plate of the name that was given."""
+
+
+def data_frame(trace: Any, size: int, *, role: str, name: str | None = None) -> Any:
+    """The frame of the data plate: around the observed sites of a model, of the data's size in a guide.
+
+    Args:
+        trace: of the program.
+        size: the number of data that it was run on.
+        role: ``"model"``, ``"guide"`` or ``"prior"``, for messages, and for where to look.
+        name: of the plate, None to find it.
+
+    Raises:
+        ValueError: if there is no such plate, or several.
+    """
+    frames = _frames_around(sample_sites(trace))
+    if name is not None:
+        return _fitting({name: _named(frames, name, role)}, size, role)
+    return _fitting(_around_observed(trace) or frames, size, role)
+
+
+def sample_sites(trace: Any) -> list[Any]:
+    """The sites of a trace, those of subsampling left out."""
+    return [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
+
+
+def frames_of(site: Any) -> list[Any]:
+    """The vectorised plates around a site."""
+    return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+
+
+def is_deterministic(site: Any) -> bool:
+    """Whether the site is one of :func:`pyro.deterministic`, which has no density."""
+    return bool(site["infer"].get("_deterministic"))
+
+
+def _frames_around(sites: list[Any]) -> Frames:
+    return {frame.name: frame for site in sites for frame in frames_of(site)}
+
+
+def _around_observed(trace: Any) -> Frames:
+    """The plates around every observed site that is in a plate at all."""
+    sites = [site for site in sample_sites(trace) if site["is_observed"] and not is_deterministic(site)]
+    each = [_frames_around([site]) for site in sites if frames_of(site)]
+    shared = set.intersection(*map(set, each)) if each else set()
+    return {name: frame for frames in each for name, frame in frames.items() if name in shared}
+
+
+def _named(frames: Frames, name: str, role: str) -> Any:
+    if name not in frames:
+        raise UnknownPlateError(
+            f"Expected a plate {name!r} in the {role} but got {sorted(frames)}; "
+            "name one of these as data_plate"
+        )
+    return frames[name]
+
+
+def _fitting(candidates: Frames, size: int, role: str) -> Any:
+    fitting = {n: f for n, f in candidates.items() if size in (f.size, f.full_size)}
+    # a plate that subsamples takes its rows from data of any length
+    fitting = fitting or {n: f for n, f in candidates.items() if f.size < f.full_size}
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    if fitting:
+        raise ValueError(
+            f"Expected one data plate in the {role} but {sorted(fitting)} all fit {size} data; "
+            "say which by data_plate='name'"
+        )
+    if candidates:
+        sizes = {n: f.full_size for n, f in candidates.items()}
+        raise ValueError(
+            f"Expected a plate of size {size}, the number of data, in the {role} but got plates of the sizes "
+            f"{sizes}; pass as many data as the plate has, or give it the size len(data)"
+        )
+    raise ValueError(
+        f"Expected a vectorised plate around the sites of the {role} but found none; "
+        "put the local sites into pyro.plate('data', len(data))"
+    )
+
+
+# ---- The sentence of an error without what Pyro adds to it.
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Lets the errors of this package leave a traced program as they were raised.
+
+    Every trace of Pyro appends the shapes of all sites and parameters to an error that passes through it.
+    That helps with errors of torch, and buries a sentence that already says what was expected, what came and
+    what to do.
+
+    Example:
+        >>> import pyro
+        >>> def model():
+        ...     raise ValueError("Expected data but got none.")
+        >>> with plain_errors():
+        ...     pyro.poutine.trace(model).get_trace()
+        Traceback (most recent call last):
+        ValueError: Expected data but got none.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        said = _first_said(error)
+        if said is error or not str(said).startswith("Expected "):
+            raise
+        raise said from None
+
+
+def _first_said(error: BaseException) -> BaseException:
+    while error.__cause__ is not None and str(error).startswith(str(error.__cause__)):
+        error = error.__cause__
+    return error

@@ -1,0 +1,474 @@
+"""A Pyro program read datum by datum."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, final
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import nn
+
+from pyro_infomax._data import rows_of
+from pyro_infomax._random import isolated_random_state
+from pyro_infomax.distributions import is_point_mass
+from pyro_infomax.nn import evaluation_mode, modules_behind
+from pyro_infomax.poutine import (
+    data_frame,
+    frames_of,
+    is_deterministic,
+    plain_errors,
+    sample_sites,
+    unweighted_scale_and_mask,
+)
+from pyro_infomax.programs._layout import SiteLayout
+from pyro_infomax.programs._messengers import (
+    GenerateMessenger,
+    Placeholder,
+    ProgramStopped,
+    RowsMessenger,
+    ValuesMessenger,
+    needs_data,
+)
+
+# ---- A first run of a program, which shows how it takes its data.
+
+Program = Callable[..., Any]
+Tensors = tuple[torch.Tensor, ...]
+
+_FEW: Final = 64  # rows
+
+
+@final
+@dataclass(frozen=True)
+class Probe:
+    """What a first run has shown.
+
+    Attributes:
+        trace: of the program.
+        frame: of its data plate.
+        follows: whether the program takes data of any length, its plate with them.
+        error: what ended the run of a prior after some latent sites, None for a run to the end.
+    """
+
+    trace: Any
+    frame: Any
+    follows: bool = False
+    error: Exception | None = None
+
+
+def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None = None) -> Probe:
+    """Runs a program on its data, or on few of them where that shows as much.
+
+    Random state, gradients and the modules' buffers stay as they were; parameters that the program
+    initialises are those for all of its data.
+
+    Args:
+        program: a model or a guide.
+        data: its positional arguments.
+        role: ``"model"``, ``"guide"``, or ``"prior"`` for a model of which the latent sites suffice.
+        data_plate: the name of the data plate, None to find it.
+
+    Raises:
+        ValueError: if there is no data plate, or several; if a prior needs the values of its data.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x, 1.0))
+        >>> probe(guide, (torch.zeros(5),), role="guide").follows
+        True
+    """
+    subject = _Subject(program, role, data_plate)
+    few, fewer = _few_of(data)
+    if len(data[0]) > _FEW and not _awaits_data(program):
+        before = set(pyro.get_param_store().keys())
+        seen = subject.run_on_all_of(few)
+        made = _made_by_the_program(before)
+        for name in made:
+            del pyro.get_param_store()[name]
+        if seen is not None and not made and subject.run_on_all_of(fewer):
+            return replace(seen, follows=True)
+    whole = subject.run(data)
+    follows = subject.run_on_all_of(few) and subject.run_on_all_of(fewer)
+    return replace(whole, follows=bool(follows))
+
+
+@final
+@dataclass(frozen=True)
+class _Subject:
+    program: Program
+    role: str
+    data_plate: str | None
+
+    def run(self, data: Tensors) -> Probe:
+        size = len(data[0])
+        handler = poutine.trace(_RowsInReach(size)(self.program))
+        error = None
+        try:
+            with plain_errors(), torch.no_grad(), isolated_random_state(), evaluation_mode(self.program):
+                handler.get_trace(*data)
+        except Exception as raised:
+            if self.role != "prior":
+                raise
+            if not _latents(handler.trace):
+                raise needs_data(raised) from raised
+            error = raised
+        if any(isinstance(site["value"], Placeholder) for site in _latents(handler.trace)):
+            raise needs_data()
+        frame = data_frame(handler.trace, size, role=self.role, name=self.data_plate)
+        return Probe(handler.trace, frame, error=error)
+
+    def run_on_all_of(self, few: Tensors) -> Probe | None:
+        """A run whose data plate takes just these rows, None where there is no such run."""
+        try:
+            seen = self.run(few)
+        except Exception:  # whatever a program that was made for all of its data says to fewer
+            return None
+        return seen if seen.frame.size == len(few[0]) else None
+
+
+@final
+class _RowsInReach(Messenger):
+    """Subsamples only rows that the data have, which may be fewer than those of a plate of fixed size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg) or msg["value"] is not None:
+            return
+        taken = msg["fn"].subsample_size
+        if taken is not None and taken < msg["fn"].size:
+            msg["value"] = torch.arange(taken) % self.size
+            msg["done"] = True
+
+
+def _latents(trace: Any) -> list[Any]:
+    return [site for site in sample_sites(trace) if not site["is_observed"]]
+
+
+def _made_by_the_program(before: set[str]) -> list[str]:
+    """New parameters that are no module's own: their first values may be for the data of the run."""
+    found = pyro.get_param_store().named_parameters()
+    return [name for name, each in found if name not in before and not isinstance(each, nn.Parameter)]
+
+
+def _few_of(data: Tensors) -> tuple[Tensors, Tensors]:
+    """Two other numbers of rows, since a plate may happen to subsample just one of them."""
+    size = len(data[0])
+    few, fewer = (_FEW, _FEW - 2) if size > _FEW else (size + 1, max(1, size - 1))
+    return rows_of(data, torch.arange(few) % size), rows_of(data, torch.arange(fewer))
+
+
+def _awaits_data(program: Program) -> bool:
+    """Whether the program may be shaped by the data of its first run."""
+    guides = [module for module in modules_behind(program) if isinstance(module, AutoGuide)]
+    return isinstance(poutine.unwrap(program), Messenger) or any(g.prototype_trace is None for g in guides)
+
+
+# ---- local program
+
+Values = Mapping[str, torch.Tensor]
+
+
+@final
+class LocalProgram:
+    """A program whose latent and observed sites are local to the rows of its data.
+
+    It finds the data plate, runs the program in pieces where the program allows it, and gives values and
+    log-probabilities datum by datum. Scales and weights do not count here (a density has none); masks do.
+    Observed sites outside the data plate, as :func:`pyro.poutine.condition` makes of global latents, are
+    taken as given.
+
+    Args:
+        program: a model or a guide.
+        data: its positional arguments, with the data as first axis.
+        role: ``"model"``, ``"guide"``, or ``"prior"`` for a model of which only the latent part is to be run,
+            so that its data may be placeholders of the right length.
+        data_plate: the name of the data plate, None to find it.
+        batch_size: the largest number of rows of a run, where the program follows its arguments.
+
+    Attributes:
+        plate: the name of the data plate.
+        follows: whether the program takes data of any length, its plate with them.
+        subsamples: whether its plate takes a fixed number of rows of the data.
+        piece: the number of rows of a run, the largest one if the program follows its arguments.
+        latents: the layouts of the latent sites, in the program's order.
+        observed: the layouts of the observed sites, factors included.
+        point_masses: the latent sites whose distribution is a Delta, which has no density.
+        error: what ended the run of a prior before its end, if anything.
+
+    Raises:
+        ValueError: if there is no data plate, or several, or a site has batch dimensions without plates.
+        NotImplementedError: if a latent site is global or auxiliary, if an observed site joins the data, if
+            an inner plate subsamples, or if a guide has factors.
+
+    Example:
+        >>> import pyro
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> program = LocalProgram(model, (torch.zeros(5),), role="model")
+        >>> program.plate, program.follows, list(program.latents), list(program.observed)
+        ('data', True, ['z'], ['x'])
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        data: Tensors,
+        *,
+        role: str,
+        data_plate: str | None = None,
+        batch_size: int = 1024,
+    ) -> None:
+        self.program = program
+        self.role = role
+        self.data_size = len(data[0])
+        seen = probe(program, data, role=role, data_plate=data_plate)
+        self.plate: str = seen.frame.name
+        self.follows = seen.follows
+        self.subsamples = not seen.follows and seen.frame.size < seen.frame.full_size
+        self.piece: int = batch_size if seen.follows else seen.frame.size
+        self.error = seen.error
+        self._check(seen, data)
+        self.latents = self._layouts(seen, observed=False)
+        self.observed = self._layouts(seen, observed=True)
+        self.point_masses = [name for name in self.latents if is_point_mass(seen.trace.nodes[name]["fn"])]
+
+    def _check(self, seen: Probe, data: Tensors) -> None:
+        if self.subsamples and self.plate not in seen.trace.nodes:
+            raise NotImplementedError(
+                f"The plate {self.plate!r} of the {self.role} took its subsample before the program ran; "
+                "make the plate within the program"
+            )
+        for site in sample_sites(seen.trace):
+            self._check_site(site)
+        given = [site["name"] for site in sample_sites(seen.trace) if self._is_given(site)]
+        if given and self.role != "prior":
+            self._check_apart(given, data)
+
+    def _check_site(self, site: Any) -> None:
+        name, observed = site["name"], site["is_observed"]
+        if self.role == "guide" and self._counts_in_guide(site):
+            raise NotImplementedError(
+                f"The guide's site {name!r} is a factor or observed, so that its density is not normalised; "
+                "use a guide whose sites are all latent"
+            )
+        if not observed and site["infer"].get("is_auxiliary"):
+            raise NotImplementedError(
+                f"The site {name!r} is auxiliary to the {self.role}, whose density is therefore not known; "
+                "use a guide without auxiliary sites"
+            )
+        if not observed and not self._is_local(site):
+            raise NotImplementedError(
+                f"The latent site {name!r} of the {self.role} is outside the data plate {self.plate!r} and "
+                "so global; fix global latents with pyro.poutine.condition and ask for the local ones"
+            )
+
+    def _counts_in_guide(self, site: Any) -> bool:
+        # a guide that is a messenger runs the model, whose observed sites these are
+        if not site["is_observed"] or isinstance(poutine.unwrap(self.program), Messenger):
+            return False
+        return isinstance(site["fn"], dist.Unit) or (self._is_local(site) and not is_deterministic(site))
+
+    def _is_local(self, site: Any) -> bool:
+        return any(frame.name == self.plate for frame in frames_of(site))
+
+    def _is_given(self, site: Any) -> bool:
+        return site["is_observed"] and not is_deterministic(site) and not self._is_local(site)
+
+    @torch.no_grad()
+    def _check_apart(self, names: list[str], data: Tensors) -> None:
+        """Observed sites outside the data plate must not change with the latent sites of the data."""
+        with isolated_random_state(), evaluation_mode(self.program):
+            first, again = (self.trace(data, next(self.pieces(len(data[0])))) for _ in range(2))
+        for name in names:
+            sites = [trace.nodes[name] for trace in (first, again) if name in trace.nodes]
+            if not _all_equal([site["fn"].log_prob(site["value"]) for site in sites]):
+                raise NotImplementedError(
+                    f"The observed site {name!r} of the {self.role} is outside the data plate {self.plate!r} "
+                    "but depends on local latents, which makes the data dependent; put it into the plate"
+                )
+
+    def _layouts(self, seen: Probe, *, observed: bool) -> dict[str, SiteLayout]:
+        sites = [site for site in sample_sites(seen.trace) if self._is_local(site)]
+        depth = max(-frame.dim for site in sites for frame in frames_of(site))
+        wanted = [site for site in sites if site["is_observed"] == observed and not is_deterministic(site)]
+        return {site["name"]: self._layout(site, depth) for site in wanted}
+
+    def _layout(self, site: Any, depth: int) -> SiteLayout:
+        frames = {frame.name: frame for frame in frames_of(site)}
+        data = frames.pop(self.plate)
+        self._check_batch(site, {frame.dim for frame in (data, *frames.values())})
+        inner = sorted((frame.dim, self._whole_size(frame, site)) for frame in frames.values())
+        event_shape = tuple(site["fn"].event_shape)
+        rank = site["value"].dim() - len(event_shape)
+        dtype = site["value"].dtype
+        return SiteLayout(site["name"], data.dim, tuple(inner), event_shape, depth, rank, dtype)
+
+    def _check_batch(self, site: Any, plates: set[int]) -> None:
+        batch = tuple(site["fn"].batch_shape)
+        if any(size > 1 and i - len(batch) not in plates for i, size in enumerate(batch)):
+            raise ValueError(
+                f"Expected plates for all batch dimensions of {site['name']!r} but its batch shape {batch} "
+                f"has plates at {sorted(plates)} only; declare events by .to_event()"
+            )
+
+    def _whole_size(self, frame: Any, site: Any) -> int:
+        if frame.size < frame.full_size:
+            raise NotImplementedError(
+                f"The plate {frame.name!r} around {site['name']!r} subsamples within the data plate, so that "
+                "the site's density is not known; let it take all of its rows"
+            )
+        return int(frame.size)
+
+    def running(self, program: Program) -> "LocalProgram":
+        """The same layout for a variant of the program that has the same sites."""
+        twin = copy.copy(self)
+        twin.program = program
+        return twin
+
+    def generating(self) -> "LocalProgram":
+        """The program with its local observed sites drawn; what is conditioned on stays fixed."""
+        return self.running(GenerateMessenger(self.observed)(self.program))
+
+    def pieces(self, size: int) -> Iterator[torch.Tensor]:
+        """The rows of ``size`` data, as many at a time as one run takes.
+
+        A plate that subsamples takes its own number of rows each time: the last piece goes back for some,
+        and too few data are taken more than once.
+
+        Raises:
+            ValueError: if the program takes another number of data only.
+        """
+        return (rows for rows, _ in self._runs(size))
+
+    def _runs(self, size: int) -> Iterator[tuple[torch.Tensor, slice]]:
+        """The rows of each run, and which of them no run before had."""
+        if not (self.follows or self.subsamples or size == self.piece):
+            raise ValueError(
+                f"Expected {self.piece} data, the fixed size of the plate {self.plate!r} of the {self.role}, "
+                f"but got {size}; pass as many, or give the plate the size len(data)"
+            )
+        for start in range(0, size, self.piece):
+            new = min(self.piece, size - start)
+            first = start if self.follows else max(0, min(start, size - self.piece))
+            rows = torch.arange(first, first + (new if self.follows else self.piece)) % size
+            yield rows, slice(start - first, start - first + new)
+
+    def together(self, size: int, run: Callable[[torch.Tensor], Values]) -> dict[str, torch.Tensor]:
+        """What runs over all rows of ``size`` data give, end to end.
+
+        Args:
+            size: the number of data.
+            run: from the rows (B,) of one run to tensors (B, ...).
+
+        Returns:
+            Tensors (size, ...).
+        """
+        parts = [{name: each[new] for name, each in run(rows).items()} for rows, new in self._runs(size)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def trace(
+        self,
+        data: Tensors,
+        rows: torch.Tensor | None = None,
+        *,
+        values: Values | None = None,
+        stop_after: Sequence[str] | None = None,
+    ) -> Any:
+        """Runs the program on some rows.
+
+        Args:
+            data: all of its data.
+            rows: (B,) the rows of this run, None for all.
+            values: site names to values (outer, B or 1, *shape), see :class:`SiteLayout`.
+            stop_after: latent sites after which the rest of the program is left out.
+
+        Returns:
+            The trace, its log-probabilities not computed.
+        """
+        everything = torch.arange(len(data[0]))
+        rows = everything if rows is None else rows
+        layouts = self.latents | self.observed if values else {}
+        held = {name: layouts[name].held(z, len(rows)) for name, z in (values or {}).items()}
+        program = ValuesMessenger(held, stop_after=stop_after)(self.program)
+        if self.subsamples:
+            # a plate of the data's size cannot take more rows than there are
+            enough = data if len(everything) >= self.piece else rows_of(data, rows)
+            return _trace(RowsMessenger(self.plate, rows)(program), enough)
+        return _trace(program, data if torch.equal(rows, everything) else rows_of(data, rows))
+
+    def draw(self, data: Tensors) -> dict[str, torch.Tensor]:
+        """The latent sites drawn once for each datum, (size, *shape), without the rest of the program."""
+
+        def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            return self.values(self.trace(data, rows, stop_after=list(self.latents)), len(rows))
+
+        return self.together(len(data[0]), run)
+
+    def values(self, trace: Any, rows: int) -> dict[str, torch.Tensor]:
+        """The latent values of a trace of :meth:`trace`, (rows, *shape)."""
+        return {
+            name: layout.rows(trace.nodes[name]["value"], rows)[0] for name, layout in self.latents.items()
+        }
+
+    def log_prob(self, site: Any, rows: int, *, z: torch.Tensor | None = None) -> torch.Tensor:
+        """log p of a traced site datum by datum, inner plates summed, in float64.
+
+        Args:
+            site: a node of a trace of :meth:`trace`.
+            rows: the number of rows of that run.
+            z: the values to score, (outer, rows or 1, *shape), where they are not those that the program ran
+                with, or finer than those.
+
+        Returns:
+            (outer, rows), in nats.
+        """
+        layout = (self.latents | self.observed)[site["name"]]
+        self._check_rows(site, rows)
+        score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
+        _, mask = unweighted_scale_and_mask(site)
+        return layout.summed(scale_and_mask(score, mask=mask).double(), rows)
+
+    def _check_rows(self, site: Any, rows: int) -> None:
+        (size,) = (frame.size for frame in frames_of(site) if frame.name == self.plate)
+        if size != rows:
+            raise ValueError(
+                f"Expected {rows} rows in the plate {self.plate!r} around {site['name']!r} but got {size}; "
+                "a program made for other data cannot score these"
+            )
+
+
+def _score(fn: Any, layout: SiteLayout, z: torch.Tensor, rows: int) -> torch.Tensor:
+    if not layout.dtype.is_floating_point:
+        return fn.log_prob(layout.place(z.to(layout.dtype), rows))
+    try:
+        return fn.log_prob(layout.place(z.to(torch.promote_types(z.dtype, layout.dtype)), rows))
+    except RuntimeError:
+        # a distribution with networks of its own takes values of their dtype only
+        return fn.log_prob(layout.place(z.to(layout.dtype), rows))
+
+
+def _trace(program: Program, data: Tensors) -> Any:
+    handler = poutine.trace(program)
+    try:
+        with plain_errors():
+            return handler.get_trace(*data)
+    except ProgramStopped:
+        return handler.trace
+
+
+def _all_equal(tensors: Sequence[torch.Tensor]) -> bool:
+    return all(torch.equal(tensors[0], each) for each in tensors[1:])

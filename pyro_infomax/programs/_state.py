@@ -1,0 +1,496 @@
+"""What a pair of programs keeps between runs: its parameters and the buffers of its modules."""
+
+import weakref
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar, final
+
+import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor, nn
+from torch.distributions import transform_to
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pyro_infomax.nn import instance_prefix, modules_behind
+
+# ---- Names of parameters that do not depend on what else a process has built.
+
+
+@final
+class StableNames:
+    """From the names of param sites to names that are the same in each process.
+
+    Instances of our VAE and guides are numbered through a process, so that the one of a script may be ``VAE``
+    in its first run and ``VAE_3`` in a notebook. Here they are numbered in the order in which they are asked
+    for; other names stay as they are.
+
+    Example:
+        >>> from pyro_infomax.nn import InstanceName
+        >>> first, second = InstanceName("Net"), InstanceName("Net")
+        >>> names = StableNames()
+        >>> names(f"{second}.encoder$$$weight"), names(f"{first}.encoder$$$weight"), names("scale_7")
+        ('Net.encoder$$$weight', 'Net_2.encoder$$$weight', 'scale_7')
+    """
+
+    def __init__(self) -> None:
+        self._instances: dict[str, dict[str, int]] = {}
+
+    def __call__(self, name: str) -> str:
+        """The stable name of a param site."""
+        instance, dot, rest = name.partition(".")
+        prefix = instance_prefix(instance)
+        if prefix is None:
+            return name
+        numbers = self._instances.setdefault(prefix, {})
+        number = numbers.setdefault(instance, len(numbers) + 1)
+        return f"{prefix if number == 1 else f'{prefix}_{number}'}{dot}{rest}"
+
+
+# ---- The generators that a training draws from: torch's own, and those of its loaders and datasets.
+
+_HOLDERS: Final = (DataLoader, Sampler, Dataset)
+
+
+@final
+class RandomStreams:
+    """Where all random streams of a training stand.
+
+    Args:
+        *sources: the data. Generators in the attributes of loaders, samplers and datasets are found.
+
+    Example:
+        >>> streams = RandomStreams()
+        >>> here = streams.state_dict()
+        >>> first = torch.rand(3)
+        >>> streams.load_state_dict(here)
+        >>> torch.equal(torch.rand(3), first)
+        True
+    """
+
+    def __init__(self, *sources: Any) -> None:
+        self._generators = list(dict.fromkeys(_generators(sources, seen=set())))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the streams stand now."""
+        in_use = torch.cuda.is_initialized()
+        return {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if in_use else [],
+            "generators": [generator.get_state() for generator in self._generators],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes back to where the streams stood.
+
+        Raises:
+            ValueError: if there was another number of generators.
+        """
+        saved = state["generators"]
+        if len(saved) != len(self._generators):
+            raise ValueError(
+                f"Expected loaders and datasets with {len(saved)} generators of their own but got "
+                f"{len(self._generators)}."
+            )
+        for generator, stood in zip(self._generators, saved, strict=True):
+            generator.set_state(stood)
+        torch.set_rng_state(state["cpu"])
+        for device, stood in enumerate(state["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(stood, device)
+
+
+def _generators(thing: Any, *, seen: set[int]) -> Iterator[torch.Generator]:
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, torch.Generator):
+        yield thing
+    elif isinstance(thing, tuple | list):
+        for part in thing:
+            yield from _generators(part, seen=seen)
+    elif isinstance(thing, _HOLDERS):
+        for part in vars(thing).values():
+            if isinstance(part, (torch.Generator, tuple, *_HOLDERS)):
+                yield from _generators(part, seen=seen)
+
+
+# ---- program state
+
+Program = Callable[..., Any]
+Place = tuple[nn.Module, str]
+
+
+@final
+class ProgramState:
+    """The live tensors that a pair of programs keeps from one run to the next.
+
+    Programs create parameters when they state them for the first time, and what a plain function closes over
+    is seen only when it runs. So the programs are watched while they run: each parameter is known from its
+    first statement on, each module from its first call on.
+
+    Args:
+        *programs: model and guide. The modules behind them are known at once.
+
+    Example:
+        >>> def model():
+        ...     pyro.param("scale", torch.ones(2), constraint=torch.distributions.constraints.positive)
+        >>> pyro.clear_param_store()
+        >>> state = ProgramState(model)
+        >>> with state.watch():
+        ...     model()
+        >>> state.parameters
+        {'scale': tensor([0., 0.], requires_grad=True)}
+    """
+
+    def __init__(self, *programs: Program) -> None:
+        self._leaves: dict[str, Tensor] = {}
+        self._stored: set[str] = set()
+        self._names = StableNames()
+        behind = dict.fromkeys(module for program in programs for module in modules_behind(program))
+        self._behind = {f"module_{number}.": module for number, module in enumerate(behind)}
+        # Weak, since a program may build modules anew at each run
+        self._called: list[weakref.ref[nn.Module]] = []
+        self._known = weakref.WeakSet(each for module in behind for each in module.modules())
+        self._waiting: dict[str, Tensor] = {}
+        self._waiting_buffers: dict[str, Tensor] = {}
+        self._stood: dict[str, dict[str, Any]] = {}
+        self._followers: list[Callable[[Mapping[str, Tensor], Mapping[Place, Tensor]], None]] = []
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """The unconstrained leaf tensors by the name of their param site, in order of first statement."""
+        # A program may give a name another tensor, as Pyro's decaying baselines do
+        stored = dict(pyro.get_param_store().named_parameters())
+        return {
+            name: stored.get(name, leaf) if name in self._stored else leaf
+            for name, leaf in self._leaves.items()
+        }
+
+    @property
+    def stable_names(self) -> dict[str, str]:
+        """The names of the param sites to their names in a file; see :class:`StableNames`."""
+        return {name: self._names(name) for name in self._leaves}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """The buffers of all modules known so far, by names that are the same in each process."""
+        return {name: _read(place) for name, place in self.places().items()}
+
+    def buffers_by_place(self) -> dict[Place, Tensor]:
+        """The same buffers, by where they are: for use within this process, where no name may change."""
+        return {place: _read(place) for place in self.places().values()}
+
+    def places(self) -> dict[str, Place]:
+        """Where the buffers are, by the same names: a module and an attribute, since these may be rebound."""
+        found: dict[Place, str] = {}
+        for prefix, root in self._roots():
+            for path, place in _buffer_places(root):
+                found.setdefault(place, prefix + path)
+        return {name: place for place, name in found.items()}
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """All modules known so far, their submodules among them."""
+        return tuple(self._known)
+
+    def follow(self, follower: Callable[[Mapping[str, Tensor], Mapping[Place, Tensor]], None]) -> None:
+        """Has a function called with each new parameter and with the buffers of each new module.
+
+        A parameter is new at its first statement, before an optimiser moves it; a module at its first call,
+        before it runs. The modules behind the programs are shown at once.
+        """
+        self._followers.append(follower)
+        for module in self._behind.values():
+            follower({}, _buffers_of(module))
+
+    @contextmanager
+    def watch(self, *, modules: bool = True) -> Iterator[None]:
+        """Learns about parameters, and modules, from the runs of the programs in this block.
+
+        Args:
+            modules: whether to look at the calls of modules too.
+        """
+        with _ParamMessenger(self._expect, self._meet):
+            if not modules:
+                yield
+                return
+            depth = len(_PYRO_STACK)
+
+            def look(module: nn.Module, _: object) -> None:
+                # What runs outside of any handler is no program: a transform of the data, for instance
+                if module not in self._known and len(_PYRO_STACK) > depth:
+                    self._meet_module(module)
+
+            handle = register_module_forward_pre_hook(look)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The parameters, unconstrained, and the buffers, by names that are the same in each process."""
+        names, parameters = self.stable_names, self.parameters
+        own = {names[name]: parameter for name, parameter in parameters.items()}
+        return {"parameters": self._waiting | own, "buffers": self._waiting_buffers | self.buffers()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Copies values into the live tensors, in place; none is changed if one does not fit.
+
+        Values of parameters and buffers that are not known yet wait, and are copied when these appear.
+
+        Args:
+            state: of :meth:`state_dict`.
+
+        Raises:
+            ValueError: for values of another shape or dtype.
+        """
+        self._waiting, self._waiting_buffers = {}, {}
+        live = self.state_dict()
+        for kind, values in state.items():
+            for name in live[kind].keys() & values.keys():
+                check_alike(name, live[kind][name], values[name])
+        for kind, values in state.items():
+            for name in live[kind].keys() & values.keys():
+                live[kind][name].copy_(values[name])
+        self._waiting = _without(state["parameters"], live["parameters"])
+        self._waiting_buffers = _without(state["buffers"], live["buffers"])
+
+    def _expect(self, message: Any) -> None:
+        # The initial value that a waiting one replaces must not be drawn from the stream of this run
+        if self._waiting and self._names(message["name"]) in self._waiting:
+            self._stood[message["name"]] = RandomStreams().state_dict()
+
+    def _meet(self, message: Any) -> None:
+        name, leaf = message["name"], _unconstrained(message["value"])
+        if self._leaves.get(name) is leaf:
+            return
+        self._leaves[name] = leaf
+        if name in pyro.get_param_store():
+            self._stored.add(name)
+        stable = self._names(name)
+        if stable in self._waiting:
+            _set(stable, leaf, self._waiting)
+            RandomStreams().load_state_dict(self._stood.pop(name))
+            message["value"] = _constrained(name, leaf, message)
+        for follower in self._followers:
+            follower({name: leaf}, {})
+
+    def _meet_module(self, module: nn.Module) -> None:
+        self._known.update(module.modules())
+        buffers = _buffers_of(module)
+        if not buffers:
+            return
+        self._called.append(weakref.ref(module))
+        for name, buffer in self.buffers().items() if self._waiting_buffers else ():
+            if name in self._waiting_buffers:
+                _set(name, buffer, self._waiting_buffers)
+        for follower in self._followers:
+            follower({}, buffers)
+
+    def _roots(self) -> Iterator[tuple[str, nn.Module]]:
+        yield from self._behind.items()
+        names = {id(leaf): self._names(name) for name, leaf in self.parameters.items()}
+        numbers: dict[str, int] = {}
+        for module in filter(None, (reference() for reference in self._called)):
+            kind = type(module).__name__
+            numbers[kind] = numbers.get(kind, -1) + 1
+            yield _registered_prefix(module, names) or f"{kind}_{numbers[kind]}.", module
+
+
+class _ParamMessenger(Messenger):
+    capture_key = "it only watches"
+
+    def __init__(self, expect: Callable[[Any], None], meet: Callable[[Any], None]) -> None:
+        super().__init__()
+        self._expect = expect
+        self._meet = meet
+
+    def _pyro_param(self, message: Any) -> None:
+        self._expect(message)
+
+    # Outermost, this runs before what slices the value for a plate and what records it
+    def _pyro_post_param(self, message: Any) -> None:
+        self._meet(message)
+
+
+def is_of_programs(name: str) -> bool:
+    """Whether a parameter is stated by the programs, and not by Pyro's TraceGraph_ELBO for its baselines.
+
+    Example:
+        >>> is_of_programs("scale"), is_of_programs("__baseline_avg_downstream_cost_z")
+        (True, False)
+    """
+    return not name.startswith("__baseline_avg_downstream_cost_")
+
+
+def check_alike(name: str, live: Tensor, value: Tensor) -> None:
+    """Checks that a value can stand for a live tensor.
+
+    Raises:
+        ValueError: for another shape or dtype.
+    """
+    if live.shape != value.shape or live.dtype != value.dtype:
+        raise ValueError(
+            f"Expected {name!r} to have shape {tuple(live.shape)} and {live.dtype}, as the programs have it, "
+            f"but got {tuple(value.shape)} and {value.dtype}."
+        )
+
+
+def _without(values: Mapping[str, Tensor], names: Container[str]) -> dict[str, Tensor]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+@torch.no_grad()
+def _set(name: str, tensor: Tensor, waiting: dict[str, Tensor]) -> None:
+    check_alike(name, tensor, waiting[name])
+    tensor.copy_(waiting.pop(name))
+
+
+def _read(place: Place) -> Tensor:
+    module, attribute = place
+    buffer = module._buffers[attribute]
+    assert buffer is not None
+    return buffer
+
+
+def _buffer_places(root: nn.Module) -> Iterator[tuple[str, Place]]:
+    for path, module in root.named_modules():
+        for attribute, buffer in module._buffers.items():
+            if buffer is not None:
+                yield f"{path}.{attribute}".removeprefix("."), (module, attribute)
+
+
+def _buffers_of(root: nn.Module) -> dict[Place, Tensor]:
+    return {place: _read(place) for _, place in _buffer_places(root)}
+
+
+def _registered_prefix(root: nn.Module, names: Mapping[int, str]) -> str | None:
+    """Under which name the parameters of a module are stated, if under its own paths: ``decoder$$$``."""
+    for path, module in root.named_modules():
+        for attribute, parameter in module._parameters.items():
+            own = f"{path}.{attribute}".removeprefix(".")
+            prefix = names.get(id(parameter), "").removesuffix(own)
+            if prefix.endswith(("$$$", ".")):
+                return prefix
+    return None
+
+
+def _unconstrained(value: Any) -> Tensor:
+    # Parameters of a PyroModule that keeps them to itself carry no link to another tensor
+    return value.unconstrained() if hasattr(value, "unconstrained") else value
+
+
+def _constrained(name: str, leaf: Tensor, message: Any) -> Tensor:
+    """The value of a parameter after its unconstrained tensor has been set."""
+    store = pyro.get_param_store()
+    if name in store and _unconstrained(store[name]) is leaf:
+        return store[name]
+    value: Tensor = transform_to(message["kwargs"]["constraint"])(leaf)
+    value.unconstrained = weakref.ref(leaf)  # type: ignore[attr-defined]
+    return value
+
+
+# ---- Copies of what programs keep, to go back to.
+
+_Key = TypeVar("_Key")
+
+
+@final
+class Snapshot:
+    """Copies of the parameters, and of the buffers of modules, which can be put back in place.
+
+    Args:
+        programs: the live tensors.
+
+    Example:
+        >>> layer = torch.nn.BatchNorm1d(2)
+        >>> snapshot = Snapshot(ProgramState(layer.forward))
+        >>> _ = layer.running_mean.fill_(3.0)
+        >>> snapshot.restore()
+        >>> layer.running_mean
+        tensor([0., 0.])
+    """
+
+    def __init__(self, programs: ProgramState) -> None:
+        self._programs = programs
+        self._parameters: dict[str, Tensor] = {}
+        self._buffers: dict[Place, Tensor] = {}
+        self.update()
+
+    def extend(self, parameters: Mapping[str, Tensor], buffers: Mapping[Place, Tensor]) -> None:
+        """Copies tensors that have no copy yet; see :meth:`ProgramState.follow`."""
+        for name, tensor in parameters.items():
+            if name not in self._parameters:
+                self._parameters[name] = tensor.detach().clone()
+        for place, tensor in buffers.items():
+            if place not in self._buffers:
+                self._buffers[place] = tensor.detach().clone()
+
+    def update(self) -> None:
+        """Copies everything anew."""
+        _refresh(self._parameters, self._programs.parameters)
+        _refresh(self._buffers, self._programs.buffers_by_place())
+
+    @torch.no_grad()
+    def spoiled(self) -> bool:
+        """Whether a live tensor has become nan or infinite anywhere since it was copied."""
+        return _any_spoiled(self._parameters, self._programs.parameters) or _any_spoiled(
+            self._buffers, self._programs.buffers_by_place()
+        )
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Writes the copies back into the live tensors."""
+        _write_back(self._parameters, self._programs.parameters)
+        _write_back(self._buffers, self._programs.buffers_by_place())
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The copies, by the names of :meth:`ProgramState.state_dict`."""
+        names, places = self._programs.stable_names, self._programs.places()
+        return {
+            "parameters": {names[name]: copy for name, copy in self._parameters.items()},
+            "buffers": {
+                name: self._buffers[place] for name, place in places.items() if place in self._buffers
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Takes over the copies of another process, of what the programs have so far.
+
+        Raises:
+            ValueError: if one does not fit the programs.
+        """
+        names, live = self._programs.stable_names, self._programs.parameters
+        copies = {name: state["parameters"].get(stable) for name, stable in names.items()}
+        self._parameters = {name: copy for name, copy in copies.items() if copy is not None}
+        for name, copy in self._parameters.items():
+            check_alike(name, live[name], copy)
+        places = self._programs.places()
+        self._buffers = {places[name]: copy for name, copy in state["buffers"].items() if name in places}
+
+
+def _refresh(copies: dict[_Key, Tensor], live: Mapping[_Key, Tensor]) -> None:
+    for key, tensor in live.items():
+        copy = copies.get(key)
+        if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+            copies[key] = tensor.detach().clone()
+        else:
+            copy.copy_(tensor.detach())
+
+
+def _write_back(copies: Mapping[_Key, Tensor], live: Mapping[_Key, Tensor]) -> None:
+    for key, copy in copies.items():
+        if key in live:
+            live[key].copy_(copy)
+
+
+def _any_spoiled(copies: Mapping[_Key, Tensor], live: Mapping[_Key, Tensor]) -> bool:
+    return any(_is_spoiled(live[key], copy) for key, copy in copies.items() if key in live)
+
+
+def _is_spoiled(tensor: Tensor, copy: Tensor) -> bool:
+    # Where the copy is not finite either, the value is meant: a causal mask is a buffer of −inf
+    finite = torch.isfinite(tensor)
+    return not bool(finite.all()) and bool((torch.isfinite(copy) & ~finite).any())

@@ -1,0 +1,5 @@
+"""A function at every point of a grid, in this process or many, with a store that resumes."""
+
+from pyro_infomax.sweeps._sweep import sweep
+
+__all__ = ["sweep"]

@@ -1,0 +1,268 @@
+"""Sweeps: a function of a point, at every point of a grid, stored as it goes."""
+
+import inspect
+import os
+import pickle
+import random
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import numpy as np
+import pyro
+import torch
+import xarray as xr
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from pyro_infomax._random import isolated_random_state
+from pyro_infomax.sweeps._grid import FAILURE, SEED, Point, axes_of, points_of
+from pyro_infomax.sweeps._results import Failure, Outcome, Store, as_dataset, assemble, store_at
+
+# ---- One point of a sweep, alone: whatever ran before it, and wherever it runs, its result is the same.
+
+# Random states, the parameter store and torch's settings belong to the process, so that threads take turns
+_ALONE: Final = threading.RLock()
+
+
+@final
+@dataclass(frozen=True)
+class Worker:
+    """Computes points, wherever it is sent.
+
+    Args:
+        run: the function of a point.
+        store: where outcomes go as they come.
+        dtype: torch's default, which a new process does not know.
+        threads: of torch, for each point.
+    """
+
+    run: Callable[..., Any]
+    store: Store
+    dtype: torch.dtype
+    threads: int
+
+    def __call__(self, point: Point) -> Outcome:
+        """The outcome of the point: what another sweep on this store has found meanwhile, or else its own."""
+        found = self.store.read(point)
+        if found is not None and not isinstance(found, Failure):
+            return found
+        outcome = self._compute(point)
+        self.store.write(point, outcome)
+        return outcome
+
+    def _compute(self, point: Point) -> Outcome:
+        with isolated_point(point.arguments[SEED], dtype=self.dtype, threads=self.threads):
+            try:
+                result = self.run(**point.arguments)
+            except Exception as error:
+                return Failure(type(error).__name__, str(error), traceback.format_exc())
+            # A result of another kind is the same mistake at every point, and is raised
+            return as_dataset(result, taken={*point.arguments, FAILURE})
+
+
+@contextmanager
+def isolated_point(seed: int, *, dtype: torch.dtype, threads: int) -> Iterator[None]:
+    """Runs its block with seeded generators and an empty parameter store, and puts back what was before.
+
+    The block draws what it would draw after ``pyro.set_rng_seed(seed)``: the generators of torch, NumPy and
+    Python start there.
+
+    Args:
+        seed: where the generators start.
+        dtype: torch's default inside.
+        threads: of torch inside.
+    """
+    with _ALONE, isolated_random_state(), pyro.get_param_store().scope(), _restored():
+        pyro.set_rng_seed(seed)
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
+        yield
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
+
+
+# ---- sweeping
+
+
+def sweep(
+    run: Callable[..., Any],
+    grid: Mapping[str, Any],
+    *,
+    seeds: int | Sequence[int] = 1,
+    n_jobs: int | None = None,
+    store: str | os.PathLike[str] | None = None,
+    retry_failed: bool = True,
+    threads: int = 1,
+    progress: bool | str = True,
+) -> xr.Dataset:
+    r"""Calls a function at every point of a grid, for every seed, and gathers what it returns.
+
+    The function is called as ``run(beta=4.0, seed=0)``: by keywords, the names of the grid and ``seed``.
+    Every call finds what it would find in a new process after ``pyro.set_rng_seed(seed)``: the generators of
+    torch, NumPy and Python start from the seed and Pyro's parameter store is empty. torch's default dtype is
+    the caller's. So a result is the same to the bit in whichever order, place and number of jobs the points
+    run, and the caller's own generators and parameters are left as they were. The function makes what it
+    trains, networks included: those that were made before would come to a point as another has left them.
+
+    What a call returns becomes variables of the Dataset:
+
+    - a mapping: a variable a name. A number or string has no dimension beyond the grid's, an array
+      ``name_dim_0`` and so on, a DataArray its own, with their labels. None leaves the variable out;
+    - an :class:`~pyro_infomax.information.Estimate` under a name: the value, ``name_standard_error`` and,
+      where known, ``name_population_standard_error``; bound, target and units are attributes;
+    - what has named quantities of its own, such as a :class:`~pyro_infomax.diagnostics.Decomposition`, a
+      :class:`History`, a frame or a Dataset: all of them. In a mapping its name becomes their prefix, as in
+      ``history_loss``;
+    - a tuple: all that its parts give.
+
+    Arrays may differ in length between points: labels are matched, and what a point lacks is nan.
+
+    A call that raises an exception is a failing point: it is nan in the Dataset, its message stands in the
+    variable ``failure``, which is empty elsewhere, and the rest goes on.
+
+    With a ``store`` each outcome is a file, written by the process that has found it. A sweep that was killed
+    or extended finds them, and calls the function at the points that are missing. The store knows points,
+    not functions: another function, or a changed one, needs another folder.
+
+    Points run in parallel by joblib: in processes here, or where a surrounding ``joblib.parallel_config``
+    says, which may be a Ray or Dask cluster.
+
+    Args:
+        run: the function. Other processes get it through cloudpickle, with what it refers to.
+        grid: names to their values: numbers, strings, booleans, None or tuples of these, in a list; or
+            anything, in a mapping from label to value, where the label stands for the value in coordinates
+            and store.
+        seeds: how many, which are then 0, 1, …, or which.
+        n_jobs: processes at once, as joblib has it: -1 for a processor each, None for what a surrounding
+            ``joblib.parallel_config`` says, or else one, which is the caller's own process.
+        store: a folder for the outcomes; None keeps them in memory only.
+        retry_failed: whether points that have failed before are called again.
+        threads: torch's threads for a point. More than one may round differently.
+        progress: whether to show a bar over the points on stderr; a string is its title.
+
+    Returns:
+        Dimensions: the grid's in their order, ``seed``, then those of the results. Coordinates: the values,
+        as strings where they are not all numbers or all booleans.
+
+    Raises:
+        ValueError: for a grid that is empty, values that come twice or have no stable name, a grid with the
+            name ``seed``, a function that does not take the point, cannot be sent to a process, or returns
+            another kind of result, and a store that is a file.
+
+    Warns:
+        UserWarning: if points have failed: how many, and the first.
+
+    Example:
+        >>> def run(scale, seed):
+        ...     return {"mean": (scale * torch.randn(1000)).mean(), "scale_is_large": scale > 1}
+        >>> ds = sweep(run, {"scale": [0.5, 2.0]}, seeds=3, progress=False)
+        >>> dict(ds["mean"].sizes)
+        {'scale': 2, 'seed': 3}
+        >>> ds["scale_is_large"].sel(scale=2.0).values.tolist()
+        [True, True, True]
+    """
+    axes = axes_of(grid, seeds)
+    points = points_of(axes)
+    _check_takes(run, points[0])
+    _check_threads(threads)
+    kept = store_at(store)
+    found = _found(points, kept, retry_failed=retry_failed)
+    missing = [point for point in points if point.key not in found]
+    worker = Worker(run, kept, dtype=torch.get_default_dtype(), threads=threads)
+    with _bar(points, found, progress=progress) as bar:
+        made = _compute(worker, missing, n_jobs=n_jobs, bar=bar)
+    found |= {point.key: outcome for point, outcome in zip(missing, made, strict=True)}
+    outcomes = [found[point.key] for point in points]
+    _warn_failures(points, outcomes, kept)
+    return assemble(axes, outcomes)
+
+
+@final
+class _WatchedParallel(Parallel):
+    """Moves a bar as tasks are done, also with backends that return all results at the end, as Ray's does."""
+
+    def __init__(self, bar: "tqdm[Any]", *, n_jobs: int | None) -> None:
+        # batches would hold results back from the bar
+        super().__init__(n_jobs=n_jobs, batch_size=1)
+        self._bar = bar
+        self._before = bar.n
+
+    def print_progress(self) -> None:
+        self._bar.update(self._before + self.n_completed_tasks - self._bar.n)
+
+
+def _bar(points: Sized, found: Sized, *, progress: bool | str) -> "tqdm[Any]":
+    title = progress if isinstance(progress, str) else None
+    return tqdm(desc=title, total=len(points), initial=len(found), unit="point", disable=progress is False)
+
+
+def _compute(worker: Worker, points: list[Point], *, n_jobs: int | None, bar: "tqdm[Any]") -> list[Outcome]:
+    if not points:
+        return []
+    try:
+        return list(_WatchedParallel(bar, n_jobs=n_jobs)(delayed(worker)(point) for point in points))
+    except pickle.PicklingError as error:
+        # the cause is a whole traceback in words, whose last line has the reason
+        reason = str(error.__cause__ or error).strip('"\n ').splitlines()[-1]
+        raise ValueError(
+            f"Expected a run and values of the grid that can be sent to processes but got {reason}; make "
+            "what cannot be sent inside run, or use n_jobs=1."
+        ) from error
+
+
+def _found(points: list[Point], store: Store, *, retry_failed: bool) -> dict[str, Outcome]:
+    read = {point.key: store.read(point) for point in points}
+    return {
+        key: outcome
+        for key, outcome in read.items()
+        if outcome is not None and not (retry_failed and isinstance(outcome, Failure))
+    }
+
+
+def _check_takes(run: object, point: Point) -> None:
+    if not callable(run):
+        raise ValueError(f"Expected run to be a function but got {run!r}.")
+    try:
+        signature = inspect.signature(run)
+    except ValueError:  # some builtins have none
+        return
+    try:
+        signature.bind(**point.arguments)
+    except TypeError as error:
+        names = ", ".join(point.arguments)
+        raise ValueError(f"Expected run to take the keyword arguments {names} but got: {error}.") from error
+
+
+def _check_threads(threads: object) -> None:
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"Expected threads to be an integer >= 1 but got {threads!r}.")
+
+
+def _warn_failures(points: list[Point], outcomes: list[Outcome], store: Store) -> None:
+    failed = [pair for pair in zip(points, outcomes, strict=True) if isinstance(pair[1], Failure)]
+    if not failed:
+        return
+    point, failure = failed[0]
+    assert isinstance(failure, Failure)
+    warnings.warn(
+        f"{len(failed)} of {len(points)} points failed; the first, at {point}, with {failure}. "
+        f"{store.where(point, failure)}",
+        UserWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,613 @@
+"""Where a training is kept, and how often."""
+
+import math
+import os
+import pickle
+import re
+import time
+import warnings
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sized
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from pyro.infer import SVI
+from pyro.optim import PyroOptim
+from pyro.optim.optim import _get_state_dict, _load_state_dict
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pyro_infomax._ranks import Ranks
+from pyro_infomax.capture import FusedOptim
+from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot, is_of_programs
+from pyro_infomax.training._batches import Data
+from pyro_infomax.training._callbacks import TrainingState
+from pyro_infomax.training._execution import EpochPart, objective
+
+# ---- checkpoint
+
+
+@final
+class Checkpoint:
+    """A file in which ``fit`` keeps its training, so that a killed one can go on.
+
+    Without a rhythm of its own, it is written at the end of an epoch, but not before the training has run
+    twenty times as long as the last writing took: it costs a twentieth of the time at most. It is always
+    written when the training ends.
+
+    Args:
+        path: of the file; missing folders are made.
+        every_steps: writes after each so many steps, in the middle of an epoch too.
+        every_seconds: writes at the first step after so many seconds.
+
+    Raises:
+        ValueError: for a path that is a folder, steps below 1, or seconds that are no number >= 0.
+
+    Example:
+        >>> Checkpoint("runs/vae.pt", every_seconds=60)
+        Checkpoint('runs/vae.pt', every_steps=None, every_seconds=60)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        every_steps: int | None = None,
+        every_seconds: float | None = None,
+    ) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise ValueError(f"Expected the path of a checkpoint but got {path!r}.")
+        self.path = Path(path).expanduser()
+        if self.path.is_dir():
+            raise ValueError(f"Expected the path of a file but {self.path} is a folder.")
+        _check_steps(every_steps)
+        _check_seconds(every_seconds)
+        self.every_steps = every_steps
+        self.every_seconds = every_seconds
+
+    def __repr__(self) -> str:
+        return (
+            f"Checkpoint({str(self.path)!r}, every_steps={self.every_steps}, "
+            f"every_seconds={self.every_seconds})"
+        )
+
+
+def _check_steps(steps: object) -> None:
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"Expected every_steps to be an integer >= 1, or None, but got {steps!r}.")
+
+
+def _check_seconds(seconds: object) -> None:
+    if seconds is None:
+        return
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds < math.inf:  # type: ignore[operator]
+        raise ValueError(f"Expected every_seconds to be a number >= 0, or None, but got {seconds!r}.")
+
+
+# ---- A file that holds a training, and that is whole at any moment.
+
+_FORMAT: Final = "pyro_infomax training"
+_VERSION: Final = 1
+_MOST_NAMED: Final = 3
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a checkpoint in one instant: whoever reads meets the old file or the new one.
+
+    The content goes to a temporary file in the same folder, is brought to the disk, and then takes the place
+    of the old file.
+
+    Args:
+        path: of the file.
+        content: tensors and plain values.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": _FORMAT, "version": _VERSION, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _bring_to_disk(path.parent)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint, of which nothing is run.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ValueError: if the file is none of :func:`write_checkpoint`, of another version, or damaged.
+    """
+    if flaw := _flaw(path):
+        raise ValueError(f"Expected {path} to be a checkpoint of fit but {flaw}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"Expected {path} to be a checkpoint of fit, of tensors and plain values, but it holds other "
+            "objects, which are not loaded since they could run code."
+        ) from error
+    except RuntimeError as error:
+        raise ValueError(f"Expected {path} to be a checkpoint of fit but torch cannot read it.") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"Expected {path} to be a checkpoint of fit but it holds {_described(content)}.")
+    if content["version"] != _VERSION:
+        raise ValueError(
+            f"Expected {path} to be a checkpoint of version {_VERSION} but it is of version "
+            f"{content['version']}: resume with the release that wrote it."
+        )
+    return content
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what trainings that were killed while they wrote this checkpoint have left beside it."""
+    leftover = re.compile(re.escape(f".{path.name}.") + r"\d+\.tmp")
+    for file in path.parent.glob(".*.tmp"):
+        if leftover.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+
+
+def _bring_to_disk(folder: Path) -> None:
+    # Other systems cannot open a folder, and order its changes by themselves
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _flaw(path: Path) -> str | None:
+    if not path.is_file():
+        return "it is no file"
+    if path.stat().st_size == 0:
+        return "it is empty"
+    if zipfile.is_zipfile(path):
+        return _damage(path)
+    with path.open("rb") as file:
+        begins_well = file.read(2) == b"PK"
+    return "its end is missing" if begins_well else "it is no file that torch.save writes"
+
+
+def _damage(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        return f"it is damaged ({error})"
+    return None if record is None else f"it is damaged in its record {record}"
+
+
+def _described(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    names = [repr(name) for name in content]
+    more = ", …" if len(names) > _MOST_NAMED else ""
+    return f"a {type(content).__name__} with the keys {', '.join(names[:_MOST_NAMED])}{more}"
+
+
+# ---- State that consists of tensors and plain values, which a file can hold without any code.
+
+_VALUES: Final = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_BASES: Final[tuple[Any, ...]] = (str, int, float, tuple)
+_MAPPINGS: Final = (dict, OrderedDict, Counter)
+_SEQUENCES: Final = (list, tuple, set)
+
+
+def plain_state(state: Any, *, of: str) -> Any:
+    """A state as ``torch.load(weights_only=True)`` reads it.
+
+    Args:
+        state: mappings, sequences, tensors and plain values, nested as they may be.
+        of: what error messages call its owner.
+
+    Returns:
+        The same state; tensors without their graphs, and NumPy's numbers as Python's.
+
+    Raises:
+        ValueError: for anything else in it, such as functions and objects.
+
+    Example:
+        >>> plain_state({"best": np.float64(0.5), "seen": (1, 2)}, of="a callback")
+        {'best': 0.5, 'seen': (1, 2)}
+    """
+    return _plain(state, of, "")
+
+
+def _plain(value: Any, of: str, path: str) -> Any:
+    if isinstance(value, Tensor):
+        return _own(value.detach())
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in _VALUES:
+        return value
+    if type(value) in _MAPPINGS:
+        pairs = ((key, each, f"{path}.{key}") for key, each in value.items())
+        return type(value)({_plain(key, of, at): _plain(each, of, at) for key, each, at in pairs})
+    if type(value) in _SEQUENCES:
+        return type(value)(_plain(each, of, f"{path}.{number}") for number, each in enumerate(value))
+    for kind in _BASES:
+        if isinstance(value, kind):
+            return _plain(kind(value), of, path)
+    if isinstance(value, Mapping):
+        return _plain(dict(value), of, path)
+    raise ValueError(
+        f"Expected the state of {of} to consist of tensors and plain values, so that a checkpoint can hold "
+        f"it, but got a {type(value).__name__} at {path.removeprefix('.') or 'its root'!r}."
+    )
+
+
+def _own(tensor: Tensor) -> Tensor:
+    # A file would hold all of the storage that a view looks at
+    shared = tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
+    return tensor.clone() if shared else tensor
+
+
+# ---- What has to stay the same for a training that is resumed to be the same training.
+
+
+def training_setting(
+    svi: SVI,
+    data: Data,
+    *,
+    validation: Data | None,
+    batch_size: int | None,
+    seed: int | None,
+    processes: int,
+) -> dict[str, Any]:
+    """The kinds of optimiser and objective, the amount of data, and the arguments of ``fit``, by their names.
+
+    Example:
+        >>> import pyro, torch
+        >>> svi = SVI(print, print, pyro.optim.Adam({}), pyro.infer.Trace_ELBO())
+        >>> setting = training_setting(
+        ...     svi, torch.zeros(5, 2), validation=None, batch_size=2, seed=0, processes=1)
+        >>> setting["len(data)"], setting["optimizer"], setting["objective"]
+        (5, 'PyroOptim of Adam', 'Trace_ELBO')
+    """
+    return {
+        "batch_size": batch_size if not isinstance(data, DataLoader) else data.batch_size,
+        "len(data)": _length(data),
+        "len(validation)": None if validation is None else _length(validation),
+        "seed": seed,
+        "number of processes": processes,
+        "optimizer": _kind_of_optimizer(svi.optim),
+        "objective": type(objective(svi)).__name__,
+    }
+
+
+def _length(data: Any) -> int | None:
+    if isinstance(data, DataLoader):
+        return _length(data.dataset)
+    if isinstance(data, tuple):
+        return _length(data[0])
+    return len(data) if isinstance(data, Sized) or hasattr(data, "__len__") else None
+
+
+def _kind_of_optimizer(optim: Any) -> str:
+    constructor = optim.pt_optim_constructor
+    return f"{type(optim).__name__} of {getattr(constructor, '__name__', type(constructor).__name__)}"
+
+
+# ---- What an optimiser of Pyro's keeps for each parameter: dropped, read and put back.
+
+
+def forget_moments(optim: PyroOptim) -> None:
+    """Drops the moments, step counts and schedules of all parameters, which begin anew.
+
+    Example:
+        >>> import torch
+        >>> from pyro.optim import Adam
+        >>> parameter = torch.ones(1, requires_grad=True)
+        >>> parameter.grad = torch.ones(1)
+        >>> optim = Adam({"lr": 0.1})
+        >>> optim([parameter])
+        >>> forget_moments(optim)
+        >>> optim.get_state()
+        {}
+    """
+    if isinstance(optim, FusedOptim):
+        optim.forget()
+        return
+    optim.optim_objs.clear()
+    optim.grad_clip.clear()
+
+
+def read_moments(optim: PyroOptim, programs: ProgramState) -> dict[str, Any]:
+    """What the optimiser keeps, by the stable names of the parameters; the tensors may be its own.
+
+    Args:
+        optim: the optimiser.
+        programs: knows the parameters. Pyro itself has no names for those that a module keeps to itself.
+    """
+    parameters, names = programs.parameters, programs.stable_names
+    if isinstance(optim, FusedOptim):
+        optim.name_parameters(parameters)
+        kept = optim.get_state()
+    else:
+        objects = {name: optim.optim_objs.get(leaf) for name, leaf in parameters.items()}
+        kept = {name: _get_state_dict(each) for name, each in objects.items() if each is not None}
+        kept = dict(optim._state_waiting_to_be_consumed) | kept
+    return {names.get(name, name): state for name, state in kept.items()}
+
+
+def prepare_moments(optim: PyroOptim, state: Mapping[str, Any], programs: ProgramState) -> Callable[[], None]:
+    """Gets ready to put back what :func:`read_moments` has read.
+
+    Args:
+        optim: the optimiser.
+        state: by the stable name of the parameter; what belongs to parameters that do not exist yet waits for
+            them.
+        programs: knows the parameters.
+
+    Returns:
+        What puts it back. Until then, nothing has changed.
+    """
+    parameters = programs.parameters
+    sites = {stable: name for name, stable in programs.stable_names.items()}
+    waiting = {sites.get(name, name): kept for name, kept in state.items()}
+    ready = {}
+    if not isinstance(optim, FusedOptim):
+        for name in waiting.keys() & parameters.keys():
+            ready[parameters[name]] = optim._get_optim(parameters[name])
+            _load_state_dict(ready[parameters[name]], waiting.pop(name))
+
+    def put_back() -> None:
+        forget_moments(optim)
+        if isinstance(optim, FusedOptim):
+            optim.name_parameters(parameters)
+        optim._state_waiting_to_be_consumed.clear()
+        for leaf, torch_optim in ready.items():
+            optim.optim_objs[leaf] = torch_optim
+            optim.grad_clip[leaf] = optim._get_grad_clip(leaf)  # type: ignore[arg-type]
+        optim.set_state(waiting)
+
+    return put_back
+
+
+# ---- A training in its file: written as it goes on, read when it is resumed.
+
+_LONGER_THAN_WRITING: Final = 20
+
+
+@final
+class Keeper:
+    """Keeps a training in its checkpoint.
+
+    Args:
+        checkpoint: where, and how often.
+        state: the training.
+        last_good: the state at the end of the last epoch, where a loss that is not finite sends it.
+        callbacks: those with a state are kept too.
+        streams: what the training draws from.
+        setting: what has to be the same when it is resumed.
+        ranks: the processes that train. The first one writes.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        state: TrainingState,
+        last_good: Snapshot,
+        callbacks: Iterable[Callable[[TrainingState], None]],
+        streams: RandomStreams,
+        setting: Mapping[str, Any],
+        ranks: Ranks,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._path = checkpoint.path
+        self._state = state
+        self._last_good = last_good
+        self._callbacks: list[Any] = [each for each in callbacks if _has_state(each)]
+        self._streams = streams
+        self._setting = dict(setting)
+        self._ranks = ranks
+        self._epochs_kept = 0
+        self._stated_at_first: list[str] | None = None
+        self._written = time.perf_counter()
+        self._cost = 0.0
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def find(self, *, resume: bool) -> dict[str, Any] | None:
+        """What the file holds; None if there is none.
+
+        Args:
+            resume: whether the training may go on from a file.
+
+        Raises:
+            ValueError: if there is a file that it must not go on from, or that is no checkpoint of this
+                training.
+        """
+        content = self._ranks.broadcast(self._ranks.together(lambda: self._find(resume)))
+        if content is not None:
+            self._check_setting(content["setting"])
+        return content
+
+    def _find(self, resume: bool) -> dict[str, Any] | None:
+        if not self._ranks.is_first:
+            return None
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        exists = self._path.exists()
+        if exists and not resume:
+            raise ValueError(
+                f"Expected no file {self._path}, which a new training would overwrite, but there is one: "
+                "pass resume=True to go on from it, or another path."
+            )
+        remove_leftovers(self._path)
+        return read_checkpoint(self._path) if exists else None
+
+    def restore(self, content: Mapping[str, Any], part: EpochPart) -> None:
+        """Puts a training back to where a file has it; nothing is changed if it does not fit.
+
+        Args:
+            content: of the file.
+            part: the epoch in which the training was, if it was in one.
+
+        Raises:
+            ValueError: if parameters, buffers or callbacks are other ones.
+        """
+        programs, svi = self._state.programs, self._state.svi
+        for kind, live in programs.state_dict().items():
+            self._check_names(kind, live, content["programs"][kind])
+        self._check_stated(content["stated_at_first"], programs.state_dict()["parameters"])
+        self._check_callbacks(content["callbacks"])
+        put_back = prepare_moments(svi.optim, content["optimizer"], programs)
+        programs.load_state_dict(content["programs"])
+        put_back()
+        _load(objective(svi), content["objective"])
+        _load(svi, content["svi"])
+        for callback, (_, kept) in zip(self._callbacks, content["callbacks"], strict=True):
+            callback.load_state_dict(kept)
+        self._state.step = content["step"]
+        self._state.history.load_state_dict(content["history"])
+        self._state.epoch = len(self._state.history)
+        self._epochs_kept = len(self._state.history)
+        self._stated_at_first = content["stated_at_first"]
+        self._restore_place(content, part)
+
+    def _restore_place(self, content: Mapping[str, Any], part: EpochPart) -> None:
+        streams = content["streams"][self._ranks.rank]
+        if content["part"] is None:
+            self._last_good.update()
+            self._streams.load_state_dict(streams)
+            return
+        self._last_good.load_state_dict(content["last_good"])
+        part.load_state_dict(content["part"][self._ranks.rank], streams=streams)
+        self._state.epoch += 1
+
+    def warn_of_fewer_epochs(self, content: Mapping[str, Any]) -> None:
+        """Says so if the file has got further than was asked for now."""
+        done, begun = len(self._state.history), content["part"] is not None
+        if done + begun > self._state.epochs:
+            warnings.warn(
+                f"The checkpoint {self._path} has got to epoch {done + begun}, further than the "
+                f"{self._state.epochs} epochs that were asked for; it is returned as it is.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _check_setting(self, kept: Mapping[str, Any]) -> None:
+        for name, value in self._setting.items():
+            if kept[name] != value:
+                raise ValueError(
+                    f"Expected {name} to be {kept[name]!r}, as in the checkpoint {self._path}, but got "
+                    f"{value!r}: the training would not go on as the same. Resume it with the same, or begin "
+                    "another one under another path."
+                )
+
+    def _check_names(self, what: str, live: Iterable[str], kept: Iterable[str]) -> None:
+        lacking = [name for name in live if name not in set(kept)]
+        if lacking:
+            raise ValueError(
+                f"Expected the checkpoint {self._path} to be of these programs, with the {what} "
+                f"{_some(list(live))}, but it holds {_some(list(kept))}, without {_some(lacking)}."
+            )
+
+    def _check_stated(self, kept: Iterable[str], live: Iterable[str]) -> None:
+        missing = [name for name in kept if name not in set(live)]
+        if missing:
+            raise ValueError(
+                f"Expected programs that state {_some(missing)}, as those that wrote the checkpoint "
+                f"{self._path} did in their first step, but they state {_some(list(live))}."
+            )
+
+    def _check_callbacks(self, kept: Iterable[tuple[str, Any]]) -> None:
+        theirs, ours = [name for name, _ in kept], [type(each).__name__ for each in self._callbacks]
+        if theirs != ours:
+            raise ValueError(
+                f"Expected the callbacks whose states the checkpoint {self._path} holds, {theirs}, but got "
+                f"{ours}: pass callbacks of the same kinds in the same order."
+            )
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def after_step(self, part: EpochPart) -> None:
+        """Writes in the middle of an epoch, if it is time."""
+        if self._stated_at_first is None:
+            names = self._state.programs.stable_names
+            self._stated_at_first = [stable for name, stable in names.items() if is_of_programs(name)]
+        if self._is_due_in_epoch() and not self._last_good.spoiled():
+            self._write(part)
+
+    def after_epoch(self) -> None:
+        """Writes at the end of an epoch, if it is time."""
+        if self._checkpoint.every_steps or self._checkpoint.every_seconds is not None:
+            return
+        if self._ranks.broadcast(self._age >= _LONGER_THAN_WRITING * self._cost):
+            self._write(None)
+
+    def finish(self) -> None:
+        """Writes what is not written yet."""
+        if len(self._state.history) > self._epochs_kept:
+            self._write(None)
+
+    @property
+    def _age(self) -> float:
+        return time.perf_counter() - self._written
+
+    def _is_due_in_epoch(self) -> bool:
+        steps, seconds = self._checkpoint.every_steps, self._checkpoint.every_seconds
+        if steps is not None and self._state.step % steps == 0:
+            return True
+        return seconds is not None and bool(self._ranks.broadcast(self._age >= seconds))
+
+    def _write(self, part: EpochPart | None) -> None:
+        started = time.perf_counter()
+        content = plain_state(self._content(part), of="the training")
+        self._ranks.together(lambda: self._write_first(content))
+        self._epochs_kept = len(self._state.history)
+        self._written = time.perf_counter()
+        self._cost = self._written - started
+
+    def _write_first(self, content: Mapping[str, Any]) -> None:
+        if self._ranks.is_first:
+            write_checkpoint(self._path, content)
+
+    def _content(self, part: EpochPart | None) -> dict[str, Any]:
+        state, programs = self._state, self._state.programs
+        return {
+            "setting": self._setting,
+            "programs": programs.state_dict(),
+            "stated_at_first": self._stated_at_first,
+            "optimizer": read_moments(state.svi.optim, programs),
+            "objective": _state_of(objective(state.svi)),
+            "svi": _state_of(state.svi),
+            "callbacks": [(type(each).__name__, each.state_dict()) for each in self._callbacks],
+            "step": state.step,
+            "history": state.history.state_dict(),
+            "streams": self._ranks.all_of(self._streams.state_dict()),
+            "part": None if part is None else self._ranks.all_of(part.state_dict()),
+            "last_good": None if part is None else self._last_good.state_dict(),
+        }
+
+
+def _has_state(callback: object) -> bool:
+    return hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict")
+
+
+def _state_of(thing: Any) -> Any:
+    read = getattr(thing, "state_dict", None)
+    return None if read is None else read()
+
+
+def _load(thing: Any, state: Any) -> None:
+    if state is not None:
+        thing.load_state_dict(state)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown or "none"

@@ -1,0 +1,228 @@
+"""How the steps of a training are carried out: in one process, or in several that share the work."""
+
+import abc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, final
+
+from pyro.infer import SVI
+
+from pyro_infomax._ranks import ONE_RANK, Ranks
+from pyro_infomax.programs import ProgramState, RandomStreams
+from pyro_infomax.training._batches import Batch, Batches
+
+# ---- Sums of losses and of their terms over batches.
+
+_TERMS = ("distortion", "rate", "elbo")
+
+
+@final
+class Tally:
+    """Adds up the losses of batches, and the terms that the objective recorded for each.
+
+    Args:
+        svi: whose objective is asked for its terms; an objective without any leaves the loss alone.
+
+    Attributes:
+        size: number of data so far.
+    """
+
+    def __init__(self, svi: SVI) -> None:
+        self._elbo = objective(svi)
+        self._stands_for: Callable[[int], int] = getattr(self._elbo, "stands_for", int)
+        self._sums: dict[str, float] = {"loss": 0.0}
+        self.size = 0.0
+
+    def add(self, loss: float, size: int, share: float = 1.0) -> None:
+        """Adds the batch that was evaluated last.
+
+        Args:
+            loss: its loss in nats, a sum over its data.
+            size: number of its data; an objective that knows them to be a subsample counts the whole.
+            share: of the data of all processes, those that this one has.
+        """
+        whole = self._stands_for(size)
+        # What stands for the whole does so in every process
+        self.size += whole if whole == size else whole * share
+        self._sums["loss"] += loss
+        terms = getattr(self._elbo, "terms", None)
+        if terms is not None:
+            sums = self._sums
+            for name in _TERMS:
+                sums[name] = sums.get(name, 0.0) + getattr(terms, name)
+
+    def means(
+        self, reduce: Callable[[dict[str, float]], dict[str, float]] = lambda sums: sums
+    ) -> dict[str, float]:
+        """The loss and the terms in nats per datum.
+
+        Args:
+            reduce: adds up the sums of several processes.
+
+        Raises:
+            ValueError: if there was no batch.
+        """
+        sums = reduce(self._sums | {"size": self.size})
+        size = sums.pop("size")
+        if size == 0:
+            raise ValueError("Expected at least one datum in an epoch but the loader gave none.")
+        return {name: total / size for name, total in sums.items()}
+
+    def state_dict(self) -> dict[str, float]:
+        """The sums so far, and the number of data."""
+        return self._sums | {"size": self.size}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Goes on from the sums of another tally."""
+        self._sums = {name: total for name, total in state.items() if name != "size"}
+        self.size = float(state["size"])
+
+
+def objective(svi: SVI) -> object:
+    """The ELBO object behind an SVI; None where the loss is a plain function."""
+    return getattr(svi.loss_and_grads, "__self__", None)
+
+
+def total_loss(loss: float | tuple[float, ...]) -> float:
+    """One number for a loss of several parts, on the sum of whose gradients the optimiser steps.
+
+    Example:
+        >>> total_loss((1.0, 2.0))
+        3.0
+    """
+    return float(sum(loss)) if isinstance(loss, tuple) else float(loss)
+
+
+# ---- execution
+
+
+class Execution(abc.ABC):
+    """What ``fit`` asks of the processes that it runs in.
+
+    Each process runs the same loop over its part of every batch, and calls these methods at the same points
+    of it.
+
+    Attributes:
+        ranks: the processes. The first writes files and shows the bar.
+        share: of the data of the present batch, those that this process has.
+    """
+
+    ranks: Ranks
+    share: float
+
+    @abc.abstractmethod
+    def batches(self, batches: Batches) -> Batches:
+        """This process's part of the batches, of training or of validation."""
+
+    @abc.abstractmethod
+    def prepare(self, svi: SVI, programs: ProgramState, batch: Batch) -> bool:
+        """What has to be done before the first step of this process, on its batch.
+
+        Returns:
+            Whether parameters or buffers have other values now.
+        """
+
+    @abc.abstractmethod
+    def evaluate(self, svi: SVI, batch: Batch) -> float:
+        """The loss of this process's part of a batch, without gradients, in nats."""
+
+    @abc.abstractmethod
+    def step(self, svi: SVI, batch: Batch) -> float:
+        """One step of the optimiser on all parts of a batch.
+
+        Returns:
+            The loss of this process's part, in nats; not finite in every process if it is not in one.
+        """
+
+    @abc.abstractmethod
+    def reduce(self, sums: dict[str, float]) -> dict[str, float]:
+        """Sums over the processes, key by key."""
+
+
+@final
+class SingleProcess(Execution):
+    """Everything in this process.
+
+    Example:
+        >>> SingleProcess().reduce({"loss": 2.0})
+        {'loss': 2.0}
+    """
+
+    ranks = ONE_RANK
+    share = 1.0
+
+    def batches(self, batches: Batches) -> Batches:
+        return batches
+
+    def prepare(self, svi: SVI, programs: ProgramState, batch: Batch) -> bool:  # noqa: ARG002
+        return False
+
+    def evaluate(self, svi: SVI, batch: Batch) -> float:
+        return total_loss(svi.evaluate_loss(*batch))
+
+    def step(self, svi: SVI, batch: Batch) -> float:
+        return total_loss(svi.step(*batch))
+
+    def reduce(self, sums: dict[str, float]) -> dict[str, float]:
+        return sums
+
+
+# ---- How far an epoch has come.
+
+
+@final
+class EpochPart:
+    """The part of an epoch that is done, and the way to the rest of it.
+
+    Args:
+        tally: adds up its losses.
+        streams: what the training draws from.
+
+    Attributes:
+        taken: how many batches it has taken.
+    """
+
+    def __init__(self, tally: Tally, streams: RandomStreams) -> None:
+        self.tally = tally
+        self.taken = 0
+        self._streams = streams
+        self._began = streams.state_dict()
+        self._goes_on_at: Mapping[str, Any] | None = None
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, in all processes that it took one after the other."""
+        return time.perf_counter() - self._started
+
+    def batches_left(self, batches: Batches) -> Iterator[Batch]:
+        """The batches after those that were taken, to be drawn from where it stands."""
+        left = batches.shuffled(self.taken)
+        if self._goes_on_at is not None:
+            self._streams.load_state_dict(self._goes_on_at)
+        return left
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums and the time so far, and where random streams stood at its beginning."""
+        return {
+            "taken": self.taken,
+            "tally": self.tally.state_dict(),
+            "seconds": self.seconds,
+            "began": self._began,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, streams: Mapping[str, Any]) -> None:
+        """Goes on where another process was stopped.
+
+        Random streams go back to the beginning of the epoch, whose order of batches is drawn once more.
+
+        Args:
+            state: of :meth:`state_dict`.
+            streams: where random streams stood when it was read.
+        """
+        self.taken = state["taken"]
+        self.tally.load_state_dict(state["tally"])
+        self._started = time.perf_counter() - state["seconds"]
+        self._began = state["began"]
+        self._streams.load_state_dict(self._began)
+        self._goes_on_at = streams

@@ -1,0 +1,541 @@
+"""Training a pair of programs: epochs of SVI steps, their history, and a clean stop."""
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self, final
+
+from pyro import validation_enabled
+from pyro.infer import SVI
+from tqdm import tqdm
+
+from pyro_infomax._random import isolated_random_state
+from pyro_infomax.nn import evaluation_mode
+from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot
+from pyro_infomax.training._batches import Batch, Batches, Data, to_batches
+from pyro_infomax.training._callbacks import Callback, TrainingState
+from pyro_infomax.training._checkpoint import Checkpoint, Keeper, forget_moments, training_setting
+from pyro_infomax.training._distributed import DataParallel
+from pyro_infomax.training._execution import EpochPart, Execution, SingleProcess, Tally, objective, total_loss
+from pyro_infomax.training._history import History, Row
+
+# ---- The error that ends a training whose loss is nan or infinite.
+
+
+@final
+class NonFiniteLossError(RuntimeError):
+    """A training met a loss, or parameters, that are not finite.
+
+    When it is raised, the parameters are those of the end of the last good epoch (their initial values
+    if there was none).
+
+    Args:
+        message: what happened, and what to try.
+        step: the step at which it happened, counted from 1 over the whole training.
+        epoch: the epoch of that step, counted from 1.
+        batch: the tensors that model and guide were given in that step.
+        history: the rows of the good epochs.
+
+    Example:
+        >>> error = NonFiniteLossError("The loss is nan.", step=7, epoch=1, batch=(), history=History())
+        >>> str(error), error.step
+        ('The loss is nan.', 7)
+    """
+
+    def __init__(self, message: str, *, step: int, epoch: int, batch: Batch, history: History) -> None:
+        super().__init__(message)
+        self.step = step
+        self.epoch = epoch
+        self.batch = batch
+        self.history = history
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Workers send their errors to the parent as pickles, which know nothing of keyword-only arguments
+        place = {name: getattr(self, name) for name in ("step", "epoch", "batch", "history")}
+        return partial(type(self), **place), self.args
+
+
+# ---- Telling a training that has diverged from an error of the program, and going back.
+
+
+@final
+class Divergence:
+    """What becomes of a training whose loss, or parameters, are no longer finite.
+
+    Args:
+        state: the training.
+        last_good: where it goes back to.
+        count: of the values of a batch that are nan or infinite, in whatever process.
+    """
+
+    def __init__(self, state: TrainingState, last_good: Snapshot, *, count: Callable[[Batch], int]) -> None:
+        self._state = state
+        self._last_good = last_good
+        self._count = count
+
+    def explains(self, batch: Batch) -> bool:
+        """Whether an error at this batch comes from values that are not finite.
+
+        Pyro's validation meets nan as a distribution's invalid argument before there is a loss. An error of
+        the very first step is the program's own, unless the data explain it.
+        """
+        # All processes count together, also where the state of one alone is spoiled
+        if self._count(batch) or self._last_good.spoiled():
+            return True
+        return self._state.step > 1 and not self._is_finite_unchecked(batch)
+
+    def error(self, what: str, batch: Batch) -> NonFiniteLossError:
+        """Goes back to the last good state; the error to raise then."""
+        self._go_back()
+        state = self._state
+        return NonFiniteLossError(
+            f"{what} step {state.step} (epoch {state.epoch}): {_advice(self._count(batch))}. "
+            f"The parameters are back at {_origin(state.history)}.",
+            step=state.step,
+            epoch=state.epoch,
+            batch=batch,
+            history=state.history,
+        )
+
+    def _is_finite_unchecked(self, batch: Batch) -> bool:
+        with validation_enabled(False), isolated_random_state():
+            try:
+                return math.isfinite(total_loss(self._state.svi.evaluate_loss(*batch)))
+            except (ValueError, RuntimeError):
+                return True
+
+    def _go_back(self) -> None:
+        self._last_good.restore()
+        for tensor in self._state.programs.parameters.values():
+            tensor.grad = None
+        forget_moments(self._state.svi.optim)
+
+
+def count_non_finite(batch: Batch) -> int:
+    """The number of values of a batch that are nan or infinite.
+
+    Example:
+        >>> import torch
+        >>> count_non_finite((torch.tensor([0.0, torch.nan]), torch.tensor([torch.inf])))
+        2
+    """
+    return sum(int((~tensor.isfinite()).sum()) for tensor in batch)
+
+
+def _advice(count: int) -> str:
+    if count:
+        return f"its batch holds {count} nan or infinite values, so remove those rows or fill them in"
+    return "lower the learning rate or clip gradients, and look for extreme values in the error's .batch"
+
+
+def _origin(history: History) -> str:
+    return f"the end of epoch {len(history)}" if len(history) else "their initial values"
+
+
+# ---- The bar of a training: its epochs, and what the last of them gave.
+
+_SHOWN: Final = ("loss", "distortion", "rate", "validation_loss")
+
+
+@final
+class ProgressBar:
+    """A bar on stderr with a step an epoch.
+
+    Args:
+        epochs: how many there will be.
+        progress: whether to show it; a string is its title.
+    """
+
+    def __init__(self, epochs: int, *, progress: bool | str) -> None:
+        title = progress if isinstance(progress, str) else None
+        self._bar = tqdm(desc=title, total=epochs, unit="epoch", disable=progress is False)
+
+    def follow(self, history: History) -> None:
+        """Shows the history as it is now."""
+        if len(history):
+            self._bar.set_postfix_str(_summary(history.rows[-1]), refresh=False)
+            self._bar.update(len(history) - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+
+def _summary(row: Row) -> str:
+    return ", ".join(f"{name}={row[name]:.4g}" for name in _SHOWN if name in row)
+
+
+# ---- One training from its first epoch to its last.
+
+
+@final
+class TrainingRun:
+    """The loop of ``fit``.
+
+    Args:
+        svi: model, guide, optimiser and objective.
+        epochs: how often to go through the batches.
+        batches: of training.
+        held_out: of validation, if there is any.
+        callbacks: called after each epoch.
+        execution: how steps are carried out.
+        streams: what the training draws from.
+
+    Attributes:
+        state: the training as callbacks see it.
+    """
+
+    def __init__(
+        self,
+        svi: SVI,
+        *,
+        epochs: int,
+        batches: Batches,
+        held_out: Batches | None,
+        callbacks: tuple[Callable[[TrainingState], None], ...],
+        execution: Execution,
+        streams: RandomStreams,
+    ) -> None:
+        programs = ProgramState(svi.model, svi.guide)
+        self.state = TrainingState(svi, epochs=epochs, programs=programs, is_first=execution.ranks.is_first)
+        self._batches = execution.batches(batches)
+        self._held_out = None if held_out is None else execution.batches(held_out)
+        self._callbacks = callbacks
+        self._execution = execution
+        self._streams = streams
+        self._last_good = Snapshot(programs)
+        self._divergence = Divergence(self.state, self._last_good, count=self._count_non_finite)
+        self._prepared = False
+        self._keeper: Keeper | None = None
+        self._part: EpochPart | None = None
+        programs.follow(self._last_good.extend)
+
+    def keep_in(self, checkpoint: Checkpoint, *, resume: bool, setting: Mapping[str, Any]) -> None:
+        """Keeps the training in a file, and goes on from what the file holds.
+
+        Args:
+            checkpoint: where, and how often.
+            resume: whether there may be a file.
+            setting: what has to be the same when it is resumed.
+
+        Raises:
+            ValueError: if there is a file that the training cannot go on from.
+        """
+        self._keeper = Keeper(
+            checkpoint,
+            state=self.state,
+            last_good=self._last_good,
+            callbacks=self._callbacks,
+            streams=self._streams,
+            setting=setting,
+            ranks=self._execution.ranks,
+        )
+        content = self._keeper.find(resume=resume)
+        if content is None:
+            return
+        self._create(content["stated_at_first"])
+        part = EpochPart(Tally(self.state.svi), self._streams)
+        self._keeper.restore(content, part)
+        self._keeper.warn_of_fewer_epochs(content)
+        if content["part"] is not None:
+            self._part = part
+
+    def train(self, *, progress: bool | str) -> None:
+        """Runs the epochs that are left, and the callbacks after each."""
+        state = self.state
+        shown = progress if self._execution.ranks.is_first else False
+        with _without_pyro_warnings(), ProgressBar(state.epochs, progress=shown) as bar:
+            bar.follow(state.history)
+            while len(state.history) < state.epochs and state.history.stopped is None:
+                state.epoch = len(state.history) + 1
+                # Processes need not take the same time for an epoch
+                state.history.append(self._execution.ranks.broadcast(self._epoch()))
+                for callback in self._callbacks:
+                    callback(state)
+                state.history.stopped = self._first_reason(state.history.stopped)
+                bar.follow(state.history)
+                if self._keeper is not None:
+                    self._keeper.after_epoch()
+        if self._keeper is not None:
+            self._keeper.finish()
+        for callback in self._callbacks:
+            if isinstance(callback, Callback):
+                callback.finish(state)
+
+    def _first_reason(self, reason: str | None) -> str | None:
+        """A callback that stops one process stops all."""
+        return next(filter(None, self._execution.ranks.all_of(reason)), None)
+
+    def _create(self, wanted: Collection[str]) -> None:
+        """Has the programs create what they keep, and leaves everything else as it was.
+
+        A new process has neither lazy parameters nor what plain functions close over before the first run.
+
+        Args:
+            wanted: parameters that one batch may state and another not.
+        """
+        svi = self.state.svi
+        elbo: Any = objective(svi)
+        stood = elbo.state_dict() if hasattr(elbo, "state_dict") else None
+        streams = self._streams.state_dict()
+        with _without_pyro_warnings(), self.state.programs.watch():
+            for batch in self._batches.ordered():
+                svi.evaluate_loss(*batch)
+                if set(wanted) <= set(self.state.programs.stable_names.values()):
+                    break
+        self._last_good.restore()
+        self._streams.load_state_dict(streams)
+        if stood is not None:
+            elbo.load_state_dict(stood)
+
+    def _epoch(self) -> Row:
+        part = self._part or EpochPart(Tally(self.state.svi), self._streams)
+        self._part = None
+        terms = self._steps(part)
+        seconds = part.seconds
+        self._last_good.update()
+        place = {"epoch": self.state.epoch, "step": self.state.step}
+        return place | terms | {"seconds": seconds} | self._validate()
+
+    def _steps(self, part: EpochPart) -> Row:
+        keeper = self._keeper
+        batch: Batch = ()
+        with self.state.programs.watch():
+            for batch in part.batches_left(self._batches):
+                self._prepare(batch)
+                self.state.step += 1
+                part.tally.add(self._step(batch), len(batch[0]), self._execution.share)
+                part.taken += 1
+                if keeper is not None:
+                    keeper.after_step(part)
+        # A finite loss may have a gradient that is not, and the last step has no successor to notice
+        if self._last_good.spoiled():
+            raise self._divergence.error("The parameters are not finite after", batch)
+        return part.tally.means(self._execution.reduce)
+
+    def _prepare(self, batch: Batch) -> None:
+        if not self._prepared and self._execution.prepare(self.state.svi, self.state.programs, batch):
+            self._last_good.update()
+        self._prepared = True
+
+    def _step(self, batch: Batch) -> float:
+        try:
+            loss = self._execution.step(self.state.svi, batch)
+        except (ValueError, RuntimeError) as error:
+            if not self._sum(self._divergence.explains(batch)):
+                raise
+            raise self._divergence.error("The loss cannot be computed at", batch) from error
+        if not math.isfinite(loss):
+            raise self._divergence.error(f"The loss is {loss} at", batch)
+        return loss
+
+    def _sum(self, number: float) -> float:
+        """Over all processes, so that they decide alike."""
+        return self._execution.reduce({"": float(number)})[""]
+
+    def _count_non_finite(self, batch: Batch) -> int:
+        return int(self._sum(count_non_finite(batch)))
+
+    def _validate(self) -> Row:
+        if self._held_out is None:
+            return {}
+        svi = self.state.svi
+        tally = Tally(svi)
+        with isolated_random_state(), evaluation_mode(svi.model, svi.guide):
+            for batch in self._held_out.ordered():
+                _check_finite_validation(self._count_non_finite(batch))
+                tally.add(self._execution.evaluate(svi, batch), len(batch[0]), self._execution.share)
+        means = tally.means(self._execution.reduce)
+        return {f"validation_{name}": mean for name, mean in means.items()}
+
+
+@contextmanager
+def _without_pyro_warnings() -> Iterator[None]:
+    # The error that fit raises says more. Once around the loop: entering it anew at each step would make
+    # every warning that Python shows once appear at each step.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Encountered (NaN|[+-]inf)", category=UserWarning)
+        yield
+
+
+def _check_finite_validation(count: int) -> None:
+    if count:
+        raise ValueError(
+            f"Expected finite validation data but a batch of them holds {count} nan or infinite values; "
+            "remove those rows or fill them in."
+        )
+
+
+# ---- fitting
+
+
+def fit(
+    svi: SVI,
+    data: Data,
+    *,
+    epochs: int,
+    batch_size: int | None = 128,
+    validation: Data | None = None,
+    callbacks: Iterable[Callable[[TrainingState], None]] = (),
+    progress: bool | str = True,
+    checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    fabric: Any = None,
+    seed: int | None = None,
+) -> History:
+    r"""Trains the programs of an SVI on data.
+
+    Each epoch takes one ``svi.step`` a minibatch. A loss is the sum over its minibatch, as Pyro has it; the
+    history reports, for the batches :math:`b` of an epoch,
+    :math:`\sum_b \mathrm{loss}_b \big/ \sum_b |b|`, in nats per datum, and the objective's unweighted
+    distortion, rate and ELBO in the same way where it records them.
+
+    Validation evaluates the same objective after each epoch without gradients. It steps neither the optimiser
+    nor a schedule, runs the modules behind the programs in evaluation mode, and draws from a copy of the
+    random state, so that a training is the same to the bit with and without it.
+
+    A loss that is nan or infinite ends the training: the parameters and the buffers of modules go back to
+    the end of the last good epoch, and the optimiser forgets its moments, which the step has spoiled. On
+    a KeyboardInterrupt they stay as the last step left them.
+
+    With a checkpoint, a training that was killed goes on exactly where the file has it: it ends with the same
+    parameters, to the bit, the same history and the same random state as one that was never stopped.
+
+    Args:
+        svi: model, guide, optimiser and objective.
+        data: a tensor or a memory-mapped array (``numpy.memmap``), or a tuple of these, whose first axis is
+            the data; they become the positional arguments of model and guide. Or a Dataset whose items are a
+            tensor or a tuple of them, or a DataLoader, whose own batches and order are used.
+        epochs: how often to go through the data.
+        batch_size: number of data a step; the last batch of an epoch may be smaller. None passes the
+            whole data each step, for models that subsample themselves.
+        validation: data of the same kinds, held out.
+        callbacks: called with the :class:`TrainingState` after each epoch.
+        progress: whether to show a bar on stderr; a string shows it under that title.
+        checkpoint: a file in which the training is kept, as a path or a :class:`Checkpoint`.
+        resume: whether to go on from that file, if it is there. A training that has ended returns at once,
+            or goes on for the further epochs that are asked for.
+        fabric: a ``Fabric`` of Lightning's that was launched; its processes, which all call this function
+            with the same arguments, share each batch. None trains in this process alone.
+        seed: makes the training reproducible and leaves torch's random state as it was; None draws from
+            that state. Neither networks, which were initialised before, nor a DataLoader's own generator
+            follow it.
+
+    Returns:
+        The history, a row an epoch.
+
+    Raises:
+        ValueError: for an svi that is none, epochs or a batch size below 1, data of another kind, empty data,
+            tensors of different lengths, and nan in a tensor; for a checkpoint that exists without
+            resume, and for a file that is no checkpoint of this training.
+        NotImplementedError: for a Fabric that splits models or scales losses, and, with several processes,
+            for objectives and programs whose loss is no sum over the data.
+        NonFiniteLossError: when the loss or the parameters are no longer finite.
+
+    Warns:
+        UserWarning: if the schedules of the objective have not reached their end value, and if the
+            checkpoint holds more epochs than were asked for.
+
+    Example:
+        >>> import pyro, torch
+        >>> from pyro import distributions as dist
+        >>> pyro.clear_param_store()
+        >>> def model(x):
+        ...     loc = pyro.param("loc", torch.zeros((), dtype=torch.float64))
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+        >>> svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), pyro.infer.Trace_ELBO())
+        >>> data = torch.full((20,), 3.0, dtype=torch.float64)
+        >>> history = fit(svi, data, epochs=40, batch_size=10, progress=False, seed=0)
+        >>> len(history), history.steps
+        (40, 80)
+        >>> bool((pyro.param("loc") - 3.0).abs() < 0.1)
+        True
+    """
+    _check_svi(svi)
+    _check_epochs(epochs)
+    kept = _checkpoint(checkpoint, resume)
+    after_epoch = _checked_callbacks(callbacks)
+    execution = _execution(fabric)
+    batches, held_out = execution.ranks.together(lambda: _both_batches(data, validation, batch_size))
+    run = TrainingRun(
+        svi,
+        epochs=epochs,
+        batches=batches,
+        held_out=held_out,
+        callbacks=after_epoch,
+        execution=execution,
+        streams=RandomStreams(data, validation),
+    )
+    with nullcontext() if seed is None else isolated_random_state(seed):
+        if kept is not None:
+            setting = training_setting(
+                svi,
+                data,
+                validation=validation,
+                batch_size=batch_size,
+                seed=seed,
+                processes=execution.ranks.world_size,
+            )
+            run.keep_in(kept, resume=resume, setting=setting)
+        run.train(progress=progress)
+    _warn_unfinished_schedules(svi, run.state.step)
+    return run.state.history
+
+
+def _checkpoint(checkpoint: Checkpoint | str | os.PathLike[str] | None, resume: bool) -> Checkpoint | None:
+    if checkpoint is None and resume:
+        raise ValueError("Expected a checkpoint to resume from but got resume=True without one.")
+    if checkpoint is None or isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    return Checkpoint(checkpoint)
+
+
+def _both_batches(
+    data: Data, validation: Data | None, batch_size: int | None
+) -> tuple[Batches, Batches | None]:
+    batches = to_batches(data, batch_size=batch_size)
+    if validation is None:
+        return batches, None
+    return batches, to_batches(validation, batch_size=batch_size, name="validation")
+
+
+def _execution(fabric: Any) -> Execution:
+    return SingleProcess() if fabric is None else DataParallel(fabric)
+
+
+def _warn_unfinished_schedules(svi: SVI, steps: int) -> None:
+    missing = getattr(objective(svi), "pending_steps", 0)
+    if missing:
+        warnings.warn(
+            f"The warm-up is not finished: the schedules of the objective need {missing} more steps to "
+            f"reach their end value, after {steps} in this training. "
+            "Train for more epochs or shorten the schedule.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _check_svi(svi: object) -> None:
+    if not isinstance(svi, SVI):
+        raise ValueError(f"Expected a pyro.infer.SVI but got {type(svi).__name__}.")
+
+
+def _checked_callbacks(callbacks: object) -> tuple[Callable[[TrainingState], None], ...]:
+    found = tuple(callbacks) if isinstance(callbacks, Iterable) else (None,)
+    if not all(callable(each) for each in found):
+        raise ValueError(f"Expected callbacks to be a list of callables but got {callbacks!r}.")
+    return found
+
+
+def _check_epochs(epochs: object) -> None:
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"Expected epochs to be an integer >= 1 but got {epochs!r}.")

@@ -1,0 +1,640 @@
+"""CapturedSVI takes the steps of SVI, whatever the programs and their user do meanwhile."""
+
+import copy
+import random
+import warnings
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, ReweightedWakeSleep, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoLowRankMultivariateNormal, AutoNormal
+from torch import nn
+from torch.distributions import constraints
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+from pyro_infomax.capture import CapturedSVI, FusedOptim
+from pyro_infomax.infer import (
+    Renyi_InfoMaxELBO,
+    Trace_BetaELBO,
+    Trace_InfoMaxELBO,
+    TraceEnum_BetaELBO,
+    TraceEnum_InfoMaxELBO,
+    TraceGraph_BetaELBO,
+    TraceGraph_InfoMaxELBO,
+    TraceMeanField_BetaELBO,
+    TraceMeanField_InfoMaxELBO,
+)
+from pyro_infomax.schedules import Cyclical, Linear
+
+STEPS = 14
+
+
+def batch(step, rows=6):
+    return torch.randn(rows, 3, generator=torch.Generator().manual_seed(step))
+
+
+def adam():
+    return pyro.optim.Adam({"lr": 0.01})
+
+
+def fused():
+    return FusedOptim(torch.optim.Adam, {"lr": 0.01})
+
+
+class Training:
+    """A training from a seed: what it leaves, and what it warned of."""
+
+    def __init__(self, cls, make, *, steps=STEPS, hook=None, data=batch, optim=adam):
+        pyro.clear_param_store()
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        torch.manual_seed(0)
+        model, guide, elbo = make()
+        self.svi = cls(model, guide, optim(), elbo)
+        self.losses, self.terms, self.error = [], [], None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for step in range(steps):
+                if hook is not None:
+                    hook(step, self.svi)
+                given = data(step)
+                try:
+                    self.losses.append(self.svi.step(*(given if isinstance(given, tuple) else (given,))))
+                except (ValueError, KeyError) as error:
+                    self.error = error
+                    break
+                self.terms.append(dict(getattr(elbo, "terms", None) or {}))
+        self.warnings = [str(each.message) for each in caught if "ordinary steps" in str(each.message)]
+        self.parameters = {name: value.detach().clone() for name, value in pyro.get_param_store().items()}
+        self.random_states = torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+
+
+def compared(make, *, captured=True, says="", tolerance=0.0, **options):
+    """Trains twice, and holds the two trainings against each other."""
+    eager, ours = Training(SVI, make, **options), Training(CapturedSVI, make, **options)
+    assert ours.svi.captured is captured, ours.warnings
+    assert len(ours.warnings) == (not captured)
+    assert all(says in each for each in ours.warnings), ours.warnings
+    assert ours.parameters.keys() == eager.parameters.keys()
+    for name, value in eager.parameters.items():
+        torch.testing.assert_close(ours.parameters[name], value, rtol=0, atol=tolerance, equal_nan=True)
+    np.testing.assert_allclose(ours.losses, eager.losses, rtol=1e-6)
+    for terms, others in zip(ours.terms, eager.terms, strict=True):
+        assert terms == pytest.approx(others, rel=1e-5, nan_ok=True)
+    assert type(ours.error) is type(eager.error)
+    assert str(ours.error)[:100] == str(eager.error)[:100]
+    assert ours.error or ours.random_states == eager.random_states
+    return ours
+
+
+def vae(elbo=TraceMeanField_BetaELBO, encoder=lambda: nn.Linear(3, 4)):
+    def make():
+        encode, decode = encoder(), nn.Linear(2, 3)
+
+        def model(x):
+            pyro.module("decode", decode)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(decode(z), 1.0).to_event(1), obs=x)
+
+        def guide(x):
+            pyro.module("encode", encode)
+            with pyro.plate("data", len(x)):
+                loc, log_scale = encode(x).chunk(2, -1)
+                pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+        guide.encode = encode
+        return model, guide, elbo()
+
+    return make
+
+
+def shifted(shift, *, elbo=Trace_ELBO, state=dict):
+    """x ~ N(a + shift(x, a, state), 1)."""
+
+    def make():
+        own = state()
+
+        def model(x):
+            a = pyro.param("a", torch.zeros(3))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(a + shift(x, a, own), 1.0).to_event(1), obs=x)
+
+        model.state = own
+        return model, lambda _: None, elbo()
+
+    return make
+
+
+def at(step, change):
+    """A hook that calls ``change(svi)`` before one step."""
+    return lambda number, svi: change(svi) if number == step else None
+
+
+# ---- what is captured
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "elbo",
+    [
+        Trace_BetaELBO,
+        TraceMeanField_BetaELBO,
+        TraceGraph_BetaELBO,
+        TraceEnum_BetaELBO,
+        Trace_InfoMaxELBO,
+        TraceMeanField_InfoMaxELBO,
+        TraceGraph_InfoMaxELBO,
+        TraceEnum_InfoMaxELBO,
+        lambda: Renyi_InfoMaxELBO(num_particles=2),
+        lambda: Trace_BetaELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1),
+        Trace_ELBO,
+        TraceMeanField_ELBO,
+        TraceGraph_ELBO,
+    ],
+)
+def test_objectives(elbo, dtype):
+    torch.set_default_dtype(dtype)
+    compared(vae(elbo))
+
+
+def test_particles_one_after_another():
+    compared(vae(lambda: Trace_InfoMaxELBO(num_particles=3)), tolerance=1e-14)
+
+
+def test_two_hundred_steps_with_a_fused_optimizer():
+    compared(vae(), optim=fused, steps=200, tolerance=1e-12)
+
+
+@pytest.mark.parametrize(
+    "beta", [Linear(0.0, 1.0, 6), Cyclical(0.0, 1.0, 5), {"z": Linear(0.0, 2.0, 8), "x": torch.tensor(1.5)}]
+)
+@pytest.mark.parametrize("elbo", [Trace_BetaELBO, TraceMeanField_BetaELBO])
+def test_schedules_and_mappings(elbo, beta):
+    compared(vae(lambda: elbo(beta=beta)))
+
+
+def test_weight_in_place():
+    weight = torch.tensor(1.0)
+
+    def make():
+        weight.fill_(1.0)
+        return vae(lambda: Trace_BetaELBO(beta=weight))()
+
+    compared(make, hook=lambda *_: weight.add_(0.1))
+
+
+def test_weight_set_by_hand():
+    def hook(step, svi):
+        svi.loss_and_grads.__self__.beta = 1.0 + step / 10
+
+    compared(vae(Trace_BetaELBO), hook=hook, steps=30)
+
+
+def discrete(infer):
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.OneHotCategorical(torch.ones(3) / 3))
+            loc = (z * pyro.param("loc", lambda: torch.randn(3))).sum(-1)
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x[:, 0])
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            logits = x @ pyro.param("slope", torch.zeros(3, 3))
+            pyro.sample("z", dist.OneHotCategorical(logits=logits), infer=infer)
+
+    return model, guide
+
+
+@pytest.mark.parametrize(
+    ("elbo", "infer"),
+    [
+        (TraceEnum_InfoMaxELBO, {"enumerate": "parallel"}),
+        (TraceEnum_BetaELBO, {"enumerate": "sequential"}),
+        (Trace_BetaELBO, {}),
+        (TraceGraph_BetaELBO, {}),
+    ],
+)
+def test_discrete(elbo, infer):
+    compared(lambda: (*discrete(infer), elbo()))
+
+
+def test_decaying_baseline():
+    infer = {"baseline": {"use_decaying_avg_baseline": True}}
+    compared(lambda: (*discrete(infer), TraceGraph_BetaELBO()), captured=False, says="__baseline")
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_BetaELBO])
+def test_subsampling(elbo):
+    data = batch(99, 20)
+
+    def program(observed):
+        def run():
+            with pyro.plate("data", 20, subsample_size=5) as rows:
+                x = data[rows, 0]
+                z = pyro.sample(
+                    "z", dist.Normal(0.0 if observed else pyro.param("a", torch.tensor(0.3)) * x, 1.0)
+                )
+                if observed:
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        return run
+
+    compared(lambda: (program(True), program(False), elbo()), data=lambda _: ())
+
+
+def test_sequential_plate():
+    def program(observed):
+        def run(x):
+            for i in pyro.plate("each", 3):
+                loc = torch.tensor(0.0) if observed else pyro.param(f"loc_{i}", torch.tensor(0.1))
+                z = pyro.sample(f"z_{i}", dist.Normal(loc, 1.0))
+                if observed:
+                    with pyro.plate(f"data_{i}", len(x)):
+                        pyro.sample(f"x_{i}", dist.Normal(z, 1.0), obs=x[:, i])
+
+        return run
+
+    compared(lambda: (program(True), program(False), Trace_ELBO()))
+
+
+@pytest.mark.parametrize("guide", [AutoNormal, AutoLowRankMultivariateNormal])
+def test_autoguides(guide):
+    scale_prior = dist.LogNormal(torch.tensor(0.0), 1.0)  # validates itself, whatever the switch says
+
+    def model(x):
+        scale = pyro.sample("scale", scale_prior)
+        weights = pyro.sample("weights", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(x @ weights, scale), obs=x.sum(-1))
+
+    compared(lambda: (model, guide(model), Trace_BetaELBO()))
+
+
+def test_constrained_and_masked():
+    def model(x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=x[:, 1] > 0), poutine.scale(scale=2.5):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0], obs_mask=x[:, 2] > 0)
+
+    def guide(x):
+        scale = pyro.param("scale", torch.tensor(0.5), constraint=constraints.positive)
+        with pyro.plate("data", len(x)), poutine.mask(mask=x[:, 1] > 0), poutine.scale(scale=2.5):
+            pyro.sample("z", dist.Normal(0.3 * x[:, 0], scale))
+            with poutine.mask(mask=~(x[:, 2] > 0)):
+                pyro.sample("x_unobserved", dist.Normal(x.new_zeros(len(x)), scale))
+
+    compared(lambda: (model, guide, Trace_InfoMaxELBO()))
+
+
+def test_loss_function():
+    def loss(model, guide, x):
+        trace = poutine.trace(guide).get_trace(x)
+        return trace.log_prob_sum() - poutine.trace(poutine.replay(model, trace)).get_trace(x).log_prob_sum()
+
+    compared(lambda: (*vae()()[:2], loss))
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda: nn.BatchNorm1d(5),
+        lambda: nn.Dropout(0.3),
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(5, 5)),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(5, 5)),
+    ],
+)
+def test_modules(middle):
+    def encoder():
+        return nn.Sequential(nn.Linear(3, 5), middle(), nn.Tanh(), nn.Linear(5, 4))
+
+    ours = compared(vae(encoder=encoder))
+    eager = Training(SVI, vae(encoder=encoder))
+    for (name, buffer), other in zip(
+        ours.svi.guide.encode.named_buffers(), eager.svi.guide.encode.buffers(), strict=True
+    ):
+        torch.testing.assert_close(buffer, other, rtol=0, atol=0, msg=name)
+
+
+def test_batch_norm_applied_twice():
+    def make():
+        norm = nn.BatchNorm1d(3)
+
+        def shift(x, a, _):
+            pyro.module("norm", norm)
+            return (norm(x) + norm(x)).mean(0) * a
+
+        return shifted(shift)()
+
+    compared(make)
+
+
+@pytest.mark.parametrize(
+    "shift",
+    [
+        lambda x, a, _: torch.rand(3) - torch.rand(3),
+        lambda x, a, _: 0.0 * len(torch.rand(3)),
+        lambda x, a, _: nn.functional.dropout(a + 1, 0.5) - nn.functional.dropout(a + 1, 0.5),
+        lambda x, a, _: (a * 1.0).mul_(2.0).add_(x.mean()),
+        lambda x, a, _: x.mul_(0.5).mean(),
+        lambda x, a, _: x.mean().item() + a.mean().item(),
+        lambda x, a, _: int(torch.arange(4).max()),
+        lambda x, a, _: (torch.complex(a, x[0]).conj() * torch.complex(a, x[1])).real,
+        lambda x, a, _: torch.autograd.grad((a.exp() * x[0]).sum(), a, create_graph=True)[0],
+    ],
+)
+def test_operations(shift):
+    compared(shifted(shift))
+
+
+def test_average_in_place():
+    state = {"average": torch.zeros(3)}
+    shift = shifted(
+        lambda x, a, own: own["average"].mul_(0.9).add_(x.mean()) * 1, state=lambda: copy.deepcopy(state)
+    )
+    compared(shift)
+
+
+# ---- what is not captured goes on as if nothing had been tried
+
+
+@pytest.mark.parametrize(
+    ("shift", "says"),
+    [
+        (lambda x, a, _: 1.0 if x.sum() > 0 else 0.0, "value of a tensor (test_captured_svi.py, line"),
+        (lambda x, a, _: float(x.mean()), "value of a tensor"),
+        (lambda x, a, _: sum(x[0].tolist()), "value of a tensor"),
+        (lambda x, a, _: float(x.numpy().mean()), "value of a tensor"),
+        (lambda x, a, _: torch.tensor([x[0, 0], 0.0, 1.0]), "value of a tensor"),
+        (lambda x, a, _: (a * x)[x > 0].mean(), "shape depends on the values"),
+        (lambda x, a, own: own.update(n=own.get("n", 0) + 1) or 0.1 * own["n"], "change own"),
+        (lambda x, a, own: random.random(), "Python's random"),
+        (lambda x, a, own: float(np.random.randn()), "NumPy's random"),  # noqa: NPY002
+        (lambda x, a, own: own.setdefault("g", random.Random(0)).random(), "own['g']"),
+    ],
+)
+def test_refused(shift, says):
+    compared(shifted(shift), captured=False, says=says)
+
+
+def test_late_parameter_by_a_counter():
+    def shift(x, a, own):
+        own["n"] = own.get("n", 0) + 1
+        return pyro.param("late", torch.ones(3)) if own["n"] > 6 else 0.0
+
+    compared(shifted(shift), captured=False, says="own['n']")
+
+
+def test_state_carried_in_an_attribute():
+    state = {"average": torch.zeros(3)}
+
+    def shift(x, a, own):
+        own["average"] = own["average"] * 0.9 + x.mean()
+        return own["average"]
+
+    compared(shifted(shift, state=lambda: dict(state)), captured=False, says="not the step")
+
+
+def test_gradient_of_what_is_no_parameter():
+    weight = nn.Parameter(torch.ones(3))
+    compared(shifted(lambda x, a, _: weight.sum()), captured=False, says="no parameter of Pyro")
+
+
+def test_other_objectives():
+    make = vae(lambda: ReweightedWakeSleep(num_particles=2))
+    eager, ours = Training(SVI, make, steps=4), Training(CapturedSVI, make, steps=4)
+    assert ours.losses == eager.losses
+    assert "ReweightedWakeSleep" in ours.svi.reason
+
+
+def test_more_than_sixteen_shapes():
+    compared(vae(), data=lambda step: batch(step, 1 + step % 20), steps=30, captured=False, says="16 shapes")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (lambda step: batch(step).requires_grad_(), "gradient of its own"),
+        (lambda step: (batch(step), object()), "type object"),
+    ],
+)
+def test_arguments_refused(data, says):
+    model, guide, _ = shifted(lambda x, a, _: 0.0)()
+    make = lambda: ((lambda x, *_: model(x)), (lambda x, *_: guide(x)), Trace_ELBO())  # noqa: E731
+    compared(make, data=data, captured=False, says=says)
+
+
+def test_a_handler_around():
+    def make():
+        return shifted(lambda x, a, _: 0.0)()
+
+    pyro.clear_param_store()
+    svi = CapturedSVI(*make()[:2], adam(), Trace_ELBO())
+    with pytest.warns(UserWarning, match="handler ScaleMessenger"), poutine.scale(scale=0.5):
+        svi.step(batch(0))
+
+
+# ---- what changes meanwhile
+
+
+def test_the_same_tensor_twice_and_then_two():
+    def model(x, y):
+        a = pyro.param("a", torch.zeros(3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(a + y.mean(), 1.0).to_event(1), obs=x)
+
+    def data(step):
+        return (batch(step),) * 2 if step < 5 else (batch(step), batch(step + 50))
+
+    compared(lambda: (model, lambda *_: None, Trace_ELBO()), data=data)
+
+
+def test_an_argument_that_is_closed_over():
+    everything, other = batch(1, 20), batch(2, 20)
+    compared(shifted(lambda x, a, _: everything.mean(0)), data=lambda step: everything if step < 5 else other)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        lambda step: batch(step, 2 if step % 5 == 4 else 6),
+        lambda step: batch(step, 3).T if step % 2 else batch(step, 3),
+        lambda step: batch(step, 1).expand(3, 3),
+        lambda step: batch(step, 12)[::4],
+        lambda step: batch(step, 2).reshape(-1).unfold(0, 3, 1),
+    ],
+)
+def test_layouts(data):
+    compared(shifted(lambda x, a, _: 0.0), data=data)
+
+
+@pytest.mark.parametrize("optim", [adam, fused])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda svi: svi.guide.encode[1].eval(),
+        lambda svi: setattr(svi.guide.encode[1], "p", 0.6),
+        lambda svi: svi.guide.encode[0].weight.requires_grad_(False),
+        lambda svi: svi.guide.encode.__setitem__(1, nn.Tanh()),
+        lambda svi: svi.guide.encode.register_forward_hook(lambda *args: args[-1] * 0.5),
+        lambda svi: setattr(svi, "optim", pyro.optim.SGD({"lr": 0.01})),
+        lambda svi: pyro.clear_param_store(),
+        lambda svi: [each.data.add_(0.1) for _, each in pyro.get_param_store().named_parameters()],
+        lambda svi: [setattr(p, "grad", torch.ones_like(p)) for p in svi.guide.encode.parameters()],
+        lambda svi: setattr(svi.loss_and_grads.__self__, "num_particles", 2),
+    ],
+)
+def test_changes_by_the_user(change, optim):
+    def encoder():
+        return nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.3), nn.Linear(5, 4))
+
+    compared(vae(encoder=encoder), hook=at(8, change), optim=optim, tolerance=0 if optim is adam else 1e-12)
+
+
+def test_another_parameter_under_the_name():
+    def change(svi):
+        pyro.get_param_store()["a"] = torch.ones(3)
+
+    compared(shifted(lambda x, a, _: 0.0), hook=at(8, change))
+
+
+@pytest.mark.parametrize(
+    ("state", "change"),
+    [
+        ({"c": 0.5}, lambda own: own.update(c=1.0)),
+        ({"c": torch.ones(())}, lambda own: own.update(c=own["c"] * 2)),
+        ({"c": torch.ones(())}, lambda own: own["c"].mul_(2)),
+    ],
+)
+def test_what_programs_close_over(state, change):
+    make = shifted(lambda x, a, own: own["c"], state=lambda: copy.deepcopy(state))
+    compared(make, hook=at(8, lambda svi: change(svi.model.state)))
+
+
+def test_what_changes_each_step():
+    def hook(step, svi):
+        svi.model.state["c"] = step / 10
+
+    make = shifted(lambda x, a, own: own["c"])
+    compared(make, hook=hook, steps=40, captured=False, says="own['c'] changes again and again")
+
+
+@pytest.mark.parametrize("name", ["model", "guide", "loss_and_grads"])
+def test_replaced_parts(name):
+    def change(svi):
+        part = getattr(svi, name)
+        setattr(svi, name, lambda *args: part(*args))
+
+    compared(vae(), hook=at(8, change), captured=False, says="was replaced")
+
+
+@pytest.mark.parametrize("optim", [adam, fused])
+def test_a_parameter_that_stays_out_of_some_steps(optim):
+    def shift(x, a, _):
+        stated = pyro.param("b", torch.ones(3))
+        return stated if len(x) == 6 else 0.0
+
+    compared(
+        shifted(shift), data=lambda step: batch(step, 6 - step % 2), optim=optim, steps=30, tolerance=1e-15
+    )
+
+
+def test_without_gradients_around():
+    make = shifted(lambda x, a, _: 0.0)
+    pyro.clear_param_store()
+    svi = CapturedSVI(*make()[:2], pyro.optim.SGD({"lr": 0.01}), Trace_ELBO())
+    for step in range(5):
+        svi.step(batch(step))
+    before = pyro.param("a").detach().clone()
+    with torch.no_grad():
+        svi.step(batch(5))
+        with pytest.warns(UserWarning, match="no parameter has a gradient"):
+            svi.step(batch(6))
+    assert torch.equal(before, pyro.param("a"))
+
+
+# ---- errors
+
+
+def test_a_loss_that_is_no_number_raises_as_with_svi():
+    def data(step):
+        return batch(step) * (float("nan") if step == 8 else 1.0)
+
+    assert isinstance(compared(vae(), data=data).error, ValueError)
+
+
+def test_a_loss_that_is_no_number_warns_without_validation():
+    pyro.clear_param_store()
+    svi = CapturedSVI(*shifted(lambda x, a, _: 0.0)()[:2], adam(), Trace_ELBO())
+    with pyro.validation_enabled(False):
+        for step in range(5):
+            svi.step(batch(step))
+        with pytest.warns(UserWarning, match="NaN"):
+            svi.step(batch(0) * float("nan"))
+    assert svi.captured
+
+
+def test_errors_in_later_steps():
+    def shift(x, a, _):
+        if len(x) == 7:
+            raise KeyError("seven")
+        return 0.0
+
+    ours = compared(shifted(shift), data=lambda step: batch(step, 7 if step == 8 else 6))
+    assert isinstance(ours.error, KeyError)
+
+
+def test_interrupted_while_recording():
+    norm, interrupt = nn.BatchNorm1d(3), [True]
+
+    def shift(x, a, _):
+        pyro.module("norm", norm)
+        shift = norm(x).mean() + torch.rand(())
+        if get_proxy_mode() is not None and interrupt[0]:
+            raise KeyboardInterrupt
+        return shift
+
+    svi = CapturedSVI(*shifted(shift)()[:2], adam(), Trace_ELBO())
+    svi.step(batch(0))
+    before = torch.get_rng_state(), norm.running_mean.clone(), pyro.infer.util.is_validation_enabled()
+    with pytest.raises(KeyboardInterrupt):
+        svi.step(batch(1))
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert torch.equal(before[1], norm.running_mean)
+    assert pyro.infer.util.is_validation_enabled() == before[2]
+    interrupt[0] = False
+    for step in range(3):
+        svi.step(batch(step))
+    assert svi.captured
+
+
+def test_a_recording_keeps_no_activations():
+    pyro.clear_param_store()
+    encoder = lambda: nn.Sequential(nn.Linear(3, 200), nn.Tanh(), nn.Linear(200, 4))  # noqa: E731
+    svi = CapturedSVI(*vae(encoder=encoder)()[:2], adam(), TraceMeanField_BetaELBO())
+    for _ in range(4):
+        svi.step(batch(0, 1000))
+    (graph,) = svi._graphs.values()
+    kept = [each for each in graph.step._function.__globals__.values() if isinstance(each, torch.Tensor)]
+    assert svi.captured
+    assert max(each.numel() for each in kept) < 1000 * 200
+
+
+def test_a_copy_records_anew():
+    svi = CapturedSVI(*shifted(lambda x, a, _: 0.0)()[:2], adam(), Trace_ELBO())
+    for step in range(4):
+        svi.step(batch(step))
+    copied = copy.deepcopy(svi)
+    assert not copied.captured
+    for step in range(4):
+        copied.step(batch(step))
+    assert copied.captured
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match="Expected backend"):
+        CapturedSVI(*shifted(lambda x, a, _: 0.0)()[:2], adam(), Trace_ELBO(), backend="jax")

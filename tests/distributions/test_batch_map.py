@@ -1,0 +1,81 @@
+"""Distributions with their batch in another shape."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_infomax.distributions import StraightThroughBernoulli, batch_mapped, tensors_of
+
+FAMILIES = {
+    "normal": lambda x: dist.Normal(x, x.exp()),
+    "beta": lambda x: dist.Beta(x.exp(), 2.0),
+    "bernoulli": lambda x: dist.Bernoulli(logits=x),
+    "straight through": lambda x: StraightThroughBernoulli(0.5, logits=x),
+    "categorical": lambda x: dist.Categorical(logits=torch.stack([x, -x, 0 * x], -1)),
+    "binomial": lambda x: dist.Binomial(5, logits=x),
+    "student": lambda x: dist.StudentT(3.0, x, 2.0),
+    "log-normal": lambda x: dist.LogNormal(x, 1.0),
+    "mapped": lambda x: dist.TransformedDistribution(
+        dist.Normal(x, 1.0),
+        [dist.transforms.ExpTransform(), dist.transforms.AffineTransform(-torch.arange(2.0), 1.0)],
+    ),
+    "mapped by a composition": lambda x: dist.TransformedDistribution(
+        dist.Normal(x, 1.0), dist.transforms.ComposeTransform([dist.transforms.AffineTransform(x, 1.0)])
+    ),
+    "mapped by an inverse": lambda x: dist.TransformedDistribution(
+        dist.LogNormal(x, 1.0),
+        [dist.transforms.ExpTransform().inv, dist.transforms.AffineTransform(x, 1.0).inv],
+    ),
+    "mixture": lambda x: dist.MixtureSameFamily(
+        dist.Categorical(logits=torch.stack([x, -x], -1)), dist.Normal(torch.stack([x, x + 3], -1), 1.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_several_are_those_of_one(family):
+    x, z = torch.randn(7, 2), torch.ones(7, 2)
+    whole, both = FAMILIES[family](x), [FAMILIES[family](x[:3]), FAMILIES[family](x[3:])]
+    both[0].log_prob(z[:3])  # computes what others have not
+    found = batch_mapped(both, [7, 2], torch.cat)
+    assert type(found) is type(whole)
+    assert found.batch_shape == (7, 2)
+    torch.testing.assert_close(found.log_prob(z), whole.log_prob(z))
+    assert found.sample((4,)).shape == (4, 7, 2)
+    assert both[0].batch_shape == (3, 2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_axes_can_move(family):
+    x, z = torch.randn(7, 2), torch.ones(7, 2)
+    turned = batch_mapped([FAMILIES[family](x)], [2, 7], lambda tensors: tensors[0].movedim(0, 1))
+    torch.testing.assert_close(turned.log_prob(z.T).T, FAMILIES[family](x).log_prob(z))
+
+
+@pytest.mark.parametrize(
+    ("fns", "message"),
+    [
+        ([StraightThroughBernoulli(t, logits=torch.zeros(3)) for t in (0.5, 0.6)], "one number for all data"),
+        (
+            [StraightThroughBernoulli(torch.tensor(t), logits=torch.zeros(3)) for t in (0.5, 0.6)],
+            "parameters of the batch, or the same",
+        ),
+    ],
+)
+def test_what_differs_beside_the_batch_is_refused(fns, message):
+    with pytest.raises(NotImplementedError, match=message):
+        batch_mapped(fns, [6], torch.cat)
+
+
+def test_transforms_with_networks_are_refused():
+    transform = dist.transforms.CumulativeDistributionTransform(dist.Normal(torch.zeros(3), 1.0))
+    fn = dist.TransformedDistribution(dist.Normal(torch.zeros(3), 1.0), [transform])
+    with pytest.raises(NotImplementedError, match="CumulativeDistributionTransform"):
+        batch_mapped([fn], [3], lambda tensors: tensors[0])
+
+
+def test_all_tensors_are_found():
+    found = dict(tensors_of(FAMILIES["mapped"](torch.randn(7, 2))))
+    assert set(found) == {".base_dist.loc", ".base_dist.scale", ".transforms.1.loc"}
+    composed = dict(tensors_of(FAMILIES["mapped by a composition"](torch.randn(7, 2))))
+    assert ".transforms.0.0.loc" in composed

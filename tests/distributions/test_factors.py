@@ -1,0 +1,67 @@
+"""Products under their wrappers."""
+
+import pyro.distributions as dist
+import pytest
+import torch
+from torch.distributions import (
+    ExpTransform,
+    Independent,
+    IndependentTransform,
+    Laplace,
+    MultivariateNormal,
+    Normal,
+    OneHotCategorical,
+    StickBreakingTransform,
+    TransformedDistribution,
+)
+
+from pyro_infomax.distributions import factors_of, is_parametric
+
+LOC = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+PRODUCTS = {
+    "vector": Independent(Laplace(LOC[:, 0], 1.0), 1),
+    "matrix": Independent(Laplace(LOC, 1.0), 2),
+    "wrapped twice": Independent(Independent(Laplace(LOC, 1.0), 1), 1),
+    "scalars": Laplace(LOC[:, 0, 0], 1.0),
+    "mapped": Independent(TransformedDistribution(Normal(LOC, 1.0), [ExpTransform()]), 2),
+    "mapped as a whole": TransformedDistribution(
+        Independent(Normal(LOC, 1.0), 2), [IndependentTransform(ExpTransform(), 2)]
+    ),
+    "mapped elementwise as a whole": TransformedDistribution(
+        Independent(Normal(LOC, 1.0), 2), [ExpTransform()]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_factors_make_up_the_product(name) -> None:
+    product = PRODUCTS[name]
+    factors = factors_of(product)
+    assert factors.event_shape == ()
+    assert factors.batch_shape == product.batch_shape + product.event_shape
+    z = product.sample((4,))
+    each = factors.log_prob(z).reshape(4, 5, -1).sum(-1)
+    torch.testing.assert_close(each, product.log_prob(z))
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        MultivariateNormal(LOC[:, 0], torch.eye(3)),
+        OneHotCategorical(logits=LOC),
+        TransformedDistribution(Independent(Normal(LOC[:, 0], 1.0), 1), [StickBreakingTransform()]),
+        TransformedDistribution(MultivariateNormal(LOC[:, 0], torch.eye(3)), [ExpTransform()]),
+        Independent(MultivariateNormal(LOC, torch.eye(3)), 1),
+        "no distribution",
+    ],
+)
+def test_what_is_no_product_has_no_factors(distribution) -> None:
+    assert factors_of(distribution) is None
+
+
+def test_parameters_are_told_from_networks() -> None:
+    flow = dist.transforms.affine_coupling(3, [4])
+    base = Independent(Normal(LOC[:, 0], 1.0), 1)
+    assert is_parametric(PRODUCTS["mapped as a whole"])
+    assert not is_parametric(TransformedDistribution(base, [flow]))
+    assert not is_parametric(object())

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from pyro_infomax.distributions._flows import RationalSpline
+
+X = torch.linspace(-8, 8, 401, dtype=torch.float64)
+
+
+@pytest.fixture
+def spline():
+    return RationalSpline.of(2 * torch.randn(3 * 6 - 1))
+
+
+def test_zeros_are_the_identity():
+    y, log_slope = RationalSpline.of(torch.zeros(11)).forward(X)
+    torch.testing.assert_close(y, X)
+    torch.testing.assert_close(log_slope, torch.zeros_like(X))
+
+
+def test_it_goes_through_its_knots(spline):
+    x, y, _ = spline.table.unbind(-2)
+    torch.testing.assert_close(spline.forward(x)[0], y)
+    assert x[0] == y[0] == -5
+    assert x[-1] == y[-1] == 5
+
+
+def test_it_rises_and_leaves_the_rest_alone(spline):
+    y, _ = spline.forward(X)
+    assert (y.diff() > 0).all()
+    outside = X.abs() > 5
+    assert torch.equal(y[outside], X[outside])
+    assert (y[~outside] - X[~outside]).abs().max() > 0.1
+
+
+def test_the_slope_is_the_derivative(spline):
+    x = X.clone().requires_grad_()
+    y, log_slope = spline.forward(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(slope.log(), log_slope)
+
+
+def test_backward_undoes_forward(spline):
+    y, log_slope = spline.forward(X)
+    x, same = spline.backward(y)
+    torch.testing.assert_close(x, X)
+    torch.testing.assert_close(same, log_slope)
+
+
+def test_backward_has_the_gradient_of_the_inverse(spline):
+    raw = torch.randn(17, requires_grad=True)
+    y = torch.linspace(-6.1, 6.2, 25, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda raw, y: RationalSpline.of(raw).backward(y), (raw, y))
+
+
+def test_single_precision_stays_finite_and_inverts_within_its_digits():
+    spline = RationalSpline.of(3 * torch.randn(1000, 1, 23, dtype=torch.float32))
+    x = torch.randn(1000, 50, dtype=torch.float32) * 3
+    y, log_slope = spline.forward(x)
+    back, _ = spline.backward(y)
+    assert log_slope.isfinite().all()
+    # an error of y counts as much more as the spline is flat there
+    assert ((back - x).abs() * log_slope.exp().clamp(max=1)).max() < 1e-4
+
+
+def test_shapes_broadcast():
+    spline = RationalSpline.of(torch.randn(5, 2, 11))
+    y, log_slope = spline.forward(torch.randn(4, 1, 1).expand(4, 5, 2))
+    assert y.shape == log_slope.shape == (4, 5, 2)

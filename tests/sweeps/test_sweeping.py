@@ -1,0 +1,314 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+import warnings
+from functools import partial
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pyro
+import pytest
+import torch
+import xarray as xr
+from pyro import distributions as dist
+from pyro.infer import SVI, Trace_ELBO
+
+from pyro_infomax.plots import rate_distortion
+from pyro_infomax.sweeps import sweep
+from pyro_infomax.training import fit
+
+BETAS = {"beta": [1.0, 4.0]}
+
+
+def make_training():
+    """A closure, which processes are sent by value."""
+
+    def model(x):
+        loc = pyro.param("loc", lambda: torch.randn(3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def run(beta, seed):
+        x = beta * torch.randn(20, 3)
+        svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+        history = fit(svi, x, epochs=2, batch_size=10, progress=False)
+        return {"loc": pyro.param("loc"), "loss": history["loss"], "noise": np.random.rand()}  # noqa: NPY002
+
+    return run
+
+
+def make_counting(folder, *, broken=None):
+    """Touches a file a call, and fails at one value."""
+    folder = Path(folder)
+    folder.mkdir(exist_ok=True)
+
+    def run(beta, seed):
+        (folder / f"{beta:g} {seed} {uuid.uuid4().hex}").touch()
+        if beta == broken:
+            raise FloatingPointError(f"the loss at {beta} is nan")
+        return {"rate": torch.randn(()) / beta, "distortion": beta}
+
+    return run
+
+
+def calls(folder):
+    """The points that were called, a call each, and forgets them."""
+    paths = list(Path(folder).iterdir())
+    for path in paths:
+        path.unlink()
+    return sorted(path.name.rpartition(" ")[0] for path in paths)
+
+
+# ---- the Dataset
+
+
+def test_dimensions_are_the_grid_and_the_seeds():
+    ds = sweep(
+        lambda beta, prior, seed: {"point": [beta, seed], "prior_name": str(prior)},
+        {"prior": {"flat": None, "two": 2}, "beta": (1.0, 4.0)},
+        seeds=[3, 1],
+        progress=False,
+    )
+    assert ds["point"].dims == ("prior", "beta", "seed", "point_dim_0")
+    assert ds["seed"].values.tolist() == [3, 1]
+    assert ds["point"].sel(prior="two", beta=4.0, seed=1).values.tolist() == [4, 1]
+    assert ds["prior_name"].sel(prior="flat").values.tolist() == [["None"] * 2] * 2
+
+
+def test_the_plane_takes_its_pairs():
+    ds = sweep(
+        lambda beta, seed: {"rate": 1 / beta + 0.1 * seed, "distortion": beta}, BETAS, seeds=2, progress=False
+    )
+    pairs = ds.stack(pair=("beta", "seed"))
+    for each in (pairs, ds.sel(seed=0), ds.mean("seed")):
+        ax = rate_distortion(each["rate"], each["distortion"], beta=each["beta"])
+        assert len(ax.collections[0].get_offsets()) == each["rate"].size
+
+
+def test_a_failing_point_does_not_stop_the_rest(tmp_path):
+    run = make_counting(tmp_path, broken=1.0)
+    with pytest.warns(UserWarning, match="2 of 4 points failed") as caught:
+        ds = sweep(run, BETAS, seeds=2, progress=False)
+    assert calls(tmp_path) == ["1 0", "1 1", "4 0", "4 1"]
+    assert ds["failure"].sel(beta=1.0, seed=1).item() == "FloatingPointError: the loss at 1.0 is nan"
+    assert ds["rate"].isnull().values.tolist() == [[True, True], [False, False]]
+    (warning,) = caught
+    assert "2 of 4 points failed; the first, at beta=1.0, seed=0, with FloatingPointError: the loss" in str(
+        warning.message
+    )
+    assert "Its traceback:\nTraceback" in str(warning.message)
+    assert warning.filename == __file__
+
+
+def test_a_result_of_another_kind_stops_at_once(tmp_path):
+    run = make_counting(tmp_path)
+    with pytest.raises(ValueError, match=r"Expected run to return a mapping .* but got float"):
+        sweep(lambda **point: run(**point)["distortion"], BETAS, progress=False)
+    assert calls(tmp_path) == ["1 0"]
+
+
+# ---- the same wherever
+
+
+@pytest.fixture(scope="module")
+def grid():
+    return {"beta": [1.0, 4.0, 0.5]}
+
+
+@pytest.fixture
+def reference(grid):
+    return sweep(make_training(), grid, seeds=2, progress=False)
+
+
+def test_points_are_alone(reference):
+    alone = sweep(make_training(), {"beta": [4.0]}, seeds=[1], progress=False)
+    xr.testing.assert_identical(alone, reference.sel(beta=[4.0], seed=[1]))
+    assert len(np.unique(reference["loc"])) == reference["loc"].size
+
+
+def test_the_default_dtype_is_the_caller_s(reference):
+    assert reference["loc"].dtype == np.float64
+    torch.set_default_dtype(torch.float32)
+    assert sweep(make_training(), BETAS, progress=False)["loc"].dtype == np.float32
+
+
+def test_processes_give_the_same_dataset(grid, reference, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parallel = sweep(make_training(), grid, seeds=2, n_jobs=2)
+    xr.testing.assert_identical(parallel, reference)
+    assert "6/6" in capfd.readouterr().err
+
+
+def test_a_surrounding_configuration_says_how_many_jobs(tmp_path):
+    with joblib.parallel_config(n_jobs=2):
+        ds = sweep(lambda beta, seed: {"process": os.getpid()}, BETAS, progress=False)
+    assert os.getpid() not in ds["process"]
+    alone = sweep(lambda beta, seed: {"process": os.getpid()}, BETAS, progress=False)
+    assert (alone["process"] == os.getpid()).all()
+
+
+def test_ray_gives_the_same_dataset(grid, reference, tmp_path, capfd):
+    ray = pytest.importorskip("ray")
+    register_ray = pytest.importorskip("ray.util.joblib").register_ray
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # those of Ray's own start
+        register_ray()
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        try:
+            with joblib.parallel_config(backend="ray"):
+                parallel = sweep(make_training(), grid, seeds=2, n_jobs=2, store=tmp_path)
+        finally:
+            ray.shutdown()
+    xr.testing.assert_identical(parallel, reference)
+    assert "6/6" in capfd.readouterr().err
+    assert len(list(tmp_path.glob("*.npz"))) == 6
+
+
+# ---- the store
+
+
+def test_a_rerun_calls_nothing(tmp_path):
+    run, store = make_counting(tmp_path / "calls"), tmp_path / "store"
+    first = sweep(run, BETAS, seeds=2, store=store, progress=False)
+    assert len(calls(tmp_path / "calls")) == 4
+    second = sweep(run, BETAS, seeds=2, store=store, progress=False)
+    assert calls(tmp_path / "calls") == []
+    xr.testing.assert_identical(first, second)
+
+
+def test_an_extended_grid_calls_what_is_missing(tmp_path):
+    run, store = make_counting(tmp_path / "calls"), tmp_path / "store"
+    first = sweep(run, BETAS, store=store, progress=False)
+    calls(tmp_path / "calls")
+    ds = sweep(run, {"beta": [2.0, 4.0]}, seeds=[1, 0], store=store, progress=False)
+    assert calls(tmp_path / "calls") == ["2 0", "2 1", "4 1"]
+    assert ds["rate"].sel(beta=4.0, seed=0) == first["rate"].sel(beta=4.0, seed=0)
+    assert 1.0 not in ds["beta"]
+
+
+def test_a_bar_begins_with_what_is_there(tmp_path, capsys):
+    run = make_counting(tmp_path / "calls")
+    sweep(run, BETAS, store=tmp_path / "store")
+    sweep(run, BETAS, seeds=2, store=tmp_path / "store", progress="seeds")
+    bar = capsys.readouterr().err
+    assert "2/2" in bar
+    assert "seeds:  50%" in bar
+    assert "4/4" in bar
+    sweep(run, BETAS, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_failed_points_are_tried_again_or_not(tmp_path):
+    store, folder = tmp_path / "store", tmp_path / "calls"
+    for attempt in range(2):
+        with pytest.warns(UserWarning, match=r"1 of 2 points failed.* is in .*\.failure\.json"):
+            sweep(make_counting(folder, broken=4.0), BETAS, store=store, progress=False)
+        assert calls(folder) == ["1 0", "4 0"][attempt:]
+    mended = partial(sweep, make_counting(folder), BETAS, store=store, progress=False)
+    with pytest.warns(UserWarning, match="1 of 2 points failed"):
+        ds = mended(retry_failed=False)
+    assert calls(folder) == []
+    assert ds["failure"].sel(beta=4.0).values == ["FloatingPointError: the loss at 4.0 is nan"]
+    assert (mended()["failure"] == "").all()
+    assert calls(folder) == ["4 0"]
+
+
+def test_an_interrupt_keeps_what_is_stored(tmp_path):
+    run, store = make_counting(tmp_path / "calls"), tmp_path / "store"
+
+    def interrupted(beta, seed):
+        if seed == 2:
+            raise KeyboardInterrupt
+        return run(beta, seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(interrupted, {"beta": [1.0]}, seeds=4, store=store, progress=False)
+    calls(tmp_path / "calls")
+    sweep(run, {"beta": [1.0]}, seeds=4, store=store, progress=False)
+    assert calls(tmp_path / "calls") == ["1 2", "1 3"]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from pyro_infomax.sweeps import sweep
+
+def run(beta, seed):
+    (Path(sys.argv[1]) / f"{beta:g} {seed} call").touch()
+    time.sleep(0.1)
+    return {"a": beta + seed}
+
+sweep(run, {"beta": [1.0, 4.0]}, seeds=20, store=sys.argv[2], progress=False)
+"""
+
+
+def test_a_killed_sweep_goes_on_with_what_is_missing(tmp_path):
+    folder, store = tmp_path / "calls", tmp_path / "store"
+    run = make_counting(folder)
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(folder), str(store)]
+    process = subprocess.Popen(command, start_new_session=True)
+    while len(list(store.glob("*.npz"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = len(list(store.glob("*.npz")))
+    before = calls(folder)
+    # at most the point that it was about
+    assert len(before) - kept in (0, 1)
+    ds = sweep(run, BETAS, seeds=20, store=store, progress=False)
+    assert len(calls(folder)) == 40 - kept
+    assert int(ds["a"].notnull().sum()) == kept
+    assert int(ds["rate"].notnull().sum()) == 40 - kept
+
+
+def test_two_sweeps_on_one_store(tmp_path):
+    def both(run, store):
+        return sweep(run, BETAS, seeds=10, store=store, progress=False)
+
+    tasks = [joblib.delayed(both)(make_counting(tmp_path / "calls"), tmp_path / "store") for _ in range(2)]
+    one, other = joblib.Parallel(n_jobs=2)(tasks)
+    xr.testing.assert_identical(one, other)
+    assert len(list((tmp_path / "store").iterdir())) == 20
+    assert 20 <= len(calls(tmp_path / "calls")) <= 40
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (3, "Expected run to be a function but got 3"),
+        (lambda beta: {}, "take the keyword arguments beta, seed but got: got an unexpected .*'seed'"),
+        (lambda lam, seed: {}, "take the keyword arguments beta, seed but got: missing .*'lam'"),
+    ],
+)
+def test_a_run_that_does_not_take_the_point(run, message):
+    with pytest.raises(ValueError, match=message):
+        sweep(run, BETAS, progress=False)
+
+
+def test_a_run_that_cannot_be_sent():
+    lock = (each for each in range(3))
+    with pytest.raises(
+        ValueError, match=r"sent to processes but got TypeError: .*generator.*; make .* n_jobs=1"
+    ):
+        sweep(lambda beta, seed: {"a": next(lock)}, BETAS, n_jobs=2, progress=False)
+
+
+@pytest.mark.parametrize("threads", [0, True, 1.5, None])
+def test_wrong_threads(threads):
+    with pytest.raises(ValueError, match="Expected threads to be an integer >= 1"):
+        sweep(make_training(), BETAS, threads=threads, progress=False)
+
+
+def test_a_store_that_is_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="Expected store to be a folder but got the file"):
+        sweep(make_training(), BETAS, store=tmp_path / "file", progress=False)
