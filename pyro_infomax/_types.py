@@ -1,0 +1,22 @@
+"""What several rooms call by one name in their annotations."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Program: TypeAlias = Callable[..., object]
+"""A model or a guide."""
+
+Site: TypeAlias = dict[str, Any]
+"""A message of Pyro's: what a trace holds about one site."""
+
+State: TypeAlias = dict[str, Any]
+"""What ``state_dict`` returns: plain values and tensors by name."""
+
+Array: TypeAlias = NDArray[Any]
+"""An array of any dtype."""
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
