@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 Program: TypeAlias = Callable[..., object]
 """A model or a guide."""
 
-Site: TypeAlias = dict[str, Any]
-"""A message of Pyro's: what a trace holds about one site."""
+Site: TypeAlias = Any
+"""A message of Pyro's: what a trace holds about one site, with what messengers note at it."""
 
 State: TypeAlias = dict[str, Any]
 """What ``state_dict`` returns: plain values and tensors by name."""

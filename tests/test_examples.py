@@ -43,6 +43,7 @@ PROMISED = {
         "variance.csv",
     },
     "own_model.py": {"decomposition.csv"},
+    "own_objective.py": {"own_objective.csv"},
     "rate_distortion.py": {"rate_distortion.csv"},
     "resume.py": {"history.csv", "training.pt"},
     "sprites.py": {
@@ -65,6 +66,7 @@ PICTURES = {
     "im_algorithm.py": 1,
     "marginal_or_conditional.py": 7,
     "own_model.py": 1,
+    "own_objective.py": 1,
     "rate_distortion.py": 3,
     "sprites.py": 5,
     "sweep.py": 2,

@@ -69,7 +69,8 @@ class Programs:
     @property
     def weights_are_set(self) -> bool:
         """Whether someone sets weights anew again and again, so that their numbers had better be inputs."""
-        return len(self._weights_seen) > _FEW_WEIGHTS
+        weights = () if self.weighted is None else self.weighted.weights
+        return len(self._weights_seen) >= len(weights) + _FEW_WEIGHTS
 
     def variable_weights(self, *, numbers: bool) -> dict[str, Tensor]:
         """The weights that are inputs of a recording."""
@@ -81,10 +82,11 @@ class Programs:
         numbers = tuple([given[name] for name in self._numbers])
         if self.weighted is None:
             return numbers
-        weight = self.weighted.objective_weight
-        if not self.weights_are_set and not any(weight is each for each in self._weights_seen):
-            self._weights_seen.append(weight)
-        return numbers, weight.labels if self.weights_are_set else id(weight)
+        weights = self.weighted.weights
+        if not self.weights_are_set:
+            known = set(map(id, self._weights_seen))
+            self._weights_seen += [each for each in weights.all if id(each) not in known]
+        return numbers, weights.labels if self.weights_are_set else tuple(map(id, weights.all))
 
 
 @final
@@ -112,7 +114,7 @@ class CapturedStep:
         self._weights = tuple(programs.variable_weights(numbers=self._numbers))
         self._rebuilt = call.rebuilt
         self._number_of_tensors = len(call.tensors)
-        self._fields: tuple[str, ...] = ()
+        self._terms: tuple[str, ...] = ()
         self.parameters: tuple[Tensor, ...] = ()
         self._stated: tuple[Tensor, ...] = ()
         # Not the tensors themselves: a program may close over one of them, or be given one twice
@@ -131,7 +133,7 @@ class CapturedStep:
         """Evaluates loss and terms, and leaves the gradients in :attr:`gradients`."""
         with torch.no_grad():
             loss, *rest = self._function(*self._inputs(call))
-        return SurrogateLoss(loss, loss, **dict(zip(self._fields, rest, strict=True)))
+        return SurrogateLoss(loss, loss, dict(zip(self._terms, rest, strict=True)))
 
     def written(self, call: Call) -> tuple[Tensor, ...]:
         """The tensors that were there before, and that an evaluation writes to."""
@@ -153,9 +155,8 @@ class CapturedStep:
             self._stated = tuple(stated_parameters(stated.trace))
             gradients = _gradients(found.surrogate, self._stated)
         self.parameters = tuple(gradients)
-        terms = {name: getattr(found, name) for name in ("distortion", "rate", "elbo")}
-        self._fields = tuple(name for name, term in terms.items() if term is not None)
-        return (found.loss, *(terms[name] for name in self._fields), *gradients.values())
+        self._terms = tuple(found.terms)
+        return (found.loss, *found.terms.values(), *gradients.values())
 
     def _check_leaves(self, constants: Iterable[Tensor]) -> None:
         if any(each.requires_grad and each.is_leaf and each not in set(self._stated) for each in constants):
@@ -618,8 +619,7 @@ def _as_svi_returns(loss: Any) -> Any:
 
 
 def _numbers(found: SurrogateLoss) -> dict[str, float]:
-    named = {"loss": found.loss, "distortion": found.distortion, "rate": found.rate, "elbo": found.elbo}
-    return {name: float(term) for name, term in named.items() if term is not None}
+    return {name: float(term) for name, term in {"loss": found.loss, **found.terms}.items()}
 
 
 def _first_line(error: Exception) -> str:

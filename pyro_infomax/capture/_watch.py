@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyro_infomax.infer import is_literal, literal_number
+from pyro_infomax._recording import is_literal, literal_number
 
 # ---- capture key
 
@@ -296,7 +296,7 @@ def value_reads_refused() -> Iterator[None]:
         >>> with value_reads_refused():
         ...     float(x.sum())
         Traceback (most recent call last):
-        pyro_infomax.training.capture_key.NotCapturableError: the programs read the value of a tensor ...
+        pyro_infomax.capture._watch.NotCapturableError: the programs read the value of a tensor ...
     """
     refused: list[NotCapturableError] = []
     with _PythonReads(refused), _OperationsThatRead(refused):

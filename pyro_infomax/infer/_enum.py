@@ -17,17 +17,17 @@ from pyro.infer.util import Dice
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
 from pyro.ops.rings import LinearRing
+from pyro.poutine import Trace
 
+from pyro_infomax._recording import holds
+from pyro_infomax._types import Program, Site
 from pyro_infomax.infer._elbo import (
-    Program,
     SurrogateLoss,
     Terms,
-    Trace,
     WeightedELBO,
     accumulate_gradients,
     as_number,
 )
-from pyro_infomax.infer._recording import holds
 from pyro_infomax.infer._weights import ResolvedWeights
 from pyro_infomax.poutine import sample_sites, unweighted_log_prob, unweighted_scale_and_mask
 
@@ -171,8 +171,6 @@ def _summed(tensor: Packed, kept: str) -> Packed:
 
 
 # ---- What the sites of a model cost, with those that it enumerates summed out.
-
-Site = Any
 
 
 class Component(NamedTuple):
@@ -343,7 +341,7 @@ class SummedELBO(TraceEnum_ELBO):
 # ---- weighted enum
 
 
-class WeightedEnumELBO(WeightedELBO, SummedELBO):
+class TraceEnum_WeightedELBO(WeightedELBO, SummedELBO):
     """Exact sums over enumerated sites. The terms are computed when :attr:`terms` is read."""
 
     enumerates = True
@@ -357,7 +355,7 @@ class WeightedEnumELBO(WeightedELBO, SummedELBO):
         """The unweighted terms of the last evaluation, None before the first."""
         if self._traces:
             terms = [_unweighted_terms(*each) for each in self._traces]
-            self._sums = [sum(each) for each in zip(*terms, strict=True)]
+            self._sums = dict(zip(("distortion", "rate"), map(sum, zip(*terms, strict=True)), strict=True))
             self._traces = []
         return super().terms
 
@@ -391,8 +389,9 @@ class WeightedEnumELBO(WeightedELBO, SummedELBO):
     def _surrogate(self, model: Program, guide: Program, args: Any, kwargs: Any) -> SurrogateLoss:
         particles = [_evaluated(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
         elbo, distortion, rate = (sum(each) / self.num_particles for each in zip(*particles, strict=True))
-        self._sums, self._summed, self._traces = [distortion, rate], 1, []
-        return SurrogateLoss(-elbo.detach(), -elbo, distortion, rate)
+        terms = {"distortion": distortion, "rate": rate}
+        self._sums, self._summed, self._traces = dict(terms), 1, []
+        return SurrogateLoss(-elbo.detach(), -elbo, terms)
 
     def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(weights, model_trace, guide_trace)
@@ -404,7 +403,7 @@ class WeightedEnumELBO(WeightedELBO, SummedELBO):
     def _check_one_scale(self, scales: dict[str, Any], enumerated: list[str]) -> None:
         expected = f"Expected the sites summed over {enumerated} to carry one weight"
         mapping = ", ".join(f"{site!r}: ..." for site in scales)
-        remedy = f"weigh them alike by a mapping, {self.objective_weight.name}={{{mapping}}}"
+        remedy = f"weigh them alike by a mapping, {self._weights.label_of_sites}={{{mapping}}}"
         for scale in scales.values():
             if not holds(scale == next(iter(scales.values())), f"{expected}; {remedy}"):
                 numbers = {name: float(each) for name, each in scales.items()}

@@ -15,24 +15,25 @@ from typing import Any, Final, NamedTuple, final
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
 from pyro.infer.util import Dice
 from pyro.ops.provenance import detach_provenance
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor, nn
 
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
+from pyro_infomax._types import Program, Site
 from pyro_infomax.distributions import family_name, is_discrete, is_point_mass
+from pyro_infomax.infer._elbo import Terms, WeightedELBO
+from pyro_infomax.infer._weights import TermWeights
 from pyro_infomax.information import Estimate
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import frames_of, is_deterministic, plain_errors, sample_sites
 
 # ---- One run of a sender and a decoder: what is sent, what is scored, and what is only noise on the way.
-
-Program = Callable[..., Any]
-Site = Any
 
 
 @final
@@ -201,9 +202,7 @@ class _Sites(Messenger):
             self.found[msg["name"]] = msg
 
 
-# ---- im
-
-Trace = Any
+# ---- The bound and its gradients.
 
 
 @final
@@ -226,61 +225,36 @@ class IMParts:
     equivocation: float
 
 
-class _IM(ELBO):
+class _IM(WeightedELBO):
     """Lets a Pyro ELBO run a sender and a decoder for its guide and its model.
 
     The channel's sites are the guide's alone. They cost nothing, since the channel is on both sides of the
-    ratio, but gradients go through them. An estimator says how it takes expectations (:meth:`_expectation`).
+    ratio, but gradients go through them: there is nothing to weight. An estimator says how it takes
+    expectations (:meth:`_expectation`).
     """
-
-    enumerates = False
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._entropy = 0.0
-        self._parts: IMParts | None = None
-        self._subsampled: dict[int, int] = {}
 
     @property
     def parts(self) -> IMParts | None:
-        """The parts of the last evaluation, None before the first."""
-        return self._parts
+        """The parts of the last evaluation, None before the first; :attr:`terms` has them by name."""
+        terms = self.terms
+        if terms is None:
+            return None
+        return IMParts(terms.bound, terms.input_entropy, terms.equivocation)
 
-    def stands_for(self, rows: int) -> int:
-        """The number of data that the last loss is for, where it was given ``rows`` of them.
+    def _check_terms(self, weights: TermWeights) -> None:
+        if weights:
+            raise ValueError(f"Expected no weights of {type(self).__name__} but got {dict(weights)}.")
 
-        They are those of the whole plate where the decoder scores a subsample, since Pyro scales it up.
-        """
-        return self._subsampled.get(rows, rows)
+    def _reset(self) -> None:
+        self._sums, self._summed = {"input_entropy": 0.0}, self.num_particles
 
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Minus the bound, for the decoder and the sender."""
-        return self._evaluate(super().loss, model, guide, args, kwargs)  # type: ignore[misc]
+    def _named_terms(self, values: dict[str, float], loss: float) -> Terms:
+        entropy = values["input_entropy"]
+        return Terms(bound=-loss, input_entropy=entropy, equivocation=entropy + loss, loss=loss)
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Minus the bound, its gradients added to the parameters' of decoder and sender."""
-        return self._evaluate(super().loss_and_grads, model, guide, args, kwargs)  # type: ignore[misc]
-
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Minus the bound as a tensor.
-
-        Raises:
-            NotImplementedError: where Pyro's estimator has none.
-        """
-        parent = getattr(super(), "differentiable_loss", None)
-        if parent is None:
-            raise NotImplementedError(
-                f"{type(self).__name__} has no differentiable loss: use loss_and_grads (or SVI), or Trace_IM"
-            )
-        return self._evaluate(parent, model, guide, args, kwargs)
-
-    def _evaluate(self, parent: Program, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
-        self._parts, self._entropy = None, 0.0
-        loss = parent(model, guide, *args, **kwargs)
-        bound = -float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
-        entropy = self._entropy / self.num_particles
-        self._parts = IMParts(bound, input_entropy=entropy, equivocation=entropy - bound)
-        return loss
+    # The two programs come as they are, without weights at their sites
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        return super(WeightedELBO, self)._get_trace(model, guide, args, kwargs)  # type: ignore[safe-super]
 
     def _get_traces(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Iterator[Any]:
         if isinstance(poutine.unwrap(guide), poutine.messenger.Messenger):
@@ -292,7 +266,7 @@ class _IM(ELBO):
             for model_trace, guide_trace in super()._get_traces(line.receive, line.send, args, kwargs):
                 for name in line.channel:
                     _silence(guide_trace.nodes[name])
-                self._record(line, model_trace, guide_trace)
+                self._record_line(line, model_trace, guide_trace)
                 yield model_trace, guide_trace
 
     def _refuse_enumeration(self) -> str | None:
@@ -303,10 +277,10 @@ class _IM(ELBO):
             "or drop its infer['enumerate']"
         )
 
-    def _record(self, line: Line, model_trace: Trace, guide_trace: Trace) -> None:
+    def _record_line(self, line: Line, model_trace: Trace, guide_trace: Trace) -> None:
         scored = [site for site in sample_sites(model_trace) if not is_deterministic(site)]
         with torch.no_grad():
-            self._entropy -= self._expectation(line.scored, guide_trace)
+            self._add("input_entropy", -self._expectation(line.scored, guide_trace))
         self._subsampled = {
             frame.size: frame.full_size
             for site in scored
@@ -315,7 +289,7 @@ class _IM(ELBO):
         }
 
     @abstractmethod
-    def _expectation(self, names: list[str], guide_trace: Trace) -> float:
+    def _expectation(self, names: list[str], guide_trace: Trace) -> float | Tensor:
         """The expected sum of log-probabilities of sites of one trace of the sender."""
 
 
@@ -331,9 +305,9 @@ def _silence(site: Site) -> None:
 
 
 class _SampledIM(_IM):
-    def _expectation(self, names: list[str], guide_trace: Trace) -> float:
+    def _expectation(self, names: list[str], guide_trace: Trace) -> float | Tensor:
         sums = [detach_provenance(guide_trace.nodes[name]["log_prob_sum"]) for name in names]
-        return sum(float(each.detach()) for each in sums)
+        return sum((each.detach() for each in sums), start=torch.zeros(()))
 
 
 @final

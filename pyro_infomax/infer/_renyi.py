@@ -1,7 +1,7 @@
 """RenyiELBO with weights."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,22 +9,21 @@ import torch
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import RenyiELBO
 from pyro.infer.util import get_dependent_plate_dims, torch_sum
+from pyro.poutine import Trace
 
+from pyro_infomax._recording import holds
+from pyro_infomax._types import Program, Site
 from pyro_infomax.infer._elbo import (
-    Program,
     SurrogateLoss,
-    Trace,
+    Terms,
     WeightedELBO,
     accumulate_gradients,
     as_number,
 )
-from pyro_infomax.infer._recording import holds
 from pyro_infomax.infer._weights import ResolvedWeights
 from pyro_infomax.poutine import is_deterministic, sample_sites, unweighted_log_prob
 
 # ---- RenyiELBO by a bound that stays in tensors.
-
-Site = Any
 
 
 class RenyiBound(RenyiELBO):
@@ -98,18 +97,16 @@ def summed_within_particles(
 # ---- weighted renyi
 
 
-class WeightedRenyiELBO(WeightedELBO, RenyiBound):
+class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
     """The variational Rényi bound; only observed sites can be weighed exactly."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._log_weights: list[torch.Tensor] = []
-        self._adopted: torch.Tensor | None = None
 
     def _reset(self) -> None:
         super()._reset()
         self._log_weights = []
-        self._adopted = None
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The weighted loss, its gradients added to the parameters'.
@@ -121,16 +118,11 @@ class WeightedRenyiELBO(WeightedELBO, RenyiBound):
         with self._gradients_are_wanted():
             return super().loss_and_grads(model, guide, *args, **kwargs)
 
-    def adopt(self, evaluation: SurrogateLoss, subsampled: Mapping[int, int]) -> None:
-        """Takes an evaluation that was computed elsewhere as its own, and as a training step."""
-        super().adopt(evaluation, subsampled)
-        self._adopted = evaluation.elbo
-
     def _surrogate(self, model: Program, guide: Program, args: Any, kwargs: Any) -> SurrogateLoss:
         with self._gradients_are_wanted():
             loss, surrogate = self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))
-        distortion, rate = (torch.as_tensor(total) / self._summed for total in self._sums)
-        return SurrogateLoss(loss, surrogate, distortion, rate, self._unweighted_bound())
+        terms = {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
+        return SurrogateLoss(loss, surrogate, {**terms, "elbo": self._unweighted_bound()})
 
     @contextmanager
     def _gradients_are_wanted(self) -> Iterator[None]:
@@ -184,13 +176,16 @@ class WeightedRenyiELBO(WeightedELBO, RenyiBound):
             raise NotImplementedError(sentence)
 
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
-        self._record_sampled(model_trace, guide_trace)
+        super()._record(model_trace, guide_trace)
         self._log_weights.append(
             _log_weight(model_trace, model_trace) - _log_weight(guide_trace, model_trace)
         )
 
-    def _elbo(self, distortion: float, rate: float) -> float:  # noqa: ARG002 - its bound is no sum of the two
-        return float(self._unweighted_bound() if self._adopted is None else self._adopted)
+    def _named_terms(self, values: dict[str, float], loss: float) -> Terms:
+        # The bound is no sum of the two; one that was computed elsewhere is among the values
+        if self._log_weights:
+            values["elbo"] = float(self._unweighted_bound())
+        return super()._named_terms(values, loss)
 
     def _unweighted_bound(self) -> torch.Tensor:
         return self._bound(self._by_particle(self._log_weights))

@@ -6,6 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from pyro_infomax._recording import is_recording
 from pyro_infomax.distributions import (
     check_parameters,
     coordinates_of,
@@ -66,7 +67,8 @@ class AggregatePosterior:
 
     def __init__(self, posterior: Any, *, progress: bool = True) -> None:
         _check_shapes(posterior)
-        check_parameters(posterior, "posterior")
+        if not is_recording():
+            check_parameters(posterior, "posterior")
         self.posterior = in_double(posterior)
         self.progress = progress
         self.coordinates = coordinates_of(self.posterior)
@@ -187,7 +189,7 @@ class AggregatePosterior:
                 f"Expected index of shape ({points},), an integer for each point, "
                 f"but got shape {tuple(index.shape)} of {index.dtype}."
             )
-        if points and not 0 <= int(index.min()) <= int(index.max()) < self.data_size:
+        if points and not is_recording() and not 0 <= int(index.min()) <= int(index.max()) < self.data_size:
             raise ValueError(
                 f"Expected index from 0 to {self.data_size - 1} but got "
                 f"{int(index.min())} to {int(index.max())}."

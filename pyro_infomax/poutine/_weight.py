@@ -122,12 +122,12 @@ def weight(
 
 
 def checked_weight(name: str, value: Weight, *, above: float | None = None) -> Weight:
-    """The weight as it came, if it is finite and >= 0 (> ``above`` where given).
+    """The weight as it came, if it is finite and >= 0 (> ``above`` where given; of any sign above −inf).
 
     Raises:
         ValueError: otherwise, and where it is no number.
     """
-    expected = ">= 0" if above is None else f"> {above:g}"
+    expected = ">= 0" if above is None else "to be finite" if above == -math.inf else f"> {above:g}"
     if isinstance(value, torch.Tensor):
         detached = value.detach()
         right = detached >= 0 if above is None else detached > above
@@ -136,7 +136,8 @@ def checked_weight(name: str, value: Weight, *, above: float | None = None) -> W
         try:
             good = math.isfinite(value) and (value >= 0 if above is None else value > above)
         except TypeError:
-            raise ValueError(f"Expected {name} to be a number {expected} but got {value!r}") from None
+            number = "finite number" if above == -math.inf else f"number {expected}"
+            raise ValueError(f"Expected {name} to be a {number} but got {value!r}") from None
     if not good:
         raise ValueError(f"Expected {name} {expected} but got {value}")
     return value

@@ -13,8 +13,6 @@ from pyro_infomax.training._batches import Batch, Batches
 
 # ---- Sums of losses and of their terms over batches.
 
-_TERMS = ("distortion", "rate", "elbo")
-
 
 @final
 class Tally:
@@ -46,10 +44,9 @@ class Tally:
         self.size += whole if whole == size else whole * share
         self._sums["loss"] += loss
         terms = getattr(self._elbo, "terms", None)
-        if terms is not None:
-            sums = self._sums
-            for name in _TERMS:
-                sums[name] = sums.get(name, 0.0) + getattr(terms, name)
+        for name, nats in (terms or {}).items():
+            if name != "loss":
+                self._sums[name] = self._sums.get(name, 0.0) + nats
 
     def means(
         self, reduce: Callable[[dict[str, float]], dict[str, float]] = lambda sums: sums

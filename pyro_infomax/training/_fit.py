@@ -138,7 +138,7 @@ def _origin(history: History) -> str:
 
 # ---- The bar of a training: its epochs, and what the last of them gave.
 
-_SHOWN: Final = ("loss", "distortion", "rate", "validation_loss")
+_NOT_SHOWN: Final = ("epoch", "step", "seconds", "elbo")
 
 
 @final
@@ -170,7 +170,10 @@ class ProgressBar:
 
 
 def _summary(row: Row) -> str:
-    return ", ".join(f"{name}={row[name]:.4g}" for name in _SHOWN if name in row)
+    """The loss and the terms, and of the validation the loss alone."""
+    shown = [name for name in row if name not in _NOT_SHOWN and not name.startswith("validation_")]
+    shown += [name for name in ("validation_loss",) if name in row]
+    return ", ".join(f"{name}={row[name]:.4g}" for name in shown)
 
 
 # ---- One training from its first epoch to its last.

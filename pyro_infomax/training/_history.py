@@ -17,9 +17,9 @@ class History:
     """What a training went through, a row an epoch.
 
     The columns are ``epoch`` (from 1), ``step`` (optimiser steps so far), ``loss`` (weighted, as SVI
-    descends on it), ``distortion``, ``rate`` and ``elbo`` (unweighted; only where the objective records
-    its terms), ``seconds`` (the epoch's training, without validation) and, with validation data, the same
-    four under ``validation_``. Losses and terms are in nats per datum: the sum over the epoch's batches
+    descends on it), one for each unweighted term of the objective (``distortion``, ``rate``, ``elbo`` and
+    whatever it adds), ``seconds`` (the epoch's training, without validation) and, with validation data, loss
+    and terms under ``validation_``. Losses and terms are in nats per datum: the sum over the epoch's batches
     by the number of data that they held. The parameters move within the epoch over which that sum runs.
 
     Attributes:

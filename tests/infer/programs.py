@@ -389,11 +389,12 @@ class Recording:
 def evaluated_in_tensors(elbo: Any, model: Any, guide: Any, *args: Any) -> list[torch.Tensor]:
     """Loss, distortion, rate and ELBO of a surrogate, then the gradients of the store's parameters."""
     found = elbo.surrogate(model, guide, *args)
-    bound = -found.distortion - found.rate if found.elbo is None else found.elbo
+    distortion, rate = found.terms["distortion"], found.terms["rate"]
+    bound = found.terms.get("elbo", -distortion - rate)
     gradients = torch.autograd.grad(
         found.surrogate, list(_parameters().values()), allow_unused=True, materialize_grads=True
     )
-    return [each.detach() for each in (found.loss, found.distortion, found.rate, bound, *gradients)]
+    return [each.detach() for each in (found.loss, distortion, rate, bound, *gradients)]
 
 
 def evaluated(elbo: Any, model: Any, guide: Any, *args: Any) -> list[torch.Tensor]:
