@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, final
 
 import pyro
@@ -12,10 +12,12 @@ from pyro import poutine
 from pyro.infer import ELBO, SVI
 from pyro.infer.util import torch_item, zero_grads
 from pyro.optim import PyroOptim
+from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
 from pyro_infomax._random import isolated_random_state
+from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, compile_graph, to_function
 from pyro_infomax.capture._watch import (
     Call,
@@ -32,7 +34,6 @@ from pyro_infomax.programs import ProgramState
 
 # ---- One step of SVI as a graph: recorded, simplified and made ready to be run again.
 
-Program = Callable[..., Any]
 Objective = ELBO | Callable[..., Tensor]
 Gradients = dict[Tensor, Tensor]
 TensorFunction = Callable[..., tuple[Tensor, ...]]
@@ -59,7 +60,7 @@ class Programs:
         public = {name: each for name, each in vars(objective).items() if not name.startswith("_")}
         self._numbers = [name for name, each in public.items() if isinstance(each, bool | int | float)]
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> SurrogateLoss:
+    def evaluate(self, *args: object, **kwargs: object) -> SurrogateLoss:
         """Loss and terms in tensors."""
         if isinstance(self.objective, ELBO):
             return surrogate_loss(self.objective, self.model, self.guide, *args, **kwargs)
@@ -165,7 +166,7 @@ class CapturedStep:
                 "pyro.param, or call requires_grad_(False)"
             )
 
-    def _given(self, weights: Mapping[str, Tensor]) -> Any:
+    def _given(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         weighted = self._programs.weighted
         return nullcontext() if weighted is None else weighted.given_weights(weights)
 
@@ -186,9 +187,9 @@ def _copied(tensor: Tensor) -> Tensor:
     return flat.clone().as_strided(tensor.shape, tensor.stride(), 0)
 
 
-def stated_parameters(trace: Any) -> list[Tensor]:
+def stated_parameters(trace: Trace) -> list[Tensor]:
     """The unconstrained tensors of a trace's param sites, each once, in order."""
-    sites = (site for site in trace.nodes.values() if site["type"] == "param")
+    sites: list[Site] = [site for site in trace.nodes.values() if site["type"] == "param"]
     return list(dict.fromkeys(site["value"].unconstrained() for site in sites))
 
 
@@ -357,8 +358,8 @@ class CapturedSVI(SVI):
 
     def __init__(
         self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
+        model: Program,
+        guide: Program,
         optim: PyroOptim,
         loss: Objective,
         *,
@@ -383,11 +384,11 @@ class CapturedSVI(SVI):
         self._graphs: dict[Hashable, _Graph] = {}
         self._changes = 0
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         """The state without recordings, which stand for the very tensors that they have met."""
         return {name: value for name, value in vars(self).items() if name not in _RECORDED}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: State) -> None:
         """Has a copy record anew."""
         vars(self).update(state)
         self._begin()
@@ -402,7 +403,7 @@ class CapturedSVI(SVI):
         """Why it goes on by ordinary steps; None if it does not."""
         return self._reason
 
-    def step(self, *args: Any, **kwargs: Any) -> float:
+    def step(self, *args: object, **kwargs: object) -> float:
         """Takes a gradient step.
 
         Args:
@@ -420,7 +421,7 @@ class CapturedSVI(SVI):
             self._give_up(str(error))
             return self._eager_step(args, kwargs)
 
-    def _step(self, call: Call, args: Any, kwargs: Any) -> float:
+    def _step(self, call: Call, args: Args, kwargs: Kwargs) -> float:
         self._check_own_parts()
         graph = self._graph_for(call)
         if graph is None:
@@ -463,7 +464,7 @@ class CapturedSVI(SVI):
             )
         return None
 
-    def _replay(self, step: CapturedStep, call: Call, args: Any, kwargs: Any) -> float:
+    def _replay(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> float:
         found = step.evaluate(call)
         loss: Any = found.loss.item()
         if not math.isfinite(loss):
@@ -477,17 +478,17 @@ class CapturedSVI(SVI):
         warn_if_nan(loss, "loss")
         return float(loss)
 
-    def _raise_as_ordinary(self, step: CapturedStep, call: Call, args: Any, kwargs: Any) -> None:
+    def _raise_as_ordinary(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> None:
         """Raises what an ordinary step would, where that looks at values that are not finite."""
         with undone(self._state, step.written(call)), _without_warnings():
             self.evaluate_loss(*args, **kwargs)
 
-    def _eager_step(self, args: Any, kwargs: Any) -> float:
+    def _eager_step(self, args: Args, kwargs: Kwargs) -> float:
         loss, parameters = self._eager_gradients(args, kwargs)
         self._eager_update(parameters)
         return loss
 
-    def _eager_gradients(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
+    def _eager_gradients(self, args: Args, kwargs: Kwargs) -> tuple[Any, list[Tensor]]:
         watch = self._state.watch() if self._reason is None else nullcontext()
         with poutine.trace(param_only=True) as stated, watch:
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
@@ -500,7 +501,7 @@ class CapturedSVI(SVI):
         self.optim(set(parameters))
         zero_grads(set(parameters))
 
-    def _checked_step(self, step: CapturedStep, call: Call, args: Any, kwargs: Any) -> float:
+    def _checked_step(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> float:
         """An ordinary step, after which the graph goes on only if it has found the same."""
         with undone(self._state, step.written(call)):
             found = step.evaluate(call)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pyro_infomax._recording import is_literal, literal_number
-from pyro_infomax._types import Program
+from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_relaxed
 from pyro_infomax.infer._weights import (
     GuideRole,
@@ -76,6 +76,11 @@ class Terms(Mapping[str, float]):
 # ---- An evaluation of an objective that stays in tensors from the programs to the gradients.
 
 
+Loss = Tensor | float
+Evaluation = Callable[..., Any]  # one of Pyro's methods of an ELBO
+Traces = Iterable[tuple[Trace, Trace]]
+
+
 class SurrogateLoss(NamedTuple):
     """What an objective computes in one evaluation, as tensors without axes.
 
@@ -93,7 +98,7 @@ class SurrogateLoss(NamedTuple):
 
 
 def particle_losses(
-    elbo: ELBO, model: Program, guide: Program, args: Any, kwargs: Any
+    elbo: ELBO, model: Program, guide: Program, args: Args, kwargs: Kwargs
 ) -> tuple[Tensor, Tensor]:
     """Loss and surrogate loss of one of Pyro's sampled ELBOs, averaged over its particles.
 
@@ -107,7 +112,7 @@ def particle_losses(
     return torch.as_tensor(loss).detach(), torch.as_tensor(surrogate)
 
 
-def _particle(elbo: ELBO) -> Callable[[Any, Any], tuple[Any, Any]]:
+def _particle(elbo: ELBO) -> Callable[[Trace, Trace], tuple[Loss, Loss]]:
     if isinstance(elbo, TraceGraph_ELBO):
         return lambda *traces: _negated_first(*elbo._loss_and_surrogate_loss_particle(*traces))
     if isinstance(elbo, Trace_ELBO):
@@ -116,7 +121,7 @@ def _particle(elbo: ELBO) -> Callable[[Any, Any], tuple[Any, Any]]:
 
 
 # What Pyro calls a loss there is the ELBO
-def _negated_first(elbo: Any, surrogate: Any) -> tuple[Any, Any]:
+def _negated_first(elbo: Loss, surrogate: Loss) -> tuple[Loss, Loss]:
     return -elbo, surrogate
 
 
@@ -165,7 +170,7 @@ class WeightedELBO(ELBO):
     _own_terms = False
     _rate_by_sites = True
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if issubclass(cls, _UNWEIGHABLE):
             raise NotImplementedError(
@@ -179,7 +184,7 @@ class WeightedELBO(ELBO):
             )
 
     def __init__(
-        self, *, weights: Mapping[str, WeightsLike | TermWeight] | None = None, **kwargs: Any
+        self, *, weights: Mapping[str, WeightsLike | TermWeight] | None = None, **kwargs: object
     ) -> None:
         if not hasattr(super(), "loss"):
             raise TypeError(
@@ -245,18 +250,18 @@ class WeightedELBO(ELBO):
 
     # ---- Pyro's interface of an ELBO
 
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """The weighted loss; leaves schedules where they are."""
         return self._evaluate(super().loss, model, guide, args, kwargs)  # type: ignore[misc]
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """The weighted loss, its gradients added to the parameters'; a training step to the schedules."""
         parent = super().loss_and_grads  # type: ignore[misc]
         loss: float = self._evaluate(parent, model, guide, args, kwargs)
         self._step += 1
         return loss
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
+    def differentiable_loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> Tensor:
         """The weighted loss as a tensor; a training step to the schedules if gradients are enabled.
 
         Raises:
@@ -274,7 +279,7 @@ class WeightedELBO(ELBO):
 
     # ---- what a captured step needs: an evaluation in tensors, and the weights as its inputs
 
-    def surrogate(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> SurrogateLoss:
+    def surrogate(self, model: Program, guide: Program, *args: object, **kwargs: object) -> SurrogateLoss:
         """The evaluation in tensors alone, which leaves schedules where they are.
 
         See :func:`~pyro_infomax.infer.surrogate_loss`.
@@ -322,7 +327,7 @@ class WeightedELBO(ELBO):
     # ---- one evaluation, from weights to recorded terms
 
     def _evaluate(
-        self, parent: Callable[..., Any], model: Program, guide: Program, args: Any, kwargs: Any
+        self, parent: Evaluation, model: Program, guide: Program, args: Args, kwargs: Kwargs
     ) -> Any:
         self._loss = None
         self._reset()
@@ -330,12 +335,12 @@ class WeightedELBO(ELBO):
         self._loss = loss.detach() if isinstance(loss, Tensor) else loss
         return loss
 
-    def _surrogate(self, model: Program, guide: Program, args: Any, kwargs: Any) -> SurrogateLoss:
+    def _surrogate(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> SurrogateLoss:
         loss, surrogate = particle_losses(self, model, guide, args, kwargs)
         terms = {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
         return SurrogateLoss(loss, surrogate, terms)
 
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         weights = self._resolved_weights()
         guide_role = GuideRole(weights, guide, refuse_enumeration=self._refuse_enumeration())
         model_role = ModelRole(weights, guide_role)
@@ -445,7 +450,7 @@ def _subsampled_plates(model_trace: Trace) -> dict[int, int]:
     }
 
 
-def unweighted_sum(site: Any) -> torch.Tensor:
+def unweighted_sum(site: Site) -> torch.Tensor:
     """The sum of a site's log-probabilities without weights, by a division wherever that is exact."""
     record: SiteWeight | None = site.get("weight")
     if record is None:
@@ -460,7 +465,9 @@ def unweighted_sum(site: Any) -> torch.Tensor:
 # ---- A differentiable loss of any objective.
 
 
-def surrogate_loss(elbo: ELBO, model: Program, guide: Program, *args: Any, **kwargs: Any) -> SurrogateLoss:
+def surrogate_loss(
+    elbo: ELBO, model: Program, guide: Program, *args: object, **kwargs: object
+) -> SurrogateLoss:
     """Evaluates an objective in tensors alone, without a step of its schedules.
 
     No tensor becomes a number of Python on the way, so that the evaluation can be recorded as a graph of
@@ -499,8 +506,6 @@ def surrogate_loss(elbo: ELBO, model: Program, guide: Program, *args: Any, **kwa
 
 
 # ---- From a loss in tensors to what a training step wants of it.
-
-Traces = Iterable[tuple[Any, Any]]
 
 
 def accumulate_gradients(surrogate: torch.Tensor, traces: Traces, *, retain_graph: bool | None) -> None:

@@ -1,7 +1,7 @@
 """Weights on Pyro's Trace, TraceGraph and TraceMeanField ELBOs; terms of one's own on the last."""
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from pyro import poutine
@@ -22,9 +22,9 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
-from pyro_infomax._types import Program, Site
+from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import closed_divergence, family_name, is_relaxed
-from pyro_infomax.infer._elbo import WeightedELBO, unweighted_sum
+from pyro_infomax.infer._elbo import Loss, WeightedELBO, unweighted_sum
 from pyro_infomax.infer._weights import ResolvedWeights, TermWeights
 from pyro_infomax.poutine import SiteWeight, Weight, unweighted_scale_and_mask
 
@@ -34,7 +34,7 @@ from pyro_infomax.poutine import SiteWeight, Weight, unweighted_scale_and_mask
 class Trace_WeightedELBO(WeightedELBO, Trace_ELBO):
     """Sampled log-probabilities; reparameterised and score-function gradients."""
 
-    def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any]:
+    def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Loss, Loss]:
         loss, surrogate_loss = super()._differentiable_loss_particle(model_trace, guide_trace)
         return loss, surrogate_loss + _score_of_guide_costs(model_trace, guide_trace)
 
@@ -63,7 +63,7 @@ class TraceGraph_WeightedELBO(WeightedELBO, TraceGraph_ELBO):
 class _ClosedFormELBO(TraceMeanField_ELBO):
     """Scores no value of a site whose divergence has a closed form, as nobody reads its log-probability."""
 
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         if isinstance(poutine.unwrap(guide), Messenger):
             traces = super()._get_trace(model, guide, args, kwargs)
             _note_divergences(*traces)
@@ -108,7 +108,7 @@ def _note_divergences(model_trace: Trace, guide_trace: Trace) -> set[str]:
 
 
 # Rejection samplers are reparameterised in part, and say so in score parts of their own
-def _is_reparameterised(fn: Any) -> bool:
+def _is_reparameterised(fn: Distribution) -> bool:
     inner = getattr(fn, "base_dist", fn)
     return fn.has_rsample and all(type(each).score_parts is Distribution.score_parts for each in (fn, inner))
 
@@ -120,7 +120,7 @@ def _without(trace: Trace, names: set[str]) -> Trace:
     return rest
 
 
-def _with_shape(site: Site) -> Any:
+def _with_shape(site: Site) -> Site:
     return site if "log_prob" in site else {**site, "log_prob": site["divergence"]}
 
 
@@ -165,7 +165,7 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
     relaxes = True
     _own_terms = True
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         cls._rate_by_sites = cls.latent_cost is TraceMeanField_WeightedELBO.latent_cost
 
@@ -199,10 +199,10 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         if self._rate_by_sites:
             super()._check_terms(weights)
 
-    def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Any, Any]:
+    def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Loss, Loss]:
         sites = {name: site for name, site in model_trace.nodes.items() if site["type"] == "sample"}
         terms = None if self._rate_by_sites else self._resolved_weights()
-        loss: Any = 0.0
+        loss: Loss = 0.0
         for name, site in sites.items():
             if site["is_observed"]:
                 loss = loss + self._observed(site)

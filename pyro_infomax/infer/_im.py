@@ -8,9 +8,9 @@ Barber and Agakov, 2003, The IM algorithm: A variational approach to information
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, final
+from typing import Final, NamedTuple, final
 
 import pyro.distributions as dist
 import torch
@@ -25,15 +25,18 @@ from torch import Tensor, nn
 
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
-from pyro_infomax._types import Program, Site
+from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_discrete, is_point_mass
-from pyro_infomax.infer._elbo import Terms, WeightedELBO
+from pyro_infomax.infer._elbo import Terms, Traces, WeightedELBO
 from pyro_infomax.infer._weights import TermWeights
 from pyro_infomax.information import Estimate
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import frames_of, is_deterministic, plain_errors, sample_sites
 
 # ---- One run of a sender and a decoder: what is sent, what is scored, and what is only noise on the way.
+
+
+Count = Tensor | float | None  # a scale or a mask
 
 
 @final
@@ -52,7 +55,7 @@ class Line:
         self._refuse_enumeration = refuse_enumeration
         self._sent = _Sites(self._check_enumeration)
         self._decoded = _Sites(self._check_decoded)
-        self._received: Any = None
+        self._received: object = None
 
     @property
     def scored(self) -> list[str]:
@@ -68,14 +71,14 @@ class Line:
     def _scores(self) -> dict[str, Site]:
         return {name: site for name, site in self._decoded.found.items() if not is_deterministic(site)}
 
-    def send(self, *args: Any, **kwargs: Any) -> Any:
+    def send(self, *args: object, **kwargs: object) -> object:
         """The sender, as a guide."""
         with self._sent:
             self._received = self._sender(*args, **kwargs)
         self._check_sender()
         return self._received
 
-    def receive(self, *args: Any, **kwargs: Any) -> Any:
+    def receive(self, *args: object, **kwargs: object) -> object:
         """The decoder, as a model that is replayed against what was sent last."""
         with self._decoded:
             result = self._decoder(self._received, *args, **kwargs)
@@ -162,21 +165,21 @@ def _check_comparable(sent: Site, decoded: Site) -> None:
             f"{family_name(sent['fn'])} in the sender and {family_name(decoded['fn'])} in the decoder"
         )
     for key in ("scale", "mask"):
-        if not _alike(sent[key], decoded[key]):
+        if not _count_alike(sent[key], decoded[key]):
             raise ValueError(
                 f"Expected {name!r} to count alike in both programs but its {key} is {_shown(sent[key])} in "
                 f"the sender and {_shown(decoded[key])} in the decoder: use the same plates and contexts"
             )
 
 
-def _alike(sent: Any, decoded: Any) -> bool:
+def _count_alike(sent: Count, decoded: Count) -> bool:
     sent, decoded = (True if count is None else count for count in (sent, decoded))
     if not isinstance(sent, torch.Tensor) and not isinstance(decoded, torch.Tensor):
         return bool(sent == decoded)
     return bool((torch.as_tensor(sent) == torch.as_tensor(decoded)).all())
 
 
-def _shown(count: Any) -> str:
+def _shown(count: Count) -> str:
     return f"a tensor of shape {tuple(count.shape)}" if isinstance(count, torch.Tensor) else str(count)
 
 
@@ -253,10 +256,10 @@ class _IM(WeightedELBO):
         return Terms(bound=-loss, input_entropy=entropy, equivocation=entropy + loss, loss=loss)
 
     # The two programs come as they are, without weights at their sites
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         return super(WeightedELBO, self)._get_trace(model, guide, args, kwargs)  # type: ignore[safe-super]
 
-    def _get_traces(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Iterator[Any]:
+    def _get_traces(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> Traces:
         if isinstance(poutine.unwrap(guide), poutine.messenger.Messenger):
             raise NotImplementedError(
                 f"{type(self).__name__} cannot take a sender that is itself a messenger: use a plain program"
@@ -388,7 +391,7 @@ class TraceEnum_IM(_IM, TraceEnum_ELBO):
             site["name"]: frozenset(guide_trace.plate_to_symbol[frame.name] for frame in frames_of(site))
             for site in sample_sites(guide_trace)
         }
-        costs: dict[Any, list[Any]] = {}
+        costs: dict[frozenset[str], list[Tensor]] = {}
         for name in names:
             costs.setdefault(ordering[name], []).append(guide_trace.nodes[name]["packed"]["log_prob"])
         return float(Dice(guide_trace, ordering).compute_expectation(costs))
@@ -403,7 +406,7 @@ _BLOCKS: Final = 100
 def transmitted_information(
     decoder: Program,
     sender: Program,
-    *args: Any,
+    *args: object,
     num_samples: int = 10_000,
     uses: int = 1,
     source_entropy: float = 0.0,
@@ -480,11 +483,11 @@ def _check(num_samples: int, uses: int) -> None:
 class _Run(NamedTuple):
     """The sites of both programs in a run without enumeration."""
 
-    sender: list[Any]
-    decoder: list[Any]
+    sender: list[Site]
+    decoder: list[Site]
 
 
-def _run(decoder: Program, sender: Program, args: tuple[Any, ...]) -> _Run:
+def _run(decoder: Program, sender: Program, args: Args) -> _Run:
     line = Line(decoder, sender, refuse_enumeration=None)
     with poutine.block(), plain_errors():
         sent = poutine.trace(line.send).get_trace(*args)
@@ -492,7 +495,7 @@ def _run(decoder: Program, sender: Program, args: tuple[Any, ...]) -> _Run:
     return _Run(_sites(sent), _sites(decoded))
 
 
-def _sites(trace: Any) -> list[Any]:
+def _sites(trace: Trace) -> list[Site]:
     return [site for site in trace.nodes.values() if site["type"] == "sample"]
 
 
@@ -500,11 +503,11 @@ def _nesting(run: _Run) -> int:
     return max((-frame.dim for sites in run for site in sites for frame in frames_of(site)), default=0)
 
 
-def _scores_data(sites: list[Any]) -> bool:
+def _scores_data(sites: list[Site]) -> bool:
     return any(site["is_observed"] and not is_deterministic(site) for site in sites)
 
 
-def _is_enumerated(sites: list[Any]) -> bool:
+def _is_enumerated(sites: list[Site]) -> bool:
     """Whether nothing is left to chance, subsamples included."""
     return all(
         _is_certain(site) or (site["infer"].get("enumerate") and not site["infer"].get("num_samples"))
@@ -512,7 +515,7 @@ def _is_enumerated(sites: list[Any]) -> bool:
     )
 
 
-def _is_certain(site: Any) -> bool:
+def _is_certain(site: Site) -> bool:
     whole = site_is_subsample(site) and site["fn"].subsample_size in (None, site["fn"].size)
     return whole or is_deterministic(site)
 

@@ -3,7 +3,7 @@ r"""The beta-VAE objective: distortion plus β times rate.
 Higgins et al., 2017, beta-VAE: Learning basic visual concepts with a constrained variational framework.
 """
 
-from typing import Any, final
+from typing import final
 
 from pyro_infomax.infer._elbo import WeightedELBO
 from pyro_infomax.infer._enum import TraceEnum_WeightedELBO
@@ -19,7 +19,7 @@ from pyro_infomax.infer._weights import TermWeight, WeightsLike
 
 
 class _Beta(WeightedELBO):
-    def __init__(self, beta: WeightsLike = 4.0, **kwargs: Any) -> None:
+    def __init__(self, beta: WeightsLike = 4.0, **kwargs: object) -> None:
         super().__init__(weights={"rate": TermWeight("beta", beta)}, **kwargs)
 
     @property
@@ -113,7 +113,7 @@ class TraceEnum_BetaELBO(_Beta, TraceEnum_WeightedELBO):
 
 
 class _InfoMax(WeightedELBO):
-    def __init__(self, lam: WeightsLike = 3.0, **kwargs: Any) -> None:
+    def __init__(self, lam: WeightsLike = 3.0, **kwargs: object) -> None:
         weight = TermWeight("lam", lam, above=-1.0, offset=1.0)
         super().__init__(weights={"distortion": weight}, **kwargs)
 

@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
@@ -14,6 +14,7 @@ from pyro.infer import SVI
 from tqdm import tqdm
 
 from pyro_infomax._random import isolated_random_state
+from pyro_infomax._types import State
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot
 from pyro_infomax.training._batches import Batch, Batches, Data, to_batches
@@ -53,7 +54,7 @@ class NonFiniteLossError(RuntimeError):
         self.batch = batch
         self.history = history
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # Workers send their errors to the parent as pickles, which know nothing of keyword-only arguments
         place = {name: getattr(self, name) for name in ("step", "epoch", "batch", "history")}
         return partial(type(self), **place), self.args
@@ -221,7 +222,7 @@ class TrainingRun:
         self._part: EpochPart | None = None
         programs.follow(self._last_good.extend)
 
-    def keep_in(self, checkpoint: Checkpoint, *, resume: bool, setting: Mapping[str, Any]) -> None:
+    def keep_in(self, checkpoint: Checkpoint, *, resume: bool, setting: State) -> None:
         """Keeps the training in a file, and goes on from what the file holds.
 
         Args:

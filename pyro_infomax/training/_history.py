@@ -1,11 +1,13 @@
 """The history of a training: a row an epoch, in nats per datum."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, final
+from collections.abc import Iterator
+from typing import final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from pyro_infomax._types import State
 
 Row = dict[str, float]
 
@@ -56,11 +58,11 @@ class History:
         """Adds the row of one more epoch."""
         self.rows.append(row)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """All of it, as plain values."""
         return {"rows": [dict(row) for row in self.rows], "stopped": self.stopped}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Takes over the rows of another history in place of its own."""
         self.rows = [dict(row) for row in state["rows"]]
         self.stopped = state["stopped"]
