@@ -291,7 +291,7 @@ def _largest(value: Tensor) -> float:
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
-# ---- captured svi
+# ---- The SVI that records, compares, replays, and falls back.
 
 _MOST_GRAPHS: Final = 16
 _MOST_CHANGES: Final = 16

@@ -1,4 +1,4 @@
-"""TraceEnum_ELBO with weights."""
+"""Exact sums over enumerated sites in tensors alone, and weights on them."""
 
 import math
 import operator
@@ -341,7 +341,7 @@ class SummedELBO(TraceEnum_ELBO):
         return torch.as_tensor(sum(-summed_elbo(*pair) for pair in traces) / self.num_particles)
 
 
-# ---- weighted enum
+# ---- Weights on these sums, and their terms.
 
 
 class TraceEnum_WeightedELBO(WeightedELBO, SummedELBO):

@@ -1,4 +1,4 @@
-r"""The beta-VAE objective: distortion plus β times rate.
+r"""The two weightings, on each estimator: β on the rate, λ on the information by its bound.
 
 Higgins et al., 2017, beta-VAE: Learning basic visual concepts with a constrained variational framework.
 """
@@ -15,7 +15,7 @@ from pyro_infomax.infer._estimators import (
 from pyro_infomax.infer._renyi import Renyi_WeightedELBO
 from pyro_infomax.infer._weights import TermWeight, WeightsLike
 
-# ---- beta elbo
+# ---- Distortion plus β times rate.
 
 
 class _Beta(WeightedELBO):

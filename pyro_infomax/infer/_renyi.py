@@ -1,4 +1,4 @@
-"""RenyiELBO with weights."""
+"""The variational Rényi bound in tensors alone, and weights on its likelihood."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +96,7 @@ def summed_within_particles(
     return torch.as_tensor(sum(sums))
 
 
-# ---- weighted renyi
+# ---- Weights on the likelihood within the bound.
 
 
 class Renyi_WeightedELBO(WeightedELBO, RenyiBound):

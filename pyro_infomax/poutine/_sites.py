@@ -8,7 +8,7 @@ from pyro.poutine.util import site_is_subsample
 
 from pyro_infomax._types import Frame, Site
 
-# ---- data plate
+# ---- Sites, their frames, and the plate of the data.
 
 Frames = dict[str, Frame]
 

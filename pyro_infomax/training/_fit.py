@@ -378,7 +378,7 @@ def _check_finite_validation(count: int) -> None:
         )
 
 
-# ---- fitting
+# ---- What users call.
 
 
 def fit(
