@@ -10,11 +10,11 @@ from pyro_infomax._recording import is_recording
 from pyro_infomax.distributions import (
     check_parameters,
     coordinates_of,
+    full_name,
     in_double,
     is_normal,
     marginals_of,
-    shapes,
-    spelt_out,
+    shapes_in_words,
 )
 from pyro_infomax.information._mixture_engine import (
     Dense,
@@ -208,8 +208,9 @@ def _check_shapes(posterior: Any) -> None:
     if len(batch) == 1 and len(event) == 1 and batch[0] and event[0]:
         return
     raise ValueError(
-        f"Expected a posterior of batch shape (N,) and event shape (d,) but got {spelt_out(posterior)} of "
-        f"{shapes(posterior)}; declare the latent axis as the event, as Independent(..., 1) or .to_event(1)."
+        f"Expected a posterior of batch shape (N,) and event shape (d,) but got {full_name(posterior)} of "
+        f"{shapes_in_words(posterior)}; declare the latent axis as the event, as Independent(..., 1) or "
+        ".to_event(1)."
     )
 
 
