@@ -205,8 +205,8 @@ class Painting:
         self._size = size
         self._is_plain = sprite is None and background is None
         self._paints = {
-            "sprite": _checked(Grey(1) if sprite is None else sprite, "sprite"),
-            "background": _checked(Grey(0) if background is None else background, "background"),
+            "sprite": _checked_paint(Grey(1) if sprite is None else sprite, "sprite"),
+            "background": _checked_paint(Grey(0) if background is None else background, "background"),
         }
         self._channelled = (max(paint.channels for paint in self._paints.values()), size, size)
 
@@ -247,7 +247,7 @@ class Painting:
         return painted.reshape(-1, *self.shape)
 
 
-def _checked(paint: Any, name: str) -> Paint:
+def _checked_paint(paint: Any, name: str) -> Paint:
     if not isinstance(paint, Paint):
         raise ValueError(f"Expected {name} to be a paint, such as Grey(0.5), but got {paint!r}.")
     return paint

@@ -13,7 +13,14 @@ from sklearn.utils import check_random_state
 
 from pyro_infomax.disentanglement._interventions import NUM_POINTS, drawn
 from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, Split, to_sample, to_split
-from pyro_infomax.disentanglement._score import Calibration, Outcome, Score, calibrated, dead_notes, seed_of
+from pyro_infomax.disentanglement._score import (
+    Calibration,
+    Score,
+    ScoreOutcome,
+    calibrated,
+    dead_notes,
+    seed_of,
+)
 
 # ---- boosting
 
@@ -345,7 +352,7 @@ def dci(
     rng = np.random.RandomState(seed)
     points = drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)
     sample = to_sample(*points)
-    _check(sample)
+    _check_several(sample)
     chosen = _chosen(learner, reference=reference)
     if calibration == "own":
         calibration = _FEW if isinstance(chosen, BinnedBoosting) else None
@@ -360,7 +367,7 @@ def dci(
     )
 
 
-def _check(sample: Sample) -> None:
+def _check_several(sample: Sample) -> None:
     if sample.num_codes < 2:
         raise ValueError(
             "Expected two codes or more but got 1: completeness asks whether one code only matters for a "
@@ -389,7 +396,7 @@ def _chosen(learner: Any, *, reference: bool) -> Any:
     return learner
 
 
-def _dci(split: Split, learner: Any, rng: np.random.RandomState) -> Outcome:
+def _dci(split: Split, learner: Any, rng: np.random.RandomState) -> ScoreOutcome:
     learned = [_learned(split, k, learner, rng) for k in range(split.train.num_factors)]
     importance = np.stack([each.importance for each in learned], axis=1)  # (code, factor)
     per_code, disentanglement = _concentration(importance)
@@ -405,7 +412,7 @@ def _dci(split: Split, learner: Any, rng: np.random.RandomState) -> Outcome:
         "majority": np.array([each.majority for each in learned]),
     }
     companions = {"completeness": completeness, "informativeness": float(test.mean())}
-    return Outcome(disentanglement, parts, companions, dead_notes(split.train))
+    return ScoreOutcome(disentanglement, parts, companions, dead_notes(split.train))
 
 
 def _concentration(importance: Floats) -> tuple[Floats, float]:

@@ -10,7 +10,7 @@ from scipy.stats import gamma
 
 from pyro_infomax.disentanglement._interventions import NUM_TRAIN, drawn
 from pyro_infomax.disentanglement._sample import Binned, Floats, Integers, binned, to_sample
-from pyro_infomax.disentanglement._score import Calibration, Outcome, Score, calibrated
+from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
 # ---- Mutual information of columns of small integers, and how much of it chance alone would show.
 
@@ -287,7 +287,7 @@ def mig(
             "Expected at least two codes but got 1: the gap is between the two that know most of a factor."
         )
 
-    def statistic(data: Binned, _rng: np.random.RandomState) -> Outcome:
+    def statistic(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
         return _gap(data, reference=reference)
 
     return calibrated(
@@ -300,7 +300,7 @@ def mig(
     )
 
 
-def _gap(data: Binned, *, reference: bool) -> Outcome:
+def _gap(data: Binned, *, reference: bool) -> ScoreOutcome:
     informations = mutual_informations if reference else corrected_mutual_informations
     information = informations(data.bins, data.factors)  # (code, factor)
     entropy = entropies(data.factors)
@@ -308,7 +308,7 @@ def _gap(data: Binned, *, reference: bool) -> Outcome:
     # few data drawn anew may hold one value of a factor only
     gaps = np.divide(lead, entropy, out=np.zeros_like(entropy), where=entropy > 0)
     parts = {"mutual_information": information, "entropy": entropy, "per_factor": gaps, "top": top}
-    return Outcome(float(gaps.mean()), parts)
+    return ScoreOutcome(float(gaps.mean()), parts)
 
 
 def two_best(known: Floats) -> tuple[Integers, Floats]:

@@ -82,10 +82,12 @@ def _parts(result: Any) -> Iterator[tuple[str, xr.DataArray]]:
 def _entries(table: Any) -> Iterator[tuple[str, xr.DataArray]]:
     """The named arrays of a mapping, a Dataset, a frame or a dataclass."""
     if isinstance(table, xr.Dataset):
-        yield from ((_checked(name), _plain_array(array, name)) for name, array in table.data_vars.items())
+        yield from (
+            (_checked_name(name), _plain_array(array, name)) for name, array in table.data_vars.items()
+        )
     elif isinstance(table, Mapping):
         for name, value in table.items():
-            yield from _named(_checked(name), value)
+            yield from _named(_checked_name(name), value)
     elif dataclasses.is_dataclass(table):
         yield from _of_fields(table)
     else:
@@ -178,7 +180,7 @@ def _plain_array(array: xr.DataArray, name: object) -> xr.DataArray:
     return xr.DataArray(_as_array(array.values, name), dims=array.dims, coords=coords, attrs=attrs)
 
 
-def _checked(name: object) -> str:
+def _checked_name(name: object) -> str:
     if not isinstance(name, str) or not name or "/" in name:
         raise ValueError(f"Expected names in the result that are strings without '/' but got {name!r}.")
     return name
@@ -226,18 +228,18 @@ class Failure:
         return f"{self.kind}: {self.message}" if self.message else self.kind
 
 
-Outcome = xr.Dataset | Failure
+PointOutcome = xr.Dataset | Failure
 
 
 class Store(ABC):
     """Outcomes by their points."""
 
     @abstractmethod
-    def read(self, point: Point) -> Outcome | None:
+    def read(self, point: Point) -> PointOutcome | None:
         """The point's result, or else its failure; None if it has neither."""
 
     @abstractmethod
-    def write(self, point: Point, outcome: Outcome) -> None:
+    def write(self, point: Point, outcome: PointOutcome) -> None:
         """Keeps the outcome of the point in the place of an older one."""
 
     @abstractmethod
@@ -249,10 +251,10 @@ class Store(ABC):
 class NoStore(Store):
     """Keeps nothing."""
 
-    def read(self, point: Point) -> Outcome | None:  # noqa: ARG002
+    def read(self, point: Point) -> PointOutcome | None:  # noqa: ARG002
         return None
 
-    def write(self, point: Point, outcome: Outcome) -> None:
+    def write(self, point: Point, outcome: PointOutcome) -> None:
         pass
 
     def where(self, point: Point, failure: Failure) -> str:  # noqa: ARG002
@@ -280,7 +282,7 @@ class FolderStore(Store):
             raise ValueError(f"Expected store to be a folder but got the file {self._folder}.")
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def read(self, point: Point) -> Outcome | None:
+    def read(self, point: Point) -> PointOutcome | None:
         for path, load in ((self._result(point), _load_result), (self._failure(point), _load_failure)):
             try:
                 return load(path, point)
@@ -290,7 +292,7 @@ class FolderStore(Store):
                 warnings.warn(f"{path} is not the outcome of {point} and is made anew: {error}", stacklevel=2)
         return None
 
-    def write(self, point: Point, outcome: Outcome) -> None:
+    def write(self, point: Point, outcome: PointOutcome) -> None:
         if isinstance(outcome, Failure):
             record = {"point": point.text, **asdict(outcome)}
             text = json.dumps(record, indent=1).encode()
@@ -362,7 +364,7 @@ Results = Mapping[int, xr.Dataset]
 Labels = Mapping[str, "pd.Index[Any]"]
 
 
-def assemble(axes: Sequence[Axis], outcomes: Sequence[Outcome]) -> xr.Dataset:
+def assemble(axes: Sequence[Axis], outcomes: Sequence[PointOutcome]) -> xr.Dataset:
     """One Dataset with the axes as its first dimensions.
 
     Args:
@@ -393,7 +395,7 @@ def _gathered(
 ) -> tuple[list[str], NDArray[Any], dict[str, Any]]:
     """A variable of all points: its own dimensions, its values (point, *own), and what all say about it."""
     found = {i: each[name] for i, each in results.items() if name in each.data_vars}
-    dims = _same(name, "dimensions", [tuple(map(str, array.dims)) for array in found.values()])
+    dims = _agreed(name, "dimensions", [tuple(map(str, array.dims)) for array in found.values()])
     shape = [len(labels[dim]) for dim in dims]
     whole = len(found) == size and all(list(array.shape) == shape for array in found.values())
     dtype, missing = _dtype(name, [array.dtype for array in found.values()], whole=whole)
@@ -411,7 +413,7 @@ def _labels(results: Results) -> dict[str, "pd.Index[Any]"]:
     labels: dict[str, Any] = {}
     for dim in dict.fromkeys(str(dim) for each in results.values() for dim in each.dims):
         having = [each for each in results.values() if dim in each.dims]
-        _same(dim, "kind of labels", [_kind(each, dim) for each in having])
+        _agreed(dim, "kind of labels", [_kind(each, dim) for each in having])
         union = pd.Index(np.concatenate([_index(each, dim).to_numpy() for each in having])).unique()
         labels[dim] = union.sort_values() if union.dtype.kind in "iuf" else union
     return labels
@@ -435,7 +437,7 @@ def _plain_labels(index: "pd.Index[Any]") -> NDArray[Any]:
 
 def _dtype(name: str, dtypes: Sequence[np.dtype[Any]], *, whole: bool) -> tuple[DTypeLike, Any]:
     """Where points are missing, strings are empty, and what has no nan becomes a float that has."""
-    _same(name, "kind", ["strings" if dtype.kind == "U" else "numbers" for dtype in dtypes])
+    _agreed(name, "kind", ["strings" if dtype.kind == "U" else "numbers" for dtype in dtypes])
     # a boolean and a number have no type in common, and become numbers
     booleans = all(dtype.kind == "b" for dtype in dtypes)
     numeric = [dtype if booleans or dtype.kind != "b" else np.dtype(np.int64) for dtype in dtypes]
@@ -445,7 +447,7 @@ def _dtype(name: str, dtypes: Sequence[np.dtype[Any]], *, whole: bool) -> tuple[
     return dtype if whole or dtype.kind == "f" else np.float64, 0 if whole else np.nan
 
 
-def _same(name: str, what: str, each: Sequence[Any]) -> Any:
+def _agreed(name: str, what: str, each: Sequence[Any]) -> Any:
     if len(set(each)) > 1:
         seen = " and ".join(sorted(map(str, set(each))))
         raise ValueError(f"Expected {name!r} to have the same {what} but the points have {seen}.")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax.sweeps._grid import FAILURE, SEED, Point, axes_of, points_of
-from pyro_infomax.sweeps._results import Failure, Outcome, Store, as_dataset, assemble, store_at
+from pyro_infomax.sweeps._results import Failure, PointOutcome, Store, as_dataset, assemble, store_at
 
 # ---- One point of a sweep, alone: whatever ran before it, and wherever it runs, its result is the same.
 
@@ -46,7 +46,7 @@ class Worker:
     dtype: torch.dtype
     threads: int
 
-    def __call__(self, point: Point) -> Outcome:
+    def __call__(self, point: Point) -> PointOutcome:
         """The outcome of the point: what another sweep on this store has found meanwhile, or else its own."""
         found = self.store.read(point)
         if found is not None and not isinstance(found, Failure):
@@ -55,7 +55,7 @@ class Worker:
         self.store.write(point, outcome)
         return outcome
 
-    def _compute(self, point: Point) -> Outcome:
+    def _compute(self, point: Point) -> PointOutcome:
         with isolated_point(point.arguments[SEED], dtype=self.dtype, threads=self.threads):
             try:
                 result = self.run(**point.arguments)
@@ -212,7 +212,9 @@ def _bar(points: Sized, found: Sized, *, progress: bool | str) -> "tqdm[Any]":
     return tqdm(desc=title, total=len(points), initial=len(found), unit="point", disable=progress is False)
 
 
-def _compute(worker: Worker, points: list[Point], *, n_jobs: int | None, bar: "tqdm[Any]") -> list[Outcome]:
+def _compute(
+    worker: Worker, points: list[Point], *, n_jobs: int | None, bar: "tqdm[Any]"
+) -> list[PointOutcome]:
     if not points:
         return []
     try:
@@ -226,7 +228,7 @@ def _compute(worker: Worker, points: list[Point], *, n_jobs: int | None, bar: "t
         ) from error
 
 
-def _found(points: list[Point], store: Store, *, retry_failed: bool) -> dict[str, Outcome]:
+def _found(points: list[Point], store: Store, *, retry_failed: bool) -> dict[str, PointOutcome]:
     read = {point.key: store.read(point) for point in points}
     return {
         key: outcome
@@ -254,7 +256,7 @@ def _check_threads(threads: object) -> None:
         raise ValueError(f"Expected threads to be an integer >= 1 but got {threads!r}.")
 
 
-def _warn_failures(points: list[Point], outcomes: list[Outcome], store: Store) -> None:
+def _warn_failures(points: list[Point], outcomes: list[PointOutcome], store: Store) -> None:
     failed = [pair for pair in zip(points, outcomes, strict=True) if isinstance(pair[1], Failure)]
     if not failed:
         return
