@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import StandardScaler
 
+from pyro_infomax._types import Floats
 from pyro_infomax.disentanglement._interventions import (
     FixedFactorDraws,
     Interventions,
@@ -19,7 +20,6 @@ from pyro_infomax.disentanglement._interventions import (
     held_fixed,
     in_chunks,
 )
-from pyro_infomax.disentanglement._sample import Floats
 from pyro_infomax.disentanglement._score import Calibration, Score, calibrated
 
 _CALIBRATION: Final = Calibration(bootstraps=100, permutations=8)

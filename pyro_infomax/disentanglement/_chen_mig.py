@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, Self, final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.interpolate import BSpline, make_interp_spline
 
 from pyro_infomax._progress import patiently
+from pyro_infomax._types import Array, Floats, Integers
 from pyro_infomax.disentanglement._mig import entropies, two_best
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, as_floats, as_matrix, to_sample
+from pyro_infomax.disentanglement._sample import Sample, as_floats, as_matrix, to_sample
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
 # ---- The univariate Normal margins of a posterior, in whatever form it comes.
@@ -283,7 +284,7 @@ def _pairs(loc: Floats, scale: Floats, places: Floats) -> Iterator[_PairsInReach
 
 
 def _paired(
-    block: NDArray[Any], loc: Floats, scale: Floats, places: Floats, first: Integers, counts: Integers
+    block: Array, loc: Floats, scale: Floats, places: Floats, first: Integers, counts: Integers
 ) -> _PairsInReach:
     component = np.repeat(block, counts[block])
     start = np.cumsum(counts[block]) - counts[block]

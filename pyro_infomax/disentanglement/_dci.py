@@ -11,8 +11,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.utils import check_random_state
 
+from pyro_infomax._types import Array, Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_POINTS, drawn
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, Split, to_sample, to_split
+from pyro_infomax.disentanglement._sample import Sample, Split, to_sample, to_split
 from pyro_infomax.disentanglement._score import (
     Calibration,
     Score,
@@ -132,10 +133,10 @@ class BinnedBoosting(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raw += _of_leaf(stage.leaves, leaf)
         return raw[0] if len(raw) == 1 else raw.T
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike) -> Array:
         raw = self.decision_function(X)
         index = (raw > 0).astype(int) if raw.ndim == 1 else raw.argmax(1)
-        chosen: NDArray[Any] = self.classes_[np.minimum(index, len(self.classes_) - 1)]
+        chosen: Array = self.classes_[np.minimum(index, len(self.classes_) - 1)]
         return chosen
 
     def _binned(self, codes: Floats) -> Bins:
@@ -246,7 +247,7 @@ class _Grower:
         return _Splits(code, last, gained, 2 * left > size[:, 0, 0])
 
 
-def _at(array: NDArray[Any], index: NDArray[np.intp], *, axis: int) -> NDArray[Any]:
+def _at(array: Array, index: NDArray[np.intp], *, axis: int) -> Array:
     """Of each (node, ..., value) the entry of this index along an axis."""
     spread = index.reshape(len(index), *(1,) * (array.ndim - 2), index.shape[-1])
     return np.take_along_axis(array, spread, axis=axis).squeeze(axis)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
     FixedFactorDraws,
     Interventions,
@@ -16,7 +17,6 @@ from pyro_infomax.disentanglement._interventions import (
     held_fixed,
     in_chunks,
 )
-from pyro_infomax.disentanglement._sample import Floats, Integers
 from pyro_infomax.disentanglement._score import Calibration, Score, calibrated
 from pyro_infomax.disentanglement._udr import moved_by_factors
 

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
 from pyro_infomax._progress import patiently
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, as_matrix, to_sample, two_thirds
+from pyro_infomax._types import Floats, Integers
+from pyro_infomax.disentanglement._sample import Sample, as_matrix, to_sample, two_thirds
 from pyro_infomax.disentanglement._score import ScoreOutcome
 
 # ---- A source of factors without those that take a single value.

@@ -6,8 +6,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_TRAIN, drawn
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, equal_width_bins, to_sample
+from pyro_infomax.disentanglement._sample import Sample, equal_width_bins, to_sample
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 from pyro_infomax.disentanglement._udr import variance_shares
 

@@ -8,9 +8,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_POINTS, NUM_TRAIN, drawn
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
-from pyro_infomax.disentanglement._sample import Binned, Floats, Integers, Split, binned, to_sample, to_split
+from pyro_infomax.disentanglement._sample import Binned, Split, binned, to_sample, to_split
 from pyro_infomax.disentanglement._score import (
     Calibration,
     Score,

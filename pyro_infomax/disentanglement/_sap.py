@@ -9,8 +9,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_POINTS, drawn
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, Split, ordered, to_sample, to_split
+from pyro_infomax.disentanglement._sample import Sample, Split, ordered, to_sample, to_split
 from pyro_infomax.disentanglement._score import (
     Calibration,
     Score,

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeVar, final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from pyro_infomax._progress import patiently
+from pyro_infomax._types import Floats
 from pyro_infomax.disentanglement._sample import Sample
 
 # ---- scored
@@ -268,11 +268,11 @@ class _Settled:
             **known,
         )
 
-    def _values(self, kind: Kind, what: str | None) -> NDArray[np.float64]:
+    def _values(self, kind: Kind, what: str | None) -> Floats:
         outcomes = self.replicates[kind]
         return np.array([each.score if what is None else each.companions[what] for each in outcomes])
 
-    def _within(self, centre: float, values: NDArray[np.float64], inflation: float) -> Interval | None:
+    def _within(self, centre: float, values: Floats, inflation: float) -> Interval | None:
         if len(values) < 2 or not np.isfinite([centre, *values]).all():
             return None
         quantile = student.ppf((1 + self.confidence) / 2, len(values) - 1)

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from sklearn.linear_model import Lasso
 
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, as_floats, codes_array
+from pyro_infomax._types import Floats, Integers
+from pyro_infomax.disentanglement._sample import Sample, as_floats, codes_array
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
 # ---- ranking

@@ -9,15 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma
 
+from pyro_infomax._types import Array, Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_TRAIN, drawn
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
-from pyro_infomax.disentanglement._sample import (
-    REFERENCE_BINS,
-    Floats,
-    codes_array,
-    equal_width_bins,
-    rank_bins,
-)
+from pyro_infomax.disentanglement._sample import REFERENCE_BINS, codes_array, equal_width_bins, rank_bins
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
 _CALIBRATION: Final = Calibration()
@@ -202,7 +197,7 @@ def mutual_information_score(
 class _Columns:
     """Codes without factors: what they know of one another goes when each is shuffled by itself."""
 
-    values: NDArray[Any]  # (n, L)
+    values: Array  # (n, L)
 
     def resampled(self, rng: np.random.RandomState) -> Self:
         """Half of the data, see :meth:`~pyro_infomax.disentanglement.binning.Binned.resampled`."""
@@ -221,7 +216,7 @@ def _calibrated(
     codes: Any,
     factors: Any,
     *,
-    prepare: Callable[[Floats], NDArray[Any]] = np.asarray,
+    prepare: Callable[[Floats], Array] = np.asarray,
     least: float = 0.0,
     calibration: Calibration | None,
     num_points: int,
@@ -300,7 +295,7 @@ def _mean_information(data: _Columns, *, reference: bool) -> ScoreOutcome:
     return ScoreOutcome(score, {"mutual_information": information}, notes=notes)
 
 
-def _pair_bins(codes: Floats) -> NDArray[np.int64]:
+def _pair_bins(codes: Floats) -> Integers:
     """As many as leave some data to each pair of them."""
     most = max(2, min(REFERENCE_BINS, round((len(codes) / _DATA_PER_CELL) ** 0.5)))
     return rank_bins(codes, most)

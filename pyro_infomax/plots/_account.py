@@ -13,11 +13,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from pandas.api.types import is_numeric_dtype
 
+from pyro_infomax._types import Floats
 from pyro_infomax.plots._axes import (
     TEXT_COLOUR,
     Colour,
     Drawable,
-    Floats,
     as_floats,
     as_vector,
     axes_or_new,

@@ -1,13 +1,14 @@
 """Axes to draw on, and how they look."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
+
+from pyro_infomax._types import Array, Floats
 
 # ---- canvas
 
@@ -54,11 +55,10 @@ def checked_names(names: Sequence[str] | None, *, count: int, template: str) -> 
 
 # ---- Whatever comes in, a NumPy array to draw.
 
-Floats = npt.NDArray[np.float64]
 Drawable = npt.ArrayLike  # tensors too, by the protocol of arrays
 
 
-def as_array(values: Drawable) -> npt.NDArray[Any]:
+def as_array(values: Drawable) -> Array:
     """The values as an array on the CPU, free of any gradient."""
     detach = getattr(values, "detach", None)  # so is a tensor known without importing torch
     return np.asarray(values if detach is None else detach().cpu())

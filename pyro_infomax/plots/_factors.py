@@ -8,16 +8,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from pyro_infomax.plots._axes import (
-    Drawable,
-    Floats,
-    as_floats,
-    as_vector,
-    axes_or_new,
-    checked_names,
-    colours,
-    tidy,
-)
+from pyro_infomax._types import Floats
+from pyro_infomax.plots._axes import Drawable, as_floats, as_vector, axes_or_new, checked_names, colours, tidy
 
 # ---- matrices
 

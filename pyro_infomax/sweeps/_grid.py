@@ -12,7 +12,8 @@ from typing import Any, Final, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+
+from pyro_infomax._types import Array
 
 Token = bool | int | float | str | tuple[Any, ...] | None
 
@@ -40,7 +41,7 @@ class Axis:
         return len(self.tokens)
 
     @property
-    def coordinate(self) -> NDArray[Any]:
+    def coordinate(self) -> Array:
         """The tokens as netCDF can hold them: all numbers or all booleans as they are, others in words."""
         array = np.asarray(self.tokens) if _are_alike(self.tokens) else np.asarray(None)
         return array if array.dtype.kind in "bif" else np.array([str(token) for token in self.tokens])

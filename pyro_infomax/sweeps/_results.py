@@ -17,8 +17,9 @@ import pandas as pd
 import pyro
 import torch
 import xarray as xr
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
+from pyro_infomax._types import Array
 from pyro_infomax._version import __version__
 from pyro_infomax.information import Estimate
 from pyro_infomax.sweeps._grid import FAILURE, Axis, Point
@@ -151,7 +152,7 @@ def _own_dims(name: str, array: Any) -> list[str]:
     return [f"{name}_dim_{axis}" for axis in range(array.ndim)]
 
 
-def _as_array(value: Any, name: object) -> NDArray[Any]:
+def _as_array(value: Any, name: object) -> Array:
     """A copy of the values: the program may go on with its tensors."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
@@ -392,7 +393,7 @@ def assemble(axes: Sequence[Axis], outcomes: Sequence[PointOutcome]) -> xr.Datas
 
 def _gathered(
     name: str, results: Results, labels: Labels, *, size: int
-) -> tuple[list[str], NDArray[Any], dict[str, Any]]:
+) -> tuple[list[str], Array, dict[str, Any]]:
     """A variable of all points: its own dimensions, its values (point, *own), and what all say about it."""
     found = {i: each[name] for i, each in results.items() if name in each.data_vars}
     dims = _agreed(name, "dimensions", [tuple(map(str, array.dims)) for array in found.values()])
@@ -431,7 +432,7 @@ def _kind(array: xr.Dataset, dim: str) -> str:
     return "numbers" if kind in "iuf" else "booleans" if kind == "b" else "strings"
 
 
-def _plain_labels(index: "pd.Index[Any]") -> NDArray[Any]:
+def _plain_labels(index: "pd.Index[Any]") -> Array:
     return index.to_numpy() if index.dtype.kind in "biuf" else index.to_numpy().astype(str)
 
 
