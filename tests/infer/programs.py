@@ -10,6 +10,8 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import logsigmoid
 
@@ -371,7 +373,8 @@ class Recording:
     ) -> None:
         self.elbo, self.model, self.guide = elbo, model, guide
         elbo.loss(model, guide, x)  # makes the parameters
-        with pyro.validation_enabled(False):
+        noting = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))  # as RecordedGraph does
+        with pyro.validation_enabled(False), noting:
             self.graph = make_fx(self._evaluation(), tracing_mode="real")(x, dict(weights))
 
     def _evaluation(self) -> Callable[..., list[torch.Tensor]]:
