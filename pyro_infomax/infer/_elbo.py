@@ -25,7 +25,13 @@ from pyro_infomax.infer._weights import (
     TermWeights,
     WeightsLike,
 )
-from pyro_infomax.poutine import SiteWeight, is_deterministic, plain_errors, unweighted_log_prob
+from pyro_infomax.poutine import (
+    SiteWeight,
+    is_deterministic,
+    plain_errors,
+    sample_sites,
+    unweighted_log_prob,
+)
 
 # ---- What an objective's last evaluation was made of.
 
@@ -396,12 +402,12 @@ class WeightedELBO(ELBO):
     # A discrete prior's sampled log-probability passes no gradient on to the value that it scores.
     def _refuse_relaxed(self, guide_trace: Trace) -> None:
         ours = type(self).__name__
-        for name, site in guide_trace.nodes.items():
-            if site["type"] == "sample" and is_relaxed(site["fn"]):
+        for site in sample_sites(guide_trace):
+            if is_relaxed(site["fn"]):
                 raise NotImplementedError(
                     f"{ours} samples the rate, whose gradient would lack the part through the relaxed site "
-                    f"{name!r} ({family_name(site['fn'])}); use TraceMeanField_{ours.split('_')[-1]}, which "
-                    "has it in closed form, or a guide without the relaxation"
+                    f"{site['name']!r} ({family_name(site['fn'])}); use "
+                    f"TraceMeanField_{ours.split('_')[-1]}, which has it in closed form, or a guide without the relaxation"
                 )
 
     def _reset(self) -> None:
