@@ -25,6 +25,7 @@ from pyro_infomax.capture._watch import (
     NotCompilableError,
     PythonState,
     WritesUndone,
+    is_library,
     place_of,
     surroundings,
     value_reads_refused,
@@ -534,7 +535,7 @@ class CapturedSVI(SVI):
 
     def _record(self, call: Call, graph: "_Graph") -> CapturedStep:
         before = self._state.parameters
-        graph.python = PythonState(self.model, self.guide, *self._modules, *self._plain_loss())
+        graph.python = PythonState(self.model, self.guide, *self._modules, *self._own_objective())
         stored = dict(pyro.get_param_store().named_parameters())
         graph.stored = {name: stored[name] for name in self._state.parameters if name in stored}
         try:
@@ -552,9 +553,10 @@ class CapturedSVI(SVI):
         finally:
             self._undo_rebinding(before)
 
-    def _plain_loss(self) -> tuple[object, ...]:
+    def _own_objective(self) -> tuple[object, ...]:
+        """The objective, if it is of the user's own code; what those of libraries read is an input."""
         loss = self._programs.objective
-        return () if isinstance(loss, ELBO) else (loss,)
+        return () if isinstance(loss, ELBO) and is_library(type(loss)) else (loss,)
 
     def _undo_rebinding(self, before: Mapping[str, Tensor]) -> None:
         after = self._state.parameters

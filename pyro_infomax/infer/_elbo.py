@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from pyro.infer import ELBO, ReweightedWakeSleep, Trace_ELBO, Trace_MMD, TraceGraph_ELBO, TraceTMC_ELBO
@@ -173,6 +173,10 @@ class WeightedELBO(ELBO):
 
     enumerates = False
     relaxes = False
+    # What an evaluation leaves in an objective, and a captured step therefore does not watch
+    state_of_evaluation: ClassVar = frozenset(
+        {"_weights", "_step", "_loss", "_subsampled", "_given_weights", "_sums", "_summed"}
+    )
     _own_terms = False
     _rate_by_sites = True
 
@@ -407,7 +411,8 @@ class WeightedELBO(ELBO):
                 raise NotImplementedError(
                     f"{ours} samples the rate, whose gradient would lack the part through the relaxed site "
                     f"{site['name']!r} ({family_name(site['fn'])}); use "
-                    f"TraceMeanField_{ours.split('_')[-1]}, which has it in closed form, or a guide without the relaxation"
+                    f"TraceMeanField_{ours.split('_')[-1]}, which has it in closed form, or a guide "
+                    "without the relaxation"
                 )
 
     def _reset(self) -> None:

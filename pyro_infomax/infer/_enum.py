@@ -348,6 +348,7 @@ class TraceEnum_WeightedELBO(WeightedELBO, SummedELBO):
     """Exact sums over enumerated sites. The terms are computed when :attr:`terms` is read."""
 
     enumerates = True
+    state_of_evaluation = WeightedELBO.state_of_evaluation | {"_traces"}
 
     _traces: Sequence[tuple[Trace, Trace]] = ()  # of the last evaluation, until its terms are computed
 

@@ -102,6 +102,7 @@ def summed_within_particles(
 class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
     """The variational Rényi bound; only observed sites can be weighed exactly."""
 
+    state_of_evaluation = WeightedELBO.state_of_evaluation | {"_log_weights", "_refuse_wrong_scores"}
     _log_weights: list[torch.Tensor]  # of the particles of the last evaluation
 
     def _reset(self) -> None:

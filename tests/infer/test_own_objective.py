@@ -9,7 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI
+from pyro.infer import SVI, TraceMeanField_ELBO
 from torch.distributions import Independent, Normal, kl_divergence
 
 from pyro_infomax.capture import CapturedSVI, FusedOptim
@@ -352,6 +352,62 @@ def test_the_history_has_a_column_for_each_term(kind, capsys):
     weighted = frame[["distortion", "mutual_information", "dimensionwise_kl"]].sum(axis=1)
     assert frame["loss"].to_numpy() == pytest.approx((weighted + 2 * frame["total_correlation"]).to_numpy())
     assert "total_correlation=" in capsys.readouterr().err
+
+
+class Penalised(TraceMeanField_ELBO):
+    """An objective of Pyro's with a weight in Python: a tensor, an entry of a dict, or a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.tensor, self.entry, self.number = torch.tensor(1.0), {"weight": 1.0}, 1.0
+
+    def _differentiable_loss_particle(self, model_trace, guide_trace):
+        loss, surrogate = super()._differentiable_loss_particle(model_trace, guide_trace)
+        penalty = (
+            self.tensor * self.entry["weight"] * self.number * guide_trace.nodes["z"]["value"].square().sum()
+        )
+        return loss + penalty.detach().item(), surrogate + penalty
+
+
+class PenalisedTerms(TraceMeanField_WeightedELBO):
+    """The same as a term."""
+
+    def __init__(self):
+        super().__init__()
+        self.tensor, self.entry, self.number = torch.tensor(1.0), {"weight": 1.0}, 1.0
+
+    def latent_cost(self, model_site, guide_site):
+        size = guide_site["value"].square().sum(-1)
+        weight = self.tensor * self.entry["weight"] * self.number
+        return {**super().latent_cost(model_site, guide_site), "size": weight * size}
+
+
+def raise_tensor(elbo):
+    elbo.tensor = torch.tensor(8.0)
+
+
+def raise_entry(elbo):
+    elbo.entry["weight"] = 8.0
+
+
+def raise_number(elbo):
+    elbo.number = 8.0
+
+
+@pytest.mark.parametrize("objective", [Penalised, PenalisedTerms])
+@pytest.mark.parametrize("change", [raise_tensor, raise_entry, raise_number])
+def test_a_captured_step_sees_what_changes_in_an_objective_of_ones_own(objective, change):
+    losses = {}
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(7)
+        elbo = objective()
+        svi = kind(model, guide, FusedOptim(torch.optim.Adam, {"lr": 0.01}), elbo)
+        losses[kind] = [svi.step(X) for _ in range(20)]
+        change(elbo)
+        losses[kind] += [svi.step(X) for _ in range(20)]
+    assert svi.captured, svi.reason
+    assert losses[CapturedSVI] == pytest.approx(losses[SVI], rel=1e-9)
 
 
 # ---- what is refused
