@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol, Self, final
+from typing import Any, ClassVar, Final, Protocol, Self, TypeVar, cast, final
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from torch.distributions.utils import lazy_property
 
 from pyro_infomax.distributions._divergences import closed_divergence
 from pyro_infomax.distributions._families import diagonal_normal, full_name, is_factorised, is_normal
+from pyro_infomax.distributions._posterior import Density
 from pyro_infomax.distributions._transforms import (
     elementwise,
     is_plain,
@@ -54,9 +55,9 @@ class SideBySide(Distribution):
     tensor([-0.9189, -0.9189, -0.6931], dtype=torch.float64)
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
 
-    def __init__(self, parts: Sequence[Any]) -> None:
+    def __init__(self, parts: Sequence[Distribution]) -> None:
         self.parts = list(parts)
         self.has_rsample = all(part.has_rsample for part in self.parts)
         self.sizes = [part.batch_shape[-1] for part in self.parts]
@@ -64,7 +65,7 @@ class SideBySide(Distribution):
         super().__init__(torch.Size([*batch, sum(self.sizes)]), validate_args=False)
 
     @property
-    def support(self) -> Any:
+    def support(self) -> Constraint:
         """That of each part."""
         return constraints.cat([part.support for part in self.parts], -1, self.sizes)
 
@@ -96,16 +97,16 @@ class SideBySide(Distribution):
         scores = [part.log_prob(z).double() for part, z in zip(self.parts, pieces, strict=True)]
         return torch.cat(scores, -1)
 
-    def expand(self, batch_shape: torch.Size | Sequence[int], _instance: Any = None) -> Self:
+    def expand(self, batch_shape: torch.Size | Sequence[int], _instance: object = None) -> Self:
         """The same for more rows."""
         lead = batch_shape[:-1]
         return type(self)([each.expand((*lead, n)) for each, n in zip(self.parts, self.sizes, strict=True)])
 
-    def _each(self, of_part: Callable[[Any], Tensor]) -> Tensor:
+    def _each(self, of_part: Callable[[Distribution], Tensor]) -> Tensor:
         return torch.cat([of_part(part).double() for part in self.parts], -1)
 
 
-def joined(parts: Sequence[Any]) -> Any:
+def joined(parts: Sequence[Distribution]) -> Distribution:
     """Univariate distributions side by side, as one plain distribution where they are of one family.
 
     Args:
@@ -117,7 +118,7 @@ def joined(parts: Sequence[Any]) -> Any:
     return parts[0] if len(parts) == 1 else SideBySide(parts)
 
 
-def parts_of(factors: Any, sizes: Sequence[int]) -> list[Any]:
+def parts_of(factors: Distribution, sizes: Sequence[int]) -> list[Distribution]:
     """The inverse of :func:`joined`, for parts of these sizes.
 
     Raises:
@@ -134,8 +135,8 @@ def parts_of(factors: Any, sizes: Sequence[int]) -> list[Any]:
 @register_kl(SideBySide, SideBySide)
 @register_kl(SideBySide, Normal)
 @register_kl(Normal, SideBySide)
-def _divergence(q: Any, p: Any) -> Tensor:
-    sizes = q.sizes if isinstance(q, SideBySide) else p.sizes
+def _divergence(q: Distribution, p: Distribution) -> Tensor:
+    sizes = next(each.sizes for each in (q, p) if isinstance(each, SideBySide))
     pairs = zip(parts_of(q, sizes), parts_of(p, sizes), strict=True)
     return torch.cat([_known(closed_divergence(one, other)) for one, other in pairs], -1)
 
@@ -149,7 +150,7 @@ def _known(divergence: Tensor | None) -> Tensor:
 # ---- factors
 
 
-def factors_of(distribution: Any) -> Any:
+def factors_of(distribution: object) -> Distribution | None:
     """Univariate distributions, of batch shape (*batch, *event), of a product by construction; else None.
 
     >>> import torch
@@ -166,7 +167,7 @@ def factors_of(distribution: Any) -> Any:
     return _transformed_factors(distribution) if isinstance(distribution, TransformedDistribution) else None
 
 
-def _transformed_factors(distribution: TransformedDistribution) -> Any:
+def _transformed_factors(distribution: TransformedDistribution) -> Distribution | None:
     factors, transform = factors_of(distribution.base_dist), elementwise_of(distribution)
     if factors is None or transform is None:
         return None
@@ -178,7 +179,7 @@ def elementwise_of(distribution: TransformedDistribution) -> Transform | None:
     return elementwise(ComposeTransform(distribution.transforms))
 
 
-def is_parametric(distribution: Any) -> bool:
+def is_parametric(distribution: object) -> bool:
     """Whether the distribution is known by a few numbers, without networks that every score has to run."""
     match distribution:
         case Independent():
@@ -198,14 +199,21 @@ def is_parametric(distribution: Any) -> bool:
 class Marginals(Protocol):
     """Scores each latent dimension by itself."""
 
-    def log_prob(self, z: Tensor) -> Tensor:
+    def log_prob(self, z: Tensor, /) -> Tensor:
+        """log q(z_j), (..., latent), of z (..., latent)."""
+
+
+class HasMarginals(Protocol):
+    """A posterior that scores its dimensions by itself."""
+
+    def log_prob_marginals(self, z: Tensor, /) -> Tensor:
         """log q(z_j), (..., latent), of z (..., latent)."""
 
 
 class OwnMarginals:
     """The marginals of a distribution that brings its own ``log_prob_marginals``."""
 
-    def __init__(self, distribution: Any) -> None:
+    def __init__(self, distribution: "HasMarginals") -> None:
         self.log_prob = distribution.log_prob_marginals
 
 
@@ -221,14 +229,14 @@ class MixtureMarginals:
         return (scores + self.weights.unsqueeze(-1)).logsumexp(-2)
 
 
-def marginals_of(distribution: Any) -> Marginals:
+def marginals_of(distribution: object) -> Marginals:
     """Univariate distributions of batch shape (*batch, latent), or an object that scores like them.
 
     Raises:
         NotImplementedError: where the marginals of the family are not known.
     """
     if hasattr(distribution, "log_prob_marginals"):
-        return OwnMarginals(distribution)
+        return OwnMarginals(cast(HasMarginals, distribution))
     if is_factorised(distribution):
         return distribution.base_dist
     if isinstance(distribution, MultivariateNormal | LowRankMultivariateNormal):
@@ -248,9 +256,10 @@ def _transformed_marginals(distribution: TransformedDistribution) -> Marginals |
     transform = elementwise_of(distribution)
     if transform is None:
         return None
-    base: Any = marginals_of(distribution.base_dist)
-    known = isinstance(base, Distribution)
-    return TransformedDistribution(base, transform, validate_args=False) if known else None
+    base = marginals_of(distribution.base_dist)
+    if not isinstance(base, Distribution):
+        return None
+    return TransformedDistribution(base, transform, validate_args=False)
 
 
 # ---- Coordinates in which the posteriors of all data are Normal.
@@ -269,7 +278,7 @@ class Coordinates:
         transform: f; None where u is z.
     """
 
-    base: Any
+    base: Density
     transform: Transform | None = None
 
     def at(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -299,7 +308,7 @@ class Coordinates:
         )
 
 
-def coordinates_of(posterior: Any) -> Coordinates:
+def coordinates_of(posterior: Density) -> Coordinates:
     """Those in which the posteriors are Normal, if there are any, else those that they are given in.
 
     Args:
@@ -316,7 +325,7 @@ def coordinates_of(posterior: Any) -> Coordinates:
     return Coordinates(posterior) if found is None else found
 
 
-def _of_factors(factors: Any) -> Coordinates | None:
+def _of_factors(factors: Distribution | None) -> Coordinates | None:
     """Of univariate posteriors, (batch, latent)."""
     parts = factors.parts if isinstance(factors, SideBySide) else [factors]
     known = [each for each in map(_of_part, parts) if each is not None]
@@ -329,7 +338,7 @@ def _of_factors(factors: Any) -> Coordinates | None:
     return Coordinates(base, CatTransform([transform for _, transform in known], -1, sizes))
 
 
-def _of_part(part: Any) -> tuple[Normal, Transform] | None:
+def _of_part(part: Distribution | None) -> tuple[Normal, Transform] | None:
     if isinstance(part, Normal):
         return part, ComposeTransform([])
     if not isinstance(part, TransformedDistribution):
@@ -340,7 +349,7 @@ def _of_part(part: Any) -> tuple[Normal, Transform] | None:
     return inner[0], _after(inner[1], outer)
 
 
-def _of_vectors(posterior: Any) -> Coordinates | None:
+def _of_vectors(posterior: Density) -> Coordinates | None:
     """Of Normals whose dimensions depend on each other, or are mapped together."""
     if not isinstance(posterior, TransformedDistribution) or not is_normal(posterior.base_dist):
         return None
@@ -357,7 +366,7 @@ def _after(inner: Transform, outer: Transform) -> Transform:
 # ---- What the parameters of a posterior or a prior must be, also where construction does not validate them.
 
 
-def check_parameters(distribution: Any, role: str) -> None:
+def check_parameters(distribution: object, role: str) -> None:
     """Refuse what would turn into nan, or into a density of nothing.
 
     An object that is no distribution of torch's shows no parameters, and passes.
@@ -371,15 +380,14 @@ def check_parameters(distribution: Any, role: str) -> None:
             parameters outside their constraints.
     """
     for part in _parts(distribution):
-        _check(part, role)
+        _check_parameters_of_part(part, role)
 
 
-def _parts(distribution: Any) -> Iterator[Any]:
+def _parts(distribution: object) -> Iterator[Distribution]:
     """The distributions that hold the parameters, without what is wrapped around them."""
-    if diagonal_normal(distribution) is not None:
-        yield distribution
-    elif isinstance(distribution, Independent | TransformedDistribution):
-        yield from _parts(distribution.base_dist)
+    if isinstance(distribution, Independent | TransformedDistribution):
+        is_whole = diagonal_normal(distribution) is not None
+        yield from [distribution] if is_whole else _parts(distribution.base_dist)
     elif isinstance(distribution, MixtureSameFamily):
         yield from _parts(distribution.mixture_distribution)
         yield from _parts(distribution.component_distribution)
@@ -390,7 +398,7 @@ def _parts(distribution: Any) -> Iterator[Any]:
         yield distribution
 
 
-def _check(distribution: Any, role: str) -> None:
+def _check_parameters_of_part(distribution: Distribution, role: str) -> None:
     factors = diagonal_normal(distribution)
     if factors is not None:
         _check_normal(*factors, role)
@@ -455,11 +463,11 @@ def _source(role: str) -> str:
 
 # ---- A distribution with its batch in another shape, whatever its family.
 
-Tensors = list[torch.Tensor]
-Combine = Callable[[Tensors], torch.Tensor]
+Combine = Callable[[list[Tensor]], Tensor]
+_D = TypeVar("_D", bound=Distribution)
 
 
-def batch_mapped(fns: Sequence[Any], batch_shape: Sequence[int], combine: Combine) -> Any:
+def batch_mapped(fns: Sequence[_D], batch_shape: Sequence[int], combine: Combine) -> _D:
     """Distributions of one class as one, with other batches.
 
     Every tensor that a distribution holds for its batch is mapped, those of the distributions and transforms
@@ -483,9 +491,7 @@ def batch_mapped(fns: Sequence[Any], batch_shape: Sequence[int], combine: Combin
     return _mapped(fns, [fn.batch_shape for fn in fns], torch.Size(batch_shape), combine)
 
 
-def _mapped(
-    fns: Sequence[Any], outer: Sequence[torch.Size], batch_shape: torch.Size, combine: Combine
-) -> Any:
+def _mapped(fns: Sequence[_D], outer: Sequence[torch.Size], batch_shape: torch.Size, combine: Combine) -> _D:
     """``outer`` are the leading batch axes that are mapped, of distributions that may have more of them."""
     first = fns[0]
     twin = copy.copy(first)
@@ -500,9 +506,9 @@ def _mapped(
 
 def _value(
     values: Sequence[Any], outer: Sequence[torch.Size], batch_shape: torch.Size, combine: Combine
-) -> Any:
+) -> object:
     first = values[0]
-    if isinstance(first, torch.Tensor):
+    if isinstance(first, Tensor):
         return _tensor(values, outer, combine)
     if isinstance(first, Distribution):
         return _mapped(values, outer, batch_shape, combine)
@@ -516,15 +522,15 @@ def _value(
 
 
 def _part(
-    parts: Sequence[Any], outer: Sequence[torch.Size], batch_shape: torch.Size, combine: Combine
-) -> Any:
+    parts: Sequence[Distribution], outer: Sequence[torch.Size], batch_shape: torch.Size, combine: Combine
+) -> Distribution:
     """Of distributions side by side, each with the batch in its leading axes."""
     if any(part.batch_shape[: len(shape)] != shape for part, shape in zip(parts, outer, strict=True)):
         raise NotImplementedError("Expected distributions side by side to share the axes of the batch")
     return _mapped(parts, outer, batch_shape, combine)
 
 
-def _tensor(values: Sequence[torch.Tensor], outer: Sequence[torch.Size], combine: Combine) -> torch.Tensor:
+def _tensor(values: Sequence[Tensor], outer: Sequence[torch.Size], combine: Combine) -> Tensor:
     if all(each.shape[: len(shape)] == shape for each, shape in zip(values, outer, strict=True)):
         return combine(list(values))
     if any(not torch.equal(values[0], each) for each in values):
@@ -532,11 +538,11 @@ def _tensor(values: Sequence[torch.Tensor], outer: Sequence[torch.Size], combine
     return values[0]
 
 
-def _transform(transforms: Sequence[Any], outer: Sequence[torch.Size], combine: Combine) -> Transform:
+def _transform(transforms: Sequence[Transform], outer: Sequence[torch.Size], combine: Combine) -> Transform:
     """Of univariate values: tensors in it broadcast with the batch."""
     first = transforms[0]
     if isinstance(first, ComposeTransform):
-        parts = zip(*(each.parts for each in transforms), strict=True)
+        parts = zip(*(cast(ComposeTransform, each).parts for each in transforms), strict=True)
         return ComposeTransform([_transform(part, outer, combine) for part in parts])
     if isinstance(first, _InverseTransform):
         return _transform([each.inv for each in transforms], outer, combine).inv
@@ -551,11 +557,11 @@ def _transform(transforms: Sequence[Any], outer: Sequence[torch.Size], combine: 
     return with_parameters(first, {name: combine(each) for name, each in spread.items()})
 
 
-def tensors_of(fn: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+def tensors_of(fn: Distribution, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """All tensors that a distribution, the distributions and the transforms within it hold, and where."""
     for name, value in vars(fn).items():
         where = f"{path}.{name}"
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, Tensor):
             yield where, value
         elif isinstance(value, Distribution):
             yield from tensors_of(value, where)
@@ -563,7 +569,7 @@ def tensors_of(fn: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
             yield from _tensors_of_transforms(value, where)
 
 
-def _tensors_of_transforms(transforms: Sequence[Any], path: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors_of_transforms(transforms: Sequence[Transform], path: str) -> Iterator[tuple[str, Tensor]]:
     for number, each in enumerate(transforms):
         if isinstance(each, ComposeTransform):
             yield from _tensors_of_transforms(each.parts, f"{path}.{number}")
@@ -579,7 +585,7 @@ _FAR: Final = 10.0  # times the distance of two draws
 
 
 @torch.no_grad()
-def elsewhere(fn: Any, value: torch.Tensor) -> torch.Tensor:
+def elsewhere(fn: Distribution, value: Tensor) -> Tensor:
     """A value like those of a distribution, but far from its draws, or any that a discrete one can have.
 
     Args:
@@ -597,7 +603,7 @@ def elsewhere(fn: Any, value: torch.Tensor) -> torch.Tensor:
     """
     other = fn.sample()
     try:
-        if not fn.support.is_discrete:
+        if not cast(Constraint, fn.support).is_discrete:
             return _beyond(fn, value, other)
         base = _unwrapped(fn)
         return _any_of(base, value) if base.has_enumerate_support else _counts_beyond(fn, value, other)
@@ -605,27 +611,27 @@ def elsewhere(fn: Any, value: torch.Tensor) -> torch.Tensor:
         return other
 
 
-def _any_of(base: Any, value: torch.Tensor) -> torch.Tensor:
+def _any_of(base: Distribution, value: Tensor) -> Tensor:
     events = len(base.event_shape)
     states = base.enumerate_support(expand=False)
     states = states.reshape(len(states), *base.event_shape)
     return states[torch.randint(len(states), value.shape[: value.dim() - events])]
 
 
-def _counts_beyond(fn: Any, value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def _counts_beyond(fn: Distribution, value: Tensor, other: Tensor) -> Tensor:
     """Counts without an end: rare ones may have no two draws that differ."""
     far = value + _FAR * (other - value).abs() + torch.randint(2, value.shape)
-    return torch.where(fn.support.check(far).all(), far, other)
+    return torch.where(cast(Constraint, fn.support).check(far).all(), far, other)
 
 
-def _beyond(fn: Any, value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def _beyond(fn: Distribution, value: Tensor, other: Tensor) -> Tensor:
     to_support = biject_to(fn.support)
     start, end = to_support.inv(value), to_support.inv(other)
     far = to_support(start + _FAR * (end - start))
     return torch.where(far.isfinite(), far, other)
 
 
-def _unwrapped(fn: Any) -> Any:
+def _unwrapped(fn: Distribution) -> Distribution:
     while isinstance(fn, Independent):
         fn = fn.base_dist
     return fn

@@ -76,7 +76,7 @@ class SiteTransform:
         shape, base = torch.Size(event_shape), unwrapped(support)
         _check_continuous(base)
         site = cls(_with_common_bounds(base, shape), shape)
-        site._check()
+        site._check_event_shape()
         return site
 
     @property
@@ -171,7 +171,7 @@ class SiteTransform:
         log_normal.transforms = self.transforms()
         return log_normal
 
-    def _check(self) -> None:
+    def _check_event_shape(self) -> None:
         need = _compose(self.transforms()).codomain.event_dim
         if len(self.event_shape) < need:
             raise ValueError(
@@ -190,7 +190,7 @@ class SiteTransform:
             )
 
 
-def unwrapped(support: Any) -> Any:
+def unwrapped(support: Constraint) -> Constraint:
     """A support without ``independent``, and without what a mixture puts around that of its components.
 
     Args:
@@ -281,7 +281,7 @@ def _with_common_bounds(support: Any, event_shape: torch.Size) -> Any:
     return support
 
 
-def _common(bound: Any, support: Constraint, event_shape: torch.Size) -> Tensor | float:
+def _common(bound: Tensor | float, support: Constraint, event_shape: torch.Size) -> Tensor | float:
     if not isinstance(bound, Tensor):
         return float(bound)
     rows = bound.detach().expand(torch.broadcast_shapes(bound.shape, event_shape))
@@ -296,9 +296,9 @@ def _common(bound: Any, support: Constraint, event_shape: torch.Size) -> Tensor 
     return rows[0].flatten()[0].item() if bool(same.all()) else rows[0].clone()
 
 
-def _is_number(bound: Any, number: float) -> bool:
+def _is_number(bound: object, number: float) -> bool:
     return not isinstance(bound, Tensor) and bound == number
 
 
-def _compose(steps: list[Transform]) -> Any:
+def _compose(steps: list[Transform]) -> Transform:
     return transforms.ComposeTransform(steps)

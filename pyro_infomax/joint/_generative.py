@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, as_data
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax.joint._latent_space import (
@@ -163,8 +164,7 @@ class GenerativeJoint:
             ValueError: if num_samples is below 1, or no data are known.
             NotImplementedError: if the model has factors, by which its sites do not make up a density.
         """
-        if num_samples < 1:
-            raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
+        num_samples = whole_number("num_samples", num_samples, at_least=1)
         data = self._known_data(args)
         program = self.program(data)
         _check_no_factors(program)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, as_data, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Ranks
@@ -286,8 +287,7 @@ class RepresentationJoint:
         Raises:
             ValueError: if num_samples is below 1.
         """
-        if num_samples < 1:
-            raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
+        num_samples = whole_number("num_samples", num_samples, at_least=1)
         with torch.no_grad(), seeded_draws(seed):
             index = torch.randint(self.data_size, (num_samples,))
             sites = self._drawn_for(index)
