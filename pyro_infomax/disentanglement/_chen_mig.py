@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple, Self, final
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeAlias, final
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.interpolate import BSpline, make_interp_spline
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import patiently
 from pyro_infomax._types import Array, Floats, Integers
 from pyro_infomax.disentanglement._mig import entropies, two_best
@@ -21,7 +22,20 @@ _NORMALS: Final = frozenset({"Normal", "MultivariateNormal", "LowRankMultivariat
 _WRAPPERS: Final = frozenset({"Independent"})
 
 
-def normal_margins(posterior: Any) -> tuple[Floats, Floats]:
+class HasMoments(Protocol):
+    """A distribution, of which mean and standard deviation are read."""
+
+    @property
+    def mean(self) -> ArrayLike: ...
+
+    @property
+    def stddev(self) -> ArrayLike: ...
+
+
+NormalPosterior: TypeAlias = tuple[ArrayLike, ArrayLike] | HasMoments
+
+
+def normal_margins(posterior: NormalPosterior) -> tuple[Floats, Floats]:
     r"""Means and standard deviations of :math:`q(z_j \mid x_n)`.
 
     Args:
@@ -58,14 +72,14 @@ def normal_margins(posterior: Any) -> tuple[Floats, Floats]:
     return means, scales
 
 
-def _pair(posterior: tuple[Any, ...]) -> tuple[Any, Any]:
+def _pair(posterior: tuple[ArrayLike, ...]) -> tuple[ArrayLike, ArrayLike]:
     if len(posterior) != 2:
         raise ValueError(f"Expected a pair (loc, scale) but got {len(posterior)} arrays.")
     return posterior[0], posterior[1]
 
 
-def _moments(posterior: Any) -> tuple[Any, Any]:
-    inner = posterior
+def _moments(posterior: HasMoments) -> tuple[ArrayLike, ArrayLike]:
+    inner: Any = posterior
     while _is_one_of(inner, _WRAPPERS):
         inner = inner.base_dist
     if not _is_one_of(inner, _NORMALS):
@@ -76,7 +90,7 @@ def _moments(posterior: Any) -> tuple[Any, Any]:
     return posterior.mean, posterior.stddev
 
 
-def _is_one_of(distribution: Any, names: frozenset[str]) -> bool:
+def _is_one_of(distribution: object, names: frozenset[str]) -> bool:
     """By name, so that this room does without torch."""
     return any(each.__name__ in names for each in type(distribution).__mro__)
 
@@ -303,7 +317,7 @@ _MUCH: Final = 0.5
 
 
 def chen_mig(
-    posterior: Any,
+    posterior: NormalPosterior,
     factors: ArrayLike,
     *,
     num_samples: int = 10_000,
@@ -379,8 +393,7 @@ def chen_mig(
         >>> print(apart, mixed, sep=", ")
         chen_mig 1.000, chen_mig 0.001
     """
-    if not isinstance(num_samples, int | np.integer) or num_samples < 2:
-        raise ValueError(f"Expected num_samples to be an integer >= 2 but got {num_samples!r}.")
+    num_samples = whole_number("num_samples", num_samples, at_least=2)
     loc, scale = normal_margins(posterior)
     if loc.shape[1] < 2:
         raise ValueError(
@@ -517,7 +530,7 @@ def _mean_gap(
 ) -> ScoreOutcome:
     known = (information / entropy).clip(0.0)
     top, lead = two_best(known)
-    every: dict[str, Any] = {
+    every: dict[str, object] = {
         "mutual_information": information,
         **parts,
         "standard_error": terms.standard_error,

@@ -1,6 +1,6 @@
 """Gradient-boosted trees on binned codes, grown for all values of a factor at once."""
 
-from typing import Any, Final, Literal, NamedTuple, Self, final
+from typing import Final, Literal, NamedTuple, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,8 +12,13 @@ from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.utils import check_random_state
 
 from pyro_infomax._types import Array, Floats, Integers
-from pyro_infomax.disentanglement._interventions import NUM_POINTS, drawn
-from pyro_infomax.disentanglement._sample import Sample, Split, to_sample, to_split
+from pyro_infomax.disentanglement._interventions import (
+    NUM_POINTS,
+    CodesOrEncoder,
+    FactorsOrSource,
+    drawn_sample,
+)
+from pyro_infomax.disentanglement._sample import Sample, Split, to_split
 from pyro_infomax.disentanglement._score import (
     Calibration,
     Score,
@@ -83,7 +88,7 @@ class BinnedBoosting(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learning_rate: float = 0.6,
         largest_step: float = 3.0,
         max_bins: int = 64,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.n_estimators = n_estimators
         self.learning_rate = learning_rate
@@ -289,11 +294,11 @@ class _Learned(NamedTuple):
 
 
 def dci(
-    codes: Any,
-    factors: Any,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource,
     *,
     reference: bool = False,
-    learner: Any = None,
+    learner: BaseEstimator | None = None,
     calibration: Calibration | Literal["own"] | None = "own",
     num_points: int = NUM_POINTS,
     seed: int = 0,
@@ -351,8 +356,7 @@ def dci(
         dci_informativeness 1.000
     """
     rng = np.random.RandomState(seed)
-    points = drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)
-    sample = to_sample(*points)
+    sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
     _check_several(sample)
     chosen = _chosen(learner, reference=reference)
     if calibration == "own":
@@ -381,7 +385,7 @@ def _check_several(sample: Sample) -> None:
         )
 
 
-def _chosen(learner: Any, *, reference: bool) -> Any:
+def _chosen(learner: BaseEstimator | None, *, reference: bool) -> BaseEstimator:
     if learner is None:
         return GradientBoostingClassifier() if reference else BinnedBoosting()
     if reference:
@@ -397,7 +401,7 @@ def _chosen(learner: Any, *, reference: bool) -> Any:
     return learner
 
 
-def _dci(split: Split, learner: Any, rng: np.random.RandomState) -> ScoreOutcome:
+def _dci(split: Split, learner: BaseEstimator, rng: np.random.RandomState) -> ScoreOutcome:
     learned = [_learned(split, k, learner, rng) for k in range(split.train.num_factors)]
     importance = np.stack([each.importance for each in learned], axis=1)  # (code, factor)
     per_code, disentanglement = _concentration(importance)
@@ -423,7 +427,7 @@ def _concentration(importance: Floats) -> tuple[Floats, float]:
     return each, float(each @ weight.sum(1) / weight.sum())
 
 
-def _learned(split: Split, k: int, learner: Any, rng: np.random.RandomState) -> _Learned:
+def _learned(split: Split, k: int, learner: BaseEstimator, rng: np.random.RandomState) -> _Learned:
     learned, truth = split.train.factors[:, k], split.test.factors[:, k]
     values, counts = np.unique(learned, return_counts=True)
     majority = float((truth == values[counts.argmax()]).mean())
@@ -439,14 +443,14 @@ def _pairs(split: Split, k: int) -> list[tuple[Floats, Integers]]:
     return [(part.codes, part.factors[:, k]) for part in (split.train, split.test)]
 
 
-def _seeded(learner: Any, rng: np.random.RandomState) -> Any:
+def _seeded(learner: BaseEstimator, rng: np.random.RandomState) -> BaseEstimator:
     known = learner.get_params()
     if "random_state" in known and known["random_state"] is None:
         learner.set_params(random_state=seed_of(rng))
     return learner
 
 
-def _importance(model: Any, codes: Floats) -> tuple[Floats, str]:
+def _importance(model: BaseEstimator, codes: Floats) -> tuple[Floats, str]:
     """(L,) shares, zeros where nothing counts, and which they are."""
     name = type(model).__name__
     if hasattr(model, "feature_importances_"):

@@ -1,7 +1,7 @@
 """The mutual information gap: whether a factor is told by one code and by no other."""
 
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,13 @@ from scipy.special import gammaln, xlogy
 from scipy.stats import gamma
 
 from pyro_infomax._types import Floats, Integers
-from pyro_infomax.disentanglement._interventions import NUM_TRAIN, drawn
-from pyro_infomax.disentanglement._sample import Binned, binned, to_sample
+from pyro_infomax.disentanglement._interventions import (
+    NUM_TRAIN,
+    CodesOrEncoder,
+    FactorsOrSource,
+    drawn_sample,
+)
+from pyro_infomax.disentanglement._sample import Binned, binned
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
 # ---- Mutual information of columns of small integers, and how much of it chance alone would show.
@@ -232,8 +237,8 @@ _CALIBRATION: Final = Calibration()
 
 
 def mig(
-    codes: Any,
-    factors: Any,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -282,7 +287,7 @@ def mig(
         (1.0, [1.0, 0.0])
     """
     rng = np.random.RandomState(seed)
-    sample = to_sample(*drawn(codes, factors, num_points=num_points, rng=rng, progress=progress))
+    sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
     if sample.num_codes < 2:
         raise ValueError(
             "Expected at least two codes but got 1: the gap is between the two that know most of a factor."

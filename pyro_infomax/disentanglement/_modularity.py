@@ -1,7 +1,7 @@
 """How well the codes together tell each value of a factor from the others, by a linear rule."""
 
 import warnings
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -9,9 +9,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from pyro_infomax._types import Floats, Integers
-from pyro_infomax.disentanglement._interventions import NUM_POINTS, NUM_TRAIN, drawn
+from pyro_infomax.disentanglement._interventions import (
+    NUM_POINTS,
+    NUM_TRAIN,
+    CodesOrEncoder,
+    FactorsOrSource,
+    drawn_sample,
+)
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
-from pyro_infomax.disentanglement._sample import Binned, Split, binned, to_sample, to_split
+from pyro_infomax.disentanglement._sample import Binned, Split, binned, to_split
 from pyro_infomax.disentanglement._score import (
     Calibration,
     Score,
@@ -28,8 +34,8 @@ _CHANCE: Final = 0.5
 
 
 def explicitness(
-    codes: Any,
-    factors: Any,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource,
     *,
     reference: bool = False,
     calibration: Calibration | None = _FEW,
@@ -74,15 +80,22 @@ def explicitness(
         (True, (2,))
     """
     rng = np.random.RandomState(seed)
-    points = drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)
-    split = to_split(to_sample(*points), reference=reference, rng=rng)
+    sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
+    split = to_split(sample, reference=reference, rng=rng)
 
     def statistic(split: Split, rng: np.random.RandomState) -> ScoreOutcome:
         return _explicitness(split, rng, reference=reference)
 
     bounds = (0.0, 1.0) if reference else (-1.0, 1.0)
-    options: dict[str, Any] = {"calibration": calibration, "rng": rng, "progress": progress}
-    return calibrated("explicitness", statistic, split, bounds=bounds, **options)
+    return calibrated(
+        "explicitness",
+        statistic,
+        split,
+        bounds=bounds,
+        calibration=calibration,
+        rng=rng,
+        progress=progress,
+    )
 
 
 def _explicitness(split: Split, rng: np.random.RandomState, *, reference: bool) -> ScoreOutcome:
@@ -140,8 +153,8 @@ _CALIBRATION: Final = Calibration()
 
 
 def modularity(
-    codes: Any,
-    factors: Any,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -187,7 +200,7 @@ def modularity(
         Code 2 tells no more of any factor than chance would and is left out of the mean.
     """
     rng = np.random.RandomState(seed)
-    sample = to_sample(*drawn(codes, factors, num_points=num_points, rng=rng, progress=progress))
+    sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
     if sample.num_factors < 2:
         raise ValueError(
             "Expected at least two factors but got 1: modularity asks whether a code tells of one only."

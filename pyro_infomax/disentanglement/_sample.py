@@ -1,7 +1,7 @@
 """Codes beside the factors that made them, checked once for all scores."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self, final
+from typing import Final, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -176,7 +176,7 @@ def two_thirds(order: Integers) -> tuple[Integers, Integers]:
     return order[:cut], order[cut:]
 
 
-def as_floats(values: Any, *, name: str) -> Floats:
+def as_floats(values: ArrayLike, *, name: str) -> Floats:
     """An array or tensor as float64.
 
     Args:
@@ -190,7 +190,8 @@ def as_floats(values: Any, *, name: str) -> Floats:
         if getattr(values, "is_complex", lambda: np.iscomplexobj(values))():
             raise TypeError
         # NumPy knows fewer precisions than torch
-        known = values.detach().cpu().double() if hasattr(values, "detach") else values
+        detach = getattr(values, "detach", None)
+        known = values if detach is None else detach().cpu().double()
         array: Floats = np.ma.filled(np.ma.asarray(known, dtype=np.float64), np.nan)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -199,7 +200,7 @@ def as_floats(values: Any, *, name: str) -> Floats:
     return array
 
 
-def as_matrix(values: Any, *, name: str, columns: str) -> Floats:
+def as_matrix(values: ArrayLike, *, name: str, columns: str) -> Floats:
     """An array or tensor as finite float64, (n, columns).
 
     Args:
