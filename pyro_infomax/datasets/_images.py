@@ -1,4 +1,4 @@
-"""What every loader returns."""
+"""Images with labels: loaders of what is installed and of the user's own files."""
 
 import os
 import zipfile
@@ -16,7 +16,7 @@ from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Array
 from pyro_infomax.datasets._stored import channels_first, undamaged
 
-# ---- images
+# ---- What every loader returns.
 
 
 class LabelledImages(NamedTuple):

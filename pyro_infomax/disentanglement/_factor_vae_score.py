@@ -19,8 +19,8 @@ from pyro_infomax.disentanglement._interventions import (
     held_fixed,
     in_chunks,
 )
+from pyro_infomax.disentanglement._sample import moved_by_factors
 from pyro_infomax.disentanglement._score import Calibration, Score, calibrated
-from pyro_infomax.disentanglement._udr import moved_by_factors
 
 _NUM_BACKGROUND: Final = 10_000
 _REFERENCE_DEVIATION: Final = 0.05

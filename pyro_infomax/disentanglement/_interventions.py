@@ -16,7 +16,7 @@ from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._sample import Sample, as_matrix, to_sample, two_thirds
 from pyro_infomax.disentanglement._score import Parts, ScoreOutcome
 
-# ---- A source of factors without those that take a single value.
+# ---- A source without the factors that take a single value.
 
 
 @final
@@ -255,7 +255,7 @@ def drawn_sample(
     return to_sample(*points, continuous=continuous)
 
 
-# ---- interventions
+# ---- Draws in which one factor is held fixed, and a learner that is judged by which one it was.
 
 _BATCH: Final = 64
 _CHUNK: Final = 250  # draws whose codes stay in a processor's cache
@@ -390,7 +390,7 @@ def accuracy(trial: LearnerTrial, rng: np.random.RandomState) -> ScoreOutcome:
     return ScoreOutcome(float((truth == guesses).mean()), parts, {}, trial.interventions.notes + notes)
 
 
-# ---- held fixed in a source, or in the data at hand
+# ---- How they are drawn: from a source, or from the data at hand.
 
 
 def held_fixed(
@@ -644,7 +644,7 @@ def _check_several(num_factors: int) -> None:
         raise ValueError("Expected two factors or more, one of which is held fixed, but got one.")
 
 
-# ---- whether to hold fixed is to intervene
+# ---- Whether to hold a factor fixed in the data at hand is to intervene.
 
 
 def _dependences(sample: Sample) -> Iterator[str]:

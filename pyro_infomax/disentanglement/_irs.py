@@ -13,9 +13,8 @@ from pyro_infomax.disentanglement._interventions import (
     FactorsOrSource,
     drawn_sample,
 )
-from pyro_infomax.disentanglement._sample import Sample, equal_width_bins
+from pyro_infomax.disentanglement._sample import Sample, equal_width_bins, variance_shares
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
-from pyro_infomax.disentanglement._udr import variance_shares
 
 _SHUFFLES: Final = 4
 _CALIBRATION: Final = Calibration(bootstraps=10, permutations=10)

@@ -13,7 +13,7 @@ from pyro_infomax._progress import patiently
 from pyro_infomax._types import Floats
 from pyro_infomax.disentanglement._sample import Sample
 
-# ---- scored
+# ---- The score with what one has to know to read it.
 
 _ROUNDING: Final = 1e-12
 
@@ -96,7 +96,7 @@ class Score:
         return f"{self.name} {self.score:z.3f}{interval}" + (f" ({', '.join(known)})" if known else "")
 
 
-# ---- What a score is worth: its spread, the score of codes that know nothing, and that of the factors.
+# ---- Calibration: the spread of a score, the score of codes that know nothing, and that of the factors.
 
 Kind = Literal["bootstrap", "permutation", "ceiling"]
 

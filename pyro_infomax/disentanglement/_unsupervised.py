@@ -205,7 +205,7 @@ class _Columns:
     values: Array  # (n, L)
 
     def resampled(self, rng: np.random.RandomState) -> Self:
-        """Half of the data, see :meth:`~pyro_infomax.disentanglement.binning.Binned.resampled`."""
+        """Half of the data, as for codes in bins: rows that come twice would tell of each other."""
         return type(self)(self.values[rng.permutation(len(self.values))[: len(self.values) // 2]])
 
     def permuted(self, rng: np.random.RandomState) -> Self:

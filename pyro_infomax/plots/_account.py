@@ -1,4 +1,4 @@
-"""The rate, split over the latent dimensions or the latent sites."""
+"""The account in pictures: dimensions, sites, pairs of a sweep, numbers of data, rate against distortion."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from pyro_infomax.plots._axes import (
 )
 from pyro_infomax.plots._latent import most_informative
 
-# ---- bars
+# ---- Information and rate of each latent dimension or site, as bars.
 
 _MOST_NAMES = 40
 _MOST_LETTERS = 60

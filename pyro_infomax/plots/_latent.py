@@ -57,7 +57,7 @@ def checked_dimensions(dimensions: Sequence[int], *, count: int) -> list[int]:
     return chosen
 
 
-# ---- latent
+# ---- Points of the latent space.
 
 _MOST_LABELS = 20
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
