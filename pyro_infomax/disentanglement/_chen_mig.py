@@ -301,7 +301,9 @@ def normal_margins(posterior: NormalPosterior) -> tuple[Floats, Floats]:
         >>> scale.shape
         (2, 3)
     """
-    loc, scale = _pair(posterior) if isinstance(posterior, tuple) else _moments(posterior)
+    if isinstance(posterior, tuple) and len(posterior) != 2:
+        raise ValueError(f"Expected a pair (loc, scale) but got {len(posterior)} arrays.")
+    loc, scale = posterior if isinstance(posterior, tuple) else _moments(posterior)
     means = as_matrix(loc, name="loc", columns="L")
     given = as_floats(scale, name="scale")
     try:
@@ -317,12 +319,6 @@ def normal_margins(posterior: NormalPosterior) -> tuple[Floats, Floats]:
             "codes themselves."
         )
     return means, scales
-
-
-def _pair(posterior: tuple[ArrayLike, ...]) -> tuple[ArrayLike, ArrayLike]:
-    if len(posterior) != 2:
-        raise ValueError(f"Expected a pair (loc, scale) but got {len(posterior)} arrays.")
-    return posterior[0], posterior[1]
 
 
 def _moments(posterior: HasMoments) -> tuple[ArrayLike, ArrayLike]:
@@ -418,7 +414,7 @@ class NormalMixtures:
         order = np.argsort(self._draws)
         draws = self._draws[order]
         # Narrow components reach few draws: pairs are cheaper than a grid with a column a group
-        if _count(loc, scale, draws) <= grid.cost(float(labels.max(axis=0).mean() + 1)):
+        if _windows(loc, scale, draws)[1].sum() <= grid.cost(float(labels.max(axis=0).mean() + 1)):
             sums = np.empty((len(draws), labels.shape[1]))
             sums[order] = _direct(loc, scale, draws, labels[members], own[order])
             return sums
@@ -533,10 +529,6 @@ def _windows(loc: Floats, scale: Floats, places: Floats) -> tuple[Integers, Inte
     first = np.searchsorted(places, loc - _REACH * scale)
     # a scale may be lost beside its mean, and a place in the middle still is in reach
     return first, np.searchsorted(places, loc + _REACH * scale, side="right") - first
-
-
-def _count(loc: Floats, scale: Floats, places: Floats) -> int:
-    return int(_windows(loc, scale, places)[1].sum())
 
 
 def _pairs(loc: Floats, scale: Floats, places: Floats) -> Iterator[_PairsInReach]:

@@ -1,5 +1,6 @@
 """Disentanglement, completeness and informativeness (DCI), and the boosting that learns them."""
 
+from functools import partial
 from typing import Final, Literal, NamedTuple, Self, final
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.utils import check_random_state
 
-from pyro_infomax._types import Array, Floats, Integers
+from pyro_infomax._types import Array, Floats
 from pyro_infomax.disentanglement._interventions import (
     NUM_POINTS,
     CodesOrEncoder,
@@ -115,14 +116,8 @@ def dci(
     if calibration == "own":
         calibration = _FEW if isinstance(chosen, BinnedBoosting) else None
     split = to_split(sample, reference=reference, rng=rng)
-    return calibrated(
-        "dci",
-        lambda split, rng: _dci(split, chosen, rng),
-        split,
-        calibration=calibration,
-        rng=rng,
-        progress=progress,
-    )
+    statistic = partial(_dci, learner=chosen)
+    return calibrated("dci", statistic, split, calibration=calibration, rng=rng, progress=progress)
 
 
 def _check_several(sample: Sample) -> None:
@@ -154,7 +149,7 @@ def _chosen(learner: BaseEstimator | None, *, reference: bool) -> BaseEstimator:
     return learner
 
 
-def _dci(split: Split, learner: BaseEstimator, rng: np.random.RandomState) -> ScoreOutcome:
+def _dci(split: Split, rng: np.random.RandomState, *, learner: BaseEstimator) -> ScoreOutcome:
     learned = [_learned(split, k, learner, rng) for k in range(split.train.num_factors)]
     importance = np.stack([each.importance for each in learned], axis=1)  # (code, factor)
     per_code, disentanglement = _concentration(importance)
@@ -188,12 +183,10 @@ def _learned(split: Split, k: int, learner: BaseEstimator, rng: np.random.Random
         return _Learned(np.zeros(split.train.num_codes), "", 1.0, majority, majority)
     model = _seeded(clone(learner), rng).fit(split.train.codes, learned)
     importance, kind = _importance(model, split.train.codes)
-    train, test = (float((model.predict(codes) == given).mean()) for codes, given in _pairs(split, k))
+    train, test = (
+        float((model.predict(part.codes) == part.factors[:, k]).mean()) for part in (split.train, split.test)
+    )
     return _Learned(importance, kind, train, test, majority)
-
-
-def _pairs(split: Split, k: int) -> list[tuple[Floats, Integers]]:
-    return [(part.codes, part.factors[:, k]) for part in (split.train, split.test)]
 
 
 def _seeded(learner: BaseEstimator, rng: np.random.RandomState) -> BaseEstimator:

@@ -1,6 +1,6 @@
 """The mutual information gap: whether a factor is told by one code and by no other."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -79,21 +79,11 @@ def mig(
         raise ValueError(
             "Expected at least two codes but got 1: the gap is between the two that know most of a factor."
         )
-
-    def statistic(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
-        return _gap(data, reference=reference)
-
-    return calibrated(
-        "mig",
-        statistic,
-        binned(sample, reference=reference),
-        calibration=calibration,
-        rng=rng,
-        progress=progress,
-    )
+    data, statistic = binned(sample, reference=reference), partial(_gap, reference=reference)
+    return calibrated("mig", statistic, data, calibration=calibration, rng=rng, progress=progress)
 
 
-def _gap(data: Binned, *, reference: bool) -> ScoreOutcome:
+def _gap(data: Binned, _rng: np.random.RandomState, *, reference: bool) -> ScoreOutcome:
     informations = mutual_informations if reference else corrected_mutual_informations
     information = informations(data.bins, data.factors)  # (code, factor)
     entropy = entropies(data.factors)

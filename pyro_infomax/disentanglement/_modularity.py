@@ -1,6 +1,7 @@
 """Modularity and explicitness, the two scores of Ridgeway and Mozer (2018)."""
 
 import warnings
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -85,28 +86,18 @@ def modularity(
         raise ValueError(
             "Expected at least two factors but got 1: modularity asks whether a code tells of one only."
         )
-
-    def statistic(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
-        return _as_reference(data) if reference else _corrected(data)
-
-    return calibrated(
-        "modularity",
-        statistic,
-        binned(sample, reference=reference),
-        calibration=calibration,
-        rng=rng,
-        progress=progress,
-    )
+    data, statistic = binned(sample, reference=reference), _as_reference if reference else _corrected
+    return calibrated("modularity", statistic, data, calibration=calibration, rng=rng, progress=progress)
 
 
-def _as_reference(data: Binned) -> ScoreOutcome:
+def _as_reference(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
     information = mutual_informations(data.bins, data.factors)
     modularities = np.nan_to_num(_modularities(information), nan=0.0)
     parts = {"mutual_information": information, "per_code": modularities}
     return ScoreOutcome(float(modularities.mean()), parts)
 
 
-def _corrected(data: Binned) -> ScoreOutcome:
+def _corrected(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
     information = corrected_mutual_informations(data.bins, data.factors)
     modularities = _modularities(information)
     told = ~np.isnan(modularities)
@@ -190,19 +181,10 @@ def explicitness(
     rng = np.random.RandomState(seed)
     sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
     split = to_split(sample, reference=reference, rng=rng)
-
-    def statistic(split: Split, rng: np.random.RandomState) -> ScoreOutcome:
-        return _explicitness(split, rng, reference=reference)
-
+    statistic = partial(_explicitness, reference=reference)
     bounds = (0.0, 1.0) if reference else (-1.0, 1.0)
     return calibrated(
-        "explicitness",
-        statistic,
-        split,
-        bounds=bounds,
-        calibration=calibration,
-        rng=rng,
-        progress=progress,
+        "explicitness", statistic, split, bounds=bounds, calibration=calibration, rng=rng, progress=progress
     )
 
 

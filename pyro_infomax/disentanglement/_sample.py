@@ -239,8 +239,9 @@ def _check_integers(factors: Floats) -> None:
     odd = (factors != np.rint(factors)).any(0)
     if odd.any():
         column = int(np.argmax(odd))
+        value = next(each for each in factors[:, column] if each != np.rint(each))
         raise ValueError(
-            f"Expected factors to be integers but factor {column} holds {_first_odd(factors[:, column])}: "
+            f"Expected factors to be integers but factor {column} holds {value:g}: "
             "put continuous factors into bins (np.digitize at their quantiles), or use sap(continuous=True)."
         )
     largest = np.abs(factors).max(0)
@@ -264,10 +265,6 @@ def _recoded(values: Floats) -> tuple[Integers, tuple[int, ...]]:
         columns.append(index.reshape(-1))
         sizes.append(len(distinct))
     return np.stack(columns, axis=1).astype(np.int64), tuple(sizes)
-
-
-def _first_odd(column: Floats) -> str:
-    return f"{column[column != np.rint(column)][0]:g}"
 
 
 # ---- Codes as small integers, for scores that count.

@@ -89,14 +89,8 @@ def udr(
     models = _Models(_checked_codes(codes), ())
     models = replace(models, active=tuple(_active(models.codes, kl)))
     statistic = partial(_udr, correlation=correlation, reference=reference)
-    return calibrated(
-        "udr",
-        statistic,
-        models,
-        calibration=calibration,
-        rng=np.random.RandomState(seed),
-        progress=progress,
-    )
+    rng = np.random.RandomState(seed)
+    return calibrated("udr", statistic, models, calibration=calibration, rng=rng, progress=progress)
 
 
 @final
@@ -133,8 +127,9 @@ def _udr(
     models: _Models, rng: np.random.RandomState, *, correlation: Correlation, reference: bool
 ) -> ScoreOutcome:
     del rng
-    relate, prepare = (_lasso, _standardised) if correlation == "lasso" else (_spearman, _ranked)
-    prepared = [prepare(each[:, active]) for each, active in zip(models.codes, models.active, strict=True)]
+    relate = _lasso if correlation == "lasso" else _spearman
+    chosen = [each[:, active] for each, active in zip(models.codes, models.active, strict=True)]
+    prepared = [_standardised(each if relate is _lasso else rankdata(each, axis=0)) for each in chosen]
     if models.copied:
         own = [_agreement(relate(each, each)) if each.size else 0.0 for each in prepared]
         return ScoreOutcome(float(np.mean(own)))
@@ -194,10 +189,6 @@ def _spearman(first: Floats, second: Floats) -> Floats:
     """(L_i, L_j) the sizes of the correlations of standardised ranks."""
     correlations: Floats = np.minimum(np.abs(first.T @ second) / len(first), 1)
     return correlations
-
-
-def _ranked(codes: Floats) -> Floats:
-    return _standardised(rankdata(codes, axis=0))
 
 
 def _standardised(codes: Floats) -> Floats:

@@ -234,13 +234,9 @@ def _calibrated(
         raise ValueError(
             "Expected at least two codes but got 1: the score is of what they tell of one another."
         )
-
-    def statistic(data: _Columns, _rng: np.random.RandomState) -> ScoreOutcome:
-        return definition(data)
-
     return calibrated(
         name,
-        statistic,
+        lambda data, _rng: definition(data),
         _Columns(prepare(array)),
         calibration=calibration,
         rng=rng,

@@ -158,12 +158,8 @@ def _stack_gap(
 def _label_ticks(labels: list[str], *, ax: Axes) -> None:
     step = -(-len(labels) // _MOST_NAMES)
     ax.set_xticks(range(0, len(labels), step), labels[::step])
-    ax.tick_params(axis="x", length=0, labelrotation=90 if _crowded(labels) else 0)
+    ax.tick_params(axis="x", length=0, labelrotation=90 if sum(map(len, labels)) > _MOST_LETTERS else 0)
     ax.margins(x=0.01)
-
-
-def _crowded(labels: list[str]) -> bool:
-    return sum(map(len, labels)) > _MOST_LETTERS
 
 
 # ---- What the rate of each pair of a sweep is made of.
