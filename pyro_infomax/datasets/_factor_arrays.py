@@ -24,7 +24,7 @@ from pyro_infomax.datasets._factors import (
 )
 from pyro_infomax.datasets._stored import Hdf5Rows, Rows, channels_first, channels_last, npz_rows, undamaged
 
-# ---- factor arrays
+# ---- Images in an array or a file, with every combination of their factors or some.
 
 _BYTE_WHITE = 255
 _CHUNK = 4096

@@ -287,7 +287,7 @@ class Stencils:
         )
 
 
-# ---- sprites
+# ---- The data.
 
 CountOrValues = int | npt.ArrayLike
 _TURN: Final = 2 * np.pi

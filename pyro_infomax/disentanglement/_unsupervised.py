@@ -3,14 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Self, final
+from typing import Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma
 
 from pyro_infomax._types import Array, Floats, Integers
-from pyro_infomax.disentanglement._interventions import NUM_TRAIN, drawn
+from pyro_infomax.disentanglement._interventions import (
+    NUM_TRAIN,
+    CodesOrEncoder,
+    FactorsOrSource,
+    drawn,
+)
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
 from pyro_infomax.disentanglement._sample import REFERENCE_BINS, codes_array, equal_width_bins, rank_bins
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
@@ -23,8 +28,8 @@ _DEPENDENT: Final = "Some code is a linear function of the others, so that the t
 
 
 def gaussian_total_correlation_score(
-    codes: Any,
-    factors: Any = None,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -80,8 +85,8 @@ def gaussian_total_correlation_score(
 
 
 def wasserstein_correlation(
-    codes: Any,
-    factors: Any = None,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -135,8 +140,8 @@ def wasserstein_correlation(
 
 
 def mutual_information_score(
-    codes: Any,
-    factors: Any = None,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -200,7 +205,7 @@ class _Columns:
     values: Array  # (n, L)
 
     def resampled(self, rng: np.random.RandomState) -> Self:
-        """Half of the data, see :meth:`~pyro_infomax.disentanglement.binning.Binned.resampled`."""
+        """Half of the data, as for codes in bins: rows that come twice would tell of each other."""
         return type(self)(self.values[rng.permutation(len(self.values))[: len(self.values) // 2]])
 
     def permuted(self, rng: np.random.RandomState) -> Self:
@@ -213,8 +218,8 @@ class _Columns:
 def _calibrated(
     name: str,
     definition: Callable[[_Columns], ScoreOutcome],
-    codes: Any,
-    factors: Any,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource | None,
     *,
     prepare: Callable[[Floats], Array] = np.asarray,
     least: float = 0.0,
@@ -229,13 +234,9 @@ def _calibrated(
         raise ValueError(
             "Expected at least two codes but got 1: the score is of what they tell of one another."
         )
-
-    def statistic(data: _Columns, _rng: np.random.RandomState) -> ScoreOutcome:
-        return definition(data)
-
     return calibrated(
         name,
-        statistic,
+        lambda data, _rng: definition(data),
         _Columns(prepare(array)),
         calibration=calibration,
         rng=rng,

@@ -1,4 +1,4 @@
-"""What a run returns, as one Dataset of named numbers and arrays."""
+"""The outcomes of a sweep: what a run returns, how it is kept, and all of them as one Dataset."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ from pyro_infomax.sweeps._grid import FAILURE, Axis, Point
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# ---- sweep results
+# ---- What a run returned, as a Dataset.
 
 _UNITS: Final = "nats per datum"
 _KINDS: Final = "biufU"  # booleans, integers, floats and strings: what netCDF and npz hold as they are
