@@ -46,7 +46,7 @@ from pyro_infomax.diagnostics import Decomposition, decompose
 from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import Gaussian, MLPDecoder, MLPEncoder
 from pyro_infomax.oracles import gaussian_rate_distortion
-from pyro_infomax.plots import rate_distortion, rate_stack
+from pyro_infomax.plots import rate_distortion_plane, rate_stack
 from pyro_infomax.training import fit
 from pyro_infomax.vae import VAE
 
@@ -254,7 +254,7 @@ def draw(sweeps: Sequence[pd.DataFrame], source: Source, path: Path) -> None:
     # few latents lie above the curve, and have their weights written there
     styles = zip(COLOURS, ("below", "above") if len(sweeps) > 1 else ("above",), strict=False)
     for frame, (colour, place) in zip(sweeps, styles, strict=True):
-        rate_distortion(
+        rate_distortion_plane(
             frame["rate"],
             frame["distortion"],
             beta=frame["beta"],

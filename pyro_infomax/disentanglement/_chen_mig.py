@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, Self, final
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.interpolate import BSpline, make_interp_spline
 
 from pyro_infomax._progress import patiently
+from pyro_infomax._types import Array, Floats, Integers
 from pyro_infomax.disentanglement._mig import entropies, two_best
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, as_floats, as_matrix, to_sample
-from pyro_infomax.disentanglement._score import Calibration, Outcome, Score, calibrated
+from pyro_infomax.disentanglement._sample import Sample, as_floats, as_matrix, to_sample
+from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
 # ---- The univariate Normal margins of a posterior, in whatever form it comes.
 
@@ -90,7 +91,7 @@ _BAND: Final = 2.0  # between the scales that stand together
 _BLOCK: Final = 2**21  # pairs at once
 
 
-class _Pairs(NamedTuple):
+class _PairsInReach(NamedTuple):
     """Some components and places that are in reach of each other."""
 
     component: Integers
@@ -150,7 +151,7 @@ class NormalMixtures:
     def _sums(self, members: Integers, labels: Integers) -> Floats:
         loc, scale = self._loc[members], self._scale[members]
         own = labels[self._owner]
-        grid = _Grid(loc, scale)
+        grid = _DensityGrid(loc, scale)
         order = np.argsort(self._draws)
         draws = self._draws[order]
         if _count(loc, scale, draws) <= grid.cost(float(labels.max(axis=0).mean() + 1)):
@@ -171,7 +172,7 @@ def _direct(loc: Floats, scale: Floats, draws: Floats, labels: Integers, own: In
 
 
 @final
-class _Grid:
+class _DensityGrid:
     """Equally spaced nodes wherever components reach; where none does, stretches of nodes end.
 
     Args:
@@ -204,7 +205,7 @@ class _Grid:
         within = (draws - self._starts[stretch]) / self._step
         (near,) = np.nonzero((stretch >= 0) & (within <= self._lengths[stretch] - 1))
         position = self._offsets[stretch[near]] + within[near]
-        between = _Between(position, self.size)
+        between = _TableSpline(position, self.size)
         sums = np.zeros(own.shape)
         # empty nodes get what a single component has at the end of its reach, for the spline's sake
         floor = math.exp(-(_REACH**2) / 2) / float(self._scale.max())
@@ -230,7 +231,7 @@ class _Grid:
 
 
 @final
-class _Between:
+class _TableSpline:
     """Splines through tables of one length, at positions between their nodes.
 
     Args:
@@ -272,7 +273,7 @@ def _count(loc: Floats, scale: Floats, places: Floats) -> int:
     return int(_windows(loc, scale, places)[1].sum())
 
 
-def _pairs(loc: Floats, scale: Floats, places: Floats) -> Iterator[_Pairs]:
+def _pairs(loc: Floats, scale: Floats, places: Floats) -> Iterator[_PairsInReach]:
     """All pairs in reach, in blocks; ``places`` ascend, and densities are in units of 1/√(2π)."""
     first, counts = _windows(loc, scale, places)
     total = np.cumsum(counts)
@@ -283,13 +284,13 @@ def _pairs(loc: Floats, scale: Floats, places: Floats) -> Iterator[_Pairs]:
 
 
 def _paired(
-    block: NDArray[Any], loc: Floats, scale: Floats, places: Floats, first: Integers, counts: Integers
-) -> _Pairs:
+    block: Array, loc: Floats, scale: Floats, places: Floats, first: Integers, counts: Integers
+) -> _PairsInReach:
     component = np.repeat(block, counts[block])
     start = np.cumsum(counts[block]) - counts[block]
     place = np.arange(len(component)) + np.repeat(first[block] - start, counts[block])
     distance = (places[place] - loc[component]) / scale[component]
-    return _Pairs(component, place, np.exp(-0.5 * distance * distance) / scale[component])
+    return _PairsInReach(component, place, np.exp(-0.5 * distance * distance) / scale[component])
 
 
 # ---- aggregate gap
@@ -387,7 +388,7 @@ def chen_mig(
         )
     rng = np.random.RandomState(seed)
     posteriors = _drawn(to_sample(loc, factors), scale, num_samples, rng)
-    terms = _Terms.of(posteriors, 0 if reference else _SHUFFLES, rng, progress=progress)
+    terms = _InformationTerms.of(posteriors, 0 if reference else _SHUFFLES, rng, progress=progress)
     statistic = _as_published if reference else _corrected
     return calibrated("chen_mig", statistic, terms, calibration=calibration, rng=rng, progress=progress)
 
@@ -436,7 +437,7 @@ def _drawn(sample: Sample, scale: Floats, num_samples: int, rng: np.random.Rando
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Terms:
+class _InformationTerms:
     """What each draw adds to the information, and to what chance would give.
 
     Args:
@@ -491,29 +492,29 @@ class _Terms:
         return self.of(self.posteriors.of_the_factors(), self.shuffles, np.random.RandomState(0))
 
 
-def _corrected(terms: _Terms, _rng: np.random.RandomState) -> Outcome:
+def _corrected(terms: _InformationTerms, _rng: np.random.RandomState) -> ScoreOutcome:
     entropy = entropies(terms.posteriors.sample.factors)
     plain, chance = terms.mean(terms.information), terms.mean(terms.chance)  # (code, factor)
     room = entropy - chance
     enough = room > _LEAST_ROOM * entropy
     information = entropy * np.divide(plain - chance, room, out=np.zeros_like(room), where=enough)
     parts = {"uncorrected_information": plain, "chance_information": chance}
-    return _outcome(terms, information, entropy, parts, notes=_notes(chance / entropy))
+    return _mean_gap(terms, information, entropy, parts, notes=_notes(chance / entropy))
 
 
-def _as_published(terms: _Terms, _rng: np.random.RandomState) -> Outcome:
+def _as_published(terms: _InformationTerms, _rng: np.random.RandomState) -> ScoreOutcome:
     entropy = np.log(terms.posteriors.sample.sizes)
-    return _outcome(terms, terms.mean(terms.information), entropy, {}, notes=())
+    return _mean_gap(terms, terms.mean(terms.information), entropy, {}, notes=())
 
 
-def _outcome(
-    terms: _Terms,
+def _mean_gap(
+    terms: _InformationTerms,
     information: Floats,
     entropy: Floats,
     parts: dict[str, Floats],
     *,
     notes: tuple[str, ...],
-) -> Outcome:
+) -> ScoreOutcome:
     known = (information / entropy).clip(0.0)
     top, lead = two_best(known)
     every: dict[str, Any] = {
@@ -524,7 +525,7 @@ def _outcome(
         "per_factor": lead,
         "top": top,
     }
-    return Outcome(float(lead.mean()), every, notes=notes)
+    return ScoreOutcome(float(lead.mean()), every, notes=notes)
 
 
 def _notes(share: Floats) -> tuple[str, ...]:

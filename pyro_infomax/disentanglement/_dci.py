@@ -11,9 +11,17 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.utils import check_random_state
 
+from pyro_infomax._types import Array, Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_POINTS, drawn
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, Split, to_sample, to_split
-from pyro_infomax.disentanglement._score import Calibration, Outcome, Score, calibrated, dead_notes, seed_of
+from pyro_infomax.disentanglement._sample import Sample, Split, to_sample, to_split
+from pyro_infomax.disentanglement._score import (
+    Calibration,
+    Score,
+    ScoreOutcome,
+    calibrated,
+    dead_notes,
+    seed_of,
+)
 
 # ---- boosting
 
@@ -125,10 +133,10 @@ class BinnedBoosting(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raw += _of_leaf(stage.leaves, leaf)
         return raw[0] if len(raw) == 1 else raw.T
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike) -> Array:
         raw = self.decision_function(X)
         index = (raw > 0).astype(int) if raw.ndim == 1 else raw.argmax(1)
-        chosen: NDArray[Any] = self.classes_[np.minimum(index, len(self.classes_) - 1)]
+        chosen: Array = self.classes_[np.minimum(index, len(self.classes_) - 1)]
         return chosen
 
     def _binned(self, codes: Floats) -> Bins:
@@ -239,7 +247,7 @@ class _Grower:
         return _Splits(code, last, gained, 2 * left > size[:, 0, 0])
 
 
-def _at(array: NDArray[Any], index: NDArray[np.intp], *, axis: int) -> NDArray[Any]:
+def _at(array: Array, index: NDArray[np.intp], *, axis: int) -> Array:
     """Of each (node, ..., value) the entry of this index along an axis."""
     spread = index.reshape(len(index), *(1,) * (array.ndim - 2), index.shape[-1])
     return np.take_along_axis(array, spread, axis=axis).squeeze(axis)
@@ -345,7 +353,7 @@ def dci(
     rng = np.random.RandomState(seed)
     points = drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)
     sample = to_sample(*points)
-    _check(sample)
+    _check_several(sample)
     chosen = _chosen(learner, reference=reference)
     if calibration == "own":
         calibration = _FEW if isinstance(chosen, BinnedBoosting) else None
@@ -360,7 +368,7 @@ def dci(
     )
 
 
-def _check(sample: Sample) -> None:
+def _check_several(sample: Sample) -> None:
     if sample.num_codes < 2:
         raise ValueError(
             "Expected two codes or more but got 1: completeness asks whether one code only matters for a "
@@ -389,7 +397,7 @@ def _chosen(learner: Any, *, reference: bool) -> Any:
     return learner
 
 
-def _dci(split: Split, learner: Any, rng: np.random.RandomState) -> Outcome:
+def _dci(split: Split, learner: Any, rng: np.random.RandomState) -> ScoreOutcome:
     learned = [_learned(split, k, learner, rng) for k in range(split.train.num_factors)]
     importance = np.stack([each.importance for each in learned], axis=1)  # (code, factor)
     per_code, disentanglement = _concentration(importance)
@@ -405,7 +413,7 @@ def _dci(split: Split, learner: Any, rng: np.random.RandomState) -> Outcome:
         "majority": np.array([each.majority for each in learned]),
     }
     companions = {"completeness": completeness, "informativeness": float(test.mean())}
-    return Outcome(disentanglement, parts, companions, dead_notes(split.train))
+    return ScoreOutcome(disentanglement, parts, companions, dead_notes(split.train))
 
 
 def _concentration(importance: Floats) -> tuple[Floats, float]:

@@ -7,16 +7,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
-    Draws,
+    FixedFactorDraws,
     Interventions,
-    Trial,
+    LearnerTrial,
     Verdicts,
     accuracy,
     held_fixed,
     in_chunks,
 )
-from pyro_infomax.disentanglement._sample import Floats, Integers
 from pyro_infomax.disentanglement._score import Calibration, Score, calibrated
 from pyro_infomax.disentanglement._udr import moved_by_factors
 
@@ -90,7 +90,7 @@ def factor_vae_score(
         rng=rng,
         progress=progress,
     )
-    trial = Trial.of(interventions, partial(_judged, reference=reference))
+    trial = LearnerTrial.of(interventions, partial(_judged, reference=reference))
     return calibrated(
         "factor_vae_score", accuracy, trial, calibration=calibration, rng=rng, progress=progress
     )
@@ -127,7 +127,9 @@ def _voters(interventions: Interventions, variances: Floats, *, reference: bool)
     return moved_by_factors(interventions.sample.take(interventions.background))
 
 
-def _votes(draws: Draws, interventions: Interventions, variances: Floats, active: _Mask) -> Integers:
+def _votes(
+    draws: FixedFactorDraws, interventions: Interventions, variances: Floats, active: _Mask
+) -> Integers:
     """The code that varies least in each draw; -1 where none may vote."""
     if not active.any():
         return np.full(len(draws), -1, dtype=np.int64)
@@ -148,7 +150,7 @@ def _variances(codes: Floats, rows: Integers) -> Floats:
 
 
 def _table(
-    draws: Draws, interventions: Interventions, variances: Floats, active: _Mask
+    draws: FixedFactorDraws, interventions: Interventions, variances: Floats, active: _Mask
 ) -> tuple[Integers, Integers]:
     """The votes, and how often each code won those of each factor, (L, K)."""
     votes = _votes(draws, interventions, variances, active)

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
 from pyro_infomax._progress import patiently
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, as_matrix, to_sample, two_thirds
-from pyro_infomax.disentanglement._score import Outcome
+from pyro_infomax._types import Floats, Integers
+from pyro_infomax.disentanglement._sample import Sample, as_matrix, to_sample, two_thirds
+from pyro_infomax.disentanglement._score import ScoreOutcome
 
 # ---- A source of factors without those that take a single value.
 
@@ -245,7 +246,7 @@ _AGAINST_THE_OTHERS: Final = (
 
 @final
 @dataclass(frozen=True, eq=False)
-class Draws:
+class FixedFactorDraws:
     """Draws, in each of which one factor was held fixed.
 
     Args:
@@ -275,8 +276,8 @@ class Interventions:
 
     sample: Sample
     background: Integers
-    train: Draws
-    test: Draws
+    train: FixedFactorDraws
+    test: FixedFactorDraws
     notes: tuple[str, ...] = ()
 
     def permuted(self, rng: np.random.RandomState) -> Self:
@@ -306,7 +307,7 @@ class Verdicts(NamedTuple):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Trial:
+class LearnerTrial:
     """A learner that was taught by interventions, and its verdicts on others.
 
     To resample it is to draw its verdicts anew, which takes no time: the spread is that of the draws that
@@ -350,7 +351,7 @@ class Trial:
         return self.of(self.interventions.as_codes(), self.learn)
 
 
-def accuracy(trial: Trial, rng: np.random.RandomState) -> Outcome:
+def accuracy(trial: LearnerTrial, rng: np.random.RandomState) -> ScoreOutcome:
     """How often the learner names the factor that was fixed.
 
     Args:
@@ -359,7 +360,7 @@ def accuracy(trial: Trial, rng: np.random.RandomState) -> Outcome:
     """
     del rng
     truth, guesses, parts, notes = trial.verdicts
-    return Outcome(float((truth == guesses).mean()), parts, {}, trial.interventions.notes + notes)
+    return ScoreOutcome(float((truth == guesses).mean()), parts, {}, trial.interventions.notes + notes)
 
 
 # ---- held fixed in a source, or in the data at hand
@@ -451,7 +452,7 @@ def fixed_groups(
     return shelf.rows[shelf.starts[one] + within]
 
 
-def in_chunks(draws: Draws) -> Iterator[Integers]:
+def in_chunks(draws: FixedFactorDraws) -> Iterator[Integers]:
     """The rows of a few draws at a time, since the codes of all are large.
 
     Args:
@@ -540,13 +541,13 @@ def _draws(
     number: int,
     draw: Callable[..., Integers],
     rng: np.random.RandomState,
-) -> Draws:
+) -> FixedFactorDraws:
     fixed = np.sort(rng.randint(len(pools), size=number))
     counts = np.bincount(fixed, minlength=len(pools))
     rows = [
         pool[draw(factors[pool], k, count)] for k, (pool, count) in enumerate(zip(pools, counts, strict=True))
     ]
-    return Draws(fixed, np.concatenate(rows))
+    return FixedFactorDraws(fixed, np.concatenate(rows))
 
 
 def _of_source(
@@ -568,8 +569,8 @@ def _of_source(
     return Interventions(
         sample,
         rows[:split],
-        Draws(fixed[:NUM_TRAIN], shaped[:NUM_TRAIN]),
-        Draws(fixed[NUM_TRAIN:], shaped[NUM_TRAIN:]),
+        FixedFactorDraws(fixed[:NUM_TRAIN], shaped[:NUM_TRAIN]),
+        FixedFactorDraws(fixed[NUM_TRAIN:], shaped[NUM_TRAIN:]),
     )
 
 

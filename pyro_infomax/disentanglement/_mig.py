@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from scipy.special import gammaln, xlogy
 from scipy.stats import gamma
 
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_TRAIN, drawn
-from pyro_infomax.disentanglement._sample import Binned, Floats, Integers, binned, to_sample
-from pyro_infomax.disentanglement._score import Calibration, Outcome, Score, calibrated
+from pyro_infomax.disentanglement._sample import Binned, binned, to_sample
+from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
 # ---- Mutual information of columns of small integers, and how much of it chance alone would show.
 
@@ -137,7 +138,7 @@ def _on_nodes(columns: Integers, nodes: Floats) -> Floats:
     return np.stack([_shared(np.bincount(column), nodes) for column in columns.T])
 
 
-def _shared(counts: NDArray[np.int64], nodes: Floats) -> Floats:
+def _shared(counts: Integers, nodes: Floats) -> Floats:
     counts = counts[counts > 0]
     upper = np.clip(np.searchsorted(nodes, counts), 1, len(nodes) - 1)
     share = (counts - nodes[upper - 1]) / (nodes[upper] - nodes[upper - 1])
@@ -199,7 +200,7 @@ def _log_binomial(n: float, k: Floats) -> Floats:
     return answer
 
 
-def _information(bins: NDArray[np.int64], factor: NDArray[np.int64]) -> float:
+def _information(bins: Integers, factor: Integers) -> float:
     values = int(factor.max()) + 1
     table = np.bincount(bins * values + factor, minlength=(int(bins.max()) + 1) * values).reshape(-1, values)
     size = len(bins)
@@ -213,7 +214,7 @@ def _information(bins: NDArray[np.int64], factor: NDArray[np.int64]) -> float:
     return max(float((counts / size * ratios)[known].sum()), 0.0)
 
 
-def _entropy(counts: NDArray[np.int64]) -> float:
+def _entropy(counts: Integers) -> float:
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum()) + 0.0
 
@@ -287,7 +288,7 @@ def mig(
             "Expected at least two codes but got 1: the gap is between the two that know most of a factor."
         )
 
-    def statistic(data: Binned, _rng: np.random.RandomState) -> Outcome:
+    def statistic(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
         return _gap(data, reference=reference)
 
     return calibrated(
@@ -300,7 +301,7 @@ def mig(
     )
 
 
-def _gap(data: Binned, *, reference: bool) -> Outcome:
+def _gap(data: Binned, *, reference: bool) -> ScoreOutcome:
     informations = mutual_informations if reference else corrected_mutual_informations
     information = informations(data.bins, data.factors)  # (code, factor)
     entropy = entropies(data.factors)
@@ -308,7 +309,7 @@ def _gap(data: Binned, *, reference: bool) -> Outcome:
     # few data drawn anew may hold one value of a factor only
     gaps = np.divide(lead, entropy, out=np.zeros_like(entropy), where=entropy > 0)
     parts = {"mutual_information": information, "entropy": entropy, "per_factor": gaps, "top": top}
-    return Outcome(float(gaps.mean()), parts)
+    return ScoreOutcome(float(gaps.mean()), parts)
 
 
 def two_best(known: Floats) -> tuple[Integers, Floats]:

@@ -8,10 +8,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_POINTS, NUM_TRAIN, drawn
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
-from pyro_infomax.disentanglement._sample import Binned, Floats, Integers, Split, binned, to_sample, to_split
-from pyro_infomax.disentanglement._score import Calibration, Outcome, Score, calibrated, dead_notes, seed_of
+from pyro_infomax.disentanglement._sample import Binned, Split, binned, to_sample, to_split
+from pyro_infomax.disentanglement._score import (
+    Calibration,
+    Score,
+    ScoreOutcome,
+    calibrated,
+    dead_notes,
+    seed_of,
+)
 
 # ---- explicit
 
@@ -69,7 +77,7 @@ def explicitness(
     points = drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)
     split = to_split(to_sample(*points), reference=reference, rng=rng)
 
-    def statistic(split: Split, rng: np.random.RandomState) -> Outcome:
+    def statistic(split: Split, rng: np.random.RandomState) -> ScoreOutcome:
         return _explicitness(split, rng, reference=reference)
 
     bounds = (0.0, 1.0) if reference else (-1.0, 1.0)
@@ -77,7 +85,7 @@ def explicitness(
     return calibrated("explicitness", statistic, split, bounds=bounds, **options)
 
 
-def _explicitness(split: Split, rng: np.random.RandomState, *, reference: bool) -> Outcome:
+def _explicitness(split: Split, rng: np.random.RandomState, *, reference: bool) -> ScoreOutcome:
     train, test = _standardised(split)
     areas = [
         _areas((train, split.train.factors[:, k]), (test, split.test.factors[:, k]), rng)
@@ -86,7 +94,7 @@ def _explicitness(split: Split, rng: np.random.RandomState, *, reference: bool) 
     in_train, in_test = np.array(areas).T
     per_factor = in_test if reference else 2 * in_test - 1
     parts = {"per_factor": per_factor, "auc_train": in_train, "auc_test": in_test}
-    return Outcome(float(per_factor.mean()), parts, notes=dead_notes(split.train))
+    return ScoreOutcome(float(per_factor.mean()), parts, notes=dead_notes(split.train))
 
 
 def _standardised(split: Split) -> tuple[Floats, Floats]:
@@ -185,8 +193,8 @@ def modularity(
             "Expected at least two factors but got 1: modularity asks whether a code tells of one only."
         )
 
-    def statistic(data: Binned, _rng: np.random.RandomState) -> Outcome:
-        return _plain(data) if reference else _corrected(data)
+    def statistic(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
+        return _as_reference(data) if reference else _corrected(data)
 
     return calibrated(
         "modularity",
@@ -198,19 +206,20 @@ def modularity(
     )
 
 
-def _plain(data: Binned) -> Outcome:
+def _as_reference(data: Binned) -> ScoreOutcome:
     information = mutual_informations(data.bins, data.factors)
     modularities = np.nan_to_num(_modularities(information), nan=0.0)
-    return Outcome(float(modularities.mean()), {"mutual_information": information, "per_code": modularities})
+    parts = {"mutual_information": information, "per_code": modularities}
+    return ScoreOutcome(float(modularities.mean()), parts)
 
 
-def _corrected(data: Binned) -> Outcome:
+def _corrected(data: Binned) -> ScoreOutcome:
     information = corrected_mutual_informations(data.bins, data.factors)
     modularities = _modularities(information)
     told = ~np.isnan(modularities)
     score = float(modularities[told].mean()) if told.any() else 0.0
     parts = {"mutual_information": information, "per_code": modularities}
-    return Outcome(score, parts, notes=_left_out(np.flatnonzero(~told).tolist()))
+    return ScoreOutcome(score, parts, notes=_left_out(np.flatnonzero(~told).tolist()))
 
 
 def _modularities(information: Floats) -> Floats:

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
+from pyro_infomax._types import Array, Floats, Integers
+
 # ---- sample
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 _FEWEST: Final = 10
 _TEST_SHARE: Final = 3  # one datum in so many
@@ -52,7 +52,7 @@ class Sample:
         dead: NDArray[np.bool_] = np.ptp(self.codes, axis=0) == 0
         return dead
 
-    def take(self, index: NDArray[Any]) -> Self:
+    def take(self, index: Array) -> Self:
         """The data of these rows.
 
         Args:
@@ -387,7 +387,7 @@ def rank_bins(codes: Floats, num_bins: int) -> Integers:
     return np.stack([_rank_bins(code, num_bins) for code in codes.T], axis=1).astype(np.int64)
 
 
-def _rank_bins(code: Floats, num_bins: int) -> NDArray[np.int64]:
+def _rank_bins(code: Floats, num_bins: int) -> Integers:
     ranks = rankdata(code, method="dense") - 1
     if ranks.max() >= num_bins:
         middles = rankdata(code) - 0.5  # from 0 to n

@@ -9,9 +9,17 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_POINTS, drawn
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, Split, ordered, to_sample, to_split
-from pyro_infomax.disentanglement._score import Calibration, Outcome, Score, calibrated, dead_notes, seed_of
+from pyro_infomax.disentanglement._sample import Sample, Split, ordered, to_sample, to_split
+from pyro_infomax.disentanglement._score import (
+    Calibration,
+    Score,
+    ScoreOutcome,
+    calibrated,
+    dead_notes,
+    seed_of,
+)
 
 _FEW: Final = Calibration(bootstraps=5, permutations=5)
 _MANY: Final = Calibration(bootstraps=100, permutations=50)
@@ -74,7 +82,7 @@ def sap(
     rng = np.random.RandomState(seed)
     points = drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)
     sample = to_sample(*points, continuous=continuous)
-    _check(sample)
+    _check_two_codes(sample)
     chosen = _own(reference=reference, continuous=continuous) if calibration == "own" else calibration
     options: dict[str, Any] = {"calibration": chosen, "rng": rng, "progress": progress}
     if continuous:
@@ -83,7 +91,7 @@ def sap(
     return calibrated("sap", _by_machines if reference else _by_thresholds, split, **options)
 
 
-def _check(sample: Sample) -> None:
+def _check_two_codes(sample: Sample) -> None:
     if sample.num_codes < 2:
         raise ValueError(
             "Expected two codes or more but got 1: SAP is the lead of the best code over the second, so put "
@@ -97,15 +105,15 @@ def _own(*, reference: bool, continuous: bool) -> Calibration | None:
     return None if reference else _FEW
 
 
-def _by_thresholds(split: Split, rng: np.random.RandomState) -> Outcome:
-    return _outcome(_each(ordered(split), _threshold_lead, rng), split.train)
+def _by_thresholds(split: Split, rng: np.random.RandomState) -> ScoreOutcome:
+    return _mean_lead(_each(ordered(split), _threshold_lead, rng), split.train)
 
 
-def _by_machines(split: Split, rng: np.random.RandomState) -> Outcome:
-    return _outcome(_each(split, _machine_accuracy, rng), split.train)
+def _by_machines(split: Split, rng: np.random.RandomState) -> ScoreOutcome:
+    return _mean_lead(_each(split, _machine_accuracy, rng), split.train)
 
 
-def _by_correlation(sample: Sample, rng: np.random.RandomState) -> Outcome:  # noqa: ARG001
+def _by_correlation(sample: Sample, rng: np.random.RandomState) -> ScoreOutcome:  # noqa: ARG001
     codes = sample.codes - sample.codes.mean(0)
     factors = sample.values - sample.values.mean(0)
     degrees = len(sample) - 1
@@ -114,7 +122,7 @@ def _by_correlation(sample: Sample, rng: np.random.RandomState) -> Outcome:  # n
     alive = (code_variance > _LEAST_VARIANCE)[:, None] & (factor_variance > 0)
     product = np.where(alive, code_variance[:, None] * factor_variance, 1.0)
     squared = (codes.T @ factors / degrees) ** 2 / product
-    return _outcome(np.where(alive, squared, 0.0), sample)
+    return _mean_lead(np.where(alive, squared, 0.0), sample)
 
 
 def _each(split: Split, learn: Any, rng: np.random.RandomState) -> Floats:
@@ -150,8 +158,8 @@ def _machine_accuracy(split: Split, j: int, k: int, rng: np.random.RandomState) 
     return float((machine.predict(split.test.codes[:, [j]]) == truth).mean())
 
 
-def _outcome(separability: Floats, sample: Sample) -> Outcome:
+def _mean_lead(separability: Floats, sample: Sample) -> ScoreOutcome:
     ranked = np.sort(separability, axis=0)
     lead = ranked[-1] - ranked[-2]
     parts: Mapping[str, Any] = {"separability": separability, "per_factor": lead}
-    return Outcome(float(lead.mean()), parts, notes=dead_notes(sample))
+    return ScoreOutcome(float(lead.mean()), parts, notes=dead_notes(sample))

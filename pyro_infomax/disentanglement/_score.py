@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeVar, final
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from pyro_infomax._progress import patiently
+from pyro_infomax._types import Floats
 from pyro_infomax.disentanglement._sample import Sample
 
 # ---- scored
@@ -135,7 +135,7 @@ class Calibration:
             raise ValueError(f"Expected 0 < confidence < 1 but got {self.confidence!r}.")
 
 
-class Outcome(NamedTuple):
+class ScoreOutcome(NamedTuple):
     """What one computation of a score gives.
 
     Args:
@@ -166,7 +166,7 @@ _Subject = TypeVar("_Subject", bound=Replicable)
 
 def calibrated(
     name: str,
-    statistic: Callable[[_Subject, np.random.RandomState], Outcome],
+    statistic: Callable[[_Subject, np.random.RandomState], ScoreOutcome],
     subject: _Subject,
     *,
     calibration: Calibration | None,
@@ -196,9 +196,9 @@ def calibrated(
     Raises:
         ValueError: if ``calibration`` is something else.
     """
-    _check_outcome(calibration)
+    _check_calibration(calibration)
     outcome = statistic(subject, rng)
-    replicates: dict[Kind, list[Outcome]] = {"bootstrap": [], "permutation": [], "ceiling": []}
+    replicates: dict[Kind, list[ScoreOutcome]] = {"bootstrap": [], "permutation": [], "ceiling": []}
     if calibration is not None:
         plan = _plan(calibration, has_ceiling=has_ceiling)
         for kind in patiently(plan, name, progress=progress):
@@ -219,7 +219,7 @@ def calibrated(
     )
 
 
-def _check_outcome(calibration: Any) -> None:
+def _check_calibration(calibration: Any) -> None:
     if calibration is not None and not isinstance(calibration, Calibration):
         raise ValueError(
             f"Expected calibration to be a Calibration or None but got {calibration!r}: "
@@ -251,7 +251,7 @@ def _replicate(subject: _Subject, kind: Kind, rng: np.random.RandomState) -> _Su
 class _Settled:
     """The replications, and what they say of each of the scores."""
 
-    replicates: Mapping[Kind, list[Outcome]]
+    replicates: Mapping[Kind, list[ScoreOutcome]]
     confidence: float
     bounds: Interval = field(default=(0.0, 1.0))
 
@@ -268,11 +268,11 @@ class _Settled:
             **known,
         )
 
-    def _values(self, kind: Kind, what: str | None) -> NDArray[np.float64]:
+    def _values(self, kind: Kind, what: str | None) -> Floats:
         outcomes = self.replicates[kind]
         return np.array([each.score if what is None else each.companions[what] for each in outcomes])
 
-    def _within(self, centre: float, values: NDArray[np.float64], inflation: float) -> Interval | None:
+    def _within(self, centre: float, values: Floats, inflation: float) -> Interval | None:
         if len(values) < 2 or not np.isfinite([centre, *values]).all():
             return None
         quantile = student.ppf((1 + self.confidence) / 2, len(values) - 1)

@@ -19,7 +19,7 @@ from pyro_infomax.disentanglement._sample import codes_array, to_sample
 from pyro_infomax.disentanglement._sap import sap
 from pyro_infomax.disentanglement._score import Calibration, Score
 from pyro_infomax.disentanglement._unsupervised import (
-    gaussian_total_correlation,
+    gaussian_total_correlation_score,
     mutual_information_score,
     wasserstein_correlation,
 )
@@ -38,7 +38,7 @@ _SUPERVISED: Final[Mapping[str, Callable[..., Score]]] = {
     "irs": irs,
 }
 _UNSUPERVISED: Final[Mapping[str, Callable[..., Score]]] = {
-    "gaussian_total_correlation": gaussian_total_correlation,
+    "gaussian_total_correlation": gaussian_total_correlation_score,
     "wasserstein_correlation": wasserstein_correlation,
     "mutual_information_score": mutual_information_score,
 }
@@ -155,7 +155,7 @@ def score(
         >>> table["mig"].score > 0.9, list(table)
         (True, ['mig', 'sap'])
     """
-    names = _checked(which)
+    names = _known_scores(which)
     if is_encoded(codes, factors):
         codes = encoder_of(codes, factors, progress=progress)
     points = drawn(codes, factors, num_points=num_points, rng=np.random.RandomState(seed), progress=progress)
@@ -180,7 +180,7 @@ def _check_table(codes: Any, factors: Any, *, supervised: bool) -> None:
         to_sample(codes, factors)
 
 
-def _checked(which: Sequence[str] | None) -> list[str]:
+def _known_scores(which: Sequence[str] | None) -> list[str]:
     if which is None:
         return list(_SCORES)
     names = [which] if isinstance(which, str) else list(dict.fromkeys(which))

@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from sklearn.linear_model import Lasso
 
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, as_floats, codes_array
-from pyro_infomax.disentanglement._score import Calibration, Outcome, Score, calibrated
+from pyro_infomax._types import Floats, Integers
+from pyro_infomax.disentanglement._sample import Sample, as_floats, codes_array
+from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
 # ---- ranking
 
@@ -130,13 +131,13 @@ class _Models:
 
 def _udr(
     models: _Models, rng: np.random.RandomState, *, correlation: Correlation, reference: bool
-) -> Outcome:
+) -> ScoreOutcome:
     del rng
     relate, prepare = (_lasso, _standardised) if correlation == "lasso" else (_spearman, _ranked)
     prepared = [prepare(each[:, active]) for each, active in zip(models.codes, models.active, strict=True)]
     if models.copied:
         own = [_agreement(relate(each, each)) if each.size else 0.0 for each in prepared]
-        return Outcome(float(np.mean(own)))
+        return ScoreOutcome(float(np.mean(own)))
     lives = [index for index, active in enumerate(models.active) if active.any()]
     size = len(prepared)
     pairwise = np.zeros((size, size))
@@ -156,7 +157,7 @@ def _udr(
         "active": models.active,
         "best": int(per_model.argmax()),
     }
-    return Outcome(float(per_model.mean()), parts, {}, tuple(_notes(size, lives)))
+    return ScoreOutcome(float(per_model.mean()), parts, {}, tuple(_notes(size, lives)))
 
 
 def _per_model(pairwise: Floats, lives: Sequence[int], *, reference: bool) -> Floats:

@@ -25,7 +25,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from pyro_infomax.distributions._families import diagonal_normal
+from pyro_infomax.distributions._families import diagonal_normal, innermost, is_called, is_point_mass
 from pyro_infomax.distributions._transforms import elementwise
 
 # ---- Closed forms between families on the positive half-line, from the few moments
@@ -223,15 +223,10 @@ def _batch_shape(posterior: Any, prior: Any) -> torch.Size:
 def _unwrapped(distribution: Any) -> tuple[Any, int]:
     """What is inside of wrappers that only move or repeat axes, and how many axes they made events."""
     axes = 0
-    while isinstance(distribution, Independent) or _is_expanded(distribution):
+    while is_called(distribution, "Independent", "ExpandedDistribution"):
         axes += getattr(distribution, "reinterpreted_batch_ndims", 0)
         distribution = distribution.base_dist
     return distribution, axes
-
-
-# Pyro's wrapper, known by its name since this room does without Pyro.
-def _is_expanded(distribution: Any) -> bool:
-    return any(each.__name__ == "ExpandedDistribution" for each in type(distribution).__mro__)
 
 
 def _wrapped(distribution: Any, axes: int) -> Any:
@@ -292,7 +287,7 @@ def _of_one_factor(posterior: Any, prior: Any) -> Tensor | None:
 
 
 def _registered(posterior: Any, prior: Any) -> Tensor | None:
-    if _is_point_mass(posterior) or _is_folded(posterior) or _is_folded(prior):
+    if is_point_mass(innermost(posterior)) or _is_folded(posterior) or _is_folded(prior):
         return None
     try:
         divergence = kl_divergence(*_alike(posterior, prior))
@@ -310,13 +305,6 @@ def _alike(posterior: Any, prior: Any) -> tuple[Any, Any]:
 
 def _expanded(distribution: Any, batch: torch.Size) -> Any:
     return distribution if distribution.batch_shape == batch else distribution.expand(batch)
-
-
-# Known by what it carries, since this room does without Pyro.
-def _is_point_mass(distribution: Any) -> bool:
-    while hasattr(distribution, "base_dist"):
-        distribution = distribution.base_dist
-    return hasattr(distribution, "log_density")
 
 
 # torch compares what was folded as if nothing had been: right only for bases that are symmetric about 0

@@ -529,11 +529,13 @@ class _Piece:
 
     def solve(self, above: Tensor) -> Tensor:
         """t of a height above the left knot: the root of a quadratic, in the form that does not cancel."""
-        a = self.height * (self.chord - self.slope) + above * self.excess
         b = self.height * self.slope - above * self.excess
+        a = self.height * self.chord - b  # > 0 where b < 0
         c = -self.chord * above
-        discriminant = (b.square() - 4 * a * c).clamp_min(torch.finfo(above.dtype).tiny)
-        return (2 * c / (-b - discriminant.sqrt())).clamp(0, 1)
+        root = (b.square() - 4 * a * c).clamp_min(torch.finfo(above.dtype).tiny).sqrt()
+        # of the two forms of one root, that which adds terms of one sign
+        falls = b < 0
+        return (torch.where(falls, root - b, -2 * c) / torch.where(falls, 2 * a, b + root)).clamp(0, 1)
 
 
 def _knots(raw: Tensor) -> Tensor:

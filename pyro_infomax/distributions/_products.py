@@ -27,7 +27,7 @@ from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import lazy_property
 
 from pyro_infomax.distributions._divergences import closed_divergence
-from pyro_infomax.distributions._families import diagonal_normal, is_factorised, is_normal, spelt_out
+from pyro_infomax.distributions._families import diagonal_normal, full_name, is_factorised, is_normal
 from pyro_infomax.distributions._transforms import (
     elementwise,
     is_plain,
@@ -240,7 +240,7 @@ def marginals_of(distribution: Any) -> Marginals:
     raise NotImplementedError(
         "Expected a distribution whose univariate marginals are known (Independent over univariate factors, "
         "a multivariate Normal, a mixture of these, either of the former transformed element by element) but "
-        f"got {spelt_out(distribution)}; give it a method log_prob_marginals(z) of shape (..., d)."
+        f"got {full_name(distribution)}; give it a method log_prob_marginals(z) of shape (..., d)."
     )
 
 
@@ -431,7 +431,7 @@ def _check_constraints(distribution: Distribution, role: str) -> None:
             continue
         raise ValueError(
             f"Expected finite parameters of the {role} within their constraints but got {parameter} of "
-            f"{spelt_out(distribution)} from {float(value.min())} to {float(value.max())}; "
+            f"{full_name(distribution)} from {float(value.min())} to {float(value.max())}; "
             f"check {_source(role)}."
         )
 

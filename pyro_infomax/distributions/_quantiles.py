@@ -16,7 +16,7 @@ from torch.distributions import (
 )
 from torch.nn.functional import one_hot
 
-from pyro_infomax.distributions._families import is_point_mass
+from pyro_infomax.distributions._families import innermost, is_point_mass
 
 
 def check_levels(q: float | Sequence[float] | Tensor) -> Tensor:
@@ -96,9 +96,7 @@ def _base(distribution: Any) -> Any:
 
 def _parameter_of(base: Any) -> Tensor:
     """Any parameter, for its dtype and device."""
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    return next((each for each in vars(base).values() if _is_floating(each)), torch.zeros(()))
+    return next((each for each in vars(innermost(base)).values() if _is_floating(each)), torch.zeros(()))
 
 
 def _is_floating(each: Any) -> bool:

@@ -6,14 +6,15 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from pyro_infomax._recording import is_recording
 from pyro_infomax.distributions import (
     check_parameters,
     coordinates_of,
+    full_name,
     in_double,
     is_normal,
     marginals_of,
-    shapes,
-    spelt_out,
+    shapes_in_words,
 )
 from pyro_infomax.information._mixture_engine import (
     Dense,
@@ -66,7 +67,8 @@ class AggregatePosterior:
 
     def __init__(self, posterior: Any, *, progress: bool = True) -> None:
         _check_shapes(posterior)
-        check_parameters(posterior, "posterior")
+        if not is_recording():
+            check_parameters(posterior, "posterior")
         self.posterior = in_double(posterior)
         self.progress = progress
         self.coordinates = coordinates_of(self.posterior)
@@ -187,7 +189,7 @@ class AggregatePosterior:
                 f"Expected index of shape ({points},), an integer for each point, "
                 f"but got shape {tuple(index.shape)} of {index.dtype}."
             )
-        if points and not 0 <= int(index.min()) <= int(index.max()) < self.data_size:
+        if points and not is_recording() and not 0 <= int(index.min()) <= int(index.max()) < self.data_size:
             raise ValueError(
                 f"Expected index from 0 to {self.data_size - 1} but got "
                 f"{int(index.min())} to {int(index.max())}."
@@ -206,8 +208,9 @@ def _check_shapes(posterior: Any) -> None:
     if len(batch) == 1 and len(event) == 1 and batch[0] and event[0]:
         return
     raise ValueError(
-        f"Expected a posterior of batch shape (N,) and event shape (d,) but got {spelt_out(posterior)} of "
-        f"{shapes(posterior)}; declare the latent axis as the event, as Independent(..., 1) or .to_event(1)."
+        f"Expected a posterior of batch shape (N,) and event shape (d,) but got {full_name(posterior)} of "
+        f"{shapes_in_words(posterior)}; declare the latent axis as the event, as Independent(..., 1) or "
+        ".to_event(1)."
     )
 
 

@@ -12,12 +12,12 @@ from pyro_infomax.distributions import (
     Coordinates,
     Marginals,
     check_parameters,
+    full_name,
     in_double,
     in_dtype_of,
     is_normal,
     marginals_of,
-    shapes,
-    spelt_out,
+    shapes_in_words,
 )
 from pyro_infomax.information._mixture_engine import Mixture
 from pyro_infomax.information._sites import Mixtures, WholeMixtures
@@ -237,7 +237,7 @@ def check_prior(prior: Any, latent_dim: int) -> None:
     if getattr(prior, "batch_shape", None) != () or prior.event_shape != (latent_dim,):
         raise ValueError(
             f"Expected a prior of batch shape () and event shape ({latent_dim},) but got "
-            f"{spelt_out(prior)} of {shapes(prior)}; declare its axes as the event, as "
+            f"{full_name(prior)} of {shapes_in_words(prior)}; declare its axes as the event, as "
             "Independent(..., 1) or .to_event(1) do."
         )
     check_parameters(prior, "prior")

@@ -11,7 +11,6 @@ from typing import Any, Final, Self, final
 import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
-from sklearn.neighbors import KDTree
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
@@ -336,6 +335,8 @@ def ordered(points: Tensor, size: int) -> tuple[Tensor, list[int]]:
     """An order of points in which neighbours stand together, and where its runs of ``size`` or more stop."""
     if len(points) <= size:
         return torch.arange(len(points), device=points.device), [len(points)]
+    from sklearn.neighbors import KDTree  # late: it takes a second to import, and many never get here
+
     _, order, nodes, _ = KDTree(points.cpu().numpy(), leaf_size=size).get_arrays()
     stops = nodes["idx_end"][nodes["is_leaf"].astype(bool)]
     return torch.from_numpy(np.array(order)).to(points.device), sorted(stops.tolist())

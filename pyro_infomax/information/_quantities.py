@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MixtureSameFamily
 
-from pyro_infomax.distributions import is_factorised, spelt_out
+from pyro_infomax.distributions import full_name, is_factorised
 from pyro_infomax.information._account import Account
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._draws import Draws
@@ -361,7 +361,7 @@ def _finite(what: str, posterior: Any, moment: Tensor) -> Tensor:
 
 def _unknown(what: str, posterior: Any) -> str:
     return (
-        f"Expected a posterior of finite mean and covariance but {spelt_out(posterior)} has no such {what}; "
+        f"Expected a posterior of finite mean and covariance but {full_name(posterior)} has no such {what}; "
         "give it attributes mean of shape (N, d) and covariance_matrix of shape (N, d, d)."
     )
 

@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pyro_infomax._types import Floats
 from pyro_infomax.plots._axes import (
     Drawable,
-    Floats,
     as_images,
     as_vector,
     axes_or_new,

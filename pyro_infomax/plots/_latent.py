@@ -1,18 +1,16 @@
 """The latent space, a point a datum."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from pyro_infomax._types import Array, Floats
 from pyro_infomax.plots._axes import (
     Colour,
     Drawable,
-    Floats,
     as_array,
     as_points,
     as_vector,
@@ -108,7 +106,7 @@ def latent_scatter(
     return tidy(ax)
 
 
-def _checked_labels(labels: npt.NDArray[Any], *, size: int) -> npt.NDArray[Any]:
+def _checked_labels(labels: Array, *, size: int) -> Array:
     if labels.shape != (size,):
         raise ValueError(
             f"Expected one label per point, shape ({size},), but got labels of shape {labels.shape}."
@@ -121,7 +119,7 @@ def _checked_labels(labels: npt.NDArray[Any], *, size: int) -> npt.NDArray[Any]:
     return labels
 
 
-def _scatter(points: Floats, classes: npt.NDArray[Any] | None, *, ax: Axes) -> None:
+def _scatter(points: Floats, classes: Array | None, *, ax: Axes) -> None:
     x, y = points.T
     style = {"s": 18, "alpha": 0.85, "linewidth": 0, "ax": ax}
     if classes is None:
