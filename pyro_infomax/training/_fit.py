@@ -17,7 +17,7 @@ from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import State
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot
-from pyro_infomax.training._batches import Batch, Batches, Data, to_batches
+from pyro_infomax.training._batches import Batch, Batches, TrainingData, to_batches
 from pyro_infomax.training._callbacks import Callback, TrainingState
 from pyro_infomax.training._checkpoint import Checkpoint, Keeper, forget_moments, training_setting
 from pyro_infomax.training._distributed import DataParallel
@@ -383,11 +383,11 @@ def _check_finite_validation(count: int) -> None:
 
 def fit(
     svi: SVI,
-    data: Data,
+    data: TrainingData,
     *,
     epochs: int,
     batch_size: int | None = 128,
-    validation: Data | None = None,
+    validation: TrainingData | None = None,
     callbacks: Iterable[Callable[[TrainingState], None]] = (),
     progress: bool | str = True,
     checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
@@ -504,7 +504,7 @@ def _checkpoint(checkpoint: Checkpoint | str | os.PathLike[str] | None, resume: 
 
 
 def _both_batches(
-    data: Data, validation: Data | None, batch_size: int | None
+    data: TrainingData, validation: TrainingData | None, batch_size: int | None
 ) -> tuple[Batches, Batches | None]:
     batches = to_batches(data, batch_size=batch_size)
     if validation is None:
