@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -48,6 +49,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # ---- reading the tree
 
 
+parsed = cache(ast.parse)  # each rule reads every file
+
+
 def modules(root: Path) -> dict[str, Path]:
     """Map from dotted name to file; a room's ``__init__`` bears the room's name."""
     files = sorted((root / PACKAGE).rglob("*.py"))
@@ -70,7 +74,7 @@ def imports(module: str, file: Path) -> Iterator[tuple[int, str]]:
     ``from a import b`` gives ``a.b``, which may name a module or something inside ``a``.
     """
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file.read_text())):
         match node:
             case ast.Import(names=names):
                 yield from ((node.lineno, alias.name) for alias in names)
@@ -103,7 +107,7 @@ def resolve(name: str, known: Iterable[str]) -> str:
 def public_names(folder: Path) -> set[str]:
     """What a room offers: what its ``__init__`` lists, or else what its files define."""
     files = sorted(folder.glob("*.py"))
-    bodies = {file.stem: ast.parse(file.read_text()).body for file in files}
+    bodies = {file.stem: parsed(file.read_text()).body for file in files}
     defined = {node.name for body in bodies.values() for node in body if isinstance(node, ast.FunctionDef)}
     names = listed(bodies.get("__init__", [])) or defined
     return {name for name in names if not name.startswith("_")}
@@ -179,7 +183,7 @@ def shared_names(root: Path) -> Iterator[str]:
         public = public_names(file.parent)
         defined = {
             node.name
-            for node in ast.parse(file.read_text()).body
+            for node in parsed(file.read_text()).body
             if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and node.name in public)
         }
         for name in {name.lstrip("_") for name in defined} - {"main"}:
