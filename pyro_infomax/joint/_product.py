@@ -9,7 +9,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from pyro_infomax._data import Tensors, rows_of
+from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Site
 from pyro_infomax.distributions import (
@@ -214,8 +214,6 @@ def _scores_like(program: LocalProgram, space: LatentSpace, trace: Trace, found:
 
 # ---- Which latent sites of a program depend on which.
 
-Values = dict[str, Tensor]
-
 
 @torch.no_grad()
 def dependences(program: LocalProgram, data: Tensors, sites: Sequence[str]) -> dict[str, list[str]]:
@@ -252,12 +250,14 @@ def _elsewhere(site: Site, layout: SiteLayout, rows: int) -> Tensor:
     return layout.rows(elsewhere(site["fn"], site["value"]), rows)[0]
 
 
-def _moved_by(program: LocalProgram, data: Tensors, values: Values, others: Values, name: str) -> set[str]:
+def _moved_by(
+    program: LocalProgram, data: Tensors, values: SiteValues, others: SiteValues, name: str
+) -> set[str]:
     """The sites whose scores change with the value of this one; none where the program does not take it."""
     names = list(program.latents)
     try:
         here, there = (
-            site_scores(program, data, each, names) for each in (values, values | {name: others[name]})
+            site_scores(program, data, each, names) for each in (values, {**values, name: others[name]})
         )
     except Exception:  # whatever a program says to values that it does not take: this is for a message only
         return set()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, Tensors, as_data, rows_of
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Ranks
 from pyro_infomax._types import Program, Site
@@ -17,7 +17,6 @@ from pyro_infomax.distributions import Posterior, batch_mapped, in_double, is_no
 from pyro_infomax.information import AggregatePosterior, points_at_once
 from pyro_infomax.joint._latent_space import (
     LatentSpace,
-    Sites,
     aligned,
     cycled,
     lone_marginal,
@@ -192,7 +191,7 @@ class Draw(dict[str, Tensor]):
         data: the data in these rows, a tuple of tensors.
     """
 
-    def __init__(self, sites: Sites, index: Tensor, data: Tensors) -> None:
+    def __init__(self, sites: SiteValues, index: Tensor, data: Tensors) -> None:
         super().__init__(sites)
         self.index = index
         self.data = data
@@ -302,7 +301,7 @@ class RepresentationJoint:
         draws = [self.program.draw(self.data) for _ in range(int(turn.max()) + 1)]
         return {name: torch.stack([draw[name] for draw in draws])[turn, index] for name in draws[0]}
 
-    def log_posterior(self, z: Sites | Tensor, x: Data) -> Tensor:
+    def log_posterior(self, z: SiteValues | Tensor, x: Data) -> Tensor:
         """log q(z|x), of each z with its own datum.
 
         Args:
@@ -341,11 +340,11 @@ class RepresentationJoint:
         moved = tuple(each.roll(1, 0) for each in self.data)
         return not torch.allclose(here, self._scored(z, moved, (rows + 1) % self.data_size))
 
-    def _scored(self, z: Sites, data: Tensors, rows: Tensor) -> Tensor:
+    def _scored(self, z: SiteValues, data: Tensors, rows: Tensor) -> Tensor:
         trace = self.program.trace(data, rows, values={name: each[None] for name, each in z.items()})
         return total({name: self.program.log_prob(trace.nodes[name], len(rows)) for name in z})
 
-    def log_aggregate(self, z: Sites | Tensor) -> Tensor:
+    def log_aggregate(self, z: SiteValues | Tensor) -> Tensor:
         r"""log q(z) = log :math:`\frac1N \sum_n q(z \mid x_n)`.
 
         Args:
@@ -356,7 +355,7 @@ class RepresentationJoint:
         """
         return self.aggregate.log_prob(self._flat(z))
 
-    def log_inverted(self, z: Sites | Tensor) -> Tensor:
+    def log_inverted(self, z: SiteValues | Tensor) -> Tensor:
         """log q(x_n|z) = log q(z|x_n) − log N − log q(z), the inverted posterior over the data.
 
         Args:
@@ -370,7 +369,7 @@ class RepresentationJoint:
         scores = torch.cat([posterior.log_prob(each[:, None, :]).double() for each in few])
         return scores - scores.logsumexp(-1, keepdim=True)  # (M, N)
 
-    def _flat(self, z: Sites | Tensor) -> Tensor:
+    def _flat(self, z: SiteValues | Tensor) -> Tensor:
         return self.space.flatten(self.space.checked(z))
 
 
