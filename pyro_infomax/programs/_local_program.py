@@ -181,8 +181,6 @@ def _awaits_data(program: Program) -> bool:
 
 # ---- The program as its layout shows it: run in pieces, with values given, scored datum by datum.
 
-Values = Mapping[str, torch.Tensor]
-
 
 @final
 class LocalProgram:
@@ -371,7 +369,9 @@ class LocalProgram:
             rows = torch.arange(first, first + (new if self.follows else self.piece)) % size
             yield rows, slice(start - first, start - first + new)
 
-    def together(self, size: int, run: Callable[[torch.Tensor], Values]) -> dict[str, torch.Tensor]:
+    def together(
+        self, size: int, run: Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
         """What runs over all rows of ``size`` data give, end to end.
 
         Args:
@@ -389,7 +389,7 @@ class LocalProgram:
         data: Tensors,
         rows: torch.Tensor | None = None,
         *,
-        values: Values | None = None,
+        values: Mapping[str, torch.Tensor] | None = None,
         stop_after: Sequence[str] | None = None,
     ) -> Any:
         """Runs the program on some rows.
