@@ -26,7 +26,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyro_infomax.infer import is_literal, literal_number
+from pyro_infomax._recording import is_literal, literal_number
+from pyro_infomax.infer import WeightedELBO
 
 # ---- What a step is recorded for: its arguments, and what is around it.
 
@@ -453,6 +454,8 @@ class Reach:
                 return self._in_container(value, name)
             case tuple() if len(value) <= _LARGEST:
                 return [Entry(None, None, each, f"{name}[{i}]") for i, each in enumerate(value)]
+        if isinstance(value, WeightedELBO):
+            return self._in_object(value, vars(value).keys() - value.state_of_evaluation, name)
         if hasattr(value, "__dict__") and (isinstance(value, Messenger) or not is_library(type(value))):
             return self._in_object(value, vars(value), name)
         return []

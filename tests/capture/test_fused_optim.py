@@ -213,7 +213,12 @@ class TestAbsence:
         assert optimizer.get_state()["late"]["state"] == {}
 
     def test_nothing(self) -> None:
-        FusedOptim(optim.Adam, {"lr": 0.1}, clip_norm=1.0)(set())
+        optimizer = FusedOptim(optim.Adam, {"lr": 0.1}, clip_norm=1.0)
+        loss_of(map(leaf, NAMES)).backward()
+        before = values()
+        optimizer(set())
+        assert all(torch.equal(value, before[name]) for name, value in values().items())
+        assert optimizer.get_state() == {}
 
     def test_halves_of_a_group(self, optimizer: FusedOptim) -> None:
         groups = optimizer.groups([leaf("scale"), leaf("late")])
