@@ -19,7 +19,7 @@ from pyro_infomax._random import isolated_random_state
 from pyro_infomax.distributions._posterior import Density, Posterior
 from pyro_infomax.distributions._transforms import is_plain
 
-# ---- families
+# ---- Normals, and the same distribution in double precision.
 
 
 def is_factorised(distribution: object) -> TypeGuard["Independent[Distribution]"]:

@@ -1,4 +1,4 @@
-"""The base of flows: modules whose forward pass turns a context into a distribution."""
+"""Flows: modules whose forward pass turns a context into a distribution over vectors."""
 
 import math
 from abc import abstractmethod
@@ -162,7 +162,7 @@ def _version(value: Tensor) -> int | None:
     return None if value.is_inference() else value._version
 
 
-# ---- flow
+# ---- The base of all flows.
 
 
 class Flow(nn.Module):

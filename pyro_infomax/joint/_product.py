@@ -1,4 +1,4 @@
-"""Sites that do not depend on each other, read as one product over all latent dimensions."""
+"""Sites that do not depend on each other, as one product over all latent dimensions; and which ones do."""
 
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -26,7 +26,7 @@ from pyro_infomax.joint._latent_space import LatentSpace, site_scores
 from pyro_infomax.poutine import unweighted_scale_and_mask
 from pyro_infomax.programs import LocalProgram, SiteLayout
 
-# ---- product of sites
+# ---- The factors of all sites for all data, where sites do not depend on each other.
 
 Factors = dict[str, Distribution]  # of each site, batch shape (rows, size)
 

@@ -156,7 +156,7 @@ def broadcasts(score: Callable[[Tensor], Tensor], z: Tensor) -> bool:
     return together.shape == apart.shape and torch.allclose(together, apart, rtol=_MISTAKE, atol=_MISTAKE)
 
 
-# ---- representation joint
+# ---- The representation joint of a guide and its data.
 
 
 def representation(guide: Program, data: Data, *, data_plate: str | None = None) -> "RepresentationJoint":
