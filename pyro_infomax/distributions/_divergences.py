@@ -273,13 +273,11 @@ def _flat(distribution: Distribution) -> Distribution | None:
     base, axes = _unwrapped(distribution)
     if isinstance(base, Normal) and axes == len(distribution.event_shape):
         whole = distribution.batch_shape + distribution.event_shape
-        loc, scale = (each.expand(whole).reshape(*distribution.batch_shape, -1) for each in _normal(base))
+        loc, scale = (
+            each.expand(whole).reshape(*distribution.batch_shape, -1) for each in (base.loc, base.scale)
+        )
         return Independent(Normal(loc, scale, validate_args=False), 1)
     return distribution if len(distribution.event_shape) == 1 else None
-
-
-def _normal(normal: Normal) -> tuple[Tensor, Tensor]:
-    return normal.loc, normal.scale
 
 
 # ---- The closed forms, one after the other until one applies.

@@ -103,11 +103,11 @@ def in_type_of_sites(posterior: Posterior, space: LatentSpace) -> Posterior:
 def _in_type(part: Distribution, dtype: torch.dtype) -> Distribution:
     if not dtype.is_floating_point:
         return part
-    return batch_mapped([part], part.batch_shape, lambda tensors: _rounded(tensors[0], dtype))
 
+    def rounded(tensors: list[Tensor]) -> Tensor:
+        return tensors[0].to(dtype) if tensors[0].is_floating_point() else tensors[0]
 
-def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return batch_mapped([part], part.batch_shape, rounded)
 
 
 def _of_batch(part: Distribution) -> Iterator[Tensor]:
