@@ -1,4 +1,4 @@
-"""Log-weights of importance sampling, and the bound on the log-evidence that they make."""
+"""The log-evidence of the data by importance weights: of draws, and of chains that are annealed."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import patiently
 from pyro_infomax.information._estimate import Estimate, spread
 
-# ---- importance
+# ---- Importance weights, the bound on the evidence that they make, and whether it can be trusted.
 
 # few enough to keep for every datum, so many that what is left hardly moves the sum
 _FEWEST_KEPT: Final = 64

@@ -71,7 +71,7 @@ class LocalPrior:
         return self.space.flatten(self._draw(shape.numel())).reshape(*shape, self.space.size)
 
 
-# ---- generative joint
+# ---- The generative joint of a model.
 
 
 def generative(model: Program, *, data_plate: str | None = None) -> "GenerativeJoint":

@@ -10,7 +10,7 @@ from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax.distributions import Density
 from pyro_infomax.programs import LocalProgram, SiteLayout
 
-# ---- latent space
+# ---- Latent sites side by side in one vector, and back.
 
 
 def number_of_values(z: SiteValues | Tensor) -> int:

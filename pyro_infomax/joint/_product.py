@@ -1,4 +1,4 @@
-"""Sites that do not depend on each other, read as one product over all latent dimensions."""
+"""Sites that do not depend on each other, as one product over all latent dimensions; and which ones do."""
 
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -26,7 +26,7 @@ from pyro_infomax.joint._latent_space import LatentSpace, site_scores
 from pyro_infomax.poutine import unweighted_scale_and_mask
 from pyro_infomax.programs import LocalProgram, SiteLayout
 
-# ---- product of sites
+# ---- The factors of all sites for all data, where sites do not depend on each other.
 
 Factors = dict[str, Distribution]  # of each site, batch shape (rows, size)
 
@@ -103,11 +103,11 @@ def in_type_of_sites(posterior: Posterior, space: LatentSpace) -> Posterior:
 def _in_type(part: Distribution, dtype: torch.dtype) -> Distribution:
     if not dtype.is_floating_point:
         return part
-    return batch_mapped([part], part.batch_shape, lambda tensors: _rounded(tensors[0], dtype))
 
+    def rounded(tensors: list[Tensor]) -> Tensor:
+        return tensors[0].to(dtype) if tensors[0].is_floating_point() else tensors[0]
 
-def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return batch_mapped([part], part.batch_shape, rounded)
 
 
 def _of_batch(part: Distribution) -> Iterator[Tensor]:

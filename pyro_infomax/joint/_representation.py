@@ -155,7 +155,7 @@ def broadcasts(score: Callable[[Tensor], Tensor], z: Tensor) -> bool:
     return together.shape == apart.shape and torch.allclose(together, apart, rtol=_MISTAKE, atol=_MISTAKE)
 
 
-# ---- representation joint
+# ---- The representation joint of a guide and its data.
 
 
 def representation(guide: Program, data: Data, *, data_plate: str | None = None) -> "RepresentationJoint":
@@ -406,15 +406,11 @@ def posterior_of_all(own: Posterior, ranks: Ranks) -> Posterior:
     """
     if ranks.world_size == 1:
         return own
-    parts = ranks.all_of(_sent(own))
+    # no networks and no programs are sent: the other processes could make no use of them
+    parts = ranks.all_of(own if isinstance(own, Distribution) and is_parametric(own) else None)
     sharded = ShardedPosterior(own, ranks)
     merged = _merged(parts) if all(isinstance(part, Distribution) for part in parts) else None
     return merged if merged is not None and _scores_like(merged, sharded) else sharded
-
-
-def _sent(own: Posterior) -> Distribution | None:
-    """What the other processes can make use of: no networks, and no programs."""
-    return own if isinstance(own, Distribution) and is_parametric(own) else None
 
 
 def _merged(parts: Sequence[Distribution]) -> Distribution | None:
