@@ -111,7 +111,7 @@ def dci(
     """
     rng = np.random.RandomState(seed)
     sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
-    _check_several(sample)
+    _check_codes_and_factors(sample)
     chosen = _chosen(learner, reference=reference)
     if calibration == "own":
         calibration = _FEW if isinstance(chosen, BinnedBoosting) else None
@@ -120,7 +120,7 @@ def dci(
     return calibrated("dci", statistic, split, calibration=calibration, rng=rng, progress=progress)
 
 
-def _check_several(sample: Sample) -> None:
+def _check_codes_and_factors(sample: Sample) -> None:
     if sample.num_codes < 2:
         raise ValueError(
             "Expected two codes or more but got 1: completeness asks whether one code only matters for a "

@@ -71,7 +71,7 @@ def gaussian_total_correlation_score(
         >>> print(round(-np.log(1 - 0.6**2) / 2, 3))
         0.223
     """
-    return _calibrated(
+    return _of_codes_alone(
         "gaussian_total_correlation",
         partial(_total_correlation, reference=reference),
         codes,
@@ -127,7 +127,7 @@ def wasserstein_correlation(
         >>> print(twice, round(4 - 2 * 2**0.5, 3))
         wasserstein_correlation 1.172 1.172
     """
-    return _calibrated(
+    return _of_codes_alone(
         "wasserstein_correlation",
         partial(_wasserstein, reference=reference),
         codes,
@@ -184,7 +184,7 @@ def mutual_information_score(
         >>> 1.37 < twice.score < 1.39
         True
     """
-    return _calibrated(
+    return _of_codes_alone(
         "mutual_information_score",
         partial(_mean_information, reference=reference),
         codes,
@@ -215,7 +215,7 @@ class _Columns:
         return self
 
 
-def _calibrated(
+def _of_codes_alone(
     name: str,
     definition: Callable[[_Columns], ScoreOutcome],
     codes: CodesOrEncoder,
