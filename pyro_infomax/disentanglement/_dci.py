@@ -13,12 +13,7 @@ from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.utils import check_random_state
 
 from pyro_infomax._types import Array, Floats
-from pyro_infomax.disentanglement._interventions import (
-    NUM_POINTS,
-    CodesOrEncoder,
-    FactorsOrSource,
-    drawn_sample,
-)
+from pyro_infomax.disentanglement._interventions import NUM_POINTS, GivenCodes, GivenFactors, drawn_sample
 from pyro_infomax.disentanglement._sample import Sample, Split, to_split
 from pyro_infomax.disentanglement._score import (
     Calibration,
@@ -48,8 +43,8 @@ class _Learned(NamedTuple):
 
 
 def dci(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     learner: BaseEstimator | None = None,

@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import digamma
 
 from pyro_infomax._types import Array, Floats, Integers
-from pyro_infomax.disentanglement._interventions import (
-    NUM_TRAIN,
-    CodesOrEncoder,
-    FactorsOrSource,
-    drawn,
-)
+from pyro_infomax.disentanglement._interventions import NUM_TRAIN, GivenCodes, GivenFactors, drawn
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
 from pyro_infomax.disentanglement._sample import REFERENCE_BINS, codes_array, equal_width_bins, rank_bins
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
@@ -28,8 +23,8 @@ _DEPENDENT: Final = "Some code is a linear function of the others, so that the t
 
 
 def gaussian_total_correlation_score(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource | None = None,
+    codes: GivenCodes,
+    factors: GivenFactors | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -85,8 +80,8 @@ def gaussian_total_correlation_score(
 
 
 def wasserstein_correlation(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource | None = None,
+    codes: GivenCodes,
+    factors: GivenFactors | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -140,8 +135,8 @@ def wasserstein_correlation(
 
 
 def mutual_information_score(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource | None = None,
+    codes: GivenCodes,
+    factors: GivenFactors | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -218,8 +213,8 @@ class _Columns:
 def _of_codes_alone(
     name: str,
     definition: Callable[[_Columns], ScoreOutcome],
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource | None,
+    codes: GivenCodes,
+    factors: GivenFactors | None,
     *,
     prepare: Callable[[Floats], Array] = np.asarray,
     least: float = 0.0,
