@@ -20,6 +20,7 @@ from pyro_infomax.nn._encoders import (
 )
 from pyro_infomax.nn._heads import (
     DeltaHead,
+    DistributionFamily as DistributionFamily,
     DistributionHead,
     FlowHead,
     LowRankNormalHead,

@@ -423,7 +423,7 @@ class FlowHead(nn.Module):
 
 # ---- The head that makes a distribution of a given family of features.
 
-Family = type[Any] | partial[Any]
+DistributionFamily = type[Any] | partial[Any]
 
 # Of parameters that say the same, the first is computed
 _ALTERNATIVES: Final = (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix"))
@@ -461,7 +461,7 @@ class DistributionHead(nn.Module):
         tensor(4.)
     """
 
-    def __init__(self, in_features: int, event_shape: Sequence[int], family: Family) -> None:
+    def __init__(self, in_features: int, event_shape: Sequence[int], family: DistributionFamily) -> None:
         super().__init__()
         self.event_shape = torch.Size(event_shape)
         self.family = family
@@ -600,7 +600,7 @@ def _event_dim(kind: Any) -> int:
         ) from None
 
 
-def _to_compute(family: Family, kind: Any) -> Mapping[str, Constraint]:
+def _to_compute(family: DistributionFamily, kind: Any) -> Mapping[str, Constraint]:
     """The constraints of the parameters that are to be computed, by name."""
     known = signature(kind).parameters
     fixed = _fixed(family, known)
@@ -618,7 +618,7 @@ def _to_compute(family: Family, kind: Any) -> Mapping[str, Constraint]:
     return left
 
 
-def _fixed(family: Family, known: Iterable[str]) -> set[str]:
+def _fixed(family: DistributionFamily, known: Iterable[str]) -> set[str]:
     if not isinstance(family, partial):
         return set()
     return {name for name, _ in zip(known, family.args, strict=False)} | family.keywords.keys()
