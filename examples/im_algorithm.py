@@ -191,8 +191,8 @@ def draw_water(axes: Axes, line: NormalLine) -> None:
     """Noise as ground, power as water on it."""
     places = range(len(line.noises))
     trained = line.source.variances.detach()
-    axes.bar(places, line.noises, color="#b9c4cf", label="noise")
-    axes.bar(places, trained, bottom=line.noises, color="#2b6ca8", label="power, trained")
+    axes.bar(places, line.noises.numpy(), color="#b9c4cf", label="noise")
+    axes.bar(places, trained.numpy(), bottom=line.noises.numpy(), color="#2b6ca8", label="power, trained")
     level = float((line.best_variances + line.noises)[line.best_variances > 0].min())
     axes.axhline(level, color="#d9822b", linestyle="--", label="level of water-filling")
     axes.set(xticks=places, xlabel="channel", ylabel="variance", title="Power of the parallel channels")

@@ -142,6 +142,7 @@ class Size:
         digits: how many.
         steps: of a training on images.
         scores: which.
+        angles: how many between two optima that differ by a turn.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Size:
     digits: int
     steps: int
     scores: tuple[str, ...] = SCORES
+    angles: int = 13
 
 
 SIZES: Final = {
@@ -161,11 +163,12 @@ SIZES: Final = {
         ("orthogonal", "sprites"),
         (4.0, 0.25),
         seeds=2,
-        linear_data=(256, 20),
-        sprites=(2, 2, 3, 16),
+        linear_data=(128, 10),
+        sprites=(2, 2, 2, 16),
         digits=200,
-        steps=20,
+        steps=10,
         scores=FEW_SCORES,
+        angles=3,
     ),
     "small": Size("small", DATASETS, BETAS, 5, (2048, 9000), (3, 4, 8, 16), 1797, 4500),
     "full": Size("full", DATASETS, FINER_BETAS, 10, (8192, 9000), (6, 8, 16, 32), 1797, 20_000),
@@ -1016,7 +1019,7 @@ def study(size: Size, jobs: int, store: Path) -> xr.Dataset:
     truths = {name: true_correlations(name, size) for name in size.datasets}
     truths = pd.DataFrame.from_dict(truths, orient="index").reindex(columns=list(TRUTHS))
     ds = ds.merge(truths.rename_axis("dataset").to_xarray())
-    turned = rotations(linear("orthogonal", *size.linear_data), np.linspace(0, np.pi / 2, 13))
+    turned = rotations(linear("orthogonal", *size.linear_data), np.linspace(0, np.pi / 2, size.angles))
     ds = ds.merge(solved.rename({name: f"degenerate_{name}" for name in solved}))
     return ds.merge(turned.rename({name: f"rotation_{name}" for name in turned}))
 

@@ -46,13 +46,13 @@ from pyro_infomax.diagnostics import Decomposition, decompose
 from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import Gaussian, MLPDecoder, MLPEncoder
 from pyro_infomax.oracles import gaussian_rate_distortion
-from pyro_infomax.plots import rate_distortion, rate_stack
+from pyro_infomax.plots import rate_distortion_plane, rate_stack
 from pyro_infomax.training import fit
 from pyro_infomax.vae import VAE
 
 BETAS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
 SMOKE_BETAS = (2.0, 0.5)
-SMOKE_DATA = 200
+SMOKE_DATA = 100
 COLOURS = ("#0173b2", "#de8f05")
 UPPER_BOUND = "Gaussian of their covariance:\nan upper bound on $R(D)$"
 NOTE = """All in nats per datum. Gaussian R is the rate at the same squared error of a Gaussian with the
@@ -254,7 +254,7 @@ def draw(sweeps: Sequence[pd.DataFrame], source: Source, path: Path) -> None:
     # few latents lie above the curve, and have their weights written there
     styles = zip(COLOURS, ("below", "above") if len(sweeps) > 1 else ("above",), strict=False)
     for frame, (colour, place) in zip(sweeps, styles, strict=True):
-        rate_distortion(
+        rate_distortion_plane(
             frame["rate"],
             frame["distortion"],
             beta=frame["beta"],

@@ -35,7 +35,7 @@ from pyro_infomax.datasets import load_digits
 from pyro_infomax.diagnostics import Decomposition, decompose
 from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import Gaussian, MLPDecoder, MLPEncoder
-from pyro_infomax.plots import rate_distortion
+from pyro_infomax.plots import rate_distortion_plane
 from pyro_infomax.sweeps import sweep
 from pyro_infomax.training import fit
 from pyro_infomax.vae import VAE
@@ -89,7 +89,7 @@ def draw_plane(ds: xr.Dataset, path: Path) -> None:
     _, ax = plt.subplots(figsize=(8, 5.6), layout="constrained")
     ax.scatter(pairs["rate"], pairs["distortion"], s=14, color=COLOURS[1], label="a seed", zorder=4)
     mean = pairs.groupby("beta").mean()
-    rate_distortion(
+    rate_distortion_plane(
         mean["rate"],
         mean["distortion"],
         beta=mean["beta"],

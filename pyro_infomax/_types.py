@@ -9,8 +9,15 @@ from numpy.typing import NDArray
 Program: TypeAlias = Callable[..., object]
 """A model or a guide."""
 
-Site: TypeAlias = dict[str, Any]
-"""A message of Pyro's: what a trace holds about one site."""
+Args: TypeAlias = tuple[object, ...]
+Kwargs: TypeAlias = dict[str, object]
+"""What a program is called with."""
+
+Site: TypeAlias = Any
+"""A message of Pyro's: what a trace holds about one site, with what messengers note at it."""
+
+Frame: TypeAlias = Any
+"""What Pyro keeps of a plate around a site: its name, dim and sizes."""
 
 State: TypeAlias = dict[str, Any]
 """What ``state_dict`` returns: plain values and tensors by name."""

@@ -16,7 +16,7 @@ import pyro_infomax
 PACKAGE = "pyro_infomax"
 # A room may import rooms of earlier lines only; rooms of one line do not import each other.
 LINES: tuple[frozenset[str], ...] = (
-    frozenset({"_checks", "_data", "_progress", "_random", "_ranks", "_types", "_version"}),
+    frozenset({"_checks", "_data", "_progress", "_random", "_ranks", "_recording", "_types", "_version"}),
     frozenset({"schedules", "poutine", "distributions", "datasets", "oracles"}),
     frozenset({"nn", "information", "disentanglement"}),
     frozenset({"priors", "programs", "guides"}),
@@ -69,7 +69,7 @@ def parsed(file: Path) -> ast.Module:
     return parsed_text(file.read_text())
 
 
-parsed_text = cache(ast.parse)
+parsed_text = cache(ast.parse)  # each rule reads every file
 
 
 def modules(root: Path) -> dict[str, Path]:

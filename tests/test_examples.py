@@ -1,13 +1,18 @@
 """Every example runs from the command line, leaves what it promises, and stands in the gallery."""
 
 import importlib.util
+import io
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pyro
@@ -43,6 +48,7 @@ PROMISED = {
         "variance.csv",
     },
     "own_model.py": {"decomposition.csv"},
+    "own_objective.py": {"own_objective.csv"},
     "rate_distortion.py": {"rate_distortion.csv"},
     "resume.py": {"history.csv", "training.pt"},
     "sprites.py": {
@@ -65,23 +71,51 @@ PICTURES = {
     "im_algorithm.py": 1,
     "marginal_or_conditional.py": 7,
     "own_model.py": 1,
+    "own_objective.py": 1,
     "rate_distortion.py": 3,
     "sprites.py": 5,
     "sweep.py": 2,
 }
 
 
-def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def process_of(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The example in a process of its own."""
     environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "examples" / name), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
 
 
+@pytest.fixture
+def command(monkeypatch) -> Callable[..., str]:
+    """Runs an example in this process as the command line does, and gives what it prints.
+
+    To import torch, Pyro and ArviZ anew costs more than most examples compute.
+    """
+    monkeypatch.syspath_prepend(ROOT / "examples")
+
+    def run(name: str, *arguments: object) -> str:
+        script, printed = str(ROOT / "examples" / name), io.StringIO()
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        dtype, modules = torch.get_default_dtype(), set(sys.modules)
+        torch.set_default_dtype(torch.float32)
+        pyro.clear_param_store()
+        try:
+            with matplotlib.rc_context(), pyro.validation_enabled(), redirect_stdout(printed):
+                runpy.run_path(script, run_name="__main__")
+        finally:
+            torch.set_default_dtype(dtype)
+            # those of its folder, which is on no path later
+            for imported in set(sys.modules) - modules:
+                if Path(getattr(sys.modules[imported], "__file__", None) or "").parent.name == "examples":
+                    del sys.modules[imported]
+        return printed.getvalue()
+
+    return run
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_example_runs(name, tmp_path):
-    done = run(name, "--smoke", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip(), "an example prints its result"
+def test_the_example_runs(name, command, tmp_path):
+    assert command(name, "--smoke", "--out", tmp_path).strip(), "an example prints its result"
     left = {path.name for path in tmp_path.iterdir() if path.stat().st_size > 0}
     assert PROMISED.get(name, set()) <= left
     assert sum(file.endswith(".png") for file in left) >= PICTURES.get(name, 0)
@@ -89,32 +123,29 @@ def test_the_example_runs(name, tmp_path):
 
 def test_two_processes_leave_what_one_does(tmp_path):
     pytest.importorskip("lightning_fabric")
-    done = run("distributed.py", "--smoke", "--devices", "2", "--out", str(tmp_path))
+    done = process_of("distributed.py", "--smoke", "--devices", "2", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 processes:") == 1
     account = pd.read_csv(tmp_path / "decomposition.csv", index_col=0)
     assert account.loc["data_size", "value"] == 200
 
 
-def test_digits_with_another_guide_and_prior(tmp_path):
-    done = run("digits.py", "--smoke", "--guide", "flow", "--prior", "vamp", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+def test_digits_with_another_guide_and_prior(command, tmp_path):
+    command("digits.py", "--smoke", "--guide", "flow", "--prior", "vamp", "--out", tmp_path)
     # single dimensions have no rate there, and so no picture
     assert sum(path.suffix == ".png" for path in tmp_path.iterdir()) == PICTURES["digits.py"] - 1
     account = pd.read_csv(tmp_path / "decomposition.csv", index_col=0)
     assert account.loc["prior_gap", "value"] < account.loc["rate", "value"]
 
 
-def test_a_training_that_vanished_goes_on_in_a_new_process(tmp_path):
-    undisturbed = run("resume.py", "--smoke", "--out", str(tmp_path / "undisturbed"))
+def test_a_training_that_vanished_goes_on_in_a_new_process(command, tmp_path):
+    undisturbed = command("resume.py", "--smoke", "--out", tmp_path / "undisturbed")
     out = tmp_path / "resumed"
-    gone = run("resume.py", "--smoke", "--stop-after", "30", "--every-steps", "4", "--out", str(out))
-    assert (gone.returncode, gone.stdout) == (1, "")
+    gone = process_of("resume.py", "--smoke", "--stop-after", "30", "--every-steps", "4", "--out", str(out))
+    assert (gone.returncode, gone.stdout) == (1, ""), gone.stderr
     assert [file.name for file in out.iterdir()] == ["training.pt"]
-    resumed = run("resume.py", "--smoke", "--out", str(out))
-    assert resumed.returncode == 0, resumed.stderr
     # with the fingerprint of all parameters
-    assert resumed.stdout == undisturbed.stdout
+    assert command("resume.py", "--smoke", "--out", out) == undisturbed
     histories = [pd.read_csv(folder / "history.csv") for folder in (out, tmp_path / "undisturbed")]
     pd.testing.assert_frame_equal(*(each.drop(columns="seconds") for each in histories), check_exact=True)
 

@@ -513,9 +513,14 @@ def test_categories_train_as_the_integers_that_they_are() -> None:
 
 
 def test_labels_travel_along_with_an_encoder_that_does_not_need_them() -> None:
-    vae = VAE(MLPEncoder(6), MLPDecoder(2, 6), latent_dim=2, likelihood="gaussian")
-    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), TraceMeanField_ELBO())
-    svi.step(torch.randn(4, 6), torch.arange(4))
+    x, trained = torch.randn(4, 6), []
+    for labels in ((), (torch.arange(4),)):
+        torch.manual_seed(1)
+        vae = VAE(MLPEncoder(6), MLPDecoder(2, 6), latent_dim=2, likelihood="gaussian")
+        svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), TraceMeanField_ELBO())
+        loss = svi.step(x, *labels)
+        trained.append([torch.tensor(loss), vae.encode(x, *labels).mean, *vae.parameters()])
+    torch.testing.assert_close(*trained, rtol=0, atol=0)
 
 
 class Headless(nn.Module):

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, final
 
 import pyro
@@ -12,10 +12,12 @@ from pyro import poutine
 from pyro.infer import ELBO, SVI
 from pyro.infer.util import torch_item, zero_grads
 from pyro.optim import PyroOptim
+from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
 from pyro_infomax._random import isolated_random_state
+from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, compile_graph, to_function
 from pyro_infomax.capture._watch import (
     Call,
@@ -23,6 +25,7 @@ from pyro_infomax.capture._watch import (
     NotCompilableError,
     PythonState,
     WritesUndone,
+    is_library,
     place_of,
     surroundings,
     value_reads_refused,
@@ -32,7 +35,6 @@ from pyro_infomax.programs import ProgramState
 
 # ---- One step of SVI as a graph: recorded, simplified and made ready to be run again.
 
-Program = Callable[..., Any]
 Objective = ELBO | Callable[..., Tensor]
 Gradients = dict[Tensor, Tensor]
 TensorFunction = Callable[..., tuple[Tensor, ...]]
@@ -59,7 +61,7 @@ class Programs:
         public = {name: each for name, each in vars(objective).items() if not name.startswith("_")}
         self._numbers = [name for name, each in public.items() if isinstance(each, bool | int | float)]
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> SurrogateLoss:
+    def evaluate(self, *args: object, **kwargs: object) -> SurrogateLoss:
         """Loss and terms in tensors."""
         if isinstance(self.objective, ELBO):
             return surrogate_loss(self.objective, self.model, self.guide, *args, **kwargs)
@@ -69,7 +71,8 @@ class Programs:
     @property
     def weights_are_set(self) -> bool:
         """Whether someone sets weights anew again and again, so that their numbers had better be inputs."""
-        return len(self._weights_seen) > _FEW_WEIGHTS
+        weights = () if self.weighted is None else self.weighted.weights
+        return len(self._weights_seen) >= len(weights) + _FEW_WEIGHTS
 
     def variable_weights(self, *, numbers: bool) -> dict[str, Tensor]:
         """The weights that are inputs of a recording."""
@@ -81,10 +84,11 @@ class Programs:
         numbers = tuple([given[name] for name in self._numbers])
         if self.weighted is None:
             return numbers
-        weight = self.weighted.objective_weight
-        if not self.weights_are_set and not any(weight is each for each in self._weights_seen):
-            self._weights_seen.append(weight)
-        return numbers, weight.labels if self.weights_are_set else id(weight)
+        weights = self.weighted.weights
+        if not self.weights_are_set:
+            known = set(map(id, self._weights_seen))
+            self._weights_seen += [each for each in weights.all if id(each) not in known]
+        return numbers, weights.labels if self.weights_are_set else tuple(map(id, weights.all))
 
 
 @final
@@ -112,7 +116,7 @@ class CapturedStep:
         self._weights = tuple(programs.variable_weights(numbers=self._numbers))
         self._rebuilt = call.rebuilt
         self._number_of_tensors = len(call.tensors)
-        self._fields: tuple[str, ...] = ()
+        self._terms: tuple[str, ...] = ()
         self.parameters: tuple[Tensor, ...] = ()
         self._stated: tuple[Tensor, ...] = ()
         # Not the tensors themselves: a program may close over one of them, or be given one twice
@@ -131,7 +135,7 @@ class CapturedStep:
         """Evaluates loss and terms, and leaves the gradients in :attr:`gradients`."""
         with torch.no_grad():
             loss, *rest = self._function(*self._inputs(call))
-        return SurrogateLoss(loss, loss, **dict(zip(self._fields, rest, strict=True)))
+        return SurrogateLoss(loss, loss, dict(zip(self._terms, rest, strict=True)))
 
     def written(self, call: Call) -> tuple[Tensor, ...]:
         """The tensors that were there before, and that an evaluation writes to."""
@@ -153,9 +157,8 @@ class CapturedStep:
             self._stated = tuple(stated_parameters(stated.trace))
             gradients = _gradients(found.surrogate, self._stated)
         self.parameters = tuple(gradients)
-        terms = {name: getattr(found, name) for name in ("distortion", "rate", "elbo")}
-        self._fields = tuple(name for name, term in terms.items() if term is not None)
-        return (found.loss, *(terms[name] for name in self._fields), *gradients.values())
+        self._terms = tuple(found.terms)
+        return (found.loss, *found.terms.values(), *gradients.values())
 
     def _check_leaves(self, constants: Iterable[Tensor]) -> None:
         if any(each.requires_grad and each.is_leaf and each not in set(self._stated) for each in constants):
@@ -164,7 +167,7 @@ class CapturedStep:
                 "pyro.param, or call requires_grad_(False)"
             )
 
-    def _given(self, weights: Mapping[str, Tensor]) -> Any:
+    def _given(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
         weighted = self._programs.weighted
         return nullcontext() if weighted is None else weighted.given_weights(weights)
 
@@ -185,9 +188,9 @@ def _copied(tensor: Tensor) -> Tensor:
     return flat.clone().as_strided(tensor.shape, tensor.stride(), 0)
 
 
-def stated_parameters(trace: Any) -> list[Tensor]:
+def stated_parameters(trace: Trace) -> list[Tensor]:
     """The unconstrained tensors of a trace's param sites, each once, in order."""
-    sites = (site for site in trace.nodes.values() if site["type"] == "param")
+    sites: list[Site] = [site for site in trace.nodes.values() if site["type"] == "param"]
     return list(dict.fromkeys(site["value"].unconstrained() for site in sites))
 
 
@@ -289,7 +292,7 @@ def _largest(value: Tensor) -> float:
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
-# ---- captured svi
+# ---- The SVI that records, compares, replays, and falls back.
 
 _MOST_GRAPHS: Final = 16
 _MOST_CHANGES: Final = 16
@@ -356,8 +359,8 @@ class CapturedSVI(SVI):
 
     def __init__(
         self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
+        model: Program,
+        guide: Program,
         optim: PyroOptim,
         loss: Objective,
         *,
@@ -382,11 +385,11 @@ class CapturedSVI(SVI):
         self._graphs: dict[Hashable, _Graph] = {}
         self._changes = 0
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         """The state without recordings, which stand for the very tensors that they have met."""
         return {name: value for name, value in vars(self).items() if name not in _RECORDED}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: State) -> None:
         """Has a copy record anew."""
         vars(self).update(state)
         self._begin()
@@ -401,7 +404,7 @@ class CapturedSVI(SVI):
         """Why it goes on by ordinary steps; None if it does not."""
         return self._reason
 
-    def step(self, *args: Any, **kwargs: Any) -> float:
+    def step(self, *args: object, **kwargs: object) -> float:
         """Takes a gradient step.
 
         Args:
@@ -419,7 +422,7 @@ class CapturedSVI(SVI):
             self._give_up(str(error))
             return self._eager_step(args, kwargs)
 
-    def _step(self, call: Call, args: Any, kwargs: Any) -> float:
+    def _step(self, call: Call, args: Args, kwargs: Kwargs) -> float:
         self._check_own_parts()
         graph = self._graph_for(call)
         if graph is None:
@@ -462,7 +465,7 @@ class CapturedSVI(SVI):
             )
         return None
 
-    def _replay(self, step: CapturedStep, call: Call, args: Any, kwargs: Any) -> float:
+    def _replay(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> float:
         found = step.evaluate(call)
         loss: Any = found.loss.item()
         if not math.isfinite(loss):
@@ -476,17 +479,17 @@ class CapturedSVI(SVI):
         warn_if_nan(loss, "loss")
         return float(loss)
 
-    def _raise_as_ordinary(self, step: CapturedStep, call: Call, args: Any, kwargs: Any) -> None:
+    def _raise_as_ordinary(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> None:
         """Raises what an ordinary step would, where that looks at values that are not finite."""
         with undone(self._state, step.written(call)), _without_warnings():
             self.evaluate_loss(*args, **kwargs)
 
-    def _eager_step(self, args: Any, kwargs: Any) -> float:
+    def _eager_step(self, args: Args, kwargs: Kwargs) -> float:
         loss, parameters = self._eager_gradients(args, kwargs)
         self._eager_update(parameters)
         return loss
 
-    def _eager_gradients(self, args: Any, kwargs: Any) -> tuple[Any, list[Tensor]]:
+    def _eager_gradients(self, args: Args, kwargs: Kwargs) -> tuple[Any, list[Tensor]]:
         watch = self._state.watch() if self._reason is None else nullcontext()
         with poutine.trace(param_only=True) as stated, watch:
             loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
@@ -499,7 +502,7 @@ class CapturedSVI(SVI):
         self.optim(set(parameters))
         zero_grads(set(parameters))
 
-    def _checked_step(self, step: CapturedStep, call: Call, args: Any, kwargs: Any) -> float:
+    def _checked_step(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> float:
         """An ordinary step, after which the graph goes on only if it has found the same."""
         with undone(self._state, step.written(call)):
             found = step.evaluate(call)
@@ -532,7 +535,7 @@ class CapturedSVI(SVI):
 
     def _record(self, call: Call, graph: "_Graph") -> CapturedStep:
         before = self._state.parameters
-        graph.python = PythonState(self.model, self.guide, *self._modules, *self._plain_loss())
+        graph.python = PythonState(self.model, self.guide, *self._modules, *self._own_objective())
         stored = dict(pyro.get_param_store().named_parameters())
         graph.stored = {name: stored[name] for name in self._state.parameters if name in stored}
         try:
@@ -550,9 +553,10 @@ class CapturedSVI(SVI):
         finally:
             self._undo_rebinding(before)
 
-    def _plain_loss(self) -> tuple[object, ...]:
+    def _own_objective(self) -> tuple[object, ...]:
+        """The objective, if it is of the user's own code; what those of libraries read is an input."""
         loss = self._programs.objective
-        return () if isinstance(loss, ELBO) else (loss,)
+        return () if isinstance(loss, ELBO) and is_library(type(loss)) else (loss,)
 
     def _undo_rebinding(self, before: Mapping[str, Tensor]) -> None:
         after = self._state.parameters
@@ -618,8 +622,7 @@ def _as_svi_returns(loss: Any) -> Any:
 
 
 def _numbers(found: SurrogateLoss) -> dict[str, float]:
-    named = {"loss": found.loss, "distortion": found.distortion, "rate": found.rate, "elbo": found.elbo}
-    return {name: float(term) for name, term in named.items() if term is not None}
+    return {name: float(term) for name, term in {"loss": found.loss, **found.terms}.items()}
 
 
 def _first_line(error: Exception) -> str:

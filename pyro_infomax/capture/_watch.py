@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyro_infomax.infer import is_literal, literal_number
+from pyro_infomax._recording import is_literal, literal_number
+from pyro_infomax.infer import WeightedELBO
 
 # ---- capture key
 
@@ -296,7 +297,7 @@ def value_reads_refused() -> Iterator[None]:
         >>> with value_reads_refused():
         ...     float(x.sum())
         Traceback (most recent call last):
-        pyro_infomax.training.capture_key.NotCapturableError: the programs read the value of a tensor ...
+        pyro_infomax.capture._watch.NotCapturableError: the programs read the value of a tensor ...
     """
     refused: list[NotCapturableError] = []
     with _PythonReads(refused), _OperationsThatRead(refused):
@@ -436,6 +437,8 @@ class Reach:
                 return self._in_container(value, name)
             case tuple() if len(value) <= _LARGEST:
                 return [Entry(None, None, each, f"{name}[{i}]") for i, each in enumerate(value)]
+        if isinstance(value, WeightedELBO):
+            return self._in_object(value, vars(value).keys() - value.state_of_evaluation, name)
         if hasattr(value, "__dict__") and (isinstance(value, Messenger) or not is_library(type(value))):
             return self._in_object(value, vars(value), name)
         return []

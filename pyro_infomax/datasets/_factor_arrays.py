@@ -4,7 +4,7 @@ import math
 import os
 import zipfile
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import h5py
 import numpy as np
@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pyro_infomax._types import Array, Floats, Integers
 from pyro_infomax.datasets._factors import (
     Correlated,
     FactorDataset,
-    Factors,
     Seed,
     Where,
     to_cells,
@@ -24,10 +24,8 @@ from pyro_infomax.datasets._factors import (
 )
 from pyro_infomax.datasets._stored import Hdf5Rows, Rows, channels_first, channels_last, npz_rows, undamaged
 
-# ---- factor arrays
+# ---- Images in an array or a file, with every combination of their factors or some.
 
-_Array = npt.NDArray[Any]
-_Integers = npt.NDArray[np.int64]
 _BYTE_WHITE = 255
 _CHUNK = 4096
 
@@ -68,7 +66,7 @@ class FactorArrays(FactorDataset):
     def __init__(
         self,
         images: Rows | Tensor,
-        factors: Any,
+        factors: npt.ArrayLike,
         *,
         factor_names: tuple[str, ...] | None = None,
         white: float | None = None,
@@ -87,14 +85,15 @@ class FactorArrays(FactorDataset):
             cells[self._rows], return_index=True, return_counts=True
         )
         self.draws = bool(self._counts.max() > 1)
+        present, weights = self._present(math.prod(sizes))
         distribution = to_distribution(
-            names, sizes, where=where, correlated=correlated, **self._present(math.prod(sizes))
+            names, sizes, where=where, correlated=correlated, cells=present, log_weights=weights
         )
         super().__init__(names, distribution)
         self._white = _white(self._images) if white is None else _checked_white(white)
 
     @property
-    def factor_values(self) -> dict[str, tuple[Any, ...]]:
+    def factor_values(self) -> dict[str, tuple[float, ...]]:
         """What each factor's numbers stand for."""
         return {
             name: tuple(values.tolist())
@@ -107,13 +106,14 @@ class FactorArrays(FactorDataset):
         shape = self._images.shape
         return (shape[-1], *shape[1:-1]) if channels_last(shape) else tuple(shape[1:])
 
-    def _present(self, grid: int) -> dict[str, Any]:
+    def _present(self, grid: int) -> tuple[Integers | None, Floats | None]:
+        """The combinations that have images and their log-weights, None for all and for equal ones."""
         uneven = np.ptp(self._counts) > 0
         if len(self._cells) == grid and not uneven:
-            return {}
-        return {"cells": self._cells, "log_weights": np.log(self._counts) if uneven else None}
+            return None, None
+        return self._cells, np.log(self._counts) if uneven else None
 
-    def _observe(self, factors: Factors, seed: Seed) -> Tensor:
+    def _observe(self, factors: Integers, seed: Seed) -> Tensor:
         places = self._places(factors)
         rows = self._starts[places]
         if self.draws:
@@ -123,7 +123,7 @@ class FactorArrays(FactorDataset):
         scaled = images.astype(np.float32, order="C") / np.float32(self._white)
         return torch.from_numpy(_checked_range(scaled))
 
-    def _places(self, factors: Factors) -> _Integers:
+    def _places(self, factors: Integers) -> Integers:
         cells = to_cells(factors, self.factor_sizes)
         places = np.searchsorted(self._cells, cells).clip(max=len(self._cells) - 1)
         missing = self._cells[places] != cells
@@ -136,13 +136,13 @@ class FactorArrays(FactorDataset):
         return places
 
 
-def _to_rows(images: Any) -> Any:
+def _to_rows(images: Rows | Tensor) -> Rows:
     if isinstance(images, Tensor):
         return images.detach().cpu().numpy()
     return Hdf5Rows(Path(images.file.filename), images.name) if isinstance(images, h5py.Dataset) else images
 
 
-def _checked_images(images: Any) -> Rows:
+def _checked_images(images: Rows) -> Rows:
     if not hasattr(images, "shape") or not hasattr(images, "dtype") or len(images.shape) < 2:
         raise ValueError(
             "Expected images as an array of at least two axes, the data first, but got "
@@ -153,7 +153,7 @@ def _checked_images(images: Any) -> Rows:
     return images
 
 
-def _checked_values(factors: Any, *, rows: int) -> _Array:
+def _checked_values(factors: npt.ArrayLike, *, rows: int) -> Array:
     values = factors.detach().cpu().numpy() if isinstance(factors, Tensor) else np.asarray(factors)
     if values.ndim != 2 or len(values) != rows or 0 in values.shape:
         raise ValueError(
@@ -253,7 +253,7 @@ def load_dsprites(
     )
 
 
-def _classes(path: Path) -> npt.NDArray[Any]:
+def _classes(path: Path) -> Array:
     if not path.exists():
         raise FileNotFoundError(f"Expected the npz file of dSprites but there is no {path}.")
     if not zipfile.is_zipfile(path):
@@ -310,7 +310,7 @@ def load_shapes3d(
     )
 
 
-def _labels(path: Path) -> npt.NDArray[Any]:
+def _labels(path: Path) -> Array:
     try:
         archive = h5py.File(path, "r")
     except OSError as error:

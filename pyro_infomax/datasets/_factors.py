@@ -4,7 +4,7 @@ import abc
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +13,14 @@ from scipy.special import logsumexp
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import patiently
+from pyro_infomax._types import Array, Floats, Integers
 
 # ---- Factors as they come to factors that index a grid.
 
-Factors = npt.NDArray[np.int64]
 
-
-def to_factors(factors: Any, *, names: Sequence[str], sizes: Sequence[int]) -> Factors:
+def to_factors(factors: npt.ArrayLike, *, names: Sequence[str], sizes: Sequence[int]) -> Integers:
     """Factors (n, K) as int64, each checked to lie on its grid.
 
     Args:
@@ -49,7 +49,7 @@ def to_factors(factors: Any, *, names: Sequence[str], sizes: Sequence[int]) -> F
     return array.astype(np.int64)
 
 
-def _check_range(array: npt.NDArray[Any], names: Sequence[str], sizes: Sequence[int]) -> None:
+def _check_range(array: Array, names: Sequence[str], sizes: Sequence[int]) -> None:
     off = (array < 0) | (array >= np.asarray(sizes))  # (datum, factor)
     if not off.any():
         return
@@ -62,9 +62,8 @@ def _check_range(array: npt.NDArray[Any], names: Sequence[str], sizes: Sequence[
 
 # ---- How often each combination of factors comes.
 
-Where = Callable[[Factors], npt.NDArray[np.bool_]]
+Where = Callable[[Integers], npt.NDArray[np.bool_]]
 Correlated = Mapping[tuple[str, str], float]
-_Floats = npt.NDArray[np.float64]
 _SMALLEST_SIGMA: Final = 1e-6  # far below the step of any factor: values that differ never come together
 
 
@@ -82,15 +81,15 @@ class FactorDistribution(abc.ABC):
     def __len__(self) -> int: ...
 
     @abc.abstractmethod
-    def sample(self, n: int, random_state: np.random.RandomState) -> Factors:
+    def sample(self, n: int, random_state: np.random.RandomState) -> Integers:
         """Independent draws, (n, K)."""
 
     @abc.abstractmethod
-    def combinations(self) -> Factors:
+    def combinations(self) -> Integers:
         """Each combination once, (len, K), the last factor changing fastest."""
 
     @abc.abstractmethod
-    def log_prob(self, factors: Factors) -> _Floats:
+    def log_prob(self, factors: Integers) -> Floats:
         """The log-probability of each row, (n,), in nats; minus infinity where it never comes."""
 
     @property
@@ -98,7 +97,7 @@ class FactorDistribution(abc.ABC):
     def is_uniform(self) -> bool:
         """Whether all combinations come equally often."""
 
-    def probabilities(self) -> _Floats:
+    def probabilities(self) -> Floats:
         """The probability of each of the :meth:`combinations`, (len,)."""
         return np.exp(self.log_prob(self.combinations()))
 
@@ -110,14 +109,14 @@ class FullGrid(FactorDistribution):
     def __len__(self) -> int:
         return math.prod(self.sizes)
 
-    def sample(self, n: int, random_state: np.random.RandomState) -> Factors:
+    def sample(self, n: int, random_state: np.random.RandomState) -> Integers:
         columns = [random_state.randint(size, size=n) for size in self.sizes]
         return np.stack(columns, axis=1).astype(np.int64)
 
-    def combinations(self) -> Factors:
+    def combinations(self) -> Integers:
         return _unravelled(np.arange(len(self)), self.sizes)
 
-    def log_prob(self, factors: Factors) -> _Floats:
+    def log_prob(self, factors: Integers) -> Floats:
         return np.full(len(factors), -math.log(len(self)))
 
     @property
@@ -135,9 +134,7 @@ class FactorTable(FactorDistribution):
         log_weights: (C,), up to a constant; None for equal ones.
     """
 
-    def __init__(
-        self, sizes: Sequence[int], cells: npt.NDArray[np.int64], log_weights: _Floats | None = None
-    ) -> None:
+    def __init__(self, sizes: Sequence[int], cells: Integers, log_weights: Floats | None = None) -> None:
         super().__init__(sizes)
         self._cells = cells
         uniform = log_weights is None or float(np.ptp(log_weights)) == 0
@@ -146,13 +143,13 @@ class FactorTable(FactorDistribution):
     def __len__(self) -> int:
         return len(self._cells)
 
-    def sample(self, n: int, random_state: np.random.RandomState) -> Factors:
+    def sample(self, n: int, random_state: np.random.RandomState) -> Integers:
         return _unravelled(self._cells[self._places(n, random_state)], self.sizes)
 
-    def combinations(self) -> Factors:
+    def combinations(self) -> Integers:
         return _unravelled(self._cells, self.sizes)
 
-    def log_prob(self, factors: Factors) -> _Floats:
+    def log_prob(self, factors: Integers) -> Floats:
         cells = to_cells(factors, self.sizes)
         places = np.searchsorted(self._cells, cells).clip(max=len(self) - 1)
         known = -math.log(len(self)) if self._log_prob is None else self._log_prob[places]
@@ -162,7 +159,7 @@ class FactorTable(FactorDistribution):
     def is_uniform(self) -> bool:
         return self._log_prob is None
 
-    def _places(self, n: int, random_state: np.random.RandomState) -> npt.NDArray[np.int64]:
+    def _places(self, n: int, random_state: np.random.RandomState) -> Integers:
         if self._log_prob is None:
             return random_state.randint(len(self), size=n)
         reached = np.cumsum(np.exp(self._log_prob))
@@ -175,8 +172,8 @@ def to_distribution(
     *,
     where: Where | None = None,
     correlated: Correlated | None = None,
-    cells: npt.NDArray[np.int64] | None = None,
-    log_weights: _Floats | None = None,
+    cells: Integers | None = None,
+    log_weights: Floats | None = None,
 ) -> FactorDistribution:
     r"""The distribution of factors with what is left out and what goes together.
 
@@ -214,19 +211,19 @@ def to_distribution(
     return FactorTable(sizes, cells, weights)
 
 
-def to_cells(factors: Factors, sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+def to_cells(factors: Integers, sizes: Sequence[int]) -> Integers:
     """The place of each combination (n, K) in the grid, (n,), the last factor changing fastest."""
     return np.ravel_multi_index(tuple(factors.T), tuple(sizes)).astype(np.int64)
 
 
-def _unravelled(cells: npt.NDArray[np.int64], sizes: Sequence[int]) -> Factors:
+def _unravelled(cells: Integers, sizes: Sequence[int]) -> Integers:
     return np.stack(np.unravel_index(cells, tuple(sizes)), axis=1).astype(np.int64)
 
 
-def _allowed(factors: Factors, where: Where | None) -> npt.NDArray[np.bool_]:
+def _allowed(factors: Integers, where: Where | None) -> npt.NDArray[np.bool_]:
     if where is None:
         return np.ones(len(factors), dtype=bool)
-    answer: Any = np.asarray(where(factors))
+    answer = np.asarray(where(factors))
     if answer.shape != (len(factors),) or answer.dtype != np.bool_:
         raise ValueError(
             f"Expected where to give a boolean for each combination, shape ({len(factors)},), but got "
@@ -238,8 +235,8 @@ def _allowed(factors: Factors, where: Where | None) -> npt.NDArray[np.bool_]:
 
 
 def _log_affinity(
-    factors: Factors, pair: tuple[str, str], sigma: float, names: Sequence[str], sizes: Sequence[int]
-) -> _Floats:
+    factors: Integers, pair: tuple[str, str], sigma: float, names: Sequence[str], sizes: Sequence[int]
+) -> Floats:
     first, second = _columns(pair, names)
     if not _SMALLEST_SIGMA <= sigma < math.inf:
         raise ValueError(
@@ -288,7 +285,7 @@ def to_random_state(seed: Seed) -> np.random.RandomState:
     return np.random.RandomState(checked_seed(seed))
 
 
-def checked_seed(seed: Any) -> int:
+def checked_seed(seed: object) -> int:
     """The seed, if it is a number that starts NumPy's generator.
 
     Raises:
@@ -301,7 +298,7 @@ def checked_seed(seed: Any) -> int:
 
 # ---- Observations that are made when a batch asks for them.
 
-Render = Callable[[Factors, Seed], Tensor]
+Render = Callable[[Integers, Seed], Tensor]
 
 
 @final
@@ -318,7 +315,7 @@ class FactorImages(Dataset[Tensor]):
         seed: of what is drawn; with its place in the data it seeds each datum.
     """
 
-    def __init__(self, render: Render, factors: Factors, *, draws: bool, seed: int) -> None:
+    def __init__(self, render: Render, factors: Integers, *, draws: bool, seed: int) -> None:
         self.factors = factors
         self._render = render
         self._draws = draws
@@ -339,7 +336,7 @@ class FactorImages(Dataset[Tensor]):
         return list(self._render(self.factors[np.asarray(indices, dtype=np.int64)], None).unbind(0))
 
 
-# ---- factor dataset
+# ---- The base of all kinds.
 
 _CHUNK = 1024
 
@@ -369,7 +366,7 @@ class FactorDataset(abc.ABC):
         """The shape of one observation."""
 
     @abc.abstractmethod
-    def _observe(self, factors: Factors, seed: Seed) -> Tensor:
+    def _observe(self, factors: Integers, seed: Seed) -> Tensor:
         """Observations of checked factors, (n, \\*shape) float32 in [0, 1]."""
 
     @property
@@ -385,7 +382,7 @@ class FactorDataset(abc.ABC):
     def __len__(self) -> int:
         return len(self._distribution)
 
-    def sample_factors(self, n: int, *, seed: Seed = None) -> Factors:
+    def sample_factors(self, n: int, *, seed: Seed = None) -> Integers:
         """Factors drawn from their distribution, with replacement.
 
         Args:
@@ -398,9 +395,10 @@ class FactorDataset(abc.ABC):
         Raises:
             ValueError: if n is no integer of at least 1.
         """
-        return self._distribution.sample(_checked_count(n), to_random_state(seed))
+        count = whole_number("the number of draws", n, at_least=1)
+        return self._distribution.sample(count, to_random_state(seed))
 
-    def observations(self, factors: Any, *, seed: Seed = None) -> Tensor:
+    def observations(self, factors: npt.ArrayLike, *, seed: Seed = None) -> Tensor:
         """Observations of factors, whether or not they may come.
 
         Args:
@@ -416,7 +414,7 @@ class FactorDataset(abc.ABC):
         checked = to_factors(factors, names=self.factor_names, sizes=self.factor_sizes)
         return self._observe(checked, seed)
 
-    def sample(self, n: int, *, seed: Seed = None) -> tuple[Tensor, Factors]:
+    def sample(self, n: int, *, seed: Seed = None) -> tuple[Tensor, Integers]:
         """Draws of observations together with their factors.
 
         Args:
@@ -430,11 +428,11 @@ class FactorDataset(abc.ABC):
         factors = self.sample_factors(n, seed=random_state)
         return self._in_chunks(factors, random_state, progress=True), factors
 
-    def all_factors(self) -> Factors:
+    def all_factors(self) -> Integers:
         """Each combination that may come once, (len, K), the last factor changing fastest."""
         return self._distribution.combinations()
 
-    def images_and_factors(self, *, seed: Seed = None, progress: bool = True) -> tuple[Tensor, Factors]:
+    def images_and_factors(self, *, seed: Seed = None, progress: bool = True) -> tuple[Tensor, Integers]:
         """An observation of each combination that may come, in one tensor: for grids that fit memory.
 
         Where combinations come unequally often, by :meth:`probabilities`, these are not draws: take
@@ -473,7 +471,7 @@ class FactorDataset(abc.ABC):
         factors = self.all_factors() if num_points is None else self.sample_factors(num_points, seed=seed)
         return FactorImages(self._observe, factors, draws=self.draws, seed=checked_seed(seed))
 
-    def log_prob(self, factors: Any) -> _Floats:
+    def log_prob(self, factors: npt.ArrayLike) -> Floats:
         """The logarithm of the probability that each row of factors comes, in nats.
 
         Args:
@@ -485,19 +483,13 @@ class FactorDataset(abc.ABC):
         checked = to_factors(factors, names=self.factor_names, sizes=self.factor_sizes)
         return self._distribution.log_prob(checked)
 
-    def probabilities(self) -> _Floats:
+    def probabilities(self) -> Floats:
         """The probability of each of :meth:`all_factors`, (len,)."""
         return self._distribution.probabilities()
 
-    def _in_chunks(self, factors: Factors, random_state: np.random.RandomState, *, progress: bool) -> Tensor:
+    def _in_chunks(self, factors: Integers, random_state: np.random.RandomState, *, progress: bool) -> Tensor:
         images = torch.empty(len(factors), *self.observation_shape, dtype=torch.float32, device="cpu")
         starts = range(0, len(factors), _CHUNK)
         for start in patiently(starts, "observations", progress=progress):
             images[start : start + _CHUNK] = self._observe(factors[start : start + _CHUNK], random_state)
         return images
-
-
-def _checked_count(n: Any) -> int:
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"Expected the number of draws to be an integer >= 1 but got {n!r}.")
-    return int(n)

@@ -1,21 +1,22 @@
-"""What every loader returns."""
+"""Images with labels: loaders of what is installed and of the user's own files."""
 
 import os
 import zipfile
-from numbers import Integral
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import sklearn.datasets
 import torch
 from torch import Tensor
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._random import seeded_draws
+from pyro_infomax._types import Array
 from pyro_infomax.datasets._stored import channels_first, undamaged
 
-# ---- images
+# ---- What every loader returns.
 
 
 class LabelledImages(NamedTuple):
@@ -111,18 +112,17 @@ def load_patches(*, side: int = 8, num_patches: int | None = None, seed: int | N
         2080
     """
     photographs = _grey_photographs()  # (photograph, row, column)
-    _check_side(side, largest=min(photographs.shape[1:]))
+    largest = min(photographs.shape[1:])
+    if isinstance(side, bool) or not isinstance(side, int | np.integer) or not 1 <= side <= largest:
+        raise ValueError(f"Expected side to be an integer from 1 to {largest} pixels but got {side!r}.")
     windows = photographs.unfold(1, side, 1).unfold(2, side, 1)  # (photograph, top, left, row, column)
     if num_patches is None:
         grid = windows[:, ::side, ::side]
         labels = torch.arange(len(grid)).repeat_interleave(grid.shape[1] * grid.shape[2])
         return LabelledImages(images=grid.flatten(0, 2), labels=labels)
-    if not (_is_integer(num_patches) and num_patches >= 1):
-        raise ValueError(
-            f"Expected num_patches to be an integer >= 1 but got {num_patches!r}; None takes the whole grid."
-        )
+    count = whole_number("num_patches", num_patches, at_least=1)
     with seeded_draws(seed):
-        labels, top, left = (torch.randint(size, (num_patches,)) for size in windows.shape[:3])
+        labels, top, left = (torch.randint(size, (count,)) for size in windows.shape[:3])
     return LabelledImages(images=windows[labels, top, left], labels=labels)
 
 
@@ -132,18 +132,8 @@ def _grey_photographs() -> Tensor:
     return (grey / _WHITE).float()
 
 
-def _is_integer(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
-
-
-def _check_side(side: int, *, largest: int) -> None:
-    if not (_is_integer(side) and 1 <= side <= largest):
-        raise ValueError(f"Expected side to be an integer from 1 to {largest} pixels but got {side!r}.")
-
-
 # ---- Images from the user's own npz file.
 
-_Array = npt.NDArray[Any]
 _IMAGE_NAMES = ("images", "x")
 _LABEL_NAMES = ("labels", "y")
 
@@ -184,7 +174,7 @@ def load_npz(path: str | os.PathLike[str]) -> LabelledImages:
     )
 
 
-def _read(path: Path) -> tuple[_Array, _Array | None]:
+def _read(path: Path) -> tuple[Array, Array | None]:
     if not path.exists():
         raise FileNotFoundError(f"Expected an npz file but there is no {path}.")
     try:
@@ -199,7 +189,7 @@ def _read(path: Path) -> tuple[_Array, _Array | None]:
         ) from None
 
 
-def _checked_array(array: Any, path: Path) -> _Array:
+def _checked_array(array: object, path: Path) -> Array:
     if not isinstance(array, np.ndarray):
         raise ValueError(
             f"Expected arrays in {path} but got a file of another kind; "
@@ -226,11 +216,11 @@ def _image_name(names: list[str], path: Path) -> str:
     )
 
 
-def _first(file: Any, names: tuple[str, ...]) -> _Array | None:
-    return next((file[name] for name in names if name in file.files), None)
+def _first(file: Mapping[str, Array], names: tuple[str, ...]) -> Array | None:
+    return next((file[name] for name in names if name in file), None)
 
 
-def _checked_shape(images: _Array) -> _Array:
+def _checked_shape(images: Array) -> Array:
     if images.ndim < 2:
         raise ValueError(
             f"Expected images with at least two axes, the data first, but got shape {images.shape}; "
@@ -241,7 +231,7 @@ def _checked_shape(images: _Array) -> _Array:
     return images
 
 
-def _unit_scale(images: _Array) -> _Array:
+def _unit_scale(images: Array) -> Array:
     if images.dtype == np.bool_:
         return images.astype(np.float32, order="C")
     if images.dtype == np.uint8 and images.max() > 1:
@@ -253,7 +243,7 @@ def _unit_scale(images: _Array) -> _Array:
     return _checked_range(_checked_finite(images)).astype(np.float32, order="C")
 
 
-def _checked_finite(images: _Array) -> _Array:
+def _checked_finite(images: Array) -> Array:
     wrong = ~np.isfinite(images)
     if wrong.any():
         first = tuple(int(i) for i in np.unravel_index(wrong.argmax(), wrong.shape))
@@ -264,7 +254,7 @@ def _checked_finite(images: _Array) -> _Array:
     return images
 
 
-def _checked_range(images: _Array) -> _Array:
+def _checked_range(images: Array) -> Array:
     low, high = images.min(), images.max()
     if low < 0 or high > 1:
         raise ValueError(
@@ -274,7 +264,7 @@ def _checked_range(images: _Array) -> _Array:
     return images
 
 
-def _checked_labels(labels: _Array, *, size: int) -> _Array:
+def _checked_labels(labels: Array, *, size: int) -> Array:
     if labels.dtype.kind not in "iub":
         raise ValueError(f"Expected integer labels but got dtype {labels.dtype}; number the classes from 0.")
     if labels.shape != (size,):

@@ -2,16 +2,16 @@
 
 import abc
 import colorsys
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import numpy.typing as npt
 
-from pyro_infomax.datasets._factors import Factors
+from pyro_infomax._checks import whole_number
+from pyro_infomax._types import Integers
 
-# ---- paints
+# ---- Paints: the brightness of pixels.
 
-_Integers = npt.NDArray[np.int64]
 _Pixels = npt.NDArray[np.float32]
 _RED_GREEN_BLUE: Final = 3
 _WORDS: Final = 2**32
@@ -35,7 +35,7 @@ class Paint(abc.ABC):
         self.draws = draws
 
     @abc.abstractmethod
-    def brightness(self, values: _Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:
+    def brightness(self, values: Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:
         """The paint of n images.
 
         Args:
@@ -63,7 +63,7 @@ class Grey(Paint):
         super().__init__(channels=1)
         self.level = _checked_level(level)
 
-    def brightness(self, values: _Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:  # noqa: ARG002
+    def brightness(self, values: Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:  # noqa: ARG002
         return np.full((len(values), 1, 1, 1), self.level, dtype=np.float32)
 
 
@@ -92,7 +92,7 @@ class GreyLevels(Paint):
         if len(set(self.levels)) < len(levels):
             raise ValueError(f"Expected grey levels without repetition but got {list(self.levels)}.")
 
-    def brightness(self, values: _Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:  # noqa: ARG002
+    def brightness(self, values: Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:  # noqa: ARG002
         return np.asarray(self.levels, dtype=np.float32)[values].reshape(-1, 1, 1, 1)
 
 
@@ -108,12 +108,11 @@ class Hues(Paint):
     """
 
     def __init__(self, number: int) -> None:
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
-            raise ValueError(f"Expected the number of hues to be an integer >= 1 but got {number!r}.")
-        super().__init__(channels=_RED_GREEN_BLUE, num_values=int(number))
+        number = whole_number("the number of hues", number, at_least=1)
+        super().__init__(channels=_RED_GREEN_BLUE, num_values=number)
         self._colours = np.array([colorsys.hsv_to_rgb(k / number, 1, 1) for k in range(number)], np.float32)
 
-    def brightness(self, values: _Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:  # noqa: ARG002
+    def brightness(self, values: Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:  # noqa: ARG002
         return self._colours[values][:, :, None, None]
 
 
@@ -136,7 +135,7 @@ class RandomColour(Paint):
         super().__init__(channels=_RED_GREEN_BLUE, draws=True)
         self.low, self.high = _checked_span(low, high)
 
-    def brightness(self, values: _Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:  # noqa: ARG002
+    def brightness(self, values: Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:  # noqa: ARG002
         colours = random_state.uniform(self.low, self.high, size=(len(values), self.channels, 1, 1))
         return colours.astype(np.float32)
 
@@ -163,7 +162,7 @@ class Noise(Paint):
         super().__init__(channels=channels, draws=True)
         self.low, self.high = _checked_span(low, high)
 
-    def brightness(self, values: _Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:
+    def brightness(self, values: Integers, *, size: int, random_state: np.random.RandomState) -> _Pixels:
         # The legacy generator draws at double the bytes and a third of the speed, so that it only seeds
         words = random_state.randint(_WORDS, size=4, dtype=np.uint32)
         generator = np.random.Generator(np.random.SFC64(words))
@@ -173,7 +172,7 @@ class Noise(Paint):
         return noise
 
 
-def _checked_level(level: Any) -> float:
+def _checked_level(level: object) -> float:
     if not isinstance(level, int | float | np.number) or not 0 <= level <= 1:
         raise ValueError(f"Expected a grey level from 0 (black) to 1 (white) but got {level!r}.")
     return float(level)
@@ -205,8 +204,8 @@ class Painting:
         self._size = size
         self._is_plain = sprite is None and background is None
         self._paints = {
-            "sprite": _checked(Grey(1) if sprite is None else sprite, "sprite"),
-            "background": _checked(Grey(0) if background is None else background, "background"),
+            "sprite": _checked_paint(Grey(1) if sprite is None else sprite, "sprite"),
+            "background": _checked_paint(Grey(0) if background is None else background, "background"),
         }
         self._channelled = (max(paint.channels for paint in self._paints.values()), size, size)
 
@@ -225,7 +224,7 @@ class Painting:
         """The numbers of values of those paints that are factors."""
         return {name: paint.num_values for name, paint in self._paints.items() if paint.num_values}
 
-    def paint(self, images: _Pixels, factors: Factors, random_state: np.random.RandomState) -> _Pixels:
+    def paint(self, images: _Pixels, factors: Integers, random_state: np.random.RandomState) -> _Pixels:
         """Painted images, (n, \\*shape).
 
         Args:
@@ -247,7 +246,7 @@ class Painting:
         return painted.reshape(-1, *self.shape)
 
 
-def _checked(paint: Any, name: str) -> Paint:
+def _checked_paint(paint: object, name: str) -> Paint:
     if not isinstance(paint, Paint):
         raise ValueError(f"Expected {name} to be a paint, such as Grey(0.5), but got {paint!r}.")
     return paint

@@ -3,17 +3,18 @@
 import abc
 import math
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, final
+from typing import Final, NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pyro_infomax._checks import whole_number
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.datasets._factors import (
     Correlated,
     FactorDataset,
-    Factors,
     Seed,
     Where,
     to_distribution,
@@ -22,8 +23,6 @@ from pyro_infomax.datasets._factors import (
 from pyro_infomax.datasets._paints import Paint, Painting
 
 # ---- The shapes of sprites: which points of the plane they hold.
-
-_Floats = npt.NDArray[np.float64]
 
 
 class SpriteShape(abc.ABC):
@@ -44,7 +43,7 @@ class SpriteShape(abc.ABC):
         self.radius = radius
 
     @abc.abstractmethod
-    def contains(self, x: Any, y: Any) -> npt.NDArray[np.bool_]:
+    def contains(self, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
         """Whether points, x to the right and y upwards, are in the figure; of any shape that broadcasts."""
 
 
@@ -57,7 +56,7 @@ class Square(SpriteShape):
     def __init__(self) -> None:
         super().__init__("square", area=4 * self._HALF**2, radius=self._HALF * 2**0.5)
 
-    def contains(self, x: Any, y: Any) -> npt.NDArray[np.bool_]:
+    def contains(self, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
         return np.maximum(np.abs(x), np.abs(y)) <= self._HALF
 
 
@@ -71,7 +70,7 @@ class Ellipse(SpriteShape):
         a, b = self._HALF_AXES
         super().__init__("ellipse", area=np.pi * a * b, radius=a)
 
-    def contains(self, x: Any, y: Any) -> npt.NDArray[np.bool_]:
+    def contains(self, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
         a, b = self._HALF_AXES
         return np.square(x / a) + np.square(y / b) <= 1
 
@@ -94,7 +93,7 @@ class Heart(SpriteShape):
     def __init__(self) -> None:
         super().__init__("heart", area=180 * np.pi * self._UNIT**2, radius=self._RADIUS)
 
-    def contains(self, x: Any, y: Any) -> npt.NDArray[np.bool_]:
+    def contains(self, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
         cubed = np.abs(x) / (self._UNIT * self._HALF_WIDTH)
         sine = np.cbrt(np.minimum(cubed, 1))
         cosine = np.sqrt(1 - sine**2)
@@ -109,7 +108,6 @@ SHAPES: Final[dict[str, SpriteShape]] = {shape.name: shape for shape in (Square(
 
 # ---- Where sprites stand on the pixels of an image, and which pixels they turn on.
 
-_Integers = npt.NDArray[np.int64]
 _OFFICIAL_SIZE = 64
 _FIRST, _SPAN = 16.5, 31  # pixels: 32 positions are a pixel apart, in the middle of the image
 _DIGITS = 9
@@ -127,13 +125,13 @@ class Poses(NamedTuple):
         y_offset: from its upper edge, (n,).
     """
 
-    shape: _Integers
-    scale: _Floats
-    orientation: _Floats
-    x_offset: _Floats
-    y_offset: _Floats
+    shape: Integers
+    scale: Floats
+    orientation: Floats
+    x_offset: Floats
+    y_offset: Floats
 
-    def take(self, index: _Integers) -> "Poses":
+    def take(self, index: Integers) -> "Poses":
         """Some of them."""
         return Poses(
             self.shape[index],
@@ -166,7 +164,7 @@ class Canvas:
         """Side of the window that holds any sprite, in pixels."""
         return 2 * self._half + 1
 
-    def stand(self, position: Any) -> tuple[_Integers, _Floats]:
+    def stand(self, position: npt.ArrayLike) -> tuple[Integers, Floats]:
         """The first pixel of the window and the offset of the centre in it, along one axis.
 
         Args:
@@ -187,9 +185,7 @@ class Canvas:
                 windows[part] = shape.contains(*self._upright(poses.take(part)))
         return windows
 
-    def place(
-        self, windows: npt.NDArray[np.uint8], left: _Integers, top: _Integers
-    ) -> npt.NDArray[np.float32]:
+    def place(self, windows: npt.NDArray[np.uint8], left: Integers, top: Integers) -> npt.NDArray[np.float32]:
         """Black images with these windows at these places, (n, size, size) with rows first."""
         images = np.zeros((len(windows), self.size, self.size), dtype=np.float32)
         frame = (self.window, self.window)
@@ -197,7 +193,7 @@ class Canvas:
         views[np.arange(len(windows)), top, left] = windows
         return images
 
-    def _upright(self, poses: Poses) -> tuple[_Floats, _Floats]:
+    def _upright(self, poses: Poses) -> tuple[Floats, Floats]:
         """The pixels' centres as the upright figure of scale 1 sees them, each (n, window, window)."""
         pixels = np.arange(-self._half, self._half + 1) + 0.5
         x = pixels - poses.x_offset[:, None, None]
@@ -224,10 +220,10 @@ class GridValues(NamedTuple):
         y: in [0, 1].
     """
 
-    scale: _Floats
-    orientation: _Floats
-    x: _Floats
-    y: _Floats
+    scale: Floats
+    orientation: Floats
+    x: Floats
+    y: Floats
 
 
 @final
@@ -254,7 +250,7 @@ class Stencils:
         self._sizes = tuple(len(values) for values in self._poses)
         self._kept, self._drawn = self._empty(math.prod(self._sizes))
 
-    def images(self, factors: _Integers) -> npt.NDArray[np.float32]:
+    def images(self, factors: Integers) -> npt.NDArray[np.float32]:
         """Images (n, size, size) of shape, scale, orientation, x and y by number, (n, 5)."""
         shape, scale, orientation, x, y = factors.T
         phases = (self._x_phase[x], self._y_phase[y])
@@ -267,7 +263,7 @@ class Stencils:
         window = (self._canvas.window, self._canvas.window)
         return np.zeros((number, *window), dtype=np.uint8), np.zeros(number, dtype=bool)
 
-    def _windows(self, cells: _Integers) -> npt.NDArray[np.uint8]:
+    def _windows(self, cells: Integers) -> npt.NDArray[np.uint8]:
         if self._kept is None:
             distinct, place = np.unique(cells, return_inverse=True)
             return self._draw(distinct)[place]
@@ -277,7 +273,7 @@ class Stencils:
             self._drawn[missing] = True
         return self._kept[cells]
 
-    def _draw(self, cells: _Integers) -> npt.NDArray[np.uint8]:
+    def _draw(self, cells: Integers) -> npt.NDArray[np.uint8]:
         shape, scale, orientation, x, y = np.unravel_index(cells, self._sizes)
         axes = self._poses
         return self._canvas.draw(
@@ -291,9 +287,9 @@ class Stencils:
         )
 
 
-# ---- sprites
+# ---- The data.
 
-Values = int | Sequence[float] | npt.NDArray[np.floating[Any]]
+CountOrValues = int | npt.ArrayLike
 _TURN: Final = 2 * np.pi
 _SMALLEST_SIZE: Final = 8
 _THINNEST: Final = 8.2  # pixels: half the ellipse's thickness at scale 1 in an image of 64 by 64
@@ -364,19 +360,19 @@ class Sprites(FactorDataset):
         self,
         *,
         shapes: Sequence[str] = ("square", "ellipse", "heart"),
-        scales: Values = 6,
-        orientations: Values = 40,
+        scales: CountOrValues = 6,
+        orientations: CountOrValues = 40,
         endpoint: bool = True,
-        positions: Values = 32,
-        positions_x: Values | None = None,
-        positions_y: Values | None = None,
+        positions: CountOrValues = 32,
+        positions_x: CountOrValues | None = None,
+        positions_y: CountOrValues | None = None,
         size: int = 64,
         sprite: Paint | None = None,
         background: Paint | None = None,
         where: Where | None = None,
         correlated: Correlated | None = None,
     ) -> None:
-        self.size = _checked_size(size)
+        self.size = whole_number("size", size, at_least=_SMALLEST_SIZE)
         self.shapes = _checked_shapes(shapes)
         self._values = GridValues(
             _checked_visible(_checked_scales(_spread(scales, 0.5, 1, "scales", alone=1)), self.size),
@@ -393,7 +389,7 @@ class Sprites(FactorDataset):
         self._stencils = Stencils(self._canvas, num_shapes=len(self.shapes), values=self._values)
 
     @property
-    def factor_values(self) -> dict[str, tuple[Any, ...]]:
+    def factor_values(self) -> dict[str, tuple[str | float, ...]]:
         """What each factor's numbers stand for: names, scales, radians and positions."""
         own = dict(zip(_NAMES[1:], (tuple(values.tolist()) for values in self._values), strict=True))
         painted = {name: tuple(range(size)) for name, size in self._painting.factor_sizes.items()}
@@ -404,7 +400,14 @@ class Sprites(FactorDataset):
         """(size, size) for grey images, (3, size, size) in colour."""
         return self._painting.shape
 
-    def render(self, shape: str | Sequence[str], scale: Any, orientation: Any, x: Any, y: Any) -> Tensor:
+    def render(
+        self,
+        shape: str | Sequence[str],
+        scale: npt.ArrayLike,
+        orientation: npt.ArrayLike,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
+    ) -> Tensor:
         """White figures on black at any values, on the grid or off it.
 
         Args:
@@ -435,7 +438,7 @@ class Sprites(FactorDataset):
         poses = Poses(number, _checked_scales(scales), _finite(angles), x_offset, y_offset)
         return torch.from_numpy(self._canvas.place(self._canvas.draw(poses), left, top))
 
-    def _observe(self, factors: Factors, seed: Seed) -> Tensor:
+    def _observe(self, factors: Integers, seed: Seed) -> Tensor:
         own = len(_NAMES)
         images = self._stencils.images(factors[:, :own])
         # No seed is drawn where nothing asks for one: the global state stays as it was
@@ -449,8 +452,8 @@ class Sprites(FactorDataset):
 
 
 def _spread(
-    values: Values, first: float, last: float, name: str, *, alone: float, endpoint: bool = True
-) -> _Floats:
+    values: CountOrValues, first: float, last: float, name: str, *, alone: float, endpoint: bool = True
+) -> Floats:
     if isinstance(values, int | np.integer) and not isinstance(values, bool):
         if values < 1:
             raise ValueError(f"Expected {name} to be a number of values >= 1 but got {values}.")
@@ -458,7 +461,7 @@ def _spread(
     return _checked_values(np.asarray(values, dtype=np.float64), name)
 
 
-def _checked_values(values: _Floats, name: str) -> _Floats:
+def _checked_values(values: Floats, name: str) -> Floats:
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"Expected {name} to be a number or a list of finite values but got {values!r}.")
     if len(np.unique(values)) < len(values):
@@ -466,26 +469,26 @@ def _checked_values(values: _Floats, name: str) -> _Floats:
     return values
 
 
-def _vector(value: Any) -> _Floats:
+def _vector(value: npt.ArrayLike) -> Floats:
     array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
     if array.ndim > 1:
         raise ValueError(f"Expected a number, or one for each image, but got shape {array.shape}.")
     return np.atleast_1d(array).astype(np.float64)
 
 
-def _finite(angles: _Floats) -> _Floats:
+def _finite(angles: Floats) -> Floats:
     if not np.isfinite(angles).all():
         raise ValueError(f"Expected finite orientations but got {angles.tolist()}.")
     return angles
 
 
-def _checked_scales(values: _Floats) -> _Floats:
+def _checked_scales(values: Floats) -> Floats:
     if not ((values > 0) & (values <= 1)).all():
         raise ValueError(f"Expected scales in (0, 1] but got {values.tolist()}.")
     return values
 
 
-def _checked_visible(scales: _Floats, size: int) -> _Floats:
+def _checked_visible(scales: Floats, size: int) -> Floats:
     # A disc of this radius holds the centre of a pixel wherever it is
     least = 0.5**0.5 * 64 / _THINNEST
     if scales.min() * size < least:
@@ -496,11 +499,11 @@ def _checked_visible(scales: _Floats, size: int) -> _Floats:
     return scales
 
 
-def _checked_positions(positions: Values) -> _Floats:
+def _checked_positions(positions: CountOrValues) -> Floats:
     return _in_unit_interval(_spread(positions, 0, 1, "positions", alone=0.5), "positions")
 
 
-def _in_unit_interval(values: _Floats, name: str) -> _Floats:
+def _in_unit_interval(values: Floats, name: str) -> Floats:
     if not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"Expected {name} in [0, 1] but got {values.tolist()}.")
     return values
@@ -513,9 +516,3 @@ def _checked_shapes(shapes: Sequence[str]) -> tuple[str, ...]:
             f"Expected shapes to be some of {', '.join(SHAPES)}, each once, but got {list(names)}."
         )
     return names
-
-
-def _checked_size(size: Any) -> int:
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < _SMALLEST_SIZE:
-        raise ValueError(f"Expected size to be an integer >= {_SMALLEST_SIZE} pixels but got {size!r}.")
-    return int(size)

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
-# ---- stored rows
+from pyro_infomax._types import Array, Integers, State
 
-_Array = npt.NDArray[Any]
+# ---- Rows of arrays in HDF5 and npz files.
+
 _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name and its extra field
 
 
@@ -29,9 +29,9 @@ class Rows(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[np.generic]: ...
 
-    def __getitem__(self, index: Any, /) -> Any: ...
+    def __getitem__(self, index: slice | Integers, /) -> Array: ...
 
 
 @final
@@ -48,10 +48,10 @@ class Hdf5Rows:
         self._name = name
         with h5py.File(path, "r") as file:
             self.shape: tuple[int, ...] = file[name].shape
-            self.dtype: np.dtype[Any] = file[name].dtype
-        self._opened: tuple[int, Any] | None = None
+            self.dtype: np.dtype[np.generic] = file[name].dtype
+        self._opened: tuple[int, h5py.Dataset] | None = None
 
-    def __getitem__(self, index: Any) -> _Array:
+    def __getitem__(self, index: slice | Integers) -> Array:
         rows = np.arange(self.shape[0])[index]
         dataset = self._dataset()
         read = np.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
@@ -60,10 +60,10 @@ class Hdf5Rows:
             read[place] = dataset[row]
         return read
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         return self.__dict__ | {"_opened": None}
 
-    def _dataset(self) -> Any:
+    def _dataset(self) -> h5py.Dataset:
         # A handle must not be shared with a process that was forked
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = (os.getpid(), h5py.File(self._path, "r")[self._name])
@@ -81,15 +81,15 @@ class MappedRows:
         offset: where it begins in the file, in bytes.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic], offset: int) -> None:
         self.shape, self.dtype = shape, dtype
         self._where = (path.absolute(), shape, dtype, offset)
         self._array = np.memmap(path, dtype=dtype, mode="r", shape=shape, offset=offset)
 
-    def __getitem__(self, index: Any) -> _Array:
+    def __getitem__(self, index: slice | Integers) -> Array:
         return self._array[index]
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return MappedRows, self._where
 
 
@@ -107,14 +107,14 @@ class PackedRows:
         self._name = name
         self.shape, self.dtype, _ = _header(path, name)
 
-    def __getitem__(self, index: Any) -> _Array:
+    def __getitem__(self, index: slice | Integers) -> Array:
         return self._array[index]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         return {key: value for key, value in self.__dict__.items() if key != "_array"}
 
     @cached_property
-    def _array(self) -> _Array:
+    def _array(self) -> Array:
         with undamaged(self._path), np.load(self._path, allow_pickle=False) as file:
             return file[self._name]
 
@@ -201,7 +201,7 @@ def _unpack(path: Path, name: str, copy: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
     """Shape and dtype of an array, and how long its npy header is in bytes."""
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
         version = np.lib.format.read_magic(member)
@@ -230,6 +230,6 @@ def channels_last(shape: Sequence[int]) -> bool:
     return len(shape) == 4 and shape[-1] in _CHANNELS and shape[1] not in _CHANNELS
 
 
-def channels_first(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def channels_first(images: Array) -> Array:
     """Images with the axis of channels, where there is one, before rows and columns."""
     return np.moveaxis(images, -1, 1) if channels_last(images.shape) else images

@@ -18,11 +18,11 @@ from pyro_infomax._ranks import Ranks, ranks_of
 from pyro_infomax.diagnostics._pair import Pair, ScoredDraws, held_out_pair
 from pyro_infomax.distributions import (
     closed_divergence,
+    full_name,
     in_dtype_of,
     is_factorised,
     joint_forms,
     moments,
-    spelt_out,
 )
 from pyro_infomax.information import (
     Account,
@@ -243,7 +243,7 @@ def _check_pmf(site: Any) -> None:
     if not _support_of(fn).is_discrete:
         raise NotImplementedError(
             "densities have no decoder gap under the empirical data distribution, and "
-            f"{site['name']!r} is {spelt_out(fn)}"
+            f"{site['name']!r} is {full_name(fn)}"
         )
     if _is_masked(site):
         raise NotImplementedError(f"{site['name']!r} is masked, so that its values are known in part only")
@@ -254,7 +254,7 @@ def _check_pmf(site: Any) -> None:
         )
     if not bool(_support_of(fn).check(value).all()):
         raise NotImplementedError(
-            f"{site['name']!r} has values to which {spelt_out(fn)} gives no probability"
+            f"{site['name']!r} has values to which {full_name(fn)} gives no probability"
         )
 
 
@@ -262,7 +262,7 @@ def _support_of(fn: Any) -> Any:
     try:
         return fn.support
     except NotImplementedError as error:
-        raise NotImplementedError(f"{spelt_out(fn)} does not tell whether it is discrete") from error
+        raise NotImplementedError(f"{full_name(fn)} does not tell whether it is discrete") from error
 
 
 def _is_masked(site: Any) -> bool:

@@ -13,7 +13,7 @@ from pyro_infomax._data import Data, as_data, count_nan, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._ranks import ONE_RANK, Ranks
 from pyro_infomax.distributions import in_double, in_dtype_of, marginals_of
-from pyro_infomax.information import Mixtures, Prefixes, ShardedMixtures, WholeMixtures
+from pyro_infomax.information import AggregateScorer, Prefixes, ShardedAggregate, WholeAggregate
 from pyro_infomax.joint import (
     GenerativeJoint,
     RepresentationJoint,
@@ -192,15 +192,15 @@ class Pair:
     def _own_posterior(self) -> Any:
         return self.ranks.together(lambda: in_double(self.representation.posterior))
 
-    def mixtures(self, site_sizes: Sequence[int] | None = None) -> Mixtures:
+    def mixtures(self, site_sizes: Sequence[int] | None = None) -> AggregateScorer:
         """What scores points under the aggregate posterior of all data.
 
         Args:
             site_sizes: the number of latent dimensions of each site, where there are several.
         """
         progress = self.ranks.is_first
-        own = WholeMixtures(self._own_posterior, site_sizes=site_sizes, progress=progress)
-        return own if self.ranks.world_size == 1 else ShardedMixtures(own, self.ranks)
+        own = WholeAggregate(self._own_posterior, site_sizes=site_sizes, progress=progress)
+        return own if self.ranks.world_size == 1 else ShardedAggregate(own, self.ranks)
 
     def prior(self) -> Any:
         """p(z): batch shape (), event shape (latent,).

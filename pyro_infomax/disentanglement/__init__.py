@@ -13,7 +13,7 @@ from pyro_infomax.disentanglement._score import Calibration, Score
 from pyro_infomax.disentanglement._table import ScoreTable, score
 from pyro_infomax.disentanglement._udr import udr
 from pyro_infomax.disentanglement._unsupervised import (
-    gaussian_total_correlation,
+    gaussian_total_correlation_score,
     mutual_information_score,
     wasserstein_correlation,
 )
@@ -28,7 +28,7 @@ __all__ = [
     "dci",
     "explicitness",
     "factor_vae_score",
-    "gaussian_total_correlation",
+    "gaussian_total_correlation_score",
     "irs",
     "mig",
     "modularity",

@@ -2,7 +2,7 @@
 
 import warnings
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -10,16 +10,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import StandardScaler
 
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
-    Draws,
+    CodesOrEncoder,
+    FactorsOrSource,
+    FixedFactorDraws,
     Interventions,
-    Trial,
+    LearnerTrial,
     Verdicts,
     accuracy,
     held_fixed,
     in_chunks,
 )
-from pyro_infomax.disentanglement._sample import Floats
 from pyro_infomax.disentanglement._score import Calibration, Score, calibrated
 
 _CALIBRATION: Final = Calibration(bootstraps=100, permutations=8)
@@ -28,8 +30,8 @@ _STOPPED: Final = "The learner stopped before it had converged, as the reference
 
 
 def beta_vae_score(
-    codes: Any,
-    factors: Any,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -85,7 +87,7 @@ def beta_vae_score(
     interventions = held_fixed(
         codes, factors, pairs=True, num_background=0, reference=reference, rng=rng, progress=progress
     )
-    trial = Trial.of(interventions, partial(_judged, reference=reference, rng=rng))
+    trial = LearnerTrial.of(interventions, partial(_judged, reference=reference, rng=rng))
     return calibrated("beta_vae_score", accuracy, trial, calibration=calibration, rng=rng, progress=progress)
 
 
@@ -105,12 +107,12 @@ def _judged(interventions: Interventions, *, reference: bool, rng: np.random.Ran
     return Verdicts(test.fixed, guesses, parts, notes)
 
 
-def _features(codes: Floats, draws: Draws) -> Floats:
+def _features(codes: Floats, draws: FixedFactorDraws) -> Floats:
     """(draw, code)"""
     return np.concatenate([_differences(codes, rows) for rows in in_chunks(draws)])
 
 
-def _differences(codes: Floats, rows: Any) -> Floats:
+def _differences(codes: Floats, rows: Integers) -> Floats:
     differences = codes.take(rows[:, 0], axis=0)  # (draw, pair, code)
     differences -= codes.take(rows[:, 1], axis=0)
     means: Floats = np.abs(differences, out=differences).mean(1)
@@ -118,7 +120,7 @@ def _differences(codes: Floats, rows: Any) -> Floats:
 
 
 def _taught(
-    features: Floats, draws: Draws, *, reference: bool, rng: np.random.RandomState
+    features: Floats, draws: FixedFactorDraws, *, reference: bool, rng: np.random.RandomState
 ) -> tuple[LogisticRegression, tuple[str, ...]]:
     learner = LogisticRegression(random_state=rng, **({} if reference else {"max_iter": _MOST_ITERATIONS}))
     with warnings.catch_warnings():

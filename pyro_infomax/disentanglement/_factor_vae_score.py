@@ -2,23 +2,25 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
-    Draws,
+    CodesOrEncoder,
+    FactorsOrSource,
+    FixedFactorDraws,
     Interventions,
-    Trial,
+    LearnerTrial,
     Verdicts,
     accuracy,
     held_fixed,
     in_chunks,
 )
-from pyro_infomax.disentanglement._sample import Floats, Integers
+from pyro_infomax.disentanglement._sample import moved_by_factors
 from pyro_infomax.disentanglement._score import Calibration, Score, calibrated
-from pyro_infomax.disentanglement._udr import moved_by_factors
 
 _NUM_BACKGROUND: Final = 10_000
 _REFERENCE_DEVIATION: Final = 0.05
@@ -27,8 +29,8 @@ _Mask = NDArray[np.bool_]
 
 
 def factor_vae_score(
-    codes: Any,
-    factors: Any,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -90,7 +92,7 @@ def factor_vae_score(
         rng=rng,
         progress=progress,
     )
-    trial = Trial.of(interventions, partial(_judged, reference=reference))
+    trial = LearnerTrial.of(interventions, partial(_judged, reference=reference))
     return calibrated(
         "factor_vae_score", accuracy, trial, calibration=calibration, rng=rng, progress=progress
     )
@@ -127,7 +129,9 @@ def _voters(interventions: Interventions, variances: Floats, *, reference: bool)
     return moved_by_factors(interventions.sample.take(interventions.background))
 
 
-def _votes(draws: Draws, interventions: Interventions, variances: Floats, active: _Mask) -> Integers:
+def _votes(
+    draws: FixedFactorDraws, interventions: Interventions, variances: Floats, active: _Mask
+) -> Integers:
     """The code that varies least in each draw; -1 where none may vote."""
     if not active.any():
         return np.full(len(draws), -1, dtype=np.int64)
@@ -148,7 +152,7 @@ def _variances(codes: Floats, rows: Integers) -> Floats:
 
 
 def _table(
-    draws: Draws, interventions: Interventions, variances: Floats, active: _Mask
+    draws: FixedFactorDraws, interventions: Interventions, variances: Floats, active: _Mask
 ) -> tuple[Integers, Integers]:
     """The votes, and how often each code won those of each factor, (L, K)."""
     votes = _votes(draws, interventions, variances, active)

@@ -1,23 +1,28 @@
 """The interventional robustness score: how little a code moves with everything but one factor."""
 
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_infomax.disentanglement._interventions import NUM_TRAIN, drawn
-from pyro_infomax.disentanglement._sample import Floats, Integers, Sample, equal_width_bins, to_sample
-from pyro_infomax.disentanglement._score import Calibration, Outcome, Score, calibrated
-from pyro_infomax.disentanglement._udr import variance_shares
+from pyro_infomax._types import Floats, Integers
+from pyro_infomax.disentanglement._interventions import (
+    NUM_TRAIN,
+    CodesOrEncoder,
+    FactorsOrSource,
+    drawn_sample,
+)
+from pyro_infomax.disentanglement._sample import Sample, equal_width_bins, variance_shares
+from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
 _SHUFFLES: Final = 4
 _CALIBRATION: Final = Calibration(bootstraps=10, permutations=10)
 
 
 def irs(
-    codes: Any,
-    factors: Any,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource,
     *,
     quantile: float = 0.99,
     reference: bool = False,
@@ -81,7 +86,7 @@ def irs(
             f"Expected 0 < quantile <= 1 but got {quantile!r}: 0.99 is usual, 1 takes the largest deviation."
         )
     rng = np.random.RandomState(seed)
-    sample = to_sample(*drawn(codes, factors, num_points=NUM_TRAIN, rng=rng, progress=progress))
+    sample = drawn_sample(codes, factors, num_points=NUM_TRAIN, rng=rng, progress=progress)
     if not reference:
         _check_shared(sample)
     statistic = partial(_as_reference if reference else _corrected, quantile=quantile)
@@ -92,20 +97,20 @@ def irs(
     )
 
 
-def _as_reference(sample: Sample, rng: np.random.RandomState, *, quantile: float) -> Outcome:
+def _as_reference(sample: Sample, rng: np.random.RandomState, *, quantile: float) -> ScoreOutcome:
     del rng
     left = _deviations(sample.codes, equal_width_bins(sample.values), quantile, fewest=1, by_frequency=False)
     whole = _max_deviation(sample)
-    return _outcome(sample, left, whole[:, None], weights=whole)
+    return _weighted_robustness(sample, left, whole[:, None], weights=whole)
 
 
-def _corrected(sample: Sample, rng: np.random.RandomState, *, quantile: float) -> Outcome:
+def _corrected(sample: Sample, rng: np.random.RandomState, *, quantile: float) -> ScoreOutcome:
     left = _deviations(sample.codes, sample.factors, quantile, fewest=2, by_frequency=True)
     explained = np.maximum(variance_shares(sample), 0).sum(1)
-    return _outcome(sample, left, _by_chance(sample, quantile, rng), weights=explained)
+    return _weighted_robustness(sample, left, _by_chance(sample, quantile, rng), weights=explained)
 
 
-def _outcome(sample: Sample, left: Floats, whole: Floats, *, weights: Floats) -> Outcome:
+def _weighted_robustness(sample: Sample, left: Floats, whole: Floats, *, weights: Floats) -> ScoreOutcome:
     active = ~sample.dead
     share = np.divide(left, whole, out=np.ones_like(left), where=active[:, None] & (whole > 0))
     robustness = 1 - share
@@ -118,7 +123,7 @@ def _outcome(sample: Sample, left: Floats, whole: Floats, *, weights: Floats) ->
         "active": active,
         "num_active": int(active.sum()),
     }
-    return Outcome(float(weights @ robustness.max(1)), parts)
+    return ScoreOutcome(float(weights @ robustness.max(1)), parts)
 
 
 def _shares_of(weights: Floats, active: NDArray[np.bool_]) -> Floats:

@@ -1,130 +1,32 @@
-"""How well the codes together tell each value of a factor from the others, by a linear rule."""
+"""Modularity and explicitness, the two scores of Ridgeway and Mozer (2018)."""
 
 import warnings
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from pyro_infomax.disentanglement._interventions import NUM_POINTS, NUM_TRAIN, drawn
+from pyro_infomax._types import Floats, Integers
+from pyro_infomax.disentanglement._interventions import (
+    NUM_POINTS,
+    NUM_TRAIN,
+    CodesOrEncoder,
+    FactorsOrSource,
+    drawn_sample,
+)
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
-from pyro_infomax.disentanglement._sample import Binned, Floats, Integers, Split, binned, to_sample, to_split
-from pyro_infomax.disentanglement._score import Calibration, Outcome, Score, calibrated, dead_notes, seed_of
-
-# ---- explicit
-
-_FEW: Final = Calibration(bootstraps=3, permutations=5)
-_CHANCE: Final = 0.5
-
-
-def explicitness(
-    codes: Any,
-    factors: Any,
-    *,
-    reference: bool = False,
-    calibration: Calibration | None = _FEW,
-    num_points: int = NUM_POINTS,
-    seed: int = 0,
-    progress: bool = True,
-) -> Score:
-    r"""Explicitness: how well a linear classifier tells each value of a factor from the codes.
-
-    .. math:: \mathrm{explicitness} = \frac{1}{K} \sum_k (2 A_k - 1), \qquad
-        A_k = \frac{1}{V_k} \sum_v \mathrm{AUC}\big(p(v_k = v \mid z),\ [v_k = v]\big)
-
-    with the area under the ROC curve of each of the :math:`V_k` values against the others, on the test part,
-    by scikit-learn's default logistic regression on codes of mean 0 and variance 1. An area begins at 1/2,
-    so that by default it is put on the scale from chance, 0, to perfection, 1. The reference leaves it where
-    it is: the mean of :math:`A_k`, with a floor of 1/2.
-
-    Reference: Ridgeway and Mozer (2018), *Learning deep disentangled embeddings with the F-statistic loss*.
-
-    Args:
-        codes: (n, L), or a callable from observations to codes.
-        factors: (n, K) integers, or a source of factors.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often for interval and floor; None for the score alone.
-        num_points: how many data to draw from a source.
-        seed: of everything random.
-        progress: whether a bar may show.
-
-    Returns:
-        The score; its parts are ``per_factor`` (K,), on the score's scale, and the areas ``auc_train`` and
-        ``auc_test`` (K,). A dead code is 0 throughout, where the reference has nan. A value that the test
-        part has not is left out of the mean; one that only the test part has is at chance.
-
-    Raises:
-        ValueError: for codes or factors that no score can use.
-
-    Example:
-        >>> rng = np.random.RandomState(0)
-        >>> factors = rng.randint(3, size=(300, 2))
-        >>> score = explicitness(factors @ [[1.0, 1.0], [1.0, -1.0]], factors, calibration=None)
-        >>> score.score > 0.95, score.parts["auc_test"].shape
-        (True, (2,))
-    """
-    rng = np.random.RandomState(seed)
-    points = drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)
-    split = to_split(to_sample(*points), reference=reference, rng=rng)
-
-    def statistic(split: Split, rng: np.random.RandomState) -> Outcome:
-        return _explicitness(split, rng, reference=reference)
-
-    bounds = (0.0, 1.0) if reference else (-1.0, 1.0)
-    options: dict[str, Any] = {"calibration": calibration, "rng": rng, "progress": progress}
-    return calibrated("explicitness", statistic, split, bounds=bounds, **options)
-
-
-def _explicitness(split: Split, rng: np.random.RandomState, *, reference: bool) -> Outcome:
-    train, test = _standardised(split)
-    areas = [
-        _areas((train, split.train.factors[:, k]), (test, split.test.factors[:, k]), rng)
-        for k in range(split.train.num_factors)
-    ]
-    in_train, in_test = np.array(areas).T
-    per_factor = in_test if reference else 2 * in_test - 1
-    parts = {"per_factor": per_factor, "auc_train": in_train, "auc_test": in_test}
-    return Outcome(float(per_factor.mean()), parts, notes=dead_notes(split.train))
-
-
-def _standardised(split: Split) -> tuple[Floats, Floats]:
-    """The codes in units of their spread in the train part; 0 for one that never moves there."""
-    train, test = split.train.codes, split.test.codes
-    mean, spread = train.mean(0), train.std(0)
-    # the spread of a constant may differ from 0 by rounding
-    alive = ~split.train.dead & (spread > 0)
-    unit = np.where(alive, spread, 1.0)
-    return np.where(alive, (train - mean) / unit, 0.0), np.where(alive, (test - mean) / unit, 0.0)
-
-
-def _areas(
-    train: tuple[Floats, Integers], test: tuple[Floats, Integers], rng: np.random.RandomState
-) -> tuple[float, float]:
-    values = np.unique(train[1])
-    if len(values) < 2:
-        return _CHANCE, _CHANCE
-    learner = LogisticRegression(random_state=seed_of(rng))
-    with warnings.catch_warnings():
-        # the reference stops where its optimiser stops
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        learner.fit(*train)
-    in_train, in_test = (_area(learner.predict_proba(z), values, v) for z, v in (train, test))
-    return in_train, in_test
-
-
-def _area(probability: Floats, values: Integers, truth: Integers) -> float:
-    """Mean area over the values that occur, each against the others."""
-    occurring = np.unique(truth)
-    if len(occurring) < 2:
-        return _CHANCE
-    known = np.isin(values, occurring)
-    indicator = truth[:, None] == values[known]  # (datum, value)
-    areas = roc_auc_score(indicator, probability[:, known], average=None) if known.any() else []
-    unseen = len(occurring) - int(known.sum())
-    return float((np.sum(areas) + _CHANCE * unseen) / len(occurring))
-
+from pyro_infomax.disentanglement._sample import Binned, Split, binned, to_split
+from pyro_infomax.disentanglement._score import (
+    Calibration,
+    Score,
+    ScoreOutcome,
+    calibrated,
+    dead_notes,
+    seed_of,
+)
 
 # ---- Modularity: whether a code tells of one factor and of no other.
 
@@ -132,8 +34,8 @@ _CALIBRATION: Final = Calibration()
 
 
 def modularity(
-    codes: Any,
-    factors: Any,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -179,38 +81,29 @@ def modularity(
         Code 2 tells no more of any factor than chance would and is left out of the mean.
     """
     rng = np.random.RandomState(seed)
-    sample = to_sample(*drawn(codes, factors, num_points=num_points, rng=rng, progress=progress))
+    sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
     if sample.num_factors < 2:
         raise ValueError(
             "Expected at least two factors but got 1: modularity asks whether a code tells of one only."
         )
-
-    def statistic(data: Binned, _rng: np.random.RandomState) -> Outcome:
-        return _plain(data) if reference else _corrected(data)
-
-    return calibrated(
-        "modularity",
-        statistic,
-        binned(sample, reference=reference),
-        calibration=calibration,
-        rng=rng,
-        progress=progress,
-    )
+    data, statistic = binned(sample, reference=reference), _as_reference if reference else _corrected
+    return calibrated("modularity", statistic, data, calibration=calibration, rng=rng, progress=progress)
 
 
-def _plain(data: Binned) -> Outcome:
+def _as_reference(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
     information = mutual_informations(data.bins, data.factors)
     modularities = np.nan_to_num(_modularities(information), nan=0.0)
-    return Outcome(float(modularities.mean()), {"mutual_information": information, "per_code": modularities})
+    parts = {"mutual_information": information, "per_code": modularities}
+    return ScoreOutcome(float(modularities.mean()), parts)
 
 
-def _corrected(data: Binned) -> Outcome:
+def _corrected(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
     information = corrected_mutual_informations(data.bins, data.factors)
     modularities = _modularities(information)
     told = ~np.isnan(modularities)
     score = float(modularities[told].mean()) if told.any() else 0.0
     parts = {"mutual_information": information, "per_code": modularities}
-    return Outcome(score, parts, notes=_left_out(np.flatnonzero(~told).tolist()))
+    return ScoreOutcome(score, parts, notes=_left_out(np.flatnonzero(~told).tolist()))
 
 
 def _modularities(information: Floats) -> Floats:
@@ -231,3 +124,114 @@ def _left_out(codes: list[int]) -> tuple[str, ...]:
         case _:
             who = f"Codes {', '.join(map(str, codes))} tell no more of any factor than chance would and are"
     return (f"{who} left out of the mean.",)
+
+
+# ---- Explicitness: how well a linear rule tells each value of a factor from all codes together.
+
+_FEW: Final = Calibration(bootstraps=3, permutations=5)
+_CHANCE: Final = 0.5
+
+
+def explicitness(
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource,
+    *,
+    reference: bool = False,
+    calibration: Calibration | None = _FEW,
+    num_points: int = NUM_POINTS,
+    seed: int = 0,
+    progress: bool = True,
+) -> Score:
+    r"""Explicitness: how well a linear classifier tells each value of a factor from the codes.
+
+    .. math:: \mathrm{explicitness} = \frac{1}{K} \sum_k (2 A_k - 1), \qquad
+        A_k = \frac{1}{V_k} \sum_v \mathrm{AUC}\big(p(v_k = v \mid z),\ [v_k = v]\big)
+
+    with the area under the ROC curve of each of the :math:`V_k` values against the others, on the test part,
+    by scikit-learn's default logistic regression on codes of mean 0 and variance 1. An area begins at 1/2,
+    so that by default it is put on the scale from chance, 0, to perfection, 1. The reference leaves it where
+    it is: the mean of :math:`A_k`, with a floor of 1/2.
+
+    Reference: Ridgeway and Mozer (2018), *Learning deep disentangled embeddings with the F-statistic loss*.
+
+    Args:
+        codes: (n, L), or a callable from observations to codes.
+        factors: (n, K) integers, or a source of factors.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often for interval and floor; None for the score alone.
+        num_points: how many data to draw from a source.
+        seed: of everything random.
+        progress: whether a bar may show.
+
+    Returns:
+        The score; its parts are ``per_factor`` (K,), on the score's scale, and the areas ``auc_train`` and
+        ``auc_test`` (K,). A dead code is 0 throughout, where the reference has nan. A value that the test
+        part has not is left out of the mean; one that only the test part has is at chance.
+
+    Raises:
+        ValueError: for codes or factors that no score can use.
+
+    Example:
+        >>> rng = np.random.RandomState(0)
+        >>> factors = rng.randint(3, size=(300, 2))
+        >>> score = explicitness(factors @ [[1.0, 1.0], [1.0, -1.0]], factors, calibration=None)
+        >>> score.score > 0.95, score.parts["auc_test"].shape
+        (True, (2,))
+    """
+    rng = np.random.RandomState(seed)
+    sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
+    split = to_split(sample, reference=reference, rng=rng)
+    statistic = partial(_explicitness, reference=reference)
+    bounds = (0.0, 1.0) if reference else (-1.0, 1.0)
+    return calibrated(
+        "explicitness", statistic, split, bounds=bounds, calibration=calibration, rng=rng, progress=progress
+    )
+
+
+def _explicitness(split: Split, rng: np.random.RandomState, *, reference: bool) -> ScoreOutcome:
+    train, test = _standardised(split)
+    areas = [
+        _areas((train, split.train.factors[:, k]), (test, split.test.factors[:, k]), rng)
+        for k in range(split.train.num_factors)
+    ]
+    in_train, in_test = np.array(areas).T
+    per_factor = in_test if reference else 2 * in_test - 1
+    parts = {"per_factor": per_factor, "auc_train": in_train, "auc_test": in_test}
+    return ScoreOutcome(float(per_factor.mean()), parts, notes=dead_notes(split.train))
+
+
+def _standardised(split: Split) -> tuple[Floats, Floats]:
+    """The codes in units of their spread in the train part; 0 for one that never moves there."""
+    train, test = split.train.codes, split.test.codes
+    mean, spread = train.mean(0), train.std(0)
+    # the spread of a constant may differ from 0 by rounding
+    alive = ~split.train.dead & (spread > 0)
+    unit = np.where(alive, spread, 1.0)
+    return np.where(alive, (train - mean) / unit, 0.0), np.where(alive, (test - mean) / unit, 0.0)
+
+
+def _areas(
+    train: tuple[Floats, Integers], test: tuple[Floats, Integers], rng: np.random.RandomState
+) -> tuple[float, float]:
+    values = np.unique(train[1])
+    if len(values) < 2:
+        return _CHANCE, _CHANCE
+    learner = LogisticRegression(random_state=seed_of(rng))
+    with warnings.catch_warnings():
+        # the reference stops where its optimiser stops
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        learner.fit(*train)
+    in_train, in_test = (_area(learner.predict_proba(z), values, v) for z, v in (train, test))
+    return in_train, in_test
+
+
+def _area(probability: Floats, values: Integers, truth: Integers) -> float:
+    """Mean area over the values that occur, each against the others."""
+    occurring = np.unique(truth)
+    if len(occurring) < 2:
+        return _CHANCE
+    known = np.isin(values, occurring)
+    indicator = truth[:, None] == values[known]  # (datum, value)
+    areas = roc_auc_score(indicator, probability[:, known], average=None) if known.any() else []
+    unseen = len(occurring) - int(known.sum())
+    return float((np.sum(areas) + _CHANCE * unseen) / len(occurring))

@@ -2,16 +2,23 @@
 
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, final
+from typing import Final, Literal, final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from pyro_infomax._progress import patiently
 from pyro_infomax.disentanglement._beta_vae_score import beta_vae_score
 from pyro_infomax.disentanglement._dci import dci
 from pyro_infomax.disentanglement._factor_vae_score import factor_vae_score
-from pyro_infomax.disentanglement._interventions import NUM_POINTS, drawn, encoder_of, is_encoded
+from pyro_infomax.disentanglement._interventions import (
+    NUM_POINTS,
+    CodesOrEncoder,
+    FactorsOrSource,
+    drawn,
+    encoder_of,
+)
 from pyro_infomax.disentanglement._irs import irs
 from pyro_infomax.disentanglement._mig import mig
 from pyro_infomax.disentanglement._modularity import explicitness, modularity
@@ -19,7 +26,7 @@ from pyro_infomax.disentanglement._sample import codes_array, to_sample
 from pyro_infomax.disentanglement._sap import sap
 from pyro_infomax.disentanglement._score import Calibration, Score
 from pyro_infomax.disentanglement._unsupervised import (
-    gaussian_total_correlation,
+    gaussian_total_correlation_score,
     mutual_information_score,
     wasserstein_correlation,
 )
@@ -38,7 +45,7 @@ _SUPERVISED: Final[Mapping[str, Callable[..., Score]]] = {
     "irs": irs,
 }
 _UNSUPERVISED: Final[Mapping[str, Callable[..., Score]]] = {
-    "gaussian_total_correlation": gaussian_total_correlation,
+    "gaussian_total_correlation": gaussian_total_correlation_score,
     "wasserstein_correlation": wasserstein_correlation,
     "mutual_information_score": mutual_information_score,
 }
@@ -111,8 +118,8 @@ _COLUMNS: Final = (
 
 
 def score(
-    codes: Any,
-    factors: Any,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource,
     *,
     which: Sequence[str] | None = None,
     reference: bool = False,
@@ -155,9 +162,8 @@ def score(
         >>> table["mig"].score > 0.9, list(table)
         (True, ['mig', 'sap'])
     """
-    names = _checked(which)
-    if is_encoded(codes, factors):
-        codes = encoder_of(codes, factors, progress=progress)
+    names = _known_scores(which)
+    codes = encoder_of(codes, factors, progress=progress) or codes
     points = drawn(codes, factors, num_points=num_points, rng=np.random.RandomState(seed), progress=progress)
     _check_table(*points, supervised=any(name not in _UNSUPERVISED for name in names))
     options = {} if calibration == "own" else {"calibration": calibration}
@@ -173,14 +179,14 @@ def score(
     return ScoreTable(scores, unavailable)
 
 
-def _check_table(codes: Any, factors: Any, *, supervised: bool) -> None:
+def _check_table(codes: ArrayLike, factors: ArrayLike, *, supervised: bool) -> None:
     """What is wrong for every score is an error, not a reason for each."""
     codes_array(codes)
     if supervised:
         to_sample(codes, factors)
 
 
-def _checked(which: Sequence[str] | None) -> list[str]:
+def _known_scores(which: Sequence[str] | None) -> list[str]:
     if which is None:
         return list(_SCORES)
     names = [which] if isinstance(which, str) else list(dict.fromkeys(which))
@@ -195,7 +201,7 @@ def _checked(which: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _row(score: Score) -> tuple[Any, ...]:
+def _row(score: Score) -> tuple[float, ...]:
     low, high = score.interval or (None, None)
     floor_low, floor_high = score.floor_interval or (None, None)
     numbers = (score.score, low, high, score.floor, floor_low, floor_high, score.ceiling, score.calibrated)

@@ -3,22 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Self, final
+from typing import Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma
 
-from pyro_infomax.disentanglement._interventions import NUM_TRAIN, drawn
-from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
-from pyro_infomax.disentanglement._sample import (
-    REFERENCE_BINS,
-    Floats,
-    codes_array,
-    equal_width_bins,
-    rank_bins,
+from pyro_infomax._types import Array, Floats, Integers
+from pyro_infomax.disentanglement._interventions import (
+    NUM_TRAIN,
+    CodesOrEncoder,
+    FactorsOrSource,
+    drawn,
 )
-from pyro_infomax.disentanglement._score import Calibration, Outcome, Score, calibrated
+from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
+from pyro_infomax.disentanglement._sample import REFERENCE_BINS, codes_array, equal_width_bins, rank_bins
+from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
 _CALIBRATION: Final = Calibration()
 _DATA_PER_CELL: Final = 5
@@ -27,9 +27,9 @@ _ALONE: Final = "Fewer than two codes move, so that they tell nothing of one ano
 _DEPENDENT: Final = "Some code is a linear function of the others, so that the total correlation is infinite."
 
 
-def gaussian_total_correlation(
-    codes: Any,
-    factors: Any = None,
+def gaussian_total_correlation_score(
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -66,8 +66,10 @@ def gaussian_total_correlation(
 
     Example:
         >>> codes = np.random.RandomState(0).multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], size=2000)
-        >>> print(gaussian_total_correlation(codes, calibration=None), round(-np.log(1 - 0.6**2) / 2, 3))
-        gaussian_total_correlation 0.225 0.223
+        >>> print(gaussian_total_correlation_score(codes, calibration=None))
+        gaussian_total_correlation 0.225
+        >>> print(round(-np.log(1 - 0.6**2) / 2, 3))
+        0.223
     """
     return _calibrated(
         "gaussian_total_correlation",
@@ -83,8 +85,8 @@ def gaussian_total_correlation(
 
 
 def wasserstein_correlation(
-    codes: Any,
-    factors: Any = None,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -138,8 +140,8 @@ def wasserstein_correlation(
 
 
 def mutual_information_score(
-    codes: Any,
-    factors: Any = None,
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -200,10 +202,10 @@ def mutual_information_score(
 class _Columns:
     """Codes without factors: what they know of one another goes when each is shuffled by itself."""
 
-    values: NDArray[Any]  # (n, L)
+    values: Array  # (n, L)
 
     def resampled(self, rng: np.random.RandomState) -> Self:
-        """Half of the data, see :meth:`~pyro_infomax.disentanglement.binning.Binned.resampled`."""
+        """Half of the data, as for codes in bins: rows that come twice would tell of each other."""
         return type(self)(self.values[rng.permutation(len(self.values))[: len(self.values) // 2]])
 
     def permuted(self, rng: np.random.RandomState) -> Self:
@@ -215,11 +217,11 @@ class _Columns:
 
 def _calibrated(
     name: str,
-    definition: Callable[[_Columns], Outcome],
-    codes: Any,
-    factors: Any,
+    definition: Callable[[_Columns], ScoreOutcome],
+    codes: CodesOrEncoder,
+    factors: FactorsOrSource | None,
     *,
-    prepare: Callable[[Floats], NDArray[Any]] = np.asarray,
+    prepare: Callable[[Floats], Array] = np.asarray,
     least: float = 0.0,
     calibration: Calibration | None,
     num_points: int,
@@ -232,13 +234,9 @@ def _calibrated(
         raise ValueError(
             "Expected at least two codes but got 1: the score is of what they tell of one another."
         )
-
-    def statistic(data: _Columns, _rng: np.random.RandomState) -> Outcome:
-        return definition(data)
-
     return calibrated(
         name,
-        statistic,
+        lambda data, _rng: definition(data),
         _Columns(prepare(array)),
         calibration=calibration,
         rng=rng,
@@ -249,21 +247,21 @@ def _calibrated(
     )
 
 
-def _total_correlation(data: _Columns, *, reference: bool) -> Outcome:
+def _total_correlation(data: _Columns, *, reference: bool) -> ScoreOutcome:
     covariance = np.cov(data.values, rowvar=False)  # (code, code)
     live = _live(data) & (np.diag(covariance) > 0)  # a variance may be too small for a float
     parts = {"covariance": covariance}
     if live.sum() < 2:
-        return Outcome(0.0, parts, notes=(_ALONE,))
+        return ScoreOutcome(0.0, parts, notes=(_ALONE,))
     moving = covariance[np.ix_(live, live)]
     if reference:
-        return Outcome(float(np.log(np.diag(moving)).sum() - np.linalg.slogdet(moving)[1]) / 2, parts)
+        return ScoreOutcome(float(np.log(np.diag(moving)).sum() - np.linalg.slogdet(moving)[1]) / 2, parts)
     correlation = _correlation(moving)
     spectrum = np.linalg.eigvalsh(correlation)
     if len(data.values) <= len(spectrum) or spectrum[0] <= _SINGULAR * spectrum[-1]:
-        return Outcome(float("inf"), parts, notes=(_DEPENDENT,))
+        return ScoreOutcome(float("inf"), parts, notes=(_DEPENDENT,))
     score = -np.log(spectrum).sum() / 2 - _surplus(len(data.values), len(spectrum))
-    return Outcome(float(score), parts)
+    return ScoreOutcome(float(score), parts)
 
 
 def _surplus(size: int, num_codes: int) -> float:
@@ -272,7 +270,7 @@ def _surplus(size: int, num_codes: int) -> float:
     return float((digamma((size - 1) / 2) - digamma(degrees / 2)).sum()) / 2
 
 
-def _wasserstein(data: _Columns, *, reference: bool) -> Outcome:
+def _wasserstein(data: _Columns, *, reference: bool) -> ScoreOutcome:
     covariance = np.cov(data.values, rowvar=False)  # (code, code)
     live = _live(data) & (np.diag(covariance) > 0)
     matrix = covariance if reference else np.zeros_like(covariance)
@@ -284,10 +282,10 @@ def _wasserstein(data: _Columns, *, reference: bool) -> Outcome:
     spectrum = np.linalg.eigvalsh(matrix * np.outer(scale, scale))
     score = max(float(2 * trace - 2 * np.sqrt(np.maximum(spectrum, 0)).sum()), 0.0)
     parts = {"normalised": score / float(trace) if trace > 0 else 0.0, "covariance": covariance}
-    return Outcome(score, parts, notes=() if live.sum() > 1 else (_ALONE,))
+    return ScoreOutcome(score, parts, notes=() if live.sum() > 1 else (_ALONE,))
 
 
-def _mean_information(data: _Columns, *, reference: bool) -> Outcome:
+def _mean_information(data: _Columns, *, reference: bool) -> ScoreOutcome:
     informations = mutual_informations if reference else corrected_mutual_informations
     information = informations(data.values, data.values)
     live = _live(data)
@@ -295,10 +293,10 @@ def _mean_information(data: _Columns, *, reference: bool) -> Outcome:
     pairs = np.outer(counted, counted) & ~np.eye(len(live), dtype=bool)
     score = float(information[pairs].mean()) if pairs.any() else 0.0
     notes = () if live.sum() > 1 else (_ALONE,)
-    return Outcome(score, {"mutual_information": information}, notes=notes)
+    return ScoreOutcome(score, {"mutual_information": information}, notes=notes)
 
 
-def _pair_bins(codes: Floats) -> NDArray[np.int64]:
+def _pair_bins(codes: Floats) -> Integers:
     """As many as leave some data to each pair of them."""
     most = max(2, min(REFERENCE_BINS, round((len(codes) / _DATA_PER_CELL) ** 0.5)))
     return rank_bins(codes, most)

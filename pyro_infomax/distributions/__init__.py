@@ -1,4 +1,11 @@
-"""What a distribution is here: supports, transforms, products, closed forms, quantiles and flows."""
+"""What a distribution is here: supports, transforms, products, closed forms, quantiles and flows.
+
+The modules that need Pyro are imported when one of their names is first asked for, so that estimators on bare
+torch posteriors do without it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from pyro_infomax.distributions._divergences import closed_divergence
 from pyro_infomax.distributions._expectations import (
@@ -10,6 +17,7 @@ from pyro_infomax.distributions._expectations import (
 from pyro_infomax.distributions._families import (
     diagonal_normal as diagonal_normal,
     family_name as family_name,
+    full_name as full_name,
     in_double as in_double,
     in_dtype_of as in_dtype_of,
     is_discrete as is_discrete,
@@ -17,54 +25,62 @@ from pyro_infomax.distributions._families import (
     is_normal as is_normal,
     is_point_mass,
     is_relaxed as is_relaxed,
-    shapes as shapes,
-    spelt_out as spelt_out,
+    shapes_in_words as shapes_in_words,
 )
-from pyro_infomax.distributions._flows import (
-    CouplingFlow,
-    Flow,
-    FlowDistribution,
-    LazyFlow,
-    TransformFlow,
-    to_flow,
+from pyro_infomax.distributions._parameters import (
+    batch_mapped as batch_mapped,
+    check_parameters as check_parameters,
+    is_parametric as is_parametric,
+    tensors_of as tensors_of,
 )
+from pyro_infomax.distributions._posterior import Density as Density, Posterior
 from pyro_infomax.distributions._products import (
     Coordinates as Coordinates,
     Marginals as Marginals,
     SideBySide as SideBySide,
-    batch_mapped as batch_mapped,
-    check_parameters as check_parameters,
     coordinates_of as coordinates_of,
-    elsewhere as elsewhere,
     factors_of as factors_of,
-    is_parametric as is_parametric,
     joined as joined,
     marginals_of as marginals_of,
     parts_of as parts_of,
-    tensors_of as tensors_of,
 )
 from pyro_infomax.distributions._quantiles import (
     check_levels as check_levels,
     closed_quantiles as closed_quantiles,
     sorted_quantiles as sorted_quantiles,
 )
-from pyro_infomax.distributions._straight_through import (
-    StraightThroughBernoulli,
-    StraightThroughOneHotCategorical,
-    check_temperature as check_temperature,
-)
-from pyro_infomax.distributions._support import SiteTransform, unwrapped as unwrapped
 from pyro_infomax.distributions._transforms import (
     LowerCholesky as LowerCholesky,
     Softplus as Softplus,
     lower_triangular as lower_triangular,
 )
 
+if TYPE_CHECKING:
+    from pyro_infomax.distributions._flows import (
+        CouplingFlow,
+        Flow,
+        FlowDistribution,
+        LazyFlow,
+        TransformFlow,
+        to_flow,
+    )
+    from pyro_infomax.distributions._straight_through import (
+        StraightThroughBernoulli,
+        StraightThroughOneHotCategorical,
+        check_temperature as check_temperature,
+    )
+    from pyro_infomax.distributions._support import (
+        SiteTransform,
+        elsewhere as elsewhere,
+        unwrapped as unwrapped,
+    )
+
 __all__ = [
     "CouplingFlow",
     "Flow",
     "FlowDistribution",
     "LazyFlow",
+    "Posterior",
     "SiteTransform",
     "StraightThroughBernoulli",
     "StraightThroughOneHotCategorical",
@@ -73,3 +89,30 @@ __all__ = [
     "is_point_mass",
     "to_flow",
 ]
+
+_WITH_PYRO: Final = {
+    "CouplingFlow": "_flows",
+    "Flow": "_flows",
+    "FlowDistribution": "_flows",
+    "LazyFlow": "_flows",
+    "TransformFlow": "_flows",
+    "to_flow": "_flows",
+    "StraightThroughBernoulli": "_straight_through",
+    "StraightThroughOneHotCategorical": "_straight_through",
+    "check_temperature": "_straight_through",
+    "SiteTransform": "_support",
+    "elsewhere": "_support",
+    "unwrapped": "_support",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WITH_PYRO:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_WITH_PYRO[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WITH_PYRO})

@@ -1,26 +1,28 @@
-"""What is known about the family of a distribution: its Normal factors and its double-precision twin."""
+"""What can be told about the family of a distribution: Normal or not, its precision, its wrappers."""
 
 import copy
-from typing import Any
+from typing import TypeGuard, TypeVar, cast
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import (
+    Distribution,
     Independent,
     LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
     TransformedDistribution,
 )
+from torch.distributions.constraints import Constraint
 
 from pyro_infomax._random import isolated_random_state
+from pyro_infomax.distributions._posterior import Density, Posterior
 from pyro_infomax.distributions._transforms import is_plain
 
 # ---- families
 
 
-def is_factorised(distribution: Any) -> bool:
+def is_factorised(distribution: object) -> TypeGuard["Independent[Distribution]"]:
     """Whether the event (d,) is d independent univariate variables by construction."""
     return (
         isinstance(distribution, Independent)
@@ -29,15 +31,22 @@ def is_factorised(distribution: Any) -> bool:
     )
 
 
-def diagonal_normal(distribution: Any) -> tuple[Tensor, Tensor] | None:
+def diagonal_normal(distribution: object) -> tuple[Tensor, Tensor] | None:
     """Means and standard deviations, both (*batch, latent), of a diagonal Normal; None for any other."""
     if is_factorised(distribution) and isinstance(distribution.base_dist, Normal):
         return distribution.base_dist.loc, distribution.base_dist.scale
     return None
 
 
-def in_double(distribution: Any) -> Any:
+_D = TypeVar("_D")
+
+
+def in_double(distribution: _D) -> _D:
     """The same Normal, diagonal, transformed or not, in float64; what is no Normal is returned as it is."""
+    return cast(_D, _twin_in_double(distribution))
+
+
+def _twin_in_double(distribution: object) -> object:
     parameters = diagonal_normal(distribution)
     if parameters is not None:
         loc, scale = parameters
@@ -47,20 +56,20 @@ def in_double(distribution: Any) -> Any:
     if isinstance(distribution, MultivariateNormal):
         loc, scale_tril = distribution.loc.double(), distribution.scale_tril.double()
         return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
-    return _transformed_in_double(distribution)
-
-
-def _transformed_in_double(distribution: Any) -> Any:
     if is_factorised(distribution) and isinstance(distribution.base_dist, TransformedDistribution):
         return Independent(_transformed_in_double(distribution.base_dist), 1)
-    if not isinstance(distribution, TransformedDistribution):
-        return distribution
+    if isinstance(distribution, TransformedDistribution):
+        return _transformed_in_double(distribution)
+    return distribution
+
+
+def _transformed_in_double(distribution: TransformedDistribution) -> TransformedDistribution:
     # a network insists on the type of its weights
     if not all(map(is_plain, distribution.transforms)):
         return distribution
     base = distribution.base_dist
     if isinstance(base, Normal):
-        inner = Normal(base.loc.double(), base.scale.double(), validate_args=False)
+        inner: Distribution = Normal(base.loc.double(), base.scale.double(), validate_args=False)
     else:
         inner = in_double(base)
     if inner is base:
@@ -75,94 +84,102 @@ def _low_rank_in_double(normal: LowRankMultivariateNormal) -> LowRankMultivariat
     return LowRankMultivariateNormal(normal.loc.double(), factor, diagonal, validate_args=False)
 
 
-def in_dtype_of(distribution: Any, z: Tensor) -> Tensor:
+def in_dtype_of(distribution: Density, z: Tensor) -> Tensor:
     """z in the floating type that ``distribution`` computes in: what is no Normal may insist on its own."""
     if not z.is_floating_point() or is_normal(distribution):
         return z
     with isolated_random_state(), torch.no_grad():
         try:
-            return z.to(distribution.sample().dtype)
+            return z.to(cast(Posterior, distribution).sample().dtype)
         except (AttributeError, NotImplementedError):
             # scored only, never drawn from: nothing shows what it insists on
             return z
 
 
-def is_normal(distribution: Any) -> bool:
+def is_normal(distribution: object) -> bool:
+    """Whether a distribution over vectors is Normal, diagonal or not."""
     return diagonal_normal(distribution) is not None or isinstance(
         distribution, MultivariateNormal | LowRankMultivariateNormal
     )
 
 
-def spelt_out(distribution: Any) -> str:
-    """The family in words, for messages."""
+def full_name(distribution: object) -> str:
+    """The family and what declares its event axes, for messages: ``Independent(Normal, 1)``."""
     if isinstance(distribution, Independent):
-        return f"Independent({spelt_out(distribution.base_dist)}, {distribution.reinterpreted_batch_ndims})"
+        return f"Independent({full_name(distribution.base_dist)}, {distribution.reinterpreted_batch_ndims})"
     return type(distribution).__name__
 
 
-def shapes(distribution: Any) -> str:
-    """Batch and event shape in words, for messages."""
+def family_name(distribution: object) -> str:
+    """The class of a distribution within all its wrappers, for messages and tables: ``Normal``."""
+    return type(innermost(distribution)).__name__
+
+
+def shapes_in_words(distribution: object) -> str:
+    """Batch and event shape, for messages."""
     if not hasattr(distribution, "batch_shape"):
         return "no batch shape"
-    return f"batch shape {tuple(distribution.batch_shape)} and event shape {tuple(distribution.event_shape)}"
+    batch, event = (tuple(getattr(distribution, each)) for each in ("batch_shape", "event_shape"))
+    return f"batch shape {batch} and event shape {event}"
 
 
-# ---- Distributions that have no density.
+# ---- What is wrapped around a distribution. Pyro's classes are known by their names, without importing Pyro.
 
 
-def is_point_mass(fn: Any) -> bool:
+def is_called(distribution: object, *names: str) -> bool:
+    """Whether a distribution is of one of the classes with these names."""
+    return any(each.__name__ in names for each in type(distribution).__mro__)
+
+
+def innermost(distribution: object) -> object:
+    """What is within all wrappers and transforms."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def is_point_mass(fn: object) -> bool:
     """Whether a distribution is a Delta, however it is wrapped.
 
     Args:
         fn: the distribution of a site.
 
     Example:
-        >>> import torch
+        >>> import pyro.distributions as dist
         >>> is_point_mass(dist.Delta(torch.zeros(2)).to_event(1).mask(False))
         True
     """
-    while isinstance(fn, Independent | dist.ExpandedDistribution | dist.MaskedDistribution):
-        fn = fn.base_dist
-    return isinstance(fn, dist.Delta)
+    while is_called(fn, "Independent", "ExpandedDistribution", "MaskedDistribution"):
+        fn = fn.base_dist  # type: ignore[attr-defined]
+    return is_called(fn, "Delta")
 
 
 # ---- What an objective must know of the distribution of a site.
 
 
-def is_discrete(fn: Any) -> bool | None:
+def is_discrete(fn: Distribution) -> bool | None:
     """Whether a distribution is discrete, None where it does not tell.
 
     Args:
         fn: the distribution of a site.
     """
     try:
-        return bool(fn.support.is_discrete)
+        return bool(cast(Constraint, fn.support).is_discrete)
     except (AttributeError, NotImplementedError):
         return None
 
 
-def is_relaxed(fn: Any) -> bool:
+def is_relaxed(fn: Distribution) -> bool:
     """Whether a distribution draws discrete values that have a gradient, as straight-through estimators do.
 
     Args:
         fn: the distribution of a site.
 
     Example:
-        >>> import torch, pyro.distributions as dist
+        >>> import pyro.distributions as dist
         >>> is_relaxed(dist.OneHotCategoricalStraightThrough(torch.ones(3)))
         True
         >>> is_relaxed(dist.OneHotCategorical(torch.ones(3))), is_relaxed(dist.Normal(0.0, 1.0))
         (False, False)
     """
     return bool(fn.has_rsample and is_discrete(fn))
-
-
-def family_name(fn: Any) -> str:
-    """The class of a distribution within its wrappers.
-
-    Args:
-        fn: the distribution of a site.
-    """
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return type(fn).__name__

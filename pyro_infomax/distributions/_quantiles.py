@@ -1,13 +1,13 @@
 """Quantiles of the posterior of one site, element by element."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
     Categorical,
+    Distribution,
     Independent,
     LowRankMultivariateNormal,
     MultivariateNormal,
@@ -16,7 +16,7 @@ from torch.distributions import (
 )
 from torch.nn.functional import one_hot
 
-from pyro_infomax.distributions._families import is_point_mass
+from pyro_infomax.distributions._families import innermost, is_point_mass
 
 
 def check_levels(q: float | Sequence[float] | Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def check_levels(q: float | Sequence[float] | Tensor) -> Tensor:
     return levels
 
 
-def closed_quantiles(distribution: Any, levels: Tensor) -> Tensor | None:
+def closed_quantiles(distribution: Distribution, levels: Tensor) -> Tensor | None:
     """The quantiles of each element of the event, None where they have no closed form.
 
     Those of a categorical variable are of its index.
@@ -88,24 +88,22 @@ def sorted_quantiles(draws: Tensor, levels: Tensor) -> Tensor:
     return torch.lerp(below, above, weight.reshape(-1, *[1] * (draws.dim() - 1)))
 
 
-def _base(distribution: Any) -> Any:
+def _base(distribution: Distribution) -> Distribution:
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     return distribution
 
 
-def _parameter_of(base: Any) -> Tensor:
+def _parameter_of(base: Distribution) -> Tensor:
     """Any parameter, for its dtype and device."""
-    while hasattr(base, "base_dist"):
-        base = base.base_dist
-    return next((each for each in vars(base).values() if _is_floating(each)), torch.zeros(()))
+    return next((each for each in vars(innermost(base)).values() if _is_floating(each)), torch.zeros(()))
 
 
-def _is_floating(each: Any) -> bool:
+def _is_floating(each: object) -> bool:
     return isinstance(each, Tensor) and each.is_floating_point()
 
 
-def _quantiles(base: Any, levels: Tensor) -> Tensor | None:
+def _quantiles(base: Distribution, levels: Tensor) -> Tensor | None:
     if isinstance(base, MultivariateNormal | LowRankMultivariateNormal):
         return Normal(base.mean, base.stddev, validate_args=False).icdf(levels)
     if isinstance(base, Bernoulli):

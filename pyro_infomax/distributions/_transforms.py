@@ -1,14 +1,20 @@
 """What can be told about a transform: whether it acts element by element, and whether all data share it."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf, log
-from typing import Any, Final, final
+from typing import Final, final
 
 import torch
-from pyro.distributions import constraints, transforms
 from torch import Tensor
-from torch.distributions import AffineTransform, ComposeTransform, IndependentTransform, Transform
+from torch.distributions import (
+    AffineTransform,
+    ComposeTransform,
+    IndependentTransform,
+    Transform,
+    constraints,
+    transforms,
+)
 from torch.distributions.transforms import _InverseTransform
 from torch.nn.functional import logsigmoid, pad, softplus
 
@@ -64,7 +70,7 @@ def shared(transform: Transform) -> Transform | None:
     return None if None in found.values() else with_parameters(transform, found)
 
 
-def is_plain(transform: Any) -> bool:
+def is_plain(transform: object) -> bool:
     """Whether all that a transform holds is numbers, in tensors or not."""
     if isinstance(transform, IndependentTransform):
         return is_plain(transform.base_transform)
@@ -82,7 +88,7 @@ def parameters_of(transform: Transform) -> Iterator[tuple[str, Tensor]]:
     return ((name, value) for name, value in held if isinstance(value, Tensor))
 
 
-def with_parameters(transform: Transform, parameters: dict[str, Any]) -> Transform:
+def with_parameters(transform: Transform, parameters: Mapping[str, Tensor | None]) -> Transform:
     """A transform with other tensors, which has not seen any values yet."""
     twin = copy.copy(transform)
     vars(twin).update(parameters, _inv=None)
@@ -243,7 +249,7 @@ class CorrCholesky(transforms.CorrCholeskyTransform):
         rest = y.square().flip(-1).cumsum(-1).flip(-1)[..., row, column + 1]
         return (y[..., row, column] / rest.clamp(min=torch.finfo(y.dtype).tiny).sqrt()).asinh()
 
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor, intermediates: Any = None) -> Tensor:  # noqa: ARG002
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor, intermediates: object = None) -> Tensor:  # noqa: ARG002
         row, column = torch.tril_indices(y.shape[-1], y.shape[-1], -1, device=x.device)
         times = 1 + (row - 1 - column).to(x.dtype) / 2
         # log(1 - tanh(x)^2) = -2 log cosh x
@@ -322,7 +328,7 @@ def lower_triangular(entries: Tensor, size: int, *, offset: int = 0) -> Tensor:
     return matrix
 
 
-def _like(bound: Any, x: Tensor) -> Tensor:
+def _like(bound: Tensor | float, x: Tensor) -> Tensor:
     if isinstance(bound, Tensor):
         return bound.to(x)
     return torch.full((), bound, dtype=x.dtype, device=x.device)

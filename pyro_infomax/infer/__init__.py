@@ -8,6 +8,12 @@ ones. The ``_IM`` classes train the input of a given channel, by the IM algorith
 from typing import NoReturn
 
 from pyro_infomax.infer._elbo import SurrogateLoss, Terms, WeightedELBO, surrogate_loss
+from pyro_infomax.infer._enum import TraceEnum_WeightedELBO
+from pyro_infomax.infer._estimators import (
+    Trace_WeightedELBO,
+    TraceGraph_WeightedELBO,
+    TraceMeanField_WeightedELBO,
+)
 from pyro_infomax.infer._im import (
     IMParts,
     PowerLimitedNormal,
@@ -27,8 +33,8 @@ from pyro_infomax.infer._named import (
     TraceMeanField_BetaELBO,
     TraceMeanField_InfoMaxELBO,
 )
-from pyro_infomax.infer._recording import is_literal as is_literal, literal_number as literal_number
-from pyro_infomax.infer._weights import WeightsLike
+from pyro_infomax.infer._renyi import Renyi_WeightedELBO
+from pyro_infomax.infer._weights import TermWeights, WeightsLike
 
 __all__ = [
     "BetaELBO",
@@ -36,19 +42,25 @@ __all__ = [
     "InfoMaxELBO",
     "PowerLimitedNormal",
     "Renyi_InfoMaxELBO",
+    "Renyi_WeightedELBO",
     "SurrogateLoss",
+    "TermWeights",
     "Terms",
     "TraceEnum_BetaELBO",
     "TraceEnum_IM",
     "TraceEnum_InfoMaxELBO",
+    "TraceEnum_WeightedELBO",
     "TraceGraph_BetaELBO",
     "TraceGraph_IM",
     "TraceGraph_InfoMaxELBO",
+    "TraceGraph_WeightedELBO",
     "TraceMeanField_BetaELBO",
     "TraceMeanField_InfoMaxELBO",
+    "TraceMeanField_WeightedELBO",
     "Trace_BetaELBO",
     "Trace_IM",
     "Trace_InfoMaxELBO",
+    "Trace_WeightedELBO",
     "WeightedELBO",
     "WeightsLike",
     "surrogate_loss",

@@ -1,37 +1,51 @@
-"""The one mixin by which a weight reaches any of Pyro's ELBOs."""
+"""The base of the objectives: how weights reach any of Pyro's ELBOs, and how terms come back."""
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, final
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from pyro.infer import ELBO, ReweightedWakeSleep, Trace_ELBO, Trace_MMD, TraceGraph_ELBO, TraceTMC_ELBO
 from pyro.infer.util import is_validation_enabled
 from pyro.ops.provenance import detach_provenance
+from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyro_infomax._recording import is_literal, literal_number
+from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_relaxed
-from pyro_infomax.infer._recording import is_literal, literal_number
-from pyro_infomax.infer._weights import GuideRole, ModelRole, ObjectiveWeight, ResolvedWeights
-from pyro_infomax.poutine import SiteWeight, is_deterministic, plain_errors, unweighted_log_prob
+from pyro_infomax.infer._weights import (
+    GuideRole,
+    ModelRole,
+    ResolvedWeights,
+    TermWeight,
+    TermWeights,
+    WeightsLike,
+)
+from pyro_infomax.poutine import (
+    SiteWeight,
+    is_deterministic,
+    plain_errors,
+    sample_sites,
+    unweighted_log_prob,
+)
 
 # ---- What an objective's last evaluation was made of.
 
 
 @final
-@dataclass(frozen=True)
 class Terms(Mapping[str, float]):
     """The *unweighted* terms of an evaluation, in nats, summed like the loss and averaged over particles.
 
-    Attributes:
-        distortion: −E log p(x|z), of the observed sites and the factors of the model.
-        rate: E[log q(z|x) − log p(z)], of the latent sites, the factors and the auxiliary sites of the guide.
-        elbo: −distortion − rate; for the Rényi objective its bound without weights.
-        loss: the weighted loss that was returned.
+    Items are attributes too. Which there are depends on the objective; a weighted ELBO has at least
+
+    - ``distortion``: −E log p(x|z), of the observed sites and the factors of the model.
+    - ``rate``: E[log q(z|x) − log p(z)], of the latent sites, and of the guide's factors and auxiliary sites.
+    - ``elbo``: −distortion − rate; for the Rényi objective its bound without weights.
+    - ``loss``: the weighted loss that was returned.
 
     Example:
         >>> terms = Terms(distortion=3.0, rate=1.0, elbo=-4.0, loss=13.0)
@@ -39,30 +53,38 @@ class Terms(Mapping[str, float]):
         (1.0, 1.0)
     """
 
-    distortion: float
-    rate: float
-    elbo: float
-    loss: float
+    def __init__(self, **values: float) -> None:
+        self.__dict__.update(values)
 
     def __getitem__(self, name: str) -> float:
-        if name not in self._names():
-            raise KeyError(name)
-        return float(getattr(self, name))
+        value: float = self.__dict__[name]
+        return value
+
+    def __getattr__(self, name: str) -> float:
+        raise AttributeError(f"Expected one of the terms {', '.join(self)} but got {name!r}.")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"Expected terms to be left as they were evaluated but got {name}={value!r}.")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names())
+        return iter(self.__dict__)
 
     def __len__(self) -> int:
-        return len(self._names())
+        return len(self.__dict__)
 
-    @classmethod
-    def _names(cls) -> tuple[str, ...]:
-        return tuple(field.name for field in fields(cls))
+    def __hash__(self) -> int:
+        return hash(tuple(self.items()))
+
+    def __repr__(self) -> str:
+        return f"Terms({', '.join(f'{name}={value}' for name, value in self.items())})"
 
 
 # ---- An evaluation of an objective that stays in tensors from the programs to the gradients.
 
-Program = Callable[..., Any]
+
+Loss = Tensor | float
+Evaluation = Callable[..., Any]  # one of Pyro's methods of an ELBO
+Traces = Iterable[tuple[Trace, Trace]]
 
 
 class SurrogateLoss(NamedTuple):
@@ -72,20 +94,17 @@ class SurrogateLoss(NamedTuple):
         loss: the weighted loss in nats, summed over the data, as ``loss_and_grads`` returns it.
         surrogate: whose gradient is the objective's; its value means nothing where sites are not
             reparameterised.
-        distortion: unweighted, in nats, summed like the loss; None for objectives without terms.
-        rate: the same of the rate.
-        elbo: the objective's own ELBO where it is not −distortion − rate.
+        terms: unweighted, in nats, summed like the loss; none for objectives of Pyro's own. There is an
+            ``elbo`` where it is not −distortion − rate.
     """
 
     loss: Tensor
     surrogate: Tensor
-    distortion: Tensor | None = None
-    rate: Tensor | None = None
-    elbo: Tensor | None = None
+    terms: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def particle_losses(
-    elbo: ELBO, model: Program, guide: Program, args: Any, kwargs: Any
+    elbo: ELBO, model: Program, guide: Program, args: Args, kwargs: Kwargs
 ) -> tuple[Tensor, Tensor]:
     """Loss and surrogate loss of one of Pyro's sampled ELBOs, averaged over its particles.
 
@@ -99,7 +118,7 @@ def particle_losses(
     return torch.as_tensor(loss).detach(), torch.as_tensor(surrogate)
 
 
-def _particle(elbo: ELBO) -> Callable[[Any, Any], tuple[Any, Any]]:
+def _particle(elbo: ELBO) -> Callable[[Trace, Trace], tuple[Loss, Loss]]:
     if isinstance(elbo, TraceGraph_ELBO):
         return lambda *traces: _negated_first(*elbo._loss_and_surrogate_loss_particle(*traces))
     if isinstance(elbo, Trace_ELBO):
@@ -108,7 +127,7 @@ def _particle(elbo: ELBO) -> Callable[[Any, Any], tuple[Any, Any]]:
 
 
 # What Pyro calls a loss there is the ELBO
-def _negated_first(elbo: Any, surrogate: Any) -> tuple[Any, Any]:
+def _negated_first(elbo: Loss, surrogate: Loss) -> tuple[Loss, Loss]:
     return -elbo, surrogate
 
 
@@ -124,49 +143,88 @@ class _ItemsStayTensors(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-# ---- weighted elbo
-
-Trace = Any
+# ---- The base of all objectives: weights on the way in, terms on the way out.
 
 _UNWEIGHABLE = (ReweightedWakeSleep, TraceTMC_ELBO, Trace_MMD)
 
 
 class WeightedELBO(ELBO):
-    """Weighs the sites of model and guide wherever a Pyro ELBO traces them, and records the unweighted terms.
+    """The base of every objective: named weights, named terms, schedules, and a state.
 
-    Every ELBO of Pyro obtains its traces from ``_get_trace``, so weighing there reaches them all. A subclass
-    joins this mixin with an estimator and says where its terms are computed (:meth:`_record`); a weighting
-    gives it :attr:`objective_weight`.
+    It weights the sites of model and guide wherever a Pyro ELBO traces them, which is in ``_get_trace``, and
+    records the unweighted terms. A subclass joins it with one of Pyro's estimators; the classes
+    ``Trace_WeightedELBO``, ``TraceMeanField_WeightedELBO``, ``TraceGraph_WeightedELBO``,
+    ``TraceEnum_WeightedELBO`` and ``Renyi_WeightedELBO`` have done so. An objective of one's own derives from
+    one of these and states its weights; on :class:`TraceMeanField_WeightedELBO` it may also split the cost
+    of a latent site into terms of its own, by :meth:`~TraceMeanField_WeightedELBO.latent_cost`.
+
+    Whatever the terms are, they reach :attr:`terms`, the history of a training, its progress bar, loggers
+    and plots by their names, and weights may be schedules that checkpoints resume.
+
+    Args:
+        weights: by term, ``{"distortion": 1.0, "rate": 4.0}``: numbers, tensors, schedules, or mappings from
+            site names of the model to these. Sites that a mapping does not name, and terms without a weight,
+            count once. The weights of distortion and rate are >= 0, the others any finite numbers.
+        **kwargs: those of Pyro's estimator.
+
+    Raises:
+        ValueError: if a weight is out of range, or names no site of the model.
     """
 
-    objective_weight: ObjectiveWeight
     enumerates = False
     relaxes = False
+    # What an evaluation leaves in an objective, and a captured step therefore does not watch
+    state_of_evaluation: ClassVar = frozenset(
+        {"_weights", "_step", "_loss", "_subsampled", "_given_weights", "_sums", "_summed"}
+    )
+    _own_terms = False
+    _rate_by_sites = True
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if issubclass(cls, _UNWEIGHABLE):
             raise NotImplementedError(
                 f"{cls.__name__} cannot be weighed exactly; use a Trace_, TraceMeanField_, TraceGraph_ or "
                 "TraceEnum_ class"
             )
+        if hasattr(cls, "latent_cost") and not cls._own_terms:
+            raise TypeError(
+                f"{cls.__name__} cannot have a latent_cost, since its estimator takes gradients from "
+                "log-probabilities alone: derive it from TraceMeanField_WeightedELBO."
+            )
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self, *, weights: Mapping[str, WeightsLike | TermWeight] | None = None, **kwargs: object
+    ) -> None:
+        if not hasattr(super(), "loss"):
+            raise TypeError(
+                f"Expected {type(self).__name__} to derive from an estimator: use "
+                "TraceMeanField_WeightedELBO, or Trace_, TraceGraph_ or TraceEnum_WeightedELBO, as its base."
+            )
         super().__init__(**kwargs)
+        self._weights = TermWeights(weights or {}, rate_by_sites=self._rate_by_sites)
+        self._check_terms(self._weights)
         self._step = 0
-        self._loss: float | torch.Tensor | None = None
+        self._loss: float | Tensor | None = None
         self._subsampled: dict[int, int] = {}
-        self._given_weights: Mapping[str, torch.Tensor] = {}
-        self._sums: list[float | torch.Tensor] = [0.0, 0.0]
+        self._given_weights: Mapping[str, Tensor] = {}
+        self._sums: dict[str, float | Tensor] = {}
         self._summed = self.num_particles
+
+    # ---- what users read and set
+
+    @property
+    def weights(self) -> TermWeights:
+        """The weights by term, as they were given; ``elbo.weights["rate"] = 2.0`` sets another one."""
+        return self._weights
 
     @property
     def terms(self) -> Terms | None:
         """The unweighted terms of the last evaluation, None before the first."""
         if self._loss is None:
             return None
-        distortion, rate = (float(total) / self._summed for total in self._sums)
-        return Terms(distortion, rate, self._elbo(distortion, rate), float(self._loss))
+        values = {name: float(total) / self._summed for name, total in self._sums.items()}
+        return self._named_terms(values, float(self._loss))
 
     @property
     def step(self) -> int:
@@ -176,7 +234,7 @@ class WeightedELBO(ELBO):
     @property
     def pending_steps(self) -> int:
         """The number of training steps until every schedule stands at its end value."""
-        return max(0, self.objective_weight.duration - self._step)
+        return max(0, self._weights.duration - self._step)
 
     def stands_for(self, rows: int) -> int:
         """The number of data that the last loss is for, where it was given ``rows`` of them.
@@ -200,18 +258,20 @@ class WeightedELBO(ELBO):
             raise ValueError(f"Expected a state with the key 'step' but got {sorted(state)}")
         self._step = int(state["step"])
 
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    # ---- Pyro's interface of an ELBO
+
+    def loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """The weighted loss; leaves schedules where they are."""
         return self._evaluate(super().loss, model, guide, args, kwargs)  # type: ignore[misc]
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """The weighted loss, its gradients added to the parameters'; a training step to the schedules."""
         parent = super().loss_and_grads  # type: ignore[misc]
         loss: float = self._evaluate(parent, model, guide, args, kwargs)
         self._step += 1
         return loss
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def differentiable_loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> Tensor:
         """The weighted loss as a tensor; a training step to the schedules if gradients are enabled.
 
         Raises:
@@ -220,14 +280,16 @@ class WeightedELBO(ELBO):
         parent = getattr(super(), "differentiable_loss", None)
         if parent is None:
             raise NotImplementedError(
-                f"{type(self).__name__} has no differentiable loss: use loss_and_grads (or SVI), or a Trace_ "
-                "class"
+                f"{type(self).__name__} has no differentiable loss: use loss_and_grads (or SVI), or "
+                f"Trace_{type(self).__name__.split('_')[-1]}"
             )
-        loss: torch.Tensor = self._evaluate(parent, model, guide, args, kwargs)
+        loss: Tensor = self._evaluate(parent, model, guide, args, kwargs)
         self._step += torch.is_grad_enabled()
         return loss
 
-    def surrogate(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> SurrogateLoss:
+    # ---- what a captured step needs: an evaluation in tensors, and the weights as its inputs
+
+    def surrogate(self, model: Program, guide: Program, *args: object, **kwargs: object) -> SurrogateLoss:
         """The evaluation in tensors alone, which leaves schedules where they are.
 
         See :func:`~pyro_infomax.infer.surrogate_loss`.
@@ -238,16 +300,16 @@ class WeightedELBO(ELBO):
         self._loss = found.loss
         return found
 
-    def variable_weights(self, *, numbers: bool = False) -> dict[str, torch.Tensor]:
+    def variable_weights(self, *, numbers: bool = False) -> dict[str, Tensor]:
         """The present values of the weights that may change from step to step: schedules and tensors.
 
         Args:
             numbers: whether to take weights that are plain numbers too.
         """
-        return self.objective_weight.variable(self._step, numbers=numbers)
+        return self._weights.variable(self._step, numbers=numbers)
 
     @contextmanager
-    def given_weights(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    def given_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Uses these values in place of those of :meth:`variable_weights`."""
         self._given_weights = weights
         try:
@@ -262,10 +324,8 @@ class WeightedELBO(ELBO):
             evaluation: what :meth:`surrogate` has returned there.
             subsampled: sizes of subsampled plates to what they stand for, see :attr:`subsampled`.
         """
-        assert evaluation.distortion is not None
-        assert evaluation.rate is not None
         self._reset()
-        self._sums, self._summed = [evaluation.distortion, evaluation.rate], 1
+        self._sums, self._summed = dict(evaluation.terms), 1
         self._loss, self._subsampled = evaluation.loss, dict(subsampled)
         self._step += 1
 
@@ -274,21 +334,24 @@ class WeightedELBO(ELBO):
         """Sizes of the subsampled plates of the last evaluation to what they are subsamples of."""
         return self._subsampled
 
-    def _surrogate(self, model: Program, guide: Program, args: Any, kwargs: Any) -> SurrogateLoss:
-        loss, surrogate = particle_losses(self, model, guide, args, kwargs)
-        distortion, rate = (torch.as_tensor(total) / self._summed for total in self._sums)
-        return SurrogateLoss(loss, surrogate, distortion, rate)
+    # ---- one evaluation, from weights to recorded terms
 
-    def _evaluate(self, parent: Program, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+    def _evaluate(
+        self, parent: Evaluation, model: Program, guide: Program, args: Args, kwargs: Kwargs
+    ) -> Any:
         self._loss = None
         self._reset()
         loss = parent(model, guide, *args, **kwargs)
-        self._loss = loss.detach() if isinstance(loss, torch.Tensor) else loss
+        self._loss = loss.detach() if isinstance(loss, Tensor) else loss
         return loss
 
-    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
-        check = is_validation_enabled()
-        weights = self.objective_weight.at(self._step, check_tensors=check, given=self._given_weights)
+    def _surrogate(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> SurrogateLoss:
+        loss, surrogate = particle_losses(self, model, guide, args, kwargs)
+        terms = {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
+        return SurrogateLoss(loss, surrogate, terms)
+
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
+        weights = self._resolved_weights()
         guide_role = GuideRole(weights, guide, refuse_enumeration=self._refuse_enumeration())
         model_role = ModelRole(weights, guide_role)
         programs = model_role(model), guide_role(guide)
@@ -298,6 +361,16 @@ class WeightedELBO(ELBO):
         self._subsampled = _subsampled_plates(traces[0])
         self._record(*traces)
         return traces
+
+    def _resolved_weights(self) -> ResolvedWeights:
+        return self._weights.at(self._step, check_tensors=is_validation_enabled(), given=self._given_weights)
+
+    def _check_terms(self, weights: TermWeights) -> None:
+        if unknown := sorted(set(weights) - {"distortion", "rate"}):
+            raise ValueError(
+                f"Expected weights of distortion and rate but {type(self).__name__} got {unknown}: further "
+                "terms are those that a subclass of TraceMeanField_WeightedELBO returns from latent_cost."
+            )
 
     def _refuse_enumeration(self) -> str | None:
         if self.enumerates:
@@ -309,58 +382,62 @@ class WeightedELBO(ELBO):
         )
 
     def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
-        for name in weights.by_name:
-            self._check_known(name, model_trace)
-            if not is_deterministic(model_trace.nodes[name]):
-                self._check_distinct(weights.ambiguous(name, [*model_trace.nodes, *guide_trace.nodes]), name)
+        for weight in self._weights.all:
+            for name in weight.sites:
+                self._check_known(weight.label, name, model_trace)
+                if not is_deterministic(model_trace.nodes[name]):
+                    nodes = [*model_trace.nodes, *guide_trace.nodes]
+                    self._check_distinct(weight.label, weights.ambiguous(name, nodes), name)
         if not self.relaxes:
             self._refuse_relaxed(guide_trace)
 
-    def _check_known(self, name: str, model_trace: Trace) -> None:
+    def _check_known(self, label: str, name: str, model_trace: Trace) -> None:
         sites = _weighable(model_trace)
         if name not in sites:
-            raise ValueError(
-                f"Expected {self.objective_weight.name} to name sites of the model, {sites}, but got {name!r}"
-            )
+            raise ValueError(f"Expected {label} to name sites of the model, {sites}, but got {name!r}")
 
-    def _check_distinct(self, ambiguous: list[str], name: str) -> None:
+    def _check_distinct(self, label: str, ambiguous: list[str], name: str) -> None:
         if ambiguous:
             raise ValueError(
-                f"Expected {self.objective_weight.name} to name {ambiguous[0]!r} too, since it names "
+                f"Expected {label} to name {ambiguous[0]!r} too, since it names "
                 f"{name!r} and they look like parts of one site that obs_mask splits"
             )
 
     # A discrete prior's sampled log-probability passes no gradient on to the value that it scores.
     def _refuse_relaxed(self, guide_trace: Trace) -> None:
         ours = type(self).__name__
-        for name, site in guide_trace.nodes.items():
-            if site["type"] == "sample" and is_relaxed(site["fn"]):
+        for site in sample_sites(guide_trace):
+            if is_relaxed(site["fn"]):
                 raise NotImplementedError(
                     f"{ours} samples the rate, whose gradient would lack the part through the relaxed site "
-                    f"{name!r} ({family_name(site['fn'])}); use TraceMeanField_{ours.split('_')[-1]}, which "
-                    "has it in closed form, or a guide without the relaxation"
+                    f"{site['name']!r} ({family_name(site['fn'])}); use "
+                    f"TraceMeanField_{ours.split('_')[-1]}, which has it in closed form, or a guide "
+                    "without the relaxation"
                 )
 
     def _reset(self) -> None:
         """Forgets the last evaluation."""
-        self._sums = [0.0, 0.0]
+        self._sums = {"distortion": 0.0, "rate": 0.0}
         self._summed = self.num_particles
 
-    @abstractmethod
+    def _add(self, term: str, nats: float | Tensor) -> None:
+        """Records a part of an unweighted term of one particle, in nats, summed over the data."""
+        self._sums[term] = self._sums.get(term, 0.0) + nats
+
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
-        """Adds the unweighted distortion and rate of one particle to ``_sums``."""
-
-    def _elbo(self, distortion: float, rate: float) -> float:
-        return -distortion - rate
-
-    def _record_sampled(self, model_trace: Trace, guide_trace: Trace) -> None:
-        """Records the log-probabilities of the sampled values."""
+        """Records the unweighted terms of one particle: the log-probabilities of the sampled values."""
         for site in model_trace.nodes.values():
             if site["type"] == "sample":
-                self._sums[not site["is_observed"]] -= unweighted_sum(site)
+                self._add("distortion" if site["is_observed"] else "rate", -unweighted_sum(site))
         for site in guide_trace.nodes.values():
             if site["type"] == "sample":
-                self._sums[1] += unweighted_sum(site)
+                self._add("rate", unweighted_sum(site))
+
+    def _named_terms(self, values: dict[str, float], loss: float) -> Terms:
+        """The terms of an evaluation, from what was recorded and the loss that was returned."""
+        elbo = values.pop("elbo", -values["distortion"] - values["rate"])
+        first = {name: values.pop(name) for name in ("distortion", "rate")}
+        return Terms(**first, elbo=elbo, loss=loss, **values)
 
 
 def _weighable(model_trace: Trace) -> list[str]:
@@ -384,7 +461,7 @@ def _subsampled_plates(model_trace: Trace) -> dict[int, int]:
     }
 
 
-def unweighted_sum(site: Any) -> torch.Tensor:
+def unweighted_sum(site: Site) -> torch.Tensor:
     """The sum of a site's log-probabilities without weights, by a division wherever that is exact."""
     record: SiteWeight | None = site.get("weight")
     if record is None:
@@ -399,7 +476,9 @@ def unweighted_sum(site: Any) -> torch.Tensor:
 # ---- A differentiable loss of any objective.
 
 
-def surrogate_loss(elbo: ELBO, model: Program, guide: Program, *args: Any, **kwargs: Any) -> SurrogateLoss:
+def surrogate_loss(
+    elbo: ELBO, model: Program, guide: Program, *args: object, **kwargs: object
+) -> SurrogateLoss:
     """Evaluates an objective in tensors alone, without a step of its schedules.
 
     No tensor becomes a number of Python on the way, so that the evaluation can be recorded as a graph of
@@ -429,7 +508,7 @@ def surrogate_loss(elbo: ELBO, model: Program, guide: Program, *args: Any, **kwa
         ...     with pyro.plate("data", len(x)):
         ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
         >>> found = surrogate_loss(TraceMeanField_BetaELBO(beta=4.0), model, guide, torch.tensor([-1.0, 1.0]))
-        >>> bool((found.loss - (found.distortion + 4 * found.rate)).abs() < 1e-4)
+        >>> bool((found.loss - (found.terms["distortion"] + 4 * found.terms["rate"])).abs() < 1e-4)
         True
     """
     if isinstance(elbo, WeightedELBO):
@@ -438,8 +517,6 @@ def surrogate_loss(elbo: ELBO, model: Program, guide: Program, *args: Any, **kwa
 
 
 # ---- From a loss in tensors to what a training step wants of it.
-
-Traces = Iterable[tuple[Any, Any]]
 
 
 def accumulate_gradients(surrogate: torch.Tensor, traces: Traces, *, retain_graph: bool | None) -> None:

@@ -1,4 +1,4 @@
-"""TraceEnum_ELBO with weights."""
+"""Exact sums over enumerated sites in tensors alone, and weights on them."""
 
 import math
 import operator
@@ -17,19 +17,22 @@ from pyro.infer.util import Dice
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
 from pyro.ops.rings import LinearRing
+from pyro.poutine import Trace
+from torch import Tensor
 
+from pyro_infomax._recording import holds
+from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.infer._elbo import (
-    Program,
+    Evaluation,
     SurrogateLoss,
     Terms,
-    Trace,
+    Traces,
     WeightedELBO,
     accumulate_gradients,
     as_number,
 )
-from pyro_infomax.infer._recording import holds
 from pyro_infomax.infer._weights import ResolvedWeights
-from pyro_infomax.poutine import sample_sites, unweighted_log_prob, unweighted_scale_and_mask
+from pyro_infomax.poutine import Weight, sample_sites, unweighted_log_prob, unweighted_scale_and_mask
 
 # ---- Expected costs over the sites of a guide, in tensors alone.
 
@@ -53,19 +56,19 @@ class Expectation:
         ordering: the plates of each site, as symbols.
     """
 
-    def __init__(self, guide_trace: Any, ordering: Mapping[str, frozenset[str]]) -> None:
+    def __init__(self, guide_trace: Trace, ordering: Mapping[str, frozenset[str]]) -> None:
         dice = Dice(guide_trace, ordering)
         self._weights = {plates: [packed.exp(log) for log in logs] for plates, logs in dice.log_probs.items()}
         self._log_counts = dice.log_denom  # of what is enumerated run by run, hence counted many times
-        self._marginals: dict[Any, Packed] = {}
+        self._marginals: dict[tuple[object, ...], Packed] = {}
 
-    def of(self, costs: Costs) -> torch.Tensor:
+    def of(self, costs: Costs) -> Tensor:
         """The expected sum of costs, without axes."""
         with shared_intermediates():
             totals = [self._within(plates, terms) for plates, terms in costs.items()]
         return torch.as_tensor(reduce(operator.add, totals) if totals else 0.0)
 
-    def _within(self, plates: frozenset[str], terms: list[Packed]) -> Any:
+    def _within(self, plates: frozenset[str], terms: list[Packed]) -> Tensor | float:
         weights = [weight for around, each in self._weights.items() if around <= plates for weight in each]
         parts = _independent_parts(weights, terms)
         log_count = sum(each for around, each in self._log_counts.items() if not around <= plates)
@@ -73,20 +76,20 @@ class Expectation:
         return total * math.exp(-log_count) if log_count else total
 
     # The derivative of a product, one factor at a time: each part's cost times the masses of the others
-    def _sum_of_products(self, parts: list["_Part"]) -> Any:
-        total: Any = 0.0
-        product: Any = 1.0
+    def _sum_of_products(self, parts: list["_Part"]) -> Tensor | float:
+        total: Tensor | float = 0.0
+        product: Tensor | float = 1.0
         for part in parts:
             mass = self._marginal(part.weights, "") if part.weights else 1.0
             total = total * mass + product * self._cost(part)
             product = product * mass
         return total
 
-    def _cost(self, part: "_Part") -> Any:
+    def _cost(self, part: "_Part") -> Tensor | float:
         costs = [self._weighed(part.weights, cost) for cost in _added_by_dims(part.costs)]
         return reduce(operator.add, costs) if costs else 0.0
 
-    def _weighed(self, weights: list[Packed], cost: Packed) -> torch.Tensor:
+    def _weighed(self, weights: list[Packed], cost: Packed) -> Tensor:
         if not weights:
             return cost.sum()
         weight = self._marginal(weights, cost._pyro_dims)
@@ -172,8 +175,6 @@ def _summed(tensor: Packed, kept: str) -> Packed:
 
 # ---- What the sites of a model cost, with those that it enumerates summed out.
 
-Site = Any
-
 
 class Component(NamedTuple):
     """Sites of the model that share enumerated dimensions."""
@@ -197,10 +198,10 @@ class ModelCosts(NamedTuple):
     costs: Costs
     factors: Costs
     summed: set[str]
-    scale: Any
+    scale: Weight
     ordering: dict[str, frozenset[str]]
 
-    def contracted(self) -> dict[frozenset[str], list[Any]]:
+    def contracted(self) -> dict[frozenset[str], list[Packed]]:
         """The costs, with the logarithms of sums over enumerated sites added to them."""
         total = {plates: list(terms) for plates, terms in self.costs.items()}
         if self.factors:
@@ -209,17 +210,17 @@ class ModelCosts(NamedTuple):
                 total.setdefault(plates, []).extend(scaled)
         return total
 
-    def select(self, inside: Callable[[torch.Tensor], bool]) -> "ModelCosts":
+    def select(self, inside: Callable[[Tensor], bool]) -> "ModelCosts":
         """Some of the tensors only."""
         return self._replace(costs=_select(self.costs, inside), factors=_select(self.factors, inside))
 
 
-def _select(costs: Costs, inside: Callable[[torch.Tensor], bool]) -> Costs:
+def _select(costs: Costs, inside: Callable[[Tensor], bool]) -> Costs:
     chosen = {plates: [term for term in terms if inside(term)] for plates, terms in costs.items()}
     return {plates: terms for plates, terms in chosen.items() if terms}
 
 
-def summed_elbo(model_trace: Trace, guide_trace: Trace) -> torch.Tensor:
+def summed_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
     """The ELBO of one particle, differentiable, with sums over what model and guide enumerate.
 
     Args:
@@ -240,7 +241,7 @@ def elbo_costs(costs: ModelCosts, guide_trace: Trace) -> Costs:
 
 def guide_costs(guide_trace: Trace, ordering: dict[str, frozenset[str]]) -> Costs:
     """Log-probabilities of a guide's sites, by the plates that they are in."""
-    costs: dict[frozenset[str], list[Any]] = {}
+    costs: dict[frozenset[str], list[Packed]] = {}
     for site in sample_sites(guide_trace):
         costs.setdefault(ordering[site["name"]], []).append(site["packed"]["log_prob"])
     return costs
@@ -293,7 +294,7 @@ def _with_component(components: list[Component], new: Component) -> list[Compone
 
 
 # Pyro scales all of its sums in a model by one number.
-def _common_scale(model_trace: Trace, components: list[Component]) -> Any:
+def _common_scale(model_trace: Trace, components: list[Component]) -> Weight:
     names = [name for component in components for name in component.sites]
     scales = [model_trace.nodes[name]["scale"] for name in names]
     sentence = f"Expected the sites {names}, which are summed together, to have one scale"
@@ -321,56 +322,55 @@ def _site_dims(sites: Iterable[Site]) -> frozenset[str]:
 class SummedELBO(TraceEnum_ELBO):
     """Exact sums over enumerated sites, in one graph of tensor operations for all particles."""
 
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """Minus the ELBO."""
         return as_number(self._summed_loss(self._get_traces(model, guide, args, kwargs)))
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """Minus the ELBO, its gradients added to the parameters'."""
         traces = list(self._get_traces(model, guide, args, kwargs))
         loss = self._summed_loss(traces)
         accumulate_gradients(loss, traces, retain_graph=self.retain_graph)
         return as_number(loss)
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def differentiable_loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> Tensor:
         """Minus the ELBO as a tensor."""
         return self._summed_loss(self._get_traces(model, guide, args, kwargs))
 
-    def _summed_loss(self, traces: Any) -> torch.Tensor:
+    def _summed_loss(self, traces: Traces) -> Tensor:
         return torch.as_tensor(sum(-summed_elbo(*pair) for pair in traces) / self.num_particles)
 
 
-# ---- weighted enum
+# ---- Weights on these sums, and their terms.
 
 
-class WeightedEnumELBO(WeightedELBO, SummedELBO):
+class TraceEnum_WeightedELBO(WeightedELBO, SummedELBO):
     """Exact sums over enumerated sites. The terms are computed when :attr:`terms` is read."""
 
     enumerates = True
+    state_of_evaluation = WeightedELBO.state_of_evaluation | {"_traces"}
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._traces: list[tuple[Trace, Trace]] = []
+    _traces: Sequence[tuple[Trace, Trace]] = ()  # of the last evaluation, until its terms are computed
 
     @property
     def terms(self) -> Terms | None:
         """The unweighted terms of the last evaluation, None before the first."""
         if self._traces:
             terms = [_unweighted_terms(*each) for each in self._traces]
-            self._sums = [sum(each) for each in zip(*terms, strict=True)]
-            self._traces = []
+            self._sums = dict(zip(("distortion", "rate"), map(sum, zip(*terms, strict=True)), strict=True))
+            self._traces = ()
         return super().terms
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         """The state without traces, whose graphs can be neither copied nor pickled."""
         _ = self.terms
         return self.__dict__.copy()
 
     def _reset(self) -> None:
         super()._reset()
-        self._traces = []
+        self._traces = ()
 
-    def _get_traces(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
+    def _get_traces(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> Traces:
         if isinstance(poutine.unwrap(guide), poutine.messenger.Messenger):
             ours = type(self).__name__
             raise NotImplementedError(
@@ -380,19 +380,22 @@ class WeightedEnumELBO(WeightedELBO, SummedELBO):
         return super()._get_traces(model, guide, args, kwargs)
 
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
-        self._traces.append((model_trace, guide_trace))
+        self._traces = [*self._traces, (model_trace, guide_trace)]
 
-    def _evaluate(self, *args: Any) -> Any:
-        loss = super()._evaluate(*args)
+    def _evaluate(
+        self, parent: Evaluation, model: Program, guide: Program, args: Args, kwargs: Kwargs
+    ) -> Any:
+        loss = super()._evaluate(parent, model, guide, args, kwargs)
         # what is kept for the terms must not keep the graph of the step
         self._traces = [(_detached(model), _detached(guide)) for model, guide in self._traces]
         return loss
 
-    def _surrogate(self, model: Program, guide: Program, args: Any, kwargs: Any) -> SurrogateLoss:
+    def _surrogate(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> SurrogateLoss:
         particles = [_evaluated(*traces) for traces in self._get_traces(model, guide, args, kwargs)]
         elbo, distortion, rate = (sum(each) / self.num_particles for each in zip(*particles, strict=True))
-        self._sums, self._summed, self._traces = [distortion, rate], 1, []
-        return SurrogateLoss(-elbo.detach(), -elbo, distortion, rate)
+        terms = {"distortion": distortion, "rate": rate}
+        self._sums, self._summed, self._traces = dict(terms), 1, ()
+        return SurrogateLoss(-elbo.detach(), -elbo, terms)
 
     def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(weights, model_trace, guide_trace)
@@ -401,18 +404,18 @@ class WeightedEnumELBO(WeightedELBO, SummedELBO):
         enumerated = [site for component in components for site in component.enumerated]
         self._check_one_scale({name: _scalar(model_trace.nodes[name]["scale"]) for name in sites}, enumerated)
 
-    def _check_one_scale(self, scales: dict[str, Any], enumerated: list[str]) -> None:
+    def _check_one_scale(self, scales: dict[str, Weight], enumerated: list[str]) -> None:
         expected = f"Expected the sites summed over {enumerated} to carry one weight"
         mapping = ", ".join(f"{site!r}: ..." for site in scales)
-        remedy = f"weigh them alike by a mapping, {self.objective_weight.name}={{{mapping}}}"
+        remedy = f"weigh them alike by a mapping, {self._weights.label_of_sites}={{{mapping}}}"
         for scale in scales.values():
             if not holds(scale == next(iter(scales.values())), f"{expected}; {remedy}"):
                 numbers = {name: float(each) for name, each in scales.items()}
                 raise ValueError(f"{expected} but got the scales {numbers}; {remedy}")
 
 
-def _scalar(scale: Any) -> Any:
-    if isinstance(scale, torch.Tensor) and scale.dim():
+def _scalar(scale: Weight) -> Weight:
+    if isinstance(scale, Tensor) and scale.dim():
         raise ValueError(
             "Expected a scalar scale at sites that are summed over an enumerated one but got one of shape "
             f"{tuple(scale.shape)}"
@@ -420,7 +423,7 @@ def _scalar(scale: Any) -> Any:
     return scale
 
 
-def _evaluated(model_trace: Trace, guide_trace: Trace) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _evaluated(model_trace: Trace, guide_trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
     """The weighted ELBO of one particle, and its unweighted distortion and rate."""
     costs = model_costs(model_trace, guide_trace)
     expectation = Expectation(guide_trace, costs.ordering)
@@ -431,7 +434,7 @@ def _evaluated(model_trace: Trace, guide_trace: Trace) -> tuple[torch.Tensor, to
 @torch.no_grad()
 def _unweighted_terms(
     model_trace: Trace, guide_trace: Trace, expectation: Expectation | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Distortion and rate of one particle; weights move costs alone, so that an expectation serves both."""
     model_trace, guide_trace = _unweighted(model_trace), _unweighted(guide_trace)
     costs = model_costs(model_trace, guide_trace)
@@ -451,7 +454,7 @@ def _detached(trace: Trace) -> Trace:
     return mapped(trace, _detached_site)
 
 
-def _detached_site(site: Any) -> Any:
+def _detached_site(site: Site) -> Site:
     parts = {key: _detached_tensor(each) for key, each in site["packed"].items()}
     if "score_parts" in parts:
         scores = [_detached_tensor(each) for each in site["packed"]["score_parts"]]
@@ -459,15 +462,15 @@ def _detached_site(site: Any) -> Any:
     return {**site, "packed": parts, "unscaled_log_prob": site["unscaled_log_prob"].detach()}
 
 
-def _detached_tensor(each: Any) -> Any:
-    if not isinstance(each, torch.Tensor):
+def _detached_tensor(each: Packed) -> Packed:
+    if not isinstance(each, Tensor):
         return each
     detached = each.detach()
     detached._pyro_dims = each._pyro_dims  # type: ignore[attr-defined]
     return detached
 
 
-def _unweighted_site(site: Any) -> Any:
+def _unweighted_site(site: Site) -> Site:
     scale, mask = unweighted_scale_and_mask(site)
     dims = site["infer"]["_dim_to_symbol"]
     packed_mask, log_prob = packed.pack(mask, dims), packed.pack(unweighted_log_prob(site), dims)

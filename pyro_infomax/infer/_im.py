@@ -8,31 +8,35 @@ Barber and Agakov, 2003, The IM algorithm: A variational approach to information
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, final
+from typing import Final, NamedTuple, final
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
 from pyro.infer.util import Dice
 from pyro.ops.provenance import detach_provenance
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor, nn
 
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
+from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_discrete, is_point_mass
+from pyro_infomax.infer._elbo import Terms, Traces, WeightedELBO
+from pyro_infomax.infer._weights import TermWeights
 from pyro_infomax.information import Estimate
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import frames_of, is_deterministic, plain_errors, sample_sites
 
 # ---- One run of a sender and a decoder: what is sent, what is scored, and what is only noise on the way.
 
-Program = Callable[..., Any]
-Site = Any
+
+Count = Tensor | float | None  # a scale or a mask
 
 
 @final
@@ -51,7 +55,7 @@ class Line:
         self._refuse_enumeration = refuse_enumeration
         self._sent = _Sites(self._check_enumeration)
         self._decoded = _Sites(self._check_decoded)
-        self._received: Any = None
+        self._received: object = None
 
     @property
     def scored(self) -> list[str]:
@@ -67,14 +71,14 @@ class Line:
     def _scores(self) -> dict[str, Site]:
         return {name: site for name, site in self._decoded.found.items() if not is_deterministic(site)}
 
-    def send(self, *args: Any, **kwargs: Any) -> Any:
+    def send(self, *args: object, **kwargs: object) -> object:
         """The sender, as a guide."""
         with self._sent:
             self._received = self._sender(*args, **kwargs)
         self._check_sender()
         return self._received
 
-    def receive(self, *args: Any, **kwargs: Any) -> Any:
+    def receive(self, *args: object, **kwargs: object) -> object:
         """The decoder, as a model that is replayed against what was sent last."""
         with self._decoded:
             result = self._decoder(self._received, *args, **kwargs)
@@ -161,21 +165,21 @@ def _check_comparable(sent: Site, decoded: Site) -> None:
             f"{family_name(sent['fn'])} in the sender and {family_name(decoded['fn'])} in the decoder"
         )
     for key in ("scale", "mask"):
-        if not _alike(sent[key], decoded[key]):
+        if not _count_alike(sent[key], decoded[key]):
             raise ValueError(
                 f"Expected {name!r} to count alike in both programs but its {key} is {_shown(sent[key])} in "
                 f"the sender and {_shown(decoded[key])} in the decoder: use the same plates and contexts"
             )
 
 
-def _alike(sent: Any, decoded: Any) -> bool:
+def _count_alike(sent: Count, decoded: Count) -> bool:
     sent, decoded = (True if count is None else count for count in (sent, decoded))
     if not isinstance(sent, torch.Tensor) and not isinstance(decoded, torch.Tensor):
         return bool(sent == decoded)
     return bool((torch.as_tensor(sent) == torch.as_tensor(decoded)).all())
 
 
-def _shown(count: Any) -> str:
+def _shown(count: Count) -> str:
     return f"a tensor of shape {tuple(count.shape)}" if isinstance(count, torch.Tensor) else str(count)
 
 
@@ -201,9 +205,7 @@ class _Sites(Messenger):
             self.found[msg["name"]] = msg
 
 
-# ---- im
-
-Trace = Any
+# ---- The bound and its gradients.
 
 
 @final
@@ -226,63 +228,38 @@ class IMParts:
     equivocation: float
 
 
-class _IM(ELBO):
+class _IM(WeightedELBO):
     """Lets a Pyro ELBO run a sender and a decoder for its guide and its model.
 
     The channel's sites are the guide's alone. They cost nothing, since the channel is on both sides of the
-    ratio, but gradients go through them. An estimator says how it takes expectations (:meth:`_expectation`).
+    ratio, but gradients go through them: there is nothing to weight. An estimator says how it takes
+    expectations (:meth:`_expectation`).
     """
-
-    enumerates = False
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._entropy = 0.0
-        self._parts: IMParts | None = None
-        self._subsampled: dict[int, int] = {}
 
     @property
     def parts(self) -> IMParts | None:
-        """The parts of the last evaluation, None before the first."""
-        return self._parts
+        """The parts of the last evaluation, None before the first; :attr:`terms` has them by name."""
+        terms = self.terms
+        if terms is None:
+            return None
+        return IMParts(terms.bound, terms.input_entropy, terms.equivocation)
 
-    def stands_for(self, rows: int) -> int:
-        """The number of data that the last loss is for, where it was given ``rows`` of them.
+    def _check_terms(self, weights: TermWeights) -> None:
+        if weights:
+            raise ValueError(f"Expected no weights of {type(self).__name__} but got {dict(weights)}.")
 
-        They are those of the whole plate where the decoder scores a subsample, since Pyro scales it up.
-        """
-        return self._subsampled.get(rows, rows)
+    def _reset(self) -> None:
+        self._sums, self._summed = {"input_entropy": 0.0}, self.num_particles
 
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Minus the bound, for the decoder and the sender."""
-        return self._evaluate(super().loss, model, guide, args, kwargs)  # type: ignore[misc]
+    def _named_terms(self, values: dict[str, float], loss: float) -> Terms:
+        entropy = values["input_entropy"]
+        return Terms(bound=-loss, input_entropy=entropy, equivocation=entropy + loss, loss=loss)
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Minus the bound, its gradients added to the parameters' of decoder and sender."""
-        return self._evaluate(super().loss_and_grads, model, guide, args, kwargs)  # type: ignore[misc]
+    # The two programs come as they are, without weights at their sites
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
+        return super(WeightedELBO, self)._get_trace(model, guide, args, kwargs)  # type: ignore[safe-super]
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Minus the bound as a tensor.
-
-        Raises:
-            NotImplementedError: where Pyro's estimator has none.
-        """
-        parent = getattr(super(), "differentiable_loss", None)
-        if parent is None:
-            raise NotImplementedError(
-                f"{type(self).__name__} has no differentiable loss: use loss_and_grads (or SVI), or Trace_IM"
-            )
-        return self._evaluate(parent, model, guide, args, kwargs)
-
-    def _evaluate(self, parent: Program, model: Program, guide: Program, args: Any, kwargs: Any) -> Any:
-        self._parts, self._entropy = None, 0.0
-        loss = parent(model, guide, *args, **kwargs)
-        bound = -float(loss.detach() if isinstance(loss, torch.Tensor) else loss)
-        entropy = self._entropy / self.num_particles
-        self._parts = IMParts(bound, input_entropy=entropy, equivocation=entropy - bound)
-        return loss
-
-    def _get_traces(self, model: Program, guide: Program, args: Any, kwargs: Any) -> Iterator[Any]:
+    def _get_traces(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> Traces:
         if isinstance(poutine.unwrap(guide), poutine.messenger.Messenger):
             raise NotImplementedError(
                 f"{type(self).__name__} cannot take a sender that is itself a messenger: use a plain program"
@@ -292,7 +269,7 @@ class _IM(ELBO):
             for model_trace, guide_trace in super()._get_traces(line.receive, line.send, args, kwargs):
                 for name in line.channel:
                     _silence(guide_trace.nodes[name])
-                self._record(line, model_trace, guide_trace)
+                self._record_line(line, model_trace, guide_trace)
                 yield model_trace, guide_trace
 
     def _refuse_enumeration(self) -> str | None:
@@ -303,10 +280,10 @@ class _IM(ELBO):
             "or drop its infer['enumerate']"
         )
 
-    def _record(self, line: Line, model_trace: Trace, guide_trace: Trace) -> None:
+    def _record_line(self, line: Line, model_trace: Trace, guide_trace: Trace) -> None:
         scored = [site for site in sample_sites(model_trace) if not is_deterministic(site)]
         with torch.no_grad():
-            self._entropy -= self._expectation(line.scored, guide_trace)
+            self._add("input_entropy", -self._expectation(line.scored, guide_trace))
         self._subsampled = {
             frame.size: frame.full_size
             for site in scored
@@ -315,7 +292,7 @@ class _IM(ELBO):
         }
 
     @abstractmethod
-    def _expectation(self, names: list[str], guide_trace: Trace) -> float:
+    def _expectation(self, names: list[str], guide_trace: Trace) -> float | Tensor:
         """The expected sum of log-probabilities of sites of one trace of the sender."""
 
 
@@ -331,9 +308,9 @@ def _silence(site: Site) -> None:
 
 
 class _SampledIM(_IM):
-    def _expectation(self, names: list[str], guide_trace: Trace) -> float:
+    def _expectation(self, names: list[str], guide_trace: Trace) -> float | Tensor:
         sums = [detach_provenance(guide_trace.nodes[name]["log_prob_sum"]) for name in names]
-        return sum(float(each.detach()) for each in sums)
+        return sum((each.detach() for each in sums), start=torch.zeros(()))
 
 
 @final
@@ -414,7 +391,7 @@ class TraceEnum_IM(_IM, TraceEnum_ELBO):
             site["name"]: frozenset(guide_trace.plate_to_symbol[frame.name] for frame in frames_of(site))
             for site in sample_sites(guide_trace)
         }
-        costs: dict[Any, list[Any]] = {}
+        costs: dict[frozenset[str], list[Tensor]] = {}
         for name in names:
             costs.setdefault(ordering[name], []).append(guide_trace.nodes[name]["packed"]["log_prob"])
         return float(Dice(guide_trace, ordering).compute_expectation(costs))
@@ -429,7 +406,7 @@ _BLOCKS: Final = 100
 def transmitted_information(
     decoder: Program,
     sender: Program,
-    *args: Any,
+    *args: object,
     num_samples: int = 10_000,
     uses: int = 1,
     source_entropy: float = 0.0,
@@ -506,11 +483,11 @@ def _check(num_samples: int, uses: int) -> None:
 class _Run(NamedTuple):
     """The sites of both programs in a run without enumeration."""
 
-    sender: list[Any]
-    decoder: list[Any]
+    sender: list[Site]
+    decoder: list[Site]
 
 
-def _run(decoder: Program, sender: Program, args: tuple[Any, ...]) -> _Run:
+def _run(decoder: Program, sender: Program, args: Args) -> _Run:
     line = Line(decoder, sender, refuse_enumeration=None)
     with poutine.block(), plain_errors():
         sent = poutine.trace(line.send).get_trace(*args)
@@ -518,7 +495,7 @@ def _run(decoder: Program, sender: Program, args: tuple[Any, ...]) -> _Run:
     return _Run(_sites(sent), _sites(decoded))
 
 
-def _sites(trace: Any) -> list[Any]:
+def _sites(trace: Trace) -> list[Site]:
     return [site for site in trace.nodes.values() if site["type"] == "sample"]
 
 
@@ -526,11 +503,11 @@ def _nesting(run: _Run) -> int:
     return max((-frame.dim for sites in run for site in sites for frame in frames_of(site)), default=0)
 
 
-def _scores_data(sites: list[Any]) -> bool:
+def _scores_data(sites: list[Site]) -> bool:
     return any(site["is_observed"] and not is_deterministic(site) for site in sites)
 
 
-def _is_enumerated(sites: list[Any]) -> bool:
+def _is_enumerated(sites: list[Site]) -> bool:
     """Whether nothing is left to chance, subsamples included."""
     return all(
         _is_certain(site) or (site["infer"].get("enumerate") and not site["infer"].get("num_samples"))
@@ -538,7 +515,7 @@ def _is_enumerated(sites: list[Any]) -> bool:
     )
 
 
-def _is_certain(site: Any) -> bool:
+def _is_certain(site: Site) -> bool:
     whole = site_is_subsample(site) and site["fn"].subsample_size in (None, site["fn"].size)
     return whole or is_deterministic(site)
 

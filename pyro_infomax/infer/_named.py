@@ -1,37 +1,39 @@
-r"""The beta-VAE objective: distortion plus β times rate.
+r"""The two weightings, on each estimator: β on the rate, λ on the information by its bound.
 
 Higgins et al., 2017, beta-VAE: Learning basic visual concepts with a constrained variational framework.
 """
 
-from typing import Any, final
+from typing import final
 
 from pyro_infomax.infer._elbo import WeightedELBO
-from pyro_infomax.infer._enum import WeightedEnumELBO
-from pyro_infomax.infer._mean_field import WeightedMeanFieldELBO
-from pyro_infomax.infer._renyi import WeightedRenyiELBO
-from pyro_infomax.infer._trace import WeightedGraphELBO, WeightedTraceELBO
-from pyro_infomax.infer._weights import ObjectiveWeight, WeightsLike
+from pyro_infomax.infer._enum import TraceEnum_WeightedELBO
+from pyro_infomax.infer._estimators import (
+    Trace_WeightedELBO,
+    TraceGraph_WeightedELBO,
+    TraceMeanField_WeightedELBO,
+)
+from pyro_infomax.infer._renyi import Renyi_WeightedELBO
+from pyro_infomax.infer._weights import TermWeight, WeightsLike
 
-# ---- beta elbo
+# ---- Distortion plus β times rate.
 
 
 class _Beta(WeightedELBO):
-    def __init__(self, beta: WeightsLike = 4.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.beta = beta
+    def __init__(self, beta: WeightsLike = 4.0, **kwargs: object) -> None:
+        super().__init__(weights={"rate": TermWeight("beta", beta)}, **kwargs)
 
     @property
     def beta(self) -> WeightsLike:
         """The weight of the rate, as it was given."""
-        return self.objective_weight.value
+        return self.weights["rate"]
 
     @beta.setter
     def beta(self, value: WeightsLike) -> None:
-        self.objective_weight = ObjectiveWeight("beta", value, role="latent")
+        self.weights["rate"] = value
 
 
 @final
-class Trace_BetaELBO(_Beta, WeightedTraceELBO):
+class Trace_BetaELBO(_Beta, Trace_WeightedELBO):
     """The beta-VAE objective by sampled log-probabilities, with reparameterised or score-function gradients.
 
     Weights, terms and errors are those of :class:`TraceMeanField_BetaELBO`; further arguments those of
@@ -43,7 +45,7 @@ class Trace_BetaELBO(_Beta, WeightedTraceELBO):
 
 
 @final
-class TraceMeanField_BetaELBO(_Beta, WeightedMeanFieldELBO):
+class TraceMeanField_BetaELBO(_Beta, TraceMeanField_WeightedELBO):
     r"""The beta-VAE objective with the KL divergence in closed form where there is one.
 
     .. math:: D + \beta R = -\mathbb{E} \log p(x \mid z) + \beta \, \mathbb{E} \log \frac{q(z \mid x)}{p(z)}
@@ -79,7 +81,7 @@ class TraceMeanField_BetaELBO(_Beta, WeightedMeanFieldELBO):
 
 
 @final
-class TraceGraph_BetaELBO(_Beta, WeightedGraphELBO):
+class TraceGraph_BetaELBO(_Beta, TraceGraph_WeightedELBO):
     """The beta-VAE objective with score-function gradients that know which sites depend on which.
 
     Weights, terms and errors are those of :class:`TraceMeanField_BetaELBO`; further arguments those of
@@ -91,7 +93,7 @@ class TraceGraph_BetaELBO(_Beta, WeightedGraphELBO):
 
 
 @final
-class TraceEnum_BetaELBO(_Beta, WeightedEnumELBO):
+class TraceEnum_BetaELBO(_Beta, TraceEnum_WeightedELBO):
     """The beta-VAE objective with exact sums over the sites that are enumerated.
 
     Weights, terms and errors are those of :class:`TraceMeanField_BetaELBO`; further arguments those of
@@ -111,22 +113,22 @@ class TraceEnum_BetaELBO(_Beta, WeightedEnumELBO):
 
 
 class _InfoMax(WeightedELBO):
-    def __init__(self, lam: WeightsLike = 3.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.lam = lam
+    def __init__(self, lam: WeightsLike = 3.0, **kwargs: object) -> None:
+        weight = TermWeight("lam", lam, above=-1.0, offset=1.0)
+        super().__init__(weights={"distortion": weight}, **kwargs)
 
     @property
     def lam(self) -> WeightsLike:
         """The InfoMax weight λ, as it was given."""
-        return self.objective_weight.value
+        return self.weights["distortion"]
 
     @lam.setter
     def lam(self, value: WeightsLike) -> None:
-        self.objective_weight = ObjectiveWeight("lam", value, role="observed", offset=1.0)
+        self.weights["distortion"] = value
 
 
 @final
-class Trace_InfoMaxELBO(_InfoMax, WeightedTraceELBO):
+class Trace_InfoMaxELBO(_InfoMax, Trace_WeightedELBO):
     """The InfoMax objective by sampled log-probabilities, with reparameterised or score-function gradients.
 
     Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments those of
@@ -138,7 +140,7 @@ class Trace_InfoMaxELBO(_InfoMax, WeightedTraceELBO):
 
 
 @final
-class TraceMeanField_InfoMaxELBO(_InfoMax, WeightedMeanFieldELBO):
+class TraceMeanField_InfoMaxELBO(_InfoMax, TraceMeanField_WeightedELBO):
     r"""The InfoMax objective with the KL divergence in closed form where there is one.
 
     .. math:: (1 + \lambda) D + R = -(1 + \lambda) \, \mathbb{E} \log p(x \mid z)
@@ -174,7 +176,7 @@ class TraceMeanField_InfoMaxELBO(_InfoMax, WeightedMeanFieldELBO):
 
 
 @final
-class TraceGraph_InfoMaxELBO(_InfoMax, WeightedGraphELBO):
+class TraceGraph_InfoMaxELBO(_InfoMax, TraceGraph_WeightedELBO):
     """The InfoMax objective with score-function gradients of lower variance, by the dependencies between the
 
     Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments those of
@@ -186,7 +188,7 @@ class TraceGraph_InfoMaxELBO(_InfoMax, WeightedGraphELBO):
 
 
 @final
-class TraceEnum_InfoMaxELBO(_InfoMax, WeightedEnumELBO):
+class TraceEnum_InfoMaxELBO(_InfoMax, TraceEnum_WeightedELBO):
     """The InfoMax objective with exact sums over the sites that are enumerated.
 
     Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments those of
@@ -201,7 +203,7 @@ class TraceEnum_InfoMaxELBO(_InfoMax, WeightedEnumELBO):
 
 
 @final
-class Renyi_InfoMaxELBO(_InfoMax, WeightedRenyiELBO):
+class Renyi_InfoMaxELBO(_InfoMax, Renyi_WeightedELBO):
     r"""The InfoMax weight within a variational Rényi bound (Li and Turner, 2016; Burda et al., 2016, for α =
     0).
 

@@ -1,30 +1,29 @@
-"""RenyiELBO with weights."""
+"""The variational Rényi bound in tensors alone, and weights on its likelihood."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import RenyiELBO
 from pyro.infer.util import get_dependent_plate_dims, torch_sum
+from pyro.poutine import Trace
 
+from pyro_infomax._recording import holds
+from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.infer._elbo import (
-    Program,
     SurrogateLoss,
-    Trace,
+    Terms,
+    Traces,
     WeightedELBO,
     accumulate_gradients,
     as_number,
 )
-from pyro_infomax.infer._recording import holds
 from pyro_infomax.infer._weights import ResolvedWeights
-from pyro_infomax.poutine import is_deterministic, sample_sites, unweighted_log_prob
+from pyro_infomax.poutine import Weight, is_deterministic, sample_sites, unweighted_log_prob
 
 # ---- RenyiELBO by a bound that stays in tensors.
-
-Site = Any
 
 
 class RenyiBound(RenyiELBO):
@@ -35,19 +34,19 @@ class RenyiBound(RenyiELBO):
     Li and Turner, 2016, Rényi divergence variational inference.
     """
 
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """Minus the bound."""
         with torch.no_grad():
             return as_number(self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))[0])
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """Minus the bound, its gradients added to the parameters'."""
         traces = list(self._get_traces(model, guide, args, kwargs))
         loss, surrogate = self._loss_and_surrogate(traces)
         accumulate_gradients(surrogate, traces, retain_graph=self.retain_graph)
         return as_number(loss)
 
-    def _loss_and_surrogate(self, traces: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _loss_and_surrogate(self, traces: Traces) -> tuple[torch.Tensor, torch.Tensor]:
         pairs = [self._log_weight_and_signal(*each) for each in traces]
         log_weights, signals = (self._by_particle(each) for each in zip(*pairs, strict=True))
         shares = torch.softmax((1.0 - self.alpha) * log_weights, 0)
@@ -63,7 +62,7 @@ class RenyiBound(RenyiELBO):
         return log_weight.detach(), signal
 
     # A score counts 1 / (1 − α) in the bound; the log-weight itself counts −1.
-    def _guide_signal(self, site: Site) -> Any:
+    def _guide_signal(self, site: Site) -> torch.Tensor | float:
         _, score_function, entropy_term = site["score_parts"]
         if is_identically_zero(score_function):
             return 0.0 if is_identically_zero(entropy_term) else -site["log_prob"]
@@ -74,7 +73,7 @@ class RenyiBound(RenyiELBO):
             )
         return self.alpha / (1.0 - self.alpha) * site["log_prob"]
 
-    def _by_particle(self, each: Any) -> torch.Tensor:
+    def _by_particle(self, each: Sequence[torch.Tensor]) -> torch.Tensor:
         """(particles, *shared plates)."""
         vectorized = self.vectorize_particles and self.num_particles > 1
         return each[0] if vectorized else torch.stack(torch.broadcast_tensors(*each))
@@ -86,7 +85,9 @@ class RenyiBound(RenyiELBO):
 
 
 def summed_within_particles(
-    trace: Trace, model_trace: Trace, of_site: Callable[[Site], Any] = lambda site: site["log_prob"]
+    trace: Trace,
+    model_trace: Trace,
+    of_site: Callable[[Site], torch.Tensor | float] = lambda site: site["log_prob"],
 ) -> torch.Tensor:
     """A quantity of the sites of a trace, summed over what the sites of a model do not share."""
     dims = get_dependent_plate_dims(model_trace.nodes.values())
@@ -95,23 +96,20 @@ def summed_within_particles(
     return torch.as_tensor(sum(sums))
 
 
-# ---- weighted renyi
+# ---- Weights on the likelihood within the bound.
 
 
-class WeightedRenyiELBO(WeightedELBO, RenyiBound):
+class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
     """The variational Rényi bound; only observed sites can be weighed exactly."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._log_weights: list[torch.Tensor] = []
-        self._adopted: torch.Tensor | None = None
+    state_of_evaluation = WeightedELBO.state_of_evaluation | {"_log_weights", "_refuse_wrong_scores"}
+    _log_weights: list[torch.Tensor]  # of the particles of the last evaluation
 
     def _reset(self) -> None:
         super()._reset()
         self._log_weights = []
-        self._adopted = None
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """The weighted loss, its gradients added to the parameters'.
 
         Raises:
@@ -121,16 +119,11 @@ class WeightedRenyiELBO(WeightedELBO, RenyiBound):
         with self._gradients_are_wanted():
             return super().loss_and_grads(model, guide, *args, **kwargs)
 
-    def adopt(self, evaluation: SurrogateLoss, subsampled: Mapping[int, int]) -> None:
-        """Takes an evaluation that was computed elsewhere as its own, and as a training step."""
-        super().adopt(evaluation, subsampled)
-        self._adopted = evaluation.elbo
-
-    def _surrogate(self, model: Program, guide: Program, args: Any, kwargs: Any) -> SurrogateLoss:
+    def _surrogate(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> SurrogateLoss:
         with self._gradients_are_wanted():
             loss, surrogate = self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))
-        distortion, rate = (torch.as_tensor(total) / self._summed for total in self._sums)
-        return SurrogateLoss(loss, surrogate, distortion, rate, self._unweighted_bound())
+        terms = {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
+        return SurrogateLoss(loss, surrogate, {**terms, "elbo": self._unweighted_bound()})
 
     @contextmanager
     def _gradients_are_wanted(self) -> Iterator[None]:
@@ -161,7 +154,7 @@ class WeightedRenyiELBO(WeightedELBO, RenyiBound):
                 "of the model share; move them into it, or use Trace_InfoMaxELBO"
             )
 
-    def _check_guide_site(self, name: str, site: Any) -> None:
+    def _check_guide_site(self, name: str, site: Site) -> None:
         ours = type(self).__name__
         if "weight" in site:
             raise NotImplementedError(
@@ -184,13 +177,16 @@ class WeightedRenyiELBO(WeightedELBO, RenyiBound):
             raise NotImplementedError(sentence)
 
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
-        self._record_sampled(model_trace, guide_trace)
+        super()._record(model_trace, guide_trace)
         self._log_weights.append(
             _log_weight(model_trace, model_trace) - _log_weight(guide_trace, model_trace)
         )
 
-    def _elbo(self, distortion: float, rate: float) -> float:  # noqa: ARG002 - its bound is no sum of the two
-        return float(self._unweighted_bound() if self._adopted is None else self._adopted)
+    def _named_terms(self, values: dict[str, float], loss: float) -> Terms:
+        # The bound is no sum of the two; one that was computed elsewhere is among the values
+        if self._log_weights:
+            values["elbo"] = float(self._unweighted_bound())
+        return super()._named_terms(values, loss)
 
     def _unweighted_bound(self) -> torch.Tensor:
         return self._bound(self._by_particle(self._log_weights))
@@ -200,11 +196,11 @@ def _log_weight(trace: Trace, model_trace: Trace) -> torch.Tensor:
     return summed_within_particles(trace, model_trace, lambda site: unweighted_log_prob(site).detach())
 
 
-def _is_one(scale: Any) -> bool | torch.Tensor:
+def _is_one(scale: Weight) -> bool | torch.Tensor:
     return (scale == 1).all() if isinstance(scale, torch.Tensor) else bool(scale == 1)
 
 
-def _later(name: str, trace: Trace) -> list[Any]:
+def _later(name: str, trace: Trace) -> list[Site]:
     """The sites with a density that follow a given one."""
     names = list(trace.nodes)
     after = names[names.index(name) + 1 :] if name in names else []
@@ -212,12 +208,12 @@ def _later(name: str, trace: Trace) -> list[Any]:
 
 
 # A masked site has no score term, which is right only if nothing that counts depends on its value.
-def _counts_no_further(site: Any, later: Any) -> bool | torch.Tensor:
+def _counts_no_further(site: Site, later: Site) -> bool | torch.Tensor:
     """Whether a later site is masked out wherever the given one is."""
     if site["mask"] is None or site["mask"] is True:
         return True
     return ~(~torch.as_tensor(site["mask"]) & _as_mask(later["mask"])).any()
 
 
-def _as_mask(mask: Any) -> torch.Tensor:
+def _as_mask(mask: torch.Tensor | bool | None) -> torch.Tensor:
     return torch.as_tensor(True if mask is None else mask)

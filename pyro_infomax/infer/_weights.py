@@ -1,15 +1,16 @@
-"""The weight of an objective as users write it: a number, a tensor, a schedule, or one of these a site."""
+"""Weights of an objective's terms as users write them, and the messengers that bring them to the sites."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias, final
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import NamedTuple, TypeAlias, final
 
 import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 
+from pyro_infomax._types import Program, Site
 from pyro_infomax.poutine import SiteWeightMessenger, Weight, checked_weight
 
-# ---- objective weight
+# ---- One weight: a number, a tensor, a schedule, or one of these a site.
 
 WeightLike: TypeAlias = Weight | Callable[[int], float]
 WeightsLike: TypeAlias = WeightLike | Mapping[str, WeightLike]
@@ -18,56 +19,56 @@ WeightsLike: TypeAlias = WeightLike | Mapping[str, WeightLike]
 _SPLIT = ("_observed", "_unobserved")
 
 
-class ResolvedWeights(NamedTuple):
-    """The weights of one evaluation, by role and by name."""
+class SiteWeights(NamedTuple):
+    """What one term counts for at each site: by its name, or else the same everywhere."""
 
-    observed: Weight
-    latent: Weight
+    everywhere: Weight
     by_name: Mapping[str, Weight]
 
-    def of(self, name: str, *, observed: bool) -> Weight:
-        """What a site counts for; a name covers both halves of a site that was split by ``obs_mask``."""
-        for candidate in (name, *(name.removesuffix(end) for end in _SPLIT)):
-            if candidate in self.by_name:
-                return self.by_name[candidate]
-        return self.observed if observed else self.latent
+    def of(self, name: str) -> Weight:
+        """The weight at a site; a name covers both halves of a site that was split by ``obs_mask``."""
+        return _named(name, self.by_name, self.everywhere)
 
-    def ambiguous(self, name: str, sites: Iterable[str]) -> list[str]:
-        """The sites that only look like halves of a named site that was not split."""
-        halves = {name + end for end in _SPLIT}
-        return [site for site in sites if site in halves and site not in self.by_name]
+
+def _named(name: str, by_name: Mapping[str, Weight], otherwise: Weight) -> Weight:
+    for candidate in (name, *(name.removesuffix(end) for end in _SPLIT)):
+        if candidate in by_name:
+            return by_name[candidate]
+    return otherwise
 
 
 @final
-class ObjectiveWeight:
-    r"""One weight :math:`\text{offset} + v`, or one a site, each possibly a function of the training step.
+class TermWeight:
+    r"""The weight of one term, :math:`\text{offset} + v`, possibly one for each site or scheduled.
 
     Args:
-        name: how the weight is called in errors, ``"beta"`` or ``"lam"``.
+        label: how the weight is called in errors, ``"beta"`` or ``"lam"``.
         value: what the user gave.
-        role: the sites that a bare weight is for, ``"observed"`` or ``"latent"``.
-        offset: what is added to v: 1 for the InfoMax weight, whose v must be > -1.
+        above: what the sum has to be greater than; None for at least 0, −inf for any finite number.
+        offset: what is added to v: 1 for the InfoMax weight.
 
     Raises:
-        ValueError: where v is no number, not finite, or offset + v is outside the range where the objective
-            is bounded.
+        ValueError: where v is no number, not finite, or out of range.
     """
 
-    def __init__(self, name: str, value: WeightsLike, *, role: str, offset: float = 0.0) -> None:
-        self.name = name
+    def __init__(
+        self, label: str, value: WeightsLike, *, above: float | None = None, offset: float = 0.0
+    ) -> None:
+        self.label = label
         self.value = value
-        self._role = role
-        self._offset = offset
-        self._names = {f"{name}[{site!r}]": site for site in value} if isinstance(value, Mapping) else {}
+        self._above, self._offset = above, offset
+        self._names = {f"{label}[{site!r}]": site for site in value} if isinstance(value, Mapping) else {}
         self._items: dict[str, WeightLike] = (
-            {label: value[site] for label, site in self._names.items()}
+            {name: value[site] for name, site in self._names.items()}
             if isinstance(value, Mapping)
-            else {name: value}
+            else {label: value}
         )
-        self._numbers: ResolvedWeights | None = None
-        resolved = [self.at(step, check_tensors=True) for step in (0, self.duration)]
-        if all(isinstance(item, int | float) for item in self._items.values()):
-            self._numbers = resolved[0]
+        for step in (0, self.duration):
+            self.at(step, check_tensors=True)
+
+    def replaced(self, value: WeightsLike) -> "TermWeight":
+        """The same weight with another value."""
+        return TermWeight(self.label, value, above=self._above, offset=self._offset)
 
     @property
     def sites(self) -> frozenset[str]:
@@ -84,6 +85,11 @@ class ObjectiveWeight:
         """What the weights are called."""
         return tuple(self._items)
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is made of numbers alone."""
+        return all(isinstance(item, int | float) for item in self._items.values())
+
     def variable(self, step: int, *, numbers: bool = False) -> dict[str, torch.Tensor]:
         """The weights that may change from step to step, schedules and tensors, as :meth:`at` takes them.
 
@@ -97,27 +103,25 @@ class ObjectiveWeight:
 
     def at(
         self, step: int, *, check_tensors: bool = False, given: Mapping[str, torch.Tensor] | None = None
-    ) -> ResolvedWeights:
+    ) -> SiteWeights:
         """The weights after ``step`` training steps; checking a tensor's value waits for its device.
 
         Values that are given take the place of those of :meth:`variable`.
         """
         given = given or {}
-        if self._numbers is not None and not given:
-            return self._numbers
         weights = {
             label: given[label] if label in given else self._resolve(label, item, step, check_tensors)
             for label, item in self._items.items()
         }
-        if self._names:
-            return ResolvedWeights(1.0, 1.0, {self._names[label]: w for label, w in weights.items()})
-        bare = weights.get(self.name, 1.0)  # an empty mapping weighs nothing
-        return ResolvedWeights(bare, 1.0, {}) if self._role == "observed" else ResolvedWeights(1.0, bare, {})
+        if isinstance(self.value, Mapping):
+            # Sites that a mapping does not name keep weight 1
+            return SiteWeights(1.0, {self._names[label]: weight for label, weight in weights.items()})
+        return SiteWeights(weights[self.label], {})
 
     def _resolve(self, label: str, item: WeightLike, step: int, check_tensors: bool) -> Weight:
         value = item(step) if callable(item) and not isinstance(item, torch.Tensor) else item
         if check_tensors or not isinstance(value, torch.Tensor):
-            checked_weight(label, value, above=-self._offset if self._offset else None)
+            checked_weight(label, value, above=self._above)
         # Descending on a learnable weight would only drive it to where the objective is smallest.
         return self._offset + (value.detach() if isinstance(value, torch.Tensor) else value)
 
@@ -125,6 +129,145 @@ class ObjectiveWeight:
 # Without axes, it leaves the dtype of what it weighs alone, as a number does.
 def _as_tensor(value: Weight) -> torch.Tensor:
     return value if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.float64)
+
+
+# ---- The weights of all terms of an objective.
+
+
+class ResolvedWeights(NamedTuple):
+    """The weights of one evaluation: those that messengers bring to the sites, and those of further terms."""
+
+    observed: Weight
+    latent: Weight
+    by_name: Mapping[str, Weight]
+    terms: Mapping[str, SiteWeights] = {}
+
+    def of(self, name: str, *, observed: bool) -> Weight:
+        """What a site counts for, by its name or else its role."""
+        return _named(name, self.by_name, self.observed if observed else self.latent)
+
+    def of_term(self, term: str, name: str) -> Weight:
+        """What a term counts for at a site; 1 where no weight is given."""
+        return self.terms[term].of(name) if term in self.terms else 1.0
+
+    def ambiguous(self, name: str, sites: Iterable[str]) -> list[str]:
+        """The sites that only look like halves of a named site that was not split."""
+        halves = {name + end for end in _SPLIT}
+        return [site for site in sites if site in halves and site not in self.by_name]
+
+
+@final
+class TermWeights(MutableMapping[str, WeightsLike]):
+    """The weights of an objective by term, as they were given; a term can be given another weight.
+
+    Args:
+        given: a weight for each term that has one.
+        rate_by_sites: whether the rate's weight is brought to the sites by messengers, as the distortion's
+            is, or left to whoever computes the rate.
+
+    Raises:
+        ValueError: where a weight is out of range.
+
+    Example:
+        >>> weights = TermWeights({"rate": TermWeight("beta", 4.0)})
+        >>> weights["rate"] = 2.0
+        >>> dict(weights)
+        {'rate': 2.0}
+        >>> weights["rate"] = -1.0
+        Traceback (most recent call last):
+        ValueError: Expected beta >= 0 but got -1.0
+    """
+
+    def __init__(
+        self, given: Mapping[str, "TermWeight | WeightsLike"], *, rate_by_sites: bool = True
+    ) -> None:
+        self._by_term: dict[str, TermWeight] = {}
+        self._rate_by_sites = rate_by_sites
+        self._constant: ResolvedWeights | None = None
+        for term, weight in given.items():
+            self._set(term, weight)
+        self._settle()
+
+    def __getitem__(self, term: str) -> WeightsLike:
+        return self._by_term[term].value
+
+    def __setitem__(self, term: str, value: "TermWeight | WeightsLike") -> None:
+        if term not in self._by_term:
+            raise KeyError(f"Expected one of the weighted terms {list(self)} but got {term!r}.")
+        self._set(term, value)
+        self._settle()
+
+    def __delitem__(self, term: str) -> None:
+        raise TypeError(f"The terms of an objective are fixed: give {term!r} the weight 0.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_term)
+
+    def __len__(self) -> int:
+        return len(self._by_term)
+
+    @property
+    def all(self) -> tuple[TermWeight, ...]:
+        """The weight of each term, another object for each that was ever set."""
+        return tuple(self._by_term.values())
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the weights are called."""
+        return tuple(label for each in self.all for label in each.labels)
+
+    @property
+    def label_of_sites(self) -> str:
+        """What the weight is called by which a mapping would weigh sites."""
+        return next((self._by_term[term].label for term in ("rate", "distortion") if term in self), "weights")
+
+    @property
+    def duration(self) -> int:
+        """The number of training steps after which every schedule stands at its end value."""
+        return max((each.duration for each in self.all), default=0)
+
+    def variable(self, step: int, *, numbers: bool = False) -> dict[str, torch.Tensor]:
+        """The weights that may change from step to step; with ``numbers``, all weights."""
+        return {
+            label: value for each in self.all for label, value in each.variable(step, numbers=numbers).items()
+        }
+
+    def at(
+        self, step: int, *, check_tensors: bool = False, given: Mapping[str, torch.Tensor] | None = None
+    ) -> ResolvedWeights:
+        """The weights after ``step`` training steps; given values replace those of :meth:`variable`."""
+        if self._constant is not None and not given:
+            return self._constant
+        terms = {
+            term: each.at(step, check_tensors=check_tensors, given=given)
+            for term, each in self._by_term.items()
+        }
+        by_sites = [term for term in ("distortion", "rate")[: 1 + self._rate_by_sites] if term in terms]
+        roles = {term: terms.pop(term) for term in by_sites}
+        by_name = {name: weight for each in roles.values() for name, weight in each.by_name.items()}
+        observed, latent = (
+            roles[term].everywhere if term in roles else 1.0 for term in ("distortion", "rate")
+        )
+        return ResolvedWeights(observed, latent, by_name, terms)
+
+    def _set(self, term: str, given: TermWeight | WeightsLike) -> None:
+        if not isinstance(given, TermWeight):
+            before = self._by_term.get(term)
+            given = before.replaced(given) if before else _term_weight(term, given)
+        # Messengers bring both of these to the sites
+        other = self._by_term.get({"distortion": "rate", "rate": "distortion"}.get(term, ""))
+        if other is not None and (twice := given.sites & other.sites):
+            raise ValueError(f"Expected one weight a site but got two for {sorted(twice)}.")
+        self._by_term[term] = given
+
+    def _settle(self) -> None:
+        self._constant = None
+        if all(each.is_constant for each in self.all):
+            self._constant = self.at(0)
+
+
+def _term_weight(term: str, value: WeightsLike) -> TermWeight:
+    return TermWeight(term, value, above=None if term in ("distortion", "rate") else -float("inf"))
 
 
 # ---- Messengers that weigh a model and its guide, each by its role.
@@ -145,19 +288,17 @@ class GuideRole(SiteWeightMessenger):
             enumerates.
     """
 
-    def __init__(
-        self, weights: ResolvedWeights, guide: Callable[..., Any], *, refuse_enumeration: str | None
-    ) -> None:
+    def __init__(self, weights: ResolvedWeights, guide: Program, *, refuse_enumeration: str | None) -> None:
         super().__init__()
         self.weights = weights
         self.runs_model = isinstance(poutine.unwrap(guide), poutine.messenger.Messenger)
         self.refuse_enumeration = refuse_enumeration
         self.sites: set[str] = set()
 
-    def site_weight(self, msg: Any) -> Weight:
+    def site_weight(self, msg: Site) -> Weight:
         return self.weights.of(msg["name"], observed=self.runs_model and msg["is_observed"])
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         self.sites.add(msg["name"])
         latent = not (msg["is_observed"] or site_is_subsample(msg))
         if self.refuse_enumeration and latent and msg["infer"].get("enumerate"):
@@ -179,15 +320,15 @@ class ModelRole(SiteWeightMessenger):
         self.weights = weights
         self.guide = guide
 
-    def site_weight(self, msg: Any) -> Weight:
+    def site_weight(self, msg: Site) -> Weight:
         return self.weights.of(msg["name"], observed=msg["is_observed"])
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         if not (msg["is_observed"] or site_is_subsample(msg) or msg["name"] in self.guide.sites):
             self._check_enumerated(msg)
         super()._pyro_sample(msg)
 
-    def _check_enumerated(self, msg: Any) -> None:
+    def _check_enumerated(self, msg: Site) -> None:
         if not msg["infer"].get("enumerate"):
             raise ValueError(
                 f"Expected the guide to sample every latent site of the model but it lacks {msg['name']!r}: "

@@ -6,24 +6,23 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Self, final
+from typing import Final, Protocol, Self, cast, final
 
 import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
-from sklearn.neighbors import KDTree
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from pyro_infomax._progress import patiently
-from pyro_infomax.distributions import Marginals, diagonal_normal, is_parametric, marginals_of
+from pyro_infomax.distributions import Density, Marginals, diagonal_normal, is_parametric, marginals_of
 
 # ---- mixture
 
 
 @final
 @dataclass(frozen=True)
-class Mixture:
+class MixtureScores:
     """The log-density of an equally weighted mixture, with and without the own component of each point.
 
     ``leave_one_out`` is None when no own component was named, and nan for a mixture of one component.
@@ -33,7 +32,7 @@ class Mixture:
     leave_one_out: Tensor | None
 
     @classmethod
-    def of(cls, others: Tensor, own: Tensor | None, size: int) -> "Mixture":
+    def of(cls, others: Tensor, own: Tensor | None, size: int) -> "MixtureScores":
         """From the log-sums over the other components: subtracting from the full sum would cancel."""
         if own is None:
             return cls(others - math.log(size), None)
@@ -41,23 +40,23 @@ class Mixture:
         return cls(torch.logaddexp(others, own) - math.log(size), left)
 
     @property
-    def last(self) -> "Mixture":
+    def last(self) -> "MixtureScores":
         """The last column of several."""
         left = self.leave_one_out
-        return Mixture(self.log_prob[..., -1], None if left is None else left[..., -1])
+        return MixtureScores(self.log_prob[..., -1], None if left is None else left[..., -1])
 
-    def less(self, stretch: Tensor) -> "Mixture":
+    def less(self, stretch: Tensor) -> "MixtureScores":
         """The densities of what a map stretches by this log-volume."""
         left = self.leave_one_out
-        return Mixture(self.log_prob - stretch, None if left is None else left - stretch)
+        return MixtureScores(self.log_prob - stretch, None if left is None else left - stretch)
 
     @classmethod
-    def cat(cls, parts: Sequence["Mixture"]) -> "Mixture":
+    def cat(cls, parts: Sequence["MixtureScores"]) -> "MixtureScores":
         left = [part.leave_one_out for part in parts if part.leave_one_out is not None]
         return cls(torch.cat([part.log_prob for part in parts]), torch.cat(left) if left else None)
 
     @classmethod
-    def stack(cls, parts: Sequence["Mixture"]) -> "Mixture":
+    def stack(cls, parts: Sequence["MixtureScores"]) -> "MixtureScores":
         """Latent dimensions side by side."""
         left = [part.leave_one_out for part in parts if part.leave_one_out is not None]
         joint = torch.stack([part.log_prob for part in parts], dim=-1)
@@ -248,13 +247,14 @@ class FullNormals(NormalComponents):
         return i, j
 
 
-def normal_components(posterior: Any) -> NormalComponents | None:
+def normal_components(posterior: Density) -> NormalComponents | None:
     """The components of a batch (N,) of Normals over (d,), in float64; None for any other posterior."""
     factors = diagonal_normal(posterior)
     if factors is not None:
         return DiagonalNormals(*(each.double() for each in factors))
-    full = isinstance(posterior, MultivariateNormal | LowRankMultivariateNormal)
-    if not full or posterior.event_shape[0] > _MOST_FULL_DIMENSIONS:
+    if not isinstance(posterior, MultivariateNormal | LowRankMultivariateNormal):
+        return None
+    if posterior.event_shape[0] > _MOST_FULL_DIMENSIONS:
         return None
     return FullNormals(posterior.loc.double(), _scale_tril(posterior))
 
@@ -336,6 +336,8 @@ def ordered(points: Tensor, size: int) -> tuple[Tensor, list[int]]:
     """An order of points in which neighbours stand together, and where its runs of ``size`` or more stop."""
     if len(points) <= size:
         return torch.arange(len(points), device=points.device), [len(points)]
+    from sklearn.neighbors import KDTree  # late: it takes a second to import, and many never get here
+
     _, order, nodes, _ = KDTree(points.cpu().numpy(), leaf_size=size).get_arrays()
     stops = nodes["idx_end"][nodes["is_leaf"].astype(bool)]
     return torch.from_numpy(np.array(order)).to(points.device), sorted(stops.tolist())
@@ -395,10 +397,10 @@ class NormalMixture:
     def _keeps(self) -> bool:
         return self.size * (self.given.features_per_point + 2) <= _WEIGHTS_KEPT
 
-    def evaluate(self, z: Tensor, index: Tensor | None = None, *, progress: bool = False) -> Mixture:
+    def evaluate(self, z: Tensor, index: Tensor | None = None, *, progress: bool = False) -> MixtureScores:
         """The mixture at z (points, latent), with each point's own component left out where it is named."""
         others = self.log_sums(z, index, progress=progress)
-        return Mixture.of(others, None if index is None else self.given.log_prob(z, index), self.size)
+        return MixtureScores.of(others, None if index is None else self.given.log_prob(z, index), self.size)
 
     def log_sums(
         self,
@@ -574,17 +576,17 @@ class UnivariateMixture:
         self.size = len(loc)
         self.whole = DiagonalNormals(loc[:, None], scale[:, None])
 
-    def evaluate(self, z: Tensor, index: Tensor | None = None) -> Mixture:
+    def evaluate(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         """The mixture at z (points,), with each point's own component left out where it is named."""
         sums = self._log_sums(z)
         if index is None:
-            return Mixture.of(sums, None, self.size)
+            return MixtureScores.of(sums, None, self.size)
         own = self.whole.log_prob(z[:, None], index)
         share = (own - sums).exp().clamp(max=1.0)
         others = sums + torch.log1p(-share)
         (unsure,) = torch.where(~(share < _UNCERTAIN))  # a difference of near equals
         others[unsure] = self._log_sums(z[unsure], index[unsure])
-        return Mixture.of(others, own, self.size)
+        return MixtureScores.of(others, own, self.size)
 
     def _log_sums(self, z: Tensor, index: Tensor | None = None) -> Tensor:
         if len(z) * self.size <= _WORTH_A_PLAN:
@@ -710,16 +712,21 @@ class MarginalMixtures:
             self._kept[j] = mixture
         return mixture
 
-    def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
+    def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """Of z (points, latent), with each point's own component left out where it is named."""
         dimensions = patiently(range(z.shape[1]), "aggregate posterior", progress=progress)
-        return Mixture.stack([self._mixture(j).evaluate(z[:, j], index) for j in dimensions])
+        return MixtureScores.stack([self._mixture(j).evaluate(z[:, j], index) for j in dimensions])
 
 
 # ---- The mixture of any posteriors through their own log-density, differentiable.
 
 _SCORES_AT_ONCE: Final = 2**22
 _NUMBERS_OF_A_NETWORK: Final = 32  # that it holds at a time for each number that it scores
+
+
+class _BySite(Protocol):
+    def log_prob_sites(self, z: Tensor, /) -> Tensor:
+        """log q(z_s|z_<s, x), (..., sites)."""
 
 
 @final
@@ -730,7 +737,7 @@ class Dense:
         posterior: batch shape (N,), event shape (d,).
     """
 
-    def __init__(self, posterior: Any) -> None:
+    def __init__(self, posterior: Density) -> None:
         self.posterior = posterior
         self.size = posterior.batch_shape[0]
         self.rows = points_at_once(posterior)
@@ -741,23 +748,24 @@ class Dense:
     def _marginals(self) -> Marginals:
         return marginals_of(self.posterior)
 
-    def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
+    def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """The mixture at z (points, latent), with each point's own component left out where it is named."""
         return self._evaluate(self.posterior.log_prob, z, index, progress)
 
-    def evaluate_marginals(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
+    def evaluate_marginals(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """The same of every latent dimension by itself."""
         return self._evaluate(self._marginals.log_prob, z, index, progress)
 
-    def evaluate_prefixes(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
+    def evaluate_prefixes(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """The mixtures of the posterior's first sites, (points, sites), by its ``log_prob_sites``."""
-        return self._evaluate(lambda z: self.posterior.log_prob_sites(z).cumsum(-1), z, index, progress)
+        posterior = cast(_BySite, self.posterior)
+        return self._evaluate(lambda z: posterior.log_prob_sites(z).cumsum(-1), z, index, progress)
 
     def _evaluate(
         self, log_prob: Callable[[Tensor], Tensor], z: Tensor, index: Tensor | None, progress: bool
-    ) -> Mixture:
+    ) -> MixtureScores:
         parts = blocks(len(z), self.rows, "aggregate posterior", progress=progress)
-        return Mixture.cat(
+        return MixtureScores.cat(
             [
                 _mixture(self._scores(log_prob, z[part]), None if index is None else index[part])
                 for part in parts
@@ -773,7 +781,7 @@ class Dense:
         return scores.masked_fill(scores.isnan() & ~unknown, -torch.inf)
 
 
-def points_at_once(posterior: Any) -> int:
+def points_at_once(posterior: Density) -> int:
     """How many points are scored against all components without taking much memory, at least one.
 
     What shows no parameters of its own, such as a flow or a guide that is run, is taken to run networks: on
@@ -784,12 +792,12 @@ def points_at_once(posterior: Any) -> int:
     return max(1, _SCORES_AT_ONCE // (max(size, rows * _NUMBERS_OF_A_NETWORK) * latent))
 
 
-def _mixture(scores: Tensor, index: Tensor | None) -> Mixture:
+def _mixture(scores: Tensor, index: Tensor | None) -> MixtureScores:
     if index is None:
-        return Mixture.of(_log_sum(scores), None, scores.shape[1])
+        return MixtureScores.of(_log_sum(scores), None, scores.shape[1])
     entries = index.reshape(-1, *(1,) * (scores.dim() - 1)).expand(-1, 1, *scores.shape[2:])
     others = _log_sum(scores.scatter(1, entries, -torch.inf))
-    return Mixture.of(others, scores.gather(1, entries).squeeze(1), scores.shape[1])
+    return MixtureScores.of(others, scores.gather(1, entries).squeeze(1), scores.shape[1])
 
 
 def _log_sum(scores: Tensor) -> Tensor:

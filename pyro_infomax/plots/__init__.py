@@ -4,7 +4,7 @@ from pyro_infomax.plots._account import (
     information_over_size,
     information_per_dimension,
     information_per_site,
-    rate_distortion,
+    rate_distortion_plane,
     rate_stack,
 )
 from pyro_infomax.plots._factors import importance_matrix, information_matrix, scores
@@ -22,7 +22,7 @@ __all__ = [
     "information_per_site",
     "latent_scatter",
     "most_informative",
-    "rate_distortion",
+    "rate_distortion_plane",
     "rate_stack",
     "reconstructions",
     "scores",

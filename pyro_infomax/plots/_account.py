@@ -1,4 +1,4 @@
-"""The rate, split over the latent dimensions or the latent sites."""
+"""The account in pictures: dimensions, sites, pairs of a sweep, numbers of data, rate against distortion."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from pandas.api.types import is_numeric_dtype
 
+from pyro_infomax._types import Floats
 from pyro_infomax.plots._axes import (
     TEXT_COLOUR,
     Colour,
     Drawable,
-    Floats,
     as_floats,
     as_vector,
     axes_or_new,
@@ -28,7 +28,7 @@ from pyro_infomax.plots._axes import (
 )
 from pyro_infomax.plots._latent import most_informative
 
-# ---- bars
+# ---- Information and rate of each latent dimension or site, as bars.
 
 _MOST_NAMES = 40
 _MOST_LETTERS = 60
@@ -158,12 +158,8 @@ def _stack_gap(
 def _label_ticks(labels: list[str], *, ax: Axes) -> None:
     step = -(-len(labels) // _MOST_NAMES)
     ax.set_xticks(range(0, len(labels), step), labels[::step])
-    ax.tick_params(axis="x", length=0, labelrotation=90 if _crowded(labels) else 0)
+    ax.tick_params(axis="x", length=0, labelrotation=90 if sum(map(len, labels)) > _MOST_LETTERS else 0)
     ax.margins(x=0.01)
-
-
-def _crowded(labels: list[str]) -> bool:
-    return sum(map(len, labels)) > _MOST_LETTERS
 
 
 # ---- What the rate of each pair of a sweep is made of.
@@ -327,7 +323,7 @@ def information_over_size(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axe
         >>> information_over_size(pd.DataFrame(bounds, index=[100, 200])).get_xscale()
         'log'
     """
-    frame = _checked(frame).sort_index()
+    frame = _checked_bounds(frame).sort_index()
     ax = axes_or_new(ax)
     _draw_ceiling(frame.index.to_numpy(float), ax=ax)
     drawn = [column for column in _BOUND_LABELS if column in frame]
@@ -340,7 +336,7 @@ def information_over_size(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     return tidy(ax, grid="y")
 
 
-def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+def _checked_bounds(frame: pd.DataFrame) -> pd.DataFrame:
     missing = [column for column in (_LOWER, _UPPER) if column not in frame]
     if missing or frame.empty:
         raise ValueError(
@@ -396,7 +392,7 @@ _CURVE_COLOUR = "0.45"
 _SLOPE = r"slope $-\beta$"
 
 
-def rate_distortion(
+def rate_distortion_plane(
     rate: Drawable,
     distortion: Drawable,
     *,
@@ -446,7 +442,7 @@ def rate_distortion(
         >>> import numpy as np
         >>> level = np.array([0.25, 0.5, 1.0])  # of one Gaussian variable of variance 1
         >>> curve = -0.5 * np.log(level), 0.5 * np.log(2 * np.pi) + level / 2
-        >>> ax = rate_distortion([0.35], [1.3], beta=[0.5], curves={"Shannon's curve": curve})
+        >>> ax = rate_distortion_plane([0.35], [1.3], beta=[0.5], curves={"Shannon's curve": curve})
         >>> ax.get_xlabel()
         'rate $R$, nats per datum'
     """

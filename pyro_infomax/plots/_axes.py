@@ -1,16 +1,16 @@
-"""Axes to draw on, and how they look."""
+"""What all plots share: Axes to draw on, arrays from whatever comes in, mosaics of images."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import numpy.typing as npt
 import seaborn as sns
-import torch
 from matplotlib.axes import Axes
 
-# ---- canvas
+from pyro_infomax._types import Array, Floats
+
+# ---- Axes, colours and frames.
 
 Colour = tuple[float, float, float]
 
@@ -55,19 +55,20 @@ def checked_names(names: Sequence[str] | None, *, count: int, template: str) -> 
 
 # ---- Whatever comes in, a NumPy array to draw.
 
-Floats = npt.NDArray[np.float64]
-Drawable = npt.ArrayLike | torch.Tensor
+Drawable = npt.ArrayLike  # tensors too, by the protocol of arrays
 
 
-def as_array(values: Drawable) -> npt.NDArray[Any]:
+def as_array(values: Drawable) -> Array:
     """The values as an array on the CPU, free of any gradient."""
-    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
+    detach = getattr(values, "detach", None)  # so is a tensor known without importing torch
+    return np.asarray(values if detach is None else detach().cpu())
 
 
 def as_floats(values: Drawable, *, name: str) -> Floats:
     """The values in float64, all of them finite."""
     # NumPy has no bfloat16, so a tensor changes its dtype before it leaves torch
-    array = as_array(values.double() if isinstance(values, torch.Tensor) else values).astype(np.float64)
+    double = getattr(values, "double", None)
+    array = as_array(values if double is None else double()).astype(np.float64)
     wrong = np.count_nonzero(~np.isfinite(array))
     if wrong:
         raise ValueError(f"Expected finite {name} but got {wrong} nan or infinite values; leave them out.")

@@ -1,4 +1,4 @@
-"""Which latent dimension tells of which factor."""
+"""Latent dimensions and true factors: which tells of which, and the scores of that."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from pyro_infomax.plots._axes import (
-    Drawable,
-    Floats,
-    as_floats,
-    as_vector,
-    axes_or_new,
-    checked_names,
-    colours,
-    tidy,
-)
+from pyro_infomax._types import Floats
+from pyro_infomax.plots._axes import Drawable, as_floats, as_vector, axes_or_new, checked_names, colours, tidy
 
-# ---- matrices
+# ---- Matrices of latent dimensions and factors.
 
 _CELL = (0.75, 0.34)  # inches
 _MATRIX_MARGIN = (2.2, 1.2)
@@ -239,7 +231,7 @@ def scores(frame: pd.DataFrame, *, names: Sequence[str] | None = None, ax: Axes 
         >>> [label.get_text() for label in ax.get_yticklabels()]
         ['mig']
     """
-    table = _checked(frame)
+    table = _checked_scores(frame)
     labels = checked_names(names if names is not None else list(frame.index), count=len(frame), template="{}")
     ax = axes_or_new(ax, size=(6.4, len(frame) * _ROW + _ROWS_MARGIN))
     _draw(table, np.arange(float(len(frame))), ax=ax)
@@ -251,7 +243,7 @@ def scores(frame: pd.DataFrame, *, names: Sequence[str] | None = None, ax: Axes 
     return tidy(ax, grid="x")
 
 
-def _checked(frame: pd.DataFrame) -> dict[str, Floats]:
+def _checked_scores(frame: pd.DataFrame) -> dict[str, Floats]:
     missing = [column for column in _COLUMNS if column not in frame]
     if missing:
         raise ValueError(

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from pyro_infomax.plots._axes import TEXT_COLOUR, Colour, axes_or_new, colours, tidy
 
 _DEFAULT_COLUMNS = ("loss", "distortion", "rate")
+_NO_TERMS = ("epoch", "step", "seconds", "elbo")
 _DASHES = (4, 1.5)
 _PREFIX = "validation_"
 
@@ -23,7 +24,7 @@ def history(frame: pd.DataFrame, *, columns: Sequence[str] | None = None, ax: Ax
     Args:
         frame: a row an epoch, in nats per datum, the epoch as index; a column ``c`` may have a companion
             ``validation_c``. ``History.to_frame()`` is such a frame.
-        columns: what to draw; by default loss, distortion and rate, as far as the frame knows them.
+        columns: what to draw; by default the loss and all terms but the ELBO, as far as the frame knows them.
         ax: the Axes to draw on; a new figure's by default.
 
     Returns:
@@ -54,7 +55,7 @@ def history(frame: pd.DataFrame, *, columns: Sequence[str] | None = None, ax: Ax
 
 
 def _chosen(frame: pd.DataFrame, columns: Sequence[str] | None) -> list[str]:
-    chosen = [c for c in _DEFAULT_COLUMNS if _has_values(frame, c)] if columns is None else list(columns)
+    chosen = _loss_and_terms(frame) if columns is None else list(columns)
     missing = [column for column in chosen if column not in frame]
     if missing or not chosen or frame.empty:
         raise ValueError(
@@ -62,6 +63,12 @@ def _chosen(frame: pd.DataFrame, columns: Sequence[str] | None) -> list[str]:
             f"but got {len(frame)} rows with the columns {', '.join(map(str, frame.columns)) or 'none'}."
         )
     return chosen
+
+
+def _loss_and_terms(frame: pd.DataFrame) -> list[str]:
+    known = [c for c in _DEFAULT_COLUMNS if _has_values(frame, c)]
+    others = [c for c in map(str, frame.columns) if c not in _NO_TERMS and not c.startswith(_PREFIX)]
+    return [c for c in dict.fromkeys([*known, *others]) if _has_values(frame, c)] if known else []
 
 
 def _has_values(frame: pd.DataFrame, column: str) -> bool:

@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pyro_infomax._types import Floats
 from pyro_infomax.plots._axes import (
     Drawable,
-    Floats,
     as_images,
     as_vector,
     axes_or_new,
@@ -22,7 +22,7 @@ from pyro_infomax.plots._axes import (
     show,
 )
 
-# ---- grids
+# ---- Grids of images.
 
 _GRID_TILE = 0.7  # inches
 _MARGIN = 0.9

@@ -1,18 +1,15 @@
 """The latent space, a point a datum."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from pyro_infomax._types import Array, Floats
 from pyro_infomax.plots._axes import (
-    Colour,
     Drawable,
-    Floats,
     as_array,
     as_points,
     as_vector,
@@ -59,7 +56,7 @@ def checked_dimensions(dimensions: Sequence[int], *, count: int) -> list[int]:
     return chosen
 
 
-# ---- latent
+# ---- Points of the latent space.
 
 _MOST_LABELS = 20
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
@@ -108,7 +105,7 @@ def latent_scatter(
     return tidy(ax)
 
 
-def _checked_labels(labels: npt.NDArray[Any], *, size: int) -> npt.NDArray[Any]:
+def _checked_labels(labels: Array, *, size: int) -> Array:
     if labels.shape != (size,):
         raise ValueError(
             f"Expected one label per point, shape ({size},), but got labels of shape {labels.shape}."
@@ -121,7 +118,7 @@ def _checked_labels(labels: npt.NDArray[Any], *, size: int) -> npt.NDArray[Any]:
     return labels
 
 
-def _scatter(points: Floats, classes: npt.NDArray[Any] | None, *, ax: Axes) -> None:
+def _scatter(points: Floats, classes: Array | None, *, ax: Axes) -> None:
     x, y = points.T
     style = {"s": 18, "alpha": 0.85, "linewidth": 0, "ax": ax}
     if classes is None:
@@ -219,11 +216,8 @@ def _contours(aggregate: Floats, prior: Floats, *, names: list[str], ax: Axes) -
     ax.figure.colorbar(cells, ax=ax, label=r"draws of $q(z)$ in a cell")
     ax.set(xlabel=names[0], ylabel=names[1])
     _frame(aggregate, prior, ax=ax)
-    ax.legend(handles=[_contour_key(orange)], loc="upper right", edgecolor="none")
-
-
-def _contour_key(colour: Colour) -> Line2D:
-    return Line2D([], [], color=colour, label="prior $p(z)$, 50 % and 90 % of its mass")
+    key = Line2D([], [], color=orange, label="prior $p(z)$, 50 % and 90 % of its mass")
+    ax.legend(handles=[key], loc="upper right", edgecolor="none")
 
 
 def _frame(aggregate: Floats, prior: Floats, *, ax: Axes) -> None:

@@ -2,20 +2,22 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 
-# ---- data plate
+from pyro_infomax._types import Frame, Site
 
-Frames = dict[str, Any]
+# ---- Sites, their frames, and the plate of the data.
+
+Frames = dict[str, Frame]
 
 
 class UnknownPlateError(ValueError):
     """A program has no plate of the name that was given."""
 
 
-def data_frame(trace: Any, size: int, *, role: str, name: str | None = None) -> Any:
+def data_frame(trace: Trace, size: int, *, role: str, name: str | None = None) -> Frame:
     """The frame of the data plate: around the observed sites of a model, of the data's size in a guide.
 
     Args:
@@ -33,26 +35,26 @@ def data_frame(trace: Any, size: int, *, role: str, name: str | None = None) -> 
     return _fitting(_around_observed(trace) or frames, size, role)
 
 
-def sample_sites(trace: Any) -> list[Any]:
+def sample_sites(trace: Trace) -> list[Site]:
     """The sites of a trace, those of subsampling left out."""
     return [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
 
 
-def frames_of(site: Any) -> list[Any]:
+def frames_of(site: Site) -> list[Frame]:
     """The vectorised plates around a site."""
     return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
 
 
-def is_deterministic(site: Any) -> bool:
+def is_deterministic(site: Site) -> bool:
     """Whether the site is one of :func:`pyro.deterministic`, which has no density."""
     return bool(site["infer"].get("_deterministic"))
 
 
-def _frames_around(sites: list[Any]) -> Frames:
+def _frames_around(sites: list[Site]) -> Frames:
     return {frame.name: frame for site in sites for frame in frames_of(site)}
 
 
-def _around_observed(trace: Any) -> Frames:
+def _around_observed(trace: Trace) -> Frames:
     """The plates around every observed site that is in a plate at all."""
     sites = [site for site in sample_sites(trace) if site["is_observed"] and not is_deterministic(site)]
     each = [_frames_around([site]) for site in sites if frames_of(site)]
@@ -60,7 +62,7 @@ def _around_observed(trace: Any) -> Frames:
     return {name: frame for frames in each for name, frame in frames.items() if name in shared}
 
 
-def _named(frames: Frames, name: str, role: str) -> Any:
+def _named(frames: Frames, name: str, role: str) -> Frame:
     if name not in frames:
         raise UnknownPlateError(
             f"Expected a plate {name!r} in the {role} but got {sorted(frames)}; "
@@ -69,7 +71,7 @@ def _named(frames: Frames, name: str, role: str) -> Any:
     return frames[name]
 
 
-def _fitting(candidates: Frames, size: int, role: str) -> Any:
+def _fitting(candidates: Frames, size: int, role: str) -> Frame:
     fitting = {n: f for n, f in candidates.items() if size in (f.size, f.full_size)}
     # a plate that subsamples takes its rows from data of any length
     fitting = fitting or {n: f for n, f in candidates.items() if f.size < f.full_size}

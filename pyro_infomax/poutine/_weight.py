@@ -3,18 +3,17 @@
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import NamedTuple, TypeAlias, final
 
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
+from pyro_infomax._types import Program, Site
 from pyro_infomax.poutine._sites import is_deterministic
 
 Weight: TypeAlias = float | torch.Tensor
-Message: TypeAlias = Any  # Pyro's message: a dict of a site
 
 
 class SiteWeight(NamedTuple):
@@ -36,11 +35,11 @@ class SiteWeightMessenger(Messenger, ABC):
     """
 
     @abstractmethod
-    def site_weight(self, msg: Message) -> Weight:
+    def site_weight(self, msg: Site) -> Weight:
         """The weight of the site of this message."""
 
     # The scale must stand before any trace copies the message, hence not in _pyro_post_sample.
-    def _pyro_sample(self, msg: Message) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         if site_is_subsample(msg) or is_deterministic(msg):
             return
         site_weight = self.site_weight(msg)
@@ -51,7 +50,7 @@ class SiteWeightMessenger(Messenger, ABC):
         msg["mask"] = _mask_where_zero(site_weight, msg["mask"])
 
 
-def _recorded(msg: Message, site_weight: Weight) -> SiteWeight:
+def _recorded(msg: Site, site_weight: Weight) -> SiteWeight:
     before: SiteWeight | None = msg.get("weight")
     product = site_weight if before is None else before.weight * site_weight
     return SiteWeight(product, *unweighted_scale_and_mask(msg), len(msg["cond_indep_stack"]))
@@ -95,13 +94,13 @@ class WeightMessenger(SiteWeightMessenger):
         self.observed = checked_weight("observed", observed)
         self.latent = checked_weight("latent", latent)
 
-    def site_weight(self, msg: Message) -> Weight:
+    def site_weight(self, msg: Site) -> Weight:
         return self.observed if msg["is_observed"] else self.latent
 
 
 def weight(
-    fn: Callable[..., Any] | None = None, *, observed: Weight = 1.0, latent: Weight = 1.0
-) -> Callable[..., Any] | WeightMessenger:
+    fn: Program | None = None, *, observed: Weight = 1.0, latent: Weight = 1.0
+) -> Program | WeightMessenger:
     """Weighs the sites of a program: handler, decorator and context manager in one.
 
     See :class:`WeightMessenger` for the arguments. Without ``fn`` it gives the messenger, to be used in a
@@ -122,12 +121,12 @@ def weight(
 
 
 def checked_weight(name: str, value: Weight, *, above: float | None = None) -> Weight:
-    """The weight as it came, if it is finite and >= 0 (> ``above`` where given).
+    """The weight as it came, if it is finite and >= 0 (> ``above`` where given; of any sign above −inf).
 
     Raises:
         ValueError: otherwise, and where it is no number.
     """
-    expected = ">= 0" if above is None else f"> {above:g}"
+    expected = ">= 0" if above is None else "to be finite" if above == -math.inf else f"> {above:g}"
     if isinstance(value, torch.Tensor):
         detached = value.detach()
         right = detached >= 0 if above is None else detached > above
@@ -136,13 +135,14 @@ def checked_weight(name: str, value: Weight, *, above: float | None = None) -> W
         try:
             good = math.isfinite(value) and (value >= 0 if above is None else value > above)
         except TypeError:
-            raise ValueError(f"Expected {name} to be a number {expected} but got {value!r}") from None
+            number = "finite number" if above == -math.inf else f"number {expected}"
+            raise ValueError(f"Expected {name} to be a {number} but got {value!r}") from None
     if not good:
         raise ValueError(f"Expected {name} {expected} but got {value}")
     return value
 
 
-def unweighted_scale_and_mask(site: Message) -> tuple[Weight, torch.Tensor | bool | None]:
+def unweighted_scale_and_mask(site: Site) -> tuple[Weight, torch.Tensor | bool | None]:
     """The scale and the mask that a site would have without weights."""
     record: SiteWeight | None = site.get("weight")
     if record is None:
@@ -158,14 +158,14 @@ def unweighted_scale_and_mask(site: Message) -> tuple[Weight, torch.Tensor | boo
     return site["scale"] / record.weight, site["mask"]
 
 
-def _scale_in_plates(record: SiteWeight, site: Message) -> Weight:
+def _scale_in_plates(record: SiteWeight, site: Site) -> Weight:
     """The scale before the weights, times those of the plates around them."""
     frames = site["cond_indep_stack"]
     around = frames[: len(frames) - record.plates]
     return math.prod(((frame.full_size or frame.size) / frame.size for frame in around), start=record.scale)
 
 
-def unweighted_log_prob(site: Message) -> torch.Tensor:
+def unweighted_log_prob(site: Site) -> torch.Tensor:
     """The log-probability of a traced site, scaled and masked as it would be without weights.
 
     Args:

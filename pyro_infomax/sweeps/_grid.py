@@ -8,13 +8,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Final, TypeAlias, TypeGuard, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-Token = bool | int | float | str | tuple[Any, ...] | None
+from pyro_infomax._types import Array
+
+Token: TypeAlias = "bool | int | float | str | tuple[Token, ...] | None"
 
 SEED: Final = "seed"
 FAILURE: Final = "failure"
@@ -34,13 +35,13 @@ class Axis:
 
     name: str
     tokens: tuple[Token, ...]
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
-    def coordinate(self) -> NDArray[Any]:
+    def coordinate(self) -> Array:
         """The tokens as netCDF can hold them: all numbers or all booleans as they are, others in words."""
         array = np.asarray(self.tokens) if _are_alike(self.tokens) else np.asarray(None)
         return array if array.dtype.kind in "bif" else np.array([str(token) for token in self.tokens])
@@ -57,7 +58,14 @@ class Point:
     """
 
     tokens: Mapping[str, Token]
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, object]
+
+    @property
+    def seed(self) -> int:
+        """Where the generators of the point start."""
+        seed = self.arguments[SEED]
+        assert isinstance(seed, int)
+        return seed
 
     @property
     def text(self) -> str:
@@ -74,11 +82,11 @@ class Point:
         return ", ".join(f"{name}={token}" for name, token in self.tokens.items())
 
 
-def axes_of(grid: Mapping[str, Any], seeds: int | Sequence[int]) -> tuple[Axis, ...]:
+def axes_of(grid: Mapping[str, object], seeds: int | Sequence[int]) -> tuple[Axis, ...]:
     """The dimensions of a grid in its order, the seeds last.
 
     Args:
-        grid: names to their values; see :func:`~pyro_infomax.training.sweep`.
+        grid: names to their values; see :func:`~pyro_infomax.sweep`.
         seeds: how many, from 0 on, or which.
 
     Raises:
@@ -110,7 +118,7 @@ def _check_name(name: object) -> None:
         raise ValueError(f"Expected a grid without the name {name!r}, which the sweep itself adds.")
 
 
-def _axis(name: str, values: Any) -> Axis:
+def _axis(name: str, values: object) -> Axis:
     if isinstance(values, Mapping):
         axis = Axis(name, tuple(_label(name, label) for label in values), tuple(values.values()))
     elif isinstance(values, str | AbstractSet) or not isinstance(values, Iterable):
@@ -124,7 +132,7 @@ def _axis(name: str, values: Any) -> Axis:
     return axis
 
 
-def _seed_axis(seeds: Any) -> Axis:
+def _seed_axis(seeds: object) -> Axis:
     chosen = tuple(range(seeds) if _is_integer(seeds) else seeds if isinstance(seeds, Iterable) else [None])
     if not all(_is_integer(seed) and 0 <= seed <= _LARGEST_SEED for seed in chosen) or not chosen:
         raise ValueError(
@@ -136,11 +144,11 @@ def _seed_axis(seeds: Any) -> Axis:
     return axis
 
 
-def _is_integer(value: object) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _token(name: str, value: Any) -> Token:
+def _token(name: str, value: object) -> Token:
     """The value as plain Python has it, where it is one that every process writes in the same way."""
     if isinstance(value, tuple):
         return tuple(_token(name, each) for each in value)
@@ -175,7 +183,7 @@ def _are_alike(tokens: tuple[Token, ...]) -> bool:
     return all(numbers) and (all(booleans) or not any(booleans))
 
 
-def _canonical(token: Token) -> Any:
+def _canonical(token: Token) -> object:
     if isinstance(token, tuple):
         return [_canonical(each) for each in token]
     if isinstance(token, float) and math.isfinite(token) and token.is_integer():

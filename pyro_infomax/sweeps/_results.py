@@ -1,4 +1,4 @@
-"""What a run returns, as one Dataset of named numbers and arrays."""
+"""The outcomes of a sweep: what a run returns, how it is kept, and all of them as one Dataset."""
 
 import dataclasses
 import json
@@ -10,20 +10,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Final, final
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
 import numpy as np
 import pandas as pd
 import pyro
 import torch
 import xarray as xr
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
+from pyro_infomax._types import Array
 from pyro_infomax._version import __version__
 from pyro_infomax.information import Estimate
 from pyro_infomax.sweeps._grid import FAILURE, Axis, Point
 
-# ---- sweep results
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+# ---- What a run returned, as a Dataset.
 
 _UNITS: Final = "nats per datum"
 _KINDS: Final = "biufU"  # booleans, integers, floats and strings: what netCDF and npz hold as they are
@@ -33,9 +37,17 @@ _ALLOWED: Final = (
     "two, a Dataset, or a tuple of these"
 )
 
+Dims: TypeAlias = list[str] | dict[str, list[object]]
+"""Names of dimensions, with their labels where they have any."""
 
-def as_dataset(result: Any, *, taken: Iterable[str] = ()) -> xr.Dataset:
-    """What a run returned as a Dataset; see :func:`~pyro_infomax.training.sweep` for the rules.
+
+@runtime_checkable
+class _Framed(Protocol):
+    def to_frame(self) -> pd.DataFrame: ...
+
+
+def as_dataset(result: object, *, taken: Iterable[str] = ()) -> xr.Dataset:
+    """What a run returned as a Dataset; see :func:`~pyro_infomax.sweep` for the rules.
 
     Args:
         result: what the run returned.
@@ -69,7 +81,7 @@ def as_dataset(result: Any, *, taken: Iterable[str] = ()) -> xr.Dataset:
     return found
 
 
-def _parts(result: Any) -> Iterator[tuple[str, xr.DataArray]]:
+def _parts(result: object) -> Iterator[tuple[str, xr.DataArray]]:
     if isinstance(result, tuple | list):
         for each in result:
             yield from _parts(each)
@@ -79,21 +91,24 @@ def _parts(result: Any) -> Iterator[tuple[str, xr.DataArray]]:
         raise ValueError(f"Expected run to return {_ALLOWED}, but got {type(result).__name__}.")
 
 
-def _entries(table: Any) -> Iterator[tuple[str, xr.DataArray]]:
+def _entries(table: object) -> Iterator[tuple[str, xr.DataArray]]:
     """The named arrays of a mapping, a Dataset, a frame or a dataclass."""
     if isinstance(table, xr.Dataset):
-        yield from ((_checked(name), _plain_array(array, name)) for name, array in table.data_vars.items())
+        yield from (
+            (_checked_name(name), _plain_array(array, name)) for name, array in table.data_vars.items()
+        )
     elif isinstance(table, Mapping):
         for name, value in table.items():
-            yield from _named(_checked(name), value)
+            yield from _named(_checked_name(name), value)
     elif dataclasses.is_dataclass(table):
         yield from _of_fields(table)
-    else:
-        frame = table if isinstance(table, pd.DataFrame) else table.to_frame()
-        yield from _entries(xr.Dataset.from_dataframe(frame))
+    elif isinstance(table, pd.DataFrame):
+        yield from _entries(xr.Dataset.from_dataframe(table))
+    elif isinstance(table, _Framed):
+        yield from _entries(table.to_frame())
 
 
-def _named(name: str, value: Any) -> Iterator[tuple[str, xr.DataArray]]:
+def _named(name: str, value: object) -> Iterator[tuple[str, xr.DataArray]]:
     if value is None:
         return
     if isinstance(value, Estimate):
@@ -107,16 +122,16 @@ def _named(name: str, value: Any) -> Iterator[tuple[str, xr.DataArray]]:
         yield name, xr.DataArray(array, dims=_own_dims(name, array))
 
 
-def _is_table(value: Any) -> bool:
+def _is_table(value: object) -> bool:
     """Whether it has named quantities: a frame, a History by its frame, a Decomposition as a dataclass."""
     if isinstance(value, type | xr.DataArray | Estimate):
         return False
     if isinstance(value, xr.Dataset | pd.DataFrame) or dataclasses.is_dataclass(value):
         return True
-    return hasattr(value, "to_frame") and not isinstance(value, pd.Series | pd.Index)
+    return isinstance(value, _Framed) and not isinstance(value, pd.Series | pd.Index)
 
 
-def _of_fields(table: Any) -> Iterator[tuple[str, xr.DataArray]]:
+def _of_fields(table: "DataclassInstance | type[DataclassInstance]") -> Iterator[tuple[str, xr.DataArray]]:
     """Numbers, estimates and arrays of a dataclass; its other fields say what is no quantity."""
     for field in dataclasses.fields(table):
         value = getattr(table, field.name)
@@ -127,12 +142,12 @@ def _of_fields(table: Any) -> Iterator[tuple[str, xr.DataArray]]:
             yield from _named(field.name, value)
 
 
-def _is_quantity(value: Any) -> bool:
+def _is_quantity(value: object) -> bool:
     numbers = bool | int | float | np.ndarray | np.generic | torch.Tensor
     return isinstance(value, numbers | Estimate | xr.DataArray) or _is_table(value)
 
 
-def _of_estimate(name: str, estimate: Estimate, dims: Any) -> Iterator[tuple[str, xr.DataArray]]:
+def _of_estimate(name: str, estimate: Estimate, dims: Dims) -> Iterator[tuple[str, xr.DataArray]]:
     attrs = {"bound": estimate.bound, "target": estimate.target, "units": _UNITS}
     yield name, _labelled(estimate.value, name, dims).assign_attrs(attrs)
     for error in _ERRORS:
@@ -140,16 +155,16 @@ def _of_estimate(name: str, estimate: Estimate, dims: Any) -> Iterator[tuple[str
             yield f"{name}_{error}", _labelled(value, name, dims).assign_attrs(units=_UNITS)
 
 
-def _labelled(tensor: torch.Tensor, name: str, dims: Any) -> xr.DataArray:
+def _labelled(tensor: torch.Tensor, name: str, dims: Dims) -> xr.DataArray:
     coords = dims if isinstance(dims, dict) else None
     return xr.DataArray(_as_array(tensor, name), dims=list(dims), coords=coords)
 
 
-def _own_dims(name: str, array: Any) -> list[str]:
+def _own_dims(name: str, array: torch.Tensor | Array) -> list[str]:
     return [f"{name}_dim_{axis}" for axis in range(array.ndim)]
 
 
-def _as_array(value: Any, name: object) -> NDArray[Any]:
+def _as_array(value: object, name: object) -> Array:
     """A copy of the values: the program may go on with its tensors."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu()
@@ -178,7 +193,7 @@ def _plain_array(array: xr.DataArray, name: object) -> xr.DataArray:
     return xr.DataArray(_as_array(array.values, name), dims=array.dims, coords=coords, attrs=attrs)
 
 
-def _checked(name: object) -> str:
+def _checked_name(name: object) -> str:
     if not isinstance(name, str) or not name or "/" in name:
         raise ValueError(f"Expected names in the result that are strings without '/' but got {name!r}.")
     return name
@@ -226,18 +241,18 @@ class Failure:
         return f"{self.kind}: {self.message}" if self.message else self.kind
 
 
-Outcome = xr.Dataset | Failure
+PointOutcome = xr.Dataset | Failure
 
 
 class Store(ABC):
     """Outcomes by their points."""
 
     @abstractmethod
-    def read(self, point: Point) -> Outcome | None:
+    def read(self, point: Point) -> PointOutcome | None:
         """The point's result, or else its failure; None if it has neither."""
 
     @abstractmethod
-    def write(self, point: Point, outcome: Outcome) -> None:
+    def write(self, point: Point, outcome: PointOutcome) -> None:
         """Keeps the outcome of the point in the place of an older one."""
 
     @abstractmethod
@@ -249,10 +264,10 @@ class Store(ABC):
 class NoStore(Store):
     """Keeps nothing."""
 
-    def read(self, point: Point) -> Outcome | None:  # noqa: ARG002
+    def read(self, point: Point) -> PointOutcome | None:  # noqa: ARG002
         return None
 
-    def write(self, point: Point, outcome: Outcome) -> None:
+    def write(self, point: Point, outcome: PointOutcome) -> None:
         pass
 
     def where(self, point: Point, failure: Failure) -> str:  # noqa: ARG002
@@ -280,7 +295,7 @@ class FolderStore(Store):
             raise ValueError(f"Expected store to be a folder but got the file {self._folder}.")
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def read(self, point: Point) -> Outcome | None:
+    def read(self, point: Point) -> PointOutcome | None:
         for path, load in ((self._result(point), _load_result), (self._failure(point), _load_failure)):
             try:
                 return load(path, point)
@@ -290,7 +305,7 @@ class FolderStore(Store):
                 warnings.warn(f"{path} is not the outcome of {point} and is made anew: {error}", stacklevel=2)
         return None
 
-    def write(self, point: Point, outcome: Outcome) -> None:
+    def write(self, point: Point, outcome: PointOutcome) -> None:
         if isinstance(outcome, Failure):
             record = {"point": point.text, **asdict(outcome)}
             text = json.dumps(record, indent=1).encode()
@@ -358,11 +373,14 @@ def _load_failure(path: Path, point: Point) -> Failure:
 
 # ---- The outcomes of all points as one Dataset over the grid.
 
+_Feature = TypeVar("_Feature")
 Results = Mapping[int, xr.Dataset]
-Labels = Mapping[str, "pd.Index[Any]"]
+Index: TypeAlias = "pd.Index[Any]"
+Variable: TypeAlias = tuple[list[str], Array, dict[str, object]]
+Labels = Mapping[str, Index]
 
 
-def assemble(axes: Sequence[Axis], outcomes: Sequence[Outcome]) -> xr.Dataset:
+def assemble(axes: Sequence[Axis], outcomes: Sequence[PointOutcome]) -> xr.Dataset:
     """One Dataset with the axes as its first dimensions.
 
     Args:
@@ -376,24 +394,22 @@ def assemble(axes: Sequence[Axis], outcomes: Sequence[Outcome]) -> xr.Dataset:
     results = {i: each for i, each in enumerate(outcomes) if isinstance(each, xr.Dataset)}
     dims, shape = [axis.name for axis in axes], [len(axis) for axis in axes]
     labels = _labels(results)
-    variables: dict[str, Any] = {}
+    variables: dict[str, Variable] = {}
     for name in dict.fromkeys(name for each in results.values() for name in each.data_vars):
         own, array, attrs = _gathered(str(name), results, labels, size=len(outcomes))
         variables[str(name)] = ([*dims, *own], array.reshape([*shape, *array.shape[1:]]), attrs)
     failures = [str(each) if isinstance(each, Failure) else "" for each in outcomes]
-    variables[FAILURE] = (dims, np.array(failures).reshape(shape))
+    variables[FAILURE] = (dims, np.array(failures).reshape(shape), {})
     named = {dim for each in results.values() for dim in each.coords}
     coords = {axis.name: axis.coordinate for axis in axes}
     coords |= {dim: _plain_labels(index) for dim, index in labels.items() if dim in named}
     return xr.Dataset(variables, coords=coords, attrs=_attributes())
 
 
-def _gathered(
-    name: str, results: Results, labels: Labels, *, size: int
-) -> tuple[list[str], NDArray[Any], dict[str, Any]]:
+def _gathered(name: str, results: Results, labels: Labels, *, size: int) -> Variable:
     """A variable of all points: its own dimensions, its values (point, *own), and what all say about it."""
     found = {i: each[name] for i, each in results.items() if name in each.data_vars}
-    dims = _same(name, "dimensions", [tuple(map(str, array.dims)) for array in found.values()])
+    dims = _agreed(name, "dimensions", [tuple(map(str, array.dims)) for array in found.values()])
     shape = [len(labels[dim]) for dim in dims]
     whole = len(found) == size and all(list(array.shape) == shape for array in found.values())
     dtype, missing = _dtype(name, [array.dtype for array in found.values()], whole=whole)
@@ -406,18 +422,18 @@ def _gathered(
     return list(dims), full, shared
 
 
-def _labels(results: Results) -> dict[str, "pd.Index[Any]"]:
+def _labels(results: Results) -> dict[str, Index]:
     """All labels of each dimension, numbers in order, words as they come up; positions where it has none."""
-    labels: dict[str, Any] = {}
+    labels: dict[str, Index] = {}
     for dim in dict.fromkeys(str(dim) for each in results.values() for dim in each.dims):
         having = [each for each in results.values() if dim in each.dims]
-        _same(dim, "kind of labels", [_kind(each, dim) for each in having])
+        _agreed(dim, "kind of labels", [_kind(each, dim) for each in having])
         union = pd.Index(np.concatenate([_index(each, dim).to_numpy() for each in having])).unique()
         labels[dim] = union.sort_values() if union.dtype.kind in "iuf" else union
     return labels
 
 
-def _index(array: xr.DataArray | xr.Dataset, dim: str) -> "pd.Index[Any]":
+def _index(array: xr.DataArray | xr.Dataset, dim: str) -> Index:
     return array.indexes[dim] if dim in array.indexes else pd.RangeIndex(array.sizes[dim])
 
 
@@ -429,13 +445,15 @@ def _kind(array: xr.Dataset, dim: str) -> str:
     return "numbers" if kind in "iuf" else "booleans" if kind == "b" else "strings"
 
 
-def _plain_labels(index: "pd.Index[Any]") -> NDArray[Any]:
+def _plain_labels(index: Index) -> Array:
     return index.to_numpy() if index.dtype.kind in "biuf" else index.to_numpy().astype(str)
 
 
-def _dtype(name: str, dtypes: Sequence[np.dtype[Any]], *, whole: bool) -> tuple[DTypeLike, Any]:
+def _dtype(
+    name: str, dtypes: Sequence[np.dtype[np.generic]], *, whole: bool
+) -> tuple[DTypeLike, float | str]:
     """Where points are missing, strings are empty, and what has no nan becomes a float that has."""
-    _same(name, "kind", ["strings" if dtype.kind == "U" else "numbers" for dtype in dtypes])
+    _agreed(name, "kind", ["strings" if dtype.kind == "U" else "numbers" for dtype in dtypes])
     # a boolean and a number have no type in common, and become numbers
     booleans = all(dtype.kind == "b" for dtype in dtypes)
     numeric = [dtype if booleans or dtype.kind != "b" else np.dtype(np.int64) for dtype in dtypes]
@@ -445,7 +463,7 @@ def _dtype(name: str, dtypes: Sequence[np.dtype[Any]], *, whole: bool) -> tuple[
     return dtype if whole or dtype.kind == "f" else np.float64, 0 if whole else np.nan
 
 
-def _same(name: str, what: str, each: Sequence[Any]) -> Any:
+def _agreed(name: str, what: str, each: Sequence[_Feature]) -> _Feature:
     if len(set(each)) > 1:
         seen = " and ".join(sorted(map(str, set(each))))
         raise ValueError(f"Expected {name!r} to have the same {what} but the points have {seen}.")

@@ -7,10 +7,10 @@ import random
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Final, Never, final
 
 import numpy as np
 import pyro
@@ -19,9 +19,11 @@ import xarray as xr
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._random import isolated_random_state
-from pyro_infomax.sweeps._grid import FAILURE, SEED, Point, axes_of, points_of
-from pyro_infomax.sweeps._results import Failure, Outcome, Store, as_dataset, assemble, store_at
+from pyro_infomax._types import Program
+from pyro_infomax.sweeps._grid import FAILURE, Point, axes_of, points_of
+from pyro_infomax.sweeps._results import Failure, PointOutcome, Store, as_dataset, assemble, store_at
 
 # ---- One point of a sweep, alone: whatever ran before it, and wherever it runs, its result is the same.
 
@@ -41,12 +43,12 @@ class Worker:
         threads: of torch, for each point.
     """
 
-    run: Callable[..., Any]
+    run: Program
     store: Store
     dtype: torch.dtype
     threads: int
 
-    def __call__(self, point: Point) -> Outcome:
+    def __call__(self, point: Point) -> PointOutcome:
         """The outcome of the point: what another sweep on this store has found meanwhile, or else its own."""
         found = self.store.read(point)
         if found is not None and not isinstance(found, Failure):
@@ -55,8 +57,8 @@ class Worker:
         self.store.write(point, outcome)
         return outcome
 
-    def _compute(self, point: Point) -> Outcome:
-        with isolated_point(point.arguments[SEED], dtype=self.dtype, threads=self.threads):
+    def _compute(self, point: Point) -> PointOutcome:
+        with isolated_point(point.seed, dtype=self.dtype, threads=self.threads):
             try:
                 result = self.run(**point.arguments)
             except Exception as error:
@@ -97,12 +99,12 @@ def _restored() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-# ---- sweeping
+# ---- The sweep.
 
 
 def sweep(
-    run: Callable[..., Any],
-    grid: Mapping[str, Any],
+    run: Program,
+    grid: Mapping[str, object],
     *,
     seeds: int | Sequence[int] = 1,
     n_jobs: int | None = None,
@@ -180,7 +182,7 @@ def sweep(
     axes = axes_of(grid, seeds)
     points = points_of(axes)
     _check_takes(run, points[0])
-    _check_threads(threads)
+    whole_number("threads", threads, at_least=1)
     kept = store_at(store)
     found = _found(points, kept, retry_failed=retry_failed)
     missing = [point for point in points if point.key not in found]
@@ -197,7 +199,7 @@ def sweep(
 class _WatchedParallel(Parallel):
     """Moves a bar as tasks are done, also with backends that return all results at the end, as Ray's does."""
 
-    def __init__(self, bar: "tqdm[Any]", *, n_jobs: int | None) -> None:
+    def __init__(self, bar: "tqdm[Never]", *, n_jobs: int | None) -> None:
         # batches would hold results back from the bar
         super().__init__(n_jobs=n_jobs, batch_size=1)
         self._bar = bar
@@ -207,12 +209,14 @@ class _WatchedParallel(Parallel):
         self._bar.update(self._before + self.n_completed_tasks - self._bar.n)
 
 
-def _bar(points: Sized, found: Sized, *, progress: bool | str) -> "tqdm[Any]":
+def _bar(points: Sized, found: Sized, *, progress: bool | str) -> "tqdm[Never]":
     title = progress if isinstance(progress, str) else None
     return tqdm(desc=title, total=len(points), initial=len(found), unit="point", disable=progress is False)
 
 
-def _compute(worker: Worker, points: list[Point], *, n_jobs: int | None, bar: "tqdm[Any]") -> list[Outcome]:
+def _compute(
+    worker: Worker, points: list[Point], *, n_jobs: int | None, bar: "tqdm[Never]"
+) -> list[PointOutcome]:
     if not points:
         return []
     try:
@@ -226,7 +230,7 @@ def _compute(worker: Worker, points: list[Point], *, n_jobs: int | None, bar: "t
         ) from error
 
 
-def _found(points: list[Point], store: Store, *, retry_failed: bool) -> dict[str, Outcome]:
+def _found(points: list[Point], store: Store, *, retry_failed: bool) -> dict[str, PointOutcome]:
     read = {point.key: store.read(point) for point in points}
     return {
         key: outcome
@@ -249,12 +253,7 @@ def _check_takes(run: object, point: Point) -> None:
         raise ValueError(f"Expected run to take the keyword arguments {names} but got: {error}.") from error
 
 
-def _check_threads(threads: object) -> None:
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ValueError(f"Expected threads to be an integer >= 1 but got {threads!r}.")
-
-
-def _warn_failures(points: list[Point], outcomes: list[Outcome], store: Store) -> None:
+def _warn_failures(points: list[Point], outcomes: list[PointOutcome], store: Store) -> None:
     failed = [pair for pair in zip(points, outcomes, strict=True) if isinstance(pair[1], Failure)]
     if not failed:
         return

@@ -1,5 +1,7 @@
 """Training: SVI over data, a history of its terms, and a clean stop at a loss that is not finite."""
 
+from pyro_infomax.capture import CapturedSVI, FusedOptim
+from pyro_infomax.programs import Snapshot
 from pyro_infomax.training._callbacks import Callback, TrainingState
 from pyro_infomax.training._checkpoint import Checkpoint
 from pyro_infomax.training._fit import NonFiniteLossError, fit
@@ -9,12 +11,15 @@ from pyro_infomax.training._stopping import BestWeights, EarlyStopping, Learning
 __all__ = [
     "BestWeights",
     "Callback",
+    "CapturedSVI",
     "Checkpoint",
     "EarlyStopping",
+    "FusedOptim",
     "History",
     "LearningRateSchedule",
     "NonFiniteLossError",
     "ScalarLogger",
+    "Snapshot",
     "TrainingState",
     "fit",
 ]

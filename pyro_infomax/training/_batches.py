@@ -2,240 +2,22 @@
 
 import abc
 import mmap
-import os
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, final
+from typing import Any, Final, TypeGuard, final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._data import count_nan
-
-# ---- Reading rows of an array from its file, so that none of it stays in memory.
-
-_WIDEST: Final = 2**24
-
-
-@final
-class RowFile:
-    """The rows of an array that lies in a file.
-
-    A page that was read through a mapping counts as the process's memory for as long as it is mapped, and the
-    system maps up to megabytes around each. What is read by ``os.preadv`` never does.
-
-    Args:
-        path: the file.
-        offset: where the first element of the array lies, in bytes.
-        shape: of the array, (data, ...).
-        strides: of the array in bytes, of any sign.
-        dtype: of the array, in any byte order.
-
-    Raises:
-        ValueError: if the elements of a row are scattered over the file.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.NamedTemporaryFile() as file:
-        ...     np.arange(6.0).tofile(file.name)
-        ...     rows = RowFile(file.name, offset=0, shape=(3, 2), strides=(16, 8), dtype=np.dtype(float))
-        ...     rows.read(np.array([2, 0]))
-        array([[4., 5.],
-               [0., 1.]])
-    """
-
-    def __init__(
-        self, path: str, *, offset: int, shape: Sequence[int], strides: Sequence[int], dtype: np.dtype[Any]
-    ) -> None:
-        reach = [(size - 1) * stride for size, stride in zip(shape[1:], strides[1:], strict=True)]
-        self._before = -sum(each for each in reach if each < 0)
-        self._span = self._before + sum(each for each in reach if each > 0) + dtype.itemsize
-        self._start, self._stride = offset - self._before, strides[0]
-        self._shape, self._strides, self._dtype = tuple(shape[1:]), tuple(strides[1:]), dtype
-        _check_together(self._span, dtype.itemsize * int(np.prod(shape[1:])))
-        self._path = path
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Some rows in memory of their own.
-
-        Args:
-            rows: which ones, (batch,).
-
-        Returns:
-            The rows in the dtype of the file, (batch, ...).
-
-        Raises:
-            ValueError: if the file has become shorter.
-        """
-        found = np.empty((len(rows), self._span), dtype=np.uint8)
-        if self._stride == self._span and bool((np.diff(rows) == 1).all()):
-            self._fill(found.reshape(-1), self._start + int(rows[0]) * self._stride)
-        else:
-            for row, place in zip(found, (self._start + rows * self._stride).tolist(), strict=True):
-                self._fill(row, place)
-        return np.ndarray(
-            (len(rows), *self._shape),
-            dtype=self._dtype,
-            buffer=found.data,
-            offset=self._before,
-            strides=(self._span, *self._strides),
-        )
-
-    def _fill(self, target: Any, place: int) -> None:
-        done = os.preadv(self._descriptor, (target,), place)
-        # One call reads 2 GB at most
-        while done < len(target):
-            more = os.preadv(self._descriptor, (target[done:],), place + done)
-            if not more:
-                raise ValueError(
-                    f"Expected {self._path} to stay as it was but it has become shorter: leave the file "
-                    "alone while it is read."
-                )
-            done += more
-
-
-def _check_together(span: int, size: int) -> None:
-    if span > max(_WIDEST, 2 * size):
-        raise ValueError(
-            f"Expected each row of a memory-mapped array to lie in one place but its {size:,} bytes are "
-            f"scattered over {span:,} bytes of the file: save the array in C order, with the data along the "
-            "first axis."
-        )
-
-
-# ---- Arrays that stay on disk: their rows are read when a batch asks for them.
-
-_SHARED_MODES: Final = ("r", "r+", "w+")
-
-
-@final
-class MappedRows:
-    """The rows of a memory-mapped array, as tensors.
-
-    They are read from the file, not through the mapping, whose pages would stay in memory. Only where that
-    would not be the same, since the mapping is copy-on-write (``mode="c"``) or the file bears another name by
-    now, are they read through it.
-
-    Args:
-        array: whose memory is a file's, (data, ...).
-        path: the file; None where it is not known.
-        offset: where in the file the array's first element lies, in bytes.
-        name: what error messages call it.
-
-    Raises:
-        ValueError: for a dtype that tensors do not have, and if the elements of a row are scattered.
-    """
-
-    def __init__(self, array: NDArray[Any], *, path: str | None, offset: int, name: str = "data") -> None:
-        self._array = array.view(np.ndarray)
-        self._dtype = array.dtype.newbyteorder("=")
-        _check_dtype(self._dtype, name)
-        self._file = _file_of(self._array, path, offset)
-
-    @property
-    def on_disk(self) -> bool:
-        """Whether rows are read from the file."""
-        return self._file is not None
-
-    def dim(self) -> int:
-        """The number of axes."""
-        return self._array.ndim
-
-    def __len__(self) -> int:
-        return len(self._array)
-
-    def take(self, index: Tensor) -> Tensor:
-        """The rows of an index, in memory of their own.
-
-        Args:
-            index: rows to take, (batch,).
-
-        Returns:
-            The rows in the dtype of the array, (batch, ...).
-        """
-        rows = index.numpy()
-        found = self._array[rows] if self._file is None else self._file.read(rows)
-        return torch.from_numpy(np.ascontiguousarray(found, dtype=self._dtype))
-
-    def whole(self) -> Tensor:
-        """All rows, in memory of their own."""
-        return self.take(torch.arange(len(self), device="cpu"))
-
-
-def mapped_rows(part: object, *, name: str = "data") -> MappedRows | None:
-    """The rows of an array, or of a shared tensor, whose memory is a file's; None for anything else.
-
-    A tensor is such a one if it comes from ``torch.from_file(..., shared=True)``, or is a view of one.
-    """
-    if isinstance(part, Tensor):
-        return _rows_of_tensor(part, name)
-    return _rows_of_array(part, name) if isinstance(part, np.ndarray) else None
-
-
-def _rows_of_array(array: NDArray[Any], name: str) -> MappedRows | None:
-    root = array
-    while isinstance(root.base, np.ndarray):
-        root = root.base
-    if not isinstance(root, np.memmap) or not isinstance(root.base, mmap.mmap):
-        return None
-    path = root.filename if root.mode in _SHARED_MODES else None
-    offset = root.offset + array.ctypes.data - root.ctypes.data
-    return MappedRows(array, path=None if path is None else os.fspath(path), offset=offset, name=name)
-
-
-def _rows_of_tensor(tensor: Tensor, name: str) -> MappedRows | None:
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
-        return None
-    path = tensor.untyped_storage().filename
-    if path is None:
-        return None
-    try:
-        array = tensor.detach().numpy()
-    except TypeError:
-        return None
-    offset = int(tensor.storage_offset()) * array.itemsize
-    rows = MappedRows(array, path=path, offset=offset, name=name)
-    return rows if rows.on_disk else None
-
-
-def _file_of(array: NDArray[Any], path: str | None, offset: int) -> RowFile | None:
-    if path is None or 0 in (array.ndim, array.size) or not os.path.isfile(path) or not hasattr(os, "preadv"):
-        return None
-    file = RowFile(path, offset=offset, shape=array.shape, strides=array.strides, dtype=array.dtype)
-    return file if _same_ends(file, array) else None
-
-
-def _same_ends(file: RowFile, array: NDArray[Any]) -> bool:
-    # Another file may bear the name by now
-    ends = np.array([0, len(array) - 1])
-    try:
-        return file.read(ends).tobytes() == array[ends].tobytes()
-    except ValueError:
-        return False
-
-
-def _check_dtype(dtype: np.dtype[Any], name: str) -> None:
-    try:
-        torch.from_numpy(np.empty(0, dtype=dtype))
-    except TypeError as error:
-        raise ValueError(
-            f"Expected the memory-mapped {name} to be of a dtype that tensors have but got {dtype}: "
-            "save it as numbers."
-        ) from error
-
-
-# ---- batches
+from pyro_infomax._types import Array
 
 Batch = tuple[Tensor, ...]
-Array = Tensor | NDArray[Any]
-Data = Array | tuple[Array, ...] | Dataset[Any] | DataLoader[Any]
-Column = Tensor | MappedRows
+Column = Tensor | Array
+TrainingData = Column | tuple[Column, ...] | Dataset[Any] | DataLoader[Any]
 
 _BLOCK: Final = 1024
 
@@ -403,7 +185,7 @@ class StreamBatches(Batches):
         )
 
 
-def to_batches(data: Data, *, batch_size: int | None, name: str = "data") -> Batches:
+def to_batches(data: TrainingData, *, batch_size: int | None, name: str = "data") -> Batches:
     """Turns any kind of data into batches.
 
     Args:
@@ -424,7 +206,8 @@ def to_batches(data: Data, *, batch_size: int | None, name: str = "data") -> Bat
         >>> [x.tolist() for (x,) in batches.ordered()]
         [[0, 1], [2, 3], [4]]
     """
-    _check_batch_size(batch_size)
+    if batch_size is not None:
+        whole_number("batch_size", batch_size, at_least=1)
     # A loader that went through fabric.setup_dataloaders is wrapped, and no DataLoader any more
     if type(data).__name__ == "_FabricDataLoader":
         return LoaderBatches(data)  # type: ignore[arg-type]
@@ -432,53 +215,64 @@ def to_batches(data: Data, *, batch_size: int | None, name: str = "data") -> Bat
         case DataLoader():
             return LoaderBatches(data)
         case TensorDataset():
-            return _column_batches(_as_columns(data.tensors, name), batch_size, name)
+            return _column_batches(data.tensors, batch_size, name)
         case IterableDataset():
             return _stream_batches(data, batch_size, name)
         case Dataset():
             return _dataset_batches(data, batch_size, name)
-    if columns := _as_columns(data, name):
-        return _column_batches(columns, batch_size, name)
+    parts = data if isinstance(data, tuple) else (data,)
+    if parts and all(_is_column(part) for part in parts):
+        return _column_batches(parts, batch_size, name)
     raise ValueError(
         f"Expected {name} to be a tensor, a memory-mapped array, a tuple of these, a Dataset or a "
         f"DataLoader but got {_kind(data)}."
     )
 
 
-def _column_batches(columns: tuple[Column, ...], batch_size: int | None, name: str) -> Batches:
+def _column_batches(columns: Sequence[Column], batch_size: int | None, name: str) -> Batches:
     size = _common_length(columns, name)
+    takes = [_taker(column, name) for column in columns]
     if batch_size is None:
-        tensors = tuple(_in_memory(column) for column in columns)
+        tensors = tuple(
+            column if isinstance(column, Tensor) else take(torch.arange(size, device="cpu"))
+            for column, take in zip(columns, takes, strict=True)
+        )
         _check_nan(tensors, name)
         return WholeBatch(tensors)
+    # To look for nan would read all of a file: they show as a loss that is not finite
     _check_nan(columns, name)
-    takes = [_taker(column) for column in columns]
     device = next((column.device for column in columns if isinstance(column, Tensor)), "cpu")
     return IndexedBatches(
         lambda index: tuple([take(index) for take in takes]), size=size, batch_size=batch_size, device=device
     )
 
 
-def _as_columns(data: object, name: str) -> tuple[Column, ...]:
-    """The columns that the data are made of; none where a part of them is no array."""
-    found = [_as_column(part, name) for part in (data if isinstance(data, tuple) else (data,))]
-    columns = tuple(column for column in found if column is not None)
-    return columns if len(columns) == len(found) else ()
+def _is_column(part: object) -> TypeGuard[Column]:
+    return isinstance(part, Tensor) or _is_memory_mapped(part)
 
 
-def _as_column(part: object, name: str) -> Column | None:
-    mapped = mapped_rows(part, name=name)
-    return part if mapped is None and isinstance(part, Tensor) else mapped
+def _is_memory_mapped(part: object) -> bool:
+    while isinstance(part, np.ndarray):
+        if isinstance(part, np.memmap) and isinstance(part.base, mmap.mmap):
+            return True
+        part = part.base
+    return False
 
 
-def _in_memory(column: Column) -> Tensor:
-    return column.whole() if isinstance(column, MappedRows) else column
-
-
-def _taker(column: Column) -> Callable[[Tensor], Tensor]:
-    if isinstance(column, MappedRows):
-        return column.take
-    return lambda index: column.index_select(0, index.to(column.device))
+def _taker(column: Column, name: str) -> Callable[[Tensor], Tensor]:
+    """From an index (batch,) to a copy of these rows."""
+    if isinstance(column, Tensor):
+        return lambda index: column.index_select(0, index.to(column.device))
+    array, dtype = column.view(np.ndarray), column.dtype.newbyteorder("=")
+    try:
+        torch.from_numpy(np.empty(0, dtype=dtype))
+    except TypeError as error:
+        raise ValueError(
+            f"Expected the memory-mapped {name} to be of a dtype that tensors have but got {dtype}: "
+            "save it as numbers."
+        ) from error
+    # Only the pages that hold the rows are read, and the system takes them back when it needs the memory
+    return lambda index: torch.from_numpy(np.ascontiguousarray(array[index.cpu().numpy()], dtype=dtype))
 
 
 def _dataset_batches(dataset: Dataset[Any], batch_size: int | None, name: str) -> Batches:
@@ -515,8 +309,8 @@ def _kind(item: object) -> str:
     return f"the type {type(item).__name__}"
 
 
-def _common_length(columns: tuple[Column, ...], name: str) -> int:
-    if any(column.dim() == 0 for column in columns):
+def _common_length(columns: Sequence[Column], name: str) -> int:
+    if any(column.ndim == 0 for column in columns):
         raise ValueError(f"Expected {name} to have a first axis over the data but got a tensor without axes.")
     lengths = [len(column) for column in columns]
     if len(set(lengths)) > 1:
@@ -536,15 +330,6 @@ def _nonzero(size: int, name: str) -> int:
     return size
 
 
-def _check_batch_size(batch_size: int | None) -> None:
-    if batch_size is None:
-        return
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(
-            f"Expected batch_size to be an integer >= 1, or None for the whole data, but got {batch_size!r}."
-        )
-
-
 def _check_enough(size: int, world_size: int, what: str) -> None:
     if size < world_size:
         raise ValueError(
@@ -553,10 +338,9 @@ def _check_enough(size: int, world_size: int, what: str) -> None:
         )
 
 
-def _check_nan(columns: tuple[Column, ...], name: str) -> None:
+def _check_nan(columns: Sequence[Column], name: str) -> None:
     for position, column in enumerate(columns):
-        # What is mapped stays on disk: its nan show as a loss that is not finite
-        count, first = (0, -1) if isinstance(column, MappedRows) else count_nan(column)
+        count, first = count_nan(column) if isinstance(column, Tensor) else (0, -1)
         if count:
             raise ValueError(
                 f"Expected {name} without nan but its tensor {position} holds {count}, "

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from pyro_infomax._ranks import Ranks
 from pyro_infomax.capture import FusedOptim
 from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot, is_of_programs
-from pyro_infomax.training._batches import Data
+from pyro_infomax.training._batches import TrainingData
 from pyro_infomax.training._callbacks import TrainingState
 from pyro_infomax.training._execution import EpochPart, objective
 
@@ -259,9 +259,9 @@ def _own(tensor: Tensor) -> Tensor:
 
 def training_setting(
     svi: SVI,
-    data: Data,
+    data: TrainingData,
     *,
-    validation: Data | None,
+    validation: TrainingData | None,
     batch_size: int | None,
     seed: int | None,
     processes: int,

@@ -2,18 +2,17 @@
 
 import abc
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, final
+from collections.abc import Callable, Iterator
+from typing import final
 
 from pyro.infer import SVI
 
 from pyro_infomax._ranks import ONE_RANK, Ranks
+from pyro_infomax._types import State
 from pyro_infomax.programs import ProgramState, RandomStreams
 from pyro_infomax.training._batches import Batch, Batches
 
 # ---- Sums of losses and of their terms over batches.
-
-_TERMS = ("distortion", "rate", "elbo")
 
 
 @final
@@ -46,10 +45,9 @@ class Tally:
         self.size += whole if whole == size else whole * share
         self._sums["loss"] += loss
         terms = getattr(self._elbo, "terms", None)
-        if terms is not None:
-            sums = self._sums
-            for name in _TERMS:
-                sums[name] = sums.get(name, 0.0) + getattr(terms, name)
+        for name, nats in (terms or {}).items():
+            if name != "loss":
+                self._sums[name] = self._sums.get(name, 0.0) + nats
 
     def means(
         self, reduce: Callable[[dict[str, float]], dict[str, float]] = lambda sums: sums
@@ -187,7 +185,7 @@ class EpochPart:
         self.taken = 0
         self._streams = streams
         self._began = streams.state_dict()
-        self._goes_on_at: Mapping[str, Any] | None = None
+        self._goes_on_at: State | None = None
         self._started = time.perf_counter()
 
     @property
@@ -202,7 +200,7 @@ class EpochPart:
             self._streams.load_state_dict(self._goes_on_at)
         return left
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The sums and the time so far, and where random streams stood at its beginning."""
         return {
             "taken": self.taken,
@@ -211,7 +209,7 @@ class EpochPart:
             "began": self._began,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], *, streams: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State, *, streams: State) -> None:
         """Goes on where another process was stopped.
 
         Random streams go back to the beginning of the epoch, whose order of batches is drawn once more.

@@ -3,7 +3,7 @@
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
@@ -14,9 +14,10 @@ from pyro.infer import SVI
 from tqdm import tqdm
 
 from pyro_infomax._random import isolated_random_state
+from pyro_infomax._types import State
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot
-from pyro_infomax.training._batches import Batch, Batches, Data, to_batches
+from pyro_infomax.training._batches import Batch, Batches, TrainingData, to_batches
 from pyro_infomax.training._callbacks import Callback, TrainingState
 from pyro_infomax.training._checkpoint import Checkpoint, Keeper, forget_moments, training_setting
 from pyro_infomax.training._distributed import DataParallel
@@ -53,7 +54,7 @@ class NonFiniteLossError(RuntimeError):
         self.batch = batch
         self.history = history
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # Workers send their errors to the parent as pickles, which know nothing of keyword-only arguments
         place = {name: getattr(self, name) for name in ("step", "epoch", "batch", "history")}
         return partial(type(self), **place), self.args
@@ -138,7 +139,7 @@ def _origin(history: History) -> str:
 
 # ---- The bar of a training: its epochs, and what the last of them gave.
 
-_SHOWN: Final = ("loss", "distortion", "rate", "validation_loss")
+_NOT_SHOWN: Final = ("epoch", "step", "seconds", "elbo")
 
 
 @final
@@ -170,7 +171,10 @@ class ProgressBar:
 
 
 def _summary(row: Row) -> str:
-    return ", ".join(f"{name}={row[name]:.4g}" for name in _SHOWN if name in row)
+    """The loss and the terms, and of the validation the loss alone."""
+    shown = [name for name in row if name not in _NOT_SHOWN and not name.startswith("validation_")]
+    shown += [name for name in ("validation_loss",) if name in row]
+    return ", ".join(f"{name}={row[name]:.4g}" for name in shown)
 
 
 # ---- One training from its first epoch to its last.
@@ -218,7 +222,7 @@ class TrainingRun:
         self._part: EpochPart | None = None
         programs.follow(self._last_good.extend)
 
-    def keep_in(self, checkpoint: Checkpoint, *, resume: bool, setting: Mapping[str, Any]) -> None:
+    def keep_in(self, checkpoint: Checkpoint, *, resume: bool, setting: State) -> None:
         """Keeps the training in a file, and goes on from what the file holds.
 
         Args:
@@ -374,16 +378,16 @@ def _check_finite_validation(count: int) -> None:
         )
 
 
-# ---- fitting
+# ---- What users call.
 
 
 def fit(
     svi: SVI,
-    data: Data,
+    data: TrainingData,
     *,
     epochs: int,
     batch_size: int | None = 128,
-    validation: Data | None = None,
+    validation: TrainingData | None = None,
     callbacks: Iterable[Callable[[TrainingState], None]] = (),
     progress: bool | str = True,
     checkpoint: Checkpoint | str | os.PathLike[str] | None = None,
@@ -500,7 +504,7 @@ def _checkpoint(checkpoint: Checkpoint | str | os.PathLike[str] | None, resume: 
 
 
 def _both_batches(
-    data: Data, validation: Data | None, batch_size: int | None
+    data: TrainingData, validation: TrainingData | None, batch_size: int | None
 ) -> tuple[Batches, Batches | None]:
     batches = to_batches(data, batch_size=batch_size)
     if validation is None:

@@ -1,11 +1,13 @@
 """The history of a training: a row an epoch, in nats per datum."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, final
+from collections.abc import Iterator
+from typing import final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+
+from pyro_infomax._types import State
 
 Row = dict[str, float]
 
@@ -17,9 +19,9 @@ class History:
     """What a training went through, a row an epoch.
 
     The columns are ``epoch`` (from 1), ``step`` (optimiser steps so far), ``loss`` (weighted, as SVI
-    descends on it), ``distortion``, ``rate`` and ``elbo`` (unweighted; only where the objective records
-    its terms), ``seconds`` (the epoch's training, without validation) and, with validation data, the same
-    four under ``validation_``. Losses and terms are in nats per datum: the sum over the epoch's batches
+    descends on it), one for each unweighted term of the objective (``distortion``, ``rate``, ``elbo`` and
+    whatever it adds), ``seconds`` (the epoch's training, without validation) and, with validation data, loss
+    and terms under ``validation_``. Losses and terms are in nats per datum: the sum over the epoch's batches
     by the number of data that they held. The parameters move within the epoch over which that sum runs.
 
     Attributes:
@@ -56,11 +58,11 @@ class History:
         """Adds the row of one more epoch."""
         self.rows.append(row)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """All of it, as plain values."""
         return {"rows": [dict(row) for row in self.rows], "stopped": self.stopped}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Takes over the rows of another history in place of its own."""
         self.rows = [dict(row) for row in state["rows"]]
         self.stopped = state["stopped"]

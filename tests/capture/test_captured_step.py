@@ -61,7 +61,7 @@ def test_terms():
     elbo = Trace_BetaELBO(beta=3.0)
     elbo.loss(model, guide, X)
     found = captured(Programs(model, guide, elbo)).evaluate(Call((X,), {}))
-    assert float(found.distortion + 3.0 * found.rate) == pytest.approx(float(found.loss))
+    assert float(found.terms["distortion"] + 3.0 * found.terms["rate"]) == pytest.approx(float(found.loss))
 
 
 def test_no_parameter():

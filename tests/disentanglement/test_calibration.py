@@ -4,7 +4,7 @@ from scipy.stats import t as student
 
 from pyro_infomax.disentanglement import Calibration
 from pyro_infomax.disentanglement._sample import to_sample
-from pyro_infomax.disentanglement._score import Outcome, calibrated
+from pyro_infomax.disentanglement._score import ScoreOutcome, calibrated
 
 N = 400
 
@@ -21,7 +21,7 @@ def correlated():
 
 def correlation(sample, _):
     value = np.corrcoef(sample.codes[:, 0], sample.values[:, 0])[0, 1]
-    return Outcome(value, {"slope": np.array([value])}, {"squared": value**2}, ("A note.",))
+    return ScoreOutcome(value, {"slope": np.array([value])}, {"squared": value**2}, ("A note.",))
 
 
 def calibrate(statistic=correlation, **changes):
@@ -95,7 +95,7 @@ def test_without_calibration_the_score_is_alone():
 
 def test_a_score_does_not_depend_on_its_calibration():
     def drawn(_, draws):
-        return Outcome(draws.rand())
+        return ScoreOutcome(draws.rand())
 
     assert calibrate(drawn).score == calibrate(drawn, calibration=None).score
 

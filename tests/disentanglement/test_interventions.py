@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from pyro_infomax.disentanglement._interventions import (
-    Draws,
+    FixedFactorDraws,
     Interventions,
-    Trial,
+    LearnerTrial,
     Verdicts,
     accuracy,
     fixed_groups,
@@ -219,8 +219,10 @@ def by_first_code(interventions):
 
 def trial():
     sample = to_sample(np.arange(20)[:, None] % 2, np.stack([np.arange(20) % 2, np.arange(20) // 10], 1))
-    draws = Draws(np.arange(20) % 2, np.arange(20)[:, None])
-    return Trial.of(Interventions(sample, np.arange(20), draws, draws, ("Of the data.",)), by_first_code)
+    draws = FixedFactorDraws(np.arange(20) % 2, np.arange(20)[:, None])
+    return LearnerTrial.of(
+        Interventions(sample, np.arange(20), draws, draws, ("Of the data.",)), by_first_code
+    )
 
 
 def test_accuracy_is_the_share_of_right_guesses():
@@ -246,5 +248,5 @@ def test_the_factors_are_learned_from_too():
 
 
 def test_chunks_are_all_of_the_draws():
-    draws = Draws(np.zeros(777, dtype=np.int64), np.arange(777 * 4).reshape(777, 4))
+    draws = FixedFactorDraws(np.zeros(777, dtype=np.int64), np.arange(777 * 4).reshape(777, 4))
     np.testing.assert_array_equal(np.concatenate(list(in_chunks(draws))), draws.rows)

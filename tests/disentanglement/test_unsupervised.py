@@ -6,12 +6,12 @@ from scipy.linalg import sqrtm
 
 from pyro_infomax.disentanglement import (
     Calibration,
-    gaussian_total_correlation,
+    gaussian_total_correlation_score,
     mutual_information_score,
     wasserstein_correlation,
 )
 
-SCORES = (gaussian_total_correlation, wasserstein_correlation, mutual_information_score)
+SCORES = (gaussian_total_correlation_score, wasserstein_correlation, mutual_information_score)
 FEW = Calibration(bootstraps=10, permutations=10)
 
 
@@ -36,7 +36,7 @@ def naive_covariance(codes):
 def test_the_reference_total_correlation_is_its_definition():
     covariance = naive_covariance(mixed())
     expected = 0.5 * (np.log(np.diag(covariance)).sum() - math.log(np.linalg.det(covariance)))
-    score = alone(gaussian_total_correlation, mixed(), reference=True)
+    score = alone(gaussian_total_correlation_score, mixed(), reference=True)
     assert score.score == pytest.approx(expected, abs=1e-10)
     assert score.parts["covariance"] == pytest.approx(covariance)
 
@@ -74,8 +74,8 @@ def test_the_total_correlation_has_no_bias():
     draws = [
         rng.multivariate_normal(np.zeros(3), [[1, 0.5, 0], [0.5, 1, 0], [0, 0, 1]], 20) for _ in range(400)
     ]
-    scores = np.array([alone(gaussian_total_correlation, each).score for each in draws])
-    plain = np.array([alone(gaussian_total_correlation, each, reference=True).score for each in draws])
+    scores = np.array([alone(gaussian_total_correlation_score, each).score for each in draws])
+    plain = np.array([alone(gaussian_total_correlation_score, each, reference=True).score for each in draws])
     error = scores.std() / 20
     assert scores.mean() == pytest.approx(truth, abs=4 * error)
     assert plain.mean() > truth + 4 * error
@@ -136,7 +136,7 @@ def test_codes_that_move_alone_are_noted():
 
 def test_duplicated_codes_have_an_infinite_total_correlation():
     twice = noise()[:, [0, 1, 1]] * [1.0, 1.0, -3.0]
-    result = gaussian_total_correlation(twice, calibration=FEW, progress=False)
+    result = gaussian_total_correlation_score(twice, calibration=FEW, progress=False)
     assert result.score == math.inf
     assert result.interval is None
     assert result.floor == pytest.approx(0, abs=0.02)

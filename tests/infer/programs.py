@@ -10,6 +10,8 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import logsigmoid
 
@@ -371,7 +373,8 @@ class Recording:
     ) -> None:
         self.elbo, self.model, self.guide = elbo, model, guide
         elbo.loss(model, guide, x)  # makes the parameters
-        with pyro.validation_enabled(False):
+        noting = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))  # as RecordedGraph does
+        with pyro.validation_enabled(False), noting:
             self.graph = make_fx(self._evaluation(), tracing_mode="real")(x, dict(weights))
 
     def _evaluation(self) -> Callable[..., list[torch.Tensor]]:
@@ -389,11 +392,12 @@ class Recording:
 def evaluated_in_tensors(elbo: Any, model: Any, guide: Any, *args: Any) -> list[torch.Tensor]:
     """Loss, distortion, rate and ELBO of a surrogate, then the gradients of the store's parameters."""
     found = elbo.surrogate(model, guide, *args)
-    bound = -found.distortion - found.rate if found.elbo is None else found.elbo
+    distortion, rate = found.terms["distortion"], found.terms["rate"]
+    bound = found.terms.get("elbo", -distortion - rate)
     gradients = torch.autograd.grad(
         found.surrogate, list(_parameters().values()), allow_unused=True, materialize_grads=True
     )
-    return [each.detach() for each in (found.loss, found.distortion, found.rate, bound, *gradients)]
+    return [each.detach() for each in (found.loss, distortion, rate, bound, *gradients)]
 
 
 def evaluated(elbo: Any, model: Any, guide: Any, *args: Any) -> list[torch.Tensor]:

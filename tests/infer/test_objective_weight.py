@@ -5,16 +5,16 @@ import math
 import pytest
 import torch
 
-from pyro_infomax.infer._weights import ObjectiveWeight
+from pyro_infomax.infer._weights import TermWeight, TermWeights
 from pyro_infomax.schedules import Constant, Linear
 
 
 def beta(value):
-    return ObjectiveWeight("beta", value, role="latent")
+    return TermWeights({"rate": TermWeight("beta", value)})
 
 
 def lam(value):
-    return ObjectiveWeight("lam", value, role="observed", offset=1.0)
+    return TermWeights({"distortion": TermWeight("lam", value, above=-1.0, offset=1.0)})
 
 
 def test_a_bare_weight_is_for_the_sites_of_its_role():
@@ -71,8 +71,8 @@ def test_the_duration_is_that_of_the_longest_schedule(value, duration):
 
 
 def test_the_sites_are_those_of_a_mapping():
-    assert beta({"a": 1.0, "b": 2.0}).sites == {"a", "b"}
-    assert beta(1.0).sites == frozenset()
+    assert TermWeight("beta", {"a": 1.0, "b": 2.0}).sites == {"a", "b"}
+    assert TermWeight("beta", 1.0).sites == frozenset()
 
 
 def test_a_tensor_is_detached_and_follows_its_value():

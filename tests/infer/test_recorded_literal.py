@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_infomax.infer import is_literal, literal_number
+from pyro_infomax._recording import is_literal, literal_number
 
 CLOSED_OVER = torch.tensor(2.0)
 

@@ -1,7 +1,5 @@
 """The terms of an evaluation."""
 
-from dataclasses import FrozenInstanceError
-
 import pytest
 
 from pyro_infomax.infer import Terms
@@ -28,10 +26,10 @@ def test_other_names_are_no_items(name):
 
 
 def test_cannot_be_changed():
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError, match="Expected terms to be left as they were"):
         TERMS.rate = 2.0
 
 
 def test_equal_terms_are_equal():
-    assert Terms(3.0, 1.0, -4.0, 13.0) == TERMS
-    assert Terms(3.0, 1.0, -4.0, 12.0) != TERMS
+    assert Terms(distortion=3.0, rate=1.0, elbo=-4.0, loss=13.0) == TERMS
+    assert Terms(distortion=3.0, rate=1.0, elbo=-4.0, loss=12.0) != TERMS

@@ -17,7 +17,7 @@ import xarray as xr
 from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 
-from pyro_infomax.plots import rate_distortion
+from pyro_infomax.plots import rate_distortion_plane
 from pyro_infomax.sweeps import sweep
 from pyro_infomax.training import fit
 
@@ -85,7 +85,7 @@ def test_the_plane_takes_its_pairs():
     )
     pairs = ds.stack(pair=("beta", "seed"))
     for each in (pairs, ds.sel(seed=0), ds.mean("seed")):
-        ax = rate_distortion(each["rate"], each["distortion"], beta=each["beta"])
+        ax = rate_distortion_plane(each["rate"], each["distortion"], beta=each["beta"])
         assert len(ax.collections[0].get_offsets()) == each["rate"].size
 
 

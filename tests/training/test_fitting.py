@@ -451,7 +451,7 @@ WITH_NAN = torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [torch.nan, torch.nan]])
         ({"epochs": 0}, r"epochs to be an integer >= 1 but got 0"),
         ({"epochs": 2.0}, r"epochs to be an integer >= 1 but got 2.0"),
         ({"epochs": True}, r"epochs to be an integer >= 1 but got True"),
-        ({"batch_size": 0}, r"batch_size to be an integer >= 1, .* got 0"),
+        ({"batch_size": 0}, r"batch_size to be an integer >= 1 but got 0"),
         ({"batch_size": 1.5}, r"batch_size .* got 1.5"),
         ({"data": torch.ones(3).numpy()}, r"data to be a tensor, .* got the type ndarray"),
         ({"data": [torch.ones(3)]}, r"data to be .* got a list of Tensor"),

@@ -1,4 +1,4 @@
-"""Tensors that a recorded function has made of numbers alone."""
+"""What a function may ask while its tensor operations are being recorded as a graph."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,9 +8,20 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
 from torch.utils._python_dispatch import _disable_current_modes
 
-# ---- recorded literal
-
 _LIFTS = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
+
+
+def is_recording() -> bool:
+    """Whether tensor operations are being recorded, so that no value of a tensor is known.
+
+    Example:
+        >>> is_recording()
+        False
+    """
+    return get_proxy_mode() is not None
+
+
+# ---- Tensors that a recorded function has made of numbers alone.
 
 
 def is_literal(tensor: Tensor) -> bool:
@@ -88,7 +99,7 @@ def holds(condition: bool | torch.Tensor, sentence: str) -> bool:
         Traceback (most recent call last):
         RuntimeError: Expected x >= 0
     """
-    if isinstance(condition, torch.Tensor) and get_proxy_mode() is not None:
+    if isinstance(condition, torch.Tensor) and is_recording():
         torch._assert_async(condition, sentence)
         return True
     return bool(condition)

@@ -1,0 +1,338 @@
+"""Weights on Pyro's Trace, TraceGraph and TraceMeanField ELBOs; terms of one's own on the last."""
+
+from collections.abc import Mapping
+from typing import NoReturn
+
+import torch
+from pyro import poutine
+from pyro.distributions.distribution import Distribution
+from pyro.distributions.util import is_identically_zero, scale_and_mask
+from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer.trace_mean_field_elbo import _check_mean_field_requirement
+from pyro.infer.util import (
+    MultiFrameTensor,
+    check_fully_reparametrized,
+    get_plate_stacks,
+    is_validation_enabled,
+    torch_item,
+)
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match, check_site_shape
+from torch import Tensor
+
+from pyro_infomax._types import Args, Kwargs, Program, Site
+from pyro_infomax.distributions import closed_divergence, family_name, is_relaxed
+from pyro_infomax.infer._elbo import Loss, WeightedELBO, unweighted_sum
+from pyro_infomax.infer._weights import ResolvedWeights, TermWeights
+from pyro_infomax.poutine import SiteWeight, Weight, unweighted_scale_and_mask
+
+# ---- Log-probabilities alone.
+
+
+class Trace_WeightedELBO(WeightedELBO, Trace_ELBO):
+    """Sampled log-probabilities; reparameterised and score-function gradients."""
+
+    def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Loss, Loss]:
+        loss, surrogate_loss = super()._differentiable_loss_particle(model_trace, guide_trace)
+        return loss, surrogate_loss + _score_of_guide_costs(model_trace, guide_trace)
+
+
+# Pyro's score-function term leaves out what only the guide pays for, factors and auxiliary sites, and is
+# biased by it.
+def _score_of_guide_costs(model_trace: Trace, guide_trace: Trace) -> Tensor | float:
+    sites = {name: site for name, site in guide_trace.nodes.items() if site["type"] == "sample"}
+    alone = [name for name in sites if name not in model_trace.nodes]
+    if not alone:
+        return 0.0
+    stacks = get_plate_stacks(guide_trace)
+    costs = MultiFrameTensor(*((stacks[name], sites[name]["log_prob"].detach()) for name in alone))
+    scores = [(site["cond_indep_stack"], site["score_parts"].score_function) for site in sites.values()]
+    terms = [(costs.sum_to(stack) * score).sum() for stack, score in scores if not is_identically_zero(score)]
+    return sum(terms, start=0.0)
+
+
+class TraceGraph_WeightedELBO(WeightedELBO, TraceGraph_ELBO):
+    """Sampled log-probabilities; score-function gradients that know which sites depend on which."""
+
+
+# ---- Closed-form divergences, and terms of one's own in their place.
+
+
+class _ClosedFormELBO(TraceMeanField_ELBO):
+    """Scores no value of a site whose divergence has a closed form, as nobody reads its log-probability."""
+
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
+        if isinstance(poutine.unwrap(guide), Messenger):
+            traces = super()._get_trace(model, guide, args, kwargs)
+            _note_divergences(*traces)
+            return traces
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        validate = is_validation_enabled()
+        if validate:
+            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
+        model_trace, guide_trace = prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+        closed = _note_divergences(model_trace, guide_trace)
+        model_trace.compute_log_prob(lambda name, _: name not in closed)
+        if any(node["type"] == "sample" and name not in closed for name, node in guide_trace.nodes.items()):
+            _without(guide_trace, closed).compute_score_parts()
+        if validate:
+            self._check_traces(model_trace, guide_trace)
+        return model_trace, guide_trace
+
+    def _check_traces(self, model_trace: Trace, guide_trace: Trace) -> None:
+        for trace in (model_trace, guide_trace):
+            for site in trace.nodes.values():
+                if site["type"] == "sample":
+                    check_site_shape(_with_shape(site), self.max_plate_nesting)
+        _check_mean_field_requirement(model_trace, guide_trace)
+
+
+def _note_divergences(model_trace: Trace, guide_trace: Trace) -> set[str]:
+    """Leaves each divergence that has a closed form at its sites in both traces, and names these."""
+    found = set()
+    sites: Mapping[str, Site] = guide_trace.nodes
+    for name, site in sites.items():
+        twin: Site = model_trace.nodes.get(name)
+        if site["type"] != "sample" or twin is None or twin["is_observed"]:
+            continue
+        if not _is_reparameterised(site["fn"]):
+            continue
+        divergence = closed_divergence(site["fn"], twin["fn"])
+        if divergence is not None:
+            site["divergence"] = twin["divergence"] = divergence
+            found.add(name)
+    return found
+
+
+# Rejection samplers are reparameterised in part, and say so in score parts of their own
+def _is_reparameterised(fn: Distribution) -> bool:
+    inner = getattr(fn, "base_dist", fn)
+    return fn.has_rsample and all(type(each).score_parts is Distribution.score_parts for each in (fn, inner))
+
+
+def _without(trace: Trace, names: set[str]) -> Trace:
+    rest = trace.copy()
+    for name in names:
+        rest.remove_node(name)
+    return rest
+
+
+def _with_shape(site: Site) -> Site:
+    return site if "log_prob" in site else {**site, "log_prob": site["divergence"]}
+
+
+class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
+    r"""Weights on Pyro's mean-field estimator, and the place for terms of one's own.
+
+    .. math:: w_D D + \sum_{\text{sites}} \sum_k w_k \, T_k , \qquad T = \{\text{rate}\} \text{ by default}
+
+    KL divergences are in closed form where there is one and sampled where there is none; gradients are
+    reparameterised. A subclass that overrides :meth:`latent_cost` splits the cost of each latent site into
+    terms with names and weights.
+
+    Args:
+        weights: by term, as in :class:`WeightedELBO`.
+        **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
+
+    Raises:
+        ValueError: if a weight is out of range, names no site of the model, or no term.
+        NotImplementedError: where a guide site is not reparameterised or asks for enumeration.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> class Thrifty(TraceMeanField_WeightedELBO):
+        ...     def latent_cost(self, model_site, guide_site):
+        ...         rate = super().latent_cost(model_site, guide_site)["rate"]
+        ...         return {"free": rate.clamp(max=0.1), "paid": (rate - 0.1).clamp(min=0.0)}
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> elbo = Thrifty(weights={"free": 0.0})
+        >>> loss = elbo.loss(model, guide, torch.tensor([-1.0, 1.0]))
+        >>> list(elbo.terms)
+        ['distortion', 'rate', 'elbo', 'loss', 'free', 'paid']
+        >>> abs(loss - (elbo.terms.distortion + elbo.terms.paid)) < 1e-4
+        True
+    """
+
+    relaxes = True
+    _own_terms = True
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._rate_by_sites = cls.latent_cost is TraceMeanField_WeightedELBO.latent_cost
+
+    def latent_cost(self, model_site: Site, guide_site: Site) -> Mapping[str, Tensor]:
+        """The terms that make up the cost of one latent site, unweighted, in nats per datum.
+
+        To be overridden. Plates' scales, masks and weights are applied to what it returns, which is then
+        summed over the data. What only the guide samples costs as ``rate``, whatever is returned here, and
+        the rate is recorded even where it is none of the terms.
+
+        Args:
+            model_site: the site in the model's trace; its ``"fn"`` is p(z).
+            guide_site: the site in the guide's trace; its ``"fn"`` is q(z|x), its ``"value"`` the draw z.
+
+        Returns:
+            By name, a value for each datum, of the batch shape of ``guide_site["fn"]``, or one without axes
+            that counts for each. They add up to the cost of the site. By default ``rate``, the divergence of
+            q(z|x) from p(z) in closed form, or else its value at the draw.
+        """
+        divergence = guide_site.get("divergence")
+        if divergence is None:
+            z = guide_site["value"]
+            divergence = guide_site["fn"].log_prob(z) - model_site["fn"].log_prob(z)
+        return {"rate": divergence}
+
+    # The terms are recorded where the divergences are computed, so that none is computed twice.
+    def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
+        pass
+
+    def _check_terms(self, weights: TermWeights) -> None:
+        if self._rate_by_sites:
+            super()._check_terms(weights)
+
+    def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Loss, Loss]:
+        sites = {name: site for name, site in model_trace.nodes.items() if site["type"] == "sample"}
+        terms = None if self._rate_by_sites else self._resolved_weights()
+        loss: Loss = 0.0
+        for name, site in sites.items():
+            if site["is_observed"]:
+                loss = loss + self._observed(site)
+            elif terms is None:
+                loss = loss + self._latent(site, guide_trace.nodes[name])
+            else:
+                loss = loss + self._latent_terms(site, guide_trace.nodes[name], terms)
+        for name, site in guide_trace.nodes.items():
+            if site["type"] == "sample" and name not in sites:
+                weight = 1.0 if terms is None else terms.of_term("rate", name)
+                loss = loss + _weighted(self._auxiliary(site), weight)
+        if terms is not None:
+            self._check_returned(terms)
+        return torch_item(loss), loss
+
+    def _observed(self, site: Site) -> Tensor:
+        self._add("distortion", -unweighted_sum(site))
+        return -site["log_prob_sum"]
+
+    # ---- the rate as the one term, weighted by messengers at the sites
+
+    def _latent(self, model_site: Site, guide_site: Site) -> Tensor:
+        divergence = guide_site.get("divergence")
+        if divergence is None:
+            self._check_reparameterised(guide_site)
+            self._check_not_relaxed(guide_site)
+            self._add("rate", unweighted_sum(guide_site) - unweighted_sum(model_site))
+            return guide_site["score_parts"].entropy_term.sum() - model_site["log_prob_sum"]
+        total = scale_and_mask(divergence, guide_site["scale"], guide_site["mask"]).sum()
+        self._add("rate", _unweighted_kl(divergence, total, guide_site))
+        return total
+
+    def _auxiliary(self, site: Site) -> Tensor:
+        if not site["infer"].get("is_auxiliary"):
+            raise ValueError(
+                f"Expected every site of the guide to be one of the model or auxiliary but {site['name']!r} "
+                "is neither: mark it infer={'is_auxiliary': True}"
+            )
+        self._check_reparameterised(site)
+        self._check_not_relaxed(site)
+        self._add("rate", unweighted_sum(site))
+        return site["score_parts"].entropy_term.sum()
+
+    # ---- the terms of a subclass, weighted where they are summed
+
+    def _latent_terms(self, model_site: Site, guide_site: Site, weights: ResolvedWeights) -> Tensor:
+        name = guide_site["name"]
+        if not _is_reparameterised(guide_site["fn"]):
+            self._refuse_score_function(guide_site)
+        if is_relaxed(guide_site["fn"]):
+            raise NotImplementedError(
+                f"{type(self).__name__} computes terms from the value of the relaxed site {name!r}, through "
+                "which no gradient would pass: use a guide without the relaxation, or a TraceEnum_ class"
+            )
+        scale, mask = unweighted_scale_and_mask(guide_site)
+        by_messengers: SiteWeight | None = guide_site.get("weight")
+        costs = self.latent_cost(model_site, guide_site)
+        loss = torch.zeros(())
+        for term, nats in costs.items():
+            total = scale_and_mask(self._per_datum(term, nats, guide_site), scale, mask).sum()
+            self._add(term, total.detach())
+            weight = weights.of_term(term, name) * (1.0 if by_messengers is None else by_messengers.weight)
+            loss = loss + _weighted(total, weight)
+        if "rate" not in costs:
+            self._add("rate", _unweighted_rate(model_site, guide_site))
+        return loss
+
+    def _per_datum(self, term: str, nats: object, site: Site) -> Tensor:
+        shape = site["fn"].batch_shape
+        if term in ("distortion", "elbo", "loss"):
+            raise ValueError(f"Expected latent_cost to return terms of its own but got {term!r}.")
+        if not isinstance(nats, Tensor) or (nats.dim() and nats.shape != shape):
+            what = f"shape {tuple(nats.shape)}" if isinstance(nats, Tensor) else type(nats).__name__
+            raise ValueError(
+                f"Expected latent_cost to return {term!r} of {site['name']!r} as a tensor of shape "
+                f"{tuple(shape)}, a value for each datum, or () but got {what}."
+            )
+        return nats.expand(shape)
+
+    def _check_returned(self, weights: ResolvedWeights) -> None:
+        missing = sorted(weights.terms.keys() - self._sums.keys())
+        if missing:
+            raise ValueError(
+                f"Expected latent_cost to return the weighted terms {missing} but got "
+                f"{sorted(self._sums.keys() - {'distortion'})}."
+            )
+
+    def _check_reparameterised(self, site: Site) -> None:
+        try:
+            check_fully_reparametrized(site)
+        except NotImplementedError:
+            self._refuse_score_function(site)
+
+    def _refuse_score_function(self, site: Site) -> NoReturn:
+        ours = type(self).__name__
+        raise NotImplementedError(
+            f"{ours} needs reparameterised guide sites but {site['name']!r} "
+            f"({type(site['fn']).__name__}) is not; use {ours.replace('MeanField', 'Graph')} "
+            "(or a TraceEnum_ class and enumerate it)"
+        ) from None
+
+    # What is sampled of a relaxed site passes no gradient on to its value.
+    def _check_not_relaxed(self, site: Site) -> None:
+        if is_relaxed(site["fn"]):
+            ours = type(self).__name__
+            raise NotImplementedError(
+                f"{ours} needs a divergence in closed form for the relaxed site {site['name']!r} "
+                f"({family_name(site['fn'])}) but finds none; give the site a prior of its own family in the "
+                f"model, or use {ours.replace('MeanField', 'Enum')} and enumerate it without the relaxation"
+            )
+
+
+def _weighted(total: Tensor, weight: Weight) -> Tensor:
+    """A weight of 0 leaves nothing of what is infinite."""
+    if isinstance(weight, Tensor):
+        return torch.where(weight == 0, 0.0, weight * total)
+    return total * weight if weight != 0 else torch.zeros_like(total)
+
+
+def _unweighted_rate(model_site: Site, guide_site: Site) -> Tensor:
+    divergence = guide_site.get("divergence")
+    if divergence is None:
+        return unweighted_sum(guide_site) - unweighted_sum(model_site)
+    return scale_and_mask(divergence.detach(), *unweighted_scale_and_mask(guide_site)).sum()
+
+
+def _unweighted_kl(divergence: Tensor, total: Tensor, site: Site) -> Tensor:
+    record: SiteWeight | None = site.get("weight")
+    if record is None:
+        return total.detach()
+    if not isinstance(record.weight, Tensor) and record.weight != 0:
+        return total.detach() / record.weight
+    return scale_and_mask(divergence.detach(), *unweighted_scale_and_mask(site)).sum()
