@@ -69,7 +69,7 @@ def parsed(file: Path) -> ast.Module:
     return parsed_text(file.read_text())
 
 
-parsed_text = cache(ast.parse)
+parsed_text = cache(ast.parse)  # each rule reads every file
 
 
 def modules(root: Path) -> dict[str, Path]:
