@@ -217,36 +217,40 @@ def _load_state(optimizer: Optimizer, state: Mapping[int, State]) -> None:
 # ---- The kernel of a fused Adam, called without what torch does around it.
 
 
-def kernel_step(optimizer: Optimizer, flat: Tensor, gradient: Tensor) -> None:
+def kernel_is_ready(optimizer: Optimizer, flat: Tensor) -> bool:
+    """Whether there are moments to go on from, and no hooks that wait for the optimiser's own step."""
+    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return bool(optimizer.state.get(flat)) and not hooks
+
+
+def kernel_step(
+    optimizer: Optimizer,
+    flat: Tensor,
+    gradients: list[Tensor],
+    split: Callable[[Tensor], list[Tensor]] = lambda tensor: [tensor],
+) -> None:
     """One step of an Adam or AdamW over one tensor, for which :func:`has_fused_kernel` holds.
 
     ``torch.optim.Adam.step`` spends more time on hooks, on collecting its arguments and on sorting tensors by
     device than a small model does in the kernel. Options, moments and step count stay the optimiser's own and
-    are read at each step, so that schedulers and ``load_state_dict`` work as ever. Before the first step, and
-    where hooks wait for it, the optimiser steps by itself.
+    are read at each step, so that schedulers and ``load_state_dict`` work as ever.
 
-    Example:
-        >>> flat = torch.zeros(2)
-        >>> optimizer = torch.optim.Adam([flat], lr=0.5, fused=True)
-        >>> for _ in range(3):
-        ...     kernel_step(optimizer, flat, torch.ones(2))
-        >>> flat.tolist()
-        [-1.5, -1.5]
+    Args:
+        optimizer: one for which :func:`kernel_is_ready` holds.
+        flat: the tensor.
+        gradients: of its parts, contiguous.
+        split: a tensor like it into these parts.
     """
-    state = optimizer.state.get(flat)
-    if not state or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        plain_step(optimizer, flat, gradient)
-        return
-    group = optimizer.param_groups[0]
+    group, state = optimizer.param_groups[0], optimizer.state[flat]
     state["step"].add_(1)
     kernel = torch._fused_adamw_ if type(optimizer) is optim.AdamW else torch._fused_adam_
     kernel(
-        [flat],
-        [gradient],
-        [state["exp_avg"]],
-        [state["exp_avg_sq"]],
-        [state["max_exp_avg_sq"]] if group["amsgrad"] else [],
-        [state["step"]],
+        split(flat),
+        gradients,
+        split(state["exp_avg"]),
+        split(state["exp_avg_sq"]),
+        split(state["max_exp_avg_sq"]) if group["amsgrad"] else [],
+        [state["step"]] * len(gradients),
         lr=group["lr"],
         beta1=group["betas"][0],
         beta2=group["betas"][1],
@@ -258,7 +262,7 @@ def kernel_step(optimizer: Optimizer, flat: Tensor, gradient: Tensor) -> None:
 
 
 def plain_step(optimizer: Optimizer, flat: Tensor, gradient: Tensor) -> None:
-    """The same by the optimiser itself, whichever it is."""
+    """One step by the optimiser itself, whichever it is."""
     flat.grad = gradient
     optimizer.step()
     flat.grad = None
@@ -286,20 +290,26 @@ def has_fused_kernel(optimizer: Optimizer, flat: Tensor) -> bool:
 def _kernel_agrees(kind: Callable[..., Optimizer], dtype: torch.dtype, device: torch.device) -> bool:
     """Whether two steps, of which the kernel takes the second, give what the optimiser gives."""
 
-    def stepped(second: Callable[[Optimizer, Tensor, Tensor], None]) -> Tensor:
+    def stepped(*, by_kernel: bool) -> Tensor:
         flat = torch.linspace(-1, 1, 6, dtype=dtype, device=device)
         optimizer = kind([flat], lr=0.1, weight_decay=0.2, fused=True)
-        for step in (plain_step, second):
-            step(optimizer, flat, flat.square() - 0.3)
+        plain_step(optimizer, flat, flat.square() - 0.3)
+        gradient = flat.square() - 0.3
+        if by_kernel:
+            kernel_step(optimizer, flat, [gradient])
+        else:
+            plain_step(optimizer, flat, gradient)
         return flat
 
     try:
-        return torch.equal(stepped(kernel_step), stepped(plain_step))
+        return torch.equal(stepped(by_kernel=True), stepped(by_kernel=False))
     except (AttributeError, KeyError, RuntimeError, TypeError):
         return False
 
 
 # ---- Parameters that one torch optimiser steps together.
+
+_LARGE: Final = 2**16  # elements: copying them takes longer than making views of the parts
 
 
 @final
@@ -355,10 +365,9 @@ class ParameterGroup:
         # The scheduler would otherwise warn that nothing was stepped, when it is advanced after a split
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
         self._pointers = list(map(Tensor.data_ptr, self.parameters))
-        self._taken: Tensor | None = None
+        self._taken: Tensor | list[Tensor] = []
         self._gathered: tuple[Tensor, list[Tensor]] | None = None
-        by_kernel = self.flat is not None and has_fused_kernel(self.optimizer, self.flat)
-        self._step_of_flat = kernel_step if by_kernel else plain_step
+        self._has_kernel = self.flat is not None and has_fused_kernel(self.optimizer, self.flat)
 
     @property
     def intact(self) -> bool:
@@ -370,13 +379,18 @@ class ParameterGroup:
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if self.flat is None:
             return gradients
+        for parameter in self.parameters:
+            parameter.grad = None
+        # Copying the gradients of a large model costs half as much as the step itself, or more
+        large = self.flat.numel() > _LARGE and all(map(Tensor.is_contiguous, gradients))
+        if large and self._has_kernel and kernel_is_ready(self.optimizer, self.flat):
+            self._taken = gradients
+            return gradients
         if self._gathered is None:
             flat = torch.empty_like(self.flat)
             self._gathered = flat, self._split(flat)
         self._taken, parts = self._gathered
         torch._foreach_copy_(parts, gradients)
-        for parameter in self.parameters:
-            parameter.grad = None
         return [self._taken]
 
     def accept(self, gradient: Tensor) -> None:
@@ -389,13 +403,17 @@ class ParameterGroup:
 
     def step(self) -> None:
         """Moves the parameters by the gradients taken, and lets go of these."""
-        if self.flat is not None and self._taken is not None:
-            self._step_of_flat(self.optimizer, self.flat, self._taken)
-            self._taken = None
-            return
-        self.optimizer.step()
-        for parameter in self.parameters:
-            parameter.grad = None
+        taken, self._taken = self._taken, []
+        if self.flat is None:
+            self.optimizer.step()
+            for parameter in self.parameters:
+                parameter.grad = None
+        elif isinstance(taken, list):
+            kernel_step(self.optimizer, self.flat, taken, self._split)
+        elif self._has_kernel and kernel_is_ready(self.optimizer, self.flat):
+            kernel_step(self.optimizer, self.flat, [taken])
+        else:
+            plain_step(self.optimizer, self.flat, taken)
 
     def state(self, index: int) -> ParameterState:
         """What is kept for the parameter of this index: views, not copies."""

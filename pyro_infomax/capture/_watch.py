@@ -27,13 +27,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_infomax._recording import is_literal, literal_number
+from pyro_infomax._types import Args, Kwargs
 from pyro_infomax.infer import WeightedELBO
 
 # ---- What a step is recorded for: its arguments, and what is around it.
 
-# As func, args and kwargs reach the modes of torch
+# As they reach the modes of torch
 Arguments: TypeAlias = tuple[Any, ...]
-Keywords: TypeAlias = dict[str, object] | None
 
 _PLAIN_ARGUMENTS = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -71,7 +71,7 @@ class Call:
         ((tensor([1., 1.]), 3), {'weights': [tensor([0.])]})
     """
 
-    def __init__(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    def __init__(self, args: Args, kwargs: Kwargs) -> None:
         self._args, self._kwargs = args, kwargs
         # Bare tensors, which are the rule, need no walk through containers
         if not kwargs and all(type(each) is Tensor for each in args):
@@ -82,7 +82,7 @@ class Call:
         self.tensors = tuple(each for each in leaves if isinstance(each, Tensor))
         self.layout = spec, tuple(map(_layout, leaves))
 
-    def rebuilt(self, tensors: Sequence[Tensor]) -> tuple[tuple[object, ...], dict[str, object]]:
+    def rebuilt(self, tensors: Sequence[Tensor]) -> tuple[Args, Kwargs]:
         """The same arguments with other tensors."""
         leaves, spec = tree_flatten((self._args, self._kwargs))
         rest = iter(tensors)
@@ -203,7 +203,7 @@ class WritesUndone(TorchDispatchMode):
         self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: Arguments = (), kwargs: Keywords = None
+        self, func: OpOverload, types: object, args: Arguments = (), kwargs: Kwargs | None = None
     ) -> object:
         if func._schema.is_mutable:
             given = {each.name: value for each, value in zip(func._schema.arguments, args, strict=False)}
@@ -334,7 +334,7 @@ class _Refusing:
 
 class _PythonReads(_Refusing, TorchFunctionMode):
     def __torch_function__(
-        self, func: Callable[..., object], types: object, args: Arguments = (), kwargs: Keywords = None
+        self, func: Callable[..., object], types: object, args: Arguments = (), kwargs: Kwargs | None = None
     ) -> object:
         if func in _WITHOUT_CHECKS:
             func = _WITHOUT_CHECKS[func]
@@ -347,7 +347,7 @@ class _PythonReads(_Refusing, TorchFunctionMode):
 
 class _OperationsThatRead(_Refusing, TorchDispatchMode):
     def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: Arguments = (), kwargs: Keywords = None
+        self, func: OpOverload, types: object, args: Arguments = (), kwargs: Kwargs | None = None
     ) -> object:
         if func is torch.ops.aten._local_scalar_dense.default and is_literal(args[0]):
             return literal_number(args[0])
@@ -385,10 +385,13 @@ _OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
 _PARTS_OF_A_MODULE: Final = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 
 
+Container: TypeAlias = Any  # a dict, a list, the attributes of an object, or the cell of a closure
+
+
 class Entry(NamedTuple):
     """Where a value stands, which one, and what to call it."""
 
-    container: Any
+    container: Container
     key: object
     value: object
     name: str
@@ -422,8 +425,8 @@ class Reach:
     def __init__(self, roots: Iterable[object]) -> None:
         self.entries: list[Entry] = []
         self.cells: list[Entry] = []
-        self.containers: list[tuple[Any, str]] = []
-        self.namespaces: list[tuple[Any, str]] = []
+        self.containers: list[tuple[Container, str]] = []
+        self.namespaces: list[tuple[Container, str]] = []
         self.generators: list[tuple[object, str]] = []
         self._seen: dict[int, object] = {}
         waiting = [(root, type(root).__name__) for root in roots]
@@ -502,7 +505,7 @@ class Reach:
             found += self._in_container(getattr(module, part), name, "{name}.{key}")
         return found
 
-    def _in_container(self, container: Any, name: str, form: str = "{name}[{key!r}]") -> list[Entry]:
+    def _in_container(self, container: Container, name: str, form: str = "{name}[{key!r}]") -> list[Entry]:
         items = container.items() if isinstance(container, dict) else enumerate(container)
         found = [Entry(container, key, each, form.format(name=name, key=key)) for key, each in items]
         self.containers.append((container, name))
@@ -640,7 +643,7 @@ def _put_back(entry: Entry) -> None:
         entry.container[entry.key] = entry.value
 
 
-def _resized(containers: Sequence[tuple[Any, Any, str]]) -> Iterator[str]:
+def _resized(containers: Sequence[tuple[Container, Container, str]]) -> Iterator[str]:
     """Puts back containers that are of another size, and names them."""
     for container, copy, name in containers:
         if len(container) != len(copy):

@@ -146,7 +146,7 @@ class _RowsInReach(Messenger):
         super().__init__()
         self.size = size
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         if not site_is_subsample(msg) or msg["value"] is not None:
             return
         taken = msg["fn"].subsample_size

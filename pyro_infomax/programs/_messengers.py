@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Self, final
+from typing import Final, Self, TypeVar, cast, final
 
 import pyro
 import torch
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 
-from pyro_infomax._types import Site
+from pyro_infomax._types import Args, Kwargs, Site
 
 # ---- A messenger that says which rows of the data a subsampling plate takes.
 
@@ -36,7 +35,7 @@ class RowsMessenger(Messenger):
         self.plate = plate
         self.rows = rows
 
-    def _pyro_sample(self, msg: "Message[..., torch.Tensor]") -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         if msg["name"] == self.plate and site_is_subsample(msg):
             msg["value"] = self.rows
             msg["done"] = True
@@ -126,6 +125,8 @@ class GenerateMessenger(Messenger):
 
 # ---- Tensors of a shape but without values, which show what a program needs its data for.
 
+Tree = TypeVar("Tree")
+
 _FRESH: Final = {
     f"{prefix}{kind}{suffix}"
     for prefix, suffix in (("new_", ""), ("", "_like"))
@@ -155,7 +156,9 @@ class Placeholder(torch.Tensor):
         return torch.empty(tuple(shape), dtype=dtype, device="meta").as_subclass(Placeholder)
 
     @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        cls, func: Callable[..., object], types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
@@ -175,15 +178,16 @@ class Placeholder(torch.Tensor):
         return _mapped(out, lambda each: each.as_subclass(Placeholder))
 
 
-def _mapped(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def _mapped(tree: Tree, change: Callable[[torch.Tensor], torch.Tensor]) -> Tree:
     """The same arguments with each tensor changed."""
+    changed: object = tree
     if isinstance(tree, torch.Tensor):
-        return change(tree)
-    if isinstance(tree, dict):
-        return {key: _mapped(each, change) for key, each in tree.items()}
-    if isinstance(tree, tuple | list) and not isinstance(tree, torch.Size):
-        return type(tree)([_mapped(each, change) for each in tree])
-    return tree
+        changed = change(tree)
+    elif isinstance(tree, dict):
+        changed = {key: _mapped(each, change) for key, each in tree.items()}
+    elif isinstance(tree, tuple | list) and not isinstance(tree, torch.Size):
+        changed = type(tree)([_mapped(each, change) for each in tree])
+    return cast(Tree, changed)
 
 
 def _bare(each: torch.Tensor) -> torch.Tensor:
@@ -199,7 +203,7 @@ def _writes(name: str) -> bool:
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
-def _without_device(args: Sequence[object]) -> tuple[object, ...]:
+def _without_device(args: Args) -> Args:
     return tuple(_dtype_of(each) for each in args if not isinstance(each, str | torch.device))
 
 

@@ -81,6 +81,27 @@ def test_transposed_gradients() -> None:
     torch.testing.assert_close(parameter, -rows)
 
 
+def test_gradients_of_a_large_group_are_not_copied() -> None:
+    groups = []
+    for by_parts in (True, False):
+        parameters = [torch.zeros(300, 300, requires_grad=True), torch.zeros((), requires_grad=True)]
+        group = ParameterGroup(
+            parameters, flatten=True, make_optimizer=partial(optim.Adam, lr=0.5, fused=True)
+        )
+        for step in range(3):
+            for parameter in parameters:
+                parameter.grad = torch.full_like(parameter, step - 1.5)
+            present = [parameter.grad for parameter in parameters]
+            if by_parts:
+                assert (group.gather()[0] is present[0]) is (step > 0)
+            else:
+                group.accept(torch.full((90_001,), step - 1.5))
+            group.step()
+        groups.append(group)
+    for found, expected in zip(groups[0].parameters, groups[1].parameters, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=1e-14)
+
+
 def test_state_goes_on(make: Make) -> None:
     first, second = make(leaves()), make(leaves())
     for group in (first, second):

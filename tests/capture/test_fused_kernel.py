@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, optim
 
-from pyro_infomax.capture._optim import has_fused_kernel, kernel_step
+from pyro_infomax.capture._optim import has_fused_kernel, kernel_is_ready, kernel_step, plain_step
 
 OPTIONS: list[dict[str, Any]] = [
     {"lr": 0.1},
@@ -15,10 +15,15 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+def split(tensor: Tensor) -> list[Tensor]:
+    first, second = tensor.split([2, 6])
+    return [first, second.view(2, 3)]
+
+
 def stepped(kind: type[optim.Optimizer], options: dict[str, Any]) -> tuple[Tensor, optim.Optimizer]:
     flat = torch.linspace(-1, 1, 8)
     optimizer = kind([flat], fused=True, **options)
-    kernel_step(optimizer, flat, torch.ones(8))
+    plain_step(optimizer, flat, torch.ones(8))
     return flat, optimizer
 
 
@@ -29,10 +34,18 @@ class TestSameAsTheOptimiser:
         flat, by_kernel = stepped(kind, options)
         expected, optimizer = stepped(kind, options)
         for gradient in torch.randn(5, 8):
-            kernel_step(by_kernel, flat, gradient)
+            kernel_step(by_kernel, flat, [gradient])
             expected.grad = gradient
             optimizer.step()
         assert torch.equal(flat, expected)
+
+    def test_parts(self, kind: type[optim.Optimizer], options: dict[str, Any]) -> None:
+        flat, by_kernel = stepped(kind, options)
+        expected, optimizer = stepped(kind, options)
+        for gradient in torch.randn(5, 8):
+            kernel_step(by_kernel, flat, split(gradient), split)
+            plain_step(optimizer, expected, gradient)
+        torch.testing.assert_close(flat, expected, rtol=0.0, atol=1e-14)
 
     def test_supported(self, kind: type[optim.Optimizer], options: dict[str, Any]) -> None:
         flat, optimizer = stepped(kind, options)
@@ -41,7 +54,7 @@ class TestSameAsTheOptimiser:
 
 def test_step_count() -> None:
     flat, optimizer = stepped(optim.Adam, {"lr": 0.1})
-    kernel_step(optimizer, flat, torch.ones(8))
+    kernel_step(optimizer, flat, [torch.ones(8)])
     (state,) = optimizer.state.values()
     assert state["step"] == 2
 
@@ -50,24 +63,25 @@ def test_learning_rate_is_read_anew() -> None:
     flat, optimizer = stepped(optim.Adam, {"lr": 0.1})
     before = flat.clone()
     optimizer.param_groups[0]["lr"] = 0.0
-    kernel_step(optimizer, flat, torch.ones(8))
+    kernel_step(optimizer, flat, [torch.ones(8)])
     assert torch.equal(flat, before)
 
 
 def test_moments_are_read_anew() -> None:
     flat, optimizer = stepped(optim.Adam, {"lr": 0.1})
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    kernel_step(optimizer, flat, torch.ones(8))
+    kernel_step(optimizer, flat, [torch.ones(8)])
     torch.testing.assert_close(optimizer.state[flat]["exp_avg"], torch.full((8,), 1 - 0.9**2))
 
 
-def test_hooks_are_called() -> None:
-    flat, optimizer = stepped(optim.Adam, {"lr": 0.1})
-    called = []
-    optimizer.register_step_post_hook(lambda *_: called.append(1))
-    kernel_step(optimizer, flat, torch.ones(8))
-    assert called == [1]
-    assert flat.grad is None
+def test_ready() -> None:
+    flat = torch.ones(8)
+    optimizer = optim.Adam([flat], fused=True)
+    assert not kernel_is_ready(optimizer, flat)
+    plain_step(optimizer, flat, torch.ones(8))
+    assert kernel_is_ready(optimizer, flat)
+    optimizer.register_step_post_hook(lambda *_: None)
+    assert not kernel_is_ready(optimizer, flat)
 
 
 @pytest.mark.parametrize(
