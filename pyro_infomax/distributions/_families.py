@@ -1,6 +1,7 @@
 """What can be told about the family of a distribution: Normal or not, its precision, its wrappers."""
 
 import copy
+from functools import lru_cache
 from typing import TypeGuard, TypeVar, cast
 
 import torch
@@ -124,7 +125,12 @@ def shapes_in_words(distribution: object) -> str:
 
 def is_called(distribution: object, *names: str) -> bool:
     """Whether a distribution is of one of the classes with these names."""
-    return any(each.__name__ in names for each in type(distribution).__mro__)
+    return not _class_names(type(distribution).__mro__).isdisjoint(names)
+
+
+@lru_cache(maxsize=256)
+def _class_names(classes: tuple[type, ...]) -> frozenset[str]:
+    return frozenset(each.__name__ for each in classes)
 
 
 def without_event_axes(distribution: Distribution) -> Distribution:

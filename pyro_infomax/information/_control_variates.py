@@ -7,7 +7,6 @@ from typing import Final, Literal, final
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from pyro_infomax.distributions import (
@@ -272,6 +271,8 @@ def nearest(posterior: Density) -> Tensor | None:
     It is sought in the dimensions that tell the data apart best; None where the moments are not known, and
     for fewer than 50 data.
     """
+    from scipy.spatial import cKDTree  # late: it takes as long to import as all of this room
+
     known = moments(posterior)
     if known is None or len(known[0]) < _FEWEST_DATA:
         return None

@@ -15,7 +15,6 @@ from typing import Final, Protocol, Self, cast, final
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
@@ -341,7 +340,7 @@ def ordered(points: Tensor, size: int) -> tuple[Tensor, list[int]]:
     """An order of points in which neighbours stand together, and where its runs of ``size`` or more stop."""
     if len(points) <= size:
         return torch.arange(len(points), device=points.device), [len(points)]
-    from sklearn.neighbors import KDTree  # late: it takes a second to import, and many never get here
+    from sklearn.neighbors import KDTree  # late: few get here, and it takes a second to import
 
     _, order, nodes, _ = KDTree(points.cpu().numpy(), leaf_size=size).get_arrays()
     stops = nodes["idx_end"][nodes["is_leaf"].astype(bool)]
@@ -676,6 +675,8 @@ class _Grid:
     """
 
     def __init__(self, nodes: Tensor, values: Tensor) -> None:
+        from scipy.interpolate import CubicSpline  # late: it takes as long to import as all of this room
+
         x, y = nodes.cpu().numpy(), values.cpu().numpy()
         self.spline = CubicSpline(x, y)
         missed = np.abs(CubicSpline(x[::2], y[::2])(x[1::2]) - y[1::2]) > _COARSENING * _TOLERANCE

@@ -133,11 +133,13 @@ def _factors_of_rows(
     program: LocalProgram, data: Tensors, space: LatentSpace, rows: Tensor
 ) -> Factors | None:
     with isolated_random_state():
+        # What one run shows may be a product by chance of its draws: it has to stay when the values of the
+        # sites change, and to give these values the scores that the program gives them
         trace = program.trace(data, rows, stop_after=list(space.layouts))
         found = _read(space, trace, len(rows))
         if found is None or (len(found) > 1 and not _stays(program, data, space, rows, trace, found)):
             return None
-        return found if _scores_like(program, space, trace, found, len(rows)) else None
+        return found if _score_like_sites(program, space, trace, found, len(rows)) else None
 
 
 @torch.no_grad()
@@ -155,10 +157,10 @@ def _stays(
     except (RuntimeError, ValueError, IndexError):
         return False
     moved = _read(space, again, len(rows))
-    return moved is not None and all(_are_equal(found[name], moved[name]) for name in found)
+    return moved is not None and all(_hold_equal_parameters(found[name], moved[name]) for name in found)
 
 
-def _are_equal(one: Distribution, other: Distribution) -> bool:
+def _hold_equal_parameters(one: Distribution, other: Distribution) -> bool:
     # parameters that are computed when they are asked for may be known to one of the two only
     known = dict(tensors_of(other))
     pairs = [(each, known[name]) for name, each in tensors_of(one) if name in known]
@@ -197,7 +199,9 @@ def _flat(factors: Distribution, layout: SiteLayout, rows: int) -> Distribution:
 
 
 @torch.no_grad()
-def _scores_like(program: LocalProgram, space: LatentSpace, trace: Trace, found: Factors, rows: int) -> bool:
+def _score_like_sites(
+    program: LocalProgram, space: LatentSpace, trace: Trace, found: Factors, rows: int
+) -> bool:
     """Whether the factors give the values of the trace the scores that its sites do."""
     for name, layout in space.layouts.items():
         site = cast(Site, trace.nodes[name])

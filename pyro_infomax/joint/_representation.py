@@ -322,7 +322,7 @@ class RepresentationJoint:
 
     def _check_own(self, data: Tensors) -> None:
         """Parameters that belong to the rows of the data say nothing about other data."""
-        if self.program.follows or _are_equal(data, self.data):
+        if self.program.follows or _are_same_data(data, self.data):
             return
         if not self.program.subsamples or self._is_bound_to_rows():
             raise ValueError(
@@ -381,7 +381,7 @@ def _turns(index: Tensor) -> Tensor:
     return turn
 
 
-def _are_equal(data: Tensors, others: Tensors) -> bool:
+def _are_same_data(data: Tensors, others: Tensors) -> bool:
     return len(data) == len(others) and all(
         each.shape == other.shape and torch.equal(each, other)
         for each, other in zip(data, others, strict=True)

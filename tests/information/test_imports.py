@@ -7,7 +7,7 @@ import pytest
 import pyro_infomax
 from pyro_infomax import distributions
 
-WITHOUT = {"pyro", "sklearn", "pandas", "xarray"}
+WITHOUT = {"pyro", "sklearn", "pandas", "xarray", "scipy.interpolate"}
 SCRIPT = """
 import sys, types
 package = types.ModuleType("pyro_infomax")

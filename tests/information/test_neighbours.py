@@ -1,10 +1,10 @@
 """The nearest posterior, against a search by hand."""
 
 import torch
+from scipy import spatial
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal
 
-from pyro_infomax.information import _control_variates as neighbours
 from pyro_infomax.information._control_variates import nearest
 
 
@@ -43,12 +43,12 @@ def test_a_crowd_of_twins_takes_no_longer_than_other_data(monkeypatch) -> None:
     """All in one leaf of the tree, each would be compared with all."""
     seen = []
 
-    class Watched(neighbours.cKDTree):
+    class Watched(spatial.cKDTree):
         def __init__(self, points: object) -> None:
             super().__init__(points)
             seen.append(self.size)
 
-    monkeypatch.setattr(neighbours, "cKDTree", Watched)
+    monkeypatch.setattr(spatial, "cKDTree", Watched)
     found = nearest(Independent(Normal(torch.zeros(2000, 2), 1.0), 1))
     assert seen[0] > 200
     assert int((found - torch.arange(2000)).abs().max()) == 1
