@@ -1,6 +1,6 @@
 """Data as the library takes them everywhere: a tensor or a tuple of tensors whose first axis is the data."""
 
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 
@@ -9,15 +9,16 @@ _ELEMENTS_PER_CHUNK: Final = 2**20
 Data: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
 
 
-def as_data(data: Any) -> tuple[torch.Tensor, ...]:
+def as_data(data: object) -> tuple[torch.Tensor, ...]:
     """The positional arguments of model and guide.
 
     Raises:
         ValueError: if it is no tensor or tuple of tensors with a first axis of one length.
     """
-    tensors = data if isinstance(data, tuple | list) else (data,)
-    if not tensors or not all(isinstance(each, torch.Tensor) and each.dim() for each in tensors):
-        kinds = [type(each).__name__ for each in tensors]
+    parts = data if isinstance(data, tuple | list) else (data,)
+    tensors = tuple(each for each in parts if isinstance(each, torch.Tensor) and each.dim())
+    if not parts or len(tensors) < len(parts):
+        kinds = [type(each).__name__ for each in parts]
         raise ValueError(
             "Expected data to be a tensor, or a tuple of tensors, whose first axis is the data but got "
             f"{kinds}"
@@ -27,7 +28,7 @@ def as_data(data: Any) -> tuple[torch.Tensor, ...]:
         raise ValueError(
             f"Expected tensors with one number of data, at least 1, but got the lengths {lengths}"
         )
-    return tuple(tensors)
+    return tensors
 
 
 def rows_of(data: tuple[torch.Tensor, ...], rows: torch.Tensor | slice) -> tuple[torch.Tensor, ...]:

@@ -1,17 +1,19 @@
-"""The best value of a column of the history so far."""
+"""Callbacks: stopping, keeping the best epoch, advancing learning rates, and logging."""
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, final
+from typing import Protocol, cast, final
 
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from pyro_infomax._checks import whole_number
+from pyro_infomax._types import State
 from pyro_infomax.capture import FusedOptim
 from pyro_infomax.training._callbacks import Callback, TrainingState
 
-# ---- monitor
+# ---- The best epoch so far by a column of the history, and its parameters.
 
 
 @final
@@ -101,6 +103,48 @@ def value_of(column: str, state: TrainingState) -> float:
     return state.row[column]
 
 
+@final
+class BestEpoch:
+    """The parameters, and the buffers of modules, of the best epoch so far.
+
+    Args:
+        column: of the history, by which epochs are compared.
+        min_delta: the least improvement that counts, in nats per datum.
+        keep_weights: whether parameters are kept at all.
+
+    Attributes:
+        monitor: knows which epoch it was.
+    """
+
+    def __init__(self, column: str, *, min_delta: float, keep_weights: bool = True) -> None:
+        self.monitor = Monitor(column, min_delta=min_delta)
+        self._keep_weights = keep_weights
+        self._weights: State | None = None
+
+    def follow(self, state: TrainingState) -> None:
+        """Takes the epoch that has just ended for the best one, if it is."""
+        if self.monitor.improves(state):
+            self._weights = state.snapshot().state_dict() if self._keep_weights else None
+        elif not self.monitor.epoch:
+            self._weights = None
+
+    def restore(self, state: TrainingState) -> None:
+        """Puts its parameters in the place of the present ones, if there are any."""
+        if self._weights is not None:
+            best = state.snapshot()
+            best.load_state_dict(self._weights)
+            best.restore()
+
+    def state_dict(self) -> State:
+        """The best epoch, and its parameters."""
+        return {"monitor": self.monitor.state_dict(), "best": self._weights}
+
+    def load_state_dict(self, state: State) -> None:
+        """Goes on from what another one has kept."""
+        self.monitor.load_state_dict(state["monitor"])
+        self._weights = state["best"]
+
+
 # ---- Stopping when a column of the history no longer improves.
 
 
@@ -136,37 +180,27 @@ class EarlyStopping(Callback):
         min_delta: float = 0.0,
         restore_best: bool = True,
     ) -> None:
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise ValueError(f"Expected patience to be an integer >= 1 but got {patience!r}.")
-        self.patience = patience
+        self.patience = whole_number("patience", patience, at_least=1)
         self.monitor = monitor
         self.min_delta = min_delta
         self.restore_best = restore_best
-        self._monitor = Monitor(monitor, min_delta=min_delta)
-        self._best: Mapping[str, Any] | None = None
+        self._best = BestEpoch(monitor, min_delta=min_delta, keep_weights=restore_best)
 
     def __call__(self, state: TrainingState) -> None:
-        if self._monitor.improves(state):
-            self._best = state.snapshot().state_dict() if self.restore_best else None
-        elif not self._monitor.epoch:
-            self._best = None
-        if state.epoch - self._monitor.epoch >= self.patience:
+        self._best.follow(state)
+        if state.epoch - self._best.monitor.epoch >= self.patience:
             state.stop(self._reason())
 
     def finish(self, state: TrainingState) -> None:
-        if self._best is not None:
-            best = state.snapshot()
-            best.load_state_dict(self._best)
-            best.restore()
+        self._best.restore(state)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The best epoch, and its parameters."""
-        return {"monitor": self._monitor.state_dict(), "best": self._best}
+        return self._best.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Goes on from what another one has seen."""
-        self._monitor.load_state_dict(state["monitor"])
-        self._best = state["best"]
+        self._best.load_state_dict(state)
 
     def __repr__(self) -> str:
         return (
@@ -175,7 +209,7 @@ class EarlyStopping(Callback):
         )
 
     def _reason(self) -> str:
-        best = f"{self._monitor.value:.6g} of epoch {self._monitor.epoch}"
+        best = f"{self._best.monitor.value:.6g} of epoch {self._best.monitor.epoch}"
         return f"early stopping: {self.monitor} did not improve on the {best} for {self.patience} epochs"
 
 
@@ -216,19 +250,18 @@ class BestWeights(Callback):
     """
 
     def __init__(self, monitor: str = "validation_loss", *, min_delta: float = 0.0) -> None:
-        self._monitor = Monitor(monitor, min_delta=min_delta)
-        self._best: Mapping[str, Any] | None = None
+        self._best = BestEpoch(monitor, min_delta=min_delta)
         self._training: TrainingState | None = None
 
     @property
     def epoch(self) -> int:
         """The best epoch so far, counted from 1; 0 before there is one."""
-        return self._monitor.epoch
+        return self._best.monitor.epoch
 
     @property
     def value(self) -> float:
         """The monitored value of that epoch, in nats per datum; nan before there is one."""
-        return self._monitor.value
+        return self._best.monitor.value
 
     def restore(self) -> None:
         """Puts the parameters of the best epoch in the place of the present ones.
@@ -236,36 +269,31 @@ class BestWeights(Callback):
         Raises:
             ValueError: if no epoch has been the best one yet.
         """
-        if self._best is None or self._training is None:
+        if not self.epoch or self._training is None:
             raise ValueError(
-                f"Expected an epoch with a {self._monitor.column} that is a number, but there was none: "
+                f"Expected an epoch with a {self._best.monitor.column} that is a number, but there was none: "
                 "pass this callback to fit first."
             )
-        best = self._training.snapshot()
-        best.load_state_dict(self._best)
-        best.restore()
+        self._best.restore(self._training)
 
     def __call__(self, state: TrainingState) -> None:
         self._training = state
-        if self._monitor.improves(state):
-            self._best = state.snapshot().state_dict()
-        elif not self.epoch:
-            self._best = None
+        self._best.follow(state)
 
     def finish(self, state: TrainingState) -> None:
         self._training = state
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The best epoch, and its parameters."""
-        return {"monitor": self._monitor.state_dict(), "best": self._best}
+        return self._best.state_dict()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         """Goes on from what another one has kept."""
-        self._monitor.load_state_dict(state["monitor"])
-        self._best = state["best"]
+        self._best.load_state_dict(state)
 
     def __repr__(self) -> str:
-        return f"BestWeights(monitor={self._monitor.column!r}, min_delta={self._monitor.min_delta})"
+        monitor = self._best.monitor
+        return f"BestWeights(monitor={monitor.column!r}, min_delta={monitor.min_delta})"
 
 
 # ---- Advancing learning-rate schedulers after each epoch of a training.
@@ -318,9 +346,9 @@ class LearningRateSchedule:
         return f"LearningRateSchedule(monitor={self.monitor!r})"
 
 
-def _scheduled(optim: PyroOptim) -> Any:
+def _scheduled(optim: PyroOptim) -> PyroLRScheduler:
     if isinstance(optim, PyroLRScheduler) or getattr(optim, "scheduler", None) is not None:
-        return optim
+        return cast(PyroLRScheduler, optim)
     advice = (
         "pass scheduler= to it" if isinstance(optim, FusedOptim) else "take FusedOptim or PyroLRScheduler"
     )
@@ -348,7 +376,7 @@ def _check_monitor(monitor: str | None, *, watches: bool) -> None:
 class ScalarWriter(Protocol):
     """What a logger has to offer; most do."""
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int, /) -> Any:
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int, /) -> object:
         """Records one number."""
 
 
@@ -392,10 +420,8 @@ class ScalarLogger(Callback):
                 f"Expected a writer with add_scalar(tag, value, step) but got {type(writer).__name__}, which "
                 "has none: pass a SummaryWriter, or an object with that method."
             )
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"Expected every to be an integer >= 1 but got {every!r}.")
         self._writer = writer
-        self._every = every
+        self._every = whole_number("every", every, at_least=1)
         self._prefix = prefix
         self._written = 0
 
