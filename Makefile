@@ -20,7 +20,7 @@ demo: $(VENV)/.runtime  ## train on the digits, print the account, leave picture
 
 test: lint docs  ## all checks: lint, types, docs, doctests, tests
 	$(BIN)/python -m pytest --quiet --doctest-modules pyro_infomax
-	$(BIN)/python -m pytest --quiet --durations=5 --numprocesses auto --dist loadfile tests
+	$(BIN)/python -m pytest --quiet --durations=5 --numprocesses auto --dist worksteal tests
 
 lint: $(VENV)/.dev  ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .

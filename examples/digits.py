@@ -64,7 +64,7 @@ from pyro_infomax.vae import VAE
 
 MOST_COLOURS = 20
 MOST_ROWS = 8
-SMOKE_DATA = 256
+SMOKE_DATA = 128
 HELD_OUT = 6  # one image of so many
 PRIOR_DRAWS = 20_000
 COMPONENTS = 50  # of the mixture and the VampPrior

@@ -52,7 +52,7 @@ from pyro_infomax.vae import VAE
 
 BETAS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
 SMOKE_BETAS = (2.0, 0.5)
-SMOKE_DATA = 200
+SMOKE_DATA = 100
 COLOURS = ("#0173b2", "#de8f05")
 UPPER_BOUND = "Gaussian of their covariance:\nan upper bound on $R(D)$"
 NOTE = """All in nats per datum. Gaussian R is the rate at the same squared error of a Gaussian with the

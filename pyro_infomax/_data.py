@@ -1,15 +1,22 @@
 """Data as the library takes them everywhere: a tensor or a tuple of tensors whose first axis is the data."""
 
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 import torch
 
 _ELEMENTS_PER_CHUNK: Final = 2**20
 
-Data: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
+Tensors: TypeAlias = tuple[torch.Tensor, ...]
+"""Tensors with one first axis, of the data."""
+
+SiteValues: TypeAlias = Mapping[str, torch.Tensor]
+"""Latent values, or others, by site."""
+
+Data: TypeAlias = torch.Tensor | Tensors
 
 
-def as_data(data: object) -> tuple[torch.Tensor, ...]:
+def as_data(data: object) -> Tensors:
     """The positional arguments of model and guide.
 
     Raises:
@@ -31,7 +38,7 @@ def as_data(data: object) -> tuple[torch.Tensor, ...]:
     return tensors
 
 
-def rows_of(data: tuple[torch.Tensor, ...], rows: torch.Tensor | slice) -> tuple[torch.Tensor, ...]:
+def rows_of(data: Tensors, rows: torch.Tensor | slice) -> Tensors:
     """Some of the data."""
     return tuple(each[rows] for each in data)
 

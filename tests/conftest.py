@@ -1,5 +1,7 @@
 """Every test starts from an empty parameter store, in float64, and leaves torch's globals as they were."""
 
+import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,6 +21,8 @@ from pyro_infomax._ranks import Ranks
 from pyro_infomax.infer import TraceMeanField_InfoMaxELBO
 
 matplotlib.use("Agg")
+# Compilers start no processes and try out no vector instructions, which is most of their time
+os.environ |= {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_VEC_ISA_OK": "0"}
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +35,8 @@ def isolated() -> Iterator[None]:
         yield
     torch.set_default_dtype(dtype)
     pyro.clear_param_store()
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 class ThreadRanks(Ranks):

@@ -4,10 +4,14 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import pyro_infomax
 
 PACKAGE = "pyro_infomax"
 # A room may import rooms of earlier lines only; rooms of one line do not import each other.
@@ -28,7 +32,20 @@ LINE_OF = {room: line for line, rooms in enumerate(LINES) for room in rooms}
 IMPORT_NO_ROOM = frozenset({"oracles"})
 # What a room does without: in its own imports, wherever in a file they stand.
 FOREIGN_BANS = {"information": {"pyro"}, "disentanglement": {"torch", "pyro"}, "plots": {"torch", "pyro"}}
+# What importing a room, or the package itself (""), must not load, in whatever file the import stands.
+LOAD_BANS = {
+    "": {"torch", "pyro", "numpy", "scipy", "sklearn", "pandas", "xarray", "arviz", "matplotlib"},
+    "information": {"pyro", "sklearn", "pandas", "xarray"},
+    "disentanglement": {"torch", "pyro"},
+    "plots": {"torch"},
+}
 MOST_FILES = 14
+MOST_LINES = 900
+# A private file of fewer lines belongs inside its importer, if it has only one.
+FEWEST_LINES = 150
+# Names that may stand twice and small files with one importer that may stand alone, each with its reason.
+SHARED_NAMES: dict[str, str] = {}
+CRUMBS: dict[str, str] = {}
 TESTS_OF_THE_WHOLE = frozenset(
     {
         "test_architecture.py",
@@ -46,6 +63,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 # ---- reading the tree
+
+
+def parsed(file: Path) -> ast.Module:
+    return parsed_text(file.read_text())
+
+
+parsed_text = cache(ast.parse)
 
 
 def modules(root: Path) -> dict[str, Path]:
@@ -70,7 +94,7 @@ def imports(module: str, file: Path) -> Iterator[tuple[int, str]]:
     ``from a import b`` gives ``a.b``, which may name a module or something inside ``a``.
     """
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(parsed(file)):
         match node:
             case ast.Import(names=names):
                 yield from ((node.lineno, alias.name) for alias in names)
@@ -103,7 +127,7 @@ def resolve(name: str, known: Iterable[str]) -> str:
 def public_names(folder: Path) -> set[str]:
     """What a room offers: what its ``__init__`` lists, or else what its files define."""
     files = sorted(folder.glob("*.py"))
-    bodies = {file.stem: ast.parse(file.read_text()).body for file in files}
+    bodies = {file.stem: parsed(file).body for file in files}
     defined = {node.name for body in bodies.values() for node in body if isinstance(node, ast.FunctionDef)}
     names = listed(bodies.get("__init__", [])) or defined
     return {name for name in names if not name.startswith("_")}
@@ -172,21 +196,55 @@ def crowds(root: Path) -> Iterator[str]:
             yield f"{folder.relative_to(root)} has {len(files)} files, more than {MOST_FILES}"
 
 
+def long_files(root: Path) -> Iterator[str]:
+    for file in modules(root).values():
+        if (lines := len(file.read_text().splitlines())) > MOST_LINES:
+            yield f"{file.relative_to(root)} has {lines} lines, more than {MOST_LINES}"
+
+
+def crumbs(root: Path) -> Iterator[str]:
+    """Small private files of which a room offers nothing, with one importer."""
+    files = modules(root)
+    importers: dict[str, set[str]] = {module: set() for module in files}
+    for module, file in files.items():
+        for source in {resolve(name, files) for _, name in imports(module, file)} - {""}:
+            importers[source].add(module)
+    for module, file in files.items():
+        small = (
+            file.stem.startswith("_")
+            and file.stem != "__init__"
+            and len(file.read_text().splitlines()) < FEWEST_LINES
+        )
+        match sorted(importers[module]):
+            case [one] if small and files[one].name != "__init__.py" and module not in CRUMBS:
+                yield f"{file.relative_to(root)} is small and has one importer, {one}: it belongs there"
+
+
 def shared_names(root: Path) -> Iterator[str]:
-    """One name for two things: classes anywhere, and public functions."""
+    """One name for two things: classes anywhere, public functions, and aliases that are not private."""
     places: dict[str, list[str]] = {}
     for file in modules(root).values():
         public = public_names(file.parent)
-        defined = {
-            node.name
-            for node in ast.parse(file.read_text()).body
-            if isinstance(node, ast.ClassDef) or (isinstance(node, ast.FunctionDef) and node.name in public)
-        }
-        for name in {name.lstrip("_") for name in defined} - {"main"}:
+        for name in names_of_things(parsed(file).body, public) - SHARED_NAMES.keys():
             places.setdefault(name, []).append(str(file.relative_to(root)))
     for name, files in sorted(places.items()):
         if len(files) > 1:
             yield f"{name} is defined in {' and '.join(sorted(files))}"
+
+
+def names_of_things(body: list[ast.stmt], public: set[str]) -> set[str]:
+    names: set[str] = set()
+    for node in body:
+        match node:
+            case ast.ClassDef(name=name):
+                names.add(name.lstrip("_"))
+            case ast.FunctionDef(name=name) if name in public:
+                names.add(name)
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]) if (
+                name[0].isupper() and not name.isupper()
+            ):
+                names.add(name)
+    return names
 
 
 def cycles(root: Path) -> Iterator[str]:
@@ -226,13 +284,39 @@ def stray_tests(root: Path) -> Iterator[str]:
             yield f"tests/{place} mirrors nothing: there is no {PACKAGE}/{place.stem[5:]}.py"
 
 
+def banned_loads(root: Path) -> Iterator[str]:
+    """Libraries that an import loads after all, through whatever it imports."""
+    for room, bans in LOAD_BANS.items():
+        module = f"{PACKAGE}.{room}".rstrip(".")
+        if module in modules(root):
+            for library in sorted(bans & loaded(module, root)):
+                yield f"import {module} loads {library}"
+
+
+def loaded(module: str, root: Path) -> set[str]:
+    """The top names in ``sys.modules`` after the import in a fresh process."""
+    names = fresh_python(f"import sys, {module}; print(*sys.modules)", root).split()
+    return {name.split(".")[0] for name in names}
+
+
+def fresh_python(program: str, root: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, cwd=root, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 RULES = (
     unknown_rooms,
     wrong_imports,
     walls,
     cycles,
     crowds,
+    long_files,
+    crumbs,
     shared_names,
+    banned_loads,
     shadowed_files,
     stray_tests,
 )
@@ -264,7 +348,7 @@ def plant(tmp_path):
 
     rooms = ("infer/__init__.py", "joint.py", "nn/__init__.py")
     write({f"pyro_infomax/{room}": "" for room in rooms})
-    write({"pyro_infomax/__init__.py": "from .infer import BetaELBO\n__all__ = ['BetaELBO', 'infer']\n"})
+    write({"pyro_infomax/__init__.py": "__all__ = ['BetaELBO', 'infer']\n"})
     return write
 
 
@@ -274,6 +358,7 @@ def test_a_lawful_tree_has_no_breach(plant):
             "pyro_infomax/infer/weighted.py": "from ..schedules import Linear\nfrom .. import nn",
             "pyro_infomax/infer/beta.py": "from pyro_infomax.infer.weighted import X\nfrom . import weighted",
             "pyro_infomax/infer/__init__.py": "from .beta import Y\n__all__ = ['Y']\n",
+            "pyro_infomax/information/__init__.py": "import torch",
             "pyro_infomax/schedules.py": "import torch\n",
             "tests/infer/test_anything.py": "",
             "tests/test_schedules.py": "",
@@ -434,10 +519,133 @@ def test_one_name_for_two_public_functions_is_found(plant):
     assert breach.startswith("rate_distortion is defined in")
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("Values = dict[str, int]", "Values = list[int]"),
+        ("Values: TypeAlias = dict[str, int]", "Values = list[int]"),
+        ("class Values: ...", "Values: TypeAlias = list[int]"),
+    ],
+)
+def test_one_name_for_two_aliases_is_found(plant, first, second):
+    (breach,) = shared_names(plant({"pyro_infomax/infer/_a.py": first, "pyro_infomax/nn/_b.py": second}))
+    assert breach.startswith("Values is defined in")
+
+
+@pytest.mark.parametrize("text", ["_Values = list[int]", "VALUES = 1", "T = TypeVar('T')", "values = 1"])
+def test_a_constant_or_a_private_alias_may_stand_twice(plant, text):
+    assert not list(shared_names(plant({"pyro_infomax/infer/_a.py": text, "pyro_infomax/nn/_b.py": text})))
+
+
+def test_a_name_with_a_reason_may_stand_twice(plant, monkeypatch):
+    monkeypatch.setitem(SHARED_NAMES, "Values", "a reason")
+    text = "Values = list[int]"
+    assert not list(shared_names(plant({"pyro_infomax/infer/_a.py": text, "pyro_infomax/nn/_b.py": text})))
+
+
+def test_a_long_file_is_found(plant):
+    root = plant({"pyro_infomax/infer/_a.py": "\n" * MOST_LINES})
+    assert not list(long_files(root))
+    (breach,) = long_files(plant({"pyro_infomax/infer/_a.py": "\n" * (MOST_LINES + 1)}))
+    assert breach.startswith("pyro_infomax/infer/_a.py has")
+
+
+def test_a_crumb_is_found(plant, monkeypatch):
+    root = plant(
+        {
+            "pyro_infomax/infer/_small.py": "\n" * (FEWEST_LINES - 1),
+            "pyro_infomax/infer/_beta.py": "from pyro_infomax.infer._small import x",
+        }
+    )
+    (breach,) = crumbs(root)
+    assert breach.startswith("pyro_infomax/infer/_small.py is small")
+    monkeypatch.setitem(CRUMBS, "pyro_infomax.infer._small", "a reason")
+    assert not list(crumbs(root))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"pyro_infomax/infer/_small.py": "\n" * FEWEST_LINES},
+        {"pyro_infomax/infer/_gamma.py": "from pyro_infomax.infer import _small"},
+        {"pyro_infomax/infer/__init__.py": "from pyro_infomax.infer._small import x"},
+    ],
+    ids=["not small", "two importers", "offered by the room"],
+)
+def test_what_is_no_crumb_is_not_found(plant, others):
+    files = {
+        "pyro_infomax/infer/_small.py": "",
+        "pyro_infomax/infer/_beta.py": "from pyro_infomax.infer._small import x",
+    }
+    assert not list(crumbs(plant(files | others)))
+
+
+@pytest.mark.parametrize(
+    ("files", "breach"),
+    [
+        ({"__init__.py": "import torch"}, "import pyro_infomax loads torch"),
+        ({"plots/__init__.py": "import torch"}, "import pyro_infomax.plots loads torch"),
+        (
+            {"plots/__init__.py": "import pyro_infomax.nn", "nn/__init__.py": "import torch.nn"},
+            "import pyro_infomax.plots loads torch",
+        ),
+    ],
+    ids=["by the package", "directly", "through another room"],
+)
+def test_a_library_that_an_import_loads_is_found(plant, files, breach):
+    # The real libraries are no part of this rule, and take long.
+    files = {f"pyro_infomax/{name}": text for name, text in files.items()}
+    root = plant(files | {"torch/__init__.py": "", "torch/nn.py": ""})
+    assert breach in list(banned_loads(root))
+
+
+def test_a_library_loaded_on_demand_is_not_found(plant):
+    root = plant({"pyro_infomax/plots/__init__.py": "def history():\n    import torch"})
+    assert not list(banned_loads(root))
+
+
 @pytest.mark.parametrize("test", ["tests/test_nothing.py", "tests/attic/test_docs.py"])
 def test_a_test_that_mirrors_nothing_is_found(plant, test):
     (breach,) = stray_tests(plant({test: ""}))
     assert breach.startswith(f"{test} mirrors nothing")
+
+
+# ---- the top of the package
+
+
+def test_every_name_of_the_package_is_the_one_of_its_room():
+    for name in set(pyro_infomax.__all__) - {"__version__"}:
+        room = import_module(f"{PACKAGE}.{pyro_infomax._MODULE_OF[name]}")
+        assert getattr(pyro_infomax, name) is getattr(room, name)
+        assert name in getattr(room, "__all__", dir(room))
+
+
+def test_every_room_is_an_attribute():
+    rooms = {room for room in map(room_of, modules(ROOT)) if room and not room.startswith("_")}
+    assert {room: getattr(pyro_infomax, room).__name__ for room in rooms} == {
+        room: f"{PACKAGE}.{room}" for room in rooms
+    }
+    assert {*pyro_infomax.__all__, *rooms} <= set(dir(pyro_infomax))
+
+
+def test_a_room_is_an_attribute_of_the_bare_package():
+    program = "import pyro_infomax; print(pyro_infomax.schedules.__name__)"
+    assert fresh_python(program, ROOT).strip() == "pyro_infomax.schedules"
+
+
+def test_type_checkers_see_the_names_and_rooms_that_the_package_offers():
+    rooms = {name for name in dir(pyro_infomax) if name in LINE_OF and not name.startswith("_")}
+    body = parsed(ROOT / PACKAGE / "__init__.py").body
+    block = next(node for node in body if isinstance(node, ast.If))
+    seen = {alias.name for node in block.body for alias in node.names}
+    assert seen == {*pyro_infomax.__all__, *rooms} - {"__version__"}
+
+
+def test_a_name_that_the_package_does_not_have_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"module 'pyro_infomax' has no attribute 'nothing'"):
+        _ = pyro_infomax.nothing
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        exec("from pyro_infomax import nothing")
 
 
 # ---- importing leaves no trace
@@ -455,10 +663,11 @@ def state():
     )
 before = state()
 import pyro_infomax
+for name in dir(pyro_infomax):
+    getattr(pyro_infomax, name)
 assert state() == before
 """
 
 
-def test_importing_the_package_changes_no_global_state():
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", WITNESS], capture_output=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr.decode()
+def test_importing_the_package_and_its_rooms_changes_no_global_state():
+    fresh_python(WITNESS, ROOT)

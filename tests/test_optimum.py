@@ -50,8 +50,10 @@ def train(program: Callable[..., object], objective: object, x: torch.Tensor) ->
     fit(svi, x, epochs=STEPS, batch_size=None, progress=False, seed=0)
 
 
-@pytest.mark.parametrize("beta", [0.5, 1.0, 2.0, 4.0])
-@pytest.mark.parametrize("weighting", ["beta", "infomax"])
+# The InfoMax objective is the other times 1 + lam, which the optimiser does not notice
+@pytest.mark.parametrize(
+    ("weighting", "beta"), [("beta", 0.5), ("beta", 1.0), ("beta", 2.0), ("beta", 4.0), ("infomax", 2.0)]
+)
 def test_svi_reaches_the_optimum(weighting: str, beta: float) -> None:
     optimum = LinearGaussian.optimum(EIGENVALUES, beta, len(EIGENVALUES), s2=S2)
     objective = BetaELBO(beta=beta) if weighting == "beta" else InfoMaxELBO(lam=1 / beta - 1)

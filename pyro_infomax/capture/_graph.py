@@ -1,8 +1,13 @@
-"""A graph of tensor operations, recorded from a function, and simplified without a change of values."""
+"""A step as a graph of tensor operations: recorded, simplified, and replayed or compiled.
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
-from typing import Any, Final, TypeAlias, final
+In this order: the recorded graph and its simplification, the quickest call of each operation, the straight
+function of Python that replays the graph, the buffers in which it leaves its gradients for the optimiser, and
+the graph compiled to machine code.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import accumulate, groupby
+from typing import Any, Final, TypeAlias, cast, final
 
 import torch
 from pyro.infer.util import zero_grads
@@ -17,10 +22,11 @@ from pyro_infomax._random import isolated_random_state
 from pyro_infomax.capture._optim import FusedOptim, ParameterGroup
 from pyro_infomax.capture._watch import NotCapturableError, NotCompilableError
 
-# ---- recorded graph
+# ---- A graph recorded from a function, and simplified without a change of values.
 
-Alias: TypeAlias = tuple[Any, ...]
+Alias: TypeAlias = tuple[Hashable, ...]
 
+_LIFTS: Final = ("aten::lift_fresh_copy", "aten::lift_fresh")
 _LARGEST_CONSTANT: Final = 2**20  # elements
 _SHAPE_ALONE: Final = frozenset(
     f"aten::{name}" for name in ("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full")
@@ -61,6 +67,8 @@ class RecordedGraph:
         # one mode for what fx notes of each tensor, in place of a new one for every tensor: half of the time
         with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
             self.module: GraphModule = make_fx(function, tracing_mode="real")(*inputs)
+        # The recording keeps no values, yet what may be dropped depends on who shares memory with whom: the
+        # graph runs once more, and each node's value is kept
         self.values: dict[Node, Any] = {}
         self._run(inputs)
         self._written = frozenset(self._written_memory())
@@ -93,14 +101,18 @@ class RecordedGraph:
 
     def simplify(self) -> None:
         """Drops what changes no value: repetitions, what nobody reads, and what is the same at each run."""
-        self.literals = literal = self._made_of_numbers()
-        seen: dict[Any, Node] = {}
+        # In the order in which they run, so that each operation meets what earlier ones have become. aliases
+        # holds who gave a window on memory first, or wrote to it last; seen holds the calls so far
+        self.literals = self._made_of_numbers()
+        seen: dict[Hashable, Node] = {}
         aliases: dict[Alias, Node] = {}
         for node in list(self.graph.nodes):
             if node.op == "call_function":
-                self._simplify(node, literal, seen, aliases)
+                self._simplify_call(node, seen, aliases)
             if isinstance(self.values.get(node), Tensor):
                 _remember(aliases, node, self.values[node])
+        # Only now is it known what nobody reads. Shapes that depend on values are refused last, since those
+        # that depend on constants have been folded
         self._drop_unread()
         self._refuse_shapes_of_values()
         self.graph.lint()
@@ -137,11 +149,9 @@ class RecordedGraph:
             elif node.op == "get_attr":
                 self.values[node] = getattr(self.module, str(node.target))
             elif node.op == "call_function":
-                self.values[node] = node.target(*self.filled(node.args), **self.filled(node.kwargs))
-
-    def filled(self, arguments: Any) -> Any:
-        """Arguments of a node with values in place of nodes."""
-        return torch.fx.node.map_arg(arguments, lambda node: self.values[node])
+                assert callable(node.target)
+                args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+                self.values[node] = node.target(*args, **kwargs)
 
     def _written_memory(self) -> Iterator[int]:
         for node in self.graph.nodes:
@@ -151,30 +161,32 @@ class RecordedGraph:
 
     def _made_of_numbers(self) -> set[Node]:
         """Tensors that the function itself has made of numbers, which no one else can change."""
-        lifts = ("aten::lift_fresh_copy", "aten::lift_fresh")
         return {
             node
             for node in self.graph.nodes
-            if node.op == "get_attr" and node.users and all(_name(user) in lifts for user in node.users)
+            if node.op == "get_attr" and node.users and all(_operator(user) in _LIFTS for user in node.users)
         }
 
-    def _simplify(
-        self, node: Node, literal: set[Node], seen: dict[Any, Node], aliases: dict[Alias, Node]
-    ) -> None:
+    def _simplify_call(self, node: Node, seen: dict[Hashable, Node], aliases: dict[Alias, Node]) -> None:
         value = self.values[node]
+        # A draw moves the random state, and a write changes what others read: both happen at each run
         if is_random(node) or written_arguments(node):
             return
+        # A view of what an earlier node views already, or a copy without a change, is that node
         if (same := self._same_view(node, aliases)) is not None:
             if isinstance(value, Tensor):
                 # Views of this node are views of the other from now on
                 aliases.setdefault(_alias(value), same)
             self._replace(node, same)
             return
+        # What is written to at some time gives something else each time that it is read
         if self.is_written(node):
             return
-        if isinstance(value, Tensor) and self._is_constant(node, literal):
-            literal.add(self._fold(node))
+        # What depends on constants alone, or on shapes, which the recording fixes, is computed here for good
+        if isinstance(value, Tensor) and self._is_constant(node):
+            self.literals.add(self._fold(node))
             return
+        # The same call on the same arguments, which autograd's derivatives are full of, happens once
         key = (node.target, _hashable(node.args), _hashable(node.kwargs))
         if key in seen:
             self._replace(node, seen[key])
@@ -192,24 +204,24 @@ class RecordedGraph:
             return aliases.get(_alias(value))
         if self.is_written(node):
             return None
-        if _name(node) in ("aten::lift_fresh_copy", "aten::lift_fresh"):
+        if _operator(node) in _LIFTS:
             return node.all_input_nodes[0]
         return self._unchanged(node)
 
     def _unchanged(self, node: Node) -> Node | None:
-        neutral = _NEUTRAL.get(_name(node))
+        neutral = _NEUTRAL.get(_operator(node))
         if neutral is None or len(node.args) != 2 or node.kwargs or not isinstance(node.args[0], Node):
             return None
         first, value = self.values[node.args[0]], self.values[node]
         alike = first.dtype == value.dtype and first.shape == value.shape and first.stride() == value.stride()
         return node.args[0] if alike and _is_number(node.args[1], neutral) else None
 
-    def _is_constant(self, node: Node, literal: set[Node]) -> bool:
-        if self.values[node].numel() > _LARGEST_CONSTANT or _name(node).startswith(
+    def _is_constant(self, node: Node) -> bool:
+        if self.values[node].numel() > _LARGEST_CONSTANT or _operator(node).startswith(
             ("aten::empty", "aten::new_empty")
         ):
             return False
-        return _name(node) in _SHAPE_ALONE or all(each in literal for each in node.all_input_nodes)
+        return _operator(node) in _SHAPE_ALONE or all(each in self.literals for each in node.all_input_nodes)
 
     def _fold(self, node: Node) -> Node:
         name = f"_folded_{node.name}"
@@ -230,13 +242,13 @@ class RecordedGraph:
             if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
                 deciding = [each for each in self._deciding(node) if each not in self.literals]
                 if deciding:
-                    raise NotCapturableError(f"a shape depends on the values of a tensor ({_name(node)})")
+                    raise NotCapturableError(f"a shape depends on the values of a tensor ({_operator(node)})")
 
     def _deciding(self, node: Node) -> Sequence[Node]:
         """The arguments whose values decide on the shape of what a node gives."""
-        if _name(node) not in ("aten::index.Tensor", "aten::_unsafe_index.Tensor"):
+        if _operator(node) not in ("aten::index.Tensor", "aten::_unsafe_index.Tensor"):
             return node.all_input_nodes
-        indices: Any = node.args[1]
+        indices = cast(Sequence[Node | None], node.args[1])
         masks = (torch.bool, torch.uint8)
         return [each for each in indices if each is not None and self.values[each].dtype in masks]
 
@@ -279,14 +291,14 @@ def _gives_view(node: Node) -> bool:
     return schema is not None and any(argument.alias_info is not None for argument in schema.arguments)
 
 
-def _name(node: Node) -> str:
+def _operator(node: Node) -> str:
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return ""
     return target.name()
 
 
-def memory(value: Any) -> frozenset[int]:
+def memory(value: object) -> frozenset[int]:
     """Where in memory a tensor, or each of a list of tensors, is kept."""
     tensors = value if isinstance(value, list | tuple) else [value]
     return frozenset(
@@ -311,7 +323,7 @@ def _is_number(value: object, number: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == number
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: object) -> Hashable:
     if isinstance(value, list | tuple):
         return type(value).__name__, tuple(map(_hashable, value))
     if isinstance(value, dict):
@@ -322,7 +334,7 @@ def _hashable(value: Any) -> Any:
 
 # ---- The quickest way to call a recorded operation.
 
-Operation = Callable[..., Any]
+Operation = Callable[..., object]
 
 
 def fast_operation(node: Node, recorded: RecordedGraph, *, out: Tensor | None = None) -> Operation | None:
@@ -343,27 +355,24 @@ def fast_operation(node: Node, recorded: RecordedGraph, *, out: Tensor | None = 
     assert callable(target)
     if not isinstance(target, torch._ops.OpOverload):
         return None if out is not None else target
-    expected = _outcome(target, node, recorded)
+    # torch has an operation under several names, with other defaults and overloads here and there: a trial on
+    # the recorded values shows which one does the same
+    expected = _effect(target, node, recorded)
     keywords = {} if out is None else {"out": out}
-    for candidate in _candidates(target):
+    name = target.name().removeprefix("aten::").split(".")[0]
+    for candidate in (getattr(owner, name, None) for owner in (torch, Tensor, torch.special)):
+        if not callable(candidate):
+            continue
         try:
-            found = _outcome(candidate, node, recorded, **keywords)
+            found = _effect(candidate, node, recorded, **keywords)
         except (TypeError, RuntimeError, ValueError, NotImplementedError):
             continue
-        if _same(expected, found):
+        if len(expected) == len(found) and all(map(_identical, expected, found)):
             return candidate
     return None if out is not None else getattr(target, "_op", target)
 
 
-def _candidates(target: Any) -> Iterator[Operation]:
-    name = target.name().removeprefix("aten::").split(".")[0]
-    for owner in (torch, Tensor, torch.special):
-        function = getattr(owner, name, None)
-        if callable(function):
-            yield function
-
-
-def _outcome(operation: Operation, node: Node, recorded: RecordedGraph, **keywords: Any) -> list[Any]:
+def _effect(operation: Operation, node: Node, recorded: RecordedGraph, **keywords: object) -> list[object]:
     """What an operation gives, and what it leaves in the arguments that it writes to."""
     written = {each: recorded.values[each].clone() for each in written_arguments(node)}
     arguments, named = torch.fx.node.map_arg(
@@ -371,34 +380,22 @@ def _outcome(operation: Operation, node: Node, recorded: RecordedGraph, **keywor
     )
     with isolated_random_state(), torch.no_grad():
         result = operation(*arguments, **named, **keywords)
-    return [*_flat(result), *written.values()]
+    return [*(result if isinstance(result, list | tuple) else [result]), *written.values()]
 
 
-def _flat(result: Any) -> list[Any]:
-    return list(result) if isinstance(result, list | tuple) else [result]
-
-
-def _same(expected: list[Any], found: list[Any]) -> bool:
-    return len(expected) == len(found) and all(map(_same_results, expected, found))
-
-
-def _same_results(expected: Any, found: Any) -> bool:
+def _identical(expected: object, found: object) -> bool:
     if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
         return type(expected) is type(found) and expected == found
     layout = expected.dtype == found.dtype and expected.shape == found.shape
-    return layout and expected.stride() == found.stride() and _equal(expected, found)
-
-
-def _equal(expected: Tensor, found: Tensor) -> bool:
-    both = [
+    if not layout or expected.stride() != found.stride():
+        return False
+    first, second = (
         torch.view_as_real(each.resolve_conj()) if each.is_complex() else each for each in (expected, found)
-    ]
-    same = both[0] == both[1]
-    return (
-        bool((same | (both[0].isnan() & both[1].isnan())).all())
-        if expected.is_floating_point()
-        else bool(same.all())
     )
+    same = first == second
+    if expected.is_floating_point():
+        same |= first.isnan() & second.isnan()
+    return bool(same.all())
 
 
 # ---- A recorded graph as one straight function of Python.
@@ -427,8 +424,10 @@ class _Writer:
     def __init__(self, recorded: RecordedGraph, destinations: Sequence[Tensor | None]) -> None:
         self._recorded = recorded
         self._values = recorded.values
+        # What the source calls things, and the things: operations and tensors are globals of the function
         self._names = {node: f"v{i}" for i, node in enumerate(recorded.graph.nodes)}
-        self._objects: dict[str, Any] = {}
+        self._objects: dict[str, object] = {}
+        # Where outputs go: returned, written by the operation itself, or copied at the end
         self._operations: dict[Node, Operation] = {}
         self._direct: dict[Node, Tensor] = {}
         self._copied: list[tuple[Node, Tensor]] = []
@@ -442,8 +441,7 @@ class _Writer:
         arguments = ", ".join(self._names[node] for node in self._recorded.inputs)
         source = f"def replay({arguments}):\n" + "".join(f"    {line}\n" for line in self._lines())
         exec(compile(source, "<replay>", "exec"), self._objects)
-        function: TensorFunction = self._objects["replay"]
-        return function
+        return cast(TensorFunction, self._objects["replay"])
 
     # An output is often a mere view of what an operation gave, such as a matrix product, and that operation
     # can then write to the destination itself.
@@ -458,10 +456,10 @@ class _Writer:
         self._copied.append((node, to))
 
     def _source(self, node: Node) -> Node | None:
-        value = source = node
-        value = self._values[node]
+        source, value = node, self._values[node]
         while (earlier := self._viewed(source)) is not None:
             source = earlier
+        # It must give just these elements, in this order
         found = self._values[source]
         if source.op != "call_function" or not isinstance(found, Tensor):
             return None
@@ -489,18 +487,18 @@ class _Writer:
         yield f"return ({''.join(self._names[node] + ', ' for node in self._returned)})"
 
     def _call(self, node: Node) -> str:
-        arguments = [self._written(each) for each in node.args]
-        arguments += [f"{name}={self._written(each)}" for name, each in node.kwargs.items()]
+        arguments = [self._literal(each) for each in node.args]
+        arguments += [f"{name}={self._literal(each)}" for name, each in node.kwargs.items()]
         if node in self._direct:
             arguments.append(f"out={self._constant(self._direct[node])}")
         operation = self._operations.get(node) or fast_operation(node, self._recorded)
         return f"{self._names[node]} = {self._constant(operation)}({', '.join(arguments)})"
 
-    def _written(self, value: Any) -> str:
+    def _literal(self, value: object) -> str:
         if isinstance(value, Node):
             return self._names[value]
         if isinstance(value, list | tuple):
-            return f"[{', '.join(map(self._written, value))}]"
+            return f"[{', '.join(map(self._literal, value))}]"
         if value is None or isinstance(value, bool | int | str):
             return repr(value)
         return self._constant(value)
@@ -545,6 +543,7 @@ class GradientBuffers:
         self.optim = optim
         self._stated = frozenset(stated)
         self._groups: tuple[ParameterGroup, ...] | None = None
+        # A step of a FusedOptim takes one flat gradient a group as it is. Others get views of it as .grad
         if isinstance(optim, FusedOptim):
             self._groups = optim.groups(self.parameters)
             self.members = [group.parameters for group in self._groups]
@@ -617,7 +616,7 @@ _aten = torch.ops.aten
 
 def compile_graph(
     recorded: RecordedGraph, inputs: Sequence[Tensor], gradients: GradientBuffers
-) -> Callable[..., tuple[Tensor, ...]]:
+) -> TensorFunction:
     """Compiles a graph by torch's inductor, without the guards of Dynamo.
 
     Parameters that are views into one flat tensor enter as that tensor, and their gradients leave as one.
@@ -634,7 +633,9 @@ def compile_graph(
     Raises:
         NotCompilableError: where inductor fails, for want of a C++ compiler for instance.
     """
+    # Gradients leave in flat tensors, as the optimiser takes them, so that nothing has to copy them
     _flatten_gradients(recorded, gradients)
+    # It would keep copies of small tensors that are no inputs, and never see them change: all become inputs
     live = _lift_parameters(recorded, gradients) + _lift_others(recorded)
     recorded.module.recompile()
     compiled = _compiled(recorded.module, [*inputs, *live])
@@ -648,7 +649,7 @@ def compile_graph(
     return run
 
 
-def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Any:
+def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> TensorFunction:
     try:
         with torch.no_grad():
             compiled = torch._inductor.compile(module, [*inputs], options=_options())
@@ -692,18 +693,13 @@ def _lift_parameters(recorded: RecordedGraph, gradients: GradientBuffers) -> lis
             continue
         source = _new_input(recorded, f"flat_{number}")
         lifted.append(flat)
-        ends = _ends(members)
+        ends = list(accumulate(map(Tensor.numel, members)))
         for node, value in constants.items():
             position = next((i for i, each in enumerate(members) if each is value), None)
             if position is not None:
                 size = value.numel()
                 _read_part(recorded, node, source, ends[position] - size, ends[position], value.shape)
     return lifted
-
-
-def _ends(members: Sequence[Tensor]) -> list[int]:
-    total = 0
-    return [total := total + each.numel() for each in members]
 
 
 def _read_part(

@@ -336,7 +336,7 @@ class FactorImages(Dataset[Tensor]):
         return list(self._render(self.factors[np.asarray(indices, dtype=np.int64)], None).unbind(0))
 
 
-# ---- factor dataset
+# ---- The base of all kinds.
 
 _CHUNK = 1024
 

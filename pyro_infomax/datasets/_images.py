@@ -1,4 +1,4 @@
-"""What every loader returns."""
+"""Images with labels: loaders of what is installed and of the user's own files."""
 
 import os
 import zipfile
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-import sklearn.datasets
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Array
 from pyro_infomax.datasets._stored import channels_first, undamaged
 
-# ---- images
+# ---- What every loader returns.
 
 
 class LabelledImages(NamedTuple):
@@ -64,6 +63,8 @@ def load_digits() -> LabelledImages:
         >>> data.labels[:5].tolist()
         [0, 1, 2, 3, 4]
     """
+    import sklearn.datasets  # late, since most data come from elsewhere
+
     bunch = sklearn.datasets.load_digits()
     return LabelledImages(
         images=torch.as_tensor(bunch.images, dtype=torch.float32) / _INK_LEVELS,  # (datum, row, column)
@@ -112,7 +113,9 @@ def load_patches(*, side: int = 8, num_patches: int | None = None, seed: int | N
         2080
     """
     photographs = _grey_photographs()  # (photograph, row, column)
-    _check_side(side, largest=min(photographs.shape[1:]))
+    largest = min(photographs.shape[1:])
+    if isinstance(side, bool) or not isinstance(side, int | np.integer) or not 1 <= side <= largest:
+        raise ValueError(f"Expected side to be an integer from 1 to {largest} pixels but got {side!r}.")
     windows = photographs.unfold(1, side, 1).unfold(2, side, 1)  # (photograph, top, left, row, column)
     if num_patches is None:
         grid = windows[:, ::side, ::side]
@@ -125,14 +128,11 @@ def load_patches(*, side: int = 8, num_patches: int | None = None, seed: int | N
 
 
 def _grey_photographs() -> Tensor:
+    import sklearn.datasets
+
     colours = np.stack(sklearn.datasets.load_sample_images().images)  # (photograph, row, column, channel)
     grey = torch.from_numpy(colours).double() @ torch.tensor(_LUMA, dtype=torch.float64)
     return (grey / _WHITE).float()
-
-
-def _check_side(side: int, *, largest: int) -> None:
-    if isinstance(side, bool) or not isinstance(side, int | np.integer) or not 1 <= side <= largest:
-        raise ValueError(f"Expected side to be an integer from 1 to {largest} pixels but got {side!r}.")
 
 
 # ---- Images from the user's own npz file.

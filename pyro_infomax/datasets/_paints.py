@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pyro_infomax._checks import whole_number
 from pyro_infomax._types import Integers
 
-# ---- paints
+# ---- Paints: the brightness of pixels.
 
 _Pixels = npt.NDArray[np.float32]
 _RED_GREEN_BLUE: Final = 3

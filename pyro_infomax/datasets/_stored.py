@@ -17,7 +17,7 @@ import numpy as np
 
 from pyro_infomax._types import Array, Integers, State
 
-# ---- stored rows
+# ---- Rows of arrays in HDF5 and npz files.
 
 _LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name and its extra field
 

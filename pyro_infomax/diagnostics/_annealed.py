@@ -16,7 +16,7 @@ from torch.distributions import Transform, VonMises, biject_to
 from torch.distributions.constraints import Constraint
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, as_data, rows_of
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Program, Site
 from pyro_infomax.diagnostics._decompose import lines_of
@@ -31,13 +31,11 @@ from pyro_infomax.information import (
     spread,
     temperatures_of,
 )
-from pyro_infomax.joint import GenerativeJoint, LatentSpace, Sites, cycled
+from pyro_infomax.joint import GenerativeJoint, LatentSpace, cycled
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.programs import LocalProgram, SiteLayout
 
 # ---- Local latent sites as one vector without constraints.
-
-Tensors = tuple[torch.Tensor, ...]
 
 
 @final
@@ -111,7 +109,7 @@ class UnconstrainedSpace:
             stretched = stretched + log_jacobian.reshape(len(u), -1).sum(1)
         return sites, stretched
 
-    def unconstrain(self, sites: Sites) -> torch.Tensor:
+    def unconstrain(self, sites: SiteValues) -> torch.Tensor:
         """Vectors (M, size), float64, of sites (M, *shape)."""
         parts = [self.transforms[name].inv(sites[name].double()) for name in self.layouts]
         return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
@@ -217,7 +215,7 @@ class AnnealedJoint:
         z = self._pair.draw(num_chains)
         return torch.stack([self.flat(self._sites.unflatten(each)) for each in z])
 
-    def flat(self, sites: Sites) -> torch.Tensor:
+    def flat(self, sites: SiteValues) -> torch.Tensor:
         """Unconstrained vectors, (M, latent), of sites (M, *event)."""
         return self.space.unconstrain(sites)
 
@@ -380,7 +378,7 @@ def _are_close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def _observed_in(program: LocalProgram, given: Tensors, sites: Sites) -> Tensors:
+def _observed_in(program: LocalProgram, given: Tensors, sites: SiteValues) -> Tensors:
     """The arguments with the observed ones replaced by the values of their sites."""
     first = next(program.pieces(len(given[0])))
     part = rows_of(given, first) if program.follows else given
@@ -598,7 +596,7 @@ def annealed_importance_sampling(
 
 def _path(
     model: Program,
-    data: tuple[torch.Tensor, ...],
+    data: Tensors,
     guide: Program | None,
     *,
     data_plate: str | None,

@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, rows_of
+from pyro_infomax._data import Data, Tensors, rows_of
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Array, Program
 from pyro_infomax._version import __version__
@@ -270,7 +270,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 def _observed(
     program: LocalProgram,
-    data: tuple[torch.Tensor, ...],
+    data: Tensors,
     size: int,
     z: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:

@@ -11,12 +11,12 @@ import torch
 from torch.distributions import Distribution
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, as_data, count_nan, rows_of
+from pyro_infomax._data import Data, Tensors, as_data, count_nan, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._ranks import ONE_RANK, Ranks
 from pyro_infomax._types import Program
 from pyro_infomax.distributions import Density, Posterior, in_double, in_dtype_of, marginals_of
-from pyro_infomax.information import Mixtures, Prefixes, ShardedMixtures, WholeMixtures
+from pyro_infomax.information import AggregateScorer, Prefixes, ShardedAggregate, WholeAggregate
 from pyro_infomax.joint import (
     GenerativeJoint,
     RepresentationJoint,
@@ -194,15 +194,15 @@ class Pair:
     def _own_posterior(self) -> Posterior:
         return self.ranks.together(lambda: in_double(self.representation.posterior))
 
-    def mixtures(self, site_sizes: Sequence[int] | None = None) -> Mixtures:
+    def mixtures(self, site_sizes: Sequence[int] | None = None) -> AggregateScorer:
         """What scores points under the aggregate posterior of all data.
 
         Args:
             site_sizes: the number of latent dimensions of each site, where there are several.
         """
         progress = self.ranks.is_first
-        own = WholeMixtures(self._own_posterior, site_sizes=site_sizes, progress=progress)
-        return own if self.ranks.world_size == 1 else ShardedMixtures(own, self.ranks)
+        own = WholeAggregate(self._own_posterior, site_sizes=site_sizes, progress=progress)
+        return own if self.ranks.world_size == 1 else ShardedAggregate(own, self.ranks)
 
     def prior(self) -> Density:
         """p(z): batch shape (), event shape (latent,).
@@ -352,7 +352,7 @@ def _check_sites(*, model: Mapping[str, SiteLayout], guide: Mapping[str, SiteLay
             )
 
 
-def _on_data(joint: GenerativeJoint, data: tuple[torch.Tensor, ...], batch_size: int) -> GenerativeJoint:
+def _on_data(joint: GenerativeJoint, data: Tensors, batch_size: int) -> GenerativeJoint:
     joint.program(data, batch_size=batch_size)
     return joint
 
@@ -386,7 +386,7 @@ def _check_densities(point_masses: list[str]) -> None:
         )
 
 
-def _check_no_nan(data: tuple[torch.Tensor, ...]) -> None:
+def _check_no_nan(data: Tensors) -> None:
     for position, tensor in enumerate(data):
         count, first = count_nan(tensor)
         if count:
@@ -432,7 +432,7 @@ def _naming_the_holdout() -> Iterator[None]:
         raise ValueError(f"{error} (of the holdout)") from error
 
 
-def _data_like(training: tuple[torch.Tensor, ...], holdout: Data) -> tuple[torch.Tensor, ...]:
+def _data_like(training: Tensors, holdout: Data) -> Tensors:
     with _naming_the_holdout():
         data = as_data(holdout)
     expected, found = ([tuple(each.shape[1:]) for each in part] for part in (training, data))
@@ -444,7 +444,7 @@ def _data_like(training: tuple[torch.Tensor, ...], holdout: Data) -> tuple[torch
 
 
 @torch.no_grad()
-def _check_amortised(training: Pair, holdout: tuple[torch.Tensor, ...]) -> None:
+def _check_amortised(training: Pair, holdout: Tensors) -> None:
     """Parameters of the training data would be taken for those of the holdout where the sizes agree."""
     if training.representation.program.follows:
         return

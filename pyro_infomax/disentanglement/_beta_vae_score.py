@@ -2,7 +2,7 @@
 
 import warnings
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -10,9 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import StandardScaler
 
-from pyro_infomax._types import Floats
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
     FixedFactorDraws,
+    GivenCodes,
+    GivenFactors,
     Interventions,
     LearnerTrial,
     Verdicts,
@@ -28,8 +30,8 @@ _STOPPED: Final = "The learner stopped before it had converged, as the reference
 
 
 def beta_vae_score(
-    codes: Any,
-    factors: Any,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -110,7 +112,7 @@ def _features(codes: Floats, draws: FixedFactorDraws) -> Floats:
     return np.concatenate([_differences(codes, rows) for rows in in_chunks(draws)])
 
 
-def _differences(codes: Floats, rows: Any) -> Floats:
+def _differences(codes: Floats, rows: Integers) -> Floats:
     differences = codes.take(rows[:, 0], axis=0)  # (draw, pair, code)
     differences -= codes.take(rows[:, 1], axis=0)
     means: Floats = np.abs(differences, out=differences).mean(1)

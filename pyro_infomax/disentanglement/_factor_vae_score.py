@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
     FixedFactorDraws,
+    GivenCodes,
+    GivenFactors,
     Interventions,
     LearnerTrial,
     Verdicts,
@@ -17,8 +19,8 @@ from pyro_infomax.disentanglement._interventions import (
     held_fixed,
     in_chunks,
 )
+from pyro_infomax.disentanglement._sample import moved_by_factors
 from pyro_infomax.disentanglement._score import Calibration, Score, calibrated
-from pyro_infomax.disentanglement._udr import moved_by_factors
 
 _NUM_BACKGROUND: Final = 10_000
 _REFERENCE_DEVIATION: Final = 0.05
@@ -27,8 +29,8 @@ _Mask = NDArray[np.bool_]
 
 
 def factor_vae_score(
-    codes: Any,
-    factors: Any,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,

@@ -4,18 +4,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
-from typing import Any, Final, NamedTuple, Protocol, Self, final, runtime_checkable
+from typing import Final, NamedTuple, Protocol, Self, TypeAlias, cast, final, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import chi2
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import patiently
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._sample import Sample, as_matrix, to_sample, two_thirds
-from pyro_infomax.disentanglement._score import ScoreOutcome
+from pyro_infomax.disentanglement._score import Parts, ScoreOutcome
 
-# ---- A source of factors without those that take a single value.
+# ---- A source without the factors that take a single value.
 
 
 @final
@@ -29,7 +30,7 @@ class VaryingFactors:
         ValueError: if no factor varies.
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: "FactorSource") -> None:
         sizes = np.asarray(source.factor_sizes, dtype=np.int64)
         self._source = source
         self._number = len(sizes)
@@ -42,16 +43,19 @@ class VaryingFactors:
                 f"{tuple(sizes.tolist())}: there is nothing to score codes against."
             )
 
-    def sample_factors(self, n: int, *, seed: Any = None) -> Any:
+    def sample_factors(self, n: int, *, seed: int | np.random.RandomState | None = None) -> Integers:
         """Those that vary, (n, K)."""
-        return np.asarray(self._source.sample_factors(n, seed=seed))[:, self._varying]
+        whole = np.asarray(self._source.sample_factors(n, seed=seed))
+        varying: Integers = whole[:, self._varying]
+        return varying
 
-    def observations(self, factors: Any, **drawn_with: Any) -> Any:
+    def observations(self, factors: ArrayLike, **drawn_with: object) -> object:
         """Of factors that vary, (n, K)."""
         rows = np.asarray(factors, dtype=np.int64)
         whole = np.zeros((len(rows), self._number), dtype=np.int64)
         whole[:, self._varying] = rows
-        return self._source.observations(whole, **drawn_with)
+        observe: Callable[..., object] = self._source.observations
+        return observe(whole, **drawn_with)
 
 
 # ---- From factors to codes: what an encoder makes of the observations that factors give.
@@ -61,6 +65,9 @@ NUM_TEST: Final = 5_000  # that judge what was learned
 NUM_POINTS: Final = NUM_TRAIN + NUM_TEST
 
 _IMAGES_AT_ONCE: Final = 1024
+
+Encode: TypeAlias = Callable[..., ArrayLike]
+"""From a batch of observations to codes (batch, L)."""
 
 
 @runtime_checkable
@@ -76,10 +83,10 @@ class FactorSource(Protocol):
     def factor_sizes(self) -> Sequence[int]:
         """The number of values of each factor; they are 0, …, size - 1."""
 
-    def sample_factors(self, n: int, *, seed: Any = None) -> Any:
+    def sample_factors(self, n: int, *, seed: int | np.random.RandomState | None = None) -> ArrayLike:
         """Factors of n data, (n, K) integers; a ``numpy.random.RandomState`` may be the seed."""
 
-    def observations(self, factors: Any) -> Any:
+    def observations(self, factors: Integers) -> object:
         """A batch of observations of factors (n, K), in whatever form the encoder takes."""
 
 
@@ -99,7 +106,7 @@ class Encoder:
         ValueError: if no factor varies, and if the codes are not finite or not a row for each observation.
     """
 
-    def __init__(self, encode: Callable[[Any], Any], source: FactorSource, *, progress: bool = True) -> None:
+    def __init__(self, encode: Encode, source: FactorSource, *, progress: bool = True) -> None:
         constant = min(source.factor_sizes, default=0) < 2
         self.source: FactorSource = VaryingFactors(source) if constant else source
         self._encode = encode
@@ -111,6 +118,11 @@ class Encoder:
     def draws(self) -> bool:
         """Whether the same factors give another observation each time."""
         return bool(getattr(self.source, "draws", False))
+
+    def draw(self, number: int, rng: np.random.RandomState) -> tuple[Floats, Integers]:
+        """The codes (number, L) of factors (number, K) that the source draws, and these."""
+        points = np.asarray(self.source.sample_factors(number, seed=rng))
+        return self.codes_of(points, rng=rng), points
 
     def codes_of(self, factors: ArrayLike, *, rng: np.random.RandomState) -> Floats:
         """The codes of these factors.
@@ -142,15 +154,14 @@ class Encoder:
         order = np.argsort(joined)
         self._keys, self._codes = joined[order], codes[order]
 
-    def _encoded(self, rows: Integers, **drawn_with: Any) -> Floats:
+    def _encoded(self, rows: Integers, **drawn_with: object) -> Floats:
         return np.concatenate(list(self._batches(rows, drawn_with)))
 
-    def _batches(self, rows: Integers, drawn_with: Mapping[str, Any]) -> Iterator[Floats]:
+    def _batches(self, rows: Integers, drawn_with: Mapping[str, object]) -> Iterator[Floats]:
+        observe: Callable[..., object] = self.source.observations
         for start in patiently(range(0, len(rows), _IMAGES_AT_ONCE), "encoding", progress=self._progress):
             batch = rows[start : start + _IMAGES_AT_ONCE]
-            codes = as_matrix(
-                self._encode(self.source.observations(batch, **drawn_with)), name="codes", columns="L"
-            )
+            codes = as_matrix(self._encode(observe(batch, **drawn_with)), name="codes", columns="L")
             if len(codes) != len(batch):
                 raise ValueError(
                     f"Expected a row of codes for each of {len(batch)} observations but got {len(codes)}: "
@@ -159,50 +170,53 @@ class Encoder:
             yield codes
 
 
-def is_encoded(codes: Any, factors: Any) -> bool:
-    """Whether codes are to be made by an encoder, from a source of factors.
+GivenCodes: TypeAlias = ArrayLike | Encode | Encoder
+"""Codes (n, L), or what makes them of observations."""
+
+GivenFactors: TypeAlias = ArrayLike | FactorSource
+"""Factors (n, K), or what makes observations of them."""
+
+
+def encoder_of(codes: GivenCodes, factors: GivenFactors | None, *, progress: bool = True) -> Encoder | None:
+    """The encoder of a callable and a source, or the one that was given; None where there are arrays.
 
     Args:
-        codes: an array, or a callable or an :class:`Encoder`.
-        factors: an array, or a source.
+        codes: (n, L), or from observations to codes, or an :class:`Encoder`.
+        factors: (n, K), or a source; not looked at beside an :class:`Encoder`.
+        progress: whether a bar may show.
 
     Raises:
-        ValueError: for one of each.
+        ValueError: for a callable without a source, or the other way round.
 
     Example:
-        >>> is_encoded([[0.0]], [[1]])
-        False
+        >>> encoder_of([[0.0]], [[1]]) is None
+        True
     """
     if isinstance(codes, Encoder):
-        return True
-    is_source = isinstance(factors, FactorSource)
-    if callable(codes) and not is_source:
+        return codes
+    if callable(codes):
+        if isinstance(factors, FactorSource):
+            return Encoder(codes, factors, progress=progress)
         raise ValueError(
             "Expected a source of factors, such as a FactorDataset, beside codes that are a function of "
             f"observations, but got {type(factors).__name__}."
         )
-    if is_source and not callable(codes):
+    if isinstance(factors, FactorSource):
         raise ValueError(
             "Expected codes to be a function of observations beside a source of factors but got "
             f"{type(codes).__name__}: give the factors of these codes as an array."
         )
-    return is_source
-
-
-def encoder_of(codes: Any, factors: Any, *, progress: bool = True) -> Encoder:
-    """The encoder of a callable and a source, or the one that was given.
-
-    Args:
-        codes: from observations to codes, or an :class:`Encoder`.
-        factors: the source; not looked at beside an :class:`Encoder`.
-        progress: whether a bar may show.
-    """
-    return codes if isinstance(codes, Encoder) else Encoder(codes, factors, progress=progress)
+    return None
 
 
 def drawn(
-    codes: Any, factors: Any, *, num_points: int, rng: np.random.RandomState, progress: bool = True
-) -> tuple[Any, Any]:
+    codes: GivenCodes,
+    factors: GivenFactors | None,
+    *,
+    num_points: int,
+    rng: np.random.RandomState,
+    progress: bool = True,
+) -> tuple[ArrayLike, ArrayLike]:
     """Codes and factors as arrays: those given, or the codes of factors drawn from a source.
 
     Args:
@@ -219,16 +233,27 @@ def drawn(
         >>> drawn([[0.0]], [[1]], num_points=100, rng=np.random.RandomState(0))
         ([[0.0]], [[1]])
     """
-    if not is_encoded(codes, factors):
-        return codes, factors
-    if not isinstance(num_points, int | np.integer) or num_points < 1:
-        raise ValueError(f"Expected num_points to be an integer >= 1 but got {num_points!r}.")
     encoder = encoder_of(codes, factors, progress=progress)
-    points = np.asarray(encoder.source.sample_factors(int(num_points), seed=rng))
-    return encoder.codes_of(points, rng=rng), points
+    if encoder is None:
+        return cast(ArrayLike, codes), cast(ArrayLike, factors)
+    return encoder.draw(whole_number("num_points", num_points, at_least=1), rng)
 
 
-# ---- interventions
+def drawn_sample(
+    codes: GivenCodes,
+    factors: GivenFactors,
+    *,
+    num_points: int,
+    rng: np.random.RandomState,
+    progress: bool,
+    continuous: bool = False,
+) -> Sample:
+    """What :func:`drawn` gives, checked; real factors will do where they are continuous."""
+    points = drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)
+    return to_sample(*points, continuous=continuous)
+
+
+# ---- Draws in which one factor is held fixed, and a learner that is judged by which one it was.
 
 _BATCH: Final = 64
 _CHUNK: Final = 250  # draws whose codes stay in a processor's cache
@@ -301,7 +326,7 @@ class Verdicts(NamedTuple):
 
     truth: Integers
     guesses: Integers
-    parts: Mapping[str, Any] = {}
+    parts: Parts = {}
     notes: tuple[str, ...] = ()
 
 
@@ -363,12 +388,12 @@ def accuracy(trial: LearnerTrial, rng: np.random.RandomState) -> ScoreOutcome:
     return ScoreOutcome(float((truth == guesses).mean()), parts, {}, trial.interventions.notes + notes)
 
 
-# ---- held fixed in a source, or in the data at hand
+# ---- How they are drawn: from a source, or from the data at hand.
 
 
 def held_fixed(
-    codes: Any,
-    factors: Any,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     pairs: bool,
     num_background: int,
@@ -393,13 +418,14 @@ def held_fixed(
     Raises:
         ValueError: for data that no score takes, a single factor, and a factor without two data of a value.
     """
-    if reference and is_encoded(codes, factors):
-        encoder = encoder_of(codes, factors, progress=progress)
-        return _of_source(encoder, pairs, num_background, rng, progress)
+    encoder = encoder_of(codes, factors, progress=progress)
     draw = fixed_pairs if pairs else fixed_groups
-    if is_encoded(codes, factors):
-        return _of_points(encoder_of(codes, factors, progress=progress), draw, rng)
-    return _of_data(to_sample(codes, factors), draw, reference=reference, rng=rng)
+    if encoder is None:
+        sample = to_sample(cast(ArrayLike, codes), cast(ArrayLike, factors))
+        return _of_data(sample, draw, reference=reference, rng=rng)
+    if reference:
+        return _of_source(encoder, pairs, num_background, rng, progress)
+    return _of_points(encoder, draw, rng)
 
 
 def fixed_pairs(
@@ -496,7 +522,7 @@ def _of_data(
 
 def _of_points(encoder: Encoder, draw: Callable[..., Integers], rng: np.random.RandomState) -> Interventions:
     """Of points that a source has drawn, as data at hand; intervened in where their factors are dependent."""
-    codes, points = drawn(encoder, None, num_points=NUM_POINTS, rng=rng)
+    codes, points = encoder.draw(NUM_POINTS, rng)
     sample = to_sample(codes, points)
     notes = tuple(_AGAINST_THE_OTHERS.format(each) for each in _dependences(sample))
     if not notes:
@@ -593,7 +619,7 @@ def _keys_of_group(
     return index, _keys(factors, sizes)
 
 
-def _keys(factors: Any, sizes: tuple[int, ...]) -> Integers:
+def _keys(factors: ArrayLike, sizes: tuple[int, ...]) -> Integers:
     """One number for each combination, since millions of them are drawn."""
     return np.ravel_multi_index(tuple(np.asarray(factors, dtype=np.int64).T), sizes).astype(np.int64)
 
@@ -616,7 +642,7 @@ def _check_several(num_factors: int) -> None:
         raise ValueError("Expected two factors or more, one of which is held fixed, but got one.")
 
 
-# ---- whether to hold fixed is to intervene
+# ---- Whether to hold a factor fixed in the data at hand is to intervene.
 
 
 def _dependences(sample: Sample) -> Iterator[str]:

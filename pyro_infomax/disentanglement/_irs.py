@@ -1,24 +1,23 @@
 """The interventional robustness score: how little a code moves with everything but one factor."""
 
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyro_infomax._types import Floats, Integers
-from pyro_infomax.disentanglement._interventions import NUM_TRAIN, drawn
-from pyro_infomax.disentanglement._sample import Sample, equal_width_bins, to_sample
+from pyro_infomax.disentanglement._interventions import NUM_TRAIN, GivenCodes, GivenFactors, drawn_sample
+from pyro_infomax.disentanglement._sample import Sample, equal_width_bins, variance_shares
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
-from pyro_infomax.disentanglement._udr import variance_shares
 
 _SHUFFLES: Final = 4
 _CALIBRATION: Final = Calibration(bootstraps=10, permutations=10)
 
 
 def irs(
-    codes: Any,
-    factors: Any,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     quantile: float = 0.99,
     reference: bool = False,
@@ -82,7 +81,7 @@ def irs(
             f"Expected 0 < quantile <= 1 but got {quantile!r}: 0.99 is usual, 1 takes the largest deviation."
         )
     rng = np.random.RandomState(seed)
-    sample = to_sample(*drawn(codes, factors, num_points=NUM_TRAIN, rng=rng, progress=progress))
+    sample = drawn_sample(codes, factors, num_points=NUM_TRAIN, rng=rng, progress=progress)
     if not reference:
         _check_shared(sample)
     statistic = partial(_as_reference if reference else _corrected, quantile=quantile)

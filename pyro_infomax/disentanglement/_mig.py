@@ -1,7 +1,7 @@
 """The mutual information gap: whether a factor is told by one code and by no other."""
 
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from functools import lru_cache, partial
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,9 +9,103 @@ from scipy.special import gammaln, xlogy
 from scipy.stats import gamma
 
 from pyro_infomax._types import Floats, Integers
-from pyro_infomax.disentanglement._interventions import NUM_TRAIN, drawn
-from pyro_infomax.disentanglement._sample import Binned, binned, to_sample
+from pyro_infomax.disentanglement._interventions import NUM_TRAIN, GivenCodes, GivenFactors, drawn_sample
+from pyro_infomax.disentanglement._sample import Binned, binned
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
+
+# ---- The score.
+
+_CALIBRATION: Final = Calibration()
+
+
+def mig(
+    codes: GivenCodes,
+    factors: GivenFactors,
+    *,
+    reference: bool = False,
+    calibration: Calibration | None = _CALIBRATION,
+    num_points: int = NUM_TRAIN,
+    seed: int = 0,
+    progress: bool = True,
+) -> Score:
+    r"""The mutual information gap: how much more the best code tells of a factor than the second best.
+
+    .. math:: \frac{1}{K} \sum_k \frac{I_{(1)k} - I_{(2)k}}{H(v_k)}
+
+    with the mutual information :math:`I_{lk}` of code l and factor k, sorted over the codes. The codes are
+    put into bins by rank, as many as the largest factor needs, and what chance alone would show is taken out
+    of :math:`I`: the factors themselves score 1, and codes that know nothing 0. The interval is made of the
+    spread over halves of the data, since a bootstrap's repeated rows would look like information.
+
+    With ``reference`` the bins are 20 of equal width and :math:`I` is the plug-in estimate. These bins cannot
+    tell 32 or 40 values apart, so that the factors themselves score 0.9 on dSprites.
+
+    References: Chen, Li, Grosse and Duvenaud (2018), *Isolating sources of disentanglement in variational
+    autoencoders*; Locatello et al. (2019), *Challenging common assumptions in the unsupervised learning of
+    disentangled representations*, for the estimate. :func:`chen_mig` is the former's own estimate.
+
+    Args:
+        codes: (n, L), at least two, or a callable from observations to codes.
+        factors: (n, K) integers, or a source of factors and observations.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often to compute the score anew; None computes it alone.
+        num_points: how many data to draw from a source.
+        seed: of the draws.
+        progress: whether a bar may show.
+
+    Returns:
+        The score, with parts ``mutual_information`` (L, K) and ``entropy`` (K,) in nats, ``per_factor`` (K,),
+        and ``top`` (2, K), the numbers of the two codes that know most of each factor.
+
+    Raises:
+        ValueError: for a single code, and whatever :func:`score` refuses.
+
+    Example:
+        >>> rng = np.random.RandomState(0)
+        >>> factors = rng.randint(5, size=(500, 2))
+        >>> once = mig(factors[:, [0, 1]], factors, calibration=None)
+        >>> twice = mig(factors[:, [0, 1, 1]], factors, calibration=None)
+        >>> round(once.score, 3), twice.parts["per_factor"].round(3).tolist()
+        (1.0, [1.0, 0.0])
+    """
+    rng = np.random.RandomState(seed)
+    sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
+    if sample.num_codes < 2:
+        raise ValueError(
+            "Expected at least two codes but got 1: the gap is between the two that know most of a factor."
+        )
+    data, statistic = binned(sample, reference=reference), partial(_gap, reference=reference)
+    return calibrated("mig", statistic, data, calibration=calibration, rng=rng, progress=progress)
+
+
+def _gap(data: Binned, _rng: np.random.RandomState, *, reference: bool) -> ScoreOutcome:
+    informations = mutual_informations if reference else corrected_mutual_informations
+    information = informations(data.bins, data.factors)  # (code, factor)
+    entropy = entropies(data.factors)
+    top, lead = two_best(information)
+    # few data drawn anew may hold one value of a factor only
+    gaps = np.divide(lead, entropy, out=np.zeros_like(entropy), where=entropy > 0)
+    parts = {"mutual_information": information, "entropy": entropy, "per_factor": gaps, "top": top}
+    return ScoreOutcome(float(gaps.mean()), parts)
+
+
+def two_best(known: Floats) -> tuple[Integers, Floats]:
+    """The two codes that know most of each factor, and how far the first is ahead.
+
+    Args:
+        known: (L, K), at least two codes.
+
+    Returns:
+        Their numbers (2, K), and the leads (K,).
+
+    Example:
+        >>> two_best(np.array([[0.1], [0.7], [0.5]]))[0].ravel().tolist()
+        [1, 2]
+    """
+    top = np.argsort(-known, axis=0, kind="stable")[:2]
+    first, second = np.take_along_axis(known, top, axis=0)
+    return top, first - second
+
 
 # ---- Mutual information of columns of small integers, and how much of it chance alone would show.
 
@@ -224,107 +318,3 @@ def _logarithms(size: int) -> Floats:
     logs = np.zeros(size + 1)
     logs[1:] = np.log(np.arange(1, size + 1))
     return logs
-
-
-# ---- information gap
-
-_CALIBRATION: Final = Calibration()
-
-
-def mig(
-    codes: Any,
-    factors: Any,
-    *,
-    reference: bool = False,
-    calibration: Calibration | None = _CALIBRATION,
-    num_points: int = NUM_TRAIN,
-    seed: int = 0,
-    progress: bool = True,
-) -> Score:
-    r"""The mutual information gap: how much more the best code tells of a factor than the second best.
-
-    .. math:: \frac{1}{K} \sum_k \frac{I_{(1)k} - I_{(2)k}}{H(v_k)}
-
-    with the mutual information :math:`I_{lk}` of code l and factor k, sorted over the codes. The codes are
-    put into bins by rank, as many as the largest factor needs, and what chance alone would show is taken out
-    of :math:`I`: the factors themselves score 1, and codes that know nothing 0. The interval is made of the
-    spread over halves of the data, since a bootstrap's repeated rows would look like information.
-
-    With ``reference`` the bins are 20 of equal width and :math:`I` is the plug-in estimate. These bins cannot
-    tell 32 or 40 values apart, so that the factors themselves score 0.9 on dSprites.
-
-    References: Chen, Li, Grosse and Duvenaud (2018), *Isolating sources of disentanglement in variational
-    autoencoders*; Locatello et al. (2019), *Challenging common assumptions in the unsupervised learning of
-    disentangled representations*, for the estimate. :func:`chen_mig` is the former's own estimate.
-
-    Args:
-        codes: (n, L), at least two, or a callable from observations to codes.
-        factors: (n, K) integers, or a source of factors and observations.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often to compute the score anew; None computes it alone.
-        num_points: how many data to draw from a source.
-        seed: of the draws.
-        progress: whether a bar may show.
-
-    Returns:
-        The score, with parts ``mutual_information`` (L, K) and ``entropy`` (K,) in nats, ``per_factor`` (K,),
-        and ``top`` (2, K), the numbers of the two codes that know most of each factor.
-
-    Raises:
-        ValueError: for a single code, and whatever :func:`score` refuses.
-
-    Example:
-        >>> rng = np.random.RandomState(0)
-        >>> factors = rng.randint(5, size=(500, 2))
-        >>> once = mig(factors[:, [0, 1]], factors, calibration=None)
-        >>> twice = mig(factors[:, [0, 1, 1]], factors, calibration=None)
-        >>> round(once.score, 3), twice.parts["per_factor"].round(3).tolist()
-        (1.0, [1.0, 0.0])
-    """
-    rng = np.random.RandomState(seed)
-    sample = to_sample(*drawn(codes, factors, num_points=num_points, rng=rng, progress=progress))
-    if sample.num_codes < 2:
-        raise ValueError(
-            "Expected at least two codes but got 1: the gap is between the two that know most of a factor."
-        )
-
-    def statistic(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
-        return _gap(data, reference=reference)
-
-    return calibrated(
-        "mig",
-        statistic,
-        binned(sample, reference=reference),
-        calibration=calibration,
-        rng=rng,
-        progress=progress,
-    )
-
-
-def _gap(data: Binned, *, reference: bool) -> ScoreOutcome:
-    informations = mutual_informations if reference else corrected_mutual_informations
-    information = informations(data.bins, data.factors)  # (code, factor)
-    entropy = entropies(data.factors)
-    top, lead = two_best(information)
-    # few data drawn anew may hold one value of a factor only
-    gaps = np.divide(lead, entropy, out=np.zeros_like(entropy), where=entropy > 0)
-    parts = {"mutual_information": information, "entropy": entropy, "per_factor": gaps, "top": top}
-    return ScoreOutcome(float(gaps.mean()), parts)
-
-
-def two_best(known: Floats) -> tuple[Integers, Floats]:
-    """The two codes that know most of each factor, and how far the first is ahead.
-
-    Args:
-        known: (L, K), at least two codes.
-
-    Returns:
-        Their numbers (2, K), and the leads (K,).
-
-    Example:
-        >>> two_best(np.array([[0.1], [0.7], [0.5]]))[0].ravel().tolist()
-        [1, 2]
-    """
-    top = np.argsort(-known, axis=0, kind="stable")[:2]
-    first, second = np.take_along_axis(known, top, axis=0)
-    return top, first - second

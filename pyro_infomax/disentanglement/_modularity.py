@@ -1,7 +1,8 @@
-"""How well the codes together tell each value of a factor from the others, by a linear rule."""
+"""Modularity and explicitness, the two scores of Ridgeway and Mozer (2018)."""
 
 import warnings
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -9,9 +10,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from pyro_infomax._types import Floats, Integers
-from pyro_infomax.disentanglement._interventions import NUM_POINTS, NUM_TRAIN, drawn
+from pyro_infomax.disentanglement._interventions import (
+    NUM_POINTS,
+    NUM_TRAIN,
+    GivenCodes,
+    GivenFactors,
+    drawn_sample,
+)
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
-from pyro_infomax.disentanglement._sample import Binned, Split, binned, to_sample, to_split
+from pyro_infomax.disentanglement._sample import Binned, Split, binned, to_split
 from pyro_infomax.disentanglement._score import (
     Calibration,
     Score,
@@ -21,15 +28,113 @@ from pyro_infomax.disentanglement._score import (
     seed_of,
 )
 
-# ---- explicit
+# ---- Modularity: whether a code tells of one factor and of no other.
+
+_CALIBRATION: Final = Calibration()
+
+
+def modularity(
+    codes: GivenCodes,
+    factors: GivenFactors,
+    *,
+    reference: bool = False,
+    calibration: Calibration | None = _CALIBRATION,
+    num_points: int = NUM_TRAIN,
+    seed: int = 0,
+    progress: bool = True,
+) -> Score:
+    r"""Modularity: how far each code tells of one factor only, averaged over the codes.
+
+    .. math:: 1 - \frac{\sum_{j \neq j^*} I_{lj}^2}{(K - 1)\, I_{lj^*}^2}, \qquad j^* = \arg\max_j I_{lj}
+
+    with the mutual information of code l and factor j. The codes are put into bins by rank and what chance
+    alone would show is taken out, as in :func:`mig`; a code that tells of no factor then is left out of the
+    mean and noted. Where no code is left the score is 0. So codes that know nothing score 0, the factors 1.
+
+    With ``reference`` the bins are 20 of equal width, the information is the plug-in estimate, and all codes
+    count; one without any information at all counts 0. Codes that know nothing then score high, since chance
+    shows more of factors with more values: 0.67 on dSprites, 0.99 on Cars3D.
+
+    Reference: Ridgeway and Mozer (2018), *Learning deep disentangled embeddings with the F-statistic loss*.
+
+    Args:
+        codes: (n, L), or a callable from observations to codes.
+        factors: (n, K) integers, at least two, or a source of factors and observations.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often to compute the score anew; None computes it alone.
+        num_points: how many data to draw from a source.
+        seed: of the draws.
+        progress: whether a bar may show.
+
+    Returns:
+        The score, with parts ``mutual_information`` (L, K) in nats, and ``per_code`` (L,), which is nan for a
+        code left out.
+
+    Raises:
+        ValueError: for a single factor, and whatever :func:`score` refuses.
+
+    Example:
+        >>> rng = np.random.RandomState(0)
+        >>> factors, noise = rng.randint(4, size=(500, 2)), rng.randn(500, 1)
+        >>> print(modularity(np.concatenate([factors, noise], 1), factors, calibration=None))
+        modularity 1.000
+        Code 2 tells no more of any factor than chance would and is left out of the mean.
+    """
+    rng = np.random.RandomState(seed)
+    sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
+    if sample.num_factors < 2:
+        raise ValueError(
+            "Expected at least two factors but got 1: modularity asks whether a code tells of one only."
+        )
+    data, statistic = binned(sample, reference=reference), _as_reference if reference else _corrected
+    return calibrated("modularity", statistic, data, calibration=calibration, rng=rng, progress=progress)
+
+
+def _as_reference(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
+    information = mutual_informations(data.bins, data.factors)
+    modularities = np.nan_to_num(_modularities(information), nan=0.0)
+    parts = {"mutual_information": information, "per_code": modularities}
+    return ScoreOutcome(float(modularities.mean()), parts)
+
+
+def _corrected(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
+    information = corrected_mutual_informations(data.bins, data.factors)
+    modularities = _modularities(information)
+    told = ~np.isnan(modularities)
+    score = float(modularities[told].mean()) if told.any() else 0.0
+    parts = {"mutual_information": information, "per_code": modularities}
+    return ScoreOutcome(score, parts, notes=_left_out(np.flatnonzero(~told).tolist()))
+
+
+def _modularities(information: Floats) -> Floats:
+    """(L,), nan for a code without information."""
+    best = information.max(axis=1)
+    shares = np.full_like(information, np.nan)
+    np.divide(information, best[:, None], out=shares, where=best[:, None] > 0)
+    others: Floats = (shares**2).sum(axis=1) - 1
+    return 1 - others / (information.shape[1] - 1)
+
+
+def _left_out(codes: list[int]) -> tuple[str, ...]:
+    match codes:
+        case []:
+            return ()
+        case [code]:
+            who = f"Code {code} tells no more of any factor than chance would and is"
+        case _:
+            who = f"Codes {', '.join(map(str, codes))} tell no more of any factor than chance would and are"
+    return (f"{who} left out of the mean.",)
+
+
+# ---- Explicitness: how well a linear rule tells each value of a factor from all codes together.
 
 _FEW: Final = Calibration(bootstraps=3, permutations=5)
 _CHANCE: Final = 0.5
 
 
 def explicitness(
-    codes: Any,
-    factors: Any,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     calibration: Calibration | None = _FEW,
@@ -74,15 +179,13 @@ def explicitness(
         (True, (2,))
     """
     rng = np.random.RandomState(seed)
-    points = drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)
-    split = to_split(to_sample(*points), reference=reference, rng=rng)
-
-    def statistic(split: Split, rng: np.random.RandomState) -> ScoreOutcome:
-        return _explicitness(split, rng, reference=reference)
-
+    sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
+    split = to_split(sample, reference=reference, rng=rng)
+    statistic = partial(_explicitness, reference=reference)
     bounds = (0.0, 1.0) if reference else (-1.0, 1.0)
-    options: dict[str, Any] = {"calibration": calibration, "rng": rng, "progress": progress}
-    return calibrated("explicitness", statistic, split, bounds=bounds, **options)
+    return calibrated(
+        "explicitness", statistic, split, bounds=bounds, calibration=calibration, rng=rng, progress=progress
+    )
 
 
 def _explicitness(split: Split, rng: np.random.RandomState, *, reference: bool) -> ScoreOutcome:
@@ -132,111 +235,3 @@ def _area(probability: Floats, values: Integers, truth: Integers) -> float:
     areas = roc_auc_score(indicator, probability[:, known], average=None) if known.any() else []
     unseen = len(occurring) - int(known.sum())
     return float((np.sum(areas) + _CHANCE * unseen) / len(occurring))
-
-
-# ---- Modularity: whether a code tells of one factor and of no other.
-
-_CALIBRATION: Final = Calibration()
-
-
-def modularity(
-    codes: Any,
-    factors: Any,
-    *,
-    reference: bool = False,
-    calibration: Calibration | None = _CALIBRATION,
-    num_points: int = NUM_TRAIN,
-    seed: int = 0,
-    progress: bool = True,
-) -> Score:
-    r"""Modularity: how far each code tells of one factor only, averaged over the codes.
-
-    .. math:: 1 - \frac{\sum_{j \neq j^*} I_{lj}^2}{(K - 1)\, I_{lj^*}^2}, \qquad j^* = \arg\max_j I_{lj}
-
-    with the mutual information of code l and factor j. The codes are put into bins by rank and what chance
-    alone would show is taken out, as in :func:`mig`; a code that tells of no factor then is left out of the
-    mean and noted. Where no code is left the score is 0. So codes that know nothing score 0, the factors 1.
-
-    With ``reference`` the bins are 20 of equal width, the information is the plug-in estimate, and all codes
-    count; one without any information at all counts 0. Codes that know nothing then score high, since chance
-    shows more of factors with more values: 0.67 on dSprites, 0.99 on Cars3D.
-
-    Reference: Ridgeway and Mozer (2018), *Learning deep disentangled embeddings with the F-statistic loss*.
-
-    Args:
-        codes: (n, L), or a callable from observations to codes.
-        factors: (n, K) integers, at least two, or a source of factors and observations.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often to compute the score anew; None computes it alone.
-        num_points: how many data to draw from a source.
-        seed: of the draws.
-        progress: whether a bar may show.
-
-    Returns:
-        The score, with parts ``mutual_information`` (L, K) in nats, and ``per_code`` (L,), which is nan for a
-        code left out.
-
-    Raises:
-        ValueError: for a single factor, and whatever :func:`score` refuses.
-
-    Example:
-        >>> rng = np.random.RandomState(0)
-        >>> factors, noise = rng.randint(4, size=(500, 2)), rng.randn(500, 1)
-        >>> print(modularity(np.concatenate([factors, noise], 1), factors, calibration=None))
-        modularity 1.000
-        Code 2 tells no more of any factor than chance would and is left out of the mean.
-    """
-    rng = np.random.RandomState(seed)
-    sample = to_sample(*drawn(codes, factors, num_points=num_points, rng=rng, progress=progress))
-    if sample.num_factors < 2:
-        raise ValueError(
-            "Expected at least two factors but got 1: modularity asks whether a code tells of one only."
-        )
-
-    def statistic(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
-        return _as_reference(data) if reference else _corrected(data)
-
-    return calibrated(
-        "modularity",
-        statistic,
-        binned(sample, reference=reference),
-        calibration=calibration,
-        rng=rng,
-        progress=progress,
-    )
-
-
-def _as_reference(data: Binned) -> ScoreOutcome:
-    information = mutual_informations(data.bins, data.factors)
-    modularities = np.nan_to_num(_modularities(information), nan=0.0)
-    parts = {"mutual_information": information, "per_code": modularities}
-    return ScoreOutcome(float(modularities.mean()), parts)
-
-
-def _corrected(data: Binned) -> ScoreOutcome:
-    information = corrected_mutual_informations(data.bins, data.factors)
-    modularities = _modularities(information)
-    told = ~np.isnan(modularities)
-    score = float(modularities[told].mean()) if told.any() else 0.0
-    parts = {"mutual_information": information, "per_code": modularities}
-    return ScoreOutcome(score, parts, notes=_left_out(np.flatnonzero(~told).tolist()))
-
-
-def _modularities(information: Floats) -> Floats:
-    """(L,), nan for a code without information."""
-    best = information.max(axis=1)
-    shares = np.full_like(information, np.nan)
-    np.divide(information, best[:, None], out=shares, where=best[:, None] > 0)
-    others: Floats = (shares**2).sum(axis=1) - 1
-    return 1 - others / (information.shape[1] - 1)
-
-
-def _left_out(codes: list[int]) -> tuple[str, ...]:
-    match codes:
-        case []:
-            return ()
-        case [code]:
-            who = f"Code {code} tells no more of any factor than chance would and is"
-        case _:
-            who = f"Codes {', '.join(map(str, codes))} tell no more of any factor than chance would and are"
-    return (f"{who} left out of the mean.",)

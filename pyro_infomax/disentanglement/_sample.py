@@ -1,7 +1,7 @@
 """Codes beside the factors that made them, checked once for all scores."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self, final
+from typing import Final, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,8 +9,7 @@ from scipy.stats import rankdata
 
 from pyro_infomax._types import Array, Floats, Integers
 
-# ---- sample
-
+# ---- The sample: codes beside factors, whole or in a part to learn from and one to judge by.
 
 _FEWEST: Final = 10
 _TEST_SHARE: Final = 3  # one datum in so many
@@ -176,7 +175,7 @@ def two_thirds(order: Integers) -> tuple[Integers, Integers]:
     return order[:cut], order[cut:]
 
 
-def as_floats(values: Any, *, name: str) -> Floats:
+def as_floats(values: ArrayLike, *, name: str) -> Floats:
     """An array or tensor as float64.
 
     Args:
@@ -190,7 +189,8 @@ def as_floats(values: Any, *, name: str) -> Floats:
         if getattr(values, "is_complex", lambda: np.iscomplexobj(values))():
             raise TypeError
         # NumPy knows fewer precisions than torch
-        known = values.detach().cpu().double() if hasattr(values, "detach") else values
+        detach = getattr(values, "detach", None)
+        known = values if detach is None else detach().cpu().double()
         array: Floats = np.ma.filled(np.ma.asarray(known, dtype=np.float64), np.nan)
     except (TypeError, ValueError) as error:
         raise ValueError(
@@ -199,7 +199,7 @@ def as_floats(values: Any, *, name: str) -> Floats:
     return array
 
 
-def as_matrix(values: Any, *, name: str, columns: str) -> Floats:
+def as_matrix(values: ArrayLike, *, name: str, columns: str) -> Floats:
     """An array or tensor as finite float64, (n, columns).
 
     Args:
@@ -239,8 +239,9 @@ def _check_integers(factors: Floats) -> None:
     odd = (factors != np.rint(factors)).any(0)
     if odd.any():
         column = int(np.argmax(odd))
+        value = next(each for each in factors[:, column] if each != np.rint(each))
         raise ValueError(
-            f"Expected factors to be integers but factor {column} holds {_first_odd(factors[:, column])}: "
+            f"Expected factors to be integers but factor {column} holds {value:g}: "
             "put continuous factors into bins (np.digitize at their quantiles), or use sap(continuous=True)."
         )
     largest = np.abs(factors).max(0)
@@ -264,10 +265,6 @@ def _recoded(values: Floats) -> tuple[Integers, tuple[int, ...]]:
         columns.append(index.reshape(-1))
         sizes.append(len(distinct))
     return np.stack(columns, axis=1).astype(np.int64), tuple(sizes)
-
-
-def _first_odd(column: Floats) -> str:
-    return f"{column[column != np.rint(column)][0]:g}"
 
 
 # ---- Codes as small integers, for scores that count.
@@ -422,3 +419,88 @@ def ordered(split: Split) -> Split:
 def _ranks(train: Floats, test: Floats) -> tuple[Floats, Floats]:
     distinct, rank = np.unique(train, return_inverse=True)
     return rank.reshape(-1).astype(np.float64), np.interp(test, distinct, np.arange(len(distinct)))
+
+
+# ---- How much of a code's variance each factor explains.
+
+_SMALLEST_SHARE: Final = 0.01
+_STANDARD_ERRORS: Final = 4.0
+
+
+def variance_shares(sample: Sample) -> Floats:
+    r"""The share of each code's variance that lies between the values of each factor.
+
+    .. math:: \omega^2 = \frac{S_b - (s - 1) M_w}{S_t + M_w}
+
+    with the sums of squares between values and in total, and the mean square within the s values: the
+    correlation ratio without its bias, so that a code that knows nothing has 0 in the mean.
+
+    Reference: Hays (1963), *Statistics for psychologists*.
+
+    Args:
+        sample: n data.
+
+    Returns:
+        (L, K), at most 1, a little below 0 at times; 0 for a dead code.
+
+    Example:
+        >>> v = np.arange(12) % 3
+        >>> variance_shares(to_sample(np.stack([v, v // 3], 1), v[:, None]))
+        array([[1.],
+               [0.]])
+    """
+    codes = sample.codes - sample.codes.mean(0)
+    codes[:, sample.dead] = 0
+    shares = [
+        _explained(codes, column, size) for column, size in zip(sample.factors.T, sample.sizes, strict=True)
+    ]
+    return np.stack(shares, axis=1)
+
+
+def moved_by_factors(sample: Sample) -> NDArray[np.bool_]:
+    """The codes that some single factor moves, whatever their scale.
+
+    A factor moves a code if it explains at least a hundredth of its variance, and by four standard errors
+    more than it would by chance.
+
+    Args:
+        sample: n data.
+
+    Returns:
+        (L,)
+    """
+    sizes = np.array(sample.sizes)
+    by_chance = np.sqrt(2 * (sizes - 1)) / np.maximum(len(sample) - sizes, 1)
+    moved: NDArray[np.bool_] = (
+        variance_shares(sample) > np.maximum(_SMALLEST_SHARE, _STANDARD_ERRORS * by_chance)
+    ).any(1)
+    return moved
+
+
+def group_means(codes: Floats, values: Integers, size: int) -> Floats:
+    """The mean code of each value of a factor.
+
+    Args:
+        codes: (n, L).
+        values: (n,) of 0, …, size - 1.
+        size: how many values there are.
+
+    Returns:
+        (size, L); 0 for a value that no datum has.
+    """
+    counts = np.maximum(np.bincount(values, minlength=size), 1)
+    sums = [np.bincount(values, weights=code, minlength=size) for code in codes.T]
+    return np.stack(sums, axis=1) / counts[:, None]
+
+
+def _explained(codes: Floats, values: Integers, size: int) -> Floats:
+    """Of one factor, (L,); the codes have mean 0."""
+    counts = np.bincount(values, minlength=size)
+    present = np.count_nonzero(counts)
+    total = (codes**2).sum(0)
+    between = (counts[:, None] * group_means(codes, values, size) ** 2).sum(0)
+    within = np.maximum(total - between, 0) / max(len(codes) - present, 1)
+    share: Floats = np.divide(
+        between - (present - 1) * within, total + within, out=np.zeros_like(total), where=total > 0
+    )
+    return share

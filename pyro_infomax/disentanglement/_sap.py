@@ -1,8 +1,8 @@
 """How far one code alone tells a factor, and by how much the best code is ahead of the second."""
 
 import warnings
-from collections.abc import Mapping
-from typing import Any, Final, Literal
+from collections.abc import Callable
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -10,8 +10,8 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from pyro_infomax._types import Floats, Integers
-from pyro_infomax.disentanglement._interventions import NUM_POINTS, drawn
-from pyro_infomax.disentanglement._sample import Sample, Split, ordered, to_sample, to_split
+from pyro_infomax.disentanglement._interventions import NUM_POINTS, GivenCodes, GivenFactors, drawn_sample
+from pyro_infomax.disentanglement._sample import Sample, Split, ordered, to_split
 from pyro_infomax.disentanglement._score import (
     Calibration,
     Score,
@@ -25,10 +25,13 @@ _FEW: Final = Calibration(bootstraps=5, permutations=5)
 _MANY: Final = Calibration(bootstraps=100, permutations=50)
 _LEAST_VARIANCE: Final = 1e-12  # of the reference: a code that varies less tells nothing
 
+Learn: TypeAlias = Callable[[Split, int, int, np.random.RandomState], float]
+"""How far a code, by its number, tells a factor, by its number."""
+
 
 def sap(
-    codes: Any,
-    factors: Any,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     continuous: bool = False,
@@ -80,15 +83,16 @@ def sap(
         sap 1.000 [0.9..., 1.000] (floor 0.0..., ceiling 1.000)
     """
     rng = np.random.RandomState(seed)
-    points = drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)
-    sample = to_sample(*points, continuous=continuous)
+    sample = drawn_sample(
+        codes, factors, num_points=num_points, rng=rng, progress=progress, continuous=continuous
+    )
     _check_two_codes(sample)
     chosen = _own(reference=reference, continuous=continuous) if calibration == "own" else calibration
-    options: dict[str, Any] = {"calibration": chosen, "rng": rng, "progress": progress}
     if continuous:
-        return calibrated("sap", _by_correlation, sample, **options)
+        return calibrated("sap", _by_correlation, sample, calibration=chosen, rng=rng, progress=progress)
     split = to_split(sample, reference=reference, rng=rng)
-    return calibrated("sap", _by_machines if reference else _by_thresholds, split, **options)
+    learned = _by_machines if reference else _by_thresholds
+    return calibrated("sap", learned, split, calibration=chosen, rng=rng, progress=progress)
 
 
 def _check_two_codes(sample: Sample) -> None:
@@ -125,7 +129,7 @@ def _by_correlation(sample: Sample, rng: np.random.RandomState) -> ScoreOutcome:
     return _mean_lead(np.where(alive, squared, 0.0), sample)
 
 
-def _each(split: Split, learn: Any, rng: np.random.RandomState) -> Floats:
+def _each(split: Split, learn: Learn, rng: np.random.RandomState) -> Floats:
     """(L, K), what is learned of every factor from every code."""
     codes, factors = range(split.train.num_codes), range(split.train.num_factors)
     return np.array([[learn(split, j, k, rng) for k in factors] for j in codes])
@@ -161,5 +165,5 @@ def _machine_accuracy(split: Split, j: int, k: int, rng: np.random.RandomState) 
 def _mean_lead(separability: Floats, sample: Sample) -> ScoreOutcome:
     ranked = np.sort(separability, axis=0)
     lead = ranked[-1] - ranked[-2]
-    parts: Mapping[str, Any] = {"separability": separability, "per_factor": lead}
+    parts = {"separability": separability, "per_factor": lead}
     return ScoreOutcome(float(lead.mean()), parts, notes=dead_notes(sample))

@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeVar, final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar, final
 
 import numpy as np
 from scipy.stats import t as student
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import patiently
 from pyro_infomax._types import Floats
 from pyro_infomax.disentanglement._sample import Sample
 
-# ---- scored
+# ---- The score with what one has to know to read it.
 
 _ROUNDING: Final = 1e-12
 
 Interval = tuple[float, float]
+Parts: TypeAlias = Mapping[str, Any]
+"""What a score was made of, by name: arrays, numbers and words."""
 
 
 @final
@@ -54,7 +57,7 @@ class Score:
 
     name: str
     score: float
-    parts: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    parts: Parts = field(default_factory=dict, repr=False)
     interval: Interval | None = None
     floor: float | None = None
     floor_interval: Interval | None = None
@@ -93,7 +96,7 @@ class Score:
         return f"{self.name} {self.score:z.3f}{interval}" + (f" ({', '.join(known)})" if known else "")
 
 
-# ---- What a score is worth: its spread, the score of codes that know nothing, and that of the factors.
+# ---- Calibration: the spread of a score, the score of codes that know nothing, and that of the factors.
 
 Kind = Literal["bootstrap", "permutation", "ceiling"]
 
@@ -128,9 +131,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         for name in ("bootstraps", "permutations"):
-            number = getattr(self, name)
-            if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 0:
-                raise ValueError(f"Expected {name} to be an integer >= 0 but got {number!r}.")
+            whole_number(name, getattr(self, name), at_least=0)
         if not 0 < self.confidence < 1:
             raise ValueError(f"Expected 0 < confidence < 1 but got {self.confidence!r}.")
 
@@ -146,7 +147,7 @@ class ScoreOutcome(NamedTuple):
     """
 
     score: float
-    parts: Mapping[str, Any] = {}
+    parts: Parts = {}
     companions: Mapping[str, float] = {}
     notes: tuple[str, ...] = ()
 
@@ -203,23 +204,14 @@ def calibrated(
         plan = _plan(calibration, has_ceiling=has_ceiling)
         for kind in patiently(plan, name, progress=progress):
             replicates[kind].append(statistic(_replicate(subject, kind, rng), rng))
-    settled = _Settled(replicates, 0.95 if calibration is None else calibration.confidence, bounds)
-    companions = tuple(
-        settled.score(f"{name}_{what}", value, what, higher_is_better=higher_is_better)
-        for what, value in outcome.companions.items()
-    )
-    return settled.score(
-        name,
-        outcome.score,
-        None,
-        higher_is_better=higher_is_better,
-        parts=outcome.parts,
-        companions=companions,
-        notes=outcome.notes,
-    )
+    confidence = 0.95 if calibration is None else calibration.confidence
+    settled = _Settled(replicates, confidence, bounds, higher_is_better)
+    companions = (settled.score(f"{name}_{what}", value, what) for what, value in outcome.companions.items())
+    whole = settled.score(name, outcome.score, None)
+    return replace(whole, parts=outcome.parts, companions=tuple(companions), notes=outcome.notes)
 
 
-def _check_calibration(calibration: Any) -> None:
+def _check_calibration(calibration: object) -> None:
     if calibration is not None and not isinstance(calibration, Calibration):
         raise ValueError(
             f"Expected calibration to be a Calibration or None but got {calibration!r}: "
@@ -253,9 +245,10 @@ class _Settled:
 
     replicates: Mapping[Kind, list[ScoreOutcome]]
     confidence: float
-    bounds: Interval = field(default=(0.0, 1.0))
+    bounds: Interval
+    higher_is_better: bool
 
-    def score(self, name: str, value: float, what: str | None, **known: Any) -> Score:
+    def score(self, name: str, value: float, what: str | None) -> Score:
         null = self._values("permutation", what)
         best = self._values("ceiling", what)
         return Score(
@@ -265,7 +258,7 @@ class _Settled:
             floor=float(null.mean()) if len(null) else None,
             floor_interval=self._within(float(null.mean()), null, 1 + 1 / len(null)) if len(null) else None,
             ceiling=float(best[0]) if len(best) else None,
-            **known,
+            higher_is_better=self.higher_is_better,
         )
 
     def _values(self, kind: Kind, what: str | None) -> Floats:

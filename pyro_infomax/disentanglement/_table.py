@@ -2,16 +2,23 @@
 
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, final
+from typing import Final, Literal, final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from pyro_infomax._progress import patiently
 from pyro_infomax.disentanglement._beta_vae_score import beta_vae_score
 from pyro_infomax.disentanglement._dci import dci
 from pyro_infomax.disentanglement._factor_vae_score import factor_vae_score
-from pyro_infomax.disentanglement._interventions import NUM_POINTS, drawn, encoder_of, is_encoded
+from pyro_infomax.disentanglement._interventions import (
+    NUM_POINTS,
+    GivenCodes,
+    GivenFactors,
+    drawn,
+    encoder_of,
+)
 from pyro_infomax.disentanglement._irs import irs
 from pyro_infomax.disentanglement._mig import mig
 from pyro_infomax.disentanglement._modularity import explicitness, modularity
@@ -111,8 +118,8 @@ _COLUMNS: Final = (
 
 
 def score(
-    codes: Any,
-    factors: Any,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     which: Sequence[str] | None = None,
     reference: bool = False,
@@ -156,8 +163,7 @@ def score(
         (True, ['mig', 'sap'])
     """
     names = _known_scores(which)
-    if is_encoded(codes, factors):
-        codes = encoder_of(codes, factors, progress=progress)
+    codes = encoder_of(codes, factors, progress=progress) or codes
     points = drawn(codes, factors, num_points=num_points, rng=np.random.RandomState(seed), progress=progress)
     _check_table(*points, supervised=any(name not in _UNSUPERVISED for name in names))
     options = {} if calibration == "own" else {"calibration": calibration}
@@ -173,7 +179,7 @@ def score(
     return ScoreTable(scores, unavailable)
 
 
-def _check_table(codes: Any, factors: Any, *, supervised: bool) -> None:
+def _check_table(codes: ArrayLike, factors: ArrayLike, *, supervised: bool) -> None:
     """What is wrong for every score is an error, not a reason for each."""
     codes_array(codes)
     if supervised:
@@ -195,7 +201,7 @@ def _known_scores(which: Sequence[str] | None) -> list[str]:
     return names
 
 
-def _row(score: Score) -> tuple[Any, ...]:
+def _row(score: Score) -> tuple[float, ...]:
     low, high = score.interval or (None, None)
     floor_low, floor_high = score.floor_interval or (None, None)
     numbers = (score.score, low, high, score.floor, floor_low, floor_high, score.ceiling, score.calibrated)

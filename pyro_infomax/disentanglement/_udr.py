@@ -11,11 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from sklearn.linear_model import Lasso
 
-from pyro_infomax._types import Floats, Integers
-from pyro_infomax.disentanglement._sample import Sample, as_floats, codes_array
+from pyro_infomax._types import Floats
+from pyro_infomax.disentanglement._sample import as_floats, codes_array
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
-# ---- ranking
+# ---- The score.
 
 _PENALTY: Final = 0.1
 _SMALLEST_KL: Final = 0.01  # nats
@@ -89,14 +89,8 @@ def udr(
     models = _Models(_checked_codes(codes), ())
     models = replace(models, active=tuple(_active(models.codes, kl)))
     statistic = partial(_udr, correlation=correlation, reference=reference)
-    return calibrated(
-        "udr",
-        statistic,
-        models,
-        calibration=calibration,
-        rng=np.random.RandomState(seed),
-        progress=progress,
-    )
+    rng = np.random.RandomState(seed)
+    return calibrated("udr", statistic, models, calibration=calibration, rng=rng, progress=progress)
 
 
 @final
@@ -133,8 +127,9 @@ def _udr(
     models: _Models, rng: np.random.RandomState, *, correlation: Correlation, reference: bool
 ) -> ScoreOutcome:
     del rng
-    relate, prepare = (_lasso, _standardised) if correlation == "lasso" else (_spearman, _ranked)
-    prepared = [prepare(each[:, active]) for each, active in zip(models.codes, models.active, strict=True)]
+    relate = _lasso if correlation == "lasso" else _spearman
+    chosen = [each[:, active] for each, active in zip(models.codes, models.active, strict=True)]
+    prepared = [_standardised(each if relate is _lasso else rankdata(each, axis=0)) for each in chosen]
     if models.copied:
         own = [_agreement(relate(each, each)) if each.size else 0.0 for each in prepared]
         return ScoreOutcome(float(np.mean(own)))
@@ -196,10 +191,6 @@ def _spearman(first: Floats, second: Floats) -> Floats:
     return correlations
 
 
-def _ranked(codes: Floats) -> Floats:
-    return _standardised(rankdata(codes, axis=0))
-
-
 def _standardised(codes: Floats) -> Floats:
     """Of mean 0 and deviation 1; 0 for a code that a resample has made constant."""
     constant = np.ptp(codes, axis=0) == 0
@@ -216,7 +207,7 @@ def _notes(size: int, lives: Sequence[int]) -> Iterator[str]:
         yield "There are no two models with active codes to compare."
 
 
-# ---- what is given
+# ---- What is given, checked.
 
 
 def _checked_codes(codes: Sequence[ArrayLike]) -> tuple[Floats, ...]:
@@ -260,89 +251,3 @@ def _check_correlation(correlation: str) -> None:
         raise ValueError(
             f"Expected correlation to be one of {', '.join(get_args(Correlation))} but got {correlation!r}."
         )
-
-
-# ---- How much of a code's variance each factor explains.
-
-_SMALLEST_SHARE: Final = 0.01
-_STANDARD_ERRORS: Final = 4.0
-
-
-def variance_shares(sample: Sample) -> Floats:
-    r"""The share of each code's variance that lies between the values of each factor.
-
-    .. math:: \omega^2 = \frac{S_b - (s - 1) M_w}{S_t + M_w}
-
-    with the sums of squares between values and in total, and the mean square within the s values: the
-    correlation ratio without its bias, so that a code that knows nothing has 0 in the mean.
-
-    Reference: Hays (1963), *Statistics for psychologists*.
-
-    Args:
-        sample: n data.
-
-    Returns:
-        (L, K), at most 1, a little below 0 at times; 0 for a dead code.
-
-    Example:
-        >>> from pyro_infomax.disentanglement._sample import to_sample
-        >>> v = np.arange(12) % 3
-        >>> variance_shares(to_sample(np.stack([v, v // 3], 1), v[:, None]))
-        array([[1.],
-               [0.]])
-    """
-    codes = sample.codes - sample.codes.mean(0)
-    codes[:, sample.dead] = 0
-    shares = [
-        _shares(codes, column, size) for column, size in zip(sample.factors.T, sample.sizes, strict=True)
-    ]
-    return np.stack(shares, axis=1)
-
-
-def moved_by_factors(sample: Sample) -> NDArray[np.bool_]:
-    """The codes that some single factor moves, whatever their scale.
-
-    A factor moves a code if it explains at least a hundredth of its variance, and by four standard errors
-    more than it would by chance.
-
-    Args:
-        sample: n data.
-
-    Returns:
-        (L,)
-    """
-    sizes = np.array(sample.sizes)
-    by_chance = np.sqrt(2 * (sizes - 1)) / np.maximum(len(sample) - sizes, 1)
-    moved: NDArray[np.bool_] = (
-        variance_shares(sample) > np.maximum(_SMALLEST_SHARE, _STANDARD_ERRORS * by_chance)
-    ).any(1)
-    return moved
-
-
-def group_means(codes: Floats, values: Integers, size: int) -> Floats:
-    """The mean code of each value of a factor.
-
-    Args:
-        codes: (n, L).
-        values: (n,) of 0, …, size - 1.
-        size: how many values there are.
-
-    Returns:
-        (size, L); 0 for a value that no datum has.
-    """
-    counts = np.maximum(np.bincount(values, minlength=size), 1)
-    sums = [np.bincount(values, weights=code, minlength=size) for code in codes.T]
-    return np.stack(sums, axis=1) / counts[:, None]
-
-
-def _shares(codes: Floats, values: Integers, size: int) -> Floats:
-    """Of one factor, (L,); the codes have mean 0."""
-    counts = np.bincount(values, minlength=size)
-    present = np.count_nonzero(counts)
-    total = (codes**2).sum(0)
-    between = (counts[:, None] * group_means(codes, values, size) ** 2).sum(0)
-    within = np.maximum(total - between, 0) / max(len(codes) - present, 1)
-    share: Floats = np.divide(
-        between - (present - 1) * within, total + within, out=np.zeros_like(total), where=total > 0
-    )
-    return share

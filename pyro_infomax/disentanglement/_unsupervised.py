@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Self, final
+from typing import Final, Self, final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma
 
 from pyro_infomax._types import Array, Floats, Integers
-from pyro_infomax.disentanglement._interventions import NUM_TRAIN, drawn
+from pyro_infomax.disentanglement._interventions import NUM_TRAIN, GivenCodes, GivenFactors, drawn
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
 from pyro_infomax.disentanglement._sample import REFERENCE_BINS, codes_array, equal_width_bins, rank_bins
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
@@ -23,8 +23,8 @@ _DEPENDENT: Final = "Some code is a linear function of the others, so that the t
 
 
 def gaussian_total_correlation_score(
-    codes: Any,
-    factors: Any = None,
+    codes: GivenCodes,
+    factors: GivenFactors | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -66,7 +66,7 @@ def gaussian_total_correlation_score(
         >>> print(round(-np.log(1 - 0.6**2) / 2, 3))
         0.223
     """
-    return _calibrated(
+    return _of_codes_alone(
         "gaussian_total_correlation",
         partial(_total_correlation, reference=reference),
         codes,
@@ -80,8 +80,8 @@ def gaussian_total_correlation_score(
 
 
 def wasserstein_correlation(
-    codes: Any,
-    factors: Any = None,
+    codes: GivenCodes,
+    factors: GivenFactors | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -122,7 +122,7 @@ def wasserstein_correlation(
         >>> print(twice, round(4 - 2 * 2**0.5, 3))
         wasserstein_correlation 1.172 1.172
     """
-    return _calibrated(
+    return _of_codes_alone(
         "wasserstein_correlation",
         partial(_wasserstein, reference=reference),
         codes,
@@ -135,8 +135,8 @@ def wasserstein_correlation(
 
 
 def mutual_information_score(
-    codes: Any,
-    factors: Any = None,
+    codes: GivenCodes,
+    factors: GivenFactors | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -179,7 +179,7 @@ def mutual_information_score(
         >>> 1.37 < twice.score < 1.39
         True
     """
-    return _calibrated(
+    return _of_codes_alone(
         "mutual_information_score",
         partial(_mean_information, reference=reference),
         codes,
@@ -200,7 +200,7 @@ class _Columns:
     values: Array  # (n, L)
 
     def resampled(self, rng: np.random.RandomState) -> Self:
-        """Half of the data, see :meth:`~pyro_infomax.disentanglement.binning.Binned.resampled`."""
+        """Half of the data, as for codes in bins: rows that come twice would tell of each other."""
         return type(self)(self.values[rng.permutation(len(self.values))[: len(self.values) // 2]])
 
     def permuted(self, rng: np.random.RandomState) -> Self:
@@ -210,11 +210,11 @@ class _Columns:
         return self
 
 
-def _calibrated(
+def _of_codes_alone(
     name: str,
     definition: Callable[[_Columns], ScoreOutcome],
-    codes: Any,
-    factors: Any,
+    codes: GivenCodes,
+    factors: GivenFactors | None,
     *,
     prepare: Callable[[Floats], Array] = np.asarray,
     least: float = 0.0,
@@ -229,13 +229,9 @@ def _calibrated(
         raise ValueError(
             "Expected at least two codes but got 1: the score is of what they tell of one another."
         )
-
-    def statistic(data: _Columns, _rng: np.random.RandomState) -> ScoreOutcome:
-        return definition(data)
-
     return calibrated(
         name,
-        statistic,
+        lambda data, _rng: definition(data),
         _Columns(prepare(array)),
         calibration=calibration,
         rng=rng,

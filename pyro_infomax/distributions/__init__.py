@@ -27,21 +27,22 @@ from pyro_infomax.distributions._families import (
     is_relaxed as is_relaxed,
     shapes_in_words as shapes_in_words,
 )
+from pyro_infomax.distributions._parameters import (
+    batch_mapped as batch_mapped,
+    check_parameters as check_parameters,
+    is_parametric as is_parametric,
+    tensors_of as tensors_of,
+)
 from pyro_infomax.distributions._posterior import Density as Density, Posterior
 from pyro_infomax.distributions._products import (
     Coordinates as Coordinates,
     Marginals as Marginals,
     SideBySide as SideBySide,
-    batch_mapped as batch_mapped,
-    check_parameters as check_parameters,
     coordinates_of as coordinates_of,
-    elsewhere as elsewhere,
     factors_of as factors_of,
-    is_parametric as is_parametric,
     joined as joined,
     marginals_of as marginals_of,
     parts_of as parts_of,
-    tensors_of as tensors_of,
 )
 from pyro_infomax.distributions._quantiles import (
     check_levels as check_levels,
@@ -68,7 +69,11 @@ if TYPE_CHECKING:
         StraightThroughOneHotCategorical,
         check_temperature as check_temperature,
     )
-    from pyro_infomax.distributions._support import SiteTransform, unwrapped as unwrapped
+    from pyro_infomax.distributions._support import (
+        SiteTransform,
+        elsewhere as elsewhere,
+        unwrapped as unwrapped,
+    )
 
 __all__ = [
     "CouplingFlow",
@@ -96,6 +101,7 @@ _WITH_PYRO: Final = {
     "StraightThroughOneHotCategorical": "_straight_through",
     "check_temperature": "_straight_through",
     "SiteTransform": "_support",
+    "elsewhere": "_support",
     "unwrapped": "_support",
 }
 

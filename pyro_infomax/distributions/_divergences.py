@@ -1,15 +1,16 @@
 """The divergence of one distribution from another, wherever it has a closed form."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, dropwhile
-from typing import Any, Final, NamedTuple, final
+from typing import Final, NamedTuple, TypeGuard, TypeVar, cast, final
 
 import torch
 from torch import Tensor
 from torch.distributions import (
     ComposeTransform,
+    Distribution,
     Exponential,
     Gamma,
     HalfCauchy,
@@ -20,12 +21,13 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     ReshapeTransform,
+    Transform,
     TransformedDistribution,
     Weibull,
     kl_divergence,
 )
 
-from pyro_infomax.distributions._families import diagonal_normal, innermost, is_called, is_point_mass
+from pyro_infomax.distributions._families import diagonal_normal, innermost, is_called
 from pyro_infomax.distributions._transforms import elementwise
 
 # ---- Closed forms between families on the positive half-line, from the few moments
@@ -42,24 +44,26 @@ class LogMoments:
 
     mean: Tensor
     variance: Tensor
-    log_power: Callable[[Any], Tensor]
+    log_power: Callable[[Tensor | float], Tensor]
 
 
-def positive_divergence(posterior: Any, prior: Any) -> Tensor | None:
+def positive_divergence(posterior: Distribution, prior: Distribution) -> Tensor | None:
     """KL between two univariate positive families, (*batch); None where one of the two is not known."""
     moments = _of_family(_MOMENTS, posterior)
     expected = _of_family(_EXPECTED_LOG_DENSITIES, prior)
     if moments is None or expected is None:
         return None
-    divergence: Tensor = -posterior.entropy() - expected(prior, moments(posterior))
-    return divergence
+    return -posterior.entropy() - expected(prior, moments(posterior))
 
 
-def _of_family(table: dict[type, Callable[..., Any]], distribution: Any) -> Callable[..., Any] | None:
+_Formula = TypeVar("_Formula", bound=Callable[..., object])
+
+
+def _of_family(table: dict[type[Distribution], _Formula], distribution: Distribution) -> _Formula | None:
     return next((value for family, value in table.items() if isinstance(distribution, family)), None)
 
 
-# ---- moments of a posterior
+# ---- The moments of a posterior on the positive half-line.
 
 
 def _log_normal_moments(q: LogNormal) -> LogMoments:
@@ -76,7 +80,7 @@ def _exponential_moments(q: Exponential) -> LogMoments:
 
 
 def _moments_of_gamma(a: Tensor, rate: Tensor) -> LogMoments:
-    def log_power(k: Any) -> Tensor:
+    def log_power(k: Tensor | float) -> Tensor:
         return (a + k).lgamma() - a.lgamma() - k * rate.log()
 
     return LogMoments(a.digamma() - rate.log(), torch.polygamma(1, a), log_power)
@@ -97,13 +101,13 @@ def _half_normal_moments(q: HalfNormal) -> LogMoments:
 def _scaled_root(inner: LogMoments, scale: Tensor, order: Tensor) -> LogMoments:
     """Of scale · u^(1/order), where the moments of u are given."""
 
-    def log_power(k: Any) -> Tensor:
+    def log_power(k: Tensor | float) -> Tensor:
         return k * scale.log() + inner.log_power(k / order)
 
     return LogMoments(scale.log() + inner.mean / order, inner.variance / order**2, log_power)
 
 
-_MOMENTS: Final[dict[type, Callable[..., Any]]] = {
+_MOMENTS: Final[dict[type[Distribution], Callable[..., LogMoments]]] = {
     LogNormal: _log_normal_moments,
     Gamma: _gamma_moments,
     Exponential: _exponential_moments,
@@ -112,7 +116,7 @@ _MOMENTS: Final[dict[type, Callable[..., Any]]] = {
 }
 
 
-# ---- expected log-densities of a prior
+# ---- The expected log-density of a prior there.
 
 
 def _expected_log_normal(p: LogNormal, z: LogMoments) -> Tensor:
@@ -138,7 +142,7 @@ def _expected_half_normal(p: HalfNormal, z: LogMoments) -> Tensor:
     return 0.5 * math.log(2 / math.pi) - p.scale.log() - 0.5 * z.log_power(2.0).exp() / p.scale**2
 
 
-_EXPECTED_LOG_DENSITIES: Final[dict[type, Callable[..., Any]]] = {
+_EXPECTED_LOG_DENSITIES: Final[dict[type[Distribution], Callable[..., Tensor]]] = {
     LogNormal: _expected_log_normal,
     Gamma: _expected_gamma,
     Exponential: _expected_exponential,
@@ -147,10 +151,10 @@ _EXPECTED_LOG_DENSITIES: Final[dict[type, Callable[..., Any]]] = {
 }
 
 
-# ---- closed divergences
+# ---- The divergence between any two distributions, where it has a closed form.
 
 
-def closed_divergence(posterior: Any, prior: Any) -> Tensor | None:
+def closed_divergence(posterior: Distribution, prior: Distribution) -> Tensor | None:
     r"""The divergence of a posterior from a prior in closed form, differentiable in the parameters of both.
 
     .. math:: \mathrm{KL}[q \| p] = \mathrm{E}_q [\log q(z) - \log p(z)]
@@ -198,10 +202,10 @@ def expected_log_normal_density(mean: Tensor, variance: Tensor, loc: Tensor, sca
     return -0.5 * squares - scale.log() - 0.5 * math.log(2 * math.pi)
 
 
-# ---- wrappers
+# ---- What is wrapped around a distribution is taken off on both sides alike.
 
 
-def _by_factors(posterior: Any, prior: Any) -> Tensor | None:
+def _by_factors(posterior: Distribution, prior: Distribution) -> Tensor | None:
     """The sum over the axes that both events treat as independent."""
     (q, q_axes), (p, p_axes) = _unwrapped(posterior), _unwrapped(prior)
     shared = min(q_axes, p_axes)
@@ -214,101 +218,95 @@ def _by_factors(posterior: Any, prior: Any) -> Tensor | None:
     return factors.sum(tuple(range(-shared, 0)))
 
 
-def _batch_shape(posterior: Any, prior: Any) -> torch.Size:
+def _batch_shape(posterior: Distribution, prior: Distribution) -> torch.Size:
     # torch's function costs as much as a small divergence
     same = posterior.batch_shape == prior.batch_shape
     return posterior.batch_shape if same else torch.broadcast_shapes(posterior.batch_shape, prior.batch_shape)
 
 
-def _unwrapped(distribution: Any) -> tuple[Any, int]:
+def _unwrapped(distribution: Distribution) -> tuple[Distribution, int]:
     """What is inside of wrappers that only move or repeat axes, and how many axes they made events."""
     axes = 0
-    while is_called(distribution, "Independent", "ExpandedDistribution"):
+    while isinstance(distribution, Independent) or is_called(distribution, "ExpandedDistribution"):
         axes += getattr(distribution, "reinterpreted_batch_ndims", 0)
-        distribution = distribution.base_dist
+        distribution = cast("Independent[Distribution]", distribution).base_dist
     return distribution, axes
 
 
-def _wrapped(distribution: Any, axes: int) -> Any:
+def _wrapped(distribution: Distribution, axes: int) -> Distribution:
     return Independent(distribution, axes) if axes else distribution
 
 
-def _flattened(posterior: Any, prior: Any) -> tuple[Any, Any]:
+def _flattened(posterior: Distribution, prior: Distribution) -> tuple[Distribution, Distribution]:
     """Both over vectors if one of them is a reshaped vector; as they are where that cannot be."""
     if not (_is_reshaped(posterior) or _is_reshaped(prior)):
         return posterior, prior
-    flat = _flat(posterior), _flat(prior)
-    return flat if None not in flat else (posterior, prior)
+    q, p = _flat(posterior), _flat(prior)
+    return (posterior, prior) if q is None or p is None else (q, p)
 
 
-def _is_reshaped(distribution: Any) -> bool:
+def _is_reshaped(distribution: Distribution) -> TypeGuard[TransformedDistribution]:
     if not isinstance(distribution, TransformedDistribution) or not distribution.transforms:
         return False
     return all(map(_reshapes, _steps(distribution.transforms)))
 
 
-def _reshapes(transform: Any) -> bool:
+def _reshapes(transform: Transform) -> bool:
     return isinstance(transform, ReshapeTransform)
 
 
-def _steps(transforms: Any) -> list[Any]:
+def _steps(transforms: Sequence[Transform]) -> list[Transform]:
     """The transforms one by one, without wrappers that only count axes."""
     return list(chain.from_iterable(map(_parts, transforms)))
 
 
-def _parts(transform: Any) -> list[Any]:
+def _parts(transform: Transform) -> list[Transform]:
     if isinstance(transform, ComposeTransform):
         return _steps(transform.parts)
     return [elementwise(transform) or transform]
 
 
-def _flat(distribution: Any) -> Any | None:
+def _flat(distribution: Distribution) -> Distribution | None:
     """The same distribution over a vector, in the order of the memory; None if it is not known how."""
     if _is_reshaped(distribution):
         return _flat(distribution.base_dist)
     base, axes = _unwrapped(distribution)
     if isinstance(base, Normal) and axes == len(distribution.event_shape):
         whole = distribution.batch_shape + distribution.event_shape
-        loc, scale = (each.expand(whole).reshape(*distribution.batch_shape, -1) for each in _normal(base))
+        loc, scale = (
+            each.expand(whole).reshape(*distribution.batch_shape, -1) for each in (base.loc, base.scale)
+        )
         return Independent(Normal(loc, scale, validate_args=False), 1)
     return distribution if len(distribution.event_shape) == 1 else None
 
 
-def _normal(normal: Normal) -> tuple[Tensor, Tensor]:
-    return normal.loc, normal.scale
+# ---- The closed forms, one after the other until one applies.
 
 
-# ---- closed forms
-
-
-def _of_one_factor(posterior: Any, prior: Any) -> Tensor | None:
+def _of_one_factor(posterior: Distribution, prior: Distribution) -> Tensor | None:
     found = (rule(posterior, prior) for rule in _RULES)
     return next((divergence for divergence in found if divergence is not None), None)
 
 
-def _registered(posterior: Any, prior: Any) -> Tensor | None:
-    if is_point_mass(innermost(posterior)) or _is_folded(posterior) or _is_folded(prior):
+def _registered(posterior: Distribution, prior: Distribution) -> Tensor | None:
+    if is_called(innermost(posterior), "Delta") or _is_folded(posterior) or _is_folded(prior):
         return None
     try:
-        divergence = kl_divergence(*_alike(posterior, prior))
+        # Some of torch's divergences, Bernoulli's for one, do not broadcast.
+        batch = _batch_shape(posterior, prior)
+        divergence = kl_divergence(_expanded(posterior, batch), _expanded(prior, batch))
     except NotImplementedError:
         return None
     # masked distributions diverge by the plain number 0
     return divergence if isinstance(divergence, Tensor) else torch.tensor(float(divergence))
 
 
-# Some of torch's divergences, Bernoulli's for one, do not broadcast.
-def _alike(posterior: Any, prior: Any) -> tuple[Any, Any]:
-    batch = _batch_shape(posterior, prior)
-    return _expanded(posterior, batch), _expanded(prior, batch)
-
-
-def _expanded(distribution: Any, batch: torch.Size) -> Any:
+def _expanded(distribution: Distribution, batch: torch.Size) -> Distribution:
     return distribution if distribution.batch_shape == batch else distribution.expand(batch)
 
 
 # torch compares what was folded as if nothing had been: right only for bases that are symmetric about 0
-def _is_folded(distribution: Any) -> bool:
+def _is_folded(distribution: Distribution) -> bool:
     if not isinstance(distribution, TransformedDistribution) or isinstance(
         distribution, HalfNormal | HalfCauchy
     ):
@@ -316,16 +314,15 @@ def _is_folded(distribution: Any) -> bool:
     return not all(each.bijective for each in distribution.transforms)
 
 
-def _dense_from_diagonal(posterior: Any, prior: Any) -> Tensor | None:
+def _dense_from_diagonal(posterior: Distribution, prior: Distribution) -> Tensor | None:
     factors = diagonal_normal(prior)
     if factors is None or not _is_dense(posterior):
         return None
     cross = -expected_log_normal_density(posterior.mean, posterior.variance, *factors).sum(-1)
-    divergence: Tensor = cross - posterior.entropy()
-    return divergence
+    return cross - posterior.entropy()
 
 
-def _diagonal_from_dense(posterior: Any, prior: Any) -> Tensor | None:
+def _diagonal_from_dense(posterior: Distribution, prior: Distribution) -> Tensor | None:
     factors = diagonal_normal(posterior)
     if factors is None or not _is_dense(prior):
         return None
@@ -335,11 +332,11 @@ def _diagonal_from_dense(posterior: Any, prior: Any) -> Tensor | None:
     return kl_divergence(normal, prior)
 
 
-def _is_dense(distribution: Any) -> bool:
+def _is_dense(distribution: Distribution) -> bool:
     return isinstance(distribution, MultivariateNormal | LowRankMultivariateNormal)
 
 
-def _behind_one_transform(posterior: Any, prior: Any) -> Tensor | None:
+def _behind_one_transform(posterior: Distribution, prior: Distribution) -> Tensor | None:
     """Invertible transforms leave the divergence as it was."""
     q, p = _pushed(posterior), _pushed(prior)
     if q is None or p is None or q.transforms != p.transforms:
@@ -350,11 +347,11 @@ def _behind_one_transform(posterior: Any, prior: Any) -> Tensor | None:
 class _Pushed(NamedTuple):
     """A base with all axes of the event, in its shape, and what maps it."""
 
-    base: Any
-    transforms: list[Any]
+    base: Distribution
+    transforms: list[Transform]
 
 
-def _pushed(distribution: Any) -> _Pushed | None:
+def _pushed(distribution: Distribution) -> _Pushed | None:
     inner, axes = _unwrapped(distribution)
     if not isinstance(inner, TransformedDistribution) or _is_folded(inner) or _is_reshaped(inner):
         return None
@@ -366,7 +363,7 @@ def _pushed(distribution: Any) -> _Pushed | None:
     return _Pushed(_wrapped(base, axes), rest)
 
 
-_RULES: Final[tuple[Callable[[Any, Any], Tensor | None], ...]] = (
+_RULES: Final[tuple[Callable[[Distribution, Distribution], Tensor | None], ...]] = (
     _registered,
     _dense_from_diagonal,
     _diagonal_from_dense,

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, final
+from typing import cast, final
 
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
 from pyro_infomax.distributions._divergences import closed_divergence, expected_log_normal_density
 from pyro_infomax.distributions._families import diagonal_normal
-from pyro_infomax.distributions._products import marginals_of
+from pyro_infomax.distributions._posterior import Density, Posterior
+from pyro_infomax.distributions._products import Marginals, marginals_of
 
 
 @final
@@ -24,36 +25,38 @@ class ClosedForms:
 
 
 @torch.no_grad()
-def joint_forms(posterior: Any, prior: Any) -> ClosedForms:
+def joint_forms(posterior: Posterior, prior: Density | None) -> ClosedForms:
     """Of z as a whole."""
     log_normal = expected_log_normal(posterior, prior)
     return _forms(posterior, prior, None if log_normal is None else log_normal.sum(-1))
 
 
 @torch.no_grad()
-def marginal_forms(posterior: Any, prior: Any) -> ClosedForms:
+def marginal_forms(posterior: Posterior, prior: Density | None) -> ClosedForms:
     """Of each z_j by itself; nothing where the marginals are not to be had."""
     one, other = _marginals_or_none(posterior), _marginals_or_none(prior)
     return _forms(one, other, expected_log_normal(one, other))
 
 
-def _forms(posterior: Any, prior: Any, log_prior: Tensor | None) -> ClosedForms:
-    entropies = _entropy(posterior)
+def _forms(posterior: object, prior: object, log_prior: Tensor | None) -> ClosedForms:
+    # whether it is a distribution that knows its entropy is seen by asking
+    q, p = cast(Distribution, posterior), cast(Distribution, prior)
+    entropies = _closed(lambda: q.entropy())
     own = None if entropies is None else -entropies
     if log_prior is not None:
         return ClosedForms(own, log_prior, None if own is None else own - log_prior)
-    rate = _divergence(posterior, prior)
+    rate = _closed(lambda: closed_divergence(q, p))
     return ClosedForms(own, None if own is None or rate is None else own - rate, rate)
 
 
-def moments(posterior: Any) -> tuple[Tensor, Tensor] | None:
+def moments(posterior: object) -> tuple[Tensor, Tensor] | None:
     """Mean and variance, both (batch, latent)."""
-    mean = _closed(lambda: posterior.mean)
-    variance = _closed(lambda: posterior.variance)
+    mean = _closed(lambda: cast(Distribution, posterior).mean)
+    variance = _closed(lambda: cast(Distribution, posterior).variance)
     return None if mean is None or variance is None else (mean, variance)
 
 
-def expected_log_normal(posterior: Any, prior: Any) -> Tensor | None:
+def expected_log_normal(posterior: object, prior: object) -> Tensor | None:
     """E log p(z_j), (batch, latent), for the Normal factors of a prior: all that it takes is two moments."""
     factors = (prior.loc, prior.scale) if isinstance(prior, Normal) else diagonal_normal(prior)
     known = moments(posterior)
@@ -63,15 +66,7 @@ def expected_log_normal(posterior: Any, prior: Any) -> Tensor | None:
     return expected_log_normal_density(mean, variance, loc, scale)
 
 
-def _entropy(distribution: Any) -> Tensor | None:
-    return _closed(distribution.entropy) if hasattr(distribution, "entropy") else None
-
-
-def _divergence(posterior: Any, prior: Any) -> Tensor | None:
-    return _closed(lambda: closed_divergence(posterior, prior))
-
-
-def _marginals_or_none(distribution: Any) -> Any:
+def _marginals_or_none(distribution: object) -> Marginals | None:
     try:
         return marginals_of(distribution)
     except NotImplementedError:

@@ -1,4 +1,4 @@
-"""The base of flows: modules whose forward pass turns a context into a distribution."""
+"""Flows: modules whose forward pass turns a context into a distribution over vectors."""
 
 import math
 from abc import abstractmethod
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Final, Protocol, Self, cast, final
+from typing import ClassVar, Final, Protocol, Self, cast, final
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -17,11 +17,13 @@ from pyro.distributions.conditional import (
 )
 from pyro.distributions.transforms import BatchNorm
 from torch import Tensor, nn
-from torch.distributions import ComposeTransform, Transform
+from torch.distributions import ComposeTransform, Distribution, Transform
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import _sum_rightmost
 from torch.nn.functional import softplus
+
+from pyro_infomax._checks import whole_number
 
 # ---- What a flow makes of a context: a distribution that knows the density of its own draws.
 
@@ -89,7 +91,7 @@ class FlowDistribution(TorchDistribution):
         event_shape = torch.Size([flow.event_size])
         super().__init__(torch.Size(batch_shape), event_shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> Self:
+    def expand(self, batch_shape: Shape, _instance: object = None) -> Self:
         """The same over a larger batch."""
         new = type(self)(
             self.flow,
@@ -151,7 +153,7 @@ class _LastDraw:
         known = value is self._value and _version(value) == self._version
         return self._score if known and (self._with_grad or not torch.is_grad_enabled()) else None
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type, tuple[()]]:
         return _LastDraw, ()
 
 
@@ -160,7 +162,7 @@ def _version(value: Tensor) -> int | None:
     return None if value.is_inference() else value._version
 
 
-# ---- flow
+# ---- The base of all flows.
 
 
 class Flow(nn.Module):
@@ -175,9 +177,7 @@ class Flow(nn.Module):
 
     def __init__(self, event_size: int) -> None:
         super().__init__()
-        if event_size < 1:
-            raise ValueError(f"Expected event_size >= 1 but got {event_size}.")
-        self.event_size = event_size
+        self.event_size = whole_number("event_size", event_size, at_least=1)
         self.register_buffer("origin", torch.zeros(event_size), persistent=False)
 
     @abstractmethod
@@ -253,7 +253,7 @@ class LazyFlow(Flow):
         like = next(module.parameters(), self.origin)
         with torch.no_grad():
             made = self._made(like.new_zeros(2, context_size) if context_size else None)
-        _check(made, (2,) if context_size else (), event_size)
+        _check_is_over_vectors(made, (2,) if context_size else (), event_size)
         self.has_rsample = made.has_rsample
 
     def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
@@ -274,13 +274,13 @@ class LazyFlow(Flow):
         batch = torch.broadcast_shapes(value.shape[:-1], context.shape[:-1])
         return self._made(context).log_prob(value.expand(*batch, self.event_size))
 
-    def _made(self, context: Tensor | None) -> Any:
+    def _made(self, context: Tensor | None) -> Distribution:
         return self.module() if context is None else self.module(context)
 
 
-def _check(made: object, batch: tuple[int, ...], event_size: int) -> None:
+def _check_is_over_vectors(made: object, batch: tuple[int, ...], event_size: int) -> None:
     expected = f"a distribution with batch shape {batch} and event shape ({event_size},)"
-    if not isinstance(made, torch.distributions.Distribution):
+    if not isinstance(made, Distribution):
         raise ValueError(f"Expected the flow to return {expected} but got {type(made).__name__}.")
     if made.batch_shape != batch or made.event_shape != (event_size,):
         raise ValueError(
@@ -290,6 +290,8 @@ def _check(made: object, batch: tuple[int, ...], event_size: int) -> None:
 
 
 # ---- Flows of Pyro's transforms.
+
+AnyTransform = Transform | ConditionalTransform
 
 
 @final
@@ -321,7 +323,7 @@ class TransformFlow(Flow):
 
     def __init__(
         self,
-        transforms: Iterable[Transform | ConditionalTransform],
+        transforms: Iterable[AnyTransform],
         event_size: int,
         *,
         to_noise: bool = False,
@@ -368,7 +370,7 @@ class TransformFlow(Flow):
 class _Step:
     """A transform, used forwards or back."""
 
-    transform: Any
+    transform: AnyTransform
     back: bool
 
     def given(self, context: Tensor | None) -> "_Step":
@@ -380,14 +382,14 @@ class _Step:
     def run(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """The image, and the log-determinant of this way."""
         if not self.back:
-            image = self.transform(value)
+            image = self._unconditional(value)
             return image, self._log_det(value, image)
         image = self._inverse(value)
         return image, -self._log_det(image, value)
 
     def _inverse(self, value: Tensor) -> Tensor:
         try:
-            return self.transform.inv(value)
+            return self._unconditional.inv(value)
         except (KeyError, NotImplementedError) as error:
             raise NotImplementedError(
                 f"Expected a transform that can be inverted but got {type(self.transform).__name__}, which "
@@ -396,11 +398,15 @@ class _Step:
             ) from error
 
     def _log_det(self, x: Tensor, y: Tensor) -> Tensor:
-        log_det = self.transform.log_abs_det_jacobian(x, y)
-        return _sum_rightmost(log_det, 1 - self.transform.domain.event_dim)
+        transform = self._unconditional
+        return _sum_rightmost(transform.log_abs_det_jacobian(x, y), 1 - transform.domain.event_dim)
+
+    @property
+    def _unconditional(self) -> Transform:
+        return cast(Transform, self.transform)
 
 
-def _steps(transform: Any) -> list[_Step]:
+def _steps(transform: AnyTransform) -> list[_Step]:
     """What a transform is composed of.
 
     torch's inverses and compositions do not survive copies, nor do they show their parameters.
@@ -426,14 +432,14 @@ def _turned(steps: list[_Step]) -> list[_Step]:
     return [replace(step, back=not step.back) for step in steps[::-1]]
 
 
-def _without_memory(transform: Any) -> Any:
+def _without_memory(transform: Transform) -> Transform:
     """The same parameters in an object that keeps for itself what it remembers."""
     twin = copy(transform)
     # torch keeps the inverse once it is asked for: it is that of the original
     twin._inv = None
     if isinstance(transform, nn.Module):
         parts = transform._modules.items()  # named_children() leaves out what has two names
-        twin._modules = {n: _without_memory(p) if isinstance(p, Transform) else p for n, p in parts}
+        vars(twin)["_modules"] = {n: _without_memory(p) if isinstance(p, Transform) else p for n, p in parts}
     return twin
 
 
@@ -650,7 +656,8 @@ class _Coupling(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         stay, move = self._split(x)
         shift, log_scale, spline = self._shape(stay, context)
-        bent, log_slope = spline.forward(_over(move, shift))
+        over = move.expand(torch.broadcast_shapes(move.shape, shift.shape))
+        bent, log_slope = spline.forward(over)
         log_det = (log_slope + log_scale).sum(-1)
         return self._join(stay, torch.addcmul(shift, log_scale.exp(), bent)), log_det
 
@@ -699,15 +706,11 @@ def _moving(size: int) -> Iterator[Tensor]:
         yield from [odd, ~odd, late, ~late] if size > 1 else [late]
 
 
-def _over(move: Tensor, shift: Tensor) -> Tensor:
-    return move.expand(torch.broadcast_shapes(move.shape, shift.shape))
-
-
 # ---- From what a user gives as flow to a flow.
 
 
 def to_flow(
-    flow: Callable[..., Any] | None, event_size: int, context_size: int = 0, *, to_noise: bool = False
+    flow: Callable[..., object] | None, event_size: int, context_size: int = 0, *, to_noise: bool = False
 ) -> Flow:
     """A flow over vectors, from a function that builds one.
 
@@ -759,17 +762,17 @@ def to_flow(
     )
 
 
-def _transforms(made: Any) -> list[Any] | None:
-    if isinstance(made, Transform | ConditionalTransform):
+def _transforms(made: object) -> list[AnyTransform] | None:
+    if isinstance(made, AnyTransform):
         return [made]
-    is_list = isinstance(made, list | tuple | nn.ModuleList)
-    return (
-        list(made) if is_list and all(isinstance(t, Transform | ConditionalTransform) for t in made) else None
-    )
+    if not isinstance(made, list | tuple | nn.ModuleList):
+        return None
+    known = [each for each in made if isinstance(each, AnyTransform)]
+    return known if len(known) == len(made) else None
 
 
 def _of_transforms(
-    transforms: list[Any], event_size: int, context_size: int, *, to_noise: bool
+    transforms: list[AnyTransform], event_size: int, context_size: int, *, to_noise: bool
 ) -> TransformFlow:
     flow = TransformFlow(transforms, event_size, to_noise=to_noise)
     if flow.is_conditional and not context_size:

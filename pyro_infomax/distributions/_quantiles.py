@@ -1,14 +1,13 @@
 """Quantiles of the posterior of one site, element by element."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import (
     Bernoulli,
     Categorical,
-    Independent,
+    Distribution,
     LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
@@ -16,7 +15,7 @@ from torch.distributions import (
 )
 from torch.nn.functional import one_hot
 
-from pyro_infomax.distributions._families import innermost, is_point_mass
+from pyro_infomax.distributions._families import innermost, is_point_mass, without_event_axes
 
 
 def check_levels(q: float | Sequence[float] | Tensor) -> Tensor:
@@ -38,7 +37,7 @@ def check_levels(q: float | Sequence[float] | Tensor) -> Tensor:
     return levels
 
 
-def closed_quantiles(distribution: Any, levels: Tensor) -> Tensor | None:
+def closed_quantiles(distribution: Distribution, levels: Tensor) -> Tensor | None:
     """The quantiles of each element of the event, None where they have no closed form.
 
     Those of a categorical variable are of its index.
@@ -57,7 +56,7 @@ def closed_quantiles(distribution: Any, levels: Tensor) -> Tensor | None:
     if is_point_mass(distribution):
         return distribution.mean.expand(len(levels), *distribution.batch_shape, *distribution.event_shape)
     shape = distribution.batch_shape + distribution.event_shape
-    base = _base(distribution)
+    base = without_event_axes(distribution)
     categories = isinstance(base, OneHotCategorical)
     lead = shape[:-1] if categories else shape
     levels = levels.to(_parameter_of(base)).reshape(-1, *[1] * len(lead))
@@ -88,22 +87,13 @@ def sorted_quantiles(draws: Tensor, levels: Tensor) -> Tensor:
     return torch.lerp(below, above, weight.reshape(-1, *[1] * (draws.dim() - 1)))
 
 
-def _base(distribution: Any) -> Any:
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
-def _parameter_of(base: Any) -> Tensor:
+def _parameter_of(base: Distribution) -> Tensor:
     """Any parameter, for its dtype and device."""
-    return next((each for each in vars(innermost(base)).values() if _is_floating(each)), torch.zeros(()))
+    tensors = (each for each in vars(innermost(base)).values() if isinstance(each, Tensor))
+    return next((each for each in tensors if each.is_floating_point()), torch.zeros(()))
 
 
-def _is_floating(each: Any) -> bool:
-    return isinstance(each, Tensor) and each.is_floating_point()
-
-
-def _quantiles(base: Any, levels: Tensor) -> Tensor | None:
+def _quantiles(base: Distribution, levels: Tensor) -> Tensor | None:
     if isinstance(base, MultivariateNormal | LowRankMultivariateNormal):
         return Normal(base.mean, base.stddev, validate_args=False).icdf(levels)
     if isinstance(base, Bernoulli):

@@ -1,7 +1,7 @@
 """Discrete distributions whose exact draws carry the gradient of relaxed ones."""
 
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Self, final
 
 import pyro.distributions as dist
 import torch
@@ -24,14 +24,13 @@ class _StraightThrough(Distribution):
         logits: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        parameters: dict[str, Any] = {"probs": probs, "logits": logits}
-        super().__init__(**parameters, validate_args=validate_args)
+        super().__init__(probs=probs, logits=logits, validate_args=validate_args)  # type: ignore[call-arg]
         # Reading a tensor's value would stop the capture of a step, for which validation is off
         if self._validate_args or not isinstance(temperature, Tensor):
             check_temperature(temperature)
         self.temperature = temperature
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Any:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Self:
         new = self._get_checked_instance(type(self), _instance)
         new.temperature = self.temperature
         return super().expand(torch.Size(batch_shape), _instance=new)

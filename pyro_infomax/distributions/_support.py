@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, final
+from typing import Any, Final, Self, cast, final
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints, transforms
 from torch import Tensor
-from torch.distributions import Transform, biject_to
+from torch.distributions import Distribution, Transform, biject_to
 from torch.distributions.constraints import Constraint
 
+from pyro_infomax.distributions._families import without_event_axes
 from pyro_infomax.distributions._transforms import (
     AffineWithin,
     CorrCholesky,
@@ -76,7 +77,7 @@ class SiteTransform:
         shape, base = torch.Size(event_shape), unwrapped(support)
         _check_continuous(base)
         site = cls(_with_common_bounds(base, shape), shape)
-        site._check()
+        site._check_event_shape()
         return site
 
     @property
@@ -171,7 +172,7 @@ class SiteTransform:
         log_normal.transforms = self.transforms()
         return log_normal
 
-    def _check(self) -> None:
+    def _check_event_shape(self) -> None:
         need = _compose(self.transforms()).codomain.event_dim
         if len(self.event_shape) < need:
             raise ValueError(
@@ -190,7 +191,7 @@ class SiteTransform:
             )
 
 
-def unwrapped(support: Any) -> Any:
+def unwrapped(support: Constraint) -> Constraint:
     """A support without ``independent``, and without what a mixture puts around that of its components.
 
     Args:
@@ -281,7 +282,7 @@ def _with_common_bounds(support: Any, event_shape: torch.Size) -> Any:
     return support
 
 
-def _common(bound: Any, support: Constraint, event_shape: torch.Size) -> Tensor | float:
+def _common(bound: Tensor | float, support: Constraint, event_shape: torch.Size) -> Tensor | float:
     if not isinstance(bound, Tensor):
         return float(bound)
     rows = bound.detach().expand(torch.broadcast_shapes(bound.shape, event_shape))
@@ -296,9 +297,61 @@ def _common(bound: Any, support: Constraint, event_shape: torch.Size) -> Tensor 
     return rows[0].flatten()[0].item() if bool(same.all()) else rows[0].clone()
 
 
-def _is_number(bound: Any, number: float) -> bool:
+def _is_number(bound: object, number: float) -> bool:
     return not isinstance(bound, Tensor) and bound == number
 
 
-def _compose(steps: list[Transform]) -> Any:
+def _compose(steps: list[Transform]) -> Transform:
     return transforms.ComposeTransform(steps)
+
+
+# ---- Values of a site that are far from its draws, which shows what depends on it.
+
+_FAR: Final = 10.0  # times the distance of two draws
+
+
+@torch.no_grad()
+def elsewhere(fn: Distribution, value: Tensor) -> Tensor:
+    """A value like those of a distribution, but far from its draws, or any that a discrete one can have.
+
+    Args:
+        fn: the distribution of a site.
+        value: a draw from it.
+
+    Returns:
+        Of the shape of ``value``.
+
+    Example:
+        >>> from torch.distributions import Gamma
+        >>> gamma = Gamma(torch.ones(1000), 1.0)
+        >>> float(elsewhere(gamma, gamma.sample()).max()) > 1000
+        True
+    """
+    other = fn.sample()
+    try:
+        if not cast(Constraint, fn.support).is_discrete:
+            return _beyond(fn, value, other)
+        base = without_event_axes(fn)
+        return _any_of(base, value) if base.has_enumerate_support else _counts_beyond(fn, value, other)
+    except (RuntimeError, ValueError):  # no bijection, no support, or no list of states
+        return other
+
+
+def _any_of(base: Distribution, value: Tensor) -> Tensor:
+    events = len(base.event_shape)
+    states = base.enumerate_support(expand=False)
+    states = states.reshape(len(states), *base.event_shape)
+    return states[torch.randint(len(states), value.shape[: value.dim() - events])]
+
+
+def _counts_beyond(fn: Distribution, value: Tensor, other: Tensor) -> Tensor:
+    """Counts without an end: rare ones may have no two draws that differ."""
+    far = value + _FAR * (other - value).abs() + torch.randint(2, value.shape)
+    return torch.where(cast(Constraint, fn.support).check(far).all(), far, other)
+
+
+def _beyond(fn: Distribution, value: Tensor, other: Tensor) -> Tensor:
+    to_support = biject_to(fn.support)
+    start, end = to_support.inv(value), to_support.inv(other)
+    far = to_support(start + _FAR * (end - start))
+    return torch.where(far.isfinite(), far, other)

@@ -39,10 +39,10 @@ from pyro_infomax.information._quantities import (
     training_gap as training_gap,
 )
 from pyro_infomax.information._sites import (
-    Mixtures as Mixtures,
+    AggregateScorer as AggregateScorer,
     Prefixes as Prefixes,
-    ShardedMixtures as ShardedMixtures,
-    WholeMixtures as WholeMixtures,
+    ShardedAggregate as ShardedAggregate,
+    WholeAggregate as WholeAggregate,
 )
 
 __all__ = [

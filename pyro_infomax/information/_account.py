@@ -1,4 +1,4 @@
-"""Every quantity of one set of draws."""
+"""All quantities of one set of draws, from one regression, with identities that hold to rounding."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -11,7 +11,7 @@ from pyro_infomax.distributions import ClosedForms, is_factorised, joint_forms, 
 from pyro_infomax.information._aggregate import check_leave_one_out
 from pyro_infomax.information._control_variates import (
     ControlVariates,
-    Expectation,
+    CorrectedMean,
     affordable,
     covariates_of,
     nearest,
@@ -20,7 +20,7 @@ from pyro_infomax.information._draws import Draws
 from pyro_infomax.information._estimate import Estimate
 from pyro_infomax.information._sites import sums_of
 
-# ---- account
+# ---- Every quantity over all latent dimensions together.
 
 
 @final
@@ -99,7 +99,7 @@ class Account:
         target = "what the prior's own dependence adds to the marginal KL of these data"
         return self._prior_dependence.estimate("exact", target)
 
-    def expectation(self, values: Tensor) -> Expectation:
+    def expectation(self, values: Tensor) -> CorrectedMean:
         """The mean over data and draws of further values of the same draws, by the same regression.
 
         Args:
@@ -115,7 +115,7 @@ class Account:
             )
         return self._plan.expectation(values.double())
 
-    def known(self, exact: Tensor) -> Expectation:
+    def known(self, exact: Tensor) -> CorrectedMean:
         """A mean over data and draws whose expectation for each datum is known.
 
         Args:
@@ -139,35 +139,35 @@ class Account:
         return marginal_forms(self.draws.posterior, self.draws.prior)
 
     @cached_property
-    def _posterior(self) -> Expectation:
+    def _posterior(self) -> CorrectedMean:
         """E log q(z|x)."""
         draws = self.draws
         return _of_posterior(self._plan, self._forms, draws.log_posterior, lambda: draws.log_prior)
 
     @cached_property
-    def _posterior_marginals(self) -> Expectation:
+    def _posterior_marginals(self) -> CorrectedMean:
         draws = self.draws
         own = draws.log_posterior_marginals
         return _of_posterior(self._plan, self._marginal_forms, own, lambda: draws.log_prior_marginals)
 
     @property
-    def _conditional_total_correlation(self) -> Expectation:
+    def _conditional_total_correlation(self) -> CorrectedMean:
         if is_factorised(self.draws.posterior):
             return self._nothing
         return self._posterior - self._posterior_marginals.sum()
 
     @property
-    def _prior_dependence(self) -> Expectation:
+    def _prior_dependence(self) -> CorrectedMean:
         if is_factorised(self.draws.prior):
             return self._nothing
         return self._prior_marginals.sum() - self._prior
 
     @property
-    def _nothing(self) -> Expectation:
+    def _nothing(self) -> CorrectedMean:
         return self._plan.known(self.draws.log_posterior.new_zeros(self.draws.data_size))
 
     @cached_property
-    def _prior(self) -> Expectation:
+    def _prior(self) -> CorrectedMean:
         """E log p(z)."""
         draws = self.draws
         return _of_prior(
@@ -175,7 +175,7 @@ class Account:
         )
 
     @cached_property
-    def _prior_marginals(self) -> Expectation:
+    def _prior_marginals(self) -> CorrectedMean:
         draws = self.draws
         return _of_prior(
             self._plan,
@@ -185,7 +185,7 @@ class Account:
         )
 
     @cached_property
-    def _aggregate(self) -> Expectation:
+    def _aggregate(self) -> CorrectedMean:
         """E log q(z)."""
         draws = self.draws
         difference = self._plan.expectation(draws.log_aggregate - draws.log_posterior)
@@ -193,13 +193,13 @@ class Account:
         return found.biased(self._at_most_kl(self.self_vote, found, lambda: self._prior))
 
     @cached_property
-    def _left_out(self) -> Expectation:
+    def _left_out(self) -> CorrectedMean:
         draws = self.draws
         difference = self._plan.expectation(draws.log_leave_one_out - draws.log_posterior)
         return (self._posterior + difference).biased(-self.self_vote)
 
     @cached_property
-    def _aggregate_marginals(self) -> Expectation:
+    def _aggregate_marginals(self) -> CorrectedMean:
         draws = self.draws
         difference = self._plan.expectation(draws.log_aggregate_marginals - draws.log_posterior_marginals)
         gap = draws.log_aggregate_marginals - draws.log_leave_one_out_marginals
@@ -211,7 +211,9 @@ class Account:
         """What each datum's own component adds to E log q(z), to leading order: the bias of N data, ()."""
         return half_mean(self.draws.log_aggregate - self.draws.log_leave_one_out)
 
-    def _at_most_kl(self, bias: Tensor, aggregate: Expectation, prior: Callable[[], Expectation]) -> Tensor:
+    def _at_most_kl(
+        self, bias: Tensor, aggregate: CorrectedMean, prior: Callable[[], CorrectedMean]
+    ) -> Tensor:
         """The bias of E log q(z): at most the KL from the prior, for the population's is not negative."""
         if self.draws.prior is None:
             return bias
@@ -229,7 +231,7 @@ def half_mean(gap: Tensor) -> Tensor:
 
 def _of_posterior(
     plan: ControlVariates, forms: ClosedForms, own: Tensor, prior: Callable[[], Tensor]
-) -> Expectation:
+) -> CorrectedMean:
     """E log q(z|x): in closed form, else paired with the prior's closed form, else from the draws."""
     if forms.log_posterior is not None:
         return plan.known(forms.log_posterior)
@@ -239,8 +241,8 @@ def _of_posterior(
 
 
 def _of_prior(
-    plan: ControlVariates, forms: ClosedForms, posterior: Expectation, difference: Callable[[], Tensor]
-) -> Expectation:
+    plan: ControlVariates, forms: ClosedForms, posterior: CorrectedMean, difference: Callable[[], Tensor]
+) -> CorrectedMean:
     """E log p(z): in closed form, else from the rate's, else from paired differences."""
     if forms.log_prior is not None:
         return plan.known(forms.log_prior)
@@ -297,7 +299,7 @@ class SiteAccount:
         return (self._rate - self._information).estimate("exact", target)
 
     @cached_property
-    def _rate(self) -> Expectation:
+    def _rate(self) -> CorrectedMean:
         draws = self.draws
         if self.log_prior is None:
             raise ValueError(
@@ -310,7 +312,7 @@ class SiteAccount:
         return self.account.expectation(draws.log_posterior_sites - self.log_prior)
 
     @cached_property
-    def _information(self) -> Expectation:
+    def _information(self) -> CorrectedMean:
         draws = self.draws
         prefixes = draws.log_aggregate_prefixes
         found = self.account.expectation(draws.log_posterior_sites - _steps(prefixes))

@@ -1,13 +1,16 @@
 """The exact aggregate posterior."""
 
 from functools import cached_property
-from typing import Any, final
+from typing import cast, final
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_infomax._recording import is_recording
 from pyro_infomax.distributions import (
+    Density,
+    Posterior,
     check_parameters,
     coordinates_of,
     full_name,
@@ -19,7 +22,7 @@ from pyro_infomax.distributions import (
 from pyro_infomax.information._mixture_engine import (
     Dense,
     MarginalMixtures,
-    Mixture,
+    MixtureScores,
     NormalMixture,
     normal_components,
 )
@@ -44,8 +47,9 @@ class AggregatePosterior:
     lower bound.
 
     Args:
-        posterior: a torch or Pyro distribution, or an object with the same ``batch_shape`` (N,),
-            ``event_shape`` (d,) and ``log_prob``. Marginals are taken from its ``log_prob_marginals(z)`` if
+        posterior: a torch or Pyro distribution, or any other
+            :class:`~pyro_infomax.distributions.Posterior`, batch shape (N,), event shape (d,); it need not
+            have ``sample`` here. Marginals are taken from its ``log_prob_marginals(z)`` if
             it has one, from the factors of ``Independent``, from a multivariate Normal, or from a mixture of
             these.
         progress: show a bar when an evaluation takes more than a few seconds.
@@ -65,7 +69,7 @@ class AggregatePosterior:
     tensor([-8.2258], dtype=torch.float64)
     """
 
-    def __init__(self, posterior: Any, *, progress: bool = True) -> None:
+    def __init__(self, posterior: Posterior, *, progress: bool = True) -> None:
         _check_shapes(posterior)
         if not is_recording():
             check_parameters(posterior, "posterior")
@@ -129,20 +133,20 @@ class AggregatePosterior:
         assert left is not None
         return left
 
-    def evaluate(self, z: Tensor, *, index: Tensor | None = None) -> Mixture:
+    def evaluate(self, z: Tensor, *, index: Tensor | None = None) -> MixtureScores:
         """log q(z) and, where each point's own datum is named, the leave-one-out of the same pass.
 
         Args:
             z: (M, d).
             index: (M,), each point's own datum; without it nothing is left out.
         """
-        z = self._checked(z)
-        index = None if index is None else self._checked_index(index, len(z))
+        z = self._in_shape(z)
+        index = None if index is None else self._own_data(index, len(z))
         u, stretch = self.coordinates.at(z)
         found = self._joint(u).evaluate(u, index, progress=self.progress)
         return found.less(stretch.sum(-1) if stretch.dim() > 1 else stretch)
 
-    def evaluate_marginals(self, z: Tensor, *, index: Tensor | None = None) -> Mixture:
+    def evaluate_marginals(self, z: Tensor, *, index: Tensor | None = None) -> MixtureScores:
         """The same of every latent dimension by itself, (M, d).
 
         Args:
@@ -153,8 +157,8 @@ class AggregatePosterior:
             NotImplementedError: where the marginals of the posterior are not known.
         """
         marginals_of(self.posterior)
-        z = self._checked(z)
-        index = None if index is None else self._checked_index(index, len(z))
+        z = self._in_shape(z)
+        index = None if index is None else self._own_data(index, len(z))
         u, stretch = self.coordinates.at(z)
         quick = self._normal is not None and not self._needs_gradient(u)
         evaluate = self._normal_marginals.evaluate if quick else self._dense.evaluate_marginals
@@ -165,7 +169,8 @@ class AggregatePosterior:
         return self._dense if self._normal is None or self._needs_gradient(z) else self._normal
 
     def _needs_gradient(self, z: Tensor) -> bool:
-        tensors = z, self.coordinates.base.mean, self.coordinates.base.stddev
+        normal = cast(Distribution, self.coordinates.base)
+        tensors = z, normal.mean, normal.stddev
         return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
     @cached_property
@@ -175,14 +180,15 @@ class AggregatePosterior:
     @cached_property
     @torch.no_grad()
     def _normal_marginals(self) -> MarginalMixtures:
-        return MarginalMixtures(self.coordinates.base.mean, self.coordinates.base.stddev)
+        normal = cast(Distribution, self.coordinates.base)
+        return MarginalMixtures(normal.mean, normal.stddev)
 
-    def _checked(self, z: Tensor) -> Tensor:
+    def _in_shape(self, z: Tensor) -> Tensor:
         if z.dim() != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"Expected z of shape (M, {self.latent_dim}) but got {tuple(z.shape)}.")
         return z.double() if is_normal(self.coordinates.base) else z
 
-    def _checked_index(self, index: Tensor, points: int) -> Tensor:
+    def _own_data(self, index: Tensor, points: int) -> Tensor:
         unfit = index.is_floating_point() or index.is_complex() or index.dtype == torch.bool
         if index.shape != (points,) or unfit:
             raise ValueError(
@@ -203,7 +209,7 @@ def check_leave_one_out(data_size: int) -> None:
         raise ValueError(f"Expected at least 2 data to leave one out but got {data_size}.")
 
 
-def _check_shapes(posterior: Any) -> None:
+def _check_shapes(posterior: Posterior) -> None:
     batch, event = (getattr(posterior, each, torch.Size()) for each in ("batch_shape", "event_shape"))
     if len(batch) == 1 and len(event) == 1 and batch[0] and event[0]:
         return
@@ -215,6 +221,6 @@ def _check_shapes(posterior: Any) -> None:
 
 
 @torch.no_grad()
-def _normal(posterior: Any) -> NormalMixture | None:
+def _normal(posterior: Density) -> NormalMixture | None:
     components = normal_components(posterior)
     return None if components is None else NormalMixture(components)

@@ -3,18 +3,25 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, final
+from typing import Final, Literal, final
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from pyro_infomax.distributions import coordinates_of, diagonal_normal, joint_forms, marginal_forms, moments
+from pyro_infomax.distributions import (
+    Density,
+    coordinates_of,
+    diagonal_normal,
+    joint_forms,
+    marginal_forms,
+    moments,
+)
 from pyro_infomax.information._draws import Draws
 from pyro_infomax.information._estimate import Estimate
 
-# ---- control variates
+# ---- The regression on control variates, and means that keep their errors.
 
 # with fewer, the fitted coefficients would add more noise, and optimism, than they remove
 _DRAWS_PER_COVARIATE: Final = 20
@@ -24,7 +31,7 @@ _LEAST_REST: Final = 1e-6  # of a draw that the fit passes through: its residual
 
 @final
 @dataclass(frozen=True)
-class Expectation:
+class CorrectedMean:
     r"""An expectation over data and draws, kept so that sums and differences keep their errors.
 
     Noise that two expectations share cancels in their difference, and identities between quantities hold on
@@ -35,25 +42,25 @@ class Expectation:
     residual: Tensor  # (samples, batch) or (samples, batch, latent): the error of each draw, as it is judged
     bias: Tensor  # () or (latent,): what a finite number of data adds to the population's value, on average
 
-    def __add__(self, other: "Expectation") -> "Expectation":
+    def __add__(self, other: "CorrectedMean") -> "CorrectedMean":
         return self._with(other, 1)
 
-    def __sub__(self, other: "Expectation") -> "Expectation":
+    def __sub__(self, other: "CorrectedMean") -> "CorrectedMean":
         return self._with(other, -1)
 
-    def _with(self, other: "Expectation", sign: int) -> "Expectation":
-        return Expectation(
+    def _with(self, other: "CorrectedMean", sign: int) -> "CorrectedMean":
+        return CorrectedMean(
             self.datum + sign * other.datum,
             self.residual + sign * other.residual,
             self.bias + sign * other.bias,
         )
 
-    def biased(self, bias: Tensor) -> "Expectation":
+    def biased(self, bias: Tensor) -> "CorrectedMean":
         return replace(self, bias=bias)
 
-    def sum(self) -> "Expectation":
+    def sum(self) -> "CorrectedMean":
         """Over the latent dimensions."""
-        return Expectation(self.datum.sum(-1), self.residual.sum(-1), self.bias.sum(-1))
+        return CorrectedMean(self.datum.sum(-1), self.residual.sum(-1), self.bias.sum(-1))
 
     def estimate(self, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
         return Estimate(
@@ -96,6 +103,7 @@ class ControlVariates:
     """
 
     def __init__(self, covariates: Tensor, exact: Tensor, *, neighbours: Tensor | None = None) -> None:
+        # Covariates from their means and of unit size, so that the rank of their products can be judged
         samples, batch, size = covariates.shape
         self.shape = (samples, batch)
         self.covariates = _centred(covariates)
@@ -103,6 +111,7 @@ class ControlVariates:
         scale = scale.masked_fill(scale == 0, 1.0)
         self.covariates /= scale
         self.surplus = (covariates.mean(0) - exact) / scale  # (batch, covariate)
+        # Solved once for all quantities; covariates that repeat each other drop out by the pseudo-inverse
         gram = torch.einsum("snk,snl->kl", self.covariates, self.covariates) / (samples * batch)
         self.inverse = torch.linalg.pinv(gram, rtol=_RELATIVE_RANK, hermitian=True)
         rank = int(torch.linalg.matrix_rank(gram, rtol=_RELATIVE_RANK, hermitian=True)) if size else 0
@@ -110,25 +119,27 @@ class ControlVariates:
         self.influence = self._influence()
         self.neighbours = neighbours if samples == 1 else None
 
-    def known(self, exact: Tensor) -> Expectation:
+    def known(self, exact: Tensor) -> CorrectedMean:
         """A closed form: (batch,) or (batch, latent) without noise."""
         return self._expectation(exact, exact.new_zeros(*self.shape, *exact.shape[1:]))
 
-    def expectation(self, y: Tensor) -> Expectation:
+    def expectation(self, y: Tensor) -> CorrectedMean:
         """The mean of y, (samples, batch) or (samples, batch, latent)."""
         if not bool(y.isfinite().all()) or self.freedom <= 0:
             # the mean stands, and of its error nothing is known
             return self._expectation(y.mean(0), torch.full_like(y, torch.nan))
+        # What the covariates tell of y, and by how much their own means were missed by these draws
         centred = _centred(y)
         moments = torch.einsum("snk,sn...->k...", self.covariates, centred) / math.prod(self.shape)
         fit = self.inverse @ moments  # (covariate,) or (covariate, latent)
         fitted = torch.einsum("snk,k...->sn...", self.covariates, fit)
         surplus = torch.einsum("nk,k...->n...", self.surplus, fit)
+        # The noise that is left, draw by draw, weighed by how much each draw moves the mean
         residual = torch.einsum("sn...,sn->sn...", centred - fitted, self.influence)
         return self._expectation(y.mean(0) - surplus, self._compared(residual))
 
-    def _expectation(self, datum: Tensor, residual: Tensor) -> Expectation:
-        return Expectation(datum, residual, torch.zeros_like(datum[0]))
+    def _expectation(self, datum: Tensor, residual: Tensor) -> CorrectedMean:
+        return CorrectedMean(datum, residual, torch.zeros_like(datum[0]))
 
     def _influence(self) -> Tensor:
         """By how much each draw moves the mean, in units of its residual, (samples, batch)."""
@@ -227,6 +238,8 @@ def _known(values: Callable[[], Tensor], exact: Tensor | None) -> list[Covariate
 
 def _is_combination_of_powers(draws: Draws) -> bool:
     """Whether the log-density of each dimension under the prior is, for it is Normal in the same u."""
+    if draws.prior is None:
+        return False
     prior = coordinates_of(draws.prior)
     return diagonal_normal(prior.base) is not None and prior.transform == draws.coordinates.transform
 
@@ -253,7 +266,7 @@ _APART: Final = 1e-6  # in widths of the posteriors: what holds crowds of twins 
 
 
 @torch.no_grad()
-def nearest(posterior: Any) -> Tensor | None:
+def nearest(posterior: Density) -> Tensor | None:
     """The datum with the nearest posterior mean, (batch,), counted in the widths of the posteriors.
 
     It is sought in the dimensions that tell the data apart best; None where the moments are not known, and

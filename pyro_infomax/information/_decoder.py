@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from pyro_infomax.distributions import Posterior
 from pyro_infomax.information._account import Account
 from pyro_infomax.information._draws import Draws
 from pyro_infomax.information._estimate import Estimate
@@ -17,7 +18,7 @@ _OF_POPULATION: Final = "the gap between the decoder and the inverted posterior 
 
 
 def barber_agakov(
-    posterior: Any,
+    posterior: Posterior,
     log_likelihood: Callable[[Tensor], Tensor],
     *,
     data_entropy: Tensor | float,
@@ -64,14 +65,14 @@ def barber_agakov(
     >>> bool((found.value - truth).abs() < 3 * found.standard_error)
     True
     """
-    entropy = _checked_entropy(data_entropy)
+    entropy = _finite_entropy(data_entropy)
     draws = Draws(posterior, num_samples=num_samples, seed=seed)
     target = "the mutual information of the representation in the population"
     return Account(draws).expectation(_score(draws, log_likelihood) + entropy).estimate("lower", target)
 
 
 def decoder_gap(
-    posterior: Any,
+    posterior: Posterior,
     log_likelihood: Callable[[Tensor], Tensor],
     *,
     data_entropy: Tensor | float | None = None,
@@ -118,7 +119,7 @@ def decoder_gap(
     >>> print(decoder_gap(posterior, log_likelihood, num_samples=2, seed=0))
     0.000 ± 0.000 (exact)
     """
-    entropy = None if data_entropy is None else _checked_entropy(data_entropy)
+    entropy = None if data_entropy is None else _finite_entropy(data_entropy)
     draws = Draws(posterior, num_samples=num_samples, seed=seed)
     information = draws.log_posterior - draws.log_aggregate
     known = math.log(draws.data_size) if entropy is None else entropy
@@ -132,10 +133,10 @@ def decoder_gap(
 @torch.no_grad()
 def _score(draws: Draws, log_likelihood: Callable[[Tensor], Tensor]) -> Tensor:
     """log p(x_i|z_si), (samples, batch)."""
-    return torch.stack([_checked(log_likelihood(z), draws.data_size) for z in draws.z]).double()
+    return torch.stack([_below_infinity(log_likelihood(z), draws.data_size) for z in draws.z]).double()
 
 
-def _checked(scores: Tensor, data_size: int) -> Tensor:
+def _below_infinity(scores: Tensor, data_size: int) -> Tensor:
     if scores.shape != (data_size,):
         raise ValueError(
             f"Expected log-likelihoods of shape ({data_size},) but got {tuple(scores.shape)}; "
@@ -150,7 +151,7 @@ def _checked(scores: Tensor, data_size: int) -> Tensor:
     return scores
 
 
-def _checked_entropy(data_entropy: Tensor | float) -> float:
+def _finite_entropy(data_entropy: Tensor | float) -> float:
     entropy = torch.as_tensor(data_entropy)
     if entropy.dim() or not bool(entropy.isfinite()):
         raise ValueError(

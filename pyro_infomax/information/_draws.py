@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, final
+from typing import cast, final
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._random import seeded_draws
 from pyro_infomax.distributions import (
     Coordinates,
+    Density,
     Marginals,
+    Posterior,
     check_parameters,
     full_name,
     in_double,
@@ -19,8 +23,8 @@ from pyro_infomax.distributions import (
     marginals_of,
     shapes_in_words,
 )
-from pyro_infomax.information._mixture_engine import Mixture
-from pyro_infomax.information._sites import Mixtures, WholeMixtures
+from pyro_infomax.information._mixture_engine import MixtureScores
+from pyro_infomax.information._sites import AggregateScorer, WholeAggregate
 
 
 @final
@@ -56,20 +60,20 @@ class Draws:
 
     def __init__(
         self,
-        posterior: Any,
-        prior: Any = None,
+        posterior: Posterior,
+        prior: Density | None = None,
         *,
         z: Tensor | None = None,
         num_samples: int = 1,
         seed: int | None = None,
         site_sizes: Sequence[int] | None = None,
-        mixtures: Mixtures | None = None,
+        mixtures: AggregateScorer | None = None,
         progress: bool = True,
     ) -> None:
-        if isinstance(mixtures, WholeMixtures):
+        if isinstance(mixtures, WholeAggregate):
             whole = mixtures
         else:
-            whole = WholeMixtures(posterior, site_sizes=site_sizes, progress=progress)
+            whole = WholeAggregate(posterior, site_sizes=site_sizes, progress=progress)
         self.mixtures = mixtures or whole
         self.aggregate = whole.aggregate
         self.posterior = self.aggregate.posterior
@@ -77,7 +81,7 @@ class Draws:
         self._sites = whole.sites
         check_prior(prior, self.aggregate.latent_dim)
         self.prior = in_double(prior)
-        self.z = self._checked(z) if z is not None else self._drawn(num_samples, seed)
+        self.z = self._finite_draws(z) if z is not None else self._drawn(num_samples, seed)
 
     @property
     def data_size(self) -> int:
@@ -143,13 +147,14 @@ class Draws:
     @torch.no_grad()
     def log_prior(self) -> Tensor:
         """log p(z_si), (samples, batch)."""
-        return self._required_prior.log_prob(in_dtype_of(self.prior, self.z)).double()
+        prior = self._required_prior
+        return prior.log_prob(in_dtype_of(prior, self.z)).double()
 
     @cached_property
     @torch.no_grad()
     def log_prior_marginals(self) -> Tensor:
         """log p(z_sij), (samples, batch, latent)."""
-        return self.prior_marginals.log_prob(in_dtype_of(self.prior, self.z)).double()
+        return self.prior_marginals.log_prob(in_dtype_of(self._required_prior, self.z)).double()
 
     @property
     def posterior_marginals(self) -> Marginals:
@@ -162,26 +167,26 @@ class Draws:
         return marginals_of(self._required_prior)
 
     @property
-    def _required_prior(self) -> Any:
+    def _required_prior(self) -> Density:
         if self.prior is None:
             raise ValueError("Expected a prior for this quantity but got None; pass prior=... to the draws.")
         return self.prior
 
     @cached_property
     @torch.no_grad()
-    def _joint(self) -> Mixture:
+    def _joint(self) -> MixtureScores:
         if self.site_sizes is not None:
             return self._prefixes.last
         return self.mixtures.joint(self.z.flatten(0, 1), self._own)
 
     @cached_property
     @torch.no_grad()
-    def _prefixes(self) -> Mixture:
+    def _prefixes(self) -> MixtureScores:
         return self.mixtures.prefixes(self.z.flatten(0, 1), self._own)
 
     @cached_property
     @torch.no_grad()
-    def _marginals(self) -> Mixture:
+    def _marginals(self) -> MixtureScores:
         return self.mixtures.marginals(self.z.flatten(0, 1), self._own)
 
     @property
@@ -191,7 +196,7 @@ class Draws:
     def _in_shape(self, flat: Tensor) -> Tensor:
         return flat.unflatten(0, self.z.shape[:2])
 
-    def _checked(self, z: Tensor) -> Tensor:
+    def _finite_draws(self, z: Tensor) -> Tensor:
         check_draws(z, self.posterior)
         return _finite(z.detach().double() if is_normal(self.posterior) else z.detach())
 
@@ -200,21 +205,20 @@ class Draws:
         return draws_of(self.posterior, num_samples, seed)
 
 
-def _left_of(mixture: Mixture) -> Tensor:
+def _left_of(mixture: MixtureScores) -> Tensor:
     assert mixture.leave_one_out is not None
     return mixture.leave_one_out
 
 
-def draws_of(posterior: Any, num_samples: int, seed: int | None) -> Tensor:
+def draws_of(posterior: Posterior, num_samples: int, seed: int | None) -> Tensor:
     """(samples, batch, latent), finite, and reparametrised where gradients are enabled."""
-    if num_samples < 1:
-        raise ValueError(f"Expected num_samples >= 1 but got {num_samples}.")
+    num_samples = whole_number("num_samples", num_samples, at_least=1)
     with seeded_draws(seed):
-        draw = posterior.rsample if torch.is_grad_enabled() else posterior.sample
+        draw = cast(Distribution, posterior).rsample if torch.is_grad_enabled() else posterior.sample
         return _finite(draw((num_samples,)))
 
 
-def check_draws(z: Tensor, posterior: Any) -> None:
+def check_draws(z: Tensor, posterior: Posterior) -> None:
     """Refuse what does not hold each draw in the column of its own datum."""
     batch, latent = posterior.batch_shape[0], posterior.event_shape[0]
     if z.dim() != 3 or not len(z) or z.shape[1:] != (batch, latent):
@@ -230,7 +234,7 @@ def _finite(z: Tensor) -> Tensor:
     return z
 
 
-def check_prior(prior: Any, latent_dim: int) -> None:
+def check_prior(prior: Density | None, latent_dim: int) -> None:
     """Refuse a prior of another shape than the posterior's event, or with parameters that are none."""
     if prior is None:
         return

@@ -1,4 +1,4 @@
-"""Log-weights of importance sampling, and the bound on the log-evidence that they make."""
+"""The log-evidence of the data by importance weights: of draws, and of chains that are annealed."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,10 +9,11 @@ from typing import Final, Self, TypeAlias, final
 import torch
 from torch import Tensor
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import patiently
 from pyro_infomax.information._estimate import Estimate, spread
 
-# ---- importance
+# ---- Importance weights, the bound on the evidence that they make, and whether it can be trusted.
 
 # few enough to keep for every datum, so many that what is left hardly moves the sum
 _FEWEST_KEPT: Final = 64
@@ -107,14 +108,14 @@ class ImportanceWeights:
                 or plus infinity.
         """
         tile = log_weights.detach().double().cpu()
-        self._check(tile)
+        self._check_log_weights(tile)
         self._added += len(tile)
         self._sum = torch.logaddexp(self._sum, tile.logsumexp(0))
         self._square = torch.logaddexp(self._square, (2 * tile).logsumexp(0))
         both = torch.cat([self._largest, tile])
         self._largest = both.topk(min(self._kept, len(both)), dim=0).values
 
-    def _check(self, tile: Tensor) -> None:
+    def _check_log_weights(self, tile: Tensor) -> None:
         room = self.num_samples - self._added
         if tile.dim() != 2 or tile.shape[1] != self.data_size or len(tile) > room:
             raise ValueError(
@@ -242,7 +243,7 @@ class AnnealedState:
         )
 
 
-Score: TypeAlias = Callable[[Tensor], AnnealedState]
+StateOf: TypeAlias = Callable[[Tensor], AnnealedState]
 
 
 # ---- A transition of Hamiltonian Monte Carlo, for many chains and data at once.
@@ -252,7 +253,7 @@ _SHORTEST: Final = 0.6
 
 
 def hamiltonian_transition(
-    state: AnnealedState, temperature: float, *, step: Tensor, num_leapfrog: int, score: Score
+    state: AnnealedState, temperature: float, *, step: Tensor, num_leapfrog: int, score: StateOf
 ) -> tuple[AnnealedState, Tensor]:
     r"""Moves every chain by a trajectory that leaves :math:`f_b` invariant and is its own reverse.
 
@@ -332,8 +333,7 @@ def temperatures_of(schedule: Callable[[Tensor], Tensor], num_temperatures: int)
     Raises:
         ValueError: if there is no step, or if they do not rise from 0 to 1.
     """
-    if num_temperatures < 1:
-        raise ValueError(f"Expected num_temperatures >= 1 but got {num_temperatures}.")
+    num_temperatures = whole_number("num_temperatures", num_temperatures, at_least=1)
     found = schedule(torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64))
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
     if found.shape != (num_temperatures + 1,) or not torch.allclose(found[[0, -1]].double(), ends):
@@ -388,13 +388,13 @@ class Annealing:
         num_leapfrog: steps of a trajectory.
     """
 
-    score: Score
+    score: StateOf
     temperatures: Tensor
     steps: Tensor
     num_leapfrog: int
 
     @classmethod
-    def tuned(cls, score: Score, z: Tensor, *, temperatures: Tensor, num_leapfrog: int) -> Self:
+    def tuned(cls, score: StateOf, z: Tensor, *, temperatures: Tensor, num_leapfrog: int) -> Self:
         """Tunes the steps by a pilot run, datum by datum.
 
         At each temperature they follow the spread of the pilot's chains, times a factor that brings the
@@ -409,8 +409,7 @@ class Annealing:
         Raises:
             ValueError: for fewer than one leapfrog step, and log-densities that are nan or plus infinity.
         """
-        if num_leapfrog < 1:
-            raise ValueError(f"Expected num_leapfrog >= 1 but got {num_leapfrog}.")
+        num_leapfrog = whole_number("num_leapfrog", num_leapfrog, at_least=1)
         state = score(z)
         _check_scores(state)
         pilot = _Pilot(score, state, num_leapfrog)
@@ -465,7 +464,7 @@ class Annealing:
 class _Pilot:
     """Chains of their own that find the steps."""
 
-    def __init__(self, score: Score, state: AnnealedState, num_leapfrog: int) -> None:
+    def __init__(self, score: StateOf, state: AnnealedState, num_leapfrog: int) -> None:
         self._score = score
         self._state = state
         self._num_leapfrog = num_leapfrog

@@ -2,19 +2,19 @@
 
 import math
 from dataclasses import replace
-from typing import Any, Literal, Self, final
+from typing import Literal, Self, final
 
 import torch
 from torch import Tensor
 
-from pyro_infomax.distributions import marginals_of
+from pyro_infomax.distributions import Posterior, marginals_of
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._control_variates import ControlVariates
 from pyro_infomax.information._draws import check_draws, draws_of
 from pyro_infomax.information._estimate import Estimate
-from pyro_infomax.information._mixture_engine import Mixture
+from pyro_infomax.information._mixture_engine import MixtureScores
 
-# ---- batch mixture
+# ---- The aggregate posterior of all data as a minibatch estimates it.
 
 
 @final
@@ -49,7 +49,7 @@ class BatchMixture:
     tensor([[0.1000, 0.1000]], dtype=torch.float64)
     """
 
-    def __init__(self, posterior: Any, *, data_size: int | None = None) -> None:
+    def __init__(self, posterior: Posterior, *, data_size: int | None = None) -> None:
         self._aggregate = AggregatePosterior(posterior)
         self.posterior = self._aggregate.posterior
         if self.batch_size < 2:
@@ -59,7 +59,7 @@ class BatchMixture:
         self._log_mass = 0.0
 
     @classmethod
-    def weighted(cls, posterior: Any, *, data_size: int) -> Self:
+    def weighted(cls, posterior: Posterior, *, data_size: int) -> Self:
         r"""Minibatch weighted sampling: every component, the own one too, has the weight 1/(NB).
 
         .. math:: \hat q(z_i) = \frac{1}{NB} \sum_n q(z_i \mid x_n)
@@ -114,7 +114,7 @@ class BatchMixture:
     def _own(self, z: Tensor) -> Tensor:
         return torch.arange(self.batch_size, device=z.device).repeat(len(z))
 
-    def _weighed(self, own: Tensor, mixture: Mixture) -> Tensor:
+    def _weighed(self, own: Tensor, mixture: MixtureScores) -> Tensor:
         """From the own score, (samples, batch) or (samples, batch, latent), and the mean of the others."""
         assert mixture.leave_one_out is not None
         others = mixture.leave_one_out.unflatten(0, own.shape[:2])
@@ -135,7 +135,7 @@ def check_data_size(data_size: int, batch_size: int) -> None:
 
 
 def info_nce(
-    posterior: Any, *, data_size: int | None = None, num_samples: int = 1, seed: int | None = None
+    posterior: Posterior, *, data_size: int | None = None, num_samples: int = 1, seed: int | None = None
 ) -> Estimate:
     r"""A lower bound on the mutual information, which grows with the minibatch.
 
@@ -179,7 +179,7 @@ def info_nce(
 
 
 def minibatch_stratified(
-    posterior: Any, *, data_size: int, num_samples: int = 1, seed: int | None = None
+    posterior: Posterior, *, data_size: int, num_samples: int = 1, seed: int | None = None
 ) -> Estimate:
     r"""The mutual information under all data by minibatch stratified sampling, symmetrised (MSS).
 
@@ -221,7 +221,7 @@ def minibatch_stratified(
 
 
 def minibatch_weighted(
-    posterior: Any, *, data_size: int, num_samples: int = 1, seed: int | None = None
+    posterior: Posterior, *, data_size: int, num_samples: int = 1, seed: int | None = None
 ) -> Estimate:
     r"""What minibatch weighted sampling (MWS) gives for the mutual information. It must not be reported.
 

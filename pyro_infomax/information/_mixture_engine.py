@@ -1,4 +1,9 @@
-"""What one pass over the components of the aggregate posterior finds."""
+"""The log-density of a mixture of N posteriors at M points, exact and in flat memory.
+
+Normals take the quick way: a tile of scores is one matrix product of features of the points and weights of
+the components, and tiles that provably do not matter are never computed. Their univariate marginals are read
+off a grid where that is quicker still. All other posteriors, and all gradients, go through ``log_prob``.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -6,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Self, final
+from typing import Final, Protocol, Self, cast, final
 
 import numpy as np
 import torch
@@ -15,14 +20,14 @@ from torch import Tensor
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 
 from pyro_infomax._progress import patiently
-from pyro_infomax.distributions import Marginals, diagonal_normal, is_parametric, marginals_of
+from pyro_infomax.distributions import Density, Marginals, diagonal_normal, is_parametric, marginals_of
 
-# ---- mixture
+# ---- What an evaluation finds.
 
 
 @final
 @dataclass(frozen=True)
-class Mixture:
+class MixtureScores:
     """The log-density of an equally weighted mixture, with and without the own component of each point.
 
     ``leave_one_out`` is None when no own component was named, and nan for a mixture of one component.
@@ -32,7 +37,7 @@ class Mixture:
     leave_one_out: Tensor | None
 
     @classmethod
-    def of(cls, others: Tensor, own: Tensor | None, size: int) -> "Mixture":
+    def of(cls, others: Tensor, own: Tensor | None, size: int) -> "MixtureScores":
         """From the log-sums over the other components: subtracting from the full sum would cancel."""
         if own is None:
             return cls(others - math.log(size), None)
@@ -40,23 +45,23 @@ class Mixture:
         return cls(torch.logaddexp(others, own) - math.log(size), left)
 
     @property
-    def last(self) -> "Mixture":
+    def last(self) -> "MixtureScores":
         """The last column of several."""
         left = self.leave_one_out
-        return Mixture(self.log_prob[..., -1], None if left is None else left[..., -1])
+        return MixtureScores(self.log_prob[..., -1], None if left is None else left[..., -1])
 
-    def less(self, stretch: Tensor) -> "Mixture":
+    def less(self, stretch: Tensor) -> "MixtureScores":
         """The densities of what a map stretches by this log-volume."""
         left = self.leave_one_out
-        return Mixture(self.log_prob - stretch, None if left is None else left - stretch)
+        return MixtureScores(self.log_prob - stretch, None if left is None else left - stretch)
 
     @classmethod
-    def cat(cls, parts: Sequence["Mixture"]) -> "Mixture":
+    def cat(cls, parts: Sequence["MixtureScores"]) -> "MixtureScores":
         left = [part.leave_one_out for part in parts if part.leave_one_out is not None]
         return cls(torch.cat([part.log_prob for part in parts]), torch.cat(left) if left else None)
 
     @classmethod
-    def stack(cls, parts: Sequence["Mixture"]) -> "Mixture":
+    def stack(cls, parts: Sequence["MixtureScores"]) -> "MixtureScores":
         """Latent dimensions side by side."""
         left = [part.leave_one_out for part in parts if part.leave_one_out is not None]
         joint = torch.stack([part.log_prob for part in parts], dim=-1)
@@ -247,13 +252,14 @@ class FullNormals(NormalComponents):
         return i, j
 
 
-def normal_components(posterior: Any) -> NormalComponents | None:
+def normal_components(posterior: Density) -> NormalComponents | None:
     """The components of a batch (N,) of Normals over (d,), in float64; None for any other posterior."""
     factors = diagonal_normal(posterior)
     if factors is not None:
         return DiagonalNormals(*(each.double() for each in factors))
-    full = isinstance(posterior, MultivariateNormal | LowRankMultivariateNormal)
-    if not full or posterior.event_shape[0] > _MOST_FULL_DIMENSIONS:
+    if not isinstance(posterior, MultivariateNormal | LowRankMultivariateNormal):
+        return None
+    if posterior.event_shape[0] > _MOST_FULL_DIMENSIONS:
         return None
     return FullNormals(posterior.loc.double(), _scale_tril(posterior))
 
@@ -396,10 +402,10 @@ class NormalMixture:
     def _keeps(self) -> bool:
         return self.size * (self.given.features_per_point + 2) <= _WEIGHTS_KEPT
 
-    def evaluate(self, z: Tensor, index: Tensor | None = None, *, progress: bool = False) -> Mixture:
+    def evaluate(self, z: Tensor, index: Tensor | None = None, *, progress: bool = False) -> MixtureScores:
         """The mixture at z (points, latent), with each point's own component left out where it is named."""
         others = self.log_sums(z, index, progress=progress)
-        return Mixture.of(others, None if index is None else self.given.log_prob(z, index), self.size)
+        return MixtureScores.of(others, None if index is None else self.given.log_prob(z, index), self.size)
 
     def log_sums(
         self,
@@ -418,6 +424,7 @@ class NormalMixture:
             progress: show a bar when it takes long.
         """
         sums = torch.empty_like(z[:, 0])
+        # Neighbouring points want the same leaves: in the order of space a block skips more of them
         rows = max(1, min(_BLOCK, _BOUNDS_AT_ONCE // len(self.leaves)))
         finite = bool(z.isfinite().all())
         order = ordered(z, rows)[0] if self.skip and finite else torch.arange(len(z), device=z.device)
@@ -432,10 +439,12 @@ class NormalMixture:
 
     def _block(self, z: Tensor, index: Tensor | None, floor: Tensor | None) -> Tensor:
         visit = _Visit(self, z, index, floor)
+        # Without skipping, every point visits every leaf
         if not self.skip:
             for leaf in range(len(self.leaves)):
                 visit.take(leaf, torch.arange(len(z), device=z.device))
             return visit.sums.result()
+        # The leaves with the highest bounds first: what they give is the measure by which others are skipped
         for _ in range(min(_ROUNDS, len(self.leaves))):
             visit.take_best()
         visit.take_rest()
@@ -446,6 +455,8 @@ class NormalMixture:
         known = self._weights.get(leaf)
         if known is not None:
             return known
+        # One product gives score minus reference: the features of a point end with 1 and its reference. About
+        # the centre of the leaf the numbers are small, and least is lost where they cancel
         components, part = self.leaves.components, self.leaves.parts[leaf]
         weights, constants = components.weights(part, self.leaves.centre[leaf])
         whole = torch.cat([weights, constants[None], torch.full_like(constants[None], -1)])
@@ -480,6 +491,7 @@ class _Visit:
 
     def take_best(self) -> None:
         """Each point visits the leaf with its highest bound."""
+        # Points with the same best leaf go there together, as one tile
         highest, best = self.bounds.max(1)
         best = best.masked_fill(highest <= self._least(), -1)
         order = best.argsort()
@@ -503,14 +515,17 @@ class _Visit:
             self._tile(leaf, some)
 
     def _tile(self, leaf: int, rows: Tensor) -> None:
+        # Scores relative to the largest so far, if none can overflow, need no second pass over the tile
         relative = self.sums.bears(rows, self.bounds[rows, leaf])
         reference = self.sums.reference[rows] if relative else torch.zeros_like(self.z[rows, 0])
         features = self._features(leaf, rows, reference)
         weights, largest = self.mixture.weights(leaf)
         tile = torch.mm(features, weights, out=self._buffer(len(rows), weights.shape[1]))
+        # The own component is left out here, and added once at the end: taking it off the sum would cancel
         if self.home is not None:
             (own,) = torch.where(self.home[0][rows] == leaf)
             tile[own, self.home[1][rows[own]]] = -torch.inf
+        # Where the product may have cancelled, the scores that count are computed again by differences
         error = 2 * torch.finfo(tile.dtype).eps * (features.abs() @ largest)  # (rows,)
         if bool((error > _ACCURATE).any()):
             self._refine(tile, leaf, rows, reference, error)
@@ -575,17 +590,19 @@ class UnivariateMixture:
         self.size = len(loc)
         self.whole = DiagonalNormals(loc[:, None], scale[:, None])
 
-    def evaluate(self, z: Tensor, index: Tensor | None = None) -> Mixture:
+    def evaluate(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         """The mixture at z (points,), with each point's own component left out where it is named."""
+        # The sum over all components first, so that a grid may serve; each point's own is taken off after
         sums = self._log_sums(z)
         if index is None:
-            return Mixture.of(sums, None, self.size)
+            return MixtureScores.of(sums, None, self.size)
         own = self.whole.log_prob(z[:, None], index)
         share = (own - sums).exp().clamp(max=1.0)
         others = sums + torch.log1p(-share)
-        (unsure,) = torch.where(~(share < _UNCERTAIN))  # a difference of near equals
+        # Where the own component is most of the sum, what is left is a difference of near equals: sum anew
+        (unsure,) = torch.where(~(share < _UNCERTAIN))
         others[unsure] = self._log_sums(z[unsure], index[unsure])
-        return Mixture.of(others, own, self.size)
+        return MixtureScores.of(others, own, self.size)
 
     def _log_sums(self, z: Tensor, index: Tensor | None = None) -> Tensor:
         if len(z) * self.size <= _WORTH_A_PLAN:
@@ -621,6 +638,7 @@ class _Band:
     def log_sums(self, z: Tensor, index: Tensor | None, floor: Tensor) -> Tensor:
         if index is not None:
             return self.mixture.log_sums(z[:, None], self._position(index), floor=floor)
+        # A grid under each crowd of points, where the components are; gaps between crowds need no nodes
         (within,) = torch.where((z >= self.low) & (z <= self.high))
         sums = torch.full_like(z, torch.nan)
         for crowd in _crowds(z[within], _APART * self.scale):
@@ -628,6 +646,7 @@ class _Band:
             grid = self._grid(z[chosen])
             if grid is not None:
                 sums[chosen] = grid(z[chosen])
+        # Points without a grid, and those in cells where the spline may miss, are evaluated exactly
         (left,) = torch.where(sums.isnan())
         sums[left] = self.mixture.log_sums(z[left, None], floor=floor[left])
         return sums
@@ -711,16 +730,21 @@ class MarginalMixtures:
             self._kept[j] = mixture
         return mixture
 
-    def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
+    def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """Of z (points, latent), with each point's own component left out where it is named."""
         dimensions = patiently(range(z.shape[1]), "aggregate posterior", progress=progress)
-        return Mixture.stack([self._mixture(j).evaluate(z[:, j], index) for j in dimensions])
+        return MixtureScores.stack([self._mixture(j).evaluate(z[:, j], index) for j in dimensions])
 
 
 # ---- The mixture of any posteriors through their own log-density, differentiable.
 
 _SCORES_AT_ONCE: Final = 2**22
 _NUMBERS_OF_A_NETWORK: Final = 32  # that it holds at a time for each number that it scores
+
+
+class _BySite(Protocol):
+    def log_prob_sites(self, z: Tensor, /) -> Tensor:
+        """log q(z_s|z_<s, x), (..., sites)."""
 
 
 @final
@@ -731,7 +755,7 @@ class Dense:
         posterior: batch shape (N,), event shape (d,).
     """
 
-    def __init__(self, posterior: Any) -> None:
+    def __init__(self, posterior: Density) -> None:
         self.posterior = posterior
         self.size = posterior.batch_shape[0]
         self.rows = points_at_once(posterior)
@@ -742,23 +766,24 @@ class Dense:
     def _marginals(self) -> Marginals:
         return marginals_of(self.posterior)
 
-    def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
+    def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """The mixture at z (points, latent), with each point's own component left out where it is named."""
         return self._evaluate(self.posterior.log_prob, z, index, progress)
 
-    def evaluate_marginals(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
+    def evaluate_marginals(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """The same of every latent dimension by itself."""
         return self._evaluate(self._marginals.log_prob, z, index, progress)
 
-    def evaluate_prefixes(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> Mixture:
+    def evaluate_prefixes(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """The mixtures of the posterior's first sites, (points, sites), by its ``log_prob_sites``."""
-        return self._evaluate(lambda z: self.posterior.log_prob_sites(z).cumsum(-1), z, index, progress)
+        posterior = cast(_BySite, self.posterior)
+        return self._evaluate(lambda z: posterior.log_prob_sites(z).cumsum(-1), z, index, progress)
 
     def _evaluate(
         self, log_prob: Callable[[Tensor], Tensor], z: Tensor, index: Tensor | None, progress: bool
-    ) -> Mixture:
+    ) -> MixtureScores:
         parts = blocks(len(z), self.rows, "aggregate posterior", progress=progress)
-        return Mixture.cat(
+        return MixtureScores.cat(
             [
                 _mixture(self._scores(log_prob, z[part]), None if index is None else index[part])
                 for part in parts
@@ -774,7 +799,7 @@ class Dense:
         return scores.masked_fill(scores.isnan() & ~unknown, -torch.inf)
 
 
-def points_at_once(posterior: Any) -> int:
+def points_at_once(posterior: Density) -> int:
     """How many points are scored against all components without taking much memory, at least one.
 
     What shows no parameters of its own, such as a flow or a guide that is run, is taken to run networks: on
@@ -785,12 +810,12 @@ def points_at_once(posterior: Any) -> int:
     return max(1, _SCORES_AT_ONCE // (max(size, rows * _NUMBERS_OF_A_NETWORK) * latent))
 
 
-def _mixture(scores: Tensor, index: Tensor | None) -> Mixture:
+def _mixture(scores: Tensor, index: Tensor | None) -> MixtureScores:
     if index is None:
-        return Mixture.of(_log_sum(scores), None, scores.shape[1])
+        return MixtureScores.of(_log_sum(scores), None, scores.shape[1])
     entries = index.reshape(-1, *(1,) * (scores.dim() - 1)).expand(-1, 1, *scores.shape[2:])
     others = _log_sum(scores.scatter(1, entries, -torch.inf))
-    return Mixture.of(others, scores.gather(1, entries).squeeze(1), scores.shape[1])
+    return MixtureScores.of(others, scores.gather(1, entries).squeeze(1), scores.shape[1])
 
 
 def _log_sum(scores: Tensor) -> Tensor:

@@ -1,14 +1,17 @@
-"""How far the aggregate posterior is from the prior, by draws alone."""
+"""How far the aggregate posterior is from the prior by a kernel, from draws alone."""
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, Protocol, final
+from typing import Final, Protocol, cast, final
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.utils.checkpoint import checkpoint
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._random import seeded_draws
+from pyro_infomax.distributions import Posterior
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._draws import check_prior
 from pyro_infomax.information._estimate import Estimate
@@ -47,7 +50,7 @@ class RBF:
         self.lengthscale = _positive("lengthscale", lengthscale)
 
     @classmethod
-    def median(cls, prior: Any) -> "RBF":
+    def median(cls, prior: Distribution) -> "RBF":
         r"""With the median distance between two draws of a prior as its length-scale.
 
         The pilot draws are always the same, so that the kernel is a function of the prior alone, and values
@@ -128,7 +131,7 @@ def _positive(name: str, value: float) -> float:
     return float(value)
 
 
-# ---- discrepancy
+# ---- The maximum mean discrepancy between aggregate posterior and prior.
 
 _DRAWS: Final = 2000
 _FEWEST_DRAWS: Final = 3  # the jackknife needs a pair without each of them
@@ -136,8 +139,8 @@ _PAIRS_AT_ONCE: Final = 2**17  # what the cache holds
 
 
 def mmd(
-    posterior: Any,
-    prior: Any,
+    posterior: Posterior,
+    prior: Distribution,
     *,
     kernel: Kernel | None = None,
     num_samples: int | None = None,
@@ -186,7 +189,7 @@ def mmd(
     """
     aggregate = AggregatePosterior(posterior)
     check_prior(prior, aggregate.latent_dim)
-    size = _checked_draws(num_samples)
+    size = _DRAWS if num_samples is None else whole_number("num_samples", num_samples, at_least=_FEWEST_DRAWS)
     kernel = RBF.median(prior) if kernel is None else kernel
     with seeded_draws(seed):
         z = _from_aggregate(aggregate.posterior, aggregate.data_size, size)
@@ -248,7 +251,7 @@ class _Pairs:
         return h.sum(1)
 
 
-def _from_aggregate(posterior: Any, data_size: int, size: int) -> Tensor:
+def _from_aggregate(posterior: Posterior, data_size: int, size: int) -> Tensor:
     """Independent draws (M, d) from the mixture, in rounds of one draw for each datum."""
     index = torch.randint(data_size, (size,)).sort().values  # (draws,)
     first = torch.searchsorted(index, index)
@@ -257,10 +260,10 @@ def _from_aggregate(posterior: Any, data_size: int, size: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _sample(distribution: Any, *shape: int) -> Tensor:
+def _sample(distribution: Posterior, *shape: int) -> Tensor:
     """With gradients where they are to be had."""
     if torch.is_grad_enabled() and getattr(distribution, "has_rsample", False):
-        return distribution.rsample(shape).double()
+        return cast(Distribution, distribution).rsample(shape).double()
     with torch.no_grad():
         return distribution.sample(shape).double()
 
@@ -272,10 +275,3 @@ def _finite(z: Tensor) -> Tensor:
             f"{int((~z.isfinite()).sum())} that are not; check the encoder."
         )
     return z
-
-
-def _checked_draws(num_samples: int | None) -> int:
-    size = _DRAWS if num_samples is None else num_samples
-    if size < _FEWEST_DRAWS:
-        raise ValueError(f"Expected num_samples >= {_FEWEST_DRAWS} but got {size}.")
-    return size

@@ -1,26 +1,26 @@
-"""The mutual information of a representation."""
+"""Information, divergences and correlations of the posteriors of all data, one function for each."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Final, final
+from typing import Final, cast, final
 
 import torch
 from torch import Tensor
-from torch.distributions import MixtureSameFamily
+from torch.distributions import Distribution, MixtureSameFamily, MultivariateNormal
 
-from pyro_infomax.distributions import full_name, is_factorised
+from pyro_infomax.distributions import Density, Posterior, full_name, is_factorised
 from pyro_infomax.information._account import Account
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._draws import Draws
 from pyro_infomax.information._estimate import Estimate
-from pyro_infomax.information._sites import Mixtures, WholeMixtures
+from pyro_infomax.information._sites import AggregateScorer, WholeAggregate
 
-# ---- shannon
+# ---- The mutual information between data and latents.
 
 
-def mutual_information(posterior: Any, *, num_samples: int = 1, seed: int | None = None) -> Estimate:
+def mutual_information(posterior: Posterior, *, num_samples: int = 1, seed: int | None = None) -> Estimate:
     r"""The mutual information between data and latents, by the exact mixture.
 
     .. math:: I_q[X; Z] = \frac1N \sum_i \mathrm{E}_{q(z|x_i)} [\log q(z \mid x_i) - \log q(z)]
@@ -53,7 +53,7 @@ def mutual_information(posterior: Any, *, num_samples: int = 1, seed: int | None
     return Account(Draws(posterior, num_samples=num_samples, seed=seed)).mutual_information
 
 
-def leave_one_out(posterior: Any, *, num_samples: int = 1, seed: int | None = None) -> Estimate:
+def leave_one_out(posterior: Posterior, *, num_samples: int = 1, seed: int | None = None) -> Estimate:
     r"""The mutual information with each datum's own component left out of the mixture.
 
     .. math:: \frac1N \sum_i \mathrm{E}_{q(z|x_i)} \Big[\log q(z \mid x_i)
@@ -89,7 +89,7 @@ def leave_one_out(posterior: Any, *, num_samples: int = 1, seed: int | None = No
 # ---- How far posteriors, and their aggregate, are from the prior.
 
 
-def rate(posterior: Any, prior: Any, *, num_samples: int = 1, seed: int | None = None) -> Estimate:
+def rate(posterior: Posterior, prior: Density, *, num_samples: int = 1, seed: int | None = None) -> Estimate:
     r"""The mean divergence of the posteriors from the prior.
 
     .. math:: R = \frac1N \sum_i \mathrm{KL}[q(z \mid x_i) \| p(z)]
@@ -120,7 +120,9 @@ def rate(posterior: Any, prior: Any, *, num_samples: int = 1, seed: int | None =
     return Account(Draws(posterior, prior, num_samples=num_samples, seed=seed)).rate
 
 
-def marginal_kl(posterior: Any, prior: Any, *, num_samples: int = 1, seed: int | None = None) -> Estimate:
+def marginal_kl(
+    posterior: Posterior, prior: Density, *, num_samples: int = 1, seed: int | None = None
+) -> Estimate:
     r"""The divergence of the aggregate posterior from the prior, by the exact mixture.
 
     .. math:: \mathrm{KL}[q(z) \| p(z)] = R - I_q[X; Z]
@@ -153,7 +155,7 @@ def marginal_kl(posterior: Any, prior: Any, *, num_samples: int = 1, seed: int |
 
 
 def dimensionwise_kl(
-    posterior: Any, prior: Any, *, num_samples: int = 1, seed: int | None = None
+    posterior: Posterior, prior: Density, *, num_samples: int = 1, seed: int | None = None
 ) -> Estimate:
     r"""The divergence of each marginal of the aggregate posterior from the prior's, by the exact mixtures.
 
@@ -188,7 +190,7 @@ def dimensionwise_kl(
 
 
 def prior_dependence(
-    posterior: Any, prior: Any, *, num_samples: int = 1, seed: int | None = None
+    posterior: Posterior, prior: Density, *, num_samples: int = 1, seed: int | None = None
 ) -> Estimate:
     r"""What the prior's own dependence between dimensions adds to the marginal divergence.
 
@@ -243,7 +245,7 @@ class AggregateCovariance:
         NotImplementedError: for a family whose mean or covariance is not known, or not finite.
     """
 
-    def __init__(self, posterior: Any) -> None:
+    def __init__(self, posterior: Posterior) -> None:
         mean = finite_mean(posterior)
         # (batch, latent), the diagonals, or (batch, latent, latent)
         self.covariances = _finite("covariance", posterior, _covariances(posterior))
@@ -319,26 +321,26 @@ def _root(covariance: Tensor) -> Tensor:
     return values.clamp(min=0).sqrt()[:, None] * vectors.T * scale
 
 
-def finite_mean(posterior: Any) -> Tensor:
+def finite_mean(posterior: Posterior) -> Tensor:
     """E[z|x], (batch, latent), float64.
 
     Raises:
         NotImplementedError: for a family whose mean is not known, or not finite.
     """
     try:
-        return _finite("mean", posterior, posterior.mean.detach().double())
+        return _finite("mean", posterior, cast(Distribution, posterior).mean.detach().double())
     except (NotImplementedError, AttributeError):
         raise NotImplementedError(_unknown("mean", posterior)) from None
 
 
-def _covariances(posterior: Any) -> Tensor:
+def _covariances(posterior: Posterior) -> Tensor:
     """(*batch, latent) where they are diagonal, else (*batch, latent, latent)."""
     try:
         if is_factorised(posterior):
             return posterior.variance.detach().double()
         if isinstance(posterior, MixtureSameFamily):
             return _of_mixture(posterior)
-        return posterior.covariance_matrix.detach().double()
+        return cast(MultivariateNormal, posterior).covariance_matrix.detach().double()
     except (NotImplementedError, AttributeError):
         raise NotImplementedError(_unknown("covariance", posterior)) from None
 
@@ -353,13 +355,13 @@ def _of_mixture(mixture: MixtureSameFamily) -> Tensor:
     return (weights * (within + off[..., :, None] * off[..., None, :])).sum(-3)
 
 
-def _finite(what: str, posterior: Any, moment: Tensor) -> Tensor:
+def _finite(what: str, posterior: Posterior, moment: Tensor) -> Tensor:
     if not bool(moment.isfinite().all()):
         raise NotImplementedError(_unknown(what, posterior))
     return moment
 
 
-def _unknown(what: str, posterior: Any) -> str:
+def _unknown(what: str, posterior: Posterior) -> str:
     return (
         f"Expected a posterior of finite mean and covariance but {full_name(posterior)} has no such {what}; "
         "give it attributes mean of shape (N, d) and covariance_matrix of shape (N, d, d)."
@@ -369,7 +371,7 @@ def _unknown(what: str, posterior: Any) -> str:
 # ---- How far the latent dimensions are from independence.
 
 
-def total_correlation(posterior: Any, *, num_samples: int = 1, seed: int | None = None) -> Estimate:
+def total_correlation(posterior: Posterior, *, num_samples: int = 1, seed: int | None = None) -> Estimate:
     r"""The total correlation of the aggregate posterior, by the exact mixtures.
 
     .. math:: \mathrm{TC} = \mathrm{KL}\Big[q(z) \,\Big\|\, \prod_j q(z_j)\Big]
@@ -401,7 +403,7 @@ def total_correlation(posterior: Any, *, num_samples: int = 1, seed: int | None 
 
 
 def conditional_total_correlation(
-    posterior: Any, *, num_samples: int = 1, seed: int | None = None
+    posterior: Posterior, *, num_samples: int = 1, seed: int | None = None
 ) -> Estimate:
     r"""The total correlation within the posterior of each datum, on average.
 
@@ -440,7 +442,7 @@ def conditional_total_correlation(
 
 
 @torch.no_grad()
-def gaussian_total_correlation(posterior: Any) -> Estimate:
+def gaussian_total_correlation(posterior: Posterior) -> Estimate:
     r"""The total correlation of the Gaussian that has the covariance of the aggregate posterior.
 
     .. math:: \tfrac12 \Big[\sum_j \ln C_{jj} - \ln|C|\Big], \qquad
@@ -482,7 +484,7 @@ def gaussian_total_correlation(posterior: Any) -> Estimate:
 # ---- Which latent dimensions carry anything about the data.
 
 
-def active_units(posterior: Any, *, threshold: float = 0.01) -> Tensor:
+def active_units(posterior: Posterior, *, threshold: float = 0.01) -> Tensor:
     r"""The latent dimensions whose posterior mean moves with the data.
 
     .. math:: \mathrm{Var}_x\big(\mathrm{E}[z_j \mid x]\big) > \text{threshold}
@@ -525,7 +527,12 @@ _ON_HELD_OUT_DATA: Final = (
 
 
 def prior_gap(
-    posterior: Any, prior: Any, *, holdout: Any = None, num_samples: int = 1, seed: int | None = None
+    posterior: Posterior,
+    prior: Density,
+    *,
+    holdout: Posterior | None = None,
+    num_samples: int = 1,
+    seed: int | None = None,
 ) -> Estimate:
     r"""The ELBO that a better prior could win.
 
@@ -568,7 +575,7 @@ def prior_gap(
     """
     draws = Draws(posterior if holdout is None else holdout, prior, num_samples=num_samples, seed=seed)
     account = Account(draws)
-    return training_gap(account) if holdout is None else held_out_gap(account, WholeMixtures(posterior))
+    return training_gap(account) if holdout is None else held_out_gap(account, WholeAggregate(posterior))
 
 
 def training_gap(account: Account) -> Estimate:
@@ -576,7 +583,7 @@ def training_gap(account: Account) -> Estimate:
     return replace(account.marginal_kl, target=_ON_TRAINING_DATA)
 
 
-def held_out_gap(account: Account, training: Mixtures) -> Estimate:
+def held_out_gap(account: Account, training: AggregateScorer) -> Estimate:
     """The gap on the held-out data of the account, by the mixture of the training data.
 
     Raises:

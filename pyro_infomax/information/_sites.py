@@ -1,21 +1,21 @@
-"""A posterior over several sites, read one after the other."""
+"""Posteriors over several sites, and the aggregate posterior as one process or several hold it."""
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, final
+from typing import cast, final
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Distribution, Independent
 
 from pyro_infomax._ranks import Ranks
-from pyro_infomax.distributions import joined, marginals_of, parts_of
+from pyro_infomax.distributions import Posterior, joined, marginals_of, parts_of
 from pyro_infomax.information._aggregate import AggregatePosterior
-from pyro_infomax.information._mixture_engine import Dense, Mixture
+from pyro_infomax.information._mixture_engine import Dense, MixtureScores
 
-# ---- prefixes
+# ---- The first sites of a posterior, by the chain rule.
 
 
 @final
@@ -38,7 +38,7 @@ class Prefixes:
     tensor([[-0.9186, -1.1444]], dtype=torch.float64)
     """
 
-    def __init__(self, posterior: Any, sizes: Sequence[int], *, progress: bool = True) -> None:
+    def __init__(self, posterior: Posterior, sizes: Sequence[int], *, progress: bool = True) -> None:
         self.posterior = posterior
         self.sizes = list(sizes)
         self.progress = progress
@@ -56,7 +56,7 @@ class Prefixes:
             return self.posterior.log_prob_sites(z).double()
         return sums_of(marginals_of(self.posterior).log_prob(z).double(), self.sizes)
 
-    def evaluate(self, z: Tensor, *, index: Tensor | None = None) -> Mixture:
+    def evaluate(self, z: Tensor, *, index: Tensor | None = None) -> MixtureScores:
         """log q(z_≤s) for every s, with each point's own datum left out where it is named.
 
         Args:
@@ -69,10 +69,10 @@ class Prefixes:
         if hasattr(self.posterior, "log_prob_sites"):
             return Dense(self.posterior).evaluate_prefixes(z, index, progress=self.progress)
         firsts = zip(self._firsts(), accumulate(self.sizes), strict=True)
-        return Mixture.stack([first.evaluate(z[:, :size], index=index) for first, size in firsts])
+        return MixtureScores.stack([first.evaluate(z[:, :size], index=index) for first, size in firsts])
 
     def _firsts(self) -> list[AggregatePosterior]:
-        parts = parts_of(self.posterior.base_dist, self.sizes)
+        parts = parts_of(cast("Independent[Distribution]", self.posterior).base_dist, self.sizes)
         products = (joined(parts[: count + 1]) for count in range(len(parts)))
         return [AggregatePosterior(Independent(each, 1), progress=self.progress) for each in products]
 
@@ -85,7 +85,7 @@ def sums_of(values: Tensor, sizes: Sequence[int]) -> Tensor:
 # ---- The mixtures that draws are scored under, held by one process or by several.
 
 
-class Mixtures(ABC):
+class AggregateScorer(ABC):
     """The aggregate posterior of all data, of its dimensions one by one, and of its first sites.
 
     Attributes:
@@ -95,20 +95,20 @@ class Mixtures(ABC):
     latent_dim: int
 
     @abstractmethod
-    def joint(self, z: Tensor, index: Tensor | None = None) -> Mixture:
+    def joint(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         """Of z (points, latent), with each point's own datum left out where it is named."""
 
     @abstractmethod
-    def marginals(self, z: Tensor, index: Tensor | None = None) -> Mixture:
+    def marginals(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         """The same of every latent dimension by itself, (points, latent)."""
 
     @abstractmethod
-    def prefixes(self, z: Tensor, index: Tensor | None = None) -> Mixture:
+    def prefixes(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         """The same of the first sites, (points, sites)."""
 
 
 @final
-class WholeMixtures(Mixtures):
+class WholeAggregate(AggregateScorer):
     """Those of one process that knows the posteriors of all data.
 
     Args:
@@ -118,7 +118,7 @@ class WholeMixtures(Mixtures):
     """
 
     def __init__(
-        self, posterior: Any, *, site_sizes: Sequence[int] | None = None, progress: bool = True
+        self, posterior: Posterior, *, site_sizes: Sequence[int] | None = None, progress: bool = True
     ) -> None:
         self.aggregate = AggregatePosterior(posterior, progress=progress)
         self.latent_dim = self.aggregate.latent_dim
@@ -130,18 +130,18 @@ class WholeMixtures(Mixtures):
         """N."""
         return self.aggregate.data_size
 
-    def joint(self, z: Tensor, index: Tensor | None = None) -> Mixture:
+    def joint(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         return self.aggregate.evaluate(z, index=index)
 
-    def marginals(self, z: Tensor, index: Tensor | None = None) -> Mixture:
+    def marginals(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         return self.aggregate.evaluate_marginals(z, index=index)
 
-    def prefixes(self, z: Tensor, index: Tensor | None = None) -> Mixture:
+    def prefixes(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         return self.sites.evaluate(z, index=index)
 
 
 @final
-class ShardedMixtures(Mixtures):
+class ShardedAggregate(AggregateScorer):
     r"""Those of several processes, each of which scores all points under its own posteriors alone.
 
     .. math:: \log q(z) = \log \sum_r \exp\Bigl(\log \sum_{n \in D_r} q(z \mid x_n)\Bigr) - \log N
@@ -153,16 +153,16 @@ class ShardedMixtures(Mixtures):
         own: the mixtures of this process's own data.
         ranks: the processes. The data are counted from those of the first one on.
 
-    >>> from torch.distributions import Independent, Normal
+    >>> from torch.distributions import Distribution, Independent, Normal
     >>> from pyro_infomax._ranks import OneRank
     >>> means = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
-    >>> own = WholeMixtures(Independent(Normal(means, 0.5), 1))
+    >>> own = WholeAggregate(Independent(Normal(means, 0.5), 1))
     >>> z = torch.tensor([[1.0]], dtype=torch.float64)
-    >>> ShardedMixtures(own, OneRank()).joint(z).log_prob  # as of AggregatePosterior
+    >>> ShardedAggregate(own, OneRank()).joint(z).log_prob  # as of AggregatePosterior
     tensor([-0.9186], dtype=torch.float64)
     """
 
-    def __init__(self, own: WholeMixtures, ranks: Ranks) -> None:
+    def __init__(self, own: WholeAggregate, ranks: Ranks) -> None:
         self.own = own
         self.ranks = ranks
         self.latent_dim = own.latent_dim
@@ -170,28 +170,30 @@ class ShardedMixtures(Mixtures):
         self._size = sum(sizes)
         self._start = sum(sizes[: ranks.rank])
 
-    def joint(self, z: Tensor, index: Tensor | None = None) -> Mixture:
+    def joint(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         return self._reduced(self.own.joint, z, index)
 
-    def marginals(self, z: Tensor, index: Tensor | None = None) -> Mixture:
+    def marginals(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         return self._reduced(self.own.marginals, z, index)
 
-    def prefixes(self, z: Tensor, index: Tensor | None = None) -> Mixture:
+    def prefixes(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         return self._reduced(self.own.prefixes, z, index)
 
     def _reduced(
-        self, evaluate: Callable[[Tensor, Tensor | None], Mixture], z: Tensor, index: Tensor | None
-    ) -> Mixture:
+        self, evaluate: Callable[[Tensor, Tensor | None], MixtureScores], z: Tensor, index: Tensor | None
+    ) -> MixtureScores:
         here = self.ranks.together(lambda: self._log_sums(evaluate, z, index))
         sums = self.ranks.log_sum(here)
         whole = sums[0] - math.log(self._size)
         if index is None:
-            return Mixture(whole, None)
+            return MixtureScores(whole, None)
         few = self._size < 2
-        return Mixture(whole, torch.full_like(whole, math.nan) if few else sums[1] - math.log(self._size - 1))
+        return MixtureScores(
+            whole, torch.full_like(whole, math.nan) if few else sums[1] - math.log(self._size - 1)
+        )
 
     def _log_sums(
-        self, evaluate: Callable[[Tensor, Tensor | None], Mixture], z: Tensor, index: Tensor | None
+        self, evaluate: Callable[[Tensor, Tensor | None], MixtureScores], z: Tensor, index: Tensor | None
     ) -> Tensor:
         """Over the data of this process, and over those that are no point's own, (1 or 2, points, ...)."""
         if index is None:
@@ -204,7 +206,7 @@ class ShardedMixtures(Mixtures):
         sums[:, mine] = self._of_mine(evaluate(z[mine], place[mine]))
         return sums
 
-    def _of_mine(self, found: Mixture) -> Tensor:
+    def _of_mine(self, found: MixtureScores) -> Tensor:
         size = self.own.data_size
         assert found.leave_one_out is not None
         nothing = torch.full_like(found.log_prob, -torch.inf)

@@ -2,17 +2,18 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, final
+from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_infomax._data import Data, as_data
+from pyro_infomax._checks import whole_number
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data
 from pyro_infomax._random import isolated_random_state, seeded_draws
+from pyro_infomax._types import Program
 from pyro_infomax.joint._latent_space import (
     LatentSpace,
-    Sites,
     aligned,
     cycled,
     lone_marginal,
@@ -41,8 +42,8 @@ class LocalPrior:
         self,
         space: LatentSpace,
         *,
-        log_prior: Callable[[Sites], torch.Tensor],
-        draw: Callable[[int], Sites],
+        log_prior: Callable[[SiteValues], Tensor],
+        draw: Callable[[int], SiteValues],
     ) -> None:
         self.space = space
         self.batch_shape = torch.Size()
@@ -50,13 +51,13 @@ class LocalPrior:
         self._log_prior = log_prior
         self._draw = draw
 
-    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+    def log_prob(self, z: Tensor) -> Tensor:
         """log p(z), (...), of z (..., latent)."""
         flat = z.reshape(-1, self.space.size)
         return self._log_prior(self.space.unflatten(flat)).reshape(z.shape[:-1])
 
     @property
-    def log_prob_marginals(self) -> Callable[[torch.Tensor], torch.Tensor]:
+    def log_prob_marginals(self) -> Callable[[Tensor], Tensor]:
         """log p(z_j), (..., latent), where there is one latent dimension: z itself.
 
         Raises:
@@ -64,18 +65,16 @@ class LocalPrior:
         """
         return lone_marginal(self)
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """z ~ p(z), (*sample_shape, latent)."""
         shape = torch.Size(sample_shape)
         return self.space.flatten(self._draw(shape.numel())).reshape(*shape, self.space.size)
 
 
-# ---- generative joint
-
-Tensors = tuple[torch.Tensor, ...]
+# ---- The generative joint of a model.
 
 
-def generative(model: Callable[..., Any], *, data_plate: str | None = None) -> "GenerativeJoint":
+def generative(model: Program, *, data_plate: str | None = None) -> "GenerativeJoint":
     """The generative joint of a model.
 
     Args:
@@ -110,15 +109,15 @@ class GenerativeJoint:
         data_plate: the name of its data plate, None to find it.
     """
 
-    def __init__(self, model: Callable[..., Any], *, data_plate: str | None = None) -> None:
+    def __init__(self, model: Program, *, data_plate: str | None = None) -> None:
         self.model = model
         self.data_plate = data_plate
         self._program: LocalProgram | None = None
-        self._kind: tuple[Any, ...] = ()
+        self._kind: tuple[object, ...] = ()
         self._data: Tensors | None = None
         self._batch_size = 1024
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         return self.model(*args, **kwargs)
 
     def program(self, data: Data, *, batch_size: int | None = None) -> LocalProgram:
@@ -145,9 +144,7 @@ class GenerativeJoint:
         assert self._program is not None
         return self._program
 
-    def sample(
-        self, num_samples: int, *args: torch.Tensor, seed: int | None = None
-    ) -> dict[str, torch.Tensor]:
+    def sample(self, num_samples: int, *args: Tensor, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of latent and observed sites together.
 
         Args:
@@ -163,8 +160,7 @@ class GenerativeJoint:
             ValueError: if num_samples is below 1, or no data are known.
             NotImplementedError: if the model has factors, by which its sites do not make up a density.
         """
-        if num_samples < 1:
-            raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
+        num_samples = whole_number("num_samples", num_samples, at_least=1)
         data = self._known_data(args)
         program = self.program(data)
         _check_no_factors(program)
@@ -181,7 +177,7 @@ class GenerativeJoint:
             raise ValueError("Expected data of the model but got none; pass some, as in sample(10, x)")
         return self._data
 
-    def log_prob(self, sites: Sites, *args: torch.Tensor) -> torch.Tensor:
+    def log_prob(self, sites: SiteValues, *args: Tensor) -> Tensor:
         """log p(z) p(x|z).
 
         Args:
@@ -201,7 +197,7 @@ class GenerativeJoint:
         values = LatentSpace(program.latents | valued).checked(sites)
         return total(site_scores(program, data, values, [*program.latents, *program.observed]))
 
-    def _observed_in(self, sites: Sites) -> torch.Tensor:
+    def _observed_in(self, sites: SiteValues) -> Tensor:
         program = self._program or self._prior_program(number_of_values(sites))
         rest = [name for name in sites if name not in program.latents]
         if len(rest) != 1 or _number_of_arguments(self.model) != 1:
@@ -211,7 +207,7 @@ class GenerativeJoint:
             )
         return sites[rest[0]]
 
-    def log_prior(self, z: Sites | torch.Tensor, *args: torch.Tensor) -> torch.Tensor:
+    def log_prior(self, z: SiteValues | Tensor, *args: Tensor) -> Tensor:
         """log p(z).
 
         Args:
@@ -233,7 +229,7 @@ class GenerativeJoint:
         sites = LatentSpace(program.latents).checked(z, others=program.observed)
         return total(site_scores(program, data, sites, list(sites)))
 
-    def _log_prior_alone(self, z: Sites | torch.Tensor, size: int) -> torch.Tensor:
+    def _log_prior_alone(self, z: SiteValues | Tensor, size: int) -> Tensor:
         program = self._prior_program(size)
         known = self._program or program
         if program.error is not None and _names(z, program.latents) - program.latents.keys():
@@ -259,7 +255,7 @@ class GenerativeJoint:
             return tuple(Placeholder.of((size, *each.shape[1:]), dtype=each.dtype) for each in self._data)
         return tuple(Placeholder.of((size, 1)) for _ in range(_number_of_arguments(self.model)))
 
-    def log_likelihood(self, x: Data, z: Sites | torch.Tensor) -> torch.Tensor:
+    def log_likelihood(self, x: Data, z: SiteValues | Tensor) -> Tensor:
         """log p(x|z), of each datum with its own z.
 
         Args:
@@ -274,7 +270,7 @@ class GenerativeJoint:
         """
         return self.log_terms(x, z)[1]
 
-    def log_terms(self, x: Data, z: Sites | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def log_terms(self, x: Data, z: SiteValues | Tensor) -> tuple[Tensor, Tensor]:
         """log p(z) and log p(x|z) of one run of the model; see :meth:`log_likelihood`.
 
         Returns:
@@ -284,7 +280,7 @@ class GenerativeJoint:
         assert self._program is not None
         return _sum_of(scores, self._program.latents), _sum_of(scores, self._program.observed)
 
-    def site_terms(self, x: Data, z: Sites | torch.Tensor) -> dict[str, torch.Tensor]:
+    def site_terms(self, x: Data, z: SiteValues | Tensor) -> dict[str, Tensor]:
         """The log-densities of all latent and observed sites, each given those before it in the model.
 
         Args:
@@ -348,7 +344,7 @@ class GenerativeJoint:
         there = total(site_scores(program, data, moved, list(z))).roll(-1, 0)
         return not torch.allclose(here, there, rtol=1e-6, equal_nan=True)
 
-    def _log_prior_in_turn(self, sites: Sites, data: Tensors) -> torch.Tensor:
+    def _log_prior_in_turn(self, sites: SiteValues, data: Tensors) -> Tensor:
         """log p(z) of any number of values, where the prior does not depend on the data."""
         program = self.program(data)
         size = number_of_values(sites)
@@ -360,12 +356,12 @@ class GenerativeJoint:
         return torch.cat([total(site_scores(program, part, each, list(each))) for each in values])[:size]
 
 
-def _drawn(program: LocalProgram, data: Tensors) -> dict[str, torch.Tensor]:
+def _drawn(program: LocalProgram, data: Tensors) -> dict[str, Tensor]:
     """Latent and observed sites, (M, *shape) each, as many as there are data."""
     local = program.generating()
     layouts = local.latents | local.observed
 
-    def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    def run(rows: Tensor) -> dict[str, Tensor]:
         nodes = local.trace(data, rows).nodes
         return {name: layout.rows(nodes[name]["value"], len(rows))[0] for name, layout in layouts.items()}
 
@@ -380,17 +376,17 @@ def _check_no_factors(program: LocalProgram) -> None:
         )
 
 
-def _sum_of(scores: Mapping[str, torch.Tensor], names: Iterable[str]) -> torch.Tensor:
+def _sum_of(scores: Mapping[str, Tensor], names: Iterable[str]) -> Tensor:
     """The sum of some scores, zeros for none of them."""
     zeros = torch.zeros_like(next(iter(scores.values())))
     return sum((scores[name] for name in names), start=zeros)
 
 
-def _names(z: Sites | torch.Tensor, latents: Iterable[str]) -> set[str]:
-    return set(latents) if isinstance(z, torch.Tensor) else set(z)
+def _names(z: SiteValues | Tensor, latents: Iterable[str]) -> set[str]:
+    return set(latents) if isinstance(z, Tensor) else set(z)
 
 
-def _number_of_arguments(model: Callable[..., Any]) -> int:
+def _number_of_arguments(model: Program) -> int:
     """The number of positional arguments that a model needs, at least 1."""
     inner = model.forward if isinstance(model, nn.Module) else model
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -1,28 +1,28 @@
 """The local latent sites of a program, by name or side by side in one vector."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias, final
+from typing import final
 
 import torch
+from torch import Tensor
 
-from pyro_infomax._data import rows_of
+from pyro_infomax._data import SiteValues, Tensors, rows_of
+from pyro_infomax.distributions import Density
 from pyro_infomax.programs import LocalProgram, SiteLayout
 
-# ---- latent space
-
-Sites: TypeAlias = Mapping[str, torch.Tensor]
+# ---- Latent sites side by side in one vector, and back.
 
 
-def number_of_values(z: Sites | torch.Tensor) -> int:
+def number_of_values(z: SiteValues | Tensor) -> int:
     """M, the length that the values of all sites share; sites of one value go with any length.
 
     Raises:
         ValueError: if there are no values, or if they differ in number.
     """
-    sites = {"z": z} if isinstance(z, torch.Tensor) else z
+    sites = {"z": z} if isinstance(z, Tensor) else z
     for name, each in sites.items():
-        if not isinstance(each, torch.Tensor) or not each.dim():
-            shape = tuple(each.shape) if isinstance(each, torch.Tensor) else type(each).__name__
+        if not isinstance(each, Tensor) or not each.dim():
+            shape = tuple(each.shape) if isinstance(each, Tensor) else type(each).__name__
             raise ValueError(f"Expected a tensor of shape (M, ...) as values of {name!r} but got {shape}")
     lengths = {name: len(each) for name, each in sites.items()}
     if not lengths or 0 in lengths.values() or len(set(lengths.values()) - {1}) > 1:
@@ -53,7 +53,7 @@ class LatentSpace:
         """The number of latent dimensions, all sites together."""
         return sum(layout.size for layout in self.layouts.values())
 
-    def checked(self, z: Sites | torch.Tensor, *, others: Collection[str] = ()) -> dict[str, torch.Tensor]:
+    def checked(self, z: SiteValues | Tensor, *, others: Collection[str] = ()) -> dict[str, Tensor]:
         """The sites of z, each (M, *shape); a bare tensor is the value of the only site.
 
         Args:
@@ -74,10 +74,10 @@ class LatentSpace:
             _check_shape(layout, found[name])
         return found
 
-    def _named(self, z: Any) -> Sites:
+    def _named(self, z: object) -> SiteValues:
         if isinstance(z, Mapping):
             return z
-        if not isinstance(z, torch.Tensor):
+        if not isinstance(z, Tensor):
             raise ValueError(f"Expected a dict of sites or a tensor but got {type(z).__name__}")
         if len(self.layouts) != 1:
             raise ValueError(
@@ -85,7 +85,7 @@ class LatentSpace:
             )
         return {next(iter(self.layouts)): z}
 
-    def flatten(self, sites: Sites) -> torch.Tensor:
+    def flatten(self, sites: SiteValues) -> Tensor:
         """The sites side by side, (..., size), in float64."""
         parts = []
         for name, layout in self.layouts.items():
@@ -95,7 +95,7 @@ class LatentSpace:
         lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
         return torch.cat([part.expand(*lead, -1) for part in parts], -1)
 
-    def unflatten(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+    def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
         """The sites of a vector, each (..., *shape)."""
         parts = flat.split([layout.size for layout in self.layouts.values()], -1)
         return {
@@ -104,13 +104,13 @@ class LatentSpace:
         }
 
 
-def _check_shape(layout: SiteLayout, value: torch.Tensor) -> None:
+def _check_shape(layout: SiteLayout, value: Tensor) -> None:
     if tuple(value.shape[1:]) != layout.shape:
         expected = ", ".join(map(str, ("M", *layout.shape)))
         raise ValueError(f"Expected {layout.name!r} of shape ({expected}) but got {tuple(value.shape)}")
 
 
-def lone_marginal(distribution: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def lone_marginal(distribution: Density) -> Callable[[Tensor], Tensor]:
     """The marginal density of the only latent dimension, which is the density itself.
 
     Raises:
@@ -122,8 +122,6 @@ def lone_marginal(distribution: Any) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 # ---- The log-densities of a program's sites, each value with its own datum.
-
-Tensors = tuple[torch.Tensor, ...]
 
 
 def aligned(data: Tensors, values: int) -> Tensors:
@@ -150,9 +148,9 @@ def cycled(data: Tensors, size: int) -> Tensors:
 def site_scores(
     program: LocalProgram,
     data: Tensors,
-    values: Mapping[str, torch.Tensor],
+    values: Mapping[str, Tensor],
     names: Sequence[str],
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """The log-densities of some sites, (M,) each, where the program takes the values given.
 
     Args:
@@ -163,7 +161,7 @@ def site_scores(
     """
     latent_only = all(name in program.latents for name in names)
 
-    def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    def run(rows: Tensor) -> dict[str, Tensor]:
         own = {name: (each[rows] if len(each) > 1 else each)[None] for name, each in values.items()}
         trace = program.trace(data, rows, values=own, stop_after=names if latent_only else None)
         return {name: program.log_prob(trace.nodes[name], len(rows), z=own.get(name))[0] for name in names}
@@ -171,6 +169,6 @@ def site_scores(
     return program.together(len(data[0]), run)
 
 
-def total(scores: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def total(scores: Mapping[str, Tensor]) -> Tensor:
     """The log-density of all sites together."""
     return torch.stack(list(scores.values())).sum(0)

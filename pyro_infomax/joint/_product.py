@@ -1,15 +1,19 @@
-"""Sites that do not depend on each other, read as one product over all latent dimensions."""
+"""Sites that do not depend on each other, as one product over all latent dimensions; and which ones do."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import cast
 
 import pyro.distributions as dist
 import torch
+from pyro.poutine import Trace
+from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from pyro_infomax._data import rows_of
+from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
+from pyro_infomax._types import Site
 from pyro_infomax.distributions import (
+    Posterior,
     SideBySide,
     batch_mapped,
     elsewhere,
@@ -22,10 +26,9 @@ from pyro_infomax.joint._latent_space import LatentSpace, site_scores
 from pyro_infomax.poutine import unweighted_scale_and_mask
 from pyro_infomax.programs import LocalProgram, SiteLayout
 
-# ---- product of sites
+# ---- The factors of all sites for all data, where sites do not depend on each other.
 
-Tensors = tuple[torch.Tensor, ...]
-Factors = dict[str, Any]
+Factors = dict[str, Distribution]  # of each site, batch shape (rows, size)
 
 
 def product_of_sites(program: LocalProgram, data: Tensors, space: LatentSpace) -> Distribution | None:
@@ -56,7 +59,7 @@ def product_of_sites(program: LocalProgram, data: Tensors, space: LatentSpace) -
     return Independent(_together(parts, space), 1)
 
 
-def of_any_datum(product: Any) -> Distribution | None:
+def of_any_datum(product: Distribution) -> Distribution | None:
     """The distribution of a datum, where those of all data are the same.
 
     Args:
@@ -65,7 +68,7 @@ def of_any_datum(product: Any) -> Distribution | None:
     Returns:
         Batch shape (), event shape (latent,).
     """
-    base = product.base_dist
+    base = cast("Independent[Distribution]", product).base_dist
     parts = base.parts if isinstance(base, SideBySide) else [base]
     if not all(torch.equal(each, each[:1].expand_as(each)) for part in parts for each in _of_batch(part)):
         return None
@@ -73,7 +76,7 @@ def of_any_datum(product: Any) -> Distribution | None:
     return Independent(SideBySide(firsts) if isinstance(base, SideBySide) else firsts[0], 1)
 
 
-def in_type_of_sites(posterior: Any, space: LatentSpace) -> Any:
+def in_type_of_sites(posterior: Posterior, space: LatentSpace) -> Posterior:
     """What to draw from, so that every draw is one that its site can have.
 
     A draw in float64 may be nearer to the border of a support than float32 can tell, and would lie on it.
@@ -86,36 +89,38 @@ def in_type_of_sites(posterior: Any, space: LatentSpace) -> Any:
         A product with its parameters in the types of its sites; Normals, which have no border, and all else
         as they are.
     """
-    base = getattr(posterior, "base_dist", None)
+    if not is_factorised(posterior) or isinstance(posterior.base_dist, Normal):
+        return posterior
+    base = posterior.base_dist
     parts = base.parts if isinstance(base, SideBySide) else [base]
-    if not is_factorised(posterior) or len(parts) != len(space.layouts) or isinstance(base, Normal):
+    if len(parts) != len(space.layouts):
         return posterior
     types = [layout.dtype for layout in space.layouts.values()]
     own = [_in_type(part, each) for part, each in zip(parts, types, strict=True)]
     return Independent(SideBySide(own), 1)  # which draws in float64 again
 
 
-def _in_type(part: Any, dtype: torch.dtype) -> Any:
+def _in_type(part: Distribution, dtype: torch.dtype) -> Distribution:
     if not dtype.is_floating_point:
         return part
-    return batch_mapped([part], part.batch_shape, lambda tensors: _rounded(tensors[0], dtype))
+
+    def rounded(tensors: list[Tensor]) -> Tensor:
+        return tensors[0].to(dtype) if tensors[0].is_floating_point() else tensors[0]
+
+    return batch_mapped([part], part.batch_shape, rounded)
 
 
-def _rounded(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def _of_batch(part: Any) -> Iterator[torch.Tensor]:
+def _of_batch(part: Distribution) -> Iterator[Tensor]:
     return (each for _, each in tensors_of(part) if each.shape[:2] == part.batch_shape)
 
 
-def _together(parts: list[Any], space: LatentSpace) -> Any:
+def _together(parts: list[Distribution], space: LatentSpace) -> Distribution:
     """Integers have no plain distribution of their own here: they would be drawn in another type."""
     floating = all(layout.dtype.is_floating_point for layout in space.layouts.values())
     return joined(parts) if floating else SideBySide(parts)
 
 
-def _of_all(runs: list[tuple[torch.Tensor, Factors]], name: str, size: int) -> Any:
+def _of_all(runs: list[tuple[Tensor, Factors]], name: str, size: int) -> Distribution:
     """The factors of one site for all data; a row that was run twice counts as it was last."""
     fns = [found[name] for _, found in runs]
     rows = torch.cat([rows for rows, _ in runs])
@@ -125,7 +130,7 @@ def _of_all(runs: list[tuple[torch.Tensor, Factors]], name: str, size: int) -> A
 
 
 def _factors_of_rows(
-    program: LocalProgram, data: Tensors, space: LatentSpace, rows: torch.Tensor
+    program: LocalProgram, data: Tensors, space: LatentSpace, rows: Tensor
 ) -> Factors | None:
     with isolated_random_state():
         trace = program.trace(data, rows, stop_after=list(space.layouts))
@@ -137,10 +142,10 @@ def _factors_of_rows(
 
 @torch.no_grad()
 def _stays(
-    program: LocalProgram, data: Tensors, space: LatentSpace, rows: torch.Tensor, trace: Any, found: Factors
+    program: LocalProgram, data: Tensors, space: LatentSpace, rows: Tensor, trace: Trace, found: Factors
 ) -> bool:
     """Whether no site changes with the values of the others."""
-    nodes = ((layout, trace.nodes[name]) for name, layout in space.layouts.items())
+    nodes = ((layout, cast(Site, trace.nodes[name])) for name, layout in space.layouts.items())
     try:
         values = {
             layout.name: layout.rows(elsewhere(site["fn"], site["value"]), len(rows))
@@ -153,14 +158,14 @@ def _stays(
     return moved is not None and all(_are_equal(found[name], moved[name]) for name in found)
 
 
-def _are_equal(one: Any, other: Any) -> bool:
+def _are_equal(one: Distribution, other: Distribution) -> bool:
     # parameters that are computed when they are asked for may be known to one of the two only
     known = dict(tensors_of(other))
     pairs = [(each, known[name]) for name, each in tensors_of(one) if name in known]
     return type(one) is type(other) and bool(pairs) and all(torch.equal(*pair) for pair in pairs)
 
 
-def _read(space: LatentSpace, trace: Any, rows: int) -> Factors | None:
+def _read(space: LatentSpace, trace: Trace, rows: int) -> Factors | None:
     """The factors of each site, of batch shape (rows, size)."""
     found = {}
     for name, layout in space.layouts.items():
@@ -176,11 +181,11 @@ def _read(space: LatentSpace, trace: Any, rows: int) -> Factors | None:
     return found
 
 
-def _flat(factors: Any, layout: SiteLayout, rows: int) -> Any:
+def _flat(factors: Distribution, layout: SiteLayout, rows: int) -> Distribution:
     batch = factors.batch_shape
     missing = (1,) * (layout.depth + len(layout.event_shape) - len(batch))
 
-    def flat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    def flat(tensors: list[Tensor]) -> Tensor:
         (tensor,) = tensors
         rest = tensor.shape[len(batch) :]
         spread = tensor.reshape(*batch, -1).movedim(-1, 0).reshape(-1, *missing, *batch)
@@ -192,11 +197,12 @@ def _flat(factors: Any, layout: SiteLayout, rows: int) -> Any:
 
 
 @torch.no_grad()
-def _scores_like(program: LocalProgram, space: LatentSpace, trace: Any, found: Factors, rows: int) -> bool:
+def _scores_like(program: LocalProgram, space: LatentSpace, trace: Trace, found: Factors, rows: int) -> bool:
     """Whether the factors give the values of the trace the scores that its sites do."""
     for name, layout in space.layouts.items():
-        z = layout.rows(trace.nodes[name]["value"], rows)[0]
-        expected = program.log_prob(trace.nodes[name], rows)[0]
+        site = cast(Site, trace.nodes[name])
+        z = layout.rows(site["value"], rows)[0]
+        expected = program.log_prob(site, rows)[0]
         try:
             scores = found[name].log_prob(z.double().reshape(rows, -1)).sum(-1)
         except (NotImplementedError, RuntimeError, ValueError):
@@ -207,8 +213,6 @@ def _scores_like(program: LocalProgram, space: LatentSpace, trace: Any, found: F
 
 
 # ---- Which latent sites of a program depend on which.
-
-Values = dict[str, torch.Tensor]
 
 
 @torch.no_grad()
@@ -242,16 +246,18 @@ def dependences(program: LocalProgram, data: Tensors, sites: Sequence[str]) -> d
     return {name: others for name, others in found.items() if others}
 
 
-def _elsewhere(site: Any, layout: SiteLayout, rows: int) -> torch.Tensor:
+def _elsewhere(site: Site, layout: SiteLayout, rows: int) -> Tensor:
     return layout.rows(elsewhere(site["fn"], site["value"]), rows)[0]
 
 
-def _moved_by(program: LocalProgram, data: Tensors, values: Values, others: Values, name: str) -> set[str]:
+def _moved_by(
+    program: LocalProgram, data: Tensors, values: SiteValues, others: SiteValues, name: str
+) -> set[str]:
     """The sites whose scores change with the value of this one; none where the program does not take it."""
     names = list(program.latents)
     try:
         here, there = (
-            site_scores(program, data, each, names) for each in (values, values | {name: others[name]})
+            site_scores(program, data, each, names) for each in (values, {**values, name: others[name]})
         )
     except Exception:  # whatever a program says to values that it does not take: this is for a message only
         return set()

@@ -1,20 +1,22 @@
 """The representation joint q(z|x) p_D(x) of a guide and its data."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, final
+from typing import Final, cast, final
 
 import torch
+from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from pyro_infomax._data import Data, as_data, rows_of
+from pyro_infomax._checks import whole_number
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Ranks
-from pyro_infomax.distributions import batch_mapped, in_double, is_normal, is_parametric
+from pyro_infomax._types import Program, Site
+from pyro_infomax.distributions import Posterior, batch_mapped, in_double, is_normal, is_parametric
 from pyro_infomax.information import AggregatePosterior, points_at_once
 from pyro_infomax.joint._latent_space import (
     LatentSpace,
-    Sites,
     aligned,
     cycled,
     lone_marginal,
@@ -45,7 +47,7 @@ class LocalPosterior:
             again; None to run it.
     """
 
-    def __init__(self, program: LocalProgram, data: tuple[torch.Tensor, ...], trace: Any = None) -> None:
+    def __init__(self, program: LocalProgram, data: Tensors, trace: Trace | None = None) -> None:
         self.program = program
         self.data = data
         self.space = LatentSpace(program.latents)
@@ -60,7 +62,7 @@ class LocalPosterior:
         return self.program.piece
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """z_n ~ q(z|x_n), (*sample_shape, data, latent)."""
         shape = torch.Size(sample_shape)
         # a run has much the same cost for few rows as for many: few data are drawn for several times at once
@@ -69,13 +71,13 @@ class LocalPosterior:
         draws = [self._draw(min(most, shape.numel() - start)) for start in starts]
         return torch.cat(draws).reshape(*shape, *self.batch_shape, *self.event_shape)
 
-    def _draw(self, number: int) -> torch.Tensor:
+    def _draw(self, number: int) -> Tensor:
         """(number, data, latent)."""
         size = len(self.data[0])
         data = self.data if number == 1 else cycled(self.data, number * size)
         return self.space.flatten(self.program.draw(data)).unflatten(0, (number, size))
 
-    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+    def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x_n).
 
         Args:
@@ -87,7 +89,7 @@ class LocalPosterior:
         """
         return self.log_prob_sites(z).sum(-1)
 
-    def log_prob_sites(self, z: torch.Tensor) -> torch.Tensor:
+    def log_prob_sites(self, z: Tensor) -> Tensor:
         """log q(z_s|z_<s, x_n) of each site s given those before it.
 
         Args:
@@ -101,7 +103,7 @@ class LocalPosterior:
         return self._log_prob(flat).unflatten(0, lead) if lead else self._log_prob(flat)[0]
 
     @property
-    def log_prob_marginals(self) -> Callable[[torch.Tensor], torch.Tensor]:
+    def log_prob_marginals(self) -> Callable[[Tensor], Tensor]:
         """log q(z_j|x_n), (..., data, latent), where there is one latent dimension: z itself.
 
         Raises:
@@ -109,7 +111,7 @@ class LocalPosterior:
         """
         return lone_marginal(self)
 
-    def _log_prob(self, z: torch.Tensor) -> torch.Tensor:
+    def _log_prob(self, z: Tensor) -> Tensor:
         if len(z) < 2:
             return self._score(z)
         if self._broadcasts is None:
@@ -117,7 +119,7 @@ class LocalPosterior:
                 self._broadcasts = broadcasts(lambda z: self._score(z).sum(-1), self.sample((2,)))
         return self._score(z) if self._broadcasts else torch.cat([self._score(each[None]) for each in z])
 
-    def _score(self, z: torch.Tensor) -> torch.Tensor:
+    def _score(self, z: Tensor) -> Tensor:
         """(outer, data, sites), of z (outer, data or 1, latent)."""
         size = len(self.data[0])
         if self._trace is not None:
@@ -126,19 +128,19 @@ class LocalPosterior:
         scores = self.program.together(size, lambda rows: {"": self._score_rows(by_row[rows], rows)})
         return scores[""].movedim(0, 1)
 
-    def _score_rows(self, z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    def _score_rows(self, z: Tensor, rows: Tensor) -> Tensor:
         """(rows, outer, sites), of z (rows, outer, latent)."""
         values = self.space.unflatten(z.movedim(0, 1))
         trace = self.program.trace(self.data, rows, values=values, stop_after=list(values))
         return self._by_site(trace, values, len(rows)).movedim(0, 1)
 
-    def _by_site(self, trace: Any, sites: dict[str, torch.Tensor], rows: int) -> torch.Tensor:
+    def _by_site(self, trace: Trace, sites: dict[str, Tensor], rows: int) -> Tensor:
         scores = [self.program.log_prob(trace.nodes[name], rows, z=each) for name, each in sites.items()]
         return torch.stack(torch.broadcast_tensors(*scores), -1)
 
 
 @torch.no_grad()
-def broadcasts(score: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -> bool:
+def broadcasts(score: Callable[[Tensor], Tensor], z: Tensor) -> bool:
     """Whether vectors get the same scores together as one by one.
 
     Args:
@@ -153,12 +155,10 @@ def broadcasts(score: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor) -
     return together.shape == apart.shape and torch.allclose(together, apart, rtol=_MISTAKE, atol=_MISTAKE)
 
 
-# ---- representation joint
+# ---- The representation joint of a guide and its data.
 
 
-def representation(
-    guide: Callable[..., Any], data: Data, *, data_plate: str | None = None
-) -> "RepresentationJoint":
+def representation(guide: Program, data: Data, *, data_plate: str | None = None) -> "RepresentationJoint":
     """The representation joint of a guide and its data.
 
     Args:
@@ -183,7 +183,7 @@ def representation(
 
 
 @final
-class Draw(dict[str, torch.Tensor]):
+class Draw(dict[str, Tensor]):
     """Latent sites of M draws, (M, *event) each, with the data that they were drawn for.
 
     Attributes:
@@ -191,7 +191,7 @@ class Draw(dict[str, torch.Tensor]):
         data: the data in these rows, a tuple of tensors.
     """
 
-    def __init__(self, sites: Sites, index: torch.Tensor, data: tuple[torch.Tensor, ...]) -> None:
+    def __init__(self, sites: SiteValues, index: Tensor, data: Tensors) -> None:
         super().__init__(sites)
         self.index = index
         self.data = data
@@ -214,7 +214,7 @@ class RepresentationJoint:
 
     def __init__(
         self,
-        guide: Callable[..., Any],
+        guide: Program,
         data: Data,
         *,
         data_plate: str | None = None,
@@ -229,7 +229,7 @@ class RepresentationJoint:
         if not self.space.size:
             raise ValueError("Expected a guide with latent sites inside its data plate but found none")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         return self.guide(*(args or self.data), **kwargs)
 
     @property
@@ -253,10 +253,10 @@ class RepresentationJoint:
             trace = self.program.trace(self.data, stop_after=list(self.space.layouts))
         return self._lone_distribution(trace) or LocalPosterior(self.program, self.data, trace)
 
-    def _lone_distribution(self, trace: Any) -> Distribution | None:
+    def _lone_distribution(self, trace: Trace) -> Distribution | None:
         """The distribution of a lone site whose batch is the data and whose event is a vector."""
         (name,) = self.space.layouts
-        site = trace.nodes[name]
+        site = cast(Site, trace.nodes[name])
         fn = in_double(site["fn"]) if is_normal(site["fn"]) else site["fn"]
         plain = site["mask"] is None and fn.batch_shape == (self.data_size,) and len(fn.event_shape) == 1
         vector = isinstance(fn, Distribution) and (
@@ -286,14 +286,13 @@ class RepresentationJoint:
         Raises:
             ValueError: if num_samples is below 1.
         """
-        if num_samples < 1:
-            raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
+        num_samples = whole_number("num_samples", num_samples, at_least=1)
         with torch.no_grad(), seeded_draws(seed):
             index = torch.randint(self.data_size, (num_samples,))
             sites = self._drawn_for(index)
         return Draw(sites, index, rows_of(self.data, index))
 
-    def _drawn_for(self, index: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _drawn_for(self, index: Tensor) -> dict[str, Tensor]:
         if self.program.follows:
             return self.program.draw(rows_of(self.data, index))
         # a guide that is made for all data draws for all of them: the k-th time that a row comes up takes the
@@ -302,7 +301,7 @@ class RepresentationJoint:
         draws = [self.program.draw(self.data) for _ in range(int(turn.max()) + 1)]
         return {name: torch.stack([draw[name] for draw in draws])[turn, index] for name in draws[0]}
 
-    def log_posterior(self, z: Sites | torch.Tensor, x: Data) -> torch.Tensor:
+    def log_posterior(self, z: SiteValues | Tensor, x: Data) -> Tensor:
         """log q(z|x), of each z with its own datum.
 
         Args:
@@ -321,7 +320,7 @@ class RepresentationJoint:
         self._check_own(data)
         return total(site_scores(self.program, data, sites, list(sites)))
 
-    def _check_own(self, data: tuple[torch.Tensor, ...]) -> None:
+    def _check_own(self, data: Tensors) -> None:
         """Parameters that belong to the rows of the data say nothing about other data."""
         if self.program.follows or _are_equal(data, self.data):
             return
@@ -341,11 +340,11 @@ class RepresentationJoint:
         moved = tuple(each.roll(1, 0) for each in self.data)
         return not torch.allclose(here, self._scored(z, moved, (rows + 1) % self.data_size))
 
-    def _scored(self, z: Sites, data: tuple[torch.Tensor, ...], rows: torch.Tensor) -> torch.Tensor:
+    def _scored(self, z: SiteValues, data: Tensors, rows: Tensor) -> Tensor:
         trace = self.program.trace(data, rows, values={name: each[None] for name, each in z.items()})
         return total({name: self.program.log_prob(trace.nodes[name], len(rows)) for name in z})
 
-    def log_aggregate(self, z: Sites | torch.Tensor) -> torch.Tensor:
+    def log_aggregate(self, z: SiteValues | Tensor) -> Tensor:
         r"""log q(z) = log :math:`\frac1N \sum_n q(z \mid x_n)`.
 
         Args:
@@ -356,7 +355,7 @@ class RepresentationJoint:
         """
         return self.aggregate.log_prob(self._flat(z))
 
-    def log_inverted(self, z: Sites | torch.Tensor) -> torch.Tensor:
+    def log_inverted(self, z: SiteValues | Tensor) -> Tensor:
         """log q(x_n|z) = log q(z|x_n) − log N − log q(z), the inverted posterior over the data.
 
         Args:
@@ -370,11 +369,11 @@ class RepresentationJoint:
         scores = torch.cat([posterior.log_prob(each[:, None, :]).double() for each in few])
         return scores - scores.logsumexp(-1, keepdim=True)  # (M, N)
 
-    def _flat(self, z: Sites | torch.Tensor) -> torch.Tensor:
+    def _flat(self, z: SiteValues | Tensor) -> Tensor:
         return self.space.flatten(self.space.checked(z))
 
 
-def _turns(index: torch.Tensor) -> torch.Tensor:
+def _turns(index: Tensor) -> Tensor:
     """How often each entry has come up before."""
     ordered, order = index.sort(stable=True)
     turn = torch.empty_like(index)
@@ -382,7 +381,7 @@ def _turns(index: torch.Tensor) -> torch.Tensor:
     return turn
 
 
-def _are_equal(data: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> bool:
+def _are_equal(data: Tensors, others: Tensors) -> bool:
     return len(data) == len(others) and all(
         each.shape == other.shape and torch.equal(each, other)
         for each, other in zip(data, others, strict=True)
@@ -394,7 +393,7 @@ def _are_equal(data: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...])
 _LARGEST_SEED = 2**62
 
 
-def posterior_of_all(own: Any, ranks: Ranks) -> Any:
+def posterior_of_all(own: Posterior, ranks: Ranks) -> Posterior:
     """The posteriors of the data of all processes, those of the first process first.
 
     Args:
@@ -407,23 +406,20 @@ def posterior_of_all(own: Any, ranks: Ranks) -> Any:
     """
     if ranks.world_size == 1:
         return own
-    parts = ranks.all_of(_sent(own))
+    # no networks and no programs are sent: the other processes could make no use of them
+    sent = ranks.all_of(own if isinstance(own, Distribution) and is_parametric(own) else None)
+    parts = [part for part in sent if part is not None]
     sharded = ShardedPosterior(own, ranks)
-    merged = _merged(parts) if all(isinstance(part, Distribution) for part in parts) else None
+    merged = _merged(parts) if len(parts) == ranks.world_size else None
     return merged if merged is not None and _scores_like(merged, sharded) else sharded
 
 
-def _sent(own: Any) -> Any:
-    """What the other processes can make use of: no networks, and no programs."""
-    return own if isinstance(own, Distribution) and is_parametric(own) else None
-
-
-def _merged(parts: Sequence[Any]) -> Distribution | None:
+def _merged(parts: Sequence[Distribution]) -> Distribution | None:
     if len({type(part) for part in parts}) > 1:
         return None
     size = sum(part.batch_shape[0] for part in parts)
     try:
-        return batch_mapped(parts, [size], torch.cat)  # type: ignore[no-any-return]
+        return batch_mapped(parts, [size], torch.cat)
     except NotImplementedError:
         return None
 
@@ -453,7 +449,7 @@ class ShardedPosterior:
         ranks: the processes.
     """
 
-    def __init__(self, own: Any, ranks: Ranks) -> None:
+    def __init__(self, own: Posterior, ranks: Ranks) -> None:
         self.own = own
         self.ranks = ranks
         self.sizes = [int(size) for size in ranks.all_of(own.batch_shape[0])]

@@ -1,9 +1,9 @@
-"""What every problem of known mutual information offers."""
+"""Problems of known mutual information, and maps that change everything but the information."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, final
+from typing import final
 
 import torch
 from numpy.typing import ArrayLike
@@ -19,10 +19,11 @@ from torch.distributions import (
     constraints,
     identity_transform,
 )
+from torch.distributions.constraints import Constraint
 
 from pyro_infomax.oracles._checks import covariance_of, finite, of_rank, positive_number
 
-# ---- information problem
+# ---- What a problem of known mutual information offers.
 
 
 class InformationProblem(ABC):
@@ -89,12 +90,12 @@ class InformationProblem(ABC):
         """
         return self.conditional(x).log_prob(y) - self.log_marginal(y)
 
-    def _checked(self, x: Tensor) -> Tensor:
+    def _inputs(self, x: Tensor) -> Tensor:
         if x.dim() != 2 or x.shape[1] != self.x_dim:
             raise ValueError(f"Expected x of shape (n, {self.x_dim}) but got {tuple(x.shape)}.")
         return finite("x", x)
 
-    def _checked_output(self, y: Tensor) -> Tensor:
+    def _outputs(self, y: Tensor) -> Tensor:
         if not y.dim() or y.shape[-1] != self.y_dim:
             raise ValueError(f"Expected y of shape (..., {self.y_dim}) but got {tuple(y.shape)}.")
         return finite("y", y)
@@ -154,12 +155,12 @@ class CorrelatedNormals(InformationProblem):
     def conditional(self, x: Tensor) -> MultivariateNormal:
         """p(y|x), batch shape (n,), of x (n, x_dim)."""
         blocks = self._blocks
-        return MultivariateNormal(self._checked(x) @ blocks.slope.T, scale_tril=blocks.residual_scale)
+        return MultivariateNormal(self._inputs(x) @ blocks.slope.T, scale_tril=blocks.residual_scale)
 
     def log_marginal(self, y: Tensor) -> Tensor:
         """log p(y), (...), of y (..., y_dim)."""
         zero = torch.zeros(self.y_dim, dtype=torch.float64)
-        return MultivariateNormal(zero, scale_tril=self._blocks.y_scale).log_prob(self._checked_output(y))
+        return MultivariateNormal(zero, scale_tril=self._blocks.y_scale).log_prob(self._outputs(y))
 
     def _draw(self, n: int) -> tuple[Tensor, Tensor]:
         return self._blocks.split(self._blocks.noise(n))
@@ -309,7 +310,7 @@ class CorrelatedStudent(InformationProblem):
     def conditional(self, x: Tensor) -> MultivariateStudentT:
         """p(y|x), batch shape (n,), of x (n, x_dim): a wider one for an x further out."""
         blocks = self._blocks
-        x = self._checked(x)
+        x = self._inputs(x)
         size = (x * torch.linalg.solve(blocks.x, x.T).T).sum(-1)  # (n,), the squared Mahalanobis distance
         df = self.df + self.x_dim
         scale = ((self.df + size) / df).sqrt()
@@ -318,7 +319,7 @@ class CorrelatedStudent(InformationProblem):
     def log_marginal(self, y: Tensor) -> Tensor:
         """log p(y), (...), of y (..., y_dim)."""
         zero = torch.zeros(self.y_dim, dtype=torch.float64)
-        return MultivariateStudentT(self.df, zero, self._blocks.y_scale).log_prob(self._checked_output(y))
+        return MultivariateStudentT(self.df, zero, self._blocks.y_scale).log_prob(self._outputs(y))
 
     def _draw(self, n: int) -> tuple[Tensor, Tensor]:
         chi_square = 2 * torch.distributions.Gamma(self.df / 2, torch.ones_like(self.df)).sample((n, 1))
@@ -375,13 +376,13 @@ class UniformNoise(InformationProblem):
 
     def conditional(self, x: Tensor) -> Distribution:
         """p(y|x), batch shape (n,), of x (n, x_dim); minus infinity in the log outside its box."""
-        x = self._checked(x)
+        x = self._inputs(x)
         noise = Uniform(x - self.epsilon, x + self.epsilon, validate_args=False)
         return Independent(noise, 1, validate_args=False)
 
     def log_marginal(self, y: Tensor) -> Tensor:
         """log p(y), (...), of y (..., y_dim): a trapezium in each dimension."""
-        y = self._checked_output(y)
+        y = self._outputs(y)
         overlap = torch.minimum(y + self.epsilon, torch.ones_like(y)) - (y - self.epsilon).clamp(min=0)
         return (overlap.clamp(min=0) / (2 * self.epsilon)).log().sum(-1)
 
@@ -445,12 +446,12 @@ class TransformedProblem(InformationProblem):
 
     def conditional(self, x: Tensor) -> Distribution:
         """p(y|x), batch shape (n,), of x (n, x_dim)."""
-        plain = self.problem.conditional(self.x_map.inv(self._checked(x)))
+        plain = self.problem.conditional(self.x_map.inv(self._inputs(x)))
         return TransformedDistribution(plain, [self.y_map], validate_args=False)
 
     def log_marginal(self, y: Tensor) -> Tensor:
         """log p(y), (...), of y (..., y_dim)."""
-        y = self._checked_output(y)
+        y = self._outputs(y)
         plain = self.y_map.inv(y)
         stretch = self.y_map.log_abs_det_jacobian(plain, y)
         return self.problem.log_marginal(plain) - _summed(stretch, y.dim() - 1)
@@ -470,8 +471,8 @@ def _summed(values: Tensor, batch_dims: int) -> Tensor:
 class _Increasing(Transform, ABC):
     """An increasing map of every coordinate by itself."""
 
-    domain: Any = constraints.real
-    codomain: Any = constraints.real
+    domain: Constraint = constraints.real
+    codomain: Constraint = constraints.real
     bijective = True
     sign = 1
 

@@ -1,4 +1,4 @@
-"""The maximum of a concave function of weights that sum to one, with a certificate."""
+"""Channel capacities and rate-distortion functions, in closed form or by iteration with a certificate."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from pyro_infomax.oracles._checks import (
     spectrum_of,
 )
 
-# ---- simplex
+# ---- The maximum of a concave function over a simplex.
 
 _NEWTON_STEPS: Final = 100
 _PATIENCE: Final = 3.0  # seconds without a progress bar
@@ -245,7 +245,7 @@ _CHORDS: Final = 200
 
 @final
 @dataclass(frozen=True, eq=False)
-class Point:
+class CurvePoint:
     """A point of a falling convex curve.
 
     Attributes:
@@ -272,7 +272,12 @@ class Constrained:
 
 
 def at_resource(
-    solve: Callable[[float], Point], target: float, scarce: Point, ample: Point, *, tolerance: float
+    solve: Callable[[float], CurvePoint],
+    target: float,
+    scarce: CurvePoint,
+    ample: CurvePoint,
+    *,
+    tolerance: float,
 ) -> Constrained:
     """Closes in on a resource from both sides: each chord's slope gives a tangent, each tangent a chord.
 
@@ -309,7 +314,7 @@ def at_resource(
     )
 
 
-def _mixture(scarce: Point, ample: Point, target: float) -> Tensor:
+def _mixture(scarce: CurvePoint, ample: CurvePoint, target: float) -> Tensor:
     share = (target - scarce.resource) / (ample.resource - scarce.resource)
     return (1 - share) * scarce.solution + share * ample.solution
 
@@ -444,23 +449,25 @@ class _Transmission:
         return (weights @ self._table).clamp(min=_LEAST)
 
 
-def _solved(table: Tensor, costs: Tensor, slope: float, *, tolerance: float, max_iterations: int) -> Point:
+def _solved(
+    table: Tensor, costs: Tensor, slope: float, *, tolerance: float, max_iterations: int
+) -> CurvePoint:
     function = _Transmission(table, slope * costs)
     weights = maximise(function, tolerance=tolerance, max_iterations=max_iterations)
     gain = function.log_gain(weights)
     resource = weights @ costs
     value = -(weights @ gain) - slope * resource
-    return Point(resource.item(), value.item(), -gain.max().item(), weights)
+    return CurvePoint(resource.item(), value.item(), -gain.max().item(), weights)
 
 
-def _cheapest(table: Tensor, costs: Tensor, *, tolerance: float, max_iterations: int) -> Point:
+def _cheapest(table: Tensor, costs: Tensor, *, tolerance: float, max_iterations: int) -> CurvePoint:
     """The best input among those of the least cost."""
     is_cheapest = costs == costs.min()
     point = _solved(
         table[is_cheapest], costs[is_cheapest], 0.0, tolerance=tolerance, max_iterations=max_iterations
     )
     weights = torch.zeros_like(costs).masked_scatter(is_cheapest, point.solution)
-    return Point(costs.min().item(), point.value, point.dual, weights)
+    return CurvePoint(costs.min().item(), point.value, point.dual, weights)
 
 
 def _report(table: Tensor, costs: Tensor, weights: Tensor, upper: float, slope: float) -> ChannelCapacity:
@@ -625,7 +632,7 @@ class _Source:
         """The least expected distortion that is possible."""
         return (self._p @ self._least).item()
 
-    def silent(self) -> Point:
+    def silent(self) -> CurvePoint:
         """The best single reproduction, of rate zero."""
         expected = self._expected(self._p.unsqueeze(1), self._d, dim=0)  # (reproduction,)
         best = expected.argmin()
@@ -636,9 +643,9 @@ class _Source:
             )
         conditional = torch.zeros_like(self._d)
         conditional[:, best] = 1
-        return Point(expected[best].item(), 0.0, 0.0, conditional)
+        return CurvePoint(expected[best].item(), 0.0, 0.0, conditional)
 
-    def solve(self, slope: float, *, tolerance: float, max_iterations: int) -> Point:
+    def solve(self, slope: float, *, tolerance: float, max_iterations: int) -> CurvePoint:
         """The point of a slope; that of an infinite slope has the least distortion."""
         excess = self._d - self._least.unsqueeze(1)  # (source, reproduction)
         affinity = torch.where(excess > 0, (-slope * excess).exp(), 1.0)
@@ -650,7 +657,7 @@ class _Source:
         conditional = affinity * weights / scores.unsqueeze(1)
         dual = -(self._p @ scores.log()).item() - function.gap(weights)
         offset = slope * self.least if slope < float("inf") else 0.0
-        return Point(self._distortion(conditional), self._rate(conditional), dual + offset, conditional)
+        return CurvePoint(self._distortion(conditional), self._rate(conditional), dual + offset, conditional)
 
     def report(self, conditional: Tensor, lower_bound: float, slope: float) -> RateDistortion:
         """The point as the user sees it."""

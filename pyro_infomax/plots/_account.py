@@ -1,4 +1,4 @@
-"""The rate, split over the latent dimensions or the latent sites."""
+"""The account in pictures: dimensions, sites, pairs of a sweep, numbers of data, rate against distortion."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from pyro_infomax.plots._axes import (
 )
 from pyro_infomax.plots._latent import most_informative
 
-# ---- bars
+# ---- Information and rate of each latent dimension or site, as bars.
 
 _MOST_NAMES = 40
 _MOST_LETTERS = 60
@@ -158,12 +158,8 @@ def _stack_gap(
 def _label_ticks(labels: list[str], *, ax: Axes) -> None:
     step = -(-len(labels) // _MOST_NAMES)
     ax.set_xticks(range(0, len(labels), step), labels[::step])
-    ax.tick_params(axis="x", length=0, labelrotation=90 if _crowded(labels) else 0)
+    ax.tick_params(axis="x", length=0, labelrotation=90 if sum(map(len, labels)) > _MOST_LETTERS else 0)
     ax.margins(x=0.01)
-
-
-def _crowded(labels: list[str]) -> bool:
-    return sum(map(len, labels)) > _MOST_LETTERS
 
 
 # ---- What the rate of each pair of a sweep is made of.

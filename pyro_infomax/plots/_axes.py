@@ -1,4 +1,4 @@
-"""Axes to draw on, and how they look."""
+"""What all plots share: Axes to draw on, arrays from whatever comes in, mosaics of images."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from pyro_infomax._types import Array, Floats
 
-# ---- canvas
+# ---- Axes, colours and frames.
 
 Colour = tuple[float, float, float]
 

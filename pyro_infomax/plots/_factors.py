@@ -1,4 +1,4 @@
-"""Which latent dimension tells of which factor."""
+"""Latent dimensions and true factors: which tells of which, and the scores of that."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from pyro_infomax._types import Floats
 from pyro_infomax.plots._axes import Drawable, as_floats, as_vector, axes_or_new, checked_names, colours, tidy
 
-# ---- matrices
+# ---- Matrices of latent dimensions and factors.
 
 _CELL = (0.75, 0.34)  # inches
 _MATRIX_MARGIN = (2.2, 1.2)

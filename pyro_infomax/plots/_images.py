@@ -22,7 +22,7 @@ from pyro_infomax.plots._axes import (
     show,
 )
 
-# ---- grids
+# ---- Grids of images.
 
 _GRID_TILE = 0.7  # inches
 _MARGIN = 0.9

@@ -9,7 +9,6 @@ from matplotlib.lines import Line2D
 
 from pyro_infomax._types import Array, Floats
 from pyro_infomax.plots._axes import (
-    Colour,
     Drawable,
     as_array,
     as_points,
@@ -57,7 +56,7 @@ def checked_dimensions(dimensions: Sequence[int], *, count: int) -> list[int]:
     return chosen
 
 
-# ---- latent
+# ---- Points of the latent space.
 
 _MOST_LABELS = 20
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
@@ -217,11 +216,8 @@ def _contours(aggregate: Floats, prior: Floats, *, names: list[str], ax: Axes) -
     ax.figure.colorbar(cells, ax=ax, label=r"draws of $q(z)$ in a cell")
     ax.set(xlabel=names[0], ylabel=names[1])
     _frame(aggregate, prior, ax=ax)
-    ax.legend(handles=[_contour_key(orange)], loc="upper right", edgecolor="none")
-
-
-def _contour_key(colour: Colour) -> Line2D:
-    return Line2D([], [], color=colour, label="prior $p(z)$, 50 % and 90 % of its mass")
+    key = Line2D([], [], color=orange, label="prior $p(z)$, 50 % and 90 % of its mass")
+    ax.legend(handles=[key], loc="upper right", edgecolor="none")
 
 
 def _frame(aggregate: Floats, prior: Floats, *, ax: Axes) -> None:

@@ -1,30 +1,23 @@
-"""Reading a Pyro program datum by datum: sites, plates, layout, local programs, their state."""
+"""Reading a Pyro program datum by datum: sites, plates, layout, local programs, their state.
+
+What stands here is for sister rooms, not for users.
+"""
 
 from pyro_infomax.programs._layout import SiteLayout
 from pyro_infomax.programs._local_program import LocalProgram
 from pyro_infomax.programs._messengers import (
-    Placeholder,
-    ProgramStopped,
-    RowsMessenger,
-    ValuesMessenger,
-    needs_data,
-    no_placeholder_parameters,
+    Placeholder as Placeholder,
+    ProgramStopped as ProgramStopped,
+    RowsMessenger as RowsMessenger,
+    ValuesMessenger as ValuesMessenger,
+    needs_data as needs_data,
+    no_placeholder_parameters as no_placeholder_parameters,
 )
 from pyro_infomax.programs._state import (
-    ProgramState as ProgramState,
+    ProgramState,
     RandomStreams as RandomStreams,
-    Snapshot,
+    Snapshot as Snapshot,
     is_of_programs as is_of_programs,
 )
 
-__all__ = [
-    "LocalProgram",
-    "Placeholder",
-    "ProgramStopped",
-    "RowsMessenger",
-    "SiteLayout",
-    "Snapshot",
-    "ValuesMessenger",
-    "needs_data",
-    "no_placeholder_parameters",
-]
+__all__ = ["LocalProgram", "ProgramState", "SiteLayout"]

@@ -1,7 +1,7 @@
 """A Pyro program read datum by datum."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
@@ -9,14 +9,17 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide import AutoGuide
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import nn
 
-from pyro_infomax._data import rows_of
+from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
+from pyro_infomax._types import Program, Site
 from pyro_infomax.distributions import is_point_mass
 from pyro_infomax.nn import evaluation_mode, modules_behind
 from pyro_infomax.poutine import (
@@ -39,8 +42,6 @@ from pyro_infomax.programs._messengers import (
 
 # ---- A first run of a program, which shows how it takes its data.
 
-Program = Callable[..., Any]
-Tensors = tuple[torch.Tensor, ...]
 
 _FEW: Final = 64  # rows
 
@@ -57,8 +58,8 @@ class Probe:
         error: what ended the run of a prior after some latent sites, None for a run to the end.
     """
 
-    trace: Any
-    frame: Any
+    trace: poutine.Trace
+    frame: CondIndepStackFrame
     follows: bool = False
     error: Exception | None = None
 
@@ -88,6 +89,7 @@ def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None 
     """
     subject = _Subject(program, role, data_plate)
     few, fewer = _few_of(data)
+    # Few of many rows show as much as all, unless the program makes parameters for the data that it gets
     if len(data[0]) > _FEW and not _awaits_data(program):
         before = set(pyro.get_param_store().keys())
         seen = subject.run_on_all_of(few)
@@ -96,6 +98,7 @@ def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None 
             del pyro.get_param_store()[name]
         if seen is not None and not made and subject.run_on_all_of(fewer):
             return replace(seen, follows=True)
+    # Else it runs on all of them, and on few only to see whether its plate follows
     whole = subject.run(data)
     follows = subject.run_on_all_of(few) and subject.run_on_all_of(fewer)
     return replace(whole, follows=bool(follows))
@@ -152,7 +155,7 @@ class _RowsInReach(Messenger):
             msg["done"] = True
 
 
-def _latents(trace: Any) -> list[Any]:
+def _latents(trace: poutine.Trace) -> list[Site]:
     return [site for site in sample_sites(trace) if not site["is_observed"]]
 
 
@@ -175,9 +178,7 @@ def _awaits_data(program: Program) -> bool:
     return isinstance(poutine.unwrap(program), Messenger) or any(g.prototype_trace is None for g in guides)
 
 
-# ---- local program
-
-Values = Mapping[str, torch.Tensor]
+# ---- The program as its layout shows it: run in pieces, with values given, scored datum by datum.
 
 
 @final
@@ -238,27 +239,27 @@ class LocalProgram:
         seen = probe(program, data, role=role, data_plate=data_plate)
         self.plate: str = seen.frame.name
         self.follows = seen.follows
-        self.subsamples = not seen.follows and seen.frame.size < seen.frame.full_size
+        self.subsamples = not seen.follows and _subsamples(seen.frame)
         self.piece: int = batch_size if seen.follows else seen.frame.size
         self.error = seen.error
-        self._check(seen, data)
+        self._refuse_unknown_densities(seen, data)
         self.latents = self._layouts(seen, observed=False)
         self.observed = self._layouts(seen, observed=True)
         self.point_masses = [name for name in self.latents if is_point_mass(seen.trace.nodes[name]["fn"])]
 
-    def _check(self, seen: Probe, data: Tensors) -> None:
+    def _refuse_unknown_densities(self, seen: Probe, data: Tensors) -> None:
         if self.subsamples and self.plate not in seen.trace.nodes:
             raise NotImplementedError(
                 f"The plate {self.plate!r} of the {self.role} took its subsample before the program ran; "
                 "make the plate within the program"
             )
         for site in sample_sites(seen.trace):
-            self._check_site(site)
+            self._refuse_site(site)
         given = [site["name"] for site in sample_sites(seen.trace) if self._is_given(site)]
         if given and self.role != "prior":
-            self._check_apart(given, data)
+            self._refuse_dependence(given, data)
 
-    def _check_site(self, site: Any) -> None:
+    def _refuse_site(self, site: Site) -> None:
         name, observed = site["name"], site["is_observed"]
         if self.role == "guide" and self._counts_in_guide(site):
             raise NotImplementedError(
@@ -276,20 +277,20 @@ class LocalProgram:
                 "so global; fix global latents with pyro.poutine.condition and ask for the local ones"
             )
 
-    def _counts_in_guide(self, site: Any) -> bool:
+    def _counts_in_guide(self, site: Site) -> bool:
         # a guide that is a messenger runs the model, whose observed sites these are
         if not site["is_observed"] or isinstance(poutine.unwrap(self.program), Messenger):
             return False
         return isinstance(site["fn"], dist.Unit) or (self._is_local(site) and not is_deterministic(site))
 
-    def _is_local(self, site: Any) -> bool:
+    def _is_local(self, site: Site) -> bool:
         return any(frame.name == self.plate for frame in frames_of(site))
 
-    def _is_given(self, site: Any) -> bool:
+    def _is_given(self, site: Site) -> bool:
         return site["is_observed"] and not is_deterministic(site) and not self._is_local(site)
 
     @torch.no_grad()
-    def _check_apart(self, names: list[str], data: Tensors) -> None:
+    def _refuse_dependence(self, names: list[str], data: Tensors) -> None:
         """Observed sites outside the data plate must not change with the latent sites of the data."""
         with isolated_random_state(), evaluation_mode(self.program):
             first, again = (self.trace(data, next(self.pieces(len(data[0])))) for _ in range(2))
@@ -307,17 +308,17 @@ class LocalProgram:
         wanted = [site for site in sites if site["is_observed"] == observed and not is_deterministic(site)]
         return {site["name"]: self._layout(site, depth) for site in wanted}
 
-    def _layout(self, site: Any, depth: int) -> SiteLayout:
+    def _layout(self, site: Site, depth: int) -> SiteLayout:
         frames = {frame.name: frame for frame in frames_of(site)}
         data = frames.pop(self.plate)
-        self._check_batch(site, {frame.dim for frame in (data, *frames.values())})
+        self._refuse_batch_without_plates(site, {frame.dim for frame in (data, *frames.values())})
         inner = sorted((frame.dim, self._whole_size(frame, site)) for frame in frames.values())
         event_shape = tuple(site["fn"].event_shape)
         rank = site["value"].dim() - len(event_shape)
         dtype = site["value"].dtype
         return SiteLayout(site["name"], data.dim, tuple(inner), event_shape, depth, rank, dtype)
 
-    def _check_batch(self, site: Any, plates: set[int]) -> None:
+    def _refuse_batch_without_plates(self, site: Site, plates: set[int]) -> None:
         batch = tuple(site["fn"].batch_shape)
         if any(size > 1 and i - len(batch) not in plates for i, size in enumerate(batch)):
             raise ValueError(
@@ -325,13 +326,13 @@ class LocalProgram:
                 f"has plates at {sorted(plates)} only; declare events by .to_event()"
             )
 
-    def _whole_size(self, frame: Any, site: Any) -> int:
-        if frame.size < frame.full_size:
+    def _whole_size(self, frame: CondIndepStackFrame, site: Site) -> int:
+        if _subsamples(frame):
             raise NotImplementedError(
                 f"The plate {frame.name!r} around {site['name']!r} subsamples within the data plate, so that "
                 "the site's density is not known; let it take all of its rows"
             )
-        return int(frame.size)
+        return frame.size
 
     def running(self, program: Program) -> "LocalProgram":
         """The same layout for a variant of the program that has the same sites."""
@@ -367,7 +368,7 @@ class LocalProgram:
             rows = torch.arange(first, first + (new if self.follows else self.piece)) % size
             yield rows, slice(start - first, start - first + new)
 
-    def together(self, size: int, run: Callable[[torch.Tensor], Values]) -> dict[str, torch.Tensor]:
+    def together(self, size: int, run: Callable[[torch.Tensor], SiteValues]) -> dict[str, torch.Tensor]:
         """What runs over all rows of ``size`` data give, end to end.
 
         Args:
@@ -385,7 +386,7 @@ class LocalProgram:
         data: Tensors,
         rows: torch.Tensor | None = None,
         *,
-        values: Values | None = None,
+        values: SiteValues | None = None,
         stop_after: Sequence[str] | None = None,
     ) -> Any:
         """Runs the program on some rows.
@@ -424,7 +425,7 @@ class LocalProgram:
             name: layout.rows(trace.nodes[name]["value"], rows)[0] for name, layout in self.latents.items()
         }
 
-    def log_prob(self, site: Any, rows: int, *, z: torch.Tensor | None = None) -> torch.Tensor:
+    def log_prob(self, site: Site, rows: int, *, z: torch.Tensor | None = None) -> torch.Tensor:
         """log p of a traced site datum by datum, inner plates summed, in float64.
 
         Args:
@@ -437,12 +438,12 @@ class LocalProgram:
             (outer, rows), in nats.
         """
         layout = (self.latents | self.observed)[site["name"]]
-        self._check_rows(site, rows)
+        self._refuse_other_rows(site, rows)
         score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
         _, mask = unweighted_scale_and_mask(site)
         return layout.summed(scale_and_mask(score, mask=mask).double(), rows)
 
-    def _check_rows(self, site: Any, rows: int) -> None:
+    def _refuse_other_rows(self, site: Site, rows: int) -> None:
         (size,) = (frame.size for frame in frames_of(site) if frame.name == self.plate)
         if size != rows:
             raise ValueError(
@@ -451,7 +452,7 @@ class LocalProgram:
             )
 
 
-def _score(fn: Any, layout: SiteLayout, z: torch.Tensor, rows: int) -> torch.Tensor:
+def _score(fn: TorchDistribution, layout: SiteLayout, z: torch.Tensor, rows: int) -> torch.Tensor:
     if not layout.dtype.is_floating_point:
         return fn.log_prob(layout.place(z.to(layout.dtype), rows))
     try:
@@ -461,13 +462,17 @@ def _score(fn: Any, layout: SiteLayout, z: torch.Tensor, rows: int) -> torch.Ten
         return fn.log_prob(layout.place(z.to(layout.dtype), rows))
 
 
-def _trace(program: Program, data: Tensors) -> Any:
+def _trace(program: Program, data: Tensors) -> poutine.Trace:
     handler = poutine.trace(program)
     try:
         with plain_errors():
             return handler.get_trace(*data)
     except ProgramStopped:
         return handler.trace
+
+
+def _subsamples(frame: CondIndepStackFrame) -> bool:
+    return frame.full_size is not None and frame.size < frame.full_size
 
 
 def _all_equal(tensors: Sequence[torch.Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""A messenger that says which rows of the data a subsampling plate takes."""
+"""Messengers that give a program its rows and values, and placeholders that stand for its data."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,9 +7,12 @@ from typing import Any, Final, Self, final
 import pyro
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 
-# ---- rows messenger
+from pyro_infomax._types import Site
+
+# ---- A messenger that says which rows of the data a subsampling plate takes.
 
 
 @final
@@ -33,7 +36,7 @@ class RowsMessenger(Messenger):
         self.plate = plate
         self.rows = rows
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: "Message[..., torch.Tensor]") -> None:
         if msg["name"] == self.plate and site_is_subsample(msg):
             msg["value"] = self.rows
             msg["done"] = True
@@ -80,12 +83,12 @@ class ValuesMessenger(Messenger):
         self._awaited = set(self.stop_after or ())
         return super().__enter__()
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         if msg["name"] in self.values:
             msg["value"] = self.values[msg["name"]]
             msg["done"] = True
 
-    def _pyro_post_sample(self, msg: Any) -> None:
+    def _pyro_post_sample(self, msg: Site) -> None:
         self._awaited.discard(msg["name"])
         if self.stop_after is not None and not self._awaited:
             raise ProgramStopped
@@ -114,7 +117,7 @@ class GenerateMessenger(Messenger):
         super().__init__()
         self.sites = sites
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         if msg["name"] in self.sites:
             msg["is_observed"] = False
             msg["value"] = None
@@ -196,13 +199,14 @@ def _writes(name: str) -> bool:
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
-def _without_device(args: Sequence[Any]) -> tuple[Any, ...]:
+def _without_device(args: Sequence[object]) -> tuple[object, ...]:
     return tuple(_dtype_of(each) for each in args if not isinstance(each, str | torch.device))
 
 
-def _dtype_of(each: Any) -> Any:
-    is_example = isinstance(each, torch.Tensor) and not isinstance(each, Placeholder)
-    return each.dtype if is_example else each
+def _dtype_of(each: object) -> object:
+    if isinstance(each, torch.Tensor) and not isinstance(each, Placeholder):
+        return each.dtype
+    return each
 
 
 def needs_data(error: Exception | None = None) -> ValueError:

@@ -14,6 +14,7 @@ from torch.distributions import transform_to
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from pyro_infomax._types import Program, Site, State
 from pyro_infomax.nn import instance_prefix, modules_behind
 
 # ---- Names of parameters that do not depend on what else a process has built.
@@ -70,10 +71,10 @@ class RandomStreams:
         True
     """
 
-    def __init__(self, *sources: Any) -> None:
+    def __init__(self, *sources: object) -> None:
         self._generators = list(dict.fromkeys(_generators(sources, seen=set())))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Where the streams stand now."""
         in_use = torch.cuda.is_initialized()
         return {
@@ -101,7 +102,7 @@ class RandomStreams:
             torch.cuda.set_rng_state(stood, device)
 
 
-def _generators(thing: Any, *, seen: set[int]) -> Iterator[torch.Generator]:
+def _generators(thing: object, *, seen: set[int]) -> Iterator[torch.Generator]:
     if id(thing) in seen:
         return
     seen.add(id(thing))
@@ -116,9 +117,8 @@ def _generators(thing: Any, *, seen: set[int]) -> Iterator[torch.Generator]:
                 yield from _generators(part, seen=seen)
 
 
-# ---- program state
+# ---- The live parameters and buffers of a pair of programs.
 
-Program = Callable[..., Any]
 Place = tuple[nn.Module, str]
 
 
@@ -155,7 +155,7 @@ class ProgramState:
         self._known = weakref.WeakSet(each for module in behind for each in module.modules())
         self._waiting: dict[str, Tensor] = {}
         self._waiting_buffers: dict[str, Tensor] = {}
-        self._stood: dict[str, dict[str, Any]] = {}
+        self._stood: dict[str, State] = {}
         self._followers: list[Callable[[Mapping[str, Tensor], Mapping[Place, Tensor]], None]] = []
 
     @property
@@ -175,11 +175,11 @@ class ProgramState:
 
     def buffers(self) -> dict[str, Tensor]:
         """The buffers of all modules known so far, by names that are the same in each process."""
-        return {name: _read(place) for name, place in self.places().items()}
+        return {name: _buffer_at(place) for name, place in self.places().items()}
 
     def buffers_by_place(self) -> dict[Place, Tensor]:
         """The same buffers, by where they are: for use within this process, where no name may change."""
-        return {place: _read(place) for place in self.places().values()}
+        return {place: _buffer_at(place) for place in self.places().values()}
 
     def places(self) -> dict[str, Place]:
         """Where the buffers are, by the same names: a module and an attribute, since these may be rebound."""
@@ -250,19 +250,19 @@ class ProgramState:
         live = self.state_dict()
         for kind, values in state.items():
             for name in live[kind].keys() & values.keys():
-                check_alike(name, live[kind][name], values[name])
+                check_fits(name, live[kind][name], values[name])
         for kind, values in state.items():
             for name in live[kind].keys() & values.keys():
                 live[kind][name].copy_(values[name])
         self._waiting = _without(state["parameters"], live["parameters"])
         self._waiting_buffers = _without(state["buffers"], live["buffers"])
 
-    def _expect(self, message: Any) -> None:
+    def _expect(self, message: Site) -> None:
         # The initial value that a waiting one replaces must not be drawn from the stream of this run
         if self._waiting and self._names(message["name"]) in self._waiting:
             self._stood[message["name"]] = RandomStreams().state_dict()
 
-    def _meet(self, message: Any) -> None:
+    def _meet(self, message: Site) -> None:
         name, leaf = message["name"], _unconstrained(message["value"])
         if self._leaves.get(name) is leaf:
             return
@@ -271,7 +271,7 @@ class ProgramState:
             self._stored.add(name)
         stable = self._names(name)
         if stable in self._waiting:
-            _set(stable, leaf, self._waiting)
+            _fill(stable, leaf, self._waiting)
             RandomStreams().load_state_dict(self._stood.pop(name))
             message["value"] = _constrained(name, leaf, message)
         for follower in self._followers:
@@ -285,7 +285,7 @@ class ProgramState:
         self._called.append(weakref.ref(module))
         for name, buffer in self.buffers().items() if self._waiting_buffers else ():
             if name in self._waiting_buffers:
-                _set(name, buffer, self._waiting_buffers)
+                _fill(name, buffer, self._waiting_buffers)
         for follower in self._followers:
             follower({}, buffers)
 
@@ -302,16 +302,16 @@ class ProgramState:
 class _ParamMessenger(Messenger):
     capture_key = "it only watches"
 
-    def __init__(self, expect: Callable[[Any], None], meet: Callable[[Any], None]) -> None:
+    def __init__(self, expect: Callable[[Site], None], meet: Callable[[Site], None]) -> None:
         super().__init__()
         self._expect = expect
         self._meet = meet
 
-    def _pyro_param(self, message: Any) -> None:
+    def _pyro_param(self, message: Site) -> None:
         self._expect(message)
 
     # Outermost, this runs before what slices the value for a plate and what records it
-    def _pyro_post_param(self, message: Any) -> None:
+    def _pyro_post_param(self, message: Site) -> None:
         self._meet(message)
 
 
@@ -325,7 +325,7 @@ def is_of_programs(name: str) -> bool:
     return not name.startswith("__baseline_avg_downstream_cost_")
 
 
-def check_alike(name: str, live: Tensor, value: Tensor) -> None:
+def check_fits(name: str, live: Tensor, value: Tensor) -> None:
     """Checks that a value can stand for a live tensor.
 
     Raises:
@@ -343,12 +343,12 @@ def _without(values: Mapping[str, Tensor], names: Container[str]) -> dict[str, T
 
 
 @torch.no_grad()
-def _set(name: str, tensor: Tensor, waiting: dict[str, Tensor]) -> None:
-    check_alike(name, tensor, waiting[name])
+def _fill(name: str, tensor: Tensor, waiting: dict[str, Tensor]) -> None:
+    check_fits(name, tensor, waiting[name])
     tensor.copy_(waiting.pop(name))
 
 
-def _read(place: Place) -> Tensor:
+def _buffer_at(place: Place) -> Tensor:
     module, attribute = place
     buffer = module._buffers[attribute]
     assert buffer is not None
@@ -363,7 +363,7 @@ def _buffer_places(root: nn.Module) -> Iterator[tuple[str, Place]]:
 
 
 def _buffers_of(root: nn.Module) -> dict[Place, Tensor]:
-    return {place: _read(place) for _, place in _buffer_places(root)}
+    return {place: _buffer_at(place) for _, place in _buffer_places(root)}
 
 
 def _registered_prefix(root: nn.Module, names: Mapping[int, str]) -> str | None:
@@ -377,12 +377,12 @@ def _registered_prefix(root: nn.Module, names: Mapping[int, str]) -> str | None:
     return None
 
 
-def _unconstrained(value: Any) -> Tensor:
+def _unconstrained(value: Tensor) -> Tensor:
     # Parameters of a PyroModule that keeps them to itself carry no link to another tensor
     return value.unconstrained() if hasattr(value, "unconstrained") else value
 
 
-def _constrained(name: str, leaf: Tensor, message: Any) -> Tensor:
+def _constrained(name: str, leaf: Tensor, message: Site) -> Tensor:
     """The value of a parameter after its unconstrained tensor has been set."""
     store = pyro.get_param_store()
     if name in store and _unconstrained(store[name]) is leaf:
@@ -466,7 +466,7 @@ class Snapshot:
         copies = {name: state["parameters"].get(stable) for name, stable in names.items()}
         self._parameters = {name: copy for name, copy in copies.items() if copy is not None}
         for name, copy in self._parameters.items():
-            check_alike(name, live[name], copy)
+            check_fits(name, live[name], copy)
         places = self._programs.places()
         self._buffers = {places[name]: copy for name, copy in state["buffers"].items() if name in places}
 

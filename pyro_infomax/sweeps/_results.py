@@ -1,4 +1,4 @@
-"""What a run returns, as one Dataset of named numbers and arrays."""
+"""The outcomes of a sweep: what a run returns, how it is kept, and all of them as one Dataset."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ from pyro_infomax.sweeps._grid import FAILURE, Axis, Point
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-# ---- sweep results
+# ---- What a run returned, as a Dataset.
 
 _UNITS: Final = "nats per datum"
 _KINDS: Final = "biufU"  # booleans, integers, floats and strings: what netCDF and npz hold as they are
@@ -377,7 +377,7 @@ _Feature = TypeVar("_Feature")
 Results = Mapping[int, xr.Dataset]
 Index: TypeAlias = "pd.Index[Any]"
 Variable: TypeAlias = tuple[list[str], Array, dict[str, object]]
-Labels = Mapping[str, Index]
+DimensionLabels = Mapping[str, Index]
 
 
 def assemble(axes: Sequence[Axis], outcomes: Sequence[PointOutcome]) -> xr.Dataset:
@@ -406,7 +406,7 @@ def assemble(axes: Sequence[Axis], outcomes: Sequence[PointOutcome]) -> xr.Datas
     return xr.Dataset(variables, coords=coords, attrs=_attributes())
 
 
-def _gathered(name: str, results: Results, labels: Labels, *, size: int) -> Variable:
+def _gathered(name: str, results: Results, labels: DimensionLabels, *, size: int) -> Variable:
     """A variable of all points: its own dimensions, its values (point, *own), and what all say about it."""
     found = {i: each[name] for i, each in results.items() if name in each.data_vars}
     dims = _agreed(name, "dimensions", [tuple(map(str, array.dims)) for array in found.values()])

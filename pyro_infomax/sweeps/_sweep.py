@@ -99,7 +99,7 @@ def _restored() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-# ---- sweeping
+# ---- The sweep.
 
 
 def sweep(

@@ -6,13 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
-from pyro_infomax.capture._optim import (
-    FlatGroup,
-    LooseGroup,
-    ParameterGroup,
-    can_flatten,
-    overlapping_tensors,
-)
+from pyro_infomax.capture._optim import ParameterGroup, can_flatten, overlapping_tensors
 
 Make = Callable[..., ParameterGroup]
 
@@ -29,9 +23,11 @@ def gradient() -> Tensor:
     return torch.arange(1.0, 12.0)
 
 
-@pytest.fixture(params=[FlatGroup, LooseGroup])
+@pytest.fixture(params=[True, False], ids=["flat", "loose"])
 def make(request: pytest.FixtureRequest) -> Make:
-    return partial(request.param, make_optimizer=partial(optim.Adam, lr=0.5, fused=True))
+    return partial(
+        ParameterGroup, flatten=request.param, make_optimizer=partial(optim.Adam, lr=0.5, fused=True)
+    )
 
 
 def test_slices(make: Make) -> None:
@@ -51,10 +47,10 @@ def test_accepted_gradient(make: Make) -> None:
 
 def test_gathered_gradients(make: Make) -> None:
     groups = [make(leaves()), make(leaves())]
-    for whole in (True, False, True, False):
+    for _ in range(4):
         for part, parameter in zip(groups[0].slices, groups[0].parameters, strict=True):
             parameter.grad = gradient()[part].view(parameter.shape)
-        groups[0].gather(whole=whole)
+        groups[0].gather()
         groups[0].step()
         groups[1].accept(gradient())
         groups[1].step()
@@ -67,7 +63,7 @@ def test_what_is_gathered_may_be_scaled(make: Make) -> None:
     group = make(leaves(), make_optimizer=partial(optim.SGD, lr=1.0))
     for parameter in group.parameters:
         parameter.grad = torch.ones_like(parameter)
-    for each in group.gather(whole=True):
+    for each in group.gather():
         each.mul_(0.5)
     group.step()
     assert group.parameters[1].item() == -0.5
@@ -75,11 +71,12 @@ def test_what_is_gathered_may_be_scaled(make: Make) -> None:
 
 def test_transposed_gradients() -> None:
     parameter = torch.zeros(2, 3, requires_grad=True)
-    group = FlatGroup([parameter], make_optimizer=partial(optim.Adam, lr=0.5, fused=True))
+    adam = partial(optim.Adam, lr=0.5, fused=True)
+    group = ParameterGroup([parameter], flatten=True, make_optimizer=adam)
     rows = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]])
     for _ in range(2):
         parameter.grad = rows.t().contiguous().t()
-        group.gather(whole=False)
+        group.gather()
         group.step()
     torch.testing.assert_close(parameter, -rows)
 
@@ -144,7 +141,8 @@ def test_state_of_a_changed_shape(make: Make) -> None:
 
 
 def test_storage_of_its_own() -> None:
-    group = FlatGroup(leaves(), make_optimizer=optim.Adam)
+    group = ParameterGroup(leaves(), flatten=True, make_optimizer=optim.Adam)
+    assert group.flat is not None
     for parameter in group.parameters:
         assert parameter.untyped_storage().nbytes() == parameter.numel() * 8
     del group.optimizer

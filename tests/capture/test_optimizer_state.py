@@ -99,12 +99,6 @@ def test_who_may_be_stepped_together(changed: dict[str, Any], alone: bool) -> No
     assert (first.key != second.key) is alone
 
 
-def test_fits() -> None:
-    state = ParameterState({"exp_avg": torch.zeros(2, 3), "step": torch.tensor(1.0)}, {})
-    assert state.fits(torch.zeros(2, 3))
-    assert not state.fits(torch.zeros(3, 2))
-
-
 @pytest.mark.parametrize(
     ("first", "second"),
     [

@@ -54,11 +54,16 @@ def test_what_is_computed_twice_is_computed_once():
 
 
 def test_one_and_true_are_not_the_same_argument():
-    graph = recorded(lambda x: (x + 1, x + True, x.sum(0, keepdim=True), x.sum(0)), torch.arange(3))
-    x = torch.arange(4, 7)
-    found = run(graph, x)
-    assert [each.dtype for each in found[:2]] == [(x + 1).dtype, (x + True).dtype]
-    assert [each.shape for each in found[2:]] == [(1,), ()]
+    """Nor are 1 and 1.0: what is added to truth values decides on their type."""
+
+    def function(x):
+        return (x + 1, x + True, x + 1.0, x.sum(0, keepdim=True), x.sum(0))
+
+    graph = recorded(function, torch.tensor([True, True, False]))
+    found = run(graph, torch.tensor([False, True, False]))
+    assert [each.dtype for each in found[:3]] == [torch.int64, torch.bool, torch.get_default_dtype()]
+    assert [each.tolist() for each in found[:3]] == [[1, 2, 1], [True, True, True], [1.0, 2.0, 1.0]]
+    assert [each.shape for each in found[3:]] == [(1,), ()]
 
 
 def test_what_is_the_same_at_each_run_is_a_constant():

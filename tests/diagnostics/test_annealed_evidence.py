@@ -207,9 +207,9 @@ def test_bad_arguments_are_refused() -> None:
     x = pair.sample(3, seed=0)
     with pytest.raises(ValueError, match="num_chains to be an integer >= 2 but got 1"):
         run(pair.model, x, num_chains=1)
-    with pytest.raises(ValueError, match="num_temperatures >= 1"):
+    with pytest.raises(ValueError, match="num_temperatures to be an integer >= 1"):
         run(pair.model, x, num_temperatures=0)
-    with pytest.raises(ValueError, match="num_leapfrog >= 1"):
+    with pytest.raises(ValueError, match="num_leapfrog to be an integer >= 1"):
         run(pair.model, x, num_leapfrog=0)
     with pytest.raises(ValueError, match="batch_size to be an integer >= 1 but got 0"):
         run(pair.model, x, batch_size=0)

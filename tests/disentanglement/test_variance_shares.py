@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from pyro_infomax.disentanglement._sample import to_sample
-from pyro_infomax.disentanglement._udr import group_means, moved_by_factors, variance_shares
+from pyro_infomax.disentanglement._sample import group_means, moved_by_factors, to_sample, variance_shares
 
 SIZES = (3, 7)
 

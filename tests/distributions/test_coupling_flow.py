@@ -90,5 +90,5 @@ def test_sizes_are_checked(wrong):
 
 
 def test_an_event_without_elements_is_refused():
-    with pytest.raises(ValueError, match="Expected event_size >= 1 but got 0"):
+    with pytest.raises(ValueError, match="Expected event_size to be an integer >= 1 but got 0"):
         CouplingFlow(0)

@@ -272,7 +272,9 @@ def test_every_divergence_refuses_a_prior_of_wrong_parameters(quantity: str, wro
 @pytest.mark.parametrize("quantity", sorted({*OF_POSTERIOR, *OF_BOTH} - WITHOUT_DRAWS))
 @pytest.mark.parametrize("num_samples", [0, -1])
 def test_every_quantity_that_draws_wants_a_draw(quantity: str, num_samples: int) -> None:
-    with pytest.raises(ValueError, match=rf"Expected num_samples >= \d but got {num_samples}"):
+    with pytest.raises(
+        ValueError, match=rf"Expected num_samples to be an integer >= \d but got {num_samples}"
+    ):
         evaluated(quantity, diagonal(), num_samples=num_samples)
 
 

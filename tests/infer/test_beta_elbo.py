@@ -11,7 +11,7 @@ from pyro_infomax.infer import (
     TraceMeanField_BetaELBO,
 )
 
-BETAS = [0.0, 0.25, 1.0, 4.0]
+BETAS = [0.0, 0.25, 4.0]
 VARIANTS = ["plain", "subsampled", "scaled", "masked", "obs_masked", "guide_factor"]
 FIELDS = ["loss", "gradient", "distortion", "rate"]
 SCORED = [Trace_BetaELBO, TraceGraph_BetaELBO, TraceEnum_BetaELBO]

@@ -15,6 +15,7 @@ from pyro_infomax.infer import Renyi_InfoMaxELBO
 from pyro_infomax.poutine import weight
 
 LAMBDAS = [-0.75, 0.0, 3.0]
+WEIGHTS_APART = [-0.75, 3.0]  # where draws are averaged: less and more than 1, by one and the same product
 PARTICLES = 5
 TWO_SITES = ("obs_masked", "auxiliary")
 
@@ -96,7 +97,7 @@ def test_reparameterised(programs, variant, lam, alpha, vectorize):
 
 
 @pytest.mark.parametrize("field", ["distortion", "rate"])
-@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("lam", WEIGHTS_APART)
 @pytest.mark.parametrize(
     "variant",
     ["plain", "subsampled", "scaled", "likelihood_scaled", "masked", "obs_masked", "guide_factor"],
@@ -107,7 +108,7 @@ def test_distortion_and_rate_are_those_of_the_particles(programs, variant, lam, 
     assert programs.within_error(estimate, expected, field)
 
 
-@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("lam", WEIGHTS_APART)
 @pytest.mark.parametrize("variant", ["plain", "likelihood_scaled", "guide_factor", "score_factor"])
 def test_score_function_loss_is_the_bound_of_two_particles(programs, variant, lam):
     """Its expectation, summed over all pairs of values."""
@@ -121,12 +122,12 @@ def test_score_function_loss_is_the_bound_of_two_particles(programs, variant, la
     elbo = Renyi_InfoMaxELBO(
         lam=lam, alpha=alpha, num_particles=2, vectorize_particles=True, max_plate_nesting=1
     )
-    losses = torch.tensor([elbo.loss(pair.model, pair.guide) for _ in range(400)])
-    assert abs(losses.mean() + expected) < 4 * losses.std() / 20
+    losses = torch.tensor([elbo.loss(pair.model, pair.guide) for _ in range(200)])
+    assert abs(losses.mean() + expected) < 4 * losses.std() / math.sqrt(200)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
-@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("lam", WEIGHTS_APART)
 @pytest.mark.parametrize("variant", ["plain", "likelihood_scaled", "guide_factor", "score_factor", "masked"])
 def test_score_function_gradient_tends_to_that_of_the_bound(programs, variant, lam, alpha):
     """Pyro's estimator is self-normalised: right as the particles become many."""
@@ -143,7 +144,7 @@ def test_score_function_gradient_tends_to_that_of_the_bound(programs, variant, l
     assert programs.within_error(estimate, expected, "gradient")
 
 
-@pytest.mark.parametrize("lam", LAMBDAS)
+@pytest.mark.parametrize("lam", WEIGHTS_APART)
 def test_score_function_gradient_with_imputed_data(programs, lam):
     """At alpha = 0 many particles give the evidence, to which missing data add nothing."""
     pair = programs.DiscretePair("obs_masked")

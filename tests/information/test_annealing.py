@@ -148,10 +148,10 @@ def test_schedules_that_do_not_rise_from_0_to_1_are_refused() -> None:
         temperatures_of(lambda t: t[:-1], 10)
     with pytest.raises(ValueError, match="that rises"):
         temperatures_of(lambda t: t.round(), 10)
-    with pytest.raises(ValueError, match="num_temperatures >= 1 but got 0"):
+    with pytest.raises(ValueError, match="num_temperatures to be an integer >= 1 but got 0"):
         temperatures_of(sigmoid_schedule, 0)
 
 
 def test_no_leapfrog_steps_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_leapfrog >= 1 but got 0"):
+    with pytest.raises(ValueError, match="num_leapfrog to be an integer >= 1 but got 0"):
         Annealing.tuned(score, start(8), temperatures=temperatures_of(sigmoid_schedule, 3), num_leapfrog=0)

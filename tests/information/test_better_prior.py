@@ -187,5 +187,5 @@ def test_other_latent_dimensions_are_refused():
         prior_gap(posterior, standard(3), holdout=holdout)
     with pytest.raises(ValueError, match="Expected a prior"):
         prior_gap(posterior, standard(2), holdout=holdout)
-    with pytest.raises(ValueError, match="num_samples >= 1"):
+    with pytest.raises(ValueError, match="num_samples to be an integer >= 1"):
         prior_gap(posterior, standard(2), holdout=posterior, num_samples=0)

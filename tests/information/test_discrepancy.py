@@ -205,7 +205,7 @@ def test_a_seed_repeats_and_leaves_the_global_state() -> None:
 
 @pytest.mark.parametrize("num_samples", [2, 0, -1])
 def test_too_few_draws_are_refused(num_samples: int) -> None:
-    with pytest.raises(ValueError, match=f"Expected num_samples >= 3 but got {num_samples}"):
+    with pytest.raises(ValueError, match=f"Expected num_samples to be an integer >= 3 but got {num_samples}"):
         mmd(encoded(), prior(), num_samples=num_samples)
 
 

@@ -150,7 +150,7 @@ def test_a_prior_of_another_dimension_is_refused(posterior: Independent) -> None
 
 
 def test_no_draws_are_refused(posterior: Independent) -> None:
-    with pytest.raises(ValueError, match="Expected num_samples >= 1 but got 0"):
+    with pytest.raises(ValueError, match="Expected num_samples to be an integer >= 1 but got 0"):
         Draws(posterior, num_samples=0)
 
 

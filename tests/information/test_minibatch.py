@@ -272,7 +272,7 @@ def test_what_cannot_be_estimated_is_refused(estimator: Callable[..., Estimate])
         estimator(normal(loc[:1], scale[:1]), data_size=N)
     with pytest.raises(ValueError, match="Expected data_size >= 5, the size of the minibatch, but got 4"):
         estimator(normal(loc, scale), data_size=4)
-    with pytest.raises(ValueError, match="Expected num_samples >= 1 but got 0"):
+    with pytest.raises(ValueError, match="Expected num_samples to be an integer >= 1 but got 0"):
         estimator(normal(loc, scale), data_size=N, num_samples=0)
     with pytest.raises(ValueError, match="Expected positive, finite scales"):
         estimator(Independent(Normal(loc, -1.0, validate_args=False), 1), data_size=N)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, Laplace, MultivariateNormal, Normal
 
-from pyro_infomax.information import ShardedMixtures, WholeMixtures
+from pyro_infomax.information import ShardedAggregate, WholeAggregate
 
 SIZES = (5, 1, 9)
 N, DIM = sum(SIZES), 3
@@ -42,7 +42,7 @@ def parameters():
 
 def sharded(ranks, family, parameters, **kwargs):
     own = family(*(each.split(SIZES)[ranks.rank] for each in parameters))
-    return ShardedMixtures(WholeMixtures(own, **kwargs), ranks)
+    return ShardedAggregate(WholeAggregate(own, **kwargs), ranks)
 
 
 @pytest.mark.parametrize("which", ["joint", "marginals"])
@@ -51,7 +51,7 @@ def test_three_processes_find_what_one_does(as_ranks, family, parameters, which,
     posterior = family(*parameters)
     z = posterior.sample((2,)).flatten(0, 1)
     index = torch.arange(N).repeat(2) if named else None
-    expected = getattr(WholeMixtures(posterior), which)(z, index)
+    expected = getattr(WholeAggregate(posterior), which)(z, index)
     for found in as_ranks(3, lambda ranks: getattr(sharded(ranks, family, parameters), which)(z, index)):
         torch.testing.assert_close(found.log_prob, expected.log_prob, rtol=0.0, atol=1e-10)
         if named:
@@ -64,7 +64,7 @@ def test_prefixes_of_sites_too(as_ranks, parameters):
     sizes, index = [1, 2], torch.arange(N)
     posterior = diagonal(*parameters)
     z = posterior.sample()
-    expected = WholeMixtures(posterior, site_sizes=sizes).prefixes(z, index)
+    expected = WholeAggregate(posterior, site_sizes=sizes).prefixes(z, index)
     for found in as_ranks(
         3, lambda ranks: sharded(ranks, diagonal, parameters, site_sizes=sizes).prefixes(z, index)
     ):
@@ -74,8 +74,8 @@ def test_prefixes_of_sites_too(as_ranks, parameters):
 
 def test_a_single_datum_leaves_nothing_in(as_ranks):
     def found(ranks):
-        own = WholeMixtures(Independent(Normal(torch.zeros(1, 2), 1.0), 1))
-        return ShardedMixtures(own, ranks).joint(torch.zeros(1, 2), torch.tensor([0]))
+        own = WholeAggregate(Independent(Normal(torch.zeros(1, 2), 1.0), 1))
+        return ShardedAggregate(own, ranks).joint(torch.zeros(1, 2), torch.tensor([0]))
 
     (mixture,) = as_ranks(1, found)
     assert math.isnan(mixture.leave_one_out)

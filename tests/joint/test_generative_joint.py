@@ -1024,7 +1024,7 @@ def test_wrong_data(x, message):
 
 @pytest.mark.parametrize("number", [0, -1])
 def test_too_few_draws(number):
-    with pytest.raises(ValueError, match=f"num_samples >= 1 but got {number}"):
+    with pytest.raises(ValueError, match=f"num_samples to be an integer >= 1 but got {number}"):
         generative(two_sites).sample(number, torch.zeros(3))
 
 

@@ -1137,7 +1137,7 @@ def test_wrong_data(data, message):
 
 def test_too_few_draws():
     case = vector_event()
-    with pytest.raises(ValueError, match="num_samples >= 1 but got 0"):
+    with pytest.raises(ValueError, match="num_samples to be an integer >= 1 but got 0"):
         representation(case.guide, case.x).sample(0)
 
 

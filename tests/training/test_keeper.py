@@ -307,7 +307,7 @@ def check_resume(make_svi, data, path, *, stops, every_steps=1, **arguments):
 # -- exactness -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stops", [(3,), (STEPS,), (2, 5, 1)], ids=str)
+@pytest.mark.parametrize("stops", [(STEPS,), (2, 5, 1)], ids=str)
 @pytest.mark.parametrize("programs", PROGRAMS)
 def test_every_kind_of_program(programs, stops, data, path):
     check_resume(partial(make, programs), data, path, stops=stops)
@@ -478,15 +478,14 @@ def generator():
     ],
     ids=["tuple", "in order", "shuffled", "generator", "sampler", "noisy loader", "noisy", "stream"],
 )
-@pytest.mark.parametrize("stops", [(3,), (STEPS, 2)], ids=str)
-def test_every_kind_of_data(load, stops, data, path):
+def test_every_kind_of_data(load, data, path):
     def run(svi, **arguments):
         # Loaders are as a new process builds them
         return outcome(svi, load(data), validation=load(data), **arguments)
 
     kept = {"checkpoint": Checkpoint(path, every_steps=1), "resume": True}
     expected = run(make("closed over", seed=7))
-    for steps in stops:
+    for steps in (STEPS, 2):  # at the end of an epoch, and within the next
         with pytest.raises(Stopped):
             run(stop_after(make("closed over", seed=7), steps), **kept)
     assert_same(run(make("closed over", seed=99), **kept), expected)
