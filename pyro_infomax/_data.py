@@ -22,9 +22,10 @@ def as_data(data: object) -> Tensors:
     Raises:
         ValueError: if it is no tensor or tuple of tensors with a first axis of one length.
     """
-    tensors = data if isinstance(data, tuple | list) else (data,)
-    if not tensors or not all(isinstance(each, torch.Tensor) and each.dim() for each in tensors):
-        kinds = [type(each).__name__ for each in tensors]
+    parts = data if isinstance(data, tuple | list) else (data,)
+    tensors = tuple(each for each in parts if isinstance(each, torch.Tensor) and each.dim())
+    if not parts or len(tensors) < len(parts):
+        kinds = [type(each).__name__ for each in parts]
         raise ValueError(
             "Expected data to be a tensor, or a tuple of tensors, whose first axis is the data but got "
             f"{kinds}"
@@ -34,7 +35,7 @@ def as_data(data: object) -> Tensors:
         raise ValueError(
             f"Expected tensors with one number of data, at least 1, but got the lengths {lengths}"
         )
-    return tuple(tensors)
+    return tensors
 
 
 def rows_of(data: Tensors, rows: torch.Tensor | slice) -> Tensors:

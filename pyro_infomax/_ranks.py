@@ -3,7 +3,8 @@
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar, final
+from contextlib import AbstractContextManager
+from typing import Any, Final, Literal, Protocol, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -14,6 +15,35 @@ _OPERATIONS: Final = {"sum": torch.distributed.ReduceOp.SUM, "max": torch.distri
 # What callers may catch must be the same in all processes; a subclass stands before its parent
 _KINDS: Final = (NotImplementedError, ValueError, RuntimeError)
 _MOST_DEVICES: Final = 64  # of one machine
+
+
+class Fabric(Protocol):
+    """What is asked of a ``Fabric``: those of ``lightning_fabric`` and ``lightning.fabric`` are some."""
+
+    @property
+    def global_rank(self) -> int:
+        """The number of this process."""
+
+    @property
+    def world_size(self) -> int:
+        """How many processes there are."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+
+    @property
+    def strategy(self) -> object:
+        """How the processes share a model."""
+
+    def broadcast(self, obj: _Result, src: int = ...) -> _Result:
+        """What one process holds, on all of them."""
+
+    def to_device(self, obj: Tensor) -> Tensor:
+        """A tensor on the device of this process."""
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Runs in the precision of the Fabric."""
 
 
 class PeerError(Exception):
@@ -40,7 +70,7 @@ class Ranks(ABC):
         return self.rank == 0
 
     @abstractmethod
-    def broadcast(self, thing: Any, source: int = 0) -> Any:
+    def broadcast(self, thing: _Result, source: int = 0) -> _Result:
         """What one process holds, on all of them.
 
         Args:
@@ -56,7 +86,7 @@ class Ranks(ABC):
     def rows(self, tensor: Tensor) -> Tensor:
         """The rows of all processes, one process after the other; each may hold another number of them."""
 
-    def all_of(self, thing: Any) -> list[Any]:
+    def all_of(self, thing: _Result) -> list[_Result]:
         """What every process holds, in their order."""
         return [self.broadcast(thing, source) for source in range(self.world_size)]
 
@@ -82,7 +112,7 @@ class Ranks(ABC):
             Exception: its own error; on the processes where it went well, that of the first that failed, as
                 one of the same kind.
         """
-        result, error = attempt(compute)
+        result, error = result_or_error(compute)
         if not int(self.reduce(torch.tensor([error is not None], dtype=torch.int64))):
             return result  # type: ignore[return-value]
         failures = [each for each in self.all_of(_told(error)) if each is not None]
@@ -108,7 +138,7 @@ class OneRank(Ranks):
     rank = 0
     world_size = 1
 
-    def broadcast(self, thing: Any, source: int = 0) -> Any:  # noqa: ARG002
+    def broadcast(self, thing: _Result, source: int = 0) -> _Result:  # noqa: ARG002
         return thing
 
     def reduce(self, tensor: Tensor, how: Literal["sum", "max"] = "sum") -> Tensor:  # noqa: ARG002
@@ -135,17 +165,18 @@ class FabricRanks(Ranks):
         fabric: of ``lightning_fabric`` or ``lightning.fabric``; only its own methods are called.
     """
 
-    def __init__(self, fabric: Any) -> None:
+    def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
         self.rank = int(fabric.global_rank)
         self.world_size = int(fabric.world_size)
 
-    def broadcast(self, thing: Any, source: int = 0) -> Any:
+    def broadcast(self, thing: _Result, source: int = 0) -> _Result:
         # Through a file in memory, which brings tensors to the device of the process that reads them
         packed = _packed(thing) if self.rank == source and self.world_size > 1 else b""
         if self.world_size == 1:
             return thing
-        return _unpacked(self.fabric.broadcast(packed, src=source), self.fabric.device)
+        found: _Result = _unpacked(self.fabric.broadcast(packed, src=source), self.fabric.device)
+        return found
 
     def reduce(self, tensor: Tensor, how: Literal["sum", "max"] = "sum") -> Tensor:
         if self.world_size == 1:
@@ -166,7 +197,7 @@ class FabricRanks(Ranks):
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(tensor.device)
 
 
-def ranks_of(fabric: Any) -> Ranks:
+def ranks_of(fabric: Fabric | None) -> Ranks:
     """The processes of a Fabric; a process by itself where there is none.
 
     Args:
@@ -186,7 +217,7 @@ def ranks_of(fabric: Any) -> Ranks:
     return FabricRanks(fabric)
 
 
-def _check_fabric(fabric: Any) -> None:
+def _check_fabric(fabric: Fabric) -> None:
     needed = ("global_rank", "world_size", "strategy", "device", "all_reduce", "all_gather", "broadcast")
     if not all(hasattr(fabric, name) for name in needed):
         raise ValueError(
@@ -206,11 +237,11 @@ def _check_fabric(fabric: Any) -> None:
         )
 
 
-def attempt(compute: Callable[[], _Result]) -> tuple[_Result | None, Exception | None]:
+def result_or_error(compute: Callable[[], _Result]) -> tuple[_Result | None, Exception | None]:
     """The result, or the error that came in its place, for the other processes to hear of it first.
 
     Example:
-        >>> attempt(lambda: 1 + 1), attempt(lambda: int("one"))[0]
+        >>> result_or_error(lambda: 1 + 1), result_or_error(lambda: int("one"))[0]
         ((2, None), None)
     """
     try:
@@ -236,7 +267,7 @@ def _retold(kind: str, message: str) -> Exception:
     return known[kind](message) if kind in known else PeerError(f"{kind} in another process: {message}")
 
 
-def _packed(thing: Any) -> bytes:
+def _packed(thing: object) -> bytes:
     file = io.BytesIO()
     torch.save(thing, file)
     return file.getvalue()

@@ -1,20 +1,27 @@
-"""The log-evidence of data by annealed importance sampling, from below and from above."""
+"""The log-evidence of data by annealed importance sampling, from below and from above.
+
+In the order of need: latent sites as unconstrained vectors, the path that chains follow over them, simulated
+data with exact draws for chains that run backwards, and the bounds.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Self, final
+from typing import Final, Self, final
 
 import pandas as pd
 import pyro
 import torch
 from pyro.distributions import constraints
 from torch.distributions import Transform, VonMises, biject_to
+from torch.distributions.constraints import Constraint
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, SiteValues, Tensors, as_data, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
+from pyro_infomax._types import Program, Site
 from pyro_infomax.diagnostics._decompose import lines_of
 from pyro_infomax.diagnostics._pair import Pair
-from pyro_infomax.distributions import in_dtype_of
+from pyro_infomax.distributions import Posterior, in_dtype_of
 from pyro_infomax.information import (
     AnnealedState,
     Annealing,
@@ -113,7 +120,7 @@ class UnconstrainedSpace:
             yield name, part.reshape(len(u), *shape)
 
 
-def _transform(site: Any, layout: SiteLayout) -> Transform:
+def _transform(site: Site, layout: SiteLayout) -> Transform:
     support = site["fn"].support
     if support.is_discrete:
         raise NotImplementedError(
@@ -134,14 +141,14 @@ def _transform(site: Any, layout: SiteLayout) -> Transform:
         ) from error
 
 
-def _is_circular(fn: Any) -> bool:
+def _is_circular(fn: object) -> bool:
     # torch gives angles the real numbers as their support
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return isinstance(fn, VonMises)
 
 
-def _for_one_datum(support: Any, site: Any, layout: SiteLayout) -> Any:
+def _for_one_datum(support: Constraint, site: Site, layout: SiteLayout) -> Constraint:
     """The support without the plates around the site."""
     if isinstance(support, constraints.independent):
         base = _for_one_datum(support.base_constraint, site, layout)
@@ -149,10 +156,11 @@ def _for_one_datum(support: Any, site: Any, layout: SiteLayout) -> Any:
     names = [name for name in ("lower_bound", "upper_bound") if hasattr(support, name)]
     if not names:
         return support
-    return type(support)(*(_common_bound(getattr(support, name), site, layout) for name in names))
+    rebuild: Callable[..., Constraint] = type(support)
+    return rebuild(*(_common_bound(getattr(support, name), site, layout) for name in names))
 
 
-def _common_bound(bound: Any, site: Any, layout: SiteLayout) -> torch.Tensor | float:
+def _common_bound(bound: torch.Tensor | float, site: Site, layout: SiteLayout) -> torch.Tensor | float:
     """A bound that every datum has: (*shape), or a number."""
     if not isinstance(bound, torch.Tensor) or not bound.dim():
         return float(bound)
@@ -243,7 +251,7 @@ class AnnealedJoint:
 
         return _with_gradients(densities, z)
 
-    def _scored_by(self, posterior: Any, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _scored_by(self, posterior: Posterior, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The posterior's log-density, (chains, data), and its gradient, (chains, data, latent)."""
 
         def density(u: torch.Tensor) -> tuple[torch.Tensor]:
@@ -315,7 +323,7 @@ class Simulated:
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Program,
         num_data: int,
         *args: torch.Tensor,
         seed: int | None = None,
@@ -335,14 +343,14 @@ class Simulated:
             self._check_reproduces(joint.log_prob(sites, *given))
 
     def _check_reproduces(self, drawn: torch.Tensor) -> None:
-        if not _agree(self._log_prob, drawn):
+        if not _are_close(self._log_prob, drawn):
             raise ValueError(
                 "Expected a model whose latents and likelihood follow its observed arguments by their sites "
                 "alone, but it scores the simulated data otherwise than it drew them; pass what it "
                 "conditions on as an argument of its own"
             )
 
-    def check_origin(self, model: Callable[..., Any], joint: GenerativeJoint) -> None:
+    def check_origin(self, model: Program, joint: GenerativeJoint) -> None:
         """Refuses what these data were not drawn from.
 
         Args:
@@ -358,14 +366,14 @@ class Simulated:
                 "no draws of this one's posterior; simulate them from it, as Simulated(model, n, x)"
             )
         found = sum(joint.log_terms(self.data, self.latents), start=torch.zeros(()))
-        if not _agree(found, self._log_prob):
+        if not _are_close(found, self._log_prob):
             raise ValueError(
                 "Expected simulated data as they were drawn but their density under the model is another one "
                 "now, since parameters, data or latents have changed; simulate them again"
             )
 
 
-def _agree(a: torch.Tensor, b: torch.Tensor) -> bool:
+def _are_close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, rtol=_RELATIVE, atol=_ABSOLUTE)
 
 
@@ -482,10 +490,10 @@ class AnnealedEvidence:
 
 
 def annealed_importance_sampling(
-    model: Callable[..., Any],
+    model: Program,
     data: Data | Simulated,
     *,
-    guide: Callable[..., Any] | None = None,
+    guide: Program | None = None,
     num_temperatures: int = 300,
     num_chains: int = 16,
     num_leapfrog: int = 3,
@@ -554,22 +562,26 @@ def annealed_importance_sampling(
         >>> bool(-0.1 < found.upper.value - found.lower.value < 0.5)
         True
     """
-    if num_chains < 2:
-        raise ValueError(f"Expected num_chains >= 2, for an error of the bound, but got {num_chains}")
-    if batch_size < 1:
-        raise ValueError(f"Expected batch_size >= 1 but got {batch_size}")
+    # Two chains are the fewest by which the error of the bound is known
+    whole_number("num_chains", num_chains, at_least=2)
+    whole_number("batch_size", batch_size, at_least=1)
     temperatures = temperatures_of(schedule, num_temperatures)
     arguments = data.data if isinstance(data, Simulated) else as_data(data)
-    # the pilot's and the reverse chains' starts are no weighed states of the forward chains
     with evaluation_mode(model, *([] if guide is None else [guide])), torch.no_grad(), seeded_draws(seed):
         weights = ImportanceWeights(num_chains, len(arguments[0]))
         path = _path(model, arguments, guide, data_plate=data_plate, batch_size=batch_size)
-        exact = _exact_draws(model, data, path) if isinstance(data, Simulated) else None
+        exact = None
+        if isinstance(data, Simulated):
+            data.check_origin(model, path.joint)
+            exact = path.flat(data.latents)  # (data, latent)
+        # Step sizes come from chains of their own: tuned on the weighed ones they would break the bounds
         annealing = Annealing.tuned(
             path, path.draw(_PILOT_CHAINS), temperatures=temperatures, num_leapfrog=num_leapfrog
         )
+        # Forwards from the start: the mean weight is unbiased for p(x), its logarithm a lower bound
         run = annealing.forward(path.draw(num_chains))
         weights.add(run.log_weight)
+        # Backwards from an exact draw of the posterior: the mean inverse weight is unbiased for 1 / p(x)
         upper = None if exact is None else _upper(annealing, exact, num_chains)
     return AnnealedEvidence(
         lower=weights.estimate,
@@ -583,9 +595,9 @@ def annealed_importance_sampling(
 
 
 def _path(
-    model: Callable[..., Any],
-    data: tuple[torch.Tensor, ...],
-    guide: Callable[..., Any] | None,
+    model: Program,
+    data: Tensors,
+    guide: Program | None,
     *,
     data_plate: str | None,
     batch_size: int,
@@ -596,12 +608,6 @@ def _path(
         )
     pair = Pair(model, guide, data, data_plate=data_plate, batch_size=batch_size)
     return AnnealedJoint(pair.generative, data, pair=pair, batch_size=batch_size)
-
-
-def _exact_draws(model: Callable[..., Any], simulated: Simulated, path: AnnealedJoint) -> torch.Tensor:
-    """The exact draws of the posterior, (data, latent)."""
-    simulated.check_origin(model, path.joint)
-    return path.flat(simulated.latents)
 
 
 def _upper(annealing: Annealing, exact: torch.Tensor, num_chains: int) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, Final, final
 
 import numpy as np
@@ -11,8 +12,10 @@ import pyro
 import torch
 import xarray as xr
 
-from pyro_infomax._data import Data, rows_of
+from pyro_infomax._checks import whole_number
+from pyro_infomax._data import Data, Tensors, rows_of
 from pyro_infomax._random import seeded_draws
+from pyro_infomax._types import Array, Program
 from pyro_infomax._version import __version__
 from pyro_infomax.diagnostics._decompose import Decomposition, account_of
 from pyro_infomax.diagnostics._pair import Pair
@@ -21,7 +24,7 @@ from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.programs import LocalProgram
 from pyro_infomax.training import History
 
-# ---- Groups of arrays as the installed ArviZ's native type; free of torch, to serve any ArviZ.
+# ---- Groups of arrays as the installed ArviZ's native type.
 
 
 def to_native(groups: Mapping[str, xr.Dataset]) -> Any:
@@ -42,10 +45,10 @@ def to_native(groups: Mapping[str, xr.Dataset]) -> Any:
     # 1.1 and later have an attribute InferenceData too, so that only the version tells.
     if int(az.__version__.split(".")[0]) >= 1:
         return xr.DataTree.from_dict({f"/{name}": group for name, group in groups.items()})
-    return az.InferenceData(**dict[str, Any](groups))
+    return az.InferenceData(**groups)
 
 
-def _arviz() -> Any:
+def _arviz() -> ModuleType:
     """ArviZ, imported at first use: it takes as long as all the rest, and few runs convert."""
     with warnings.catch_warnings():
         # 0.23 announces its successor on import, which must not end a program that makes errors of warnings
@@ -81,7 +84,7 @@ class Labels:
         self,
         data_size: int,
         *,
-        coords: Mapping[str, Sequence[Any]],
+        coords: Mapping[str, Sequence[object]],
         dims: Mapping[str, Sequence[str]],
     ) -> None:
         self.coords = dict(coords)
@@ -119,8 +122,8 @@ class Labels:
             raise ValueError(f"Expected {number} names of dimensions for {name!r} but got {list(names)}")
         return names
 
-    def _along(self, dim: str, size: int) -> Any:
-        labels = self.coords.get(dim, np.arange(size))
+    def _along(self, dim: str, size: int) -> Sequence[object] | Array:
+        labels: Sequence[object] | Array = self.coords.get(dim, np.arange(size))
         if dim == _DATUM:
             return labels[:size]
         _check_number(dim, len(labels), size)
@@ -132,19 +135,19 @@ def _check_number(dim: str, labels: int, size: int) -> None:
         raise ValueError(f"Expected {size} labels for the dimension {dim!r} but got {labels}")
 
 
-# ---- inference data
+# ---- What is known of a pair, as groups.
 
 _PREDICTIVE_DATA: Final = 100
 
 
 def to_arviz(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: Program,
+    guide: Program,
     data: Data,
     *,
     num_samples: int = 100,
     history: History | pd.DataFrame | None = None,
-    coords: Mapping[str, Sequence[Any]] | None = None,
+    coords: Mapping[str, Sequence[object]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     seed: int | None = None,
     data_plate: str | None = None,
@@ -188,10 +191,9 @@ def to_arviz(
         >>> dict(idata.posterior["z"].sizes)
         {'chain': 1, 'draw': 5, 'datum': 10, 'axis': 2}
     """
-    if num_samples < 1:
-        raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
-    if predictive_data is not None and predictive_data < 0:
-        raise ValueError(f"Expected predictive_data >= 0 or None but got {predictive_data}")
+    whole_number("num_samples", num_samples, at_least=1)
+    if predictive_data is not None:
+        whole_number("predictive_data", predictive_data, at_least=0)
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
         pair = Pair(model, guide, data, data_plate=data_plate)
         labels = Labels(pair.data_size, coords=coords or {}, dims=dims or {})
@@ -268,7 +270,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 def _observed(
     program: LocalProgram,
-    data: tuple[torch.Tensor, ...],
+    data: Tensors,
     size: int,
     z: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
@@ -298,8 +300,9 @@ def _information(account: Decomposition) -> xr.Dataset:
     """The account, and that of held-out data with the prefix ``holdout_``."""
     arrays, reasons = _arrays(account)
     if account.holdout is not None:
-        for named, held_out in zip((arrays, reasons), _arrays(account.holdout), strict=True):
-            named |= {f"holdout_{name}": each for name, each in held_out.items()}
+        held_out, missing = _arrays(account.holdout)
+        arrays |= {f"holdout_{name}": each for name, each in held_out.items()}
+        reasons |= {f"holdout_{name}": each for name, each in missing.items()}
     used = {along: names for along, names in map(account.axis, arrays) if _runs_along(arrays, along)}
     coords = {along: list(names) for along, names in used.items()}
     return xr.Dataset(arrays, coords={"latent": list(account.latent_names)} | coords, attrs=reasons)
@@ -309,9 +312,9 @@ def _runs_along(arrays: Mapping[str, xr.DataArray], dim: str) -> bool:
     return any(dim in each.dims for each in arrays.values())
 
 
-def _arrays(account: Decomposition) -> tuple[dict[str, Any], dict[str, Any]]:
+def _arrays(account: Decomposition) -> tuple[dict[str, xr.DataArray], dict[str, str]]:
     """Arrays by their names, and the reasons why others are missing."""
-    arrays: dict[str, Any] = {}
+    arrays: dict[str, xr.DataArray] = {}
     for name, estimate in vars(account).items():
         if isinstance(estimate, Estimate):
             arrays |= _with_errors(name, estimate, account.axis(name)[0])

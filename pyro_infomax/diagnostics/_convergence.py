@@ -5,25 +5,27 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, final
+from typing import Final, final
 
 import pandas as pd
 import torch
 from torch.distributions import Independent, MultivariateNormal, Normal
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, rows_of
 from pyro_infomax._random import seeded_draws
+from pyro_infomax._types import Program
 from pyro_infomax.diagnostics._decompose import (
     NO_MARGINALS,
     Attempt,
+    information_ceiling,
+    information_lower_bound,
+    information_upper_bound,
     is_saturated,
     missing_lines,
-    sandwich_ceiling,
-    sandwich_lower,
-    sandwich_upper,
 )
 from pyro_infomax.diagnostics._pair import Pair
-from pyro_infomax.distributions import diagonal_normal
+from pyro_infomax.distributions import Posterior, diagonal_normal
 from pyro_infomax.information import Account, Draws, Estimate
 from pyro_infomax.nn import evaluation_mode
 
@@ -62,7 +64,7 @@ class Convergence:
     @property
     def ceiling(self) -> tuple[float, ...]:
         """ln N for each size."""
-        return tuple(map(sandwich_ceiling, self.sizes))
+        return tuple(map(information_ceiling, self.sizes))
 
     @property
     def saturated(self) -> tuple[bool, ...]:
@@ -71,7 +73,7 @@ class Convergence:
 
     def to_frame(self) -> pd.DataFrame:
         """A row a size: each quantity that is not None with its two errors, the ceiling and the flag."""
-        columns: dict[str, Any] = {"ceiling": self.ceiling, "saturated": self.saturated}
+        columns: dict[str, Sequence[float]] = {"ceiling": self.ceiling, "saturated": self.saturated}
         for name, estimate in self._estimates():
             columns[name] = estimate.value.tolist()
             for error in _ERRORS:
@@ -119,8 +121,8 @@ def _with_error(estimate: Estimate) -> str:
 
 
 def convergence(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: Program,
+    guide: Program,
     data: Data,
     *,
     sizes: Sequence[int] | None = None,
@@ -167,12 +169,11 @@ def convergence(
         >>> print(f"{float(oracle.mutual_information):.2f}, {curve.mutual_information_upper[-1]}")
         1.73, 1.7...
     """
-    if num_samples < 1:
-        raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
+    whole_number("num_samples", num_samples, at_least=1)
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
         build = partial(Pair, model, guide, data_plate=data_plate, batch_size=batch_size)
         pair = build(data)
-        chosen = _halves(pair.data_size) if sizes is None else _checked(sizes, pair.data_size)
+        chosen = _halves(pair.data_size) if sizes is None else _within_data(sizes, pair.data_size)
         # as many as decompose takes, so that both have the same draws of one seed
         z = pair.draw(max(2, num_samples))[:num_samples]
         order = torch.randperm(pair.data_size)
@@ -187,14 +188,14 @@ def convergence(
 
 
 def _curves(accounts: list[Account], attempt: Attempt) -> Convergence:
-    def curve(name: str, reason: str | None = None) -> Any:
+    def curve(name: str, reason: str | None = None) -> Estimate | None:
         return attempt(lambda: _along([getattr(each, name) for each in accounts]), name, reason=reason)
 
     return Convergence(
         sizes=tuple(each.draws.data_size for each in accounts),
-        mutual_information_lower=_along(list(map(sandwich_lower, accounts))),
-        mutual_information_upper=_along(list(map(sandwich_upper, accounts))),
-        leave_one_out=curve("leave_one_out"),
+        mutual_information_lower=_along(list(map(information_lower_bound, accounts))),
+        mutual_information_upper=_along(list(map(information_upper_bound, accounts))),
+        leave_one_out=_along([each.leave_one_out for each in accounts]),
         rate=curve("rate"),
         marginal_kl=curve("marginal_kl"),
         total_correlation=curve("total_correlation", NO_MARGINALS),
@@ -215,10 +216,10 @@ def _halves(data_size: int) -> list[int]:
     sizes = [data_size]
     while sizes[-1] // 2 >= fewest:
         sizes.append(sizes[-1] // 2)
-    return _checked(sizes, data_size)
+    return _within_data(sizes, data_size)
 
 
-def _checked(sizes: Sequence[int], data_size: int) -> list[int]:
+def _within_data(sizes: Sequence[int], data_size: int) -> list[int]:
     chosen = sorted(set(map(operator.index, sizes)))
     if data_size < 2 or not chosen or chosen[0] < 2 or chosen[-1] > data_size:
         raise ValueError(
@@ -228,7 +229,7 @@ def _checked(sizes: Sequence[int], data_size: int) -> list[int]:
     return chosen
 
 
-def _posterior_of(pair: Pair, build: Callable[[Data], Pair], rows: torch.Tensor) -> Any:
+def _posterior_of(pair: Pair, build: Callable[[Data], Pair], rows: torch.Tensor) -> Posterior:
     """The posteriors of some of the data: those of all cut down where they are Normal, else encoded again."""
     if len(rows) == pair.data_size:
         return pair.posterior

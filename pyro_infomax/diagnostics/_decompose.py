@@ -1,4 +1,4 @@
-"""The account of a pair's nats."""
+"""The account of a pair's nats: what it says, how it is made, its terms, and what prints it."""
 
 import hashlib
 import math
@@ -6,17 +6,22 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Any, Final, Literal, final
+from typing import Final, Literal, TypeVar, final
 
 import pandas as pd
 import pyro.distributions as dist
 import torch
+from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
-from pyro_infomax._ranks import Ranks, ranks_of
+from pyro_infomax._ranks import Fabric, Ranks, ranks_of
+from pyro_infomax._types import Array, Program, Site
 from pyro_infomax.diagnostics._pair import Pair, ScoredDraws, held_out_pair
 from pyro_infomax.distributions import (
+    Posterior,
     closed_divergence,
     full_name,
     in_dtype_of,
@@ -37,302 +42,7 @@ from pyro_infomax.information import (
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import unweighted_scale_and_mask
 
-# ---- Quantities that may not exist.
-
-NO_MARGINALS: Final = "single latent dimensions of the guide or the prior have no density in closed form"
-
-
-@final
-class Attempt:
-    """Evaluates quantities, and keeps the reasons why some of them are None.
-
-    Attributes:
-        reasons: the names of what was not to be had, and why.
-
-    Example:
-        >>> attempt = Attempt()
-        >>> def missing():
-        ...     raise NotImplementedError("no closed form")
-        >>> attempt(lambda: 1.0, "rate"), attempt(missing, "marginals", "total correlation")
-        (1.0, None)
-        >>> attempt.reasons
-        {'marginals': 'no closed form', 'total correlation': 'no closed form'}
-    """
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}
-
-    def __call__(
-        self, quantity: Callable[[], Any], *names: str, reason: Callable[[], str] | str | None = None
-    ) -> Any:
-        """The quantity, None where it raises NotImplementedError or its first name is known to be missing.
-
-        Args:
-            quantity: evaluates it.
-            names: what is missing where it is not to be had.
-            reason: in place of the error's own; a function is called only where one is needed.
-        """
-        if names[0] in self.reasons:
-            return None
-        try:
-            return quantity()
-        except NotImplementedError as error:
-            found = reason() if callable(reason) else reason
-            self.reasons.update(dict.fromkeys(names, found or str(error)))
-            return None
-
-
-def missing_lines(reasons: Mapping[str, str]) -> Iterator[str]:
-    """A line a reason, with all that is missing for it."""
-    for reason in dict.fromkeys(reasons.values()):
-        names = [name for name, each in reasons.items() if each == reason]
-        yield f"not available: {', '.join(names)} ({reason.rstrip('.')})"
-
-
-# ---- The bounds between which the population's information lies, and the ceiling of what N data can show.
-
-_POPULATION: Final = "the mutual information of the representation in the population"
-_SATURATION: Final = 1.0  # nats below the ceiling
-
-
-def sandwich_lower(account: Account) -> Estimate:
-    """The exact mixture."""
-    return replace(account.mutual_information, bound="lower", target=_POPULATION)
-
-
-def sandwich_upper(account: Account) -> Estimate:
-    """The smaller of the two upper bounds, where there are two.
-
-    The rate against a prior that depends on the data bounds nothing; a single datum, which has no other to
-    leave in, cannot show such a prior.
-    """
-    bounds = [] if account.draws.prior is None else [account.rate]
-    if account.draws.data_size > 1:
-        bounds.append(account.leave_one_out)
-    return replace(min(bounds, key=float), bound="upper", target=_POPULATION)
-
-
-def sandwich_ceiling(data_size: int) -> float:
-    """ln N, which no information under N data exceeds."""
-    return math.log(data_size)
-
-
-def is_saturated(information: Estimate, data_size: int) -> bool:
-    """Whether the information says more about N than about the representation."""
-    return float(information) > sandwich_ceiling(data_size) - _SATURATION
-
-
-# ---- Estimates by name, as a frame and as lines to print; two accounts side by side.
-
-Estimates = Mapping[str, Estimate]
-
-_COLUMNS: Final = ["value", "standard_error", "population_standard_error", "bound", "target"]
-_WIDTHS: Final = {"value": 12, "standard_error": 10, "population_standard_error": 11}
-_HEADINGS: Final = {"value": "value", "standard_error": "s.e.", "population_standard_error": "pop. s.e."}
-_UNIT: Final = "nats per datum"
-
-
-def frame_of(estimates: Estimates, facts: Mapping[str, tuple[float, str]]) -> pd.DataFrame:
-    """A row a quantity, in nats per datum: value, its two standard errors, bound and target.
-
-    Args:
-        estimates: names to scalar estimates.
-        facts: names to values that have no error, and what they are.
-    """
-    rows = {name: _row(estimate) for name, estimate in estimates.items()}
-    rows |= {name: {"value": value, "target": meaning} for name, (value, meaning) in facts.items()}
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=_COLUMNS)
-    return frame.rename_axis("quantity")
-
-
-def side_by_side(training: pd.DataFrame, holdout: pd.DataFrame) -> pd.DataFrame:
-    """Two frames as one, the columns of the second with the prefix ``holdout_``."""
-    return pd.concat([training, holdout.add_prefix("holdout_")], axis=1).rename_axis("quantity")
-
-
-def lines_of(accounts: Mapping[str, Estimates]) -> Iterator[str]:
-    """A line a quantity, the accounts beside each other under their headings.
-
-    Args:
-        accounts: a heading to the estimates below it. That of a lone account is left out.
-    """
-    names = list(dict.fromkeys(name for estimates in accounts.values() for name in estimates))
-    width = max(map(len, [_UNIT, *names]))
-    if len(accounts) > 1:
-        yield (" " * width + "".join(f"{each:>{sum(_WIDTHS.values())}}" for each in accounts)).rstrip()
-    headings = "".join(f"{_HEADINGS[column]:>{wide}}" for column, wide in _WIDTHS.items())
-    yield f"{_UNIT:<{width}}{headings * len(accounts)}  bound"
-    for name in names:
-        found = [estimates.get(name) for estimates in accounts.values()]
-        bound = next(estimate.bound for estimate in found if estimate is not None)
-        yield f"{name:<{width}}{''.join(map(_cells, found))}  {bound}"
-
-
-def _cells(estimate: Estimate | None) -> str:
-    numbers = [None] * len(_WIDTHS) if estimate is None else [getattr(estimate, each) for each in _WIDTHS]
-    return "".join(f"{_cell(n):>{wide}}" for n, wide in zip(numbers, _WIDTHS.values(), strict=True))
-
-
-def _cell(number: Any) -> str:
-    """Blank for what does not exist or is not claimed."""
-    return "" if number is None else f"{float(number):z.4f}"
-
-
-def _row(estimate: Estimate) -> dict[str, Any]:
-    population = estimate.population_standard_error
-    return {
-        "value": float(estimate.value),
-        "standard_error": float(estimate.standard_error),
-        "population_standard_error": math.nan if population is None else float(population),
-        "bound": estimate.bound,
-        "target": estimate.target,
-    }
-
-
-# ---- The entropy of discrete data, which what a pair loses in decoding is measured from.
-
-_SAME_SCORE: Final = (
-    1e-4  # nats, absolute and relative: float32 programs round differently from batch to batch
-)
-
-
-@torch.no_grad()
-def data_entropy(pair: Pair) -> Estimate:
-    r"""The entropy of the data of a pair, where its decoder gap is known from it.
-
-    .. math:: H[X] = -\sum_x p_D(x) \ln p_D(x), \qquad D = H[X] - I_q[X; Z] + G
-
-    over the distinct values x of the observed sites: ln N if no datum comes twice. The second equation
-    needs :math:`p(x \mid z)` to be a pmf of these values and of nothing else, and z to depend on the datum
-    by x alone.
-
-    Args:
-        pair: the two joints on their data.
-
-    Returns:
-        The entropy in nats, without an error; of a population it says nothing.
-
-    Raises:
-        NotImplementedError: for densities, factors, masks and further arguments, and where equal data have
-            different posteriors.
-
-    Example:
-        >>> import pyro
-        >>> def model(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        ...         pyro.sample("x", dist.Bernoulli(logits=z), obs=x)
-        >>> def guide(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         pyro.sample("z", dist.Normal(x - 0.5, 1.0))
-        >>> print(data_entropy(Pair(model, guide, torch.tensor([0.0, 1.0, 1.0, 0.0]))))  # ln 2
-        0.693 (exact)
-    """
-    with isolated_random_state():
-        first = _first_equals(pair)
-        _check_posteriors(pair, first)
-    shares = first.unique(return_counts=True)[1].double() / len(first)
-    entropy = -(shares * shares.log()).sum()
-    return Estimate(entropy, torch.zeros_like(entropy), None, "exact", "the entropy of these data")
-
-
-def _check_pmf(site: Any) -> None:
-    fn = site["fn"]
-    if isinstance(fn, dist.Unit):
-        raise NotImplementedError(f"the factor {site['name']!r} is no distribution of data")
-    if not _support_of(fn).is_discrete:
-        raise NotImplementedError(
-            "densities have no decoder gap under the empirical data distribution, and "
-            f"{site['name']!r} is {full_name(fn)}"
-        )
-    if _is_masked(site):
-        raise NotImplementedError(f"{site['name']!r} is masked, so that its values are known in part only")
-    value = site["value"]
-    if value.shape[value.dim() - len(fn.event_shape) :] != fn.event_shape:
-        raise NotImplementedError(
-            f"the values of {site['name']!r} are of another shape than its distribution"
-        )
-    if not bool(_support_of(fn).check(value).all()):
-        raise NotImplementedError(
-            f"{site['name']!r} has values to which {full_name(fn)} gives no probability"
-        )
-
-
-def _support_of(fn: Any) -> Any:
-    try:
-        return fn.support
-    except NotImplementedError as error:
-        raise NotImplementedError(f"{full_name(fn)} does not tell whether it is discrete") from error
-
-
-def _is_masked(site: Any) -> bool:
-    if unweighted_scale_and_mask(site)[1] is not None:
-        return True
-    fn = site["fn"]
-    while not isinstance(fn, dist.MaskedDistribution):
-        if not hasattr(fn, "base_dist"):
-            return False
-        fn = fn.base_dist
-    return True
-
-
-def _first_equals(pair: Pair) -> torch.Tensor:
-    """The number of the first datum whose observed values are equal, (data,)."""
-    digests = pair.of_all(pair.ranks.together(lambda: _digests(pair)))
-    first: dict[tuple[int, ...], int] = {}
-    return torch.tensor([first.setdefault(tuple(key), n) for n, key in enumerate(digests.tolist())])
-
-
-def _digests(pair: Pair) -> torch.Tensor:
-    """What tells the observed values of the data of this process apart, (own data, 2)."""
-    program = pair.program
-    if not program.observed:
-        raise NotImplementedError("the model observes nothing")
-
-    def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        nodes = program.trace(pair.data, rows).nodes
-        for site in program.observed:
-            _check_pmf(nodes[site])
-        layouts = program.observed.items()
-        values = [_flat(each.rows(nodes[site]["value"], len(rows))[0]) for site, each in layouts]
-        together = torch.cat(values, 1)
-        _check_arguments([_flat(each) for each in rows_of(pair.data, rows)], [*values, together])
-        return {"": torch.tensor([_digest(row) for row in together.cpu().numpy()])}
-
-    return program.together(pair.own_size, run)[""]
-
-
-def _flat(values: torch.Tensor) -> torch.Tensor:
-    """(rows, elements), in one type for all, in which -0.0 has become 0.0."""
-    return values.reshape(len(values), -1).double() + 0.0
-
-
-def _digest(row: Any) -> list[int]:
-    """What tells rows apart and takes little room, however long they are."""
-    return list(struct.unpack("qq", hashlib.blake2b(row.tobytes(), digest_size=16).digest()))
-
-
-def _check_arguments(arguments: list[torch.Tensor], observed: list[torch.Tensor]) -> None:
-    """Each argument, in whatever shape and type, must be an observed site, or all of them in a row."""
-    for position, each in enumerate(arguments):
-        if not any(torch.equal(each, values) for values in observed):
-            raise NotImplementedError(
-                f"argument {position} is not observed, so that entropy and information would be those given "
-                "its values"
-            )
-
-
-def _check_posteriors(pair: Pair, first: torch.Tensor) -> None:
-    """Each datum's posterior must be that of the first datum equal to it, shown by a draw from the latter."""
-    if torch.equal(first, torch.arange(len(first))):
-        return
-    z = pair.draw(1)[0, first]  # (data, latent)
-    scores = pair.posterior.log_prob(in_dtype_of(pair.posterior, z)).double()
-    if not torch.allclose(scores, scores[first], rtol=_SAME_SCORE, atol=_SAME_SCORE):
-        raise NotImplementedError("equal data have different posteriors, by which z tells more than x")
-
-
-# ---- decomposition
+# ---- The account, and what it says.
 
 
 @final
@@ -459,7 +169,7 @@ class Decomposition:
         units = latent if self.active_units is None else f"{self.active_units} active of {latent}"
         yield f"{units} latent dimensions, {self.data_size} data"
         if self.saturated:
-            cap = sandwich_ceiling(self.data_size)
+            cap = information_ceiling(self.data_size)
             yield f"saturated: I is within a nat of its cap ln N = {cap:.4f}; the population's may be larger"
         yield from missing_lines(self.unavailable)
 
@@ -506,9 +216,14 @@ _PLAIN = {
 }
 
 
+# ---- Making an account.
+
+_OF_PRIOR = ("marginal_kl", "prior_gap", "dimensionwise_kl", "prior_dependence", "dimensionwise_rate")
+
+
 def decompose(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: Program,
+    guide: Program,
     data: Data,
     *,
     num_samples: int = 1,
@@ -516,7 +231,7 @@ def decompose(
     seed: int | None = None,
     data_plate: str | None = None,
     holdout: Data | None = None,
-    fabric: Any = None,
+    fabric: Fabric | None = None,
 ) -> Decomposition:
     r"""Accounts for the nats of a pair: distortion, rate, information, marginal KL and its parts.
 
@@ -565,10 +280,9 @@ def decompose(
         >>> abs(float(account.rate) - parts) < 1e-9
         True
     """
-    if num_samples < 1:
-        raise ValueError(f"Expected num_samples >= 1 but got {num_samples}")
+    whole_number("num_samples", num_samples, at_least=1)
     ranks = ranks_of(fabric)
-    with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(_common(seed, ranks)):
+    with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(_seed_of_all(seed, ranks)):
         build = partial(Pair, model, guide, data_plate=data_plate, batch_size=batch_size, ranks=ranks)
         pair = build(data)
         held_out = None if holdout is None else held_out_pair(pair, build, holdout)
@@ -576,10 +290,10 @@ def decompose(
         if held_out is not None:
             account = replace(account, holdout=account_of(held_out, num_samples=num_samples, training=pair))
     # What is the same to rounding would still print and compare as different
-    return ranks.broadcast(account)  # type: ignore[no-any-return]
+    return ranks.broadcast(account)
 
 
-def _common(seed: int | None, ranks: Ranks) -> int | None:
+def _seed_of_all(seed: int | None, ranks: Ranks) -> int | None:
     """Processes that compute with the same draws need one seed."""
     if seed is not None or ranks.world_size == 1:
         return seed
@@ -594,17 +308,25 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
         num_samples: draws of z per datum for the terms of q(z).
         training: the pair of the training data, where these are held out.
     """
+    # What cannot be had of these programs becomes None, and the reason is kept
     attempt = Attempt()
     several = len(pair.site_names) > 1
+    # Without one prior for all data there is no KL from it, but still a rate by the scores of the draws
     prior = attempt(pair.prior, *_OF_PRIOR, *(["site_marginal_kl"] if several else []))
+    # The distortion's error is taken from its spread over draws, hence two at least
     scored = pair.score(pair.draw(max(2, num_samples)))
+    # All terms of q(z) come from one exact mixture over the data, so that their identities hold
     sizes = pair.site_sizes if several else None
     draws = Draws(
         pair.posterior, prior, z=scored.z[:num_samples], site_sizes=sizes, mixtures=pair.mixtures(sizes)
     )
     account = Account(draws)
     distortion = _sampled(-scored.log_likelihood, "exact", "the distortion of these data")
-    rate = _sampled_rate(scored) if prior is None else account.rate
+    rate = (
+        _sampled(scored.log_posterior - scored.log_prior, "exact", "the rate of these data")
+        if prior is None
+        else account.rate
+    )
     information = account.mutual_information
     entropy = attempt(lambda: data_entropy(pair), "data_entropy", "decoder_gap")
     site_rate, site_information, site_marginal_kl = _of_sites(account, scored)
@@ -625,8 +347,8 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
         if _factors(prior) is not None
         else of_dimensions(lambda: account.prior_dependence, "prior_dependence"),
         dimensionwise_rate=attempt(lambda: _dimensionwise_rate(account.draws), "dimensionwise_rate"),
-        mutual_information_lower=sandwich_lower(account),
-        mutual_information_upper=sandwich_upper(account),
+        mutual_information_lower=information_lower_bound(account),
+        mutual_information_upper=information_upper_bound(account),
         active_units=attempt(lambda: _active_units(pair.posterior), "active_units"),
         data_size=pair.data_size,
         saturated=is_saturated(information, pair.data_size),
@@ -641,6 +363,14 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
         site_information=site_information,
         site_marginal_kl=site_marginal_kl,
     )
+
+
+def _no_marginals(pair: Pair) -> str:
+    found = pair.ranks.together(pair.dependences)
+    return f"{NO_MARGINALS}: {found}" if found else NO_MARGINALS
+
+
+# ---- Its terms, one by one.
 
 
 def _of_sites(account: Account, scored: ScoredDraws) -> tuple[Estimate | None, ...]:
@@ -661,14 +391,6 @@ def _site_distortion(scored: ScoredDraws) -> Estimate | None:
     return _sampled(-scores, "exact", target) if scores.shape[-1] > 1 else None
 
 
-def _no_marginals(pair: Pair) -> str:
-    found = pair.ranks.together(pair.dependences)
-    return f"{NO_MARGINALS}: {found}" if found else NO_MARGINALS
-
-
-_OF_PRIOR = ("marginal_kl", "prior_gap", "dimensionwise_kl", "prior_dependence", "dimensionwise_rate")
-
-
 def _sampled(per_draw: torch.Tensor, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
     """The mean of (samples, data) values, at least two samples, by whose spread its own error is known.
 
@@ -679,10 +401,6 @@ def _sampled(per_draw: torch.Tensor, bound: Literal["lower", "upper", "exact"], 
     # the spread has the draws in it too, and falls short of their error by chance alone
     population = torch.maximum(spread(per_draw.mean(0)), error)
     return Estimate(per_draw.mean((0, 1)), error, population, bound, target)
-
-
-def _sampled_rate(scored: ScoredDraws) -> Estimate:
-    return _sampled(scored.log_posterior - scored.log_prior, "exact", "the rate of these data")
 
 
 def _elbo(distortion: Estimate, rate: Estimate, scored: ScoredDraws, draws: Draws) -> Estimate:
@@ -699,7 +417,7 @@ def _elbo(distortion: Estimate, rate: Estimate, scored: ScoredDraws, draws: Draw
     return replace(paired, value=value, standard_error=error, population_standard_error=population)
 
 
-def _factors(distribution: Any) -> Any:
+def _factors(distribution: object) -> Distribution | None:
     """The univariate factors of a distribution that is a product of them, None for another."""
     fn = getattr(distribution, "fn", distribution)
     return fn.base_dist if is_factorised(fn) else None
@@ -730,7 +448,304 @@ def _dimensionwise_rate(draws: Draws) -> Estimate:
     return Estimate(rates.mean(0), torch.zeros_like(rates[0]), spread(rates), "exact", target)
 
 
-def _active_units(posterior: Any) -> int:
+def _active_units(posterior: Posterior) -> int:
     if moments(posterior) is None:
         raise NotImplementedError("the moments of z given x have no closed form")
     return int(active_units(posterior).sum())
+
+
+# ---- The bounds between which the population's information lies, and the ceiling of what N data can show.
+
+_POPULATION: Final = "the mutual information of the representation in the population"
+_SATURATION: Final = 1.0  # nats below the ceiling
+
+
+def information_lower_bound(account: Account) -> Estimate:
+    """The exact mixture."""
+    return replace(account.mutual_information, bound="lower", target=_POPULATION)
+
+
+def information_upper_bound(account: Account) -> Estimate:
+    """The smaller of the two upper bounds, where there are two.
+
+    The rate against a prior that depends on the data bounds nothing; a single datum, which has no other to
+    leave in, cannot show such a prior.
+    """
+    bounds = [] if account.draws.prior is None else [account.rate]
+    if account.draws.data_size > 1:
+        bounds.append(account.leave_one_out)
+    return replace(min(bounds, key=float), bound="upper", target=_POPULATION)
+
+
+def information_ceiling(data_size: int) -> float:
+    """ln N, which no information under N data exceeds."""
+    return math.log(data_size)
+
+
+def is_saturated(information: Estimate, data_size: int) -> bool:
+    """Whether the information says more about N than about the representation."""
+    return float(information) > information_ceiling(data_size) - _SATURATION
+
+
+# ---- The entropy of discrete data, which what a pair loses in decoding is measured from.
+
+_SAME_SCORE: Final = (
+    1e-4  # nats, absolute and relative: float32 programs round differently from batch to batch
+)
+
+
+@torch.no_grad()
+def data_entropy(pair: Pair) -> Estimate:
+    r"""The entropy of the data of a pair, where its decoder gap is known from it.
+
+    .. math:: H[X] = -\sum_x p_D(x) \ln p_D(x), \qquad D = H[X] - I_q[X; Z] + G
+
+    over the distinct values x of the observed sites: ln N if no datum comes twice. The second equation
+    needs :math:`p(x \mid z)` to be a pmf of these values and of nothing else, and z to depend on the datum
+    by x alone.
+
+    Args:
+        pair: the two joints on their data.
+
+    Returns:
+        The entropy in nats, without an error; of a population it says nothing.
+
+    Raises:
+        NotImplementedError: for densities, factors, masks and further arguments, and where equal data have
+            different posteriors.
+
+    Example:
+        >>> import pyro
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Bernoulli(logits=z), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x - 0.5, 1.0))
+        >>> print(data_entropy(Pair(model, guide, torch.tensor([0.0, 1.0, 1.0, 0.0]))))  # ln 2
+        0.693 (exact)
+    """
+    with isolated_random_state():
+        first = _first_equals(pair)
+        _check_posteriors(pair, first)
+    shares = first.unique(return_counts=True)[1].double() / len(first)
+    entropy = -(shares * shares.log()).sum()
+    return Estimate(entropy, torch.zeros_like(entropy), None, "exact", "the entropy of these data")
+
+
+def _check_pmf(site: Site) -> None:
+    fn = site["fn"]
+    if isinstance(fn, dist.Unit):
+        raise NotImplementedError(f"the factor {site['name']!r} is no distribution of data")
+    if not _support_of(fn).is_discrete:
+        raise NotImplementedError(
+            "densities have no decoder gap under the empirical data distribution, and "
+            f"{site['name']!r} is {full_name(fn)}"
+        )
+    if _is_masked(site):
+        raise NotImplementedError(f"{site['name']!r} is masked, so that its values are known in part only")
+    value = site["value"]
+    if value.shape[value.dim() - len(fn.event_shape) :] != fn.event_shape:
+        raise NotImplementedError(
+            f"the values of {site['name']!r} are of another shape than its distribution"
+        )
+    if not bool(_support_of(fn).check(value).all()):
+        raise NotImplementedError(
+            f"{site['name']!r} has values to which {full_name(fn)} gives no probability"
+        )
+
+
+def _support_of(fn: Distribution) -> Constraint:
+    try:
+        support = fn.support
+    except NotImplementedError:
+        support = None
+    if support is None:
+        raise NotImplementedError(f"{full_name(fn)} does not tell whether it is discrete")
+    return support
+
+
+def _is_masked(site: Site) -> bool:
+    if unweighted_scale_and_mask(site)[1] is not None:
+        return True
+    fn = site["fn"]
+    while not isinstance(fn, dist.MaskedDistribution):
+        if not hasattr(fn, "base_dist"):
+            return False
+        fn = fn.base_dist
+    return True
+
+
+def _first_equals(pair: Pair) -> torch.Tensor:
+    """The number of the first datum whose observed values are equal, (data,)."""
+    digests = pair.of_all(pair.ranks.together(lambda: _digests(pair)))
+    first: dict[tuple[int, ...], int] = {}
+    return torch.tensor([first.setdefault(tuple(key), n) for n, key in enumerate(digests.tolist())])
+
+
+def _digests(pair: Pair) -> torch.Tensor:
+    """What tells the observed values of the data of this process apart, (own data, 2)."""
+    program = pair.program
+    if not program.observed:
+        raise NotImplementedError("the model observes nothing")
+
+    def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        nodes = program.trace(pair.data, rows).nodes
+        for site in program.observed:
+            _check_pmf(nodes[site])
+        layouts = program.observed.items()
+        values = [_flat(each.rows(nodes[site]["value"], len(rows))[0]) for site, each in layouts]
+        together = torch.cat(values, 1)
+        _check_arguments([_flat(each) for each in rows_of(pair.data, rows)], [*values, together])
+        return {"": torch.tensor([_digest(row) for row in together.cpu().numpy()])}
+
+    return program.together(pair.own_size, run)[""]
+
+
+def _flat(values: torch.Tensor) -> torch.Tensor:
+    """(rows, elements), in one type for all, in which -0.0 has become 0.0."""
+    return values.reshape(len(values), -1).double() + 0.0
+
+
+def _digest(row: Array) -> list[int]:
+    """What tells rows apart and takes little room, however long they are."""
+    return list(struct.unpack("qq", hashlib.blake2b(row.tobytes(), digest_size=16).digest()))
+
+
+def _check_arguments(arguments: list[torch.Tensor], observed: list[torch.Tensor]) -> None:
+    """Each argument, in whatever shape and type, must be an observed site, or all of them in a row."""
+    for position, each in enumerate(arguments):
+        if not any(torch.equal(each, values) for values in observed):
+            raise NotImplementedError(
+                f"argument {position} is not observed, so that entropy and information would be those given "
+                "its values"
+            )
+
+
+def _check_posteriors(pair: Pair, first: torch.Tensor) -> None:
+    """Each datum's posterior must be that of the first datum equal to it, shown by a draw from the latter."""
+    if torch.equal(first, torch.arange(len(first))):
+        return
+    z = pair.draw(1)[0, first]  # (data, latent)
+    scores = pair.posterior.log_prob(in_dtype_of(pair.posterior, z)).double()
+    if not torch.allclose(scores, scores[first], rtol=_SAME_SCORE, atol=_SAME_SCORE):
+        raise NotImplementedError("equal data have different posteriors, by which z tells more than x")
+
+
+# ---- Quantities that may not exist, and why they do not.
+
+_Quantity = TypeVar("_Quantity")
+
+NO_MARGINALS: Final = "single latent dimensions of the guide or the prior have no density in closed form"
+
+
+@final
+class Attempt:
+    """Evaluates quantities, and keeps the reasons why some of them are None.
+
+    Attributes:
+        reasons: the names of what was not to be had, and why.
+
+    Example:
+        >>> attempt = Attempt()
+        >>> def missing():
+        ...     raise NotImplementedError("no closed form")
+        >>> attempt(lambda: 1.0, "rate"), attempt(missing, "marginals", "total correlation")
+        (1.0, None)
+        >>> attempt.reasons
+        {'marginals': 'no closed form', 'total correlation': 'no closed form'}
+    """
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+
+    def __call__(
+        self, quantity: Callable[[], _Quantity], *names: str, reason: Callable[[], str] | str | None = None
+    ) -> _Quantity | None:
+        """The quantity, None where it raises NotImplementedError or its first name is known to be missing.
+
+        Args:
+            quantity: evaluates it.
+            names: what is missing where it is not to be had.
+            reason: in place of the error's own; a function is called only where one is needed.
+        """
+        if names[0] in self.reasons:
+            return None
+        try:
+            return quantity()
+        except NotImplementedError as error:
+            found = reason() if callable(reason) else reason
+            self.reasons.update(dict.fromkeys(names, found or str(error)))
+            return None
+
+
+def missing_lines(reasons: Mapping[str, str]) -> Iterator[str]:
+    """A line a reason, with all that is missing for it."""
+    for reason in dict.fromkeys(reasons.values()):
+        names = [name for name, each in reasons.items() if each == reason]
+        yield f"not available: {', '.join(names)} ({reason.rstrip('.')})"
+
+
+# ---- Estimates by name, as a frame and as lines to print; two accounts side by side.
+
+Estimates = Mapping[str, Estimate]
+
+_COLUMNS: Final = ["value", "standard_error", "population_standard_error", "bound", "target"]
+_WIDTHS: Final = {"value": 12, "standard_error": 10, "population_standard_error": 11}
+_HEADINGS: Final = {"value": "value", "standard_error": "s.e.", "population_standard_error": "pop. s.e."}
+_UNIT: Final = "nats per datum"
+
+
+def frame_of(estimates: Estimates, facts: Mapping[str, tuple[float, str]]) -> pd.DataFrame:
+    """A row a quantity, in nats per datum: value, its two standard errors, bound and target.
+
+    Args:
+        estimates: names to scalar estimates.
+        facts: names to values that have no error, and what they are.
+    """
+    rows: dict[str, dict[str, object]] = {name: _row(estimate) for name, estimate in estimates.items()}
+    rows |= {name: {"value": value, "target": meaning} for name, (value, meaning) in facts.items()}
+    frame = pd.DataFrame.from_dict(rows, orient="index", columns=_COLUMNS)
+    return frame.rename_axis("quantity")
+
+
+def side_by_side(training: pd.DataFrame, holdout: pd.DataFrame) -> pd.DataFrame:
+    """Two frames as one, the columns of the second with the prefix ``holdout_``."""
+    return pd.concat([training, holdout.add_prefix("holdout_")], axis=1).rename_axis("quantity")
+
+
+def lines_of(accounts: Mapping[str, Estimates]) -> Iterator[str]:
+    """A line a quantity, the accounts beside each other under their headings.
+
+    Args:
+        accounts: a heading to the estimates below it. That of a lone account is left out.
+    """
+    names = list(dict.fromkeys(name for estimates in accounts.values() for name in estimates))
+    width = max(map(len, [_UNIT, *names]))
+    if len(accounts) > 1:
+        yield (" " * width + "".join(f"{each:>{sum(_WIDTHS.values())}}" for each in accounts)).rstrip()
+    headings = "".join(f"{_HEADINGS[column]:>{wide}}" for column, wide in _WIDTHS.items())
+    yield f"{_UNIT:<{width}}{headings * len(accounts)}  bound"
+    for name in names:
+        found = [estimates.get(name) for estimates in accounts.values()]
+        bound = next(estimate.bound for estimate in found if estimate is not None)
+        yield f"{name:<{width}}{''.join(map(_cells, found))}  {bound}"
+
+
+def _cells(estimate: Estimate | None) -> str:
+    """Blank for what does not exist or is not claimed."""
+    numbers = {name: None if estimate is None else getattr(estimate, name) for name in _WIDTHS}
+    cells = {name: "" if number is None else f"{float(number):z.4f}" for name, number in numbers.items()}
+    return "".join(f"{cells[name]:>{wide}}" for name, wide in _WIDTHS.items())
+
+
+def _row(estimate: Estimate) -> dict[str, object]:
+    population = estimate.population_standard_error
+    return {
+        "value": float(estimate.value),
+        "standard_error": float(estimate.standard_error),
+        "population_standard_error": math.nan if population is None else float(population),
+        "bound": estimate.bound,
+        "target": estimate.target,
+    }

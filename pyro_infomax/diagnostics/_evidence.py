@@ -1,9 +1,9 @@
 """The log-evidence of data by importance sampling from their guide."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, final
+from typing import Final, final
 
 import pandas as pd
 import torch
@@ -12,6 +12,7 @@ from pyro.ops.stats import fit_generalized_pareto
 from pyro_infomax._data import Data
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
+from pyro_infomax._types import Program
 from pyro_infomax.diagnostics._decompose import lines_of
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.information import Estimate, ImportanceWeights, tail_length
@@ -128,8 +129,8 @@ class ImportanceWeightedEvidence:
 
 
 def importance_weighted_evidence(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
+    model: Program,
+    guide: Program,
     data: Data,
     *,
     num_samples: int = 1000,

@@ -2,17 +2,20 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, final
+from typing import Final, TypeVar, final
 
 import torch
 from torch.distributions import Distribution
 
-from pyro_infomax._data import Data, as_data, count_nan, rows_of
+from pyro_infomax._checks import whole_number
+from pyro_infomax._data import Data, Tensors, as_data, count_nan, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._ranks import ONE_RANK, Ranks
-from pyro_infomax.distributions import in_double, in_dtype_of, marginals_of
+from pyro_infomax._types import Program
+from pyro_infomax.distributions import Density, Posterior, in_double, in_dtype_of, marginals_of
 from pyro_infomax.information import AggregateScorer, Prefixes, ShardedAggregate, WholeAggregate
 from pyro_infomax.joint import (
     GenerativeJoint,
@@ -44,7 +47,7 @@ class SitePrior:
         (torch.Size([]), torch.Size([5]))
     """
 
-    def __init__(self, fn: Any) -> None:
+    def __init__(self, fn: Distribution) -> None:
         self.fn = fn
         self.batch_shape = torch.Size()
         self.event_shape = fn.event_shape
@@ -69,7 +72,7 @@ class SitePrior:
         return in_dtype_of(self.fn, z).unsqueeze(-2)  # (..., 1, latent)
 
 
-# ---- pair
+# ---- The pair, and draws that both of its programs have scored.
 
 
 @final
@@ -139,24 +142,23 @@ class Pair:
 
     def __init__(
         self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
+        model: Program,
+        guide: Program,
         data: Data,
         *,
         data_plate: str | None = None,
         batch_size: int = 1024,
         ranks: Ranks = ONE_RANK,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"Expected batch_size >= 1 but got {batch_size}")
+        whole_number("batch_size", batch_size, at_least=1)
         self.ranks = ranks
         ranks.together(lambda: self._read(model, guide, data, data_plate, batch_size))
         self._sizes = [int(size) for size in ranks.all_of(self.own_size)]
 
     def _read(
         self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
+        model: Program,
+        guide: Program,
         data: Data,
         data_plate: str | None,
         batch_size: int,
@@ -184,12 +186,12 @@ class Pair:
         return sum(self._sizes)
 
     @cached_property
-    def posterior(self) -> Any:
+    def posterior(self) -> Posterior:
         """q(z|x_n) of all data: batch shape (N,), event shape (latent,); in float64 if it is Normal."""
         return posterior_of_all(self._own_posterior, self.ranks)
 
     @cached_property
-    def _own_posterior(self) -> Any:
+    def _own_posterior(self) -> Posterior:
         return self.ranks.together(lambda: in_double(self.representation.posterior))
 
     def mixtures(self, site_sizes: Sequence[int] | None = None) -> AggregateScorer:
@@ -202,7 +204,7 @@ class Pair:
         own = WholeAggregate(self._own_posterior, site_sizes=site_sizes, progress=progress)
         return own if self.ranks.world_size == 1 else ShardedAggregate(own, self.ranks)
 
-    def prior(self) -> Any:
+    def prior(self) -> Density:
         """p(z): batch shape (), event shape (latent,).
 
         Raises:
@@ -214,7 +216,7 @@ class Pair:
         return found
 
     @torch.no_grad()
-    def _check_one_prior(self, prior: Any) -> None:
+    def _check_one_prior(self, prior: Density) -> None:
         """Each process has seen that its own data share a prior, but not that the others have the same."""
         with isolated_random_state():
             z = self.draw(1)[0, :_FEW]  # the same on all processes
@@ -223,7 +225,7 @@ class Pair:
         if not all(torch.allclose(scores, each, rtol=1e-6, equal_nan=True) for each in others):
             raise NotImplementedError("the prior depends on the data, so that there is no one p(z)")
 
-    def _own_prior(self) -> Any:
+    def _own_prior(self) -> Density:
         found = self.generative.prior(self.space, self.data)
         return found if isinstance(found, Distribution) else self._site_prior() or found
 
@@ -245,7 +247,7 @@ class Pair:
         return self._drawn_from.sample(torch.Size([num_samples]))
 
     @cached_property
-    def _drawn_from(self) -> Any:
+    def _drawn_from(self) -> Posterior:
         return in_type_of_sites(self.posterior, self.space)
 
     @torch.no_grad()
@@ -316,6 +318,7 @@ class Pair:
         return [name for layout in self.space.layouts.values() for name in _element_names(layout)]
 
 
+_Joint = TypeVar("_Joint")
 _FEW: Final = 16  # draws that tell one prior from another
 
 
@@ -349,7 +352,7 @@ def _check_sites(*, model: Mapping[str, SiteLayout], guide: Mapping[str, SiteLay
             )
 
 
-def _on_data(joint: GenerativeJoint, data: tuple[torch.Tensor, ...], batch_size: int) -> GenerativeJoint:
+def _on_data(joint: GenerativeJoint, data: Tensors, batch_size: int) -> GenerativeJoint:
     joint.program(data, batch_size=batch_size)
     return joint
 
@@ -362,7 +365,7 @@ def _with_plate(
     """Both joints by the named plate; a program that calls its plate otherwise finds it by itself."""
     unknown: list[UnknownPlateError] = []
 
-    def built(build: Callable[[str | None], Any]) -> Any:
+    def built(build: Callable[[str | None], _Joint]) -> _Joint:
         try:
             return build(name)
         except UnknownPlateError as error:
@@ -383,7 +386,7 @@ def _check_densities(point_masses: list[str]) -> None:
         )
 
 
-def _check_no_nan(data: tuple[torch.Tensor, ...]) -> None:
+def _check_no_nan(data: Tensors) -> None:
     for position, tensor in enumerate(data):
         count, first = count_nan(tensor)
         if count:
@@ -415,37 +418,33 @@ def held_out_pair(training: Pair, build: Callable[[Data], Pair], holdout: Data) 
         >>> held_out_pair(build(oracle.sample(10)), build, oracle.sample(5)).data_size
         5
     """
-    data = training.ranks.together(lambda: _of_kind(training, holdout))
+    data = training.ranks.together(lambda: _data_like(training.data, holdout))
     _check_amortised(training, data)
-    try:
+    with _naming_the_holdout():
         return build(data)
-    except ValueError as error:
-        raise ValueError(f"{error} (of the holdout)") from error
 
 
-def _of_kind(training: Pair, holdout: Data) -> tuple[torch.Tensor, ...]:
-    data = _as_holdout(holdout)
-    _check_kind(training.data, data)
-    return data
-
-
-def _as_holdout(holdout: Data) -> tuple[torch.Tensor, ...]:
+@contextmanager
+def _naming_the_holdout() -> Iterator[None]:
     try:
-        return as_data(holdout)
+        yield
     except ValueError as error:
         raise ValueError(f"{error} (of the holdout)") from error
 
 
-def _check_kind(training: tuple[torch.Tensor, ...], holdout: tuple[torch.Tensor, ...]) -> None:
-    expected, found = ([tuple(each.shape[1:]) for each in data] for data in (training, holdout))
+def _data_like(training: Tensors, holdout: Data) -> Tensors:
+    with _naming_the_holdout():
+        data = as_data(holdout)
+    expected, found = ([tuple(each.shape[1:]) for each in part] for part in (training, data))
     if expected != found:
         raise ValueError(
             f"Expected a holdout like the data, tensors with rows of the shapes {expected}, but got {found}"
         )
+    return data
 
 
 @torch.no_grad()
-def _check_amortised(training: Pair, holdout: tuple[torch.Tensor, ...]) -> None:
+def _check_amortised(training: Pair, holdout: Tensors) -> None:
     """Parameters of the training data would be taken for those of the holdout where the sizes agree."""
     if training.representation.program.follows:
         return

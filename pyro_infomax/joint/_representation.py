@@ -407,9 +407,10 @@ def posterior_of_all(own: Posterior, ranks: Ranks) -> Posterior:
     if ranks.world_size == 1:
         return own
     # no networks and no programs are sent: the other processes could make no use of them
-    parts = ranks.all_of(own if isinstance(own, Distribution) and is_parametric(own) else None)
+    sent = ranks.all_of(own if isinstance(own, Distribution) and is_parametric(own) else None)
+    parts = [part for part in sent if part is not None]
     sharded = ShardedPosterior(own, ranks)
-    merged = _merged(parts) if all(isinstance(part, Distribution) for part in parts) else None
+    merged = _merged(parts) if len(parts) == ranks.world_size else None
     return merged if merged is not None and _scores_like(merged, sharded) else sharded
 
 

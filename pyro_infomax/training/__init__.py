@@ -2,11 +2,17 @@
 
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.programs import Snapshot
-from pyro_infomax.training._callbacks import Callback, TrainingState
+from pyro_infomax.training._callbacks import (
+    BestWeights,
+    Callback,
+    EarlyStopping,
+    LearningRateSchedule,
+    ScalarLogger,
+    TrainingState,
+)
 from pyro_infomax.training._checkpoint import Checkpoint
 from pyro_infomax.training._fit import NonFiniteLossError, fit
 from pyro_infomax.training._history import History
-from pyro_infomax.training._stopping import BestWeights, EarlyStopping, LearningRateSchedule, ScalarLogger
 
 __all__ = [
     "BestWeights",

@@ -4,7 +4,7 @@ import abc
 import mmap
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, TypeGuard, final
+from typing import Final, TypeGuard, final
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from pyro_infomax._types import Array
 
 Batch = tuple[Tensor, ...]
 Column = Tensor | Array
-TrainingData = Column | tuple[Column, ...] | Dataset[Any] | DataLoader[Any]
+TrainingData = Column | tuple[Column, ...] | Dataset[object] | DataLoader[object]
 
 _BLOCK: Final = 1024
 
@@ -144,7 +144,7 @@ class IndexedBatches(Batches):
 class LoaderBatches(Batches):
     """The batches of a loader, which alone decides on their order, and on what each process gets."""
 
-    def __init__(self, loader: DataLoader[Any]) -> None:
+    def __init__(self, loader: DataLoader[object]) -> None:
         self._loader = loader
 
     def shuffled(self, skip: int = 0) -> Iterator[Batch]:
@@ -165,7 +165,7 @@ class LoaderBatches(Batches):
 class StreamBatches(Batches):
     """The batches of a stream, in its own order."""
 
-    def __init__(self, stream: IterableDataset[Any], *, batch_size: int, name: str) -> None:
+    def __init__(self, stream: IterableDataset[object], *, batch_size: int, name: str) -> None:
         self._batches = LoaderBatches(DataLoader(stream, batch_size=batch_size))
         self._name = name
 
@@ -275,27 +275,27 @@ def _taker(column: Column, name: str) -> Callable[[Tensor], Tensor]:
     return lambda index: torch.from_numpy(np.ascontiguousarray(array[index.cpu().numpy()], dtype=dtype))
 
 
-def _dataset_batches(dataset: Dataset[Any], batch_size: int | None, name: str) -> Batches:
+def _dataset_batches(dataset: Dataset[object], batch_size: int | None, name: str) -> Batches:
     size = _dataset_length(dataset, name)
     if batch_size is None:
         return WholeBatch(_collect(dataset, torch.arange(size)))
     return IndexedBatches(lambda index: _collect(dataset, index), size=size, batch_size=batch_size)
 
 
-def _stream_batches(dataset: IterableDataset[Any], batch_size: int | None, name: str) -> Batches:
+def _stream_batches(dataset: IterableDataset[object], batch_size: int | None, name: str) -> Batches:
     if batch_size is None:
         raise ValueError(f"Expected a batch_size for {name}, an IterableDataset, but got None.")
     return StreamBatches(dataset, batch_size=batch_size, name=name)
 
 
-def _collect(dataset: Dataset[Any], index: Tensor) -> Batch:
+def _collect(dataset: Dataset[object], index: Tensor) -> Batch:
     indices = index.tolist()
     fetch = getattr(dataset, "__getitems__", None)
     items = fetch(indices) if fetch else [dataset[i] for i in indices]
     return _as_batch(default_collate(items))
 
 
-def _as_batch(item: Any) -> Batch:
+def _as_batch(item: object) -> Batch:
     parts = (item,) if isinstance(item, Tensor) else item
     if isinstance(parts, tuple | list) and parts and all(isinstance(part, Tensor) for part in parts):
         return tuple(parts)
@@ -318,7 +318,7 @@ def _common_length(columns: Sequence[Column], name: str) -> int:
     return _nonzero(lengths[0], name)
 
 
-def _dataset_length(dataset: Dataset[Any], name: str) -> int:
+def _dataset_length(dataset: Dataset[object], name: str) -> int:
     if not hasattr(dataset, "__len__"):
         raise ValueError(f"Expected {name} to have a length but {_kind(dataset)} has none: define __len__.")
     return _nonzero(len(dataset), name)

@@ -10,7 +10,7 @@ import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, Protocol, TypeVar, cast, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from pyro.optim.optim import _get_state_dict, _load_state_dict
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._ranks import Ranks
+from pyro_infomax._types import State
 from pyro_infomax.capture import FusedOptim
 from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot, is_of_programs
 from pyro_infomax.training._batches import TrainingData
@@ -63,8 +65,14 @@ class Checkpoint:
         self.path = Path(path).expanduser()
         if self.path.is_dir():
             raise ValueError(f"Expected the path of a file but {self.path} is a folder.")
-        _check_steps(every_steps)
-        _check_seconds(every_seconds)
+        if every_steps is not None:
+            whole_number("every_steps", every_steps, at_least=1)
+        if every_seconds is not None:
+            is_number = isinstance(every_seconds, int | float) and not isinstance(every_seconds, bool)
+            if not is_number or not 0 <= every_seconds < math.inf:
+                raise ValueError(
+                    f"Expected every_seconds to be a number >= 0, or None, but got {every_seconds!r}."
+                )
         self.every_steps = every_steps
         self.every_seconds = every_seconds
 
@@ -75,19 +83,6 @@ class Checkpoint:
         )
 
 
-def _check_steps(steps: object) -> None:
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise ValueError(f"Expected every_steps to be an integer >= 1, or None, but got {steps!r}.")
-
-
-def _check_seconds(seconds: object) -> None:
-    if seconds is None:
-        return
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if not is_number or not 0 <= seconds < math.inf:  # type: ignore[operator]
-        raise ValueError(f"Expected every_seconds to be a number >= 0, or None, but got {seconds!r}.")
-
-
 # ---- A file that holds a training, and that is whole at any moment.
 
 _FORMAT: Final = "pyro_infomax training"
@@ -95,7 +90,7 @@ _VERSION: Final = 1
 _MOST_NAMED: Final = 3
 
 
-def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+def write_checkpoint(path: Path, content: State) -> None:
     """Writes a checkpoint in one instant: whoever reads meets the old file or the new one.
 
     The content goes to a temporary file in the same folder, is brought to the disk, and then takes the place
@@ -117,7 +112,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     _bring_to_disk(path.parent)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> State:
     """Reads a checkpoint, of which nothing is run.
 
     Args:
@@ -189,7 +184,7 @@ def _damage(path: Path) -> str | None:
     return None if record is None else f"it is damaged in its record {record}"
 
 
-def _described(content: Any) -> str:
+def _described(content: object) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
     names = [repr(name) for name in content]
@@ -199,13 +194,14 @@ def _described(content: Any) -> str:
 
 # ---- State that consists of tensors and plain values, which a file can hold without any code.
 
+_Values = TypeVar("_Values")
 _VALUES: Final = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-_BASES: Final[tuple[Any, ...]] = (str, int, float, tuple)
+_BASES: Final[tuple[type, ...]] = (str, int, float, tuple)
 _MAPPINGS: Final = (dict, OrderedDict, Counter)
 _SEQUENCES: Final = (list, tuple, set)
 
 
-def plain_state(state: Any, *, of: str) -> Any:
+def plain_values(state: _Values, *, of: str) -> _Values:
     """A state as ``torch.load(weights_only=True)`` reads it.
 
     Args:
@@ -219,36 +215,37 @@ def plain_state(state: Any, *, of: str) -> Any:
         ValueError: for anything else in it, such as functions and objects.
 
     Example:
-        >>> plain_state({"best": np.float64(0.5), "seen": (1, 2)}, of="a callback")
+        >>> plain_values({"best": np.float64(0.5), "seen": (1, 2)}, of="a callback")
         {'best': 0.5, 'seen': (1, 2)}
     """
-    return _plain(state, of, "")
+    return cast(_Values, _plain_value(state, of, ""))
 
 
-def _plain(value: Any, of: str, path: str) -> Any:
+def _plain_value(value: object, of: str, path: str) -> object:
     if isinstance(value, Tensor):
-        return _own(value.detach())
+        return _without_the_rest(value.detach())
     if isinstance(value, np.generic):
         return value.item()
-    if type(value) in _VALUES:
+    kind: type = type(value)
+    if kind in _VALUES:
         return value
-    if type(value) in _MAPPINGS:
+    if isinstance(value, Mapping) and kind in _MAPPINGS:
         pairs = ((key, each, f"{path}.{key}") for key, each in value.items())
-        return type(value)({_plain(key, of, at): _plain(each, of, at) for key, each, at in pairs})
-    if type(value) in _SEQUENCES:
-        return type(value)(_plain(each, of, f"{path}.{number}") for number, each in enumerate(value))
-    for kind in _BASES:
-        if isinstance(value, kind):
-            return _plain(kind(value), of, path)
+        return kind({_plain_value(key, of, at): _plain_value(each, of, at) for key, each, at in pairs})
+    if isinstance(value, _SEQUENCES) and kind in _SEQUENCES:
+        return kind(_plain_value(each, of, f"{path}.{number}") for number, each in enumerate(value))
+    for base in _BASES:
+        if isinstance(value, base):
+            return _plain_value(base(value), of, path)
     if isinstance(value, Mapping):
-        return _plain(dict(value), of, path)
+        return _plain_value(dict(value), of, path)
     raise ValueError(
         f"Expected the state of {of} to consist of tensors and plain values, so that a checkpoint can hold "
         f"it, but got a {type(value).__name__} at {path.removeprefix('.') or 'its root'!r}."
     )
 
 
-def _own(tensor: Tensor) -> Tensor:
+def _without_the_rest(tensor: Tensor) -> Tensor:
     # A file would hold all of the storage that a view looks at
     shared = tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size()
     return tensor.clone() if shared else tensor
@@ -265,7 +262,7 @@ def training_setting(
     batch_size: int | None,
     seed: int | None,
     processes: int,
-) -> dict[str, Any]:
+) -> State:
     """The kinds of optimiser and objective, the amount of data, and the arguments of ``fit``, by their names.
 
     Example:
@@ -287,7 +284,7 @@ def training_setting(
     }
 
 
-def _length(data: Any) -> int | None:
+def _length(data: object) -> int | None:
     if isinstance(data, DataLoader):
         return _length(data.dataset)
     if isinstance(data, tuple):
@@ -295,7 +292,7 @@ def _length(data: Any) -> int | None:
     return len(data) if isinstance(data, Sized) or hasattr(data, "__len__") else None
 
 
-def _kind_of_optimizer(optim: Any) -> str:
+def _kind_of_optimizer(optim: PyroOptim) -> str:
     constructor = optim.pt_optim_constructor
     return f"{type(optim).__name__} of {getattr(constructor, '__name__', type(constructor).__name__)}"
 
@@ -324,7 +321,7 @@ def forget_moments(optim: PyroOptim) -> None:
     optim.grad_clip.clear()
 
 
-def read_moments(optim: PyroOptim, programs: ProgramState) -> dict[str, Any]:
+def read_moments(optim: PyroOptim, programs: ProgramState) -> State:
     """What the optimiser keeps, by the stable names of the parameters; the tensors may be its own.
 
     Args:
@@ -339,16 +336,16 @@ def read_moments(optim: PyroOptim, programs: ProgramState) -> dict[str, Any]:
         objects = {name: optim.optim_objs.get(leaf) for name, leaf in parameters.items()}
         kept = {name: _get_state_dict(each) for name, each in objects.items() if each is not None}
         kept = dict(optim._state_waiting_to_be_consumed) | kept
-    return {names.get(name, name): state for name, state in kept.items()}
+    return {names.get(name, name): moments for name, moments in kept.items()}
 
 
-def prepare_moments(optim: PyroOptim, state: Mapping[str, Any], programs: ProgramState) -> Callable[[], None]:
+def prepare_moments(optim: PyroOptim, moments: State, programs: ProgramState) -> Callable[[], None]:
     """Gets ready to put back what :func:`read_moments` has read.
 
     Args:
         optim: the optimiser.
-        state: by the stable name of the parameter; what belongs to parameters that do not exist yet waits for
-            them.
+        moments: by the stable name of the parameter; what belongs to parameters that do not exist yet waits
+            for them.
         programs: knows the parameters.
 
     Returns:
@@ -356,7 +353,7 @@ def prepare_moments(optim: PyroOptim, state: Mapping[str, Any], programs: Progra
     """
     parameters = programs.parameters
     sites = {stable: name for name, stable in programs.stable_names.items()}
-    waiting = {sites.get(name, name): kept for name, kept in state.items()}
+    waiting = {sites.get(name, name): kept for name, kept in moments.items()}
     ready = {}
     if not isinstance(optim, FusedOptim):
         for name in waiting.keys() & parameters.keys():
@@ -381,6 +378,17 @@ def prepare_moments(optim: PyroOptim, state: Mapping[str, Any], programs: Progra
 _LONGER_THAN_WRITING: Final = 20
 
 
+@runtime_checkable
+class KeepsState(Protocol):
+    """A callback, an objective or an SVI that a checkpoint keeps too."""
+
+    def state_dict(self) -> State:
+        """What it has gathered so far."""
+
+    def load_state_dict(self, state: State, /) -> None:
+        """Goes on from what another one has gathered."""
+
+
 @final
 class Keeper:
     """Keeps a training in its checkpoint.
@@ -401,16 +409,16 @@ class Keeper:
         *,
         state: TrainingState,
         last_good: Snapshot,
-        callbacks: Iterable[Callable[[TrainingState], None]],
+        callbacks: Iterable[object],
         streams: RandomStreams,
-        setting: Mapping[str, Any],
+        setting: State,
         ranks: Ranks,
     ) -> None:
         self._checkpoint = checkpoint
         self._path = checkpoint.path
-        self._state = state
+        self._training = state
         self._last_good = last_good
-        self._callbacks: list[Any] = [each for each in callbacks if _has_state(each)]
+        self._callbacks: list[KeepsState] = [each for each in callbacks if isinstance(each, KeepsState)]
         self._streams = streams
         self._setting = dict(setting)
         self._ranks = ranks
@@ -421,7 +429,7 @@ class Keeper:
 
     # -- reading ---------------------------------------------------------------------------------------
 
-    def find(self, *, resume: bool) -> dict[str, Any] | None:
+    def find(self, *, resume: bool) -> State | None:
         """What the file holds; None if there is none.
 
         Args:
@@ -436,7 +444,7 @@ class Keeper:
             self._check_setting(content["setting"])
         return content
 
-    def _find(self, resume: bool) -> dict[str, Any] | None:
+    def _find(self, resume: bool) -> State | None:
         if not self._ranks.is_first:
             return None
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -449,7 +457,7 @@ class Keeper:
         remove_leftovers(self._path)
         return read_checkpoint(self._path) if exists else None
 
-    def restore(self, content: Mapping[str, Any], part: EpochPart) -> None:
+    def restore(self, content: State, part: EpochPart) -> None:
         """Puts a training back to where a file has it; nothing is changed if it does not fit.
 
         Args:
@@ -459,7 +467,7 @@ class Keeper:
         Raises:
             ValueError: if parameters, buffers or callbacks are other ones.
         """
-        programs, svi = self._state.programs, self._state.svi
+        programs, svi = self._training.programs, self._training.svi
         for kind, live in programs.state_dict().items():
             self._check_names(kind, live, content["programs"][kind])
         self._check_stated(content["stated_at_first"], programs.state_dict()["parameters"])
@@ -467,18 +475,19 @@ class Keeper:
         put_back = prepare_moments(svi.optim, content["optimizer"], programs)
         programs.load_state_dict(content["programs"])
         put_back()
-        _load(objective(svi), content["objective"])
-        _load(svi, content["svi"])
+        for thing, kept in ((objective(svi), content["objective"]), (svi, content["svi"])):
+            if kept is not None:
+                cast(KeepsState, thing).load_state_dict(kept)
         for callback, (_, kept) in zip(self._callbacks, content["callbacks"], strict=True):
             callback.load_state_dict(kept)
-        self._state.step = content["step"]
-        self._state.history.load_state_dict(content["history"])
-        self._state.epoch = len(self._state.history)
-        self._epochs_kept = len(self._state.history)
+        self._training.step = content["step"]
+        self._training.history.load_state_dict(content["history"])
+        self._training.epoch = len(self._training.history)
+        self._epochs_kept = len(self._training.history)
         self._stated_at_first = content["stated_at_first"]
         self._restore_place(content, part)
 
-    def _restore_place(self, content: Mapping[str, Any], part: EpochPart) -> None:
+    def _restore_place(self, content: State, part: EpochPart) -> None:
         streams = content["streams"][self._ranks.rank]
         if content["part"] is None:
             self._last_good.update()
@@ -486,20 +495,20 @@ class Keeper:
             return
         self._last_good.load_state_dict(content["last_good"])
         part.load_state_dict(content["part"][self._ranks.rank], streams=streams)
-        self._state.epoch += 1
+        self._training.epoch += 1
 
-    def warn_of_fewer_epochs(self, content: Mapping[str, Any]) -> None:
+    def warn_of_fewer_epochs(self, content: State) -> None:
         """Says so if the file has got further than was asked for now."""
-        done, begun = len(self._state.history), content["part"] is not None
-        if done + begun > self._state.epochs:
+        done, begun = len(self._training.history), content["part"] is not None
+        if done + begun > self._training.epochs:
             warnings.warn(
                 f"The checkpoint {self._path} has got to epoch {done + begun}, further than the "
-                f"{self._state.epochs} epochs that were asked for; it is returned as it is.",
+                f"{self._training.epochs} epochs that were asked for; it is returned as it is.",
                 UserWarning,
                 stacklevel=3,
             )
 
-    def _check_setting(self, kept: Mapping[str, Any]) -> None:
+    def _check_setting(self, kept: State) -> None:
         for name, value in self._setting.items():
             if kept[name] != value:
                 raise ValueError(
@@ -524,7 +533,7 @@ class Keeper:
                 f"{self._path} did in their first step, but they state {_some(list(live))}."
             )
 
-    def _check_callbacks(self, kept: Iterable[tuple[str, Any]]) -> None:
+    def _check_callbacks(self, kept: Iterable[tuple[str, State]]) -> None:
         theirs, ours = [name for name, _ in kept], [type(each).__name__ for each in self._callbacks]
         if theirs != ours:
             raise ValueError(
@@ -537,7 +546,7 @@ class Keeper:
     def after_step(self, part: EpochPart) -> None:
         """Writes in the middle of an epoch, if it is time."""
         if self._stated_at_first is None:
-            names = self._state.programs.stable_names
+            names = self._training.programs.stable_names
             self._stated_at_first = [stable for name, stable in names.items() if is_of_programs(name)]
         if self._is_due_in_epoch() and not self._last_good.spoiled():
             self._write(part)
@@ -551,7 +560,7 @@ class Keeper:
 
     def finish(self) -> None:
         """Writes what is not written yet."""
-        if len(self._state.history) > self._epochs_kept:
+        if len(self._training.history) > self._epochs_kept:
             self._write(None)
 
     @property
@@ -560,52 +569,42 @@ class Keeper:
 
     def _is_due_in_epoch(self) -> bool:
         steps, seconds = self._checkpoint.every_steps, self._checkpoint.every_seconds
-        if steps is not None and self._state.step % steps == 0:
+        if steps is not None and self._training.step % steps == 0:
             return True
         return seconds is not None and bool(self._ranks.broadcast(self._age >= seconds))
 
     def _write(self, part: EpochPart | None) -> None:
         started = time.perf_counter()
-        content = plain_state(self._content(part), of="the training")
+        content = plain_values(self._content(part), of="the training")
         self._ranks.together(lambda: self._write_first(content))
-        self._epochs_kept = len(self._state.history)
+        self._epochs_kept = len(self._training.history)
         self._written = time.perf_counter()
         self._cost = self._written - started
 
-    def _write_first(self, content: Mapping[str, Any]) -> None:
+    def _write_first(self, content: State) -> None:
         if self._ranks.is_first:
             write_checkpoint(self._path, content)
 
-    def _content(self, part: EpochPart | None) -> dict[str, Any]:
-        state, programs = self._state, self._state.programs
+    def _content(self, part: EpochPart | None) -> State:
+        training, programs = self._training, self._training.programs
         return {
             "setting": self._setting,
             "programs": programs.state_dict(),
             "stated_at_first": self._stated_at_first,
-            "optimizer": read_moments(state.svi.optim, programs),
-            "objective": _state_of(objective(state.svi)),
-            "svi": _state_of(state.svi),
+            "optimizer": read_moments(training.svi.optim, programs),
+            "objective": _state_of(objective(training.svi)),
+            "svi": _state_of(training.svi),
             "callbacks": [(type(each).__name__, each.state_dict()) for each in self._callbacks],
-            "step": state.step,
-            "history": state.history.state_dict(),
+            "step": training.step,
+            "history": training.history.state_dict(),
             "streams": self._ranks.all_of(self._streams.state_dict()),
             "part": None if part is None else self._ranks.all_of(part.state_dict()),
             "last_good": None if part is None else self._last_good.state_dict(),
         }
 
 
-def _has_state(callback: object) -> bool:
-    return hasattr(callback, "state_dict") and hasattr(callback, "load_state_dict")
-
-
-def _state_of(thing: Any) -> Any:
-    read = getattr(thing, "state_dict", None)
-    return None if read is None else read()
-
-
-def _load(thing: Any, state: Any) -> None:
-    if state is not None:
-        thing.load_state_dict(state)
+def _state_of(thing: object) -> State | None:
+    return thing.state_dict() if isinstance(thing, KeepsState) else None
 
 
 def _some(names: list[str]) -> str:

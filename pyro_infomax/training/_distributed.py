@@ -5,19 +5,21 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import groupby
-from typing import Any, Final, final
+from typing import Final, final
 
 import torch
 from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.infer.util import zero_grads
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from pyro_infomax._random import isolated_random_state
-from pyro_infomax._ranks import Ranks, attempt, ranks_of
+from pyro_infomax._ranks import Fabric, Ranks, ranks_of, result_or_error
+from pyro_infomax._types import Program, Site
 from pyro_infomax.capture import CapturedSVI
 from pyro_infomax.nn import evaluation_mode, modules_behind
 from pyro_infomax.poutine import is_deterministic
@@ -26,9 +28,6 @@ from pyro_infomax.training._batches import Batch, Batches, LoaderBatches
 from pyro_infomax.training._execution import Execution, objective, total_loss
 
 # ---- What a site counts for where each process sees a part of a batch only.
-
-Program = Callable[..., Any]
-Trace = Any
 
 
 @final
@@ -67,7 +66,7 @@ class DataShareMessenger(Messenger):
         return type(self).__name__, self.plates, self.share
 
     # Before any trace copies the message
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         if site_is_subsample(msg) or is_deterministic(msg) or self.share == 1:
             return
         if not any(frame.name in self.plates for frame in msg["cond_indep_stack"]):
@@ -109,7 +108,7 @@ class DataPlates:
     def _check_independent(self, here: Sequence[Trace], there: Sequence[Trace]) -> None:
         for one, other in zip(here, there, strict=True):
             for name in (name for name in self.outside if name in one.nodes and name in other.nodes):
-                if not _alike(one.nodes[name], other.nodes[name]):
+                if not _have_equal_scores(one.nodes[name], other.nodes[name]):
                     raise NotImplementedError(
                         f"The site {name!r} is in no plate of the data's size but changes with the data, so "
                         "that several processes cannot add up their parts of it; put it into "
@@ -135,7 +134,7 @@ def _other_rows(batch: Batch) -> Batch:
     return tuple(part[: rows // 2] if rows > 1 else torch.cat([part, part]) for part in batch)
 
 
-def _sites(traces: Sequence[Trace]) -> list[Any]:
+def _sites(traces: Sequence[Trace]) -> list[Site]:
     return [
         site
         for trace in traces
@@ -150,7 +149,7 @@ def _plates(traces: Sequence[Trace]) -> dict[str, tuple[int, int]]:
     return {frame.name: (frame.size, frame.full_size or frame.size) for frame in frames}
 
 
-def _within(site: Any, plates: frozenset[str]) -> bool:
+def _within(site: Site, plates: frozenset[str]) -> bool:
     return any(frame.name in plates for frame in site["cond_indep_stack"])
 
 
@@ -173,7 +172,7 @@ def _check_scales(here: Sequence[Trace], there: Sequence[Trace], subsamples: set
                 )
 
 
-def _alike(site: Any, other: Any) -> bool:
+def _have_equal_scores(site: Site, other: Site) -> bool:
     one, two = (each["fn"].log_prob(each["value"]).double().sum() for each in (site, other))
     return torch.allclose(one, two, rtol=1e-5, atol=1e-8, equal_nan=True)
 
@@ -182,11 +181,11 @@ def _alike(site: Any, other: Any) -> bool:
 class _KeepMessenger(Messenger):
     """Gives latent sites the values that they had, where these still fit."""
 
-    def __init__(self, sites: Sequence[Any]) -> None:
+    def __init__(self, sites: Sequence[Site]) -> None:
         super().__init__()
         self._values = {site["name"]: site["value"] for site in sites}
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Site) -> None:
         value = self._values.get(msg["name"])
         if value is None or msg["done"] or msg["is_observed"]:
             return
@@ -255,7 +254,7 @@ class RankBatches(Batches):
 
     def _next(self, own: Iterator[Batch]) -> tuple[Batch | None, int]:
         """The next batch, None if there is none left, and the number of data over all processes."""
-        batch, error = attempt(lambda: self._fetched(own))
+        batch, error = result_or_error(lambda: self._fetched(own))
         here = torch.tensor([error is not None, batch is not None, len(batch[0]) if batch else 0])
         failed, having, size = self._ranks.reduce(here).tolist()
         if failed:
@@ -328,7 +327,7 @@ class DataParallel(Execution):
         NotImplementedError: for strategies that split the model, and for float16.
     """
 
-    def __init__(self, fabric: Any) -> None:
+    def __init__(self, fabric: Fabric) -> None:
         self.ranks: Ranks = ranks_of(fabric)
         self.fabric = fabric
         self.share = 1.0
@@ -391,7 +390,7 @@ class DataParallel(Execution):
         programs.follow(kept.extend)
         self.ranks.together(lambda: self._try(svi, programs, kept, shown))
         self._programs = programs
-        return self._start_alike(programs)
+        return self._share_first_values(programs)
 
     def _try(self, svi: SVI, programs: ProgramState, kept: Snapshot, batch: Batch) -> None:
         """Runs the programs on data that all processes have, and leaves no trace but what they create."""
@@ -416,10 +415,10 @@ class DataParallel(Execution):
                 "data, so that several processes cannot share it; use a Trace_ or TraceMeanField_ class"
             )
 
-    def _start_alike(self, programs: ProgramState) -> bool:
+    def _share_first_values(self, programs: ProgramState) -> bool:
         """Whether this process did not have the first one's parameters and buffers, which it has now."""
         own = {kind: _copied(tensors) for kind, tensors in programs.state_dict().items()}
-        self._check_same({name: tuple(leaf.shape) for name, leaf in own["parameters"].items()})
+        self._check_same_shapes({name: tuple(leaf.shape) for name, leaf in own["parameters"].items()})
         first = self.ranks.broadcast(own)
         programs.load_state_dict(first)
         self._known = {name: leaf for name, leaf in programs.parameters.items() if is_of_programs(name)}
@@ -429,7 +428,7 @@ class DataParallel(Execution):
             for name, tensor in tensors.items()
         )
 
-    def _check_same(self, shapes: dict[str, tuple[int, ...]]) -> None:
+    def _check_same_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
         others = self.ranks.all_of(shapes)
         if any(each != others[0] for each in others):
             every = {name for each in others for name in each}
@@ -473,7 +472,7 @@ class DataParallel(Execution):
             stated.update(_parameters(capture.trace))
             return loss
 
-        loss, error = attempt(run)
+        loss, error = result_or_error(run)
         new = {
             name: leaf for name, leaf in stated.items() if name not in self._known and is_of_programs(name)
         }
@@ -496,7 +495,7 @@ class DataParallel(Execution):
 
     def _learn(self, new: dict[str, Tensor]) -> None:
         """Parameters that were created in this step, from the same values in all processes."""
-        self._check_same({name: tuple(leaf.shape) for name, leaf in new.items()})
+        self._check_same_shapes({name: tuple(leaf.shape) for name, leaf in new.items()})
         values = {name: leaf.detach() for name, leaf in new.items()}
         first = self.ranks.broadcast(values)
         differing = self.ranks.all_of([name for name in values if not torch.equal(values[name], first[name])])
@@ -515,7 +514,7 @@ class DataParallel(Execution):
 
     def _sum_in_place(self, tensors: Sequence[Tensor]) -> None:
         """One message for each dtype and device."""
-        for _, alike in groupby(sorted(tensors, key=_kind), key=_kind):
+        for _, alike in groupby(sorted(tensors, key=_dtype_and_device), key=_dtype_and_device):
             members = list(alike)
             flat = torch.cat([each.reshape(-1) for each in members])
             total = self.ranks.reduce(flat)
@@ -537,11 +536,11 @@ class DataParallel(Execution):
 
         svi.reduce_gradients = reduce
         try:
-            loss, error = attempt(run)
+            loss, error = result_or_error(run)
         finally:
             svi.reduce_gradients = None
         if error is not None and not called:
-            self._agree(1, 0)
+            self._compare_layouts(1, 0)
             self.ranks.end_together(error)
         if isinstance(error, _OtherFailedError):
             self.ranks.end_together(None)
@@ -558,7 +557,7 @@ class DataParallel(Execution):
 
     def _check_gradients(self, gradients: Sequence[Tensor]) -> None:
         layout = repr([(each.numel(), str(each.dtype)) for each in gradients])
-        failed, alike = self._agree(
+        failed, alike = self._compare_layouts(
             0, int.from_bytes(hashlib.blake2b(layout.encode(), digest_size=6).digest())
         )
         if failed:
@@ -569,7 +568,7 @@ class DataParallel(Execution):
                 "place of CapturedSVI where a step may leave parameters out."
             )
 
-    def _agree(self, failed: int, layout: int) -> tuple[bool, bool]:
+    def _compare_layouts(self, failed: int, layout: int) -> tuple[bool, bool]:
         """Whether a process failed, and whether all that did not have one layout of gradients."""
         here = torch.tensor([failed, layout, -layout], dtype=torch.float64)
         any_failed, largest, smallest = self.ranks.reduce(here, "max").tolist()
@@ -602,17 +601,17 @@ def _nan_if(bad: float, loss: float) -> float:
     return math.nan if bad and math.isfinite(loss) else loss
 
 
-def _kind(tensor: Tensor) -> tuple[str, str]:
+def _dtype_and_device(tensor: Tensor) -> tuple[str, str]:
     return str(tensor.dtype), str(tensor.device)
 
 
-def _parameters(trace: Any) -> dict[str, Tensor]:
-    sites = {name: site for name, site in trace.nodes.items() if site["type"] == "param"}
-    return {name: site["value"].unconstrained() for name, site in sites.items()}
+def _parameters(trace: Trace) -> dict[str, Tensor]:
+    values = {name: site["value"] for name, site in trace.nodes.items() if site["type"] == "param"}
+    return {name: value.unconstrained() for name, value in values.items() if value is not None}
 
 
-def _check_precision(fabric: Any) -> None:
-    precision = getattr(fabric.strategy.precision, "precision", "32-true")
+def _check_precision(fabric: Fabric) -> None:
+    precision = getattr(getattr(fabric.strategy, "precision", None), "precision", "32-true")
     if precision not in _PRECISIONS:
         raise NotImplementedError(
             f"A Fabric of precision {precision!r} scales losses or converts modules, which SVI does not do; "

@@ -205,13 +205,13 @@ def test_discrete_latents_are_refused() -> None:
 def test_bad_arguments_are_refused() -> None:
     pair = oracle()
     x = pair.sample(3, seed=0)
-    with pytest.raises(ValueError, match="num_chains >= 2, for an error of the bound, but got 1"):
+    with pytest.raises(ValueError, match="num_chains to be an integer >= 2 but got 1"):
         run(pair.model, x, num_chains=1)
     with pytest.raises(ValueError, match="num_temperatures to be an integer >= 1"):
         run(pair.model, x, num_temperatures=0)
     with pytest.raises(ValueError, match="num_leapfrog to be an integer >= 1"):
         run(pair.model, x, num_leapfrog=0)
-    with pytest.raises(ValueError, match="batch_size >= 1 but got 0"):
+    with pytest.raises(ValueError, match="batch_size to be an integer >= 1 but got 0"):
         run(pair.model, x, batch_size=0)
     with pytest.raises(ValueError, match="from 0 at 0 to 1 at 1"):
         run(pair.model, x, schedule=lambda t: 1 - t)

@@ -1,4 +1,4 @@
-"""The way to the installed ArviZ's type, which needs no torch."""
+"""The way to the installed ArviZ's type."""
 
 import subprocess
 import sys
@@ -40,34 +40,6 @@ def test_a_file_gives_the_groups_back(tmp_path) -> None:
     back = az.from_netcdf(str(tmp_path / "some.nc"))
     for name, group in groups().items():
         xr.testing.assert_identical(dataset(back, name), group)
-
-
-# a stub stands for the package, whose rooms need torch; loading torch fails
-WITHOUT_TORCH = """
-import importlib.util, sys, types
-class NoTorch:
-    def find_spec(self, name, *_):
-        if name.split(".")[0] in ("torch", "pyro"):
-            raise ImportError(name)
-sys.meta_path.insert(0, NoTorch())
-for name in ("pyro_infomax", "pyro_infomax.diagnostics"):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = []
-name = "pyro_infomax.diagnostics._arviz"
-spec = importlib.util.spec_from_file_location(name, "pyro_infomax/diagnostics/_arviz.py")
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-assert "arviz" not in sys.modules
-import xarray as xr
-native = module.to_native({"posterior": xr.Dataset({"z": (("chain", "draw"), [[1.0, 3.0]])})})
-assert float(native["posterior"]["z"].mean()) == 2.0
-assert "torch" not in sys.modules
-"""
-
-
-def test_it_works_without_torch() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=ROOT, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
 
 
 # with an empty cache folder ArviZ has not announced its successor today

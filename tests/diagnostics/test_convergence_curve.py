@@ -130,7 +130,7 @@ def test_a_single_datum_is_refused() -> None:
 
 
 def test_no_draws_are_refused() -> None:
-    with pytest.raises(ValueError, match="Expected num_samples >= 1 but got 0"):
+    with pytest.raises(ValueError, match="Expected num_samples to be an integer >= 1 but got 0"):
         curve_of(free(), 10, num_samples=0)
 
 

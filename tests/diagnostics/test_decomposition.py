@@ -1029,8 +1029,8 @@ def test_the_frame_survives_a_csv(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_samples": 0}, "Expected num_samples >= 1 but got 0"),
-        ({"batch_size": 0}, "Expected batch_size >= 1 but got 0"),
+        ({"num_samples": 0}, "Expected num_samples to be an integer >= 1 but got 0"),
+        ({"batch_size": 0}, "Expected batch_size to be an integer >= 1 but got 0"),
         ({"data_plate": "rows"}, "Expected a plate 'rows'"),
     ],
 )

@@ -338,8 +338,8 @@ def test_coords_and_dims_name_what_is_converted() -> None:
         ({"coords": {"datum": ["a"]}}, "Expected 5 labels for the dimension 'datum' but got 1"),
         ({"dims": {"z": ["row", "column"]}}, "Expected 1 names of dimensions for 'z'"),
         ({"coords": {"z_dim": ["u", "v"]}}, r"nothing is called \['z_dim'\]"),
-        ({"num_samples": 0}, "Expected num_samples >= 1 but got 0"),
-        ({"predictive_data": -1}, "Expected predictive_data >= 0 or None but got -1"),
+        ({"num_samples": 0}, "Expected num_samples to be an integer >= 1 but got 0"),
+        ({"predictive_data": -1}, "Expected predictive_data to be an integer >= 0 but got -1"),
     ],
 )
 def test_wrong_arguments_are_named(names: dict[str, object], message: str) -> None:

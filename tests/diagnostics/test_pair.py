@@ -220,7 +220,7 @@ def test_data_that_are_no_tensors_are_refused() -> None:
 
 
 def test_a_batch_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="Expected batch_size >= 1 but got 0"):
+    with pytest.raises(ValueError, match="Expected batch_size to be an integer >= 1 but got 0"):
         Pair(model, guide, torch.randn(5), batch_size=0)
 
 

@@ -409,7 +409,7 @@ def test_writing_costs_little_of_short_epochs(data, path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"every_steps": 0}, "every_steps to be an integer >= 1, or None, but got 0"),
+        ({"every_steps": 0}, "every_steps to be an integer >= 1 but got 0"),
         ({"every_steps": True}, "every_steps .* got True"),
         ({"every_steps": 1.0}, "every_steps .* got 1.0"),
         ({"every_seconds": -1}, "every_seconds to be a number >= 0, or None, but got -1"),

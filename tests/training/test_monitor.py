@@ -3,7 +3,7 @@ import torch
 
 from pyro_infomax.programs import ProgramState
 from pyro_infomax.training import TrainingState
-from pyro_infomax.training._stopping import Monitor
+from pyro_infomax.training._callbacks import Monitor
 
 
 def improvements(monitor, values, *, first=1):

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_infomax.training._checkpoint import plain_state
+from pyro_infomax.training._checkpoint import plain_values
 
 Pair = namedtuple("Pair", "a b")
 
 
 def written_and_read(state):
     file = io.BytesIO()
-    torch.save(plain_state(state, of="a test"), file)
+    torch.save(plain_values(state, of="a test"), file)
     file.seek(0)
     return torch.load(file, weights_only=True)
 
@@ -44,7 +44,7 @@ def test_what_is_read_is_what_was_written(state, read):
 
 def test_tensors_come_without_graph_and_without_the_rest_of_their_storage():
     whole = torch.randn(1000, requires_grad=True)
-    found = plain_state({"view": whole[:2] * 1.0, "slice": whole[3:5], "all": whole}, of="a test")
+    found = plain_values({"view": whole[:2] * 1.0, "slice": whole[3:5], "all": whole}, of="a test")
     assert not any(tensor.requires_grad for tensor in found.values())
     assert found["slice"].untyped_storage().nbytes() == 2 * whole.element_size()
     assert torch.equal(found["slice"], whole[3:5])
@@ -62,4 +62,4 @@ def test_tensors_come_without_graph_and_without_the_rest_of_their_storage():
 )
 def test_what_cannot_be_held_is_named(state, message):
     with pytest.raises(ValueError, match=message):
-        plain_state(state, of="a callback")
+        plain_values(state, of="a callback")
