@@ -237,7 +237,9 @@ class VAE(nn.Module):
             z = median_of(posterior)
         return self.likelihood.centre(self.decode(z))
 
-    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters, once there are all of them.
 
         Raises:
@@ -248,14 +250,16 @@ class VAE(nn.Module):
                 "Expected the heads of the VAE before its parameters are asked for, but they are built at "
                 "first use; call vae.encode(x) once, or give the encoder an attribute out_features."
             )
-        return super().named_parameters(*args, **kwargs)
+        return super().named_parameters(prefix, recurse, remove_duplicate)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> Any:
         """Loads a state, for which it builds the head where it is not there yet."""
         weight = state_dict.get("head.linear.weight")
         if self.head is None and weight is not None:
             self._make_head(weight.shape[1], weight)
-        return super().load_state_dict(state_dict, *args, **kwargs)
+        return super().load_state_dict(state_dict, strict, assign)
 
     def __getstate__(self) -> State:
         drop_weak_references(self)

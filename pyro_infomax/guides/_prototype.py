@@ -13,12 +13,11 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.nn.functional import one_hot, relu
 
+from pyro_infomax._types import Site
 from pyro_infomax.distributions import unwrapped
 from pyro_infomax.poutine import frames_of, sample_sites
 
-# ---- prototype
-
-Site = Any
+# ---- The plate of the data, and the latent sites inside.
 
 
 @final
@@ -142,7 +141,7 @@ def find_latent_sites(trace: Trace, plate: DataPlate) -> list[LatentSite]:
     return sites
 
 
-def is_masked(fn: Any, mask: Any) -> bool:
+def is_masked(fn: object, mask: object) -> bool:
     """Whether some of a site's density may be left out.
 
     Args:
@@ -199,7 +198,7 @@ def _observed_sites(trace: Trace) -> list[Site]:
     return [site for site in sample_sites(trace) if site["is_observed"]]
 
 
-# ---- What a family needs to know about the support of a site.
+# ---- The support of a site, for a family that covers some.
 
 
 def check_continuous(site: LatentSite, family: str) -> None:
@@ -267,12 +266,12 @@ def number_of_categories(support: Constraint) -> int | None:
     return int(_most(upper)) + 1
 
 
-def _least(bound: Any) -> Any:
-    return bound.min() if hasattr(bound, "min") else bound
+def _least(bound: float | Tensor) -> float | Tensor:
+    return bound.min() if isinstance(bound, Tensor) else bound
 
 
-def _most(bound: Any) -> Any:
-    return bound.max() if hasattr(bound, "max") else bound
+def _most(bound: float | Tensor) -> float | Tensor:
+    return bound.max() if isinstance(bound, Tensor) else bound
 
 
 # ---- What the head of a site sees: features in the axes of the site's plates, and the sites before it.

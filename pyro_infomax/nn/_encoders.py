@@ -1,5 +1,6 @@
 """Encoders and decoders: fully connected ones for data of any shape, convolutional ones for images."""
 
+from abc import ABC
 from collections.abc import Callable, Iterable, Sequence, Sized
 from itertools import pairwise
 from math import prod
@@ -88,6 +89,75 @@ def as_parameters(x: Tensor, module: nn.Module) -> Tensor:
     return x.to(parameter.dtype)
 
 
+# ---- What encoders and decoders of one datum share: any leading axes, and shapes that are checked.
+
+
+class DatumEncoder(nn.Module, ABC):
+    """Features of each datum: (..., \\*input_shape) to (..., out_features).
+
+    Abstract: a subclass builds the layers.
+
+    Args:
+        input_shape: shape of one datum.
+        row_shape: what the layers take for it.
+        out_features: number of features that they give.
+    """
+
+    layers: nn.Module
+
+    def __init__(self, input_shape: Sequence[int], row_shape: Sequence[int], out_features: int) -> None:
+        super().__init__()
+        self.input_shape = torch.Size(input_shape)
+        self.out_features = out_features
+        self._row_shape = torch.Size(row_shape)
+
+    def forward(self, x: Tensor, *_: object) -> Tensor:
+        """The features of data.
+
+        Args:
+            x: data, (..., \\*input_shape), of any dtype.
+            *_: further data that travel along, such as labels, which this encoder passes over.
+
+        Returns:
+            Features, (..., out_features).
+        """
+        fix = "build the encoder with that input_shape or reshape the data"
+        rows = as_parameters(merge_batch(x, self.input_shape, name="data", fix=fix), self)
+        features: Tensor = self.layers(rows.reshape(-1, *self._row_shape))  # (batch, features)
+        return features.reshape(*batch_axes(x, self.input_shape), self.out_features)
+
+
+class DatumDecoder(nn.Module, ABC):
+    """Parameters of each datum: (..., latent_dim) to (..., \\*output_shape).
+
+    Abstract: a subclass builds the layers.
+
+    Args:
+        latent_dim: size of the last axis of a latent.
+        output_shape: shape of the parameters of one datum.
+    """
+
+    layers: nn.Module
+
+    def __init__(self, latent_dim: int, output_shape: int | Sequence[int]) -> None:
+        super().__init__()
+        self.latent_shape = to_shape(latent_dim, "latent_dim")
+        self.output_shape = to_shape(output_shape, "output_shape")
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The parameters of the likelihood.
+
+        Args:
+            z: latents, (..., latent_dim).
+
+        Returns:
+            Parameters, (..., \\*output_shape).
+        """
+        rows = merge_batch(z, self.latent_shape, name="latents", fix="build the decoder with that latent_dim")
+        parameters: Tensor = self.layers(rows)
+        return parameters.reshape(z.shape[:-1] + self.output_shape)
+
+
 # ---- Fully connected networks.
 
 Activation: TypeAlias = Callable[[], nn.Module]
@@ -129,7 +199,7 @@ class MLP(nn.Sequential):
 
 
 @final
-class MLPEncoder(nn.Module):
+class MLPEncoder(DatumEncoder):
     """Flattens a datum and computes features from it: (..., \\*input_shape) to (..., out_features).
 
     Heads make a distribution of the features, so the last hidden layer has its activation. Without hidden
@@ -159,32 +229,16 @@ class MLPEncoder(nn.Module):
         hidden: Sequence[int] = (256,),
         activation: Activation = nn.ReLU,
     ) -> None:
-        super().__init__()
-        self.input_shape = to_shape(input_shape, "input_shape")
-        sizes = [prod(self.input_shape), *to_shape(hidden, "hidden")]
-        self.out_features = sizes[-1]
+        shape = to_shape(input_shape, "input_shape")
+        sizes = [prod(shape), *to_shape(hidden, "hidden")]
+        super().__init__(shape, sizes[:1], sizes[-1])
         self.layers = nn.Sequential(
             *(layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), activation()))
         )
 
-    def forward(self, x: Tensor, *_: object) -> Tensor:
-        """The features of data.
-
-        Args:
-            x: data, (..., \\*input_shape), of any dtype.
-            *_: further data that travel along, such as labels, which this encoder passes over.
-
-        Returns:
-            Features, (..., out_features).
-        """
-        fix = "build the encoder with that input_shape or reshape the data"
-        rows = as_parameters(merge_batch(x, self.input_shape, name="data", fix=fix), self)
-        features: Tensor = self.layers(rows.flatten(1))
-        return features.reshape(*batch_axes(x, self.input_shape), self.out_features)
-
 
 @final
-class MLPDecoder(nn.Module):
+class MLPDecoder(DatumDecoder):
     """Computes the parameters of a likelihood from latents: (..., latent_dim) to (..., \\*output_shape).
 
     Args:
@@ -209,23 +263,8 @@ class MLPDecoder(nn.Module):
         hidden: Sequence[int] = (256,),
         activation: Activation = nn.ReLU,
     ) -> None:
-        super().__init__()
-        self.latent_shape = to_shape(latent_dim, "latent_dim")
-        self.output_shape = to_shape(output_shape, "output_shape")
+        super().__init__(latent_dim, output_shape)
         self.layers = MLP(latent_dim, prod(self.output_shape), hidden=hidden, activation=activation)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """The parameters of the likelihood.
-
-        Args:
-            z: latents, (..., latent_dim).
-
-        Returns:
-            Parameters, (..., \\*output_shape).
-        """
-        rows = merge_batch(z, self.latent_shape, name="latents", fix="build the decoder with that latent_dim")
-        parameters: Tensor = self.layers(rows)
-        return parameters.reshape(z.shape[:-1] + self.output_shape)
 
 
 # ---- Convolutional encoder and decoder for images of any size from 4 x 4.
@@ -234,7 +273,7 @@ _SMALLEST = 4
 
 
 @final
-class ConvEncoder(nn.Module):
+class ConvEncoder(DatumEncoder):
     """Computes features of images: (..., \\*input_shape) to (..., out_features).
 
     Each convolution halves the image: a 3 x 3 convolution with stride 2 maps a side of n
@@ -266,39 +305,23 @@ class ConvEncoder(nn.Module):
         out_features: int = 256,
         activation: Activation = nn.ReLU,
     ) -> None:
-        super().__init__()
-        self.input_shape = to_shape(input_shape, "input_shape")
-        self.out_features = whole_number("out_features", out_features, at_least=1)
-        self._image = _image_shape(self.input_shape, "input_shape")
-        sizes = [self._image[0], *to_shape(channels, "channels")]
+        shape = to_shape(input_shape, "input_shape")
+        image = _image_shape(shape, "input_shape")
+        super().__init__(shape, image, whole_number("out_features", out_features, at_least=1))
+        sizes = [image[0], *to_shape(channels, "channels")]
         layers = [
             layer
             for a, b in pairwise(sizes)
             for layer in (nn.Conv2d(a, b, 3, stride=2, padding=1), activation())
         ]
-        height, width = _halved(self._image, len(channels))[-1]
+        height, width = _halved(image, len(channels))[-1]
         self.layers = nn.Sequential(
             *layers, nn.Flatten(), nn.Linear(sizes[-1] * height * width, out_features), activation()
         )
 
-    def forward(self, x: Tensor, *_: object) -> Tensor:
-        """The features of images.
-
-        Args:
-            x: images, (..., \\*input_shape), of any dtype.
-            *_: further data that travel along, such as labels, which this encoder passes over.
-
-        Returns:
-            Features, (..., out_features).
-        """
-        fix = "build the encoder with that input_shape or reshape the data"
-        rows = as_parameters(merge_batch(x, self.input_shape, name="data", fix=fix), self)
-        features: Tensor = self.layers(rows.reshape(-1, *self._image))  # (batch, channels, height, width)
-        return features.reshape(*batch_axes(x, self.input_shape), self.out_features)
-
 
 @final
-class ConvDecoder(nn.Module):
+class ConvDecoder(DatumDecoder):
     """The mirror of :class:`ConvEncoder`: (..., latent_dim) to (..., \\*output_shape).
 
     Args:
@@ -326,9 +349,7 @@ class ConvDecoder(nn.Module):
         hidden: int = 256,
         activation: Activation = nn.ReLU,
     ) -> None:
-        super().__init__()
-        self.latent_shape = to_shape(latent_dim, "latent_dim")
-        self.output_shape = to_shape(output_shape, "output_shape")
+        super().__init__(latent_dim, output_shape)
         image = _image_shape(self.output_shape, "output_shape")
         sides = _halved(image, len(channels))[::-1]
         channels, hidden = to_shape(channels, "channels"), whole_number("hidden", hidden, at_least=1)
@@ -342,19 +363,6 @@ class ConvDecoder(nn.Module):
         for (a, b), (small, large) in zip(pairwise([*channels, image[0]]), pairwise(sides), strict=True):
             layers += [activation(), _doubling(a, b, small, large)]
         self.layers = nn.Sequential(*layers)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """The parameters of the likelihood.
-
-        Args:
-            z: latents, (..., latent_dim).
-
-        Returns:
-            Parameters, (..., \\*output_shape).
-        """
-        rows = merge_batch(z, self.latent_shape, name="latents", fix="build the decoder with that latent_dim")
-        images: Tensor = self.layers(rows)
-        return images.reshape(z.shape[:-1] + self.output_shape)
 
 
 def _image_shape(shape: torch.Size, name: str) -> tuple[int, int, int]:
