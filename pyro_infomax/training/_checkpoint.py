@@ -1,4 +1,4 @@
-"""Where a training is kept, and how often."""
+"""A training in a file: where and how often it is kept, what the file holds, and how it is read again."""
 
 import math
 import os
@@ -468,11 +468,13 @@ class Keeper:
             ValueError: if parameters, buffers or callbacks are other ones.
         """
         programs, svi = self._training.programs, self._training.svi
+        # What may not fit comes first, so that an error leaves all as it was
         for kind, live in programs.state_dict().items():
             self._check_names(kind, live, content["programs"][kind])
         self._check_stated(content["stated_at_first"], programs.state_dict()["parameters"])
         self._check_callbacks(content["callbacks"])
         put_back = prepare_moments(svi.optim, content["optimizer"], programs)
+        # Moments belong to the parameters that stand when they are put back
         programs.load_state_dict(content["programs"])
         put_back()
         for thing, kept in ((objective(svi), content["objective"]), (svi, content["svi"])):

@@ -395,6 +395,7 @@ class DataParallel(Execution):
     def _try(self, svi: SVI, programs: ProgramState, kept: Snapshot, batch: Batch) -> None:
         """Runs the programs on data that all processes have, and leaves no trace but what they create."""
         _check_sums(svi)
+        # The first run creates what is lazy, and shows which buffers a run moves
         with isolated_random_state(), self.fabric.autocast(), _refusing_wrappers(svi):
             guide_trace = poutine.trace(svi.guide).get_trace(*batch)
             poutine.replay(svi.model, trace=guide_trace)(*batch)
@@ -404,6 +405,7 @@ class DataParallel(Execution):
             for name, buffer in programs.buffers().items()
             if buffer.is_floating_point() and not torch.equal(buffer, before[name])
         ]
+        # Further runs on other numbers of data show which plates hold them
         try:
             with isolated_random_state(), self.fabric.autocast():
                 self._plates = DataPlates(svi.model, svi.guide, batch)
@@ -472,6 +474,7 @@ class DataParallel(Execution):
             stated.update(_parameters(capture.trace))
             return loss
 
+        # One message tells all processes whether it went well, and which parameters have a gradient somewhere
         loss, error = result_or_error(run)
         new = {
             name: leaf for name, leaf in stated.items() if name not in self._known and is_of_programs(name)
@@ -486,6 +489,7 @@ class DataParallel(Execution):
         if unknown:
             self._learn(new)
             present += [1.0] * len(new)
+        # A parameter that has a gradient in one process is stepped in all
         having = [leaf for leaf, count in zip(self._known.values(), present, strict=True) if count]
         self._add_up(having)
         svi.optim(list(dict.fromkeys([*having, *stated.values()])))
