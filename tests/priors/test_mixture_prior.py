@@ -97,3 +97,9 @@ def test_a_latent_dim_that_is_none_is_refused(latent_dim):
 def test_a_number_of_components_that_is_none_is_refused(components):
     with pytest.raises(ValueError, match="Expected num_components to be an integer >= 1 but got"):
         MixturePrior(2, num_components=components)
+
+
+@pytest.mark.parametrize("sizes", [(True, 3), (2, True), (2, 1.5), (0, 3)])
+def test_sizes_are_integers(sizes):
+    with pytest.raises(ValueError, match="to be an integer >= 1 but got"):
+        MixturePrior(sizes[0], num_components=sizes[1])
