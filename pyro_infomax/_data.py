@@ -1,5 +1,6 @@
 """Data as the library takes them everywhere: a tensor or a tuple of tensors whose first axis is the data."""
 
+from collections.abc import Mapping
 from typing import Final, TypeAlias
 
 import torch
@@ -8,6 +9,9 @@ _ELEMENTS_PER_CHUNK: Final = 2**20
 
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
 """Tensors with one first axis, of the data."""
+
+SiteValues: TypeAlias = Mapping[str, torch.Tensor]
+"""Latent values, or others, by site."""
 
 Data: TypeAlias = torch.Tensor | Tensors
 

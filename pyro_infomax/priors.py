@@ -2,17 +2,19 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Final, final
+from typing import Final, final
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from pyro_infomax._checks import whole_number
+from pyro_infomax._types import State
 from pyro_infomax.distributions import FlowDistribution, to_flow
+from pyro_infomax.nn import drop_weak_references
 
-# ---- prior
+# ---- What is given as a prior: made a module, and checked where it is used.
 
 
 def to_prior(prior: object, latent_dim: int) -> nn.Module:
@@ -33,7 +35,7 @@ def to_prior(prior: object, latent_dim: int) -> nn.Module:
     if prior is None:
         return _StandardNormal(latent_dim)
     if isinstance(prior, torch.distributions.Distribution):
-        return _Returning(partial(_itself, check_prior(prior, latent_dim)))
+        return _FixedPrior(check_prior(prior, latent_dim))
     if isinstance(prior, nn.Module):
         return prior
     if callable(prior) and not isinstance(prior, type):
@@ -78,17 +80,23 @@ class _StandardNormal(nn.Module):
         return dist.Normal(self.origin, torch.ones_like(self.origin)).to_event(1)
 
 
-def _itself(prior: dist.TorchDistribution) -> dist.TorchDistribution:
-    return prior
+@final
+class _FixedPrior(nn.Module):
+    def __init__(self, prior: dist.TorchDistribution) -> None:
+        super().__init__()
+        self._prior = prior
+
+    def forward(self) -> dist.TorchDistribution:
+        return self._prior
 
 
 @final
 class _Returning(nn.Module):
-    def __init__(self, build: Callable[[], Any]) -> None:
+    def __init__(self, build: Callable[[], object]) -> None:
         super().__init__()
         self._build = build
 
-    def forward(self) -> Any:
+    def forward(self) -> object:
         return self._build()
 
 
@@ -107,21 +115,9 @@ class Prior(nn.Module):
         """
         raise NotImplementedError
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Pyro's store hangs on parameters what pickle refuses, and hangs it on again at the next run
-        for parameter in self.parameters():
-            parameter.__dict__.pop("unconstrained", None)
+    def __getstate__(self) -> State:
+        drop_weak_references(self)
         return self.__dict__.copy()
-
-
-def check_latent_dim(latent_dim: object) -> None:
-    """Raises ValueError unless it is an integer above 0.
-
-    Args:
-        latent_dim: number of latent dimensions.
-    """
-    if not isinstance(latent_dim, int) or latent_dim < 1:
-        raise ValueError(f"Expected latent_dim to be an integer >= 1 but got {latent_dim!r}.")
 
 
 # ---- A mixture of Normals as prior.
@@ -161,9 +157,8 @@ class MixturePrior(Prior):
 
     def __init__(self, latent_dim: int, *, num_components: int = 10) -> None:
         super().__init__()
-        check_latent_dim(latent_dim)
-        if not isinstance(num_components, int) or num_components < 1:
-            raise ValueError(f"Expected num_components to be an integer >= 1 but got {num_components!r}.")
+        latent_dim = whole_number("latent_dim", latent_dim, at_least=1)
+        num_components = whole_number("num_components", num_components, at_least=1)
         loc = _spread(num_components, latent_dim)
         scale = (1 - loc.square().mean(0)).sqrt().expand_as(loc)
         self.logits = nn.Parameter(torch.zeros(num_components))
@@ -228,12 +223,12 @@ class VampPrior(Prior):
     def __init__(
         self,
         pseudo_inputs: Tensor | Sequence[Tensor],
-        posterior: Callable[..., Any] | None = None,
+        posterior: Callable[..., object] | None = None,
         *,
         learn_weights: bool = False,
     ) -> None:
         super().__init__()
-        inputs = _checked(pseudo_inputs)
+        inputs = _rows_of_each(pseudo_inputs)
         self._trained = [each.is_floating_point() for each in inputs]
         for index, (each, trained) in enumerate(zip(inputs, self._trained, strict=True)):
             start = each.detach().clone()
@@ -259,7 +254,7 @@ class VampPrior(Prior):
         """Whether the prior has no posterior of its own and is to be called with one."""
         return self._posterior[0] is None
 
-    def forward(self, posterior: Callable[..., Any] | None = None) -> dist.MixtureSameFamily:
+    def forward(self, posterior: Callable[..., object] | None = None) -> dist.MixtureSameFamily:
         """The prior.
 
         Args:
@@ -275,12 +270,12 @@ class VampPrior(Prior):
                 "VampPrior(u, posterior=lambda u: head(encoder(u))), or pass it to a VAE as prior, which "
                 "lends its own."
             )
-        components = build(*self.pseudo_inputs)
-        _check_components(components, len(self.logits))
+        components = _components(build(*self.pseudo_inputs), len(self.logits))
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
 
 
-def _checked(pseudo_inputs: Any) -> tuple[Tensor, ...]:
+def _rows_of_each(pseudo_inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The pseudo-inputs as a tuple, with the same number of rows in each."""
     is_several = isinstance(pseudo_inputs, Sequence)
     inputs = tuple(pseudo_inputs) if is_several else (pseudo_inputs,)
     if not inputs or not all(isinstance(each, Tensor) and each.dim() > 0 for each in inputs):
@@ -296,7 +291,8 @@ def _checked(pseudo_inputs: Any) -> tuple[Tensor, ...]:
     return inputs
 
 
-def _check_components(components: Any, size: int) -> None:
+def _components(components: object, size: int) -> torch.distributions.Distribution:
+    """The posterior of the pseudo-inputs, if it is a distribution of one site for each of them."""
     if not isinstance(components, torch.distributions.Distribution):
         raise ValueError(
             f"Expected the posterior to return a distribution but got {type(components).__name__}: return "
@@ -307,6 +303,7 @@ def _check_components(components: Any, size: int) -> None:
             f"Expected a posterior with batch shape ({size},), that of the pseudo-inputs, and event shape "
             f"(latent,) but got {tuple(components.batch_shape)} and {tuple(components.event_shape)}."
         )
+    return components
 
 
 # ---- A normalising flow as prior.
@@ -330,25 +327,23 @@ class FlowPrior(Prior):
 
     Args:
         latent_dim: number of latent dimensions.
-        flow: what :func:`pyro_infomax.flows.to_flow` takes: a function of the latent dimension that returns
-            Pyro's transforms, as ``dist.transforms.affine_autoregressive`` does, or a flow of zuko, as
-            ``zuko.flows.NSF`` does (``pip install pyro_infomax[flows]``); None for
-            :class:`~pyro_infomax.flows.CouplingFlow`.
+        flow: what :func:`pyro_infomax.distributions.to_flow` takes: a function of the latent dimension that
+            returns Pyro's transforms, as ``dist.transforms.affine_autoregressive`` does, or a flow of zuko,
+            as ``zuko.flows.NSF`` does (``pip install pyro_infomax[flows]``); None for
+            :class:`~pyro_infomax.distributions.CouplingFlow`.
 
     Raises:
         ValueError: unless latent_dim is an integer above 0, and for what is no flow without context.
 
     Example:
-        >>> import torch
         >>> prior = FlowPrior(3)
         >>> prior().log_prob(torch.zeros(3))
         tensor(-2.7568, grad_fn=...)
     """
 
-    def __init__(self, latent_dim: int, *, flow: Callable[..., Any] | None = None) -> None:
+    def __init__(self, latent_dim: int, *, flow: Callable[..., object] | None = None) -> None:
         super().__init__()
-        check_latent_dim(latent_dim)
-        self.flow = to_flow(flow, latent_dim, to_noise=True)
+        self.flow = to_flow(flow, whole_number("latent_dim", latent_dim, at_least=1), to_noise=True)
 
     def forward(self) -> FlowDistribution:
         """The prior.

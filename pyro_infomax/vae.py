@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
@@ -10,12 +11,17 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.util import is_validation_enabled
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+from torch.nn.parameter import is_lazy
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._random import isolated_random_state
+from pyro_infomax._types import State
+from pyro_infomax.guides import Head, LatentSite, build_head, check_posterior, infer_of, is_head, median_of
 from pyro_infomax.nn import (
     InstanceName,
     Likelihood,
-    NormalHead,
     adopt,
     check_features,
     drop_weak_references,
@@ -37,9 +43,10 @@ class VAE(nn.Module):
         q_\psi(z \mid x) = \mathcal{N}\bigl(z;\, \mu(x), \mathrm{diag}\, \sigma(x)^2\bigr)
 
     :meth:`model` and :meth:`guide` are Pyro programs for SVI and any ELBO; the other methods work outside
-    of inference. The two networks end in features and in parameters: the heads that make a Normal of the
-    encoder's features belong to the VAE, and the likelihood makes a distribution of the decoder's output.
-    Where the encoder has no attribute ``out_features``, the heads are built by one call at first use.
+    of inference. The two networks end in features and in parameters: the head that makes a Normal, or
+    another posterior, of the encoder's features belongs to the VAE, and the likelihood makes a distribution
+    of the decoder's output. Where the encoder has no attribute ``out_features``, the head is built by one
+    call at first use.
 
     Every instance has parameter names of its own in Pyro's store (``VAE``, ``VAE_2``, …), so that two of
     them train independently. Values that were loaded into the store are taken over.
@@ -57,12 +64,18 @@ class VAE(nn.Module):
         prior: p(z), by default the standard Normal: a Pyro distribution with event shape (latent_dim,), or
             a module or function that returns one; a module's parameters train. A module whose attribute
             ``follows_posterior`` is true, as that of a :class:`~pyro_infomax.priors.VampPrior`, is called
-            with the posterior of this VAE, in which the encoder is in evaluation mode.
+            with the posterior of this VAE, in which encoder and head are in evaluation mode.
+        head: q(z|x), by default the diagonal Normal: what the guides take in ``heads=`` for a site, which
+            is a family such as :class:`~pyro_infomax.guides.AmortizedMultivariateNormal` or
+            ``partial(AmortizedFlow, flow=...)``, on the support of the prior; a class of
+            ``pyro.distributions``; or a module from features (..., h) to a distribution of batch shape (...)
+            and event shape (latent_dim,).
 
     Raises:
-        ValueError: for a latent_dim below 1, an unknown likelihood or a prior of another shape; at use, for
-            features or parameters whose shape does not fit the data, and, while Pyro's validation is on,
-            for data that the likelihood cannot give.
+        ValueError: for a latent_dim below 1, an unknown likelihood, a prior of another shape, or what is no
+            head; at use, for features, parameters or posteriors whose shape does not fit the data, and,
+            while Pyro's validation is on, for data that the likelihood cannot give.
+        NotImplementedError: for a family that does not cover the support of the prior.
 
     Example:
         >>> from pyro_infomax.nn import MLPDecoder, MLPEncoder
@@ -78,10 +91,20 @@ class VAE(nn.Module):
         True
         >>> vae.sample(4, seed=0).shape, vae.reconstruct(x).shape
         (torch.Size([4, 8, 8]), torch.Size([5, 8, 8]))
+
+        The full covariance of the posterior is one argument:
+
+        >>> from pyro_infomax.guides import AmortizedMultivariateNormal
+        >>> encoder, decoder = MLPEncoder((8, 8)), MLPDecoder(2, (8, 8))
+        >>> vae = VAE(encoder, decoder, latent_dim=2, head=AmortizedMultivariateNormal)
+        >>> vae.encode(x).covariance_matrix.shape
+        torch.Size([5, 2, 2])
+        >>> pyro.clear_param_store()
     """
 
-    head: NormalHead | None
+    head: nn.Module | None
     likelihood: Likelihood
+    prior: nn.Module
 
     def __init__(
         self,
@@ -89,26 +112,33 @@ class VAE(nn.Module):
         decoder: Callable[[Tensor], Tensor],
         *,
         latent_dim: int,
-        likelihood: str | Callable[[Tensor], Any] = "bernoulli",
-        prior: dist.Distribution | Callable[[], Any] | None = None,
+        likelihood: str | Callable[[Tensor], object] = "bernoulli",
+        prior: dist.Distribution | Callable[[], object] | None = None,
+        head: Head | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(latent_dim, int) or latent_dim < 1:
-            raise ValueError(f"Expected latent_dim to be an integer >= 1 but got {latent_dim!r}.")
+        self.latent_dim = whole_number("latent_dim", latent_dim, at_least=1)
         self._name = InstanceName("VAE")
-        self.latent_dim = latent_dim
         self.encoder = encoder
         self.decoder = decoder
-        # What a user built stays as it is; what is built here joins the decoder
-        own = _like if isinstance(likelihood, str) else _as_it_is
-        self.likelihood = own(to_likelihood(likelihood), decoder)
-        self.prior = (_like if prior is None else _as_it_is)(to_prior(prior, latent_dim), decoder)
-        self.head = None
+        # What a user built stays as it is; what is built here joins the networks
+        self.likelihood = to_likelihood(likelihood)
+        if isinstance(likelihood, str):
+            _join(self.likelihood, decoder)
+        self.prior = to_prior(prior, self.latent_dim)
+        if prior is None:
+            _join(self.prior, decoder)
+        # A head of the user's is to follow device, dtype and mode before it is built, too
+        self.head = head if is_head(head) else None
+        # In a tuple, since the instance of a family would be registered here
+        self._own_head = (head,)
+        self._site = LatentSite("z", constraints.real_vector, torch.Size([self.latent_dim]))
+        self._has_head = is_head(head) and not any(is_lazy(each) for each in head.parameters())
         features = getattr(encoder, "out_features", None)
         if isinstance(features, int):
-            self.head = _like(NormalHead(features, (latent_dim,)), encoder)
+            self._make_head(features, _reference(encoder))
 
-    def model(self, x: Tensor, *_: Any) -> Tensor:
+    def model(self, x: Tensor, *_: object) -> Tensor:
         """The generative joint p(z) p(x|z), as a Pyro program with ``x`` observed.
 
         Args:
@@ -126,7 +156,7 @@ class VAE(nn.Module):
             pyro.sample("x", self._observation(z, x), obs=x)
         return z
 
-    def guide(self, x: Tensor, *rest: Any) -> Tensor:
+    def guide(self, x: Tensor, *rest: object) -> Tensor:
         """The posterior q(z|x), as a Pyro program.
 
         Args:
@@ -140,10 +170,11 @@ class VAE(nn.Module):
         self._build_head(x, *rest)
         register(f"{self._name}.head", self.head)
         with pyro.plate("data", len(x), dim=-1):
-            z: Tensor = pyro.sample("z", self._posterior(x, *rest))
+            posterior = self._posterior(x, *rest)
+            z: Tensor = pyro.sample("z", posterior, infer=infer_of(self.head))
         return z
 
-    def encode(self, x: Tensor, *rest: Any) -> dist.TorchDistribution:
+    def encode(self, x: Tensor, *rest: object) -> dist.TorchDistribution:
         """The posterior q(z|x).
 
         Args:
@@ -187,8 +218,10 @@ class VAE(nn.Module):
         return x
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, *rest: Any) -> Tensor:
+    def reconstruct(self, x: Tensor, *rest: object) -> Tensor:
         """The mean of p(x|z) at the mean of q(z|x); the most probable class for categorical data.
+
+        Where q(z|x) tells no mean, as a flow does not, its median stands in, element by element.
 
         Args:
             x: data, (batch, ...).
@@ -197,7 +230,12 @@ class VAE(nn.Module):
         Returns:
             Reconstructions, (batch, ...).
         """
-        return self.likelihood.centre(self.decode(self.encode(x, *rest).mean))
+        posterior = self.encode(x, *rest)
+        try:
+            z = posterior.mean
+        except NotImplementedError:
+            z = median_of(posterior)
+        return self.likelihood.centre(self.decode(z))
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters, once there are all of them.
@@ -205,7 +243,7 @@ class VAE(nn.Module):
         Raises:
             RuntimeError: before the heads are built, since an optimiser made now would never train them.
         """
-        if self.head is None:
+        if not self._has_head:
             raise RuntimeError(
                 "Expected the heads of the VAE before its parameters are asked for, but they are built at "
                 "first use; call vae.encode(x) once, or give the encoder an attribute out_features."
@@ -213,13 +251,13 @@ class VAE(nn.Module):
         return super().named_parameters(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Loads a state, for which it builds the heads where they are not there yet."""
+        """Loads a state, for which it builds the head where it is not there yet."""
         weight = state_dict.get("head.linear.weight")
         if self.head is None and weight is not None:
-            self.head = NormalHead(weight.shape[1], (self.latent_dim,)).to(weight.device, weight.dtype)
+            self._make_head(weight.shape[1], weight)
         return super().load_state_dict(state_dict, *args, **kwargs)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         drop_weak_references(self)
         return self.__dict__.copy()
 
@@ -227,29 +265,44 @@ class VAE(nn.Module):
         for part in parts:
             adopt(f"{self._name}.{part}", getattr(self, part))
 
-    def _build_head(self, x: Tensor, *rest: Any) -> None:
-        if self.head is None:
+    def _build_head(self, x: Tensor, *rest: object) -> None:
+        if not self._has_head:
             with isolated_random_state():
                 features = prototype_features(self.encoder, x, *rest)
-                head = NormalHead(features.shape[-1], (self.latent_dim,))
-            self.head = head.to(features.device, features.dtype)
+                self._make_head(features.shape[-1], features)
+
+    def _make_head(self, in_features: int, like: Tensor) -> None:
+        (own,) = self._own_head
+        site = replace(self._site, support=self._support(own))
+        self.head = build_head(own, site, in_features, like=like, model=self.model, training=self.training)
+        self._own_head, self._has_head = (None,), True
+
+    def _support(self, own: Head | None) -> Constraint:
+        """That of the prior, for what makes a head for a support: the default is a Normal."""
+        if own is None or is_head(own) or getattr(self.prior, "follows_posterior", False):
+            return self._site.support
+        with pyro.poutine.block(), torch.no_grad(), isolated_random_state():
+            support = self._prior(adopt).support
+        return self._site.support if support is None else support
 
     def _prior(self, link: Callable[[str, object], None]) -> dist.TorchDistribution:
         follows = getattr(self.prior, "follows_posterior", False)
         prior = self.prior(partial(self._pseudo_posterior, link)) if follows else self.prior()
         return check_prior(prior, self.latent_dim)
 
-    def _pseudo_posterior(self, link: Callable[[str, object], None], *data: Any) -> dist.TorchDistribution:
+    def _pseudo_posterior(self, link: Callable[[str, object], None], *data: Tensor) -> dist.TorchDistribution:
         link(f"{self._name}.encoder", self.encoder)
         self._build_head(*data)
         link(f"{self._name}.head", self.head)
         # Batch statistics are those of the data
-        with evaluation_mode(self.encoder):
+        assert self.head is not None
+        with evaluation_mode(self.encoder, self.head):
             return self._posterior(*data)
 
-    def _posterior(self, x: Tensor, *rest: Any) -> dist.TorchDistribution:
+    def _posterior(self, x: Tensor, *rest: object) -> dist.TorchDistribution:
         assert self.head is not None
-        return self.head(check_features(self.encoder(x, *rest), len(x)))
+        features = check_features(self.encoder(x, *rest), len(x))
+        return check_posterior(self.head(features), self._site, features.shape[:-1])
 
     def _decoded(self, z: Tensor) -> Tensor:
         # Any decoder takes (batch, latent)
@@ -286,13 +339,14 @@ class VAE(nn.Module):
         return distribution
 
 
-def _as_it_is(module: Any, _: object) -> Any:
-    return module
+def _reference(network: object) -> Tensor:
+    """A tensor in the dtype and on the device of a network's parameters."""
+    parameters = network.parameters() if isinstance(network, nn.Module) else iter(())
+    found = next((each for each in parameters if each.is_floating_point()), None)
+    return torch.empty(0) if found is None or is_lazy(found) else found
 
 
-def _like(module: Any, other: object) -> Any:
-    """Brings a module to the dtype and device of another's parameters."""
-    parameters = other.parameters() if isinstance(other, nn.Module) else iter(())
-    reference = next((p for p in parameters if p.is_floating_point()), None)
-    lazy = isinstance(reference, nn.parameter.UninitializedParameter)
-    return module if reference is None or lazy else module.to(reference.device, reference.dtype)
+def _join(module: nn.Module, network: object) -> None:
+    """Brings a module to the dtype and device of a network."""
+    reference = _reference(network)
+    module.to(reference.device, reference.dtype)

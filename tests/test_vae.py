@@ -2,19 +2,29 @@ import copy
 import io
 import math
 import pickle
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
 from torch import nn
 
-from pyro_infomax.diagnostics import decompose
+from pyro_infomax.capture import CapturedSVI
+from pyro_infomax.diagnostics import decompose, to_arviz
 from pyro_infomax.distributions import CouplingFlow
+from pyro_infomax.guides import (
+    AmortizedDelta,
+    AmortizedDiscrete,
+    AmortizedFlow,
+    AmortizedLowRankNormal,
+    AmortizedMultivariateNormal,
+    AmortizedNormal,
+)
 from pyro_infomax.joint import generative
-from pyro_infomax.nn import ConvDecoder, ConvEncoder, Gaussian, MLPDecoder, MLPEncoder
+from pyro_infomax.nn import ConvDecoder, ConvEncoder, Gaussian, MLPDecoder, MLPEncoder, MultivariateNormalHead
 from pyro_infomax.priors import FlowPrior, MixturePrior, VampPrior
 from pyro_infomax.vae import VAE
 
@@ -548,3 +558,131 @@ def test_a_state_brings_the_heads_that_it_needs() -> None:
     fresh = VAE(Headless(), MLPDecoder(2, 6), latent_dim=2)
     fresh.load_state_dict(trained.state_dict())
     assert torch.equal(fresh.encode(torch.ones(1, 6)).mean, expected)
+
+
+# ---- heads
+
+
+def one_hot_prior():
+    return dist.OneHotCategorical(torch.ones(LATENT))
+
+
+def gamma_prior():
+    return dist.Gamma(torch.ones(LATENT), 1.0).to_event(1)
+
+
+# From a name to a head, and to what makes the prior, None for the default
+HEADS = {
+    "full covariance": (AmortizedMultivariateNormal, None),
+    "options of a family": (partial(AmortizedLowRankNormal, rank=2), None),
+    "flow": (AmortizedFlow, None),
+    "distribution": (dist.Laplace, None),
+    "parameters fixed": (partial(dist.StudentT, 4.0), None),
+    "support of the prior": (AmortizedNormal, gamma_prior),
+    "support of a prior that is a function": (AmortizedFlow, lambda: gamma_prior),
+    "vamp prior": (AmortizedFlow, lambda: VampPrior(torch.rand(2, *SHAPE))),
+    "relaxed": (partial(AmortizedDiscrete, temperature=0.5), one_hot_prior),
+}
+
+
+def build_with_head(name, encoder=None):
+    head, make_prior = HEADS[name]
+    return build(encoder, head=head, prior=make_prior() if make_prior else None)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_trains_encodes_and_decomposes(name, x):
+    vae = build_with_head(name)
+    before = state(vae)
+    svi = CapturedSVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    assert all(math.isfinite(svi.step(x)) for _ in range(4))
+    assert not torch.equal(before["head.linear.weight"], vae.head.linear.weight)
+    posterior = vae.encode(x)
+    assert (posterior.batch_shape, posterior.event_shape) == ((len(x),), (LATENT,))
+    assert vae.reconstruct(x).shape == x.shape
+    account = decompose(vae.model, vae.guide, x, num_samples=2, seed=0)
+    assert torch.isfinite(account.rate.value)
+    assert len(to_arviz(vae.model, vae.guide, x, num_samples=3).posterior["z"].dims) == 4
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_is_built_by_the_first_call_or_by_a_state(name, x):
+    def encoder():
+        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(SHAPE), 6))
+
+    trained, fresh = build_with_head(name, encoder()), build_with_head(name, encoder())
+    assert trained.head is None
+    draws = trained.encode(x).sample()
+    fresh.load_state_dict(trained.state_dict())
+    assert torch.equal(fresh.encode(x).log_prob(draws), trained.encode(x).log_prob(draws))
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(fresh)))
+    assert torch.equal(twin.encode(x).log_prob(draws), trained.encode(x).log_prob(draws))
+
+
+def test_a_module_is_the_head_itself(x):
+    head = MultivariateNormalHead(7, (LATENT,))
+    vae = build(head=head)
+    assert vae.head is head
+    trained(vae, x, elbo=Trace_ELBO())
+    assert vae.encode(x).covariance_matrix.shape == (len(x), LATENT, LATENT)
+
+
+def test_a_lazy_head_is_built_for_the_features(x):
+    class LazyHead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.LazyLinear(LATENT)
+
+        def forward(self, features):
+            return dist.Normal(self.layer(features), 1.0).to_event(1)
+
+    vae = build(lambda x: x.flatten(1), head=LazyHead())
+    with pytest.raises(RuntimeError, match="built at first use"):
+        list(vae.parameters())
+    assert vae.encode(x).event_shape == (LATENT,)
+    assert len(list(vae.head.parameters())) == 2
+
+
+def test_the_default_is_the_head_of_the_normal_family(x):
+    torch.manual_seed(0)
+    default = build()
+    torch.manual_seed(0)
+    named = build(head=AmortizedNormal)
+    assert all(torch.equal(value, default.state_dict()[name]) for name, value in named.state_dict().items())
+    assert torch.equal(default.encode(x).mean, named.encode(x).mean)
+
+
+def test_a_discrete_latent_is_enumerated(x):
+    vae = build(head=AmortizedDiscrete, prior=one_hot_prior())
+    losses = trained(vae, x, elbo=TraceEnum_ELBO())
+    assert all(math.isfinite(loss) for loss in losses)
+    assert vae.encode(x).sample().sum(-1).eq(1).all()
+
+
+def test_a_point_has_no_account(x):
+    vae = build(head=AmortizedDelta)
+    trained(vae, x, elbo=Trace_ELBO())
+    with pytest.raises(NotImplementedError, match="Deltas, which have no density"):
+        decompose(vae.model, vae.guide, x)
+
+
+@pytest.mark.parametrize("bad", ["normal", 3, lambda features: dist.Normal(features, 1.0)])
+def test_what_is_no_head_is_refused(bad):
+    with pytest.raises(ValueError, match="Expected the head of 'z' to be a module from features"):
+        build(head=bad)
+
+
+def test_a_family_that_does_not_cover_the_prior_is_refused():
+    with pytest.raises(NotImplementedError, match="'z' is discrete"):
+        build(head=AmortizedNormal, prior=one_hot_prior())
+
+
+def test_a_head_of_another_shape_is_named(x):
+    with pytest.raises(ValueError, match="head of 'z' to return a distribution of event shape"):
+        build(head=MultivariateNormalHead(7, (LATENT + 1,))).encode(x)
+
+
+@pytest.mark.parametrize("bad", [True, 0, 2.0, "2"])
+def test_the_size_of_the_latent_is_an_integer(bad):
+    with pytest.raises(ValueError, match="Expected latent_dim to be an integer >= 1 but got"):
+        VAE(MLPEncoder(6), MLPDecoder(2, 6), latent_dim=bad)

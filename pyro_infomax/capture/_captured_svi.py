@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
-from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, compile_graph, to_function
+from pyro_infomax.capture._graph import (
+    GradientBuffers,
+    RecordedGraph,
+    TensorFunction,
+    compile_graph,
+    to_function,
+)
 from pyro_infomax.capture._watch import (
     Call,
     NotCapturableError,
@@ -37,7 +43,6 @@ from pyro_infomax.programs import ProgramState
 
 Objective = ELBO | Callable[..., Tensor]
 Gradients = dict[Tensor, Tensor]
-TensorFunction = Callable[..., tuple[Tensor, ...]]
 
 BACKENDS: Final = ("replay", "inductor")
 _FEW_WEIGHTS: Final = 3
@@ -327,7 +332,7 @@ class CapturedSVI(SVI):
         model: the model.
         guide: the guide.
         optim: any optimiser of Pyro; the step is quickest with
-            :class:`~pyro_infomax.training.FusedOptim`.
+            :class:`~pyro_infomax.capture.FusedOptim`.
         loss: an ELBO, or a function of model, guide and data that returns a loss to differentiate.
         backend: ``"replay"`` runs torch's operations one after another. ``"inductor"`` compiles them, which
             takes a C++ compiler and some seconds for each shape; where that fails, it replays.

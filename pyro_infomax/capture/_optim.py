@@ -419,14 +419,15 @@ class ParameterGroup:
         return flat
 
     def _continue(self, states: Sequence[ParameterState]) -> None:
-        if self.flat is None:
-            _load_state(self.optimizer, {k: each.state for k, each in enumerate(states) if each.state})
-        elif states[0].state:
+        kept = {index: each.state for index, each in enumerate(states) if each.state}
+        if kept and self.flat is not None:
             moments = {
                 name: torch.cat([each.elementwise[name].to(self.flat).reshape(-1) for each in states])
                 for name in states[0].elementwise
             }
-            _load_state(self.optimizer, {0: moments | states[0].shared})
+            kept = {0: moments | states[0].shared}
+        if kept:
+            _load_state(self.optimizer, kept)
         self.optimizer.param_groups[0].update(states[0].options)
         if self.scheduler is not None and states[0].scheduler is not None:
             self.scheduler.load_state_dict(copy.deepcopy(states[0].scheduler))
@@ -657,13 +658,8 @@ class FusedOptim(PyroOptim):
         super().set_state(dict(state_dict))
         self._forget_sets()
 
-    def state_dict(self) -> State:
-        """The same as :meth:`get_state`."""
-        return self.get_state()
-
-    def load_state_dict(self, state_dict: Mapping[str, object]) -> None:
-        """The same as :meth:`set_state`."""
-        self.set_state(state_dict)
+    state_dict = get_state
+    load_state_dict = set_state
 
     def load(self, filename: str, map_location: Any = None) -> None:
         """Takes up the state from a file that ``save`` has written, read with ``weights_only=True``."""

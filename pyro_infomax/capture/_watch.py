@@ -1,22 +1,27 @@
-"""What a recorded step was recorded for, and so what it may be replayed for."""
+"""What a recorded step was recorded for, and so what it may be replayed for.
+
+A recording fixes whatever is no operation on tensors. Here is what watches that: the key of a call, random
+numbers and writes that a recording does not show, reads of values, and what the programs can reach in Python.
+"""
 
 import pickle
 import random
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dis import get_instructions
 from functools import partial
 from pathlib import Path
 from traceback import walk_stack, walk_tb
 from types import CellType, CodeType, FrameType, FunctionType, MappingProxyType, MethodType, ModuleType
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, TypeAlias, cast, final
 
 import numpy as np
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -24,9 +29,13 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from pyro_infomax._recording import is_literal, literal_number
 from pyro_infomax.infer import WeightedELBO
 
-# ---- capture key
+# ---- What a step is recorded for: its arguments, and what is around it.
 
-_PLAIN = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
+# As func, args and kwargs reach the modes of torch
+Arguments: TypeAlias = tuple[Any, ...]
+Keywords: TypeAlias = dict[str, object] | None
+
+_PLAIN_ARGUMENTS = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
 
 @final
@@ -62,17 +71,18 @@ class Call:
         ((tensor([1., 1.]), 3), {'weights': [tensor([0.])]})
     """
 
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         self._args, self._kwargs = args, kwargs
+        # Bare tensors, which are the rule, need no walk through containers
         if not kwargs and all(type(each) is Tensor for each in args):
-            self.tensors: tuple[Tensor, ...] = args
+            self.tensors = cast(tuple[Tensor, ...], args)
             self.layout: Hashable = tuple(map(_layout, args))
             return
         leaves, spec = tree_flatten((args, kwargs))
         self.tensors = tuple(each for each in leaves if isinstance(each, Tensor))
         self.layout = spec, tuple(map(_layout, leaves))
 
-    def rebuilt(self, tensors: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def rebuilt(self, tensors: Sequence[Tensor]) -> tuple[tuple[object, ...], dict[str, object]]:
         """The same arguments with other tensors."""
         leaves, spec = tree_flatten((self._args, self._kwargs))
         rest = iter(tensors)
@@ -86,7 +96,7 @@ def _layout(leaf: object) -> Hashable:
         if leaf.requires_grad:
             raise NotCapturableError("an argument collects a gradient of its own")
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
-    if isinstance(leaf, _PLAIN):
+    if isinstance(leaf, _PLAIN_ARGUMENTS):
         return type(leaf), leaf
     raise NotCapturableError(
         f"an argument of the type {type(leaf).__name__} may change unseen; pass tensors and plain values"
@@ -148,12 +158,12 @@ class ForeignDraws:
 
     def put_back(self) -> bool:
         """Puts the state back; whether it had moved."""
-        if _same(self._read(), self._state):
+        if _same_state(self._read(), self._state):
             return False
         self._write()
         return True
 
-    def _read(self) -> Any:
+    def _read(self) -> object:
         generator = self._generator
         if isinstance(generator, np.random.Generator):
             return generator.bit_generator.state
@@ -162,13 +172,13 @@ class ForeignDraws:
     def _write(self) -> None:
         generator = self._generator
         if isinstance(generator, np.random.Generator):
-            generator.bit_generator.state = self._state
+            generator.bit_generator.state = cast(dict[str, object], self._state)
         else:
             (generator.setstate if hasattr(generator, "setstate") else generator.set_state)(self._state)
 
 
-def _same(state: Any, other: Any) -> bool:
-    if isinstance(state, Tensor):
+def _same_state(state: object, other: object) -> bool:
+    if isinstance(state, Tensor) and isinstance(other, Tensor):
         return torch.equal(state, other)
     return pickle.dumps(state) == pickle.dumps(other)
 
@@ -192,7 +202,9 @@ class WritesUndone(TorchDispatchMode):
         super().__init__()
         self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Arguments = (), kwargs: Keywords = None
+    ) -> object:
         if func._schema.is_mutable:
             given = {each.name: value for each, value in zip(func._schema.arguments, args, strict=False)}
             given |= kwargs or {}
@@ -201,14 +213,14 @@ class WritesUndone(TorchDispatchMode):
                     self._keep(given.get(argument.name))
         return func(*args, **(kwargs or {}))
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         # Windows on the same memory were kept at different times: the first time comes last
         with torch.no_grad():
             for tensor, copy in reversed(self._kept.values()):
                 tensor.copy_(copy)
 
-    def _keep(self, written: Any) -> None:
+    def _keep(self, written: object) -> None:
         for tensor in written if isinstance(written, list | tuple) else [written]:
             if isinstance(tensor, Tensor) and tensor.numel():
                 window = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
@@ -235,20 +247,20 @@ def is_library(thing: FunctionType | ModuleType | type) -> bool:
     if isinstance(thing, FunctionType):
         # A wrapper bears the module name of what it wraps
         return _names_library(thing.__globals__)
-    return _top(thing.__name__ if isinstance(thing, ModuleType) else thing.__module__) in _LIBRARIES
+    return _package(thing.__name__ if isinstance(thing, ModuleType) else thing.__module__) in _LIBRARIES
 
 
 def place_of(error: BaseException) -> str:
     """The line of the user's own that an error comes from, as ``" (model.py, line 3)"``; or nothing."""
-    return _last(list(walk_tb(error.__traceback__)))
+    return _last_own_line(list(walk_tb(error.__traceback__)))
 
 
 def present_place() -> str:
     """The line of the user's own that has led here, in the same form."""
-    return _last(list(walk_stack(None))[::-1])
+    return _last_own_line(list(walk_stack(None))[::-1])
 
 
-def _last(frames: Iterable[tuple[FrameType, int]]) -> str:
+def _last_own_line(frames: Iterable[tuple[FrameType, int]]) -> str:
     own = [
         f" ({Path(frame.f_code.co_filename).name}, line {line})"
         for frame, line in frames
@@ -257,11 +269,11 @@ def _last(frames: Iterable[tuple[FrameType, int]]) -> str:
     return own[-1] if own else ""
 
 
-def _names_library(namespace: dict[str, Any]) -> bool:
-    return _top(namespace.get("__name__") or "") in _LIBRARIES
+def _names_library(namespace: Mapping[str, object]) -> bool:
+    return _package(str(namespace.get("__name__") or "")) in _LIBRARIES
 
 
-def _top(name: str) -> str:
+def _package(name: str) -> str:
     return name.partition(".")[0]
 
 
@@ -321,7 +333,9 @@ class _Refusing:
 
 
 class _PythonReads(_Refusing, TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: Arguments = (), kwargs: Keywords = None
+    ) -> object:
         if func in _WITHOUT_CHECKS:
             func = _WITHOUT_CHECKS[func]
         if (func in _READERS and not is_literal(args[0])) or (
@@ -332,7 +346,9 @@ class _PythonReads(_Refusing, TorchFunctionMode):
 
 
 class _OperationsThatRead(_Refusing, TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Arguments = (), kwargs: Keywords = None
+    ) -> object:
         if func is torch.ops.aten._local_scalar_dense.default and is_literal(args[0]):
             return literal_number(args[0])
         if torch.Tag.data_dependent_output in func.tags:
@@ -348,7 +364,7 @@ def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
 
 # Functions of torch that read values only to raise errors. By the first one distributions validate
 # themselves, whatever the switch of Pyro says.
-_WITHOUT_CHECKS: Final[dict[Any, Callable[..., Any]]] = {
+_WITHOUT_CHECKS: Final[dict[Callable[..., object], Callable[..., object]]] = {
     torch._is_all_true: lambda _: True,
     torch.nn.functional.one_hot: _one_hot,
 }
@@ -361,7 +377,7 @@ def _holds_tensors(value: object) -> bool:
 
 # ---- Where programs find values of Python: attributes, closures, globals, and containers of these.
 
-PLAIN: Final = (bool, int, float, complex, str, bytes, type(None))
+_COUNTED_BY_VALUE: Final = (bool, int, float, complex, str, bytes, type(None))
 
 _LARGEST: Final = 100  # entries
 _MOST_OBJECTS: Final = 2000
@@ -373,7 +389,7 @@ class Entry(NamedTuple):
     """Where a value stands, which one, and what to call it."""
 
     container: Any
-    key: Any
+    key: object
     value: object
     name: str
 
@@ -408,17 +424,18 @@ class Reach:
         self.cells: list[Entry] = []
         self.containers: list[tuple[Any, str]] = []
         self.namespaces: list[tuple[Any, str]] = []
-        self.generators: list[tuple[Any, str]] = []
+        self.generators: list[tuple[object, str]] = []
         self._seen: dict[int, object] = {}
         waiting = [(root, type(root).__name__) for root in roots]
+        # Depth first, each object once; a program that reaches more than this is not followed to its end
         while waiting and len(self._seen) < _MOST_OBJECTS:
             value, name = waiting.pop()
-            if id(value) in self._seen or isinstance(value, (*PLAIN, Tensor, type)):
+            if id(value) in self._seen or isinstance(value, (*_COUNTED_BY_VALUE, Tensor, type)):
                 continue
             self._seen[id(value)] = value
             waiting += [(entry.value, entry.name) for entry in self._inside(value, name)]
 
-    def _inside(self, value: Any, name: str) -> list[Entry]:
+    def _inside(self, value: object, name: str) -> list[Entry]:
         match value:
             case torch.Generator() | np.random.Generator() | random.Random():
                 self.generators.append((value, name))
@@ -470,7 +487,7 @@ class Reach:
                 found += self._in_namespace(vars(space), names, spaces.name)
         return found
 
-    def _in_namespace(self, namespace: Any, names: Iterable[str], owner: str) -> list[Entry]:
+    def _in_namespace(self, namespace: Mapping[str, object], names: Iterable[str], owner: str) -> list[Entry]:
         prefix = f"{owner}." if owner else ""
         found = [
             Entry(namespace, each, namespace[each], prefix + each) for each in names if each in namespace
@@ -553,13 +570,14 @@ class PythonState:
 
     def changed(self) -> str | None:
         """What is no longer as it was, by name; None if everything is."""
+        # This runs before each replay, so that values are compared only where they are other objects
         name = None
         try:
             for container, key, value, name in self._entries:
-                if container[key] is not value and not _equal(container[key], value):
+                if container[key] is not value and not _unchanged(container[key], value):
                     return name
             for cell, _, value, name in self._cells:
-                if cell.cell_contents is not value and not _equal(cell.cell_contents, value):
+                if cell.cell_contents is not value and not _unchanged(cell.cell_contents, value):
                     return name
         except (KeyError, IndexError, ValueError):
             return name
@@ -599,21 +617,23 @@ class PythonState:
     def _rebound(self) -> list[str]:
         """Puts rebound values back; the names of those that are numbers and the like."""
         names = []
-        for entry in [each for each in (*self._entries, *self._cells) if not _equal(_read(each), each.value)]:
-            if isinstance(entry.value, PLAIN) and isinstance(_read(entry), PLAIN):
+        for entry in [
+            each for each in (*self._entries, *self._cells) if not _unchanged(_present(each), each.value)
+        ]:
+            if isinstance(entry.value, _COUNTED_BY_VALUE) and isinstance(_present(entry), _COUNTED_BY_VALUE):
                 names.append(entry.name)
-            _write(entry)
+            _put_back(entry)
             (self._cells if isinstance(entry.container, CellType) else self._entries).remove(entry)
         return names
 
 
-def _read(entry: Entry) -> Any:
+def _present(entry: Entry) -> object:
     if isinstance(entry.container, CellType):
         return entry.container.cell_contents
     return entry.container[entry.key]
 
 
-def _write(entry: Entry) -> None:
+def _put_back(entry: Entry) -> None:
     if isinstance(entry.container, CellType):
         entry.container.cell_contents = entry.value
     elif not isinstance(entry.container, MappingProxyType):  # that of a class is read alone
@@ -629,8 +649,8 @@ def _resized(containers: Sequence[tuple[Any, Any, str]]) -> Iterator[str]:
             yield name
 
 
-def _equal(value: object, other: object) -> bool:
+def _unchanged(value: object, other: object) -> bool:
     if value is other:
         return True
-    alike = type(value) is type(other) and isinstance(value, PLAIN)
+    alike = type(value) is type(other) and isinstance(value, _COUNTED_BY_VALUE)
     return alike and (value == other or (value != value and other != other))

@@ -74,7 +74,7 @@ class FactorArrays(FactorDataset):
         correlated: Correlated | None = None,
     ) -> None:
         self._images = _checked_images(_to_rows(images))
-        values = _checked_values(factors, rows=self._images.shape[0])
+        values = _checked_factors(factors, rows=self._images.shape[0])
         names = _checked_names(factor_names, values.shape[1])
         numbered = [np.unique(column, return_inverse=True) for column in values.T]
         sizes = _checked_grid(tuple(len(distinct) for distinct, _ in numbered))
@@ -121,7 +121,7 @@ class FactorArrays(FactorDataset):
             rows = rows + np.floor(share * self._counts[places]).astype(np.int64)
         images = channels_first(np.asarray(self._images[self._rows[rows]]))
         scaled = images.astype(np.float32, order="C") / np.float32(self._white)
-        return torch.from_numpy(_checked_range(scaled))
+        return torch.from_numpy(_checked_brightness(scaled))
 
     def _places(self, factors: Integers) -> Integers:
         cells = to_cells(factors, self.factor_sizes)
@@ -153,7 +153,7 @@ def _checked_images(images: Rows) -> Rows:
     return images
 
 
-def _checked_values(factors: npt.ArrayLike, *, rows: int) -> Array:
+def _checked_factors(factors: npt.ArrayLike, *, rows: int) -> Array:
     values = factors.detach().cpu().numpy() if isinstance(factors, Tensor) else np.asarray(factors)
     if values.ndim != 2 or len(values) != rows or 0 in values.shape:
         raise ValueError(
@@ -195,7 +195,7 @@ def _white(images: Rows) -> float:
     return 1 if binary else _BYTE_WHITE
 
 
-def _checked_range(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _checked_brightness(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if images.size and not (images.min() >= 0 and images.max() <= 1):
         raise ValueError(
             f"Expected images in [0, 1] but got values from {images.min():.9g} to {images.max():.9g}; "

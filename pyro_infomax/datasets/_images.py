@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
-import sklearn.datasets
 import torch
 from torch import Tensor
 
@@ -64,6 +63,8 @@ def load_digits() -> LabelledImages:
         >>> data.labels[:5].tolist()
         [0, 1, 2, 3, 4]
     """
+    import sklearn.datasets  # late, since most data come from elsewhere
+
     bunch = sklearn.datasets.load_digits()
     return LabelledImages(
         images=torch.as_tensor(bunch.images, dtype=torch.float32) / _INK_LEVELS,  # (datum, row, column)
@@ -127,6 +128,8 @@ def load_patches(*, side: int = 8, num_patches: int | None = None, seed: int | N
 
 
 def _grey_photographs() -> Tensor:
+    import sklearn.datasets
+
     colours = np.stack(sklearn.datasets.load_sample_images().images)  # (photograph, row, column, channel)
     grey = torch.from_numpy(colours).double() @ torch.tensor(_LUMA, dtype=torch.float64)
     return (grey / _WHITE).float()

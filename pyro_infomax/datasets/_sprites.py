@@ -458,10 +458,10 @@ def _spread(
         if values < 1:
             raise ValueError(f"Expected {name} to be a number of values >= 1 but got {values}.")
         return np.linspace(first, last, int(values), endpoint=endpoint) if values > 1 else np.array([alone])
-    return _checked_values(np.asarray(values, dtype=np.float64), name)
+    return _checked_grid_values(np.asarray(values, dtype=np.float64), name)
 
 
-def _checked_values(values: Floats, name: str) -> Floats:
+def _checked_grid_values(values: Floats, name: str) -> Floats:
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"Expected {name} to be a number or a list of finite values but got {values!r}.")
     if len(np.unique(values)) < len(values):

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import constraints
 from torch.distributions import Transform, VonMises, biject_to
 
-from pyro_infomax._data import Data, as_data, rows_of
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax.diagnostics._decompose import lines_of
 from pyro_infomax.diagnostics._pair import Pair
@@ -24,13 +24,11 @@ from pyro_infomax.information import (
     spread,
     temperatures_of,
 )
-from pyro_infomax.joint import GenerativeJoint, LatentSpace, Sites, cycled
+from pyro_infomax.joint import GenerativeJoint, LatentSpace, cycled
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.programs import LocalProgram, SiteLayout
 
 # ---- Local latent sites as one vector without constraints.
-
-Tensors = tuple[torch.Tensor, ...]
 
 
 @final
@@ -104,7 +102,7 @@ class UnconstrainedSpace:
             stretched = stretched + log_jacobian.reshape(len(u), -1).sum(1)
         return sites, stretched
 
-    def unconstrain(self, sites: Sites) -> torch.Tensor:
+    def unconstrain(self, sites: SiteValues) -> torch.Tensor:
         """Vectors (M, size), float64, of sites (M, *shape)."""
         parts = [self.transforms[name].inv(sites[name].double()) for name in self.layouts]
         return torch.cat([part.reshape(len(part), -1) for part in parts], 1)
@@ -209,7 +207,7 @@ class AnnealedJoint:
         z = self._pair.draw(num_chains)
         return torch.stack([self.flat(self._sites.unflatten(each)) for each in z])
 
-    def flat(self, sites: Sites) -> torch.Tensor:
+    def flat(self, sites: SiteValues) -> torch.Tensor:
         """Unconstrained vectors, (M, latent), of sites (M, *event)."""
         return self.space.unconstrain(sites)
 
@@ -372,7 +370,7 @@ def _agree(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
-def _observed_in(program: LocalProgram, given: Tensors, sites: Sites) -> Tensors:
+def _observed_in(program: LocalProgram, given: Tensors, sites: SiteValues) -> Tensors:
     """The arguments with the observed ones replaced by the values of their sites."""
     first = next(program.pieces(len(given[0])))
     part = rows_of(given, first) if program.follows else given

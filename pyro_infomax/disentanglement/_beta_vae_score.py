@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
-    CodesOrEncoder,
-    FactorsOrSource,
     FixedFactorDraws,
+    GivenCodes,
+    GivenFactors,
     Interventions,
     LearnerTrial,
     Verdicts,
@@ -30,8 +30,8 @@ _STOPPED: Final = "The learner stopped before it had converged, as the reference
 
 
 def beta_vae_score(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,

@@ -123,7 +123,7 @@ def chen_mig(
         )
     rng = np.random.RandomState(seed)
     # A draw from each of num_samples posteriors, scored once in all mixtures: what resampling then weighs
-    posteriors = _drawn(to_sample(loc, factors), scale, num_samples, rng)
+    posteriors = _with_draws(to_sample(loc, factors), scale, num_samples, rng)
     terms = _InformationTerms.of(posteriors, 0 if reference else _SHUFFLES, rng, progress=progress)
     statistic = _as_published if reference else _corrected
     return calibrated("chen_mig", statistic, terms, calibration=calibration, rng=rng, progress=progress)
@@ -165,7 +165,7 @@ class _Posteriors:
         return _Posteriors(sample, np.full(sample.codes.shape, _NARROW), self.owner, sample.codes[self.owner])
 
 
-def _drawn(sample: Sample, scale: Floats, num_samples: int, rng: np.random.RandomState) -> _Posteriors:
+def _with_draws(sample: Sample, scale: Floats, num_samples: int, rng: np.random.RandomState) -> _Posteriors:
     turns = -(-num_samples // len(sample))
     owner = np.concatenate([rng.permutation(len(sample)) for _ in range(turns)])[:num_samples]
     draws = sample.codes[owner] + scale[owner] * rng.standard_normal((num_samples, sample.num_codes))

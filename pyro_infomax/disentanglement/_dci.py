@@ -13,12 +13,7 @@ from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.utils import check_random_state
 
 from pyro_infomax._types import Array, Floats
-from pyro_infomax.disentanglement._interventions import (
-    NUM_POINTS,
-    CodesOrEncoder,
-    FactorsOrSource,
-    drawn_sample,
-)
+from pyro_infomax.disentanglement._interventions import NUM_POINTS, GivenCodes, GivenFactors, drawn_sample
 from pyro_infomax.disentanglement._sample import Sample, Split, to_split
 from pyro_infomax.disentanglement._score import (
     Calibration,
@@ -48,8 +43,8 @@ class _Learned(NamedTuple):
 
 
 def dci(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     learner: BaseEstimator | None = None,
@@ -111,7 +106,7 @@ def dci(
     """
     rng = np.random.RandomState(seed)
     sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
-    _check_several(sample)
+    _check_codes_and_factors(sample)
     chosen = _chosen(learner, reference=reference)
     if calibration == "own":
         calibration = _FEW if isinstance(chosen, BinnedBoosting) else None
@@ -120,7 +115,7 @@ def dci(
     return calibrated("dci", statistic, split, calibration=calibration, rng=rng, progress=progress)
 
 
-def _check_several(sample: Sample) -> None:
+def _check_codes_and_factors(sample: Sample) -> None:
     if sample.num_codes < 2:
         raise ValueError(
             "Expected two codes or more but got 1: completeness asks whether one code only matters for a "

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
-    CodesOrEncoder,
-    FactorsOrSource,
     FixedFactorDraws,
+    GivenCodes,
+    GivenFactors,
     Interventions,
     LearnerTrial,
     Verdicts,
@@ -29,8 +29,8 @@ _Mask = NDArray[np.bool_]
 
 
 def factor_vae_score(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,

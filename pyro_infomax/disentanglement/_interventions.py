@@ -170,16 +170,14 @@ class Encoder:
             yield codes
 
 
-CodesOrEncoder: TypeAlias = ArrayLike | Encode | Encoder
+GivenCodes: TypeAlias = ArrayLike | Encode | Encoder
 """Codes (n, L), or what makes them of observations."""
 
-FactorsOrSource: TypeAlias = ArrayLike | FactorSource
+GivenFactors: TypeAlias = ArrayLike | FactorSource
 """Factors (n, K), or what makes observations of them."""
 
 
-def encoder_of(
-    codes: CodesOrEncoder, factors: FactorsOrSource | None, *, progress: bool = True
-) -> Encoder | None:
+def encoder_of(codes: GivenCodes, factors: GivenFactors | None, *, progress: bool = True) -> Encoder | None:
     """The encoder of a callable and a source, or the one that was given; None where there are arrays.
 
     Args:
@@ -212,8 +210,8 @@ def encoder_of(
 
 
 def drawn(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource | None,
+    codes: GivenCodes,
+    factors: GivenFactors | None,
     *,
     num_points: int,
     rng: np.random.RandomState,
@@ -242,8 +240,8 @@ def drawn(
 
 
 def drawn_sample(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     num_points: int,
     rng: np.random.RandomState,
@@ -394,8 +392,8 @@ def accuracy(trial: LearnerTrial, rng: np.random.RandomState) -> ScoreOutcome:
 
 
 def held_fixed(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     pairs: bool,
     num_background: int,

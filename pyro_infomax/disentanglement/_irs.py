@@ -7,12 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_infomax._types import Floats, Integers
-from pyro_infomax.disentanglement._interventions import (
-    NUM_TRAIN,
-    CodesOrEncoder,
-    FactorsOrSource,
-    drawn_sample,
-)
+from pyro_infomax.disentanglement._interventions import NUM_TRAIN, GivenCodes, GivenFactors, drawn_sample
 from pyro_infomax.disentanglement._sample import Sample, equal_width_bins, variance_shares
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
@@ -21,8 +16,8 @@ _CALIBRATION: Final = Calibration(bootstraps=10, permutations=10)
 
 
 def irs(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     quantile: float = 0.99,
     reference: bool = False,

@@ -9,12 +9,7 @@ from scipy.special import gammaln, xlogy
 from scipy.stats import gamma
 
 from pyro_infomax._types import Floats, Integers
-from pyro_infomax.disentanglement._interventions import (
-    NUM_TRAIN,
-    CodesOrEncoder,
-    FactorsOrSource,
-    drawn_sample,
-)
+from pyro_infomax.disentanglement._interventions import NUM_TRAIN, GivenCodes, GivenFactors, drawn_sample
 from pyro_infomax.disentanglement._sample import Binned, binned
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
@@ -24,8 +19,8 @@ _CALIBRATION: Final = Calibration()
 
 
 def mig(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,

@@ -13,8 +13,8 @@ from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
     NUM_POINTS,
     NUM_TRAIN,
-    CodesOrEncoder,
-    FactorsOrSource,
+    GivenCodes,
+    GivenFactors,
     drawn_sample,
 )
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
@@ -34,8 +34,8 @@ _CALIBRATION: Final = Calibration()
 
 
 def modularity(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -133,8 +133,8 @@ _CHANCE: Final = 0.5
 
 
 def explicitness(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     calibration: Calibration | None = _FEW,

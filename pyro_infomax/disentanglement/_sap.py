@@ -10,12 +10,7 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from pyro_infomax._types import Floats, Integers
-from pyro_infomax.disentanglement._interventions import (
-    NUM_POINTS,
-    CodesOrEncoder,
-    FactorsOrSource,
-    drawn_sample,
-)
+from pyro_infomax.disentanglement._interventions import NUM_POINTS, GivenCodes, GivenFactors, drawn_sample
 from pyro_infomax.disentanglement._sample import Sample, Split, ordered, to_split
 from pyro_infomax.disentanglement._score import (
     Calibration,
@@ -35,8 +30,8 @@ Learn: TypeAlias = Callable[[Split, int, int, np.random.RandomState], float]
 
 
 def sap(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     reference: bool = False,
     continuous: bool = False,

@@ -14,8 +14,8 @@ from pyro_infomax.disentanglement._dci import dci
 from pyro_infomax.disentanglement._factor_vae_score import factor_vae_score
 from pyro_infomax.disentanglement._interventions import (
     NUM_POINTS,
-    CodesOrEncoder,
-    FactorsOrSource,
+    GivenCodes,
+    GivenFactors,
     drawn,
     encoder_of,
 )
@@ -118,8 +118,8 @@ _COLUMNS: Final = (
 
 
 def score(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource,
+    codes: GivenCodes,
+    factors: GivenFactors,
     *,
     which: Sequence[str] | None = None,
     reference: bool = False,

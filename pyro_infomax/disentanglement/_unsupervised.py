@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import digamma
 
 from pyro_infomax._types import Array, Floats, Integers
-from pyro_infomax.disentanglement._interventions import (
-    NUM_TRAIN,
-    CodesOrEncoder,
-    FactorsOrSource,
-    drawn,
-)
+from pyro_infomax.disentanglement._interventions import NUM_TRAIN, GivenCodes, GivenFactors, drawn
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
 from pyro_infomax.disentanglement._sample import REFERENCE_BINS, codes_array, equal_width_bins, rank_bins
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
@@ -28,8 +23,8 @@ _DEPENDENT: Final = "Some code is a linear function of the others, so that the t
 
 
 def gaussian_total_correlation_score(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource | None = None,
+    codes: GivenCodes,
+    factors: GivenFactors | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -71,7 +66,7 @@ def gaussian_total_correlation_score(
         >>> print(round(-np.log(1 - 0.6**2) / 2, 3))
         0.223
     """
-    return _calibrated(
+    return _of_codes_alone(
         "gaussian_total_correlation",
         partial(_total_correlation, reference=reference),
         codes,
@@ -85,8 +80,8 @@ def gaussian_total_correlation_score(
 
 
 def wasserstein_correlation(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource | None = None,
+    codes: GivenCodes,
+    factors: GivenFactors | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -127,7 +122,7 @@ def wasserstein_correlation(
         >>> print(twice, round(4 - 2 * 2**0.5, 3))
         wasserstein_correlation 1.172 1.172
     """
-    return _calibrated(
+    return _of_codes_alone(
         "wasserstein_correlation",
         partial(_wasserstein, reference=reference),
         codes,
@@ -140,8 +135,8 @@ def wasserstein_correlation(
 
 
 def mutual_information_score(
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource | None = None,
+    codes: GivenCodes,
+    factors: GivenFactors | None = None,
     *,
     reference: bool = False,
     calibration: Calibration | None = _CALIBRATION,
@@ -184,7 +179,7 @@ def mutual_information_score(
         >>> 1.37 < twice.score < 1.39
         True
     """
-    return _calibrated(
+    return _of_codes_alone(
         "mutual_information_score",
         partial(_mean_information, reference=reference),
         codes,
@@ -215,11 +210,11 @@ class _Columns:
         return self
 
 
-def _calibrated(
+def _of_codes_alone(
     name: str,
     definition: Callable[[_Columns], ScoreOutcome],
-    codes: CodesOrEncoder,
-    factors: FactorsOrSource | None,
+    codes: GivenCodes,
+    factors: GivenFactors | None,
     *,
     prepare: Callable[[Floats], Array] = np.asarray,
     least: float = 0.0,

@@ -63,7 +63,7 @@ def _of_family(table: dict[type[Distribution], _Formula], distribution: Distribu
     return next((value for family, value in table.items() if isinstance(distribution, family)), None)
 
 
-# ---- moments of a posterior
+# ---- The moments of a posterior on the positive half-line.
 
 
 def _log_normal_moments(q: LogNormal) -> LogMoments:
@@ -116,7 +116,7 @@ _MOMENTS: Final[dict[type[Distribution], Callable[..., LogMoments]]] = {
 }
 
 
-# ---- expected log-densities of a prior
+# ---- The expected log-density of a prior there.
 
 
 def _expected_log_normal(p: LogNormal, z: LogMoments) -> Tensor:
@@ -151,7 +151,7 @@ _EXPECTED_LOG_DENSITIES: Final[dict[type[Distribution], Callable[..., Tensor]]] 
 }
 
 
-# ---- closed divergences
+# ---- The divergence between any two distributions, where it has a closed form.
 
 
 def closed_divergence(posterior: Distribution, prior: Distribution) -> Tensor | None:
@@ -202,7 +202,7 @@ def expected_log_normal_density(mean: Tensor, variance: Tensor, loc: Tensor, sca
     return -0.5 * squares - scale.log() - 0.5 * math.log(2 * math.pi)
 
 
-# ---- wrappers
+# ---- What is wrapped around a distribution is taken off on both sides alike.
 
 
 def _by_factors(posterior: Distribution, prior: Distribution) -> Tensor | None:
@@ -273,16 +273,14 @@ def _flat(distribution: Distribution) -> Distribution | None:
     base, axes = _unwrapped(distribution)
     if isinstance(base, Normal) and axes == len(distribution.event_shape):
         whole = distribution.batch_shape + distribution.event_shape
-        loc, scale = (each.expand(whole).reshape(*distribution.batch_shape, -1) for each in _normal(base))
+        loc, scale = (
+            each.expand(whole).reshape(*distribution.batch_shape, -1) for each in (base.loc, base.scale)
+        )
         return Independent(Normal(loc, scale, validate_args=False), 1)
     return distribution if len(distribution.event_shape) == 1 else None
 
 
-def _normal(normal: Normal) -> tuple[Tensor, Tensor]:
-    return normal.loc, normal.scale
-
-
-# ---- closed forms
+# ---- The closed forms, one after the other until one applies.
 
 
 def _of_one_factor(posterior: Distribution, prior: Distribution) -> Tensor | None:

@@ -39,11 +39,13 @@ def marginal_forms(posterior: Posterior, prior: Density | None) -> ClosedForms:
 
 
 def _forms(posterior: object, prior: object, log_prior: Tensor | None) -> ClosedForms:
-    entropies = _entropy(posterior)
+    # whether it is a distribution that knows its entropy is seen by asking
+    q, p = cast(Distribution, posterior), cast(Distribution, prior)
+    entropies = _closed(lambda: q.entropy())
     own = None if entropies is None else -entropies
     if log_prior is not None:
         return ClosedForms(own, log_prior, None if own is None else own - log_prior)
-    rate = _divergence(posterior, prior)
+    rate = _closed(lambda: closed_divergence(q, p))
     return ClosedForms(own, None if own is None or rate is None else own - rate, rate)
 
 
@@ -62,14 +64,6 @@ def expected_log_normal(posterior: object, prior: object) -> Tensor | None:
         return None
     (loc, scale), (mean, variance) = factors, known
     return expected_log_normal_density(mean, variance, loc, scale)
-
-
-def _entropy(distribution: object) -> Tensor | None:
-    return _closed(distribution.entropy) if hasattr(distribution, "entropy") else None
-
-
-def _divergence(posterior: object, prior: object) -> Tensor | None:
-    return _closed(lambda: closed_divergence(cast(Distribution, posterior), cast(Distribution, prior)))
 
 
 def _marginals_or_none(distribution: object) -> Marginals | None:

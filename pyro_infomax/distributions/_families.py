@@ -19,7 +19,7 @@ from pyro_infomax._random import isolated_random_state
 from pyro_infomax.distributions._posterior import Density, Posterior
 from pyro_infomax.distributions._transforms import is_plain
 
-# ---- families
+# ---- Normals, and the same distribution in double precision.
 
 
 def is_factorised(distribution: object) -> TypeGuard["Independent[Distribution]"]:
@@ -52,7 +52,8 @@ def _twin_in_double(distribution: object) -> object:
         loc, scale = parameters
         return Independent(Normal(loc.double(), scale.double(), validate_args=False), 1)
     if isinstance(distribution, LowRankMultivariateNormal):
-        return _low_rank_in_double(distribution)
+        factor, diagonal = distribution.cov_factor.double(), distribution.cov_diag.double()
+        return LowRankMultivariateNormal(distribution.loc.double(), factor, diagonal, validate_args=False)
     if isinstance(distribution, MultivariateNormal):
         loc, scale_tril = distribution.loc.double(), distribution.scale_tril.double()
         return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
@@ -77,11 +78,6 @@ def _transformed_in_double(distribution: TransformedDistribution) -> Transformed
     twin = copy.copy(distribution)  # of the same class, by which closed forms are found
     twin.base_dist, twin._validate_args = inner, False
     return twin
-
-
-def _low_rank_in_double(normal: LowRankMultivariateNormal) -> LowRankMultivariateNormal:
-    factor, diagonal = normal.cov_factor.double(), normal.cov_diag.double()
-    return LowRankMultivariateNormal(normal.loc.double(), factor, diagonal, validate_args=False)
 
 
 def in_dtype_of(distribution: Density, z: Tensor) -> Tensor:
@@ -129,6 +125,13 @@ def shapes_in_words(distribution: object) -> str:
 def is_called(distribution: object, *names: str) -> bool:
     """Whether a distribution is of one of the classes with these names."""
     return any(each.__name__ in names for each in type(distribution).__mro__)
+
+
+def without_event_axes(distribution: Distribution) -> Distribution:
+    """What is within wrappers that only declare event axes."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution
 
 
 def innermost(distribution: object) -> object:

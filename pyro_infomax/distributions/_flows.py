@@ -1,4 +1,4 @@
-"""The base of flows: modules whose forward pass turns a context into a distribution."""
+"""Flows: modules whose forward pass turns a context into a distribution over vectors."""
 
 import math
 from abc import abstractmethod
@@ -162,7 +162,7 @@ def _version(value: Tensor) -> int | None:
     return None if value.is_inference() else value._version
 
 
-# ---- flow
+# ---- The base of all flows.
 
 
 class Flow(nn.Module):
@@ -656,7 +656,8 @@ class _Coupling(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         stay, move = self._split(x)
         shift, log_scale, spline = self._shape(stay, context)
-        bent, log_slope = spline.forward(_over(move, shift))
+        over = move.expand(torch.broadcast_shapes(move.shape, shift.shape))
+        bent, log_slope = spline.forward(over)
         log_det = (log_slope + log_scale).sum(-1)
         return self._join(stay, torch.addcmul(shift, log_scale.exp(), bent)), log_det
 
@@ -703,10 +704,6 @@ def _moving(size: int) -> Iterator[Tensor]:
     odd, late = index % 2 == 1, index >= size // 2
     while True:
         yield from [odd, ~odd, late, ~late] if size > 1 else [late]
-
-
-def _over(move: Tensor, shift: Tensor) -> Tensor:
-    return move.expand(torch.broadcast_shapes(move.shape, shift.shape))
 
 
 # ---- From what a user gives as flow to a flow.

@@ -8,7 +8,6 @@ from torch.distributions import (
     Bernoulli,
     Categorical,
     Distribution,
-    Independent,
     LowRankMultivariateNormal,
     MultivariateNormal,
     Normal,
@@ -16,7 +15,7 @@ from torch.distributions import (
 )
 from torch.nn.functional import one_hot
 
-from pyro_infomax.distributions._families import innermost, is_point_mass
+from pyro_infomax.distributions._families import innermost, is_point_mass, without_event_axes
 
 
 def check_levels(q: float | Sequence[float] | Tensor) -> Tensor:
@@ -57,7 +56,7 @@ def closed_quantiles(distribution: Distribution, levels: Tensor) -> Tensor | Non
     if is_point_mass(distribution):
         return distribution.mean.expand(len(levels), *distribution.batch_shape, *distribution.event_shape)
     shape = distribution.batch_shape + distribution.event_shape
-    base = _base(distribution)
+    base = without_event_axes(distribution)
     categories = isinstance(base, OneHotCategorical)
     lead = shape[:-1] if categories else shape
     levels = levels.to(_parameter_of(base)).reshape(-1, *[1] * len(lead))
@@ -88,19 +87,10 @@ def sorted_quantiles(draws: Tensor, levels: Tensor) -> Tensor:
     return torch.lerp(below, above, weight.reshape(-1, *[1] * (draws.dim() - 1)))
 
 
-def _base(distribution: Distribution) -> Distribution:
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution
-
-
 def _parameter_of(base: Distribution) -> Tensor:
     """Any parameter, for its dtype and device."""
-    return next((each for each in vars(innermost(base)).values() if _is_floating(each)), torch.zeros(()))
-
-
-def _is_floating(each: object) -> bool:
-    return isinstance(each, Tensor) and each.is_floating_point()
+    tensors = (each for each in vars(innermost(base)).values() if isinstance(each, Tensor))
+    return next((each for each in tensors if each.is_floating_point()), torch.zeros(()))
 
 
 def _quantiles(base: Distribution, levels: Tensor) -> Tensor | None:

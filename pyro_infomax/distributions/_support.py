@@ -9,9 +9,10 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints, transforms
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Transform, biject_to
+from torch.distributions import Distribution, Transform, biject_to
 from torch.distributions.constraints import Constraint
 
+from pyro_infomax.distributions._families import without_event_axes
 from pyro_infomax.distributions._transforms import (
     AffineWithin,
     CorrCholesky,
@@ -330,7 +331,7 @@ def elsewhere(fn: Distribution, value: Tensor) -> Tensor:
     try:
         if not cast(Constraint, fn.support).is_discrete:
             return _beyond(fn, value, other)
-        base = _without_event_axes(fn)
+        base = without_event_axes(fn)
         return _any_of(base, value) if base.has_enumerate_support else _counts_beyond(fn, value, other)
     except (RuntimeError, ValueError):  # no bijection, no support, or no list of states
         return other
@@ -354,9 +355,3 @@ def _beyond(fn: Distribution, value: Tensor, other: Tensor) -> Tensor:
     start, end = to_support.inv(value), to_support.inv(other)
     far = to_support(start + _FAR * (end - start))
     return torch.where(far.isfinite(), far, other)
-
-
-def _without_event_axes(fn: Distribution) -> Distribution:
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
-    return fn

@@ -1,4 +1,4 @@
-"""What can be told about a transform: whether it acts element by element, and whether all data share it."""
+"""What can be told about a transform, and bijections that stay inside their support."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from torch.distributions import (
 from torch.distributions.transforms import _InverseTransform
 from torch.nn.functional import logsigmoid, pad, softplus
 
-# ---- transforms
+# ---- What a transform does to vectors: element by element or not, the same for all data or not.
 
 _OWN: Final = frozenset({"_inv", "_cache_size", "_cached_x_y"})
 

@@ -1,6 +1,14 @@
 """Amortised guides q(z|x) for any Pyro model with a plate of data."""
 
-from pyro_infomax.guides._amortized import AmortizedGuide
+from pyro_infomax.guides._amortized import (
+    AmortizedGuide,
+    Head as Head,
+    build_head as build_head,
+    check_posterior as check_posterior,
+    infer_of as infer_of,
+    is_head as is_head,
+    median_of as median_of,
+)
 from pyro_infomax.guides._families import (
     AmortizedDelta,
     AmortizedDiscrete,

@@ -1,4 +1,4 @@
-"""The base of guides that compute the posterior of each datum's latents from the datum."""
+"""The base of amortised guides: the heads of the sites, made at the first call, and their posteriors."""
 
 import copy
 from abc import abstractmethod
@@ -6,18 +6,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias, TypedDict, TypeGuard, TypeVar, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine import Trace
+from pyro.poutine.runtime import InferDict, Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._random import isolated_random_state, seeded_draws
+from pyro_infomax._types import Program, Site, State
 from pyro_infomax.distributions import check_levels, closed_quantiles, sorted_quantiles
 from pyro_infomax.guides._prototype import (
     DataPlate,
@@ -29,8 +32,10 @@ from pyro_infomax.guides._prototype import (
     is_masked,
 )
 from pyro_infomax.nn import (
+    DistributionFamily,
     DistributionHead,
     InstanceName,
+    NormalHead,
     check_features,
     drop_weak_references,
     evaluation_mode,
@@ -38,10 +43,21 @@ from pyro_infomax.nn import (
     register,
 )
 
+Plates: TypeAlias = pyro.plate | Iterable[pyro.plate]
+Head: TypeAlias = nn.Module | type[object] | partial[object]
+"""A module, or a distribution class or a family of guides, perhaps with some of its arguments."""
+Sites: TypeAlias = dict[str, Tensor]
+Distributions: TypeAlias = dict[str, dist.TorchDistribution]
+Args: TypeAlias = tuple[object, ...]
+Turn: TypeAlias = tuple[LatentSite, dist.TorchDistribution, InferDict]
+_T = TypeVar("_T")
+
+_DRAWS: Final = 1000
+
 # ---- The arguments of a guide: data first, each with a row a datum.
 
 
-def data_size(args: tuple[Any, ...]) -> int:
+def data_size(args: Args) -> int:
     """The number of data.
 
     Raises:
@@ -55,46 +71,169 @@ def data_size(args: tuple[Any, ...]) -> int:
     return len(args[0])
 
 
-def rows(arg: Any, size: int, indices: Any) -> Any:
+def rows(arg: _T, size: int, indices: slice | Tensor) -> _T | Tensor:
     """The rows of what is data; other arguments stay whole."""
-    is_data = isinstance(arg, Tensor) and arg.shape[:1] == (size,)
-    return arg[indices] if is_data else arg
+    if isinstance(arg, Tensor) and arg.shape[:1] == (size,):
+        return arg[indices]
+    return arg
 
 
-def first_rows(args: tuple[Any, ...], plate: DataPlate) -> Iterator[Any]:
+def first_rows(args: Args, plate: DataPlate) -> Iterator[object]:
     """As many rows as the plate takes: an encoder of subsamples need not fit all data into memory."""
     few = slice(plate.subsample_size)
     return (rows(arg, data_size(args), few) for arg in args)
 
 
-def split_count(args: tuple[Any, ...], num_samples: int | None) -> tuple[tuple[Any, ...], int]:
+def split_count(args: Args, num_samples: int | None) -> tuple[Args, int]:
     """The data, and the number of samples, which may come last.
 
     Raises:
-        ValueError: for a number below 1.
+        ValueError: for a number that is no integer above 0.
     """
     # a flag of the model is an int too
-    if num_samples is None and args and isinstance(args[-1], int) and not isinstance(args[-1], bool):
-        args, num_samples = args[:-1], args[-1]
-    num_samples = 1 if num_samples is None else num_samples
-    if num_samples < 1:
-        raise ValueError(f"Expected num_samples >= 1 but got {num_samples}.")
-    return args, num_samples
+    last = args[-1] if args else None
+    if num_samples is None and isinstance(last, int) and not isinstance(last, bool):
+        args, num_samples = args[:-1], last
+    return args, whole_number("num_samples", 1 if num_samples is None else num_samples, at_least=1)
 
 
-# ---- amortized guide
-
-Plates = pyro.plate | Iterable[pyro.plate]
-Head = Any  # a module, a distribution class, or a family of guides
-Sites = dict[str, Tensor]
-Distributions = dict[str, dist.TorchDistribution]
-
-_DRAWS: Final = 1000
+# ---- The head of a site: made of what a user gives for it, and what it has to return.
 
 
-def _is_no_prototype(msg: Any) -> bool:
+def is_head(own: object) -> TypeGuard[nn.Module]:
+    """Whether it is a head already, and not what one is made of."""
+    return isinstance(own, nn.Module) and not isinstance(own, AmortizedGuide)
+
+
+def build_head(
+    own: Head | None,
+    site: LatentSite,
+    in_features: int,
+    *,
+    like: Tensor,
+    model: Program,
+    training: bool = True,
+) -> nn.Module:
+    """The head of one site.
+
+    Args:
+        own: a module, which is the head itself; a distribution class, or a partial of one; a family of
+            guides, or a partial or an instance of one; None for a diagonal Normal.
+        site: the latent site.
+        in_features: number of features.
+        like: a head that is made here gets its dtype and device.
+        model: what a family is made for.
+        training: the mode of a head that is made here.
+
+    Raises:
+        ValueError: for anything else, and for what the family refuses.
+        NotImplementedError: if the family does not cover the support of the site.
+    """
+    if is_head(own):
+        head = own
+    else:
+        with _naming(site):
+            head = _new_head(own, site, in_features, model)
+        head = head.to(like.device, like.dtype).train(training)
+    if any(is_lazy(parameter) for parameter in head.parameters()):
+        with evaluation_mode(head):
+            head(like.new_zeros(1, in_features))
+    return head
+
+
+def _new_head(own: Head | None, site: LatentSite, in_features: int, model: Program) -> nn.Module:
+    if own is None:
+        return NormalHead(in_features, site.event_shape, support=site.support)
+    if isinstance(own, AmortizedGuide):
+        return own.make_head(site, in_features)
+    kind = own.func if isinstance(own, partial) else own
+    if isinstance(kind, type) and issubclass(kind, AmortizedGuide):
+        return cast(type[AmortizedGuide], own)(model, _no_encoder).make_head(site, in_features)
+    if isinstance(kind, type) and issubclass(kind, torch.distributions.Distribution):
+        return DistributionHead(in_features, site.event_shape, cast(DistributionFamily, own))
+    raise ValueError(
+        f"Expected the head of {site.name!r} to be a module from features to a distribution, a "
+        f"distribution class or a family of guides but got {own!r}."
+    )
+
+
+@contextmanager
+def _naming(site: LatentSite) -> Iterator[None]:
+    """Says which site an error is about, since heads know no names."""
+    try:
+        yield
+    except (NotImplementedError, ValueError) as error:
+        if repr(site.name) in str(error):
+            raise
+        raise type(error)(f"Latent site {site.name!r}: {error}") from error
+
+
+def _no_encoder(*_: object) -> Tensor:
+    raise AssertionError("a family that makes a head for another guide does not encode")
+
+
+def infer_of(head: object) -> InferDict:
+    """What :func:`pyro.sample` is told about the site of a head."""
+    return cast(InferDict, dict(getattr(head, "infer", {})))
+
+
+def check_posterior(posterior: object, site: LatentSite, batch: torch.Size) -> dist.TorchDistribution:
+    """The distribution that a head gave, expanded to the batch.
+
+    Args:
+        posterior: what the head returned.
+        site: the latent site.
+        batch: leading axes of its features.
+
+    Raises:
+        ValueError: if it is no distribution of this site for these data.
+    """
+    if not isinstance(posterior, dist.torch_distribution.TorchDistributionMixin):
+        raise ValueError(
+            f"Expected the head of {site.name!r} to return a distribution of pyro.distributions but got "
+            f"{type(posterior).__name__}."
+        )
+    if posterior.event_shape != site.event_shape:
+        raise ValueError(
+            f"Expected the head of {site.name!r} to return a distribution of event shape "
+            f"{tuple(site.event_shape)} but got {tuple(posterior.event_shape)}: use .to_event(...)."
+        )
+    if posterior.batch_shape == batch:
+        return posterior
+    try:
+        return posterior.expand(batch)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"Expected the head of {site.name!r} to return a distribution of batch shape {tuple(batch)}, the "
+            f"leading axes of its features, but got {tuple(posterior.batch_shape)}."
+        ) from error
+
+
+@torch.no_grad()
+def median_of(posterior: dist.TorchDistribution) -> Tensor:
+    """The median of each element, exact or that of draws which are always the same."""
+    level = torch.full((1,), 0.5)
+    closed = closed_quantiles(posterior, level)
+    if closed is not None:
+        return closed[0]
+    with isolated_random_state(0):
+        return sorted_quantiles(posterior.sample((_DRAWS,)), level)[0]
+
+
+# ---- The guide.
+
+
+def _is_no_prototype(msg: "Message[..., object]") -> bool:
     # Observed sites are kept, unlike in Pyro's autoguides: they tell which plate holds the data
     return msg["type"] != "sample" or site_is_subsample(msg)
+
+
+class GuideOptions(TypedDict, total=False):
+    """The options of every guide; see :class:`AmortizedGuide`."""
+
+    heads: Mapping[str, Head] | None
+    structured: bool
+    create_plates: Callable[..., Plates] | None
 
 
 class AmortizedGuide(AutoGuide):
@@ -137,7 +276,7 @@ class AmortizedGuide(AutoGuide):
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Program,
         encoder: Callable[..., Tensor],
         *,
         heads: Mapping[str, Head] | None = None,
@@ -150,7 +289,7 @@ class AmortizedGuide(AutoGuide):
         self.encoder = encoder
         self._own_heads = dict(heads or {})
         # Until the first call; the user's modules are to follow the guide's device, dtype and mode before too
-        self.heads = nn.ModuleList(each for each in self._own_heads.values() if _is_head(each))
+        self.heads = nn.ModuleList(each for each in self._own_heads.values() if is_head(each))
         self.structured = structured
         self._is_learning = False
         self._data_plate: DataPlate | None = None
@@ -174,7 +313,7 @@ class AmortizedGuide(AutoGuide):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement make_head(site, in_features).")
 
-    def forward(self, *args: Any, **kwargs: Any) -> Sites:
+    def forward(self, *args: object, **kwargs: object) -> Sites:
         """The guide as a Pyro program, with the arguments of the model.
 
         Args:
@@ -200,7 +339,7 @@ class AmortizedGuide(AutoGuide):
         return values
 
     def posterior(
-        self, *args: Any, given: Mapping[str, Tensor] | None = None, **kwargs: Any
+        self, *args: object, given: Mapping[str, Tensor] | None = None, **kwargs: object
     ) -> Distributions:
         """The distribution of each site, for all data and outside of inference.
 
@@ -219,16 +358,16 @@ class AmortizedGuide(AutoGuide):
         """
         found: Distributions = {}
         with self._outside_of_inference(*args, **kwargs) as features:
-            values = self._checked(given or {}, len(features))
+            values = self._known_values(given or {}, len(features))
             for site, posterior, _ in self._in_turn(features, values):
                 found[site.name] = posterior
                 if self.structured and site is not self._sites[-1] and site.name not in values:
-                    values[site.name] = _median(posterior)
+                    values[site.name] = median_of(posterior)
         return found
 
     @torch.no_grad()
     def sample(
-        self, *args: Any, num_samples: int | None = None, seed: int | None = None, **kwargs: Any
+        self, *args: object, num_samples: int | None = None, seed: int | None = None, **kwargs: object
     ) -> Sites:
         """Draws from the posterior of all data, jointly over the sites.
 
@@ -248,26 +387,30 @@ class AmortizedGuide(AutoGuide):
         with self._outside_of_inference(*args, **kwargs) as features:
             return self._drawn(features, size, seed)
 
-    def median(self, *args: Any, **kwargs: Any) -> Sites:
+    def median(
+        self, *args: object, num_samples: int = 1000, seed: int | None = None, **kwargs: object
+    ) -> Sites:
         """The median of each latent's posterior, element by element; see :meth:`quantiles`.
 
         Args:
             *args: the data.
-            **kwargs: further arguments of the model, or options of :meth:`quantiles`.
+            num_samples: as in :meth:`quantiles`, and so is the seed.
+            seed: isolates the draws.
+            **kwargs: further arguments of the model, for its first run.
 
         Returns:
             Medians by site name, each (batch, \\*event).
         """
-        return self.quantiles(0.5, *args, **kwargs)
+        return self.quantiles(0.5, *args, num_samples=num_samples, seed=seed, **kwargs)
 
     @torch.no_grad()
     def quantiles(
         self,
         q: float | Sequence[float] | Tensor,
-        *args: Any,
+        *args: object,
         num_samples: int = 1000,
         seed: int | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Sites:
         """Quantiles of each latent's posterior, element by element.
 
@@ -299,7 +442,7 @@ class AmortizedGuide(AutoGuide):
                 found = {name: sorted_quantiles(each, flat) for name, each in draws.items()} | found
         return {name: each if levels.dim() else each[0] for name, each in found.items()}
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: State, prefix: str, *args: object) -> None:
         heads = (f"{prefix}heads.", f"{prefix}inputs.")
         if self._data_plate is None and any(key.startswith(heads) for key in state_dict):
             raise ValueError(
@@ -308,12 +451,12 @@ class AmortizedGuide(AutoGuide):
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         """The state without the model, which need not be picklable, and which the first call has read."""
         drop_weak_references(self)
         return self.__dict__ | {"_model": (None,), "master": None, "plates": {}, "_own_heads": {}}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """A guide of the same model with parameters of its own."""
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
@@ -322,7 +465,7 @@ class AmortizedGuide(AutoGuide):
         twin._own_heads = copy.deepcopy(self._own_heads, memo)
         return twin
 
-    def _ensure_prototype(self, *args: Any, **kwargs: Any) -> None:
+    def _ensure_prototype(self, *args: object, **kwargs: object) -> None:
         if self._data_plate is not None:
             return
         if self._is_learning:
@@ -337,7 +480,7 @@ class AmortizedGuide(AutoGuide):
         finally:
             self._is_learning = False
 
-    def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
+    def _setup_prototype(self, *args: object, **kwargs: object) -> None:
         size = data_size(args)
         if self.model is None:
             raise ValueError("Expected a guide that has run but this one was pickled before: build it anew.")
@@ -351,7 +494,7 @@ class AmortizedGuide(AutoGuide):
         self._own_heads = {}
         self._data_plate = plate
 
-    def _run_model(self, *args: Any, **kwargs: Any) -> Trace:
+    def _run_model(self, *args: object, **kwargs: object) -> Trace:
         # Unlike the method of the base, without a memory of the sizes of plates, which are made at each call
         model = pyro.poutine.block(self.model, self._prototype_hide_fn)
         trace = pyro.poutine.block(pyro.poutine.trace(model).get_trace)(*args, **kwargs)
@@ -360,7 +503,7 @@ class AmortizedGuide(AutoGuide):
         self.prototype_trace = trace
         return trace
 
-    def _make_heads(self, data_plate: DataPlate, *data: Any) -> None:
+    def _make_heads(self, data_plate: DataPlate, *data: object) -> None:
         plates = self._inner_plates
         features = prototype_features(self._module("encoder"), *data, plates=[each.name for each in plates])
         per_cell = plates if features.dim() > 2 else ()
@@ -372,32 +515,14 @@ class AmortizedGuide(AutoGuide):
             earlier = self._sites[:k] if self.structured else ()
             seen = SiteInput(site, data_plate, features.shape[-1], earlier=earlier, per_cell=per_cell)
             inputs.append(seen.to(features.device, features.dtype))
-            heads.append(self._head(site, seen.out_features, features))
+            own = self._own_heads.get(site.name, self)
+            head = build_head(
+                own, site, seen.out_features, like=features, model=self.model, training=self.training
+            )
+            heads.append(head)
         self.inputs, self.heads = nn.ModuleList(inputs), nn.ModuleList(heads)
 
-    def _head(self, site: LatentSite, in_features: int, like: Tensor) -> nn.Module:
-        own = self._own_heads.get(site.name)
-        features = like.new_zeros(1, in_features)
-        if own is not None and _is_head(own):
-            return _initialised(own, features)
-        with _named(site):
-            head = self.make_head(site, in_features) if own is None else self._head_by(own, site, in_features)
-        return _initialised(head.to(like.device, like.dtype).train(self.training), features)
-
-    def _head_by(self, own: Head, site: LatentSite, in_features: int) -> nn.Module:
-        if isinstance(own, AmortizedGuide):
-            return own.make_head(site, in_features)
-        kind = own.func if isinstance(own, partial) else own
-        if isinstance(kind, type) and issubclass(kind, AmortizedGuide):
-            return own(self.model, _no_encoder).make_head(site, in_features)
-        if isinstance(kind, type) and issubclass(kind, torch.distributions.Distribution):
-            return DistributionHead(in_features, site.event_shape, own)
-        raise ValueError(
-            f"Expected the head of {site.name!r} to be a module from features to a distribution, a "
-            f"distribution class or a family of guides but got {own!r}."
-        )
-
-    def _own_plates(self, *args: Any, **kwargs: Any) -> frozenset[str]:
+    def _own_plates(self, *args: object, **kwargs: object) -> frozenset[str]:
         """The names of the plates that the user makes."""
         guide = self if self.master is None else self.master()
         if guide.create_plates is None:
@@ -406,7 +531,7 @@ class AmortizedGuide(AutoGuide):
             plates = guide.create_plates(*args, **kwargs)
         return frozenset(each.name for each in ([plates] if isinstance(plates, pyro.plate) else plates))
 
-    def _create_plates(self, *args: Any, **kwargs: Any) -> dict[str, pyro.plate]:
+    def _create_plates(self, *args: object, **kwargs: object) -> dict[str, pyro.plate]:
         plates: dict[str, pyro.plate] = super()._create_plates(*args, **kwargs)
         assert self._data_plate is not None
         if self._data_plate.name not in plates:
@@ -420,7 +545,7 @@ class AmortizedGuide(AutoGuide):
             if plate.name not in plates:
                 plates[plate.name] = pyro.plate(plate.name, size, dim=plate.dim)
 
-    def _subsample(self, plate: pyro.plate, args: tuple[Any, ...]) -> Iterator[Any]:
+    def _subsample(self, plate: pyro.plate, args: Args) -> Iterator[object]:
         size = data_size(args)
         if size not in (plate.size, plate.subsample_size):
             raise ValueError(
@@ -432,26 +557,26 @@ class AmortizedGuide(AutoGuide):
             return iter(args)
         return (rows(arg, size, plate.indices) for arg in args)
 
-    def _features(self, *data: Any) -> Tensor:
+    def _features(self, *data: object) -> Tensor:
         names = [plate.name for plate in self._inner_plates]
-        return check_features(self._module("encoder")(*data), len(data[0]), plates=names)
+        return check_features(self._module("encoder")(*data), data_size(data), plates=names)
 
-    def _in_turn(self, features: Tensor, values: Sites) -> Iterator[tuple[LatentSite, Any, Any]]:
+    def _in_turn(self, features: Tensor, values: Sites) -> Iterator[Turn]:
         """Each site with its distribution and its ``infer``, given the values of the sites before."""
-        modules = zip(self._sites, self._module("inputs"), self._module("heads"), strict=True)
-        for site, seen, head in modules:
+        for site, seen, head in self._parts():
             inputs = seen(features, values)
-            yield site, _fitting(head(inputs), site, inputs.shape[:-1]), dict(getattr(head, "infer", {}))
+            posterior = check_posterior(head(inputs), site, inputs.shape[:-1])
+            yield site, posterior, infer_of(head)
 
     @contextmanager
-    def _outside_of_inference(self, *args: Any, **kwargs: Any) -> Iterator[Tensor]:
+    def _outside_of_inference(self, *args: object, **kwargs: object) -> Iterator[Tensor]:
         """The features of all data, in a run of its own, so that no handler around sees the parameters."""
         with pyro.poutine.block(), self._pyro_context:
             self._ensure_prototype(*args, **kwargs)
             self._register()
             yield self._features(*args)
 
-    def _marginals(self, features: Tensor) -> Iterator[tuple[str, Any]]:
+    def _marginals(self, features: Tensor) -> Iterator[tuple[str, dist.TorchDistribution]]:
         """The sites whose distribution depends on the data alone."""
         sites = self._in_turn(features, {})
         alone = islice(sites, 1 if self.structured else None)
@@ -466,7 +591,7 @@ class AmortizedGuide(AutoGuide):
                 values[site.name] = posterior.sample(() if self.structured and values else (size,))
         return values
 
-    def _checked(self, given: Mapping[str, Tensor], batch: int) -> Sites:
+    def _known_values(self, given: Mapping[str, Tensor], batch: int) -> Sites:
         """Values of sites on which others depend."""
         assert self._data_plate is not None
         sites = {site.name: site for site in self._sites[:-1]} if self.structured else {}
@@ -480,43 +605,20 @@ class AmortizedGuide(AutoGuide):
 
     def _register(self) -> None:
         register(f"{self._name}.encoder", self._module("encoder"))
-        for site, seen, head in zip(self._sites, self._module("inputs"), self._module("heads"), strict=True):
+        for site, seen, head in self._parts():
             register(f"{self._name}.{site.name}.input", seen)
             register(f"{self._name}.{site.name}", head)
+
+    def _parts(self) -> Iterator[tuple[LatentSite, nn.Module, nn.Module]]:
+        """Each site with what makes its input, and its head."""
+        return zip(self._sites, self._module("inputs"), self._module("heads"), strict=True)
 
     def _module(self, name: str) -> Any:
         # Plain attribute access of a PyroModule would register the module once more, under another name
         return self._modules[name] if name in self._modules else getattr(self, name)
 
 
-def _is_head(own: Head) -> bool:
-    return isinstance(own, nn.Module) and not isinstance(own, AmortizedGuide)
-
-
-def _initialised(head: nn.Module, features: Tensor) -> nn.Module:
-    """The head, its lazy layers built for the features."""
-    if any(is_lazy(parameter) for parameter in head.parameters()):
-        with evaluation_mode(head):
-            head(features)
-    return head
-
-
-@contextmanager
-def _named(site: LatentSite) -> Iterator[None]:
-    """Says which site an error is about, since heads know no names."""
-    try:
-        yield
-    except (NotImplementedError, ValueError) as error:
-        if repr(site.name) in str(error):
-            raise
-        raise type(error)(f"Latent site {site.name!r}: {error}") from error
-
-
-def _no_encoder(*_: Any) -> Tensor:
-    raise AssertionError("a family that makes a head for another guide does not encode")
-
-
-def _check_mask(site: LatentSite, posterior: Any) -> None:
+def _check_mask(site: LatentSite, posterior: dist.TorchDistribution) -> None:
     if site.masked and not is_masked(posterior, pyro.poutine.get_mask()):
         raise NotImplementedError(
             f"Latent site {site.name!r} is masked in the model but not in the guide, whose density would "
@@ -536,40 +638,6 @@ def _check_value(name: str, value: Tensor, event_shape: torch.Size, data_dim: in
         )
 
 
-def _fitting(posterior: Any, site: LatentSite, batch: torch.Size) -> dist.TorchDistribution:
-    """The distribution that a head gave, if it is one of this site for these data."""
-    if not isinstance(posterior, dist.torch_distribution.TorchDistributionMixin):
-        raise ValueError(
-            f"Expected the head of {site.name!r} to return a distribution of pyro.distributions but got "
-            f"{type(posterior).__name__}."
-        )
-    if posterior.event_shape != site.event_shape:
-        raise ValueError(
-            f"Expected the head of {site.name!r} to return a distribution of event shape "
-            f"{tuple(site.event_shape)} but got {tuple(posterior.event_shape)}: use .to_event(...)."
-        )
-    if posterior.batch_shape == batch:
-        return posterior
-    try:
-        return posterior.expand(batch)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"Expected the head of {site.name!r} to return a distribution of batch shape {tuple(batch)}, the "
-            f"leading axes of its features, but got {tuple(posterior.batch_shape)}."
-        ) from error
-
-
-@torch.no_grad()
-def _median(posterior: Any) -> Tensor:
-    """Exact, or that of draws which are always the same."""
-    level = torch.full((1,), 0.5)
-    closed = closed_quantiles(posterior, level)
-    if closed is not None:
-        return closed[0]
-    with isolated_random_state(0):
-        return sorted_quantiles(posterior.sample((_DRAWS,)), level)[0]
-
-
 def _all_inner_plates(sites: Iterable[LatentSite]) -> tuple[InnerPlate, ...]:
     """The plates within that of the data, from left to right."""
     plates = {plate.name: plate for site in sites for plate in site.plates}
@@ -581,6 +649,5 @@ def _forget_values(trace: Trace) -> None:
     latent = set(trace.stochastic_nodes)
     for name in [name for name in trace.nodes if name not in latent]:
         trace.remove_node(name)
-    nodes: dict[str, Any] = trace.nodes
-    for site in nodes.values():
+    for site in cast(dict[str, Site], trace.nodes).values():
         site.update(fn=None, value=None)

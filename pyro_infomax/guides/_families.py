@@ -1,11 +1,13 @@
-"""The base of the families whose heads begin with locations and with one scale."""
+"""The families of amortised guides: each names the heads that it gives to the sites of a model."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, final
+from collections.abc import Callable
+from typing import ClassVar, Unpack, final
 
 from torch import Tensor, nn
 
-from pyro_infomax.guides._amortized import AmortizedGuide, Head, Plates
+from pyro_infomax._checks import whole_number
+from pyro_infomax._types import Program
+from pyro_infomax.guides._amortized import AmortizedGuide, GuideOptions
 from pyro_infomax.guides._prototype import LatentSite, check_continuous, check_discrete
 from pyro_infomax.nn import (
     DeltaHead,
@@ -19,7 +21,13 @@ from pyro_infomax.nn import (
     discrete_head,
 )
 
-# ---- continuous guide
+# ---- The base of the families on continuous supports.
+
+
+class ContinuousGuideOptions(GuideOptions, total=False):
+    """The options of every family of continuous sites; see :class:`ContinuousGuide`."""
+
+    init_scale: float
 
 
 class ContinuousGuide(AmortizedGuide):
@@ -28,7 +36,7 @@ class ContinuousGuide(AmortizedGuide):
     A subclass names its :attr:`head_class`, and adds to :attr:`options` what else that takes.
 
     Args:
-        model: as in :class:`AmortizedGuide`, and so are encoder, heads, structured and create_plates.
+        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
         init_scale: standard deviation of every latent at first, in units of the latent, or of the real
             variable behind it.
 
@@ -45,28 +53,17 @@ class ContinuousGuide(AmortizedGuide):
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Program,
         encoder: Callable[..., Tensor],
         *,
         init_scale: float = 0.5,
-        heads: Mapping[str, Head] | None = None,
-        structured: bool = False,
-        create_plates: Callable[..., Plates] | None = None,
+        **options: Unpack[GuideOptions],
     ) -> None:
         check_init_scale(init_scale)
-        super().__init__(model, encoder, heads=heads, structured=structured, create_plates=create_plates)
-        self.options: dict[str, Any] = {"init_scale": init_scale}
+        super().__init__(model, encoder, **options)
+        self.options: dict[str, object] = {"init_scale": init_scale}
 
     def make_head(self, site: LatentSite, in_features: int) -> nn.Module:
-        """A head of the family, through a bijection where the site is not real.
-
-        Args:
-            site: a latent site inside the data plate.
-            in_features: number of features.
-
-        Raises:
-            NotImplementedError: if the site is discrete, or its support has no bijection from the reals.
-        """
         check_continuous(site, type(self).__name__)
         return type(self).head_class(in_features, site.event_shape, support=site.support, **self.options)
 
@@ -90,14 +87,9 @@ class AmortizedNormal(ContinuousGuide):
     2014, "Stochastic backpropagation and approximate inference in deep generative models".
 
     Args:
-        model: the Pyro model. Its positional arguments are the data, one datum a row of the first axis.
-        encoder: from the same positional arguments to features (batch, h), such as
-            :class:`~pyro_infomax.nn.MLPEncoder`.
+        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
         init_scale: standard deviation of every latent at first, in units of the latent, or of the real
             variable behind it.
-        heads: site names to what serves these sites instead of the family; see :class:`AmortizedGuide`.
-        structured: whether each site depends on those that the model samples before it.
-        create_plates: from the arguments to the plates of the guide.
 
     Raises:
         ValueError: unless init_scale > 0; see :class:`AmortizedGuide`.
@@ -141,14 +133,9 @@ class AmortizedMultivariateNormal(ContinuousGuide):
     deep generative models".
 
     Args:
-        model: the Pyro model. Its positional arguments are the data, one datum a row of the first axis.
-        encoder: from the same positional arguments to features (batch, h), such as
-            :class:`~pyro_infomax.nn.MLPEncoder`.
+        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
         init_scale: standard deviation of every latent at first, in units of the latent, or of the real
             variable behind it.
-        heads: site names to what serves these sites instead of the family; see :class:`AmortizedGuide`.
-        structured: whether each site depends on those that the model samples before it.
-        create_plates: from the arguments to the plates of the guide.
 
     Raises:
         ValueError: unless init_scale > 0; see :class:`AmortizedGuide`.
@@ -189,16 +176,11 @@ class AmortizedLowRankNormal(ContinuousGuide):
     deep generative models".
 
     Args:
-        model: the Pyro model. Its positional arguments are the data, one datum a row of the first axis.
-        encoder: from the same positional arguments to features (batch, h), such as
-            :class:`~pyro_infomax.nn.MLPEncoder`.
+        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
         rank: columns of W, at most the number of elements of the smallest site; None for the square root of
             the number of elements, rounded up.
         init_scale: standard deviation of every latent at first, in units of the latent, or of the real
             variable behind it.
-        heads: site names to what serves these sites instead of the family; see :class:`AmortizedGuide`.
-        structured: whether each site depends on those that the model samples before it.
-        create_plates: from the arguments to the plates of the guide.
 
     Raises:
         ValueError: unless init_scale > 0 and rank >= 1; see :class:`AmortizedGuide`.
@@ -222,26 +204,14 @@ class AmortizedLowRankNormal(ContinuousGuide):
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Program,
         encoder: Callable[..., Tensor],
         *,
         rank: int | None = None,
-        init_scale: float = 0.5,
-        heads: Mapping[str, Head] | None = None,
-        structured: bool = False,
-        create_plates: Callable[..., Plates] | None = None,
+        **options: Unpack[ContinuousGuideOptions],
     ) -> None:
-        if rank is not None and rank < 1:
-            raise ValueError(f"Expected rank >= 1 but got {rank}.")
-        super().__init__(
-            model,
-            encoder,
-            init_scale=init_scale,
-            heads=heads,
-            structured=structured,
-            create_plates=create_plates,
-        )
-        self.options["rank"] = rank
+        super().__init__(model, encoder, **options)
+        self.options["rank"] = None if rank is None else whole_number("rank", rank, at_least=1)
 
 
 # ---- The family of amortised guides by normalising flows.
@@ -263,18 +233,13 @@ class AmortizedFlow(ContinuousGuide):
         Durkan, Bekasov, Murray and Papamakarios, 2019, "Neural spline flows".
 
     Args:
-        model: the Pyro model. Its positional arguments are the data, one datum a row of the first axis.
-        encoder: from the same positional arguments to features (batch, h), such as
-            :class:`~pyro_infomax.nn.MLPEncoder`.
+        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
         flow: called as ``flow(elements, features)`` for each site, it gives a conditional transform of
             :mod:`pyro.distributions.transforms`, a list of them, or a flow of zuko: ``zuko.flows.NSF`` as it
             is, after ``pip install pyro_infomax[flows]``. None for the flow of
             :class:`~pyro_infomax.nn.FlowHead`.
         init_scale: standard deviation of every latent at first, in units of the latent, or of the real
             variable behind it.
-        heads: site names to what serves these sites instead of the family; see :class:`AmortizedGuide`.
-        structured: whether each site depends on those that the model samples before it.
-        create_plates: from the arguments to the plates of the guide.
 
     Raises:
         ValueError: unless init_scale > 0, and for a flow that is no function; see :class:`AmortizedGuide`.
@@ -298,25 +263,15 @@ class AmortizedFlow(ContinuousGuide):
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Program,
         encoder: Callable[..., Tensor],
         *,
-        flow: Callable[..., Any] | None = None,
-        init_scale: float = 0.5,
-        heads: Mapping[str, Head] | None = None,
-        structured: bool = False,
-        create_plates: Callable[..., Plates] | None = None,
+        flow: Callable[..., object] | None = None,
+        **options: Unpack[ContinuousGuideOptions],
     ) -> None:
         if flow is not None and not callable(flow):
             raise ValueError(f"Expected flow to be a function of sizes that builds a flow but got {flow!r}.")
-        super().__init__(
-            model,
-            encoder,
-            init_scale=init_scale,
-            heads=heads,
-            structured=structured,
-            create_plates=create_plates,
-        )
+        super().__init__(model, encoder, **options)
         self.options["flow"] = flow
 
 
@@ -341,15 +296,10 @@ class AmortizedDiscrete(AmortizedGuide):
         Maddison, Mnih and Teh, 2017, "The concrete distribution".
 
     Args:
-        model: the Pyro model. Its positional arguments are the data, one datum a row of the first axis.
-        encoder: from the same positional arguments to features (batch, h), such as
-            :class:`~pyro_infomax.nn.MLPEncoder`.
+        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
         enumerate: whether the sites ask for enumeration; None if there is no temperature.
         temperature: of the relaxed gradient, a number above 0, or a function without arguments that gives
             one at each call; None for no relaxation.
-        heads: site names to what serves these sites instead of the family; see :class:`AmortizedGuide`.
-        structured: whether each site depends on those that the model samples before it.
-        create_plates: from the arguments to the plates of the guide.
 
     Raises:
         ValueError: unless temperature > 0, and for a temperature with ``enumerate=True``; and as
@@ -373,30 +323,19 @@ class AmortizedDiscrete(AmortizedGuide):
 
     def __init__(
         self,
-        model: Callable[..., Any],
+        model: Program,
         encoder: Callable[..., Tensor],
         *,
         enumerate: bool | None = None,
         temperature: Temperature | None = None,
-        heads: Mapping[str, Head] | None = None,
-        structured: bool = False,
-        create_plates: Callable[..., Plates] | None = None,
+        **options: Unpack[GuideOptions],
     ) -> None:
         check_discrete_options(enumerate, temperature)
-        super().__init__(model, encoder, heads=heads, structured=structured, create_plates=create_plates)
+        super().__init__(model, encoder, **options)
         self._enumerate = enumerate
         self._temperature = temperature
 
     def make_head(self, site: LatentSite, in_features: int) -> nn.Module:
-        """A linear head of logits.
-
-        Args:
-            site: a latent site inside the data plate.
-            in_features: number of features.
-
-        Raises:
-            NotImplementedError: if the site is continuous, or cannot be served as asked for.
-        """
         check_discrete(site, type(self).__name__)
         return discrete_head(
             site.support,
@@ -423,12 +362,7 @@ class AmortizedDelta(AmortizedGuide):
     autoencoder is the oldest amortised one.
 
     Args:
-        model: the Pyro model. Its positional arguments are the data, one datum a row of the first axis.
-        encoder: from the same positional arguments to features (batch, h), such as
-            :class:`~pyro_infomax.nn.MLPEncoder`.
-        heads: site names to what serves these sites instead of the family; see :class:`AmortizedGuide`.
-        structured: whether each site depends on those that the model samples before it.
-        create_plates: from the arguments to the plates of the guide.
+        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
 
     Raises:
         ValueError: see :class:`AmortizedGuide`.
@@ -450,14 +384,5 @@ class AmortizedDelta(AmortizedGuide):
     """
 
     def make_head(self, site: LatentSite, in_features: int) -> nn.Module:
-        """A linear head, through a bijection where the site is not real.
-
-        Args:
-            site: a latent site inside the data plate.
-            in_features: number of features.
-
-        Raises:
-            NotImplementedError: if the site is discrete, or its support has no bijection from the reals.
-        """
         check_continuous(site, type(self).__name__)
         return DeltaHead(in_features, site.event_shape, support=site.support)

@@ -53,8 +53,8 @@ class Line:
     def __init__(self, decoder: Program, sender: Program, *, refuse_enumeration: str | None) -> None:
         self._decoder, self._sender = decoder, sender
         self._refuse_enumeration = refuse_enumeration
-        self._sent = _Sites(self._check_enumeration)
-        self._decoded = _Sites(self._check_decoded)
+        self._sent = _SitesInOrder(self._check_enumeration)
+        self._decoded = _SitesInOrder(self._check_decoded)
         self._received: object = None
 
     @property
@@ -184,7 +184,7 @@ def _shown(count: Count) -> str:
 
 
 @final
-class _Sites(Messenger):
+class _SitesInOrder(Messenger):
     """Keeps the sites of a program, those of subsampling left out, in their order."""
 
     def __init__(self, check: Callable[[Site], None]) -> None:
@@ -192,7 +192,7 @@ class _Sites(Messenger):
         self._check = check
         self.found: dict[str, Site] = {}
 
-    def __enter__(self) -> "_Sites":
+    def __enter__(self) -> "_SitesInOrder":
         self.found = {}
         return super().__enter__()  # type: ignore[no-any-return]
 

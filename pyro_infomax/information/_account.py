@@ -1,4 +1,4 @@
-"""Every quantity of one set of draws."""
+"""All quantities of one set of draws, from one regression, with identities that hold to rounding."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -20,7 +20,7 @@ from pyro_infomax.information._draws import Draws
 from pyro_infomax.information._estimate import Estimate
 from pyro_infomax.information._sites import sums_of
 
-# ---- account
+# ---- Every quantity over all latent dimensions together.
 
 
 @final

@@ -47,8 +47,9 @@ class AggregatePosterior:
     lower bound.
 
     Args:
-        posterior: a torch or Pyro distribution, or an object with the same ``batch_shape`` (N,),
-            ``event_shape`` (d,) and ``log_prob``. Marginals are taken from its ``log_prob_marginals(z)`` if
+        posterior: a torch or Pyro distribution, or any other
+            :class:`~pyro_infomax.distributions.Posterior`, batch shape (N,), event shape (d,); it need not
+            have ``sample`` here. Marginals are taken from its ``log_prob_marginals(z)`` if
             it has one, from the factors of ``Independent``, from a multivariate Normal, or from a mixture of
             these.
         progress: show a bar when an evaluation takes more than a few seconds.

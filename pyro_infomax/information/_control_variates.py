@@ -21,7 +21,7 @@ from pyro_infomax.distributions import (
 from pyro_infomax.information._draws import Draws
 from pyro_infomax.information._estimate import Estimate
 
-# ---- control variates
+# ---- The regression on control variates, and means that keep their errors.
 
 # with fewer, the fitted coefficients would add more noise, and optimism, than they remove
 _DRAWS_PER_COVARIATE: Final = 20
@@ -103,6 +103,7 @@ class ControlVariates:
     """
 
     def __init__(self, covariates: Tensor, exact: Tensor, *, neighbours: Tensor | None = None) -> None:
+        # Covariates from their means and of unit size, so that the rank of their products can be judged
         samples, batch, size = covariates.shape
         self.shape = (samples, batch)
         self.covariates = _centred(covariates)
@@ -110,6 +111,7 @@ class ControlVariates:
         scale = scale.masked_fill(scale == 0, 1.0)
         self.covariates /= scale
         self.surplus = (covariates.mean(0) - exact) / scale  # (batch, covariate)
+        # Solved once for all quantities; covariates that repeat each other drop out by the pseudo-inverse
         gram = torch.einsum("snk,snl->kl", self.covariates, self.covariates) / (samples * batch)
         self.inverse = torch.linalg.pinv(gram, rtol=_RELATIVE_RANK, hermitian=True)
         rank = int(torch.linalg.matrix_rank(gram, rtol=_RELATIVE_RANK, hermitian=True)) if size else 0
@@ -126,11 +128,13 @@ class ControlVariates:
         if not bool(y.isfinite().all()) or self.freedom <= 0:
             # the mean stands, and of its error nothing is known
             return self._expectation(y.mean(0), torch.full_like(y, torch.nan))
+        # What the covariates tell of y, and by how much their own means were missed by these draws
         centred = _centred(y)
         moments = torch.einsum("snk,sn...->k...", self.covariates, centred) / math.prod(self.shape)
         fit = self.inverse @ moments  # (covariate,) or (covariate, latent)
         fitted = torch.einsum("snk,k...->sn...", self.covariates, fit)
         surplus = torch.einsum("nk,k...->n...", self.surplus, fit)
+        # The noise that is left, draw by draw, weighed by how much each draw moves the mean
         residual = torch.einsum("sn...,sn->sn...", centred - fitted, self.influence)
         return self._expectation(y.mean(0) - surplus, self._compared(residual))
 

@@ -14,7 +14,7 @@ from pyro_infomax.information._draws import check_draws, draws_of
 from pyro_infomax.information._estimate import Estimate
 from pyro_infomax.information._mixture_engine import MixtureScores
 
-# ---- batch mixture
+# ---- The aggregate posterior of all data as a minibatch estimates it.
 
 
 @final

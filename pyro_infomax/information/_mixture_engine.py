@@ -1,4 +1,9 @@
-"""What one pass over the components of the aggregate posterior finds."""
+"""The log-density of a mixture of N posteriors at M points, exact and in flat memory.
+
+Normals take the quick way: a tile of scores is one matrix product of features of the points and weights of
+the components, and tiles that provably do not matter are never computed. Their univariate marginals are read
+off a grid where that is quicker still. All other posteriors, and all gradients, go through ``log_prob``.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,7 +22,7 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal
 from pyro_infomax._progress import patiently
 from pyro_infomax.distributions import Density, Marginals, diagonal_normal, is_parametric, marginals_of
 
-# ---- mixture
+# ---- What an evaluation finds.
 
 
 @final
@@ -419,6 +424,7 @@ class NormalMixture:
             progress: show a bar when it takes long.
         """
         sums = torch.empty_like(z[:, 0])
+        # Neighbouring points want the same leaves: in the order of space a block skips more of them
         rows = max(1, min(_BLOCK, _BOUNDS_AT_ONCE // len(self.leaves)))
         finite = bool(z.isfinite().all())
         order = ordered(z, rows)[0] if self.skip and finite else torch.arange(len(z), device=z.device)
@@ -433,10 +439,12 @@ class NormalMixture:
 
     def _block(self, z: Tensor, index: Tensor | None, floor: Tensor | None) -> Tensor:
         visit = _Visit(self, z, index, floor)
+        # Without skipping, every point visits every leaf
         if not self.skip:
             for leaf in range(len(self.leaves)):
                 visit.take(leaf, torch.arange(len(z), device=z.device))
             return visit.sums.result()
+        # The leaves with the highest bounds first: what they give is the measure by which others are skipped
         for _ in range(min(_ROUNDS, len(self.leaves))):
             visit.take_best()
         visit.take_rest()
@@ -447,6 +455,8 @@ class NormalMixture:
         known = self._weights.get(leaf)
         if known is not None:
             return known
+        # One product gives score minus reference: the features of a point end with 1 and its reference. About
+        # the centre of the leaf the numbers are small, and least is lost where they cancel
         components, part = self.leaves.components, self.leaves.parts[leaf]
         weights, constants = components.weights(part, self.leaves.centre[leaf])
         whole = torch.cat([weights, constants[None], torch.full_like(constants[None], -1)])
@@ -481,6 +491,7 @@ class _Visit:
 
     def take_best(self) -> None:
         """Each point visits the leaf with its highest bound."""
+        # Points with the same best leaf go there together, as one tile
         highest, best = self.bounds.max(1)
         best = best.masked_fill(highest <= self._least(), -1)
         order = best.argsort()
@@ -504,14 +515,17 @@ class _Visit:
             self._tile(leaf, some)
 
     def _tile(self, leaf: int, rows: Tensor) -> None:
+        # Scores relative to the largest so far, if none can overflow, need no second pass over the tile
         relative = self.sums.bears(rows, self.bounds[rows, leaf])
         reference = self.sums.reference[rows] if relative else torch.zeros_like(self.z[rows, 0])
         features = self._features(leaf, rows, reference)
         weights, largest = self.mixture.weights(leaf)
         tile = torch.mm(features, weights, out=self._buffer(len(rows), weights.shape[1]))
+        # The own component is left out here, and added once at the end: taking it off the sum would cancel
         if self.home is not None:
             (own,) = torch.where(self.home[0][rows] == leaf)
             tile[own, self.home[1][rows[own]]] = -torch.inf
+        # Where the product may have cancelled, the scores that count are computed again by differences
         error = 2 * torch.finfo(tile.dtype).eps * (features.abs() @ largest)  # (rows,)
         if bool((error > _ACCURATE).any()):
             self._refine(tile, leaf, rows, reference, error)
@@ -578,13 +592,15 @@ class UnivariateMixture:
 
     def evaluate(self, z: Tensor, index: Tensor | None = None) -> MixtureScores:
         """The mixture at z (points,), with each point's own component left out where it is named."""
+        # The sum over all components first, so that a grid may serve; each point's own is taken off after
         sums = self._log_sums(z)
         if index is None:
             return MixtureScores.of(sums, None, self.size)
         own = self.whole.log_prob(z[:, None], index)
         share = (own - sums).exp().clamp(max=1.0)
         others = sums + torch.log1p(-share)
-        (unsure,) = torch.where(~(share < _UNCERTAIN))  # a difference of near equals
+        # Where the own component is most of the sum, what is left is a difference of near equals: sum anew
+        (unsure,) = torch.where(~(share < _UNCERTAIN))
         others[unsure] = self._log_sums(z[unsure], index[unsure])
         return MixtureScores.of(others, own, self.size)
 
@@ -622,6 +638,7 @@ class _Band:
     def log_sums(self, z: Tensor, index: Tensor | None, floor: Tensor) -> Tensor:
         if index is not None:
             return self.mixture.log_sums(z[:, None], self._position(index), floor=floor)
+        # A grid under each crowd of points, where the components are; gaps between crowds need no nodes
         (within,) = torch.where((z >= self.low) & (z <= self.high))
         sums = torch.full_like(z, torch.nan)
         for crowd in _crowds(z[within], _APART * self.scale):
@@ -629,6 +646,7 @@ class _Band:
             grid = self._grid(z[chosen])
             if grid is not None:
                 sums[chosen] = grid(z[chosen])
+        # Points without a grid, and those in cells where the spline may miss, are evaluated exactly
         (left,) = torch.where(sums.isnan())
         sums[left] = self.mixture.log_sums(z[left, None], floor=floor[left])
         return sums

@@ -1,4 +1,4 @@
-"""How far the aggregate posterior is from the prior, by draws alone."""
+"""How far the aggregate posterior is from the prior by a kernel, from draws alone."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -131,7 +131,7 @@ def _positive(name: str, value: float) -> float:
     return float(value)
 
 
-# ---- discrepancy
+# ---- The maximum mean discrepancy between aggregate posterior and prior.
 
 _DRAWS: Final = 2000
 _FEWEST_DRAWS: Final = 3  # the jackknife needs a pair without each of them

@@ -1,4 +1,4 @@
-"""The mutual information of a representation."""
+"""Information, divergences and correlations of the posteriors of all data, one function for each."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from pyro_infomax.information._draws import Draws
 from pyro_infomax.information._estimate import Estimate
 from pyro_infomax.information._sites import AggregateScorer, WholeAggregate
 
-# ---- shannon
+# ---- The mutual information between data and latents.
 
 
 def mutual_information(posterior: Posterior, *, num_samples: int = 1, seed: int | None = None) -> Estimate:

@@ -1,4 +1,4 @@
-"""A posterior over several sites, read one after the other."""
+"""Posteriors over several sites, and the aggregate posterior as one process or several hold it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from pyro_infomax.distributions import Posterior, joined, marginals_of, parts_of
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._mixture_engine import Dense, MixtureScores
 
-# ---- prefixes
+# ---- The first sites of a posterior, by the chain rule.
 
 
 @final

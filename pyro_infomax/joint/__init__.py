@@ -5,7 +5,7 @@ The generative joint :math:`p(z) p_\theta(x \mid z)` is what a model says, the r
 """
 
 from pyro_infomax.joint._generative import GenerativeJoint, generative
-from pyro_infomax.joint._latent_space import LatentSpace as LatentSpace, Sites as Sites, cycled as cycled
+from pyro_infomax.joint._latent_space import LatentSpace as LatentSpace, cycled as cycled
 from pyro_infomax.joint._product import dependences as dependences, in_type_of_sites as in_type_of_sites
 from pyro_infomax.joint._representation import (
     Draw,

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, Tensors, as_data
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Program
 from pyro_infomax.joint._latent_space import (
     LatentSpace,
-    Sites,
     aligned,
     cycled,
     lone_marginal,
@@ -43,8 +42,8 @@ class LocalPrior:
         self,
         space: LatentSpace,
         *,
-        log_prior: Callable[[Sites], Tensor],
-        draw: Callable[[int], Sites],
+        log_prior: Callable[[SiteValues], Tensor],
+        draw: Callable[[int], SiteValues],
     ) -> None:
         self.space = space
         self.batch_shape = torch.Size()
@@ -72,7 +71,7 @@ class LocalPrior:
         return self.space.flatten(self._draw(shape.numel())).reshape(*shape, self.space.size)
 
 
-# ---- generative joint
+# ---- The generative joint of a model.
 
 
 def generative(model: Program, *, data_plate: str | None = None) -> "GenerativeJoint":
@@ -178,7 +177,7 @@ class GenerativeJoint:
             raise ValueError("Expected data of the model but got none; pass some, as in sample(10, x)")
         return self._data
 
-    def log_prob(self, sites: Sites, *args: Tensor) -> Tensor:
+    def log_prob(self, sites: SiteValues, *args: Tensor) -> Tensor:
         """log p(z) p(x|z).
 
         Args:
@@ -198,7 +197,7 @@ class GenerativeJoint:
         values = LatentSpace(program.latents | valued).checked(sites)
         return total(site_scores(program, data, values, [*program.latents, *program.observed]))
 
-    def _observed_in(self, sites: Sites) -> Tensor:
+    def _observed_in(self, sites: SiteValues) -> Tensor:
         program = self._program or self._prior_program(number_of_values(sites))
         rest = [name for name in sites if name not in program.latents]
         if len(rest) != 1 or _number_of_arguments(self.model) != 1:
@@ -208,7 +207,7 @@ class GenerativeJoint:
             )
         return sites[rest[0]]
 
-    def log_prior(self, z: Sites | Tensor, *args: Tensor) -> Tensor:
+    def log_prior(self, z: SiteValues | Tensor, *args: Tensor) -> Tensor:
         """log p(z).
 
         Args:
@@ -230,7 +229,7 @@ class GenerativeJoint:
         sites = LatentSpace(program.latents).checked(z, others=program.observed)
         return total(site_scores(program, data, sites, list(sites)))
 
-    def _log_prior_alone(self, z: Sites | Tensor, size: int) -> Tensor:
+    def _log_prior_alone(self, z: SiteValues | Tensor, size: int) -> Tensor:
         program = self._prior_program(size)
         known = self._program or program
         if program.error is not None and _names(z, program.latents) - program.latents.keys():
@@ -256,7 +255,7 @@ class GenerativeJoint:
             return tuple(Placeholder.of((size, *each.shape[1:]), dtype=each.dtype) for each in self._data)
         return tuple(Placeholder.of((size, 1)) for _ in range(_number_of_arguments(self.model)))
 
-    def log_likelihood(self, x: Data, z: Sites | Tensor) -> Tensor:
+    def log_likelihood(self, x: Data, z: SiteValues | Tensor) -> Tensor:
         """log p(x|z), of each datum with its own z.
 
         Args:
@@ -271,7 +270,7 @@ class GenerativeJoint:
         """
         return self.log_terms(x, z)[1]
 
-    def log_terms(self, x: Data, z: Sites | Tensor) -> tuple[Tensor, Tensor]:
+    def log_terms(self, x: Data, z: SiteValues | Tensor) -> tuple[Tensor, Tensor]:
         """log p(z) and log p(x|z) of one run of the model; see :meth:`log_likelihood`.
 
         Returns:
@@ -281,7 +280,7 @@ class GenerativeJoint:
         assert self._program is not None
         return _sum_of(scores, self._program.latents), _sum_of(scores, self._program.observed)
 
-    def site_terms(self, x: Data, z: Sites | Tensor) -> dict[str, Tensor]:
+    def site_terms(self, x: Data, z: SiteValues | Tensor) -> dict[str, Tensor]:
         """The log-densities of all latent and observed sites, each given those before it in the model.
 
         Args:
@@ -345,7 +344,7 @@ class GenerativeJoint:
         there = total(site_scores(program, data, moved, list(z))).roll(-1, 0)
         return not torch.allclose(here, there, rtol=1e-6, equal_nan=True)
 
-    def _log_prior_in_turn(self, sites: Sites, data: Tensors) -> Tensor:
+    def _log_prior_in_turn(self, sites: SiteValues, data: Tensors) -> Tensor:
         """log p(z) of any number of values, where the prior does not depend on the data."""
         program = self.program(data)
         size = number_of_values(sites)
@@ -383,7 +382,7 @@ def _sum_of(scores: Mapping[str, Tensor], names: Iterable[str]) -> Tensor:
     return sum((scores[name] for name in names), start=zeros)
 
 
-def _names(z: Sites | Tensor, latents: Iterable[str]) -> set[str]:
+def _names(z: SiteValues | Tensor, latents: Iterable[str]) -> set[str]:
     return set(latents) if isinstance(z, Tensor) else set(z)
 
 

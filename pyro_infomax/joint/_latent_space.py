@@ -1,21 +1,19 @@
 """The local latent sites of a program, by name or side by side in one vector."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeAlias, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from pyro_infomax._data import Tensors, rows_of
+from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax.distributions import Density
 from pyro_infomax.programs import LocalProgram, SiteLayout
 
-# ---- latent space
-
-Sites: TypeAlias = Mapping[str, Tensor]
+# ---- Latent sites side by side in one vector, and back.
 
 
-def number_of_values(z: Sites | Tensor) -> int:
+def number_of_values(z: SiteValues | Tensor) -> int:
     """M, the length that the values of all sites share; sites of one value go with any length.
 
     Raises:
@@ -55,7 +53,7 @@ class LatentSpace:
         """The number of latent dimensions, all sites together."""
         return sum(layout.size for layout in self.layouts.values())
 
-    def checked(self, z: Sites | Tensor, *, others: Collection[str] = ()) -> dict[str, Tensor]:
+    def checked(self, z: SiteValues | Tensor, *, others: Collection[str] = ()) -> dict[str, Tensor]:
         """The sites of z, each (M, *shape); a bare tensor is the value of the only site.
 
         Args:
@@ -76,7 +74,7 @@ class LatentSpace:
             _check_shape(layout, found[name])
         return found
 
-    def _named(self, z: object) -> Sites:
+    def _named(self, z: object) -> SiteValues:
         if isinstance(z, Mapping):
             return z
         if not isinstance(z, Tensor):
@@ -87,7 +85,7 @@ class LatentSpace:
             )
         return {next(iter(self.layouts)): z}
 
-    def flatten(self, sites: Sites) -> Tensor:
+    def flatten(self, sites: SiteValues) -> Tensor:
         """The sites side by side, (..., size), in float64."""
         parts = []
         for name, layout in self.layouts.items():

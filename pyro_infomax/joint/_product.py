@@ -1,4 +1,4 @@
-"""Sites that do not depend on each other, read as one product over all latent dimensions."""
+"""Sites that do not depend on each other, as one product over all latent dimensions; and which ones do."""
 
 from collections.abc import Iterator, Sequence
 from typing import cast
@@ -9,7 +9,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
-from pyro_infomax._data import Tensors, rows_of
+from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Site
 from pyro_infomax.distributions import (
@@ -26,7 +26,7 @@ from pyro_infomax.joint._latent_space import LatentSpace, site_scores
 from pyro_infomax.poutine import unweighted_scale_and_mask
 from pyro_infomax.programs import LocalProgram, SiteLayout
 
-# ---- product of sites
+# ---- The factors of all sites for all data, where sites do not depend on each other.
 
 Factors = dict[str, Distribution]  # of each site, batch shape (rows, size)
 
@@ -103,11 +103,11 @@ def in_type_of_sites(posterior: Posterior, space: LatentSpace) -> Posterior:
 def _in_type(part: Distribution, dtype: torch.dtype) -> Distribution:
     if not dtype.is_floating_point:
         return part
-    return batch_mapped([part], part.batch_shape, lambda tensors: _rounded(tensors[0], dtype))
 
+    def rounded(tensors: list[Tensor]) -> Tensor:
+        return tensors[0].to(dtype) if tensors[0].is_floating_point() else tensors[0]
 
-def _rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    return batch_mapped([part], part.batch_shape, rounded)
 
 
 def _of_batch(part: Distribution) -> Iterator[Tensor]:
@@ -214,8 +214,6 @@ def _scores_like(program: LocalProgram, space: LatentSpace, trace: Trace, found:
 
 # ---- Which latent sites of a program depend on which.
 
-Values = dict[str, Tensor]
-
 
 @torch.no_grad()
 def dependences(program: LocalProgram, data: Tensors, sites: Sequence[str]) -> dict[str, list[str]]:
@@ -252,12 +250,14 @@ def _elsewhere(site: Site, layout: SiteLayout, rows: int) -> Tensor:
     return layout.rows(elsewhere(site["fn"], site["value"]), rows)[0]
 
 
-def _moved_by(program: LocalProgram, data: Tensors, values: Values, others: Values, name: str) -> set[str]:
+def _moved_by(
+    program: LocalProgram, data: Tensors, values: SiteValues, others: SiteValues, name: str
+) -> set[str]:
     """The sites whose scores change with the value of this one; none where the program does not take it."""
     names = list(program.latents)
     try:
         here, there = (
-            site_scores(program, data, each, names) for each in (values, values | {name: others[name]})
+            site_scores(program, data, each, names) for each in (values, {**values, name: others[name]})
         )
     except Exception:  # whatever a program says to values that it does not take: this is for a message only
         return set()

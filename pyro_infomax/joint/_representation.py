@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, Tensors, as_data, rows_of
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Ranks
 from pyro_infomax._types import Program, Site
@@ -17,7 +17,6 @@ from pyro_infomax.distributions import Posterior, batch_mapped, in_double, is_no
 from pyro_infomax.information import AggregatePosterior, points_at_once
 from pyro_infomax.joint._latent_space import (
     LatentSpace,
-    Sites,
     aligned,
     cycled,
     lone_marginal,
@@ -156,7 +155,7 @@ def broadcasts(score: Callable[[Tensor], Tensor], z: Tensor) -> bool:
     return together.shape == apart.shape and torch.allclose(together, apart, rtol=_MISTAKE, atol=_MISTAKE)
 
 
-# ---- representation joint
+# ---- The representation joint of a guide and its data.
 
 
 def representation(guide: Program, data: Data, *, data_plate: str | None = None) -> "RepresentationJoint":
@@ -192,7 +191,7 @@ class Draw(dict[str, Tensor]):
         data: the data in these rows, a tuple of tensors.
     """
 
-    def __init__(self, sites: Sites, index: Tensor, data: Tensors) -> None:
+    def __init__(self, sites: SiteValues, index: Tensor, data: Tensors) -> None:
         super().__init__(sites)
         self.index = index
         self.data = data
@@ -302,7 +301,7 @@ class RepresentationJoint:
         draws = [self.program.draw(self.data) for _ in range(int(turn.max()) + 1)]
         return {name: torch.stack([draw[name] for draw in draws])[turn, index] for name in draws[0]}
 
-    def log_posterior(self, z: Sites | Tensor, x: Data) -> Tensor:
+    def log_posterior(self, z: SiteValues | Tensor, x: Data) -> Tensor:
         """log q(z|x), of each z with its own datum.
 
         Args:
@@ -341,11 +340,11 @@ class RepresentationJoint:
         moved = tuple(each.roll(1, 0) for each in self.data)
         return not torch.allclose(here, self._scored(z, moved, (rows + 1) % self.data_size))
 
-    def _scored(self, z: Sites, data: Tensors, rows: Tensor) -> Tensor:
+    def _scored(self, z: SiteValues, data: Tensors, rows: Tensor) -> Tensor:
         trace = self.program.trace(data, rows, values={name: each[None] for name, each in z.items()})
         return total({name: self.program.log_prob(trace.nodes[name], len(rows)) for name in z})
 
-    def log_aggregate(self, z: Sites | Tensor) -> Tensor:
+    def log_aggregate(self, z: SiteValues | Tensor) -> Tensor:
         r"""log q(z) = log :math:`\frac1N \sum_n q(z \mid x_n)`.
 
         Args:
@@ -356,7 +355,7 @@ class RepresentationJoint:
         """
         return self.aggregate.log_prob(self._flat(z))
 
-    def log_inverted(self, z: Sites | Tensor) -> Tensor:
+    def log_inverted(self, z: SiteValues | Tensor) -> Tensor:
         """log q(x_n|z) = log q(z|x_n) − log N − log q(z), the inverted posterior over the data.
 
         Args:
@@ -370,7 +369,7 @@ class RepresentationJoint:
         scores = torch.cat([posterior.log_prob(each[:, None, :]).double() for each in few])
         return scores - scores.logsumexp(-1, keepdim=True)  # (M, N)
 
-    def _flat(self, z: Sites | Tensor) -> Tensor:
+    def _flat(self, z: SiteValues | Tensor) -> Tensor:
         return self.space.flatten(self.space.checked(z))
 
 
@@ -407,15 +406,11 @@ def posterior_of_all(own: Posterior, ranks: Ranks) -> Posterior:
     """
     if ranks.world_size == 1:
         return own
-    parts = ranks.all_of(_sent(own))
+    # no networks and no programs are sent: the other processes could make no use of them
+    parts = ranks.all_of(own if isinstance(own, Distribution) and is_parametric(own) else None)
     sharded = ShardedPosterior(own, ranks)
     merged = _merged(parts) if all(isinstance(part, Distribution) for part in parts) else None
     return merged if merged is not None and _scores_like(merged, sharded) else sharded
-
-
-def _sent(own: Posterior) -> Distribution | None:
-    """What the other processes can make use of: no networks, and no programs."""
-    return own if isinstance(own, Distribution) and is_parametric(own) else None
 
 
 def _merged(parts: Sequence[Distribution]) -> Distribution | None:

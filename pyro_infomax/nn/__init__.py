@@ -14,12 +14,13 @@ from pyro_infomax.nn._encoders import (
     ConvEncoder,
     MLPDecoder,
     MLPEncoder,
-    check_features,
+    check_features as check_features,
     merge_batch as merge_batch,
-    prototype_features,
+    prototype_features as prototype_features,
 )
 from pyro_infomax.nn._heads import (
     DeltaHead,
+    DistributionFamily as DistributionFamily,
     DistributionHead,
     FlowHead,
     LowRankNormalHead,
@@ -36,13 +37,13 @@ from pyro_infomax.nn._likelihoods import (
     to_likelihood,
 )
 from pyro_infomax.nn._modules import (
-    InstanceName,
-    adopt,
-    drop_weak_references,
+    InstanceName as InstanceName,
+    adopt as adopt,
+    drop_weak_references as drop_weak_references,
     evaluation_mode as evaluation_mode,
     instance_prefix as instance_prefix,
     modules_behind as modules_behind,
-    register,
+    register as register,
 )
 
 __all__ = [
@@ -58,7 +59,6 @@ __all__ = [
     "DistributionHead",
     "FlowHead",
     "Gaussian",
-    "InstanceName",
     "Likelihood",
     "LowRankNormalHead",
     "MLPDecoder",
@@ -66,11 +66,6 @@ __all__ = [
     "MultivariateNormalHead",
     "NormalHead",
     "OneHotHead",
-    "adopt",
-    "check_features",
     "discrete_head",
-    "drop_weak_references",
-    "prototype_features",
-    "register",
     "to_likelihood",
 ]

@@ -1,8 +1,8 @@
-"""The heads that make discrete distributions of features."""
+"""Heads on discrete supports: from the features of an encoder to logits, exact or with relaxed draws."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Final, final
+from typing import ClassVar, Final, TypeAlias, final
 
 import pyro.distributions as dist
 import torch
@@ -10,6 +10,7 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax.distributions import (
     StraightThroughBernoulli,
     StraightThroughOneHotCategorical,
@@ -17,7 +18,7 @@ from pyro_infomax.distributions import (
     unwrapped,
 )
 
-Temperature = float | Tensor | Callable[[], float | Tensor]
+Temperature: TypeAlias = float | Tensor | Callable[[], float | Tensor]
 
 _Boolean = type(constraints.boolean)
 _OneHot = type(constraints.one_hot)
@@ -26,41 +27,52 @@ _INIT_WEIGHT: Final = 0.1
 
 
 class DiscreteHead(nn.Module, ABC):
-    """Logits that are linear in the features, and near 0 at first.
+    """Logits that are linear in the features, and near 0 at first. Abstract.
 
     Args:
         in_features: number of features.
-        event_shape: shape of one latent.
-        logits_shape: shape of the logits of one latent.
-        independent: number of axes of the event over which the distribution is a product.
+        event_shape: shape of one latent. The distribution is a product over its axes.
         enumerate: whether a ``TraceEnum`` objective sums over all values; None if there is no temperature.
-        temperature: of the relaxation; None draws without one.
+        temperature: above 0, or a function without arguments that gives one, read at each call: draws then
+            have a relaxed gradient; None draws without one.
+        num_categories: of a variable whose values are integers; otherwise a variable has the logits of its
+            elements.
+
+    Attributes:
+        variable_axes: number of the last axes of an event that make one variable.
+
+    Raises:
+        ValueError: unless temperature > 0, and for a temperature with ``enumerate=True``.
+        NotImplementedError: if an event of several variables is to be enumerated.
     """
+
+    variable_axes: ClassVar[int] = 0
 
     def __init__(
         self,
         in_features: int,
         event_shape: Sequence[int],
         *,
-        logits_shape: Sequence[int],
-        independent: int,
-        enumerate: bool | None,
-        temperature: Temperature | None,
+        enumerate: bool | None = None,
+        temperature: Temperature | None = None,
+        num_categories: int | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = torch.Size(event_shape)
         self.enumerate = temperature is None if enumerate is None else enumerate
         self.temperature = temperature
-        self._check(independent)
-        self._independent = independent
-        self._logits_shape = torch.Size(logits_shape)
+        self._independent = len(event_shape) - self.variable_axes
+        check_discrete_options(self.enumerate, self.temperature)
+        self._check_enumerable()
+        categories = () if num_categories is None else (num_categories,)
+        self._logits_shape = torch.Size([*event_shape, *categories])
         self.linear = nn.Linear(in_features, self._logits_shape.numel())
         nn.init.zeros_(self.linear.bias)
         with torch.no_grad():
             self.linear.weight.mul_(_INIT_WEIGHT)
 
     @property
-    def infer(self) -> dict[str, Any]:
+    def infer(self) -> dict[str, str]:
         """What :func:`pyro.sample` is told about the site."""
         return {"enumerate": "parallel"} if self.enumerate else {}
 
@@ -86,9 +98,8 @@ class DiscreteHead(nn.Module, ABC):
         """The distribution whose draws have a relaxed gradient, for heads that take a temperature."""
         raise NotImplementedError(f"{type(self).__name__} has no relaxation.")
 
-    def _check(self, independent: int) -> None:
-        check_discrete_options(self.enumerate, self.temperature)
-        if self.enumerate and independent:
+    def _check_enumerable(self) -> None:
+        if self.enumerate and self._independent:
             raise NotImplementedError(
                 f"Expected one discrete variable to enumerate but got event shape {tuple(self.event_shape)}, "
                 "whose combinations Pyro does not enumerate: let the model sample the elements in a plate, "
@@ -126,7 +137,7 @@ class BernoulliHead(DiscreteHead):
         event_shape: shape of one latent; only a scalar, ``()``, can be enumerated.
         enumerate: whether a ``TraceEnum`` objective sums over both values; None if there is no temperature.
         temperature: above 0, or a function without arguments that gives one, read at each call: draws then
-            have a relaxed gradient (:class:`StraightThroughBernoulli`).
+            have a relaxed gradient, :class:`~pyro_infomax.distributions.StraightThroughBernoulli`.
 
     Raises:
         ValueError: unless temperature > 0, and for a temperature with ``enumerate=True``.
@@ -138,23 +149,6 @@ class BernoulliHead(DiscreteHead):
         >>> BernoulliHead(16, (3,), temperature=0.5)(torch.zeros(5, 16)).rsample().shape
         torch.Size([5, 3])
     """
-
-    def __init__(
-        self,
-        in_features: int,
-        event_shape: Sequence[int],
-        *,
-        enumerate: bool | None = None,
-        temperature: Temperature | None = None,
-    ) -> None:
-        super().__init__(
-            in_features,
-            event_shape,
-            logits_shape=event_shape,
-            independent=len(event_shape),
-            enumerate=enumerate,
-            temperature=temperature,
-        )
 
     def _exact(self, logits: Tensor) -> dist.TorchDistribution:
         return dist.Bernoulli(logits=logits)
@@ -194,21 +188,13 @@ class CategoricalHead(DiscreteHead):
         enumerate: bool | None = None,
         temperature: Temperature | None = None,
     ) -> None:
-        if num_categories < 1:
-            raise ValueError(f"Expected num_categories >= 1 but got {num_categories}.")
+        num_categories = whole_number("num_categories", num_categories, at_least=1)
         if temperature is not None:
             raise NotImplementedError(
                 "Expected no temperature for a categorical site, whose integers carry no gradient, but got "
                 f"{temperature}: let the model sample it from a OneHotCategorical, or enumerate it."
             )
-        super().__init__(
-            in_features,
-            event_shape,
-            logits_shape=(*event_shape, num_categories),
-            independent=len(event_shape),
-            enumerate=enumerate,
-            temperature=None,
-        )
+        super().__init__(in_features, event_shape, enumerate=enumerate, num_categories=num_categories)
 
     def _exact(self, logits: Tensor) -> dist.TorchDistribution:
         return dist.Categorical(logits=logits)
@@ -224,9 +210,8 @@ class OneHotHead(DiscreteHead):
         in_features: number of features.
         event_shape: shape of one latent, with the K categories along the last axis; only a single vector,
             (K,), can be enumerated.
-        enumerate: whether a ``TraceEnum`` objective sums over all values; None if there is no temperature.
-        temperature: above 0, or a function without arguments that gives one, read at each call: draws then
-            have a relaxed gradient (:class:`StraightThroughOneHotCategorical`).
+        enumerate, temperature: as :class:`BernoulliHead`, with
+            :class:`~pyro_infomax.distributions.StraightThroughOneHotCategorical`.
 
     Raises:
         ValueError: unless temperature > 0, for a temperature with ``enumerate=True``, and for an event
@@ -238,6 +223,8 @@ class OneHotHead(DiscreteHead):
         tensor([1., 1., 1., 1., 1.], grad_fn=...)
     """
 
+    variable_axes = 1
+
     def __init__(
         self,
         in_features: int,
@@ -248,14 +235,7 @@ class OneHotHead(DiscreteHead):
     ) -> None:
         if not event_shape:
             raise ValueError("Expected an event shape (..., K) for one-hot vectors but got ().")
-        super().__init__(
-            in_features,
-            event_shape,
-            logits_shape=event_shape,
-            independent=len(event_shape) - 1,
-            enumerate=enumerate,
-            temperature=temperature,
-        )
+        super().__init__(in_features, event_shape, enumerate=enumerate, temperature=temperature)
 
     def _exact(self, logits: Tensor) -> dist.TorchDistribution:
         return dist.OneHotCategorical(logits=logits)
@@ -311,7 +291,7 @@ def discrete_head(
     )
 
 
-def _num_categories(support: Any) -> int:
+def _num_categories(support: constraints.integer_interval) -> int:
     lower, upper = (torch.as_tensor(bound) for bound in (support.lower_bound, support.upper_bound))
     if bool((lower != 0).any()) or bool((upper != upper.flatten()[0]).any()):
         raise NotImplementedError(

@@ -1,13 +1,14 @@
-"""Fully connected networks, as encoders and decoders of data of any shape."""
+"""Encoders and decoders: fully connected ones for data of any shape, convolutional ones for images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from itertools import pairwise
 from math import prod
-from typing import Any, final
+from typing import TypeAlias, cast, final
 
 import torch
 from torch import Tensor, nn
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax.nn._modules import evaluation_mode
 
@@ -22,16 +23,15 @@ def to_shape(shape: int | Sequence[int], name: str) -> torch.Size:
         name: what the shape is called in the error.
 
     Raises:
-        ValueError: for a size below 1.
+        ValueError: for a size that is no integer above 0.
 
     Example:
         >>> to_shape(8, "input_shape"), to_shape((8, 8), "input_shape")
         (torch.Size([8]), torch.Size([8, 8]))
     """
-    sizes = torch.Size([shape] if isinstance(shape, int) else shape)
-    if any(size < 1 for size in sizes):
-        raise ValueError(f"Expected {name} to hold sizes >= 1 but got {tuple(sizes)}.")
-    return sizes
+    if not isinstance(shape, Iterable):
+        return torch.Size([whole_number(name, shape, at_least=1)])
+    return torch.Size([whole_number(f"each size of {name}", size, at_least=1) for size in shape])
 
 
 def merge_batch(x: Tensor, event_shape: Sequence[int], *, name: str, fix: str) -> Tensor:
@@ -88,9 +88,9 @@ def as_parameters(x: Tensor, module: nn.Module) -> Tensor:
     return x.to(parameter.dtype)
 
 
-# ---- mlp
+# ---- Fully connected networks.
 
-Activation = Callable[[], nn.Module]
+Activation: TypeAlias = Callable[[], nn.Module]
 
 
 @final
@@ -103,8 +103,10 @@ class MLP(nn.Sequential):
         hidden: sizes of the layers between; none makes a linear map.
         activation: builds one activation.
 
+    Raises:
+        ValueError: for a size that is no integer above 0.
+
     Example:
-        >>> import torch
         >>> MLP(4, 3, hidden=(16, 16))(torch.zeros(5, 2, 4)).shape
         torch.Size([5, 2, 3])
     """
@@ -117,7 +119,11 @@ class MLP(nn.Sequential):
         hidden: Sequence[int] = (256,),
         activation: Activation = nn.ReLU,
     ) -> None:
-        sizes = [in_features, *hidden, out_features]
+        sizes = [
+            whole_number("in_features", in_features, at_least=1),
+            *to_shape(hidden, "hidden"),
+            whole_number("out_features", out_features, at_least=1),
+        ]
         layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), activation())]
         super().__init__(*layers[:-1])
 
@@ -138,10 +144,9 @@ class MLPEncoder(nn.Module):
         out_features: number of features.
 
     Raises:
-        ValueError: on data of another shape.
+        ValueError: for a size that is no integer above 0, and on data of another shape.
 
     Example:
-        >>> import torch
         >>> encoder = MLPEncoder((8, 8), hidden=(32,))
         >>> encoder(torch.zeros(5, 8, 8)).shape, encoder.out_features
         (torch.Size([5, 32]), 32)
@@ -156,13 +161,13 @@ class MLPEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.input_shape = to_shape(input_shape, "input_shape")
-        sizes = [prod(self.input_shape), *hidden]
+        sizes = [prod(self.input_shape), *to_shape(hidden, "hidden")]
         self.out_features = sizes[-1]
         self.layers = nn.Sequential(
             *(layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), activation()))
         )
 
-    def forward(self, x: Tensor, *_: Any) -> Tensor:
+    def forward(self, x: Tensor, *_: object) -> Tensor:
         """The features of data.
 
         Args:
@@ -189,10 +194,9 @@ class MLPDecoder(nn.Module):
         activation: builds one activation.
 
     Raises:
-        ValueError: on latents of another size.
+        ValueError: for a size that is no integer above 0, and on latents of another size.
 
     Example:
-        >>> import torch
         >>> MLPDecoder(2, (8, 8), hidden=(32,))(torch.zeros(7, 5, 2)).shape
         torch.Size([7, 5, 8, 8])
     """
@@ -264,9 +268,9 @@ class ConvEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.input_shape = to_shape(input_shape, "input_shape")
-        self.out_features = out_features
+        self.out_features = whole_number("out_features", out_features, at_least=1)
         self._image = _image_shape(self.input_shape, "input_shape")
-        sizes = [self._image[0], *channels]
+        sizes = [self._image[0], *to_shape(channels, "channels")]
         layers = [
             layer
             for a, b in pairwise(sizes)
@@ -277,7 +281,7 @@ class ConvEncoder(nn.Module):
             *layers, nn.Flatten(), nn.Linear(sizes[-1] * height * width, out_features), activation()
         )
 
-    def forward(self, x: Tensor, *_: Any) -> Tensor:
+    def forward(self, x: Tensor, *_: object) -> Tensor:
         """The features of images.
 
         Args:
@@ -327,6 +331,7 @@ class ConvDecoder(nn.Module):
         self.output_shape = to_shape(output_shape, "output_shape")
         image = _image_shape(self.output_shape, "output_shape")
         sides = _halved(image, len(channels))[::-1]
+        channels, hidden = to_shape(channels, "channels"), whole_number("hidden", hidden, at_least=1)
         first = (channels[0] if channels else image[0], *sides[0])
         layers: list[nn.Module] = [
             nn.Linear(latent_dim, hidden),
@@ -413,7 +418,7 @@ def check_features(features: object, batch: int, *, plates: Sequence[str] = ()) 
     return features
 
 
-def prototype_features(encoder: Callable[..., Any], *data: Any, plates: Sequence[str] = ()) -> Tensor:
+def prototype_features(encoder: Callable[..., object], *data: object, plates: Sequence[str] = ()) -> Tensor:
     """One call of an encoder that leaves no trace, to learn the number, dtype and device of its features.
 
     No gradient, batch statistics, training mode or random state is touched. Lazy layers are built.
@@ -435,4 +440,4 @@ def prototype_features(encoder: Callable[..., Any], *data: Any, plates: Sequence
         torch.Size([5, 16])
     """
     with torch.no_grad(), isolated_random_state(), evaluation_mode(encoder):
-        return check_features(encoder(*data), len(data[0]), plates=plates)
+        return check_features(encoder(*data), len(cast(Sized, data[0])), plates=plates)

@@ -1,11 +1,12 @@
-"""The head that makes a diagonal Normal of features."""
+"""Heads on continuous supports: from the features of an encoder to the distribution of one latent."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, signature
 from math import ceil, expm1, log, sqrt
-from typing import Any, Final, final
+from typing import Final, TypeAlias, cast, final
 
 import pyro.distributions as dist
 import torch
@@ -25,11 +26,87 @@ from pyro_infomax.distributions import (
     unwrapped,
 )
 
-# ---- normal head
+# ---- What the heads on continuous supports share: a way to the support, and layers that begin well.
+
+
+class ContinuousHead(nn.Module, ABC):
+    """Features to a distribution of real numbers, and these through a bijection to a support. Abstract.
+
+    Args:
+        event_shape: shape of one latent.
+        support: constraint that a latent fulfils.
+    """
+
+    def __init__(self, event_shape: Sequence[int], support: Constraint) -> None:
+        super().__init__()
+        self.site = SiteTransform.of(support, event_shape)
+        self.event_shape = self.site.event_shape
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> dist.TorchDistribution:
+        """The distribution.
+
+        Args:
+            features: (..., in_features).
+
+        Returns:
+            A distribution with batch shape (...) and the event shape of the head.
+        """
+
+
+def location_scale_layer(in_features: int, size: int, init_scale: float, *, others: int = 0) -> nn.Linear:
+    """A layer that ends in locations and in what becomes scales by a softplus, all ``init_scale`` at first.
+
+    Only the locations depend on the features at first.
+
+    Args:
+        in_features: number of features.
+        size: number of locations, and of scales.
+        init_scale: standard deviation at first.
+        others: number of further outputs, all 0 at first.
+
+    Raises:
+        ValueError: unless init_scale > 0.
+
+    Example:
+        >>> loc, raw = location_scale_layer(16, 3, 0.5)(torch.randn(5, 16)).chunk(2, -1)
+        >>> Softplus()(raw[0])
+        tensor([0.5000, 0.5000, 0.5000], grad_fn=...)
+    """
+    check_init_scale(init_scale)
+    layer = nn.Linear(in_features, 2 * size + others)
+    with torch.no_grad():
+        layer.weight[size:] = 0
+        layer.bias[size : 2 * size] = inverse_softplus(init_scale)
+        layer.bias[2 * size :] = 0
+    return layer
+
+
+def check_init_scale(init_scale: float) -> None:
+    """Raises ValueError unless the scale is a finite number above 0."""
+    if not 0 < init_scale < float("inf"):
+        raise ValueError(f"Expected a finite init_scale > 0 but got {init_scale}.")
+
+
+def inverse_softplus(value: float) -> float:
+    """The number whose softplus is ``value``.
+
+    Args:
+        value: above 0.
+
+    Example:
+        >>> round(inverse_softplus(1.0), 4)
+        0.5413
+    """
+    # expm1 overflows where softplus is the identity to double precision
+    return log(expm1(value)) if value < 40 else value
+
+
+# ---- The head that makes a diagonal Normal of features.
 
 
 @final
-class NormalHead(nn.Module):
+class NormalHead(ContinuousHead):
     r"""Features to a Normal distribution over an event, or over the reals that make one.
 
     .. math:: q(z \mid h) = \mathcal{N}\bigl(z;\, A h + a,\ \mathrm{diag}(\mathrm{softplus}(B h + b))^2\bigr)
@@ -50,7 +127,6 @@ class NormalHead(nn.Module):
         NotImplementedError: for a discrete support, or one without a bijection from the reals.
 
     Example:
-        >>> import torch
         >>> q = NormalHead(16, (2, 3), init_scale=0.5)(torch.zeros(5, 16))
         >>> q.batch_shape, q.event_shape
         (torch.Size([5]), torch.Size([2, 3]))
@@ -66,100 +142,37 @@ class NormalHead(nn.Module):
         init_scale: float = 0.5,
         support: Constraint = constraints.real,
     ) -> None:
-        super().__init__()
-        self.site = SiteTransform.of(support, event_shape)
-        self.event_shape = self.site.event_shape
+        super().__init__(event_shape, support)
         self.linear = location_scale_layer(in_features, self.site.size, init_scale)
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """The distribution.
-
-        Args:
-            features: (..., in_features).
-
-        Returns:
-            A distribution with batch shape (...) and the event shape of the head.
-        """
         loc, raw = self.linear(features).chunk(2, dim=-1)  # (..., size)
         return self.site.normal(loc, Softplus()(raw))
-
-
-def location_scale_layer(in_features: int, size: int, init_scale: float) -> nn.Linear:
-    """A layer that ends in locations and in what becomes scales by a softplus, all ``init_scale`` at first.
-
-    Args:
-        in_features: number of features.
-        size: number of locations, and of scales.
-        init_scale: standard deviation at first.
-
-    Raises:
-        ValueError: unless init_scale > 0.
-
-    Example:
-        >>> import torch
-        >>> loc, raw = location_scale_layer(16, 3, 0.5)(torch.randn(5, 16)).chunk(2, -1)
-        >>> Softplus()(raw[0])
-        tensor([0.5000, 0.5000, 0.5000], grad_fn=...)
-    """
-    check_init_scale(init_scale)
-    layer = nn.Linear(in_features, 2 * size)
-    nn.init.zeros_(layer.weight[size:])
-    nn.init.constant_(layer.bias[size:], inverse_softplus(init_scale))
-    return layer
-
-
-def check_init_scale(init_scale: float) -> None:
-    """Raises ValueError unless the scale is a finite number above 0.
-
-    Args:
-        init_scale: standard deviation.
-    """
-    if not 0 < init_scale < float("inf"):
-        raise ValueError(f"Expected a finite init_scale > 0 but got {init_scale}.")
-
-
-def inverse_softplus(value: float) -> float:
-    """The number whose softplus is ``value``.
-
-    Args:
-        value: above 0.
-
-    Example:
-        >>> round(inverse_softplus(1.0), 4)
-        0.5413
-    """
-    # expm1 overflows where softplus is the identity to double precision
-    return log(expm1(value)) if value < 40 else value
 
 
 # ---- The head that makes a Normal with full covariance of features.
 
 
 @final
-class MultivariateNormalHead(nn.Module):
+class MultivariateNormalHead(ContinuousHead):
     r"""Features to a Normal distribution with full covariance over an event, or over the reals that make one.
 
     .. math:: q(z \mid h) = \mathcal{N}\bigl(z;\, \mu(h),\, L(h) L(h)^\top\bigr)
 
     with μ and the lower triangle of L linear in the features, but for the softplus on its diagonal. The
     elements of an event of several axes, or of none, are dependent all the same. At first L is
-    ``init_scale`` times the identity.
+    ``init_scale`` times the identity. A real vector has a plain ``MultivariateNormal``.
 
     Reference: Rezende, Mohamed and Wierstra, 2014, "Stochastic backpropagation and approximate inference
     in deep generative models".
 
     Args:
-        in_features: number of features.
-        event_shape: shape of one latent; ``()`` for a scalar.
-        init_scale: standard deviation at first, in units of the latent, or of u where it is transformed.
-        support: constraint that a latent fulfils.
+        in_features, event_shape, init_scale, support: as :class:`NormalHead`.
 
     Raises:
-        ValueError: unless init_scale > 0, and for an event shape that does not fit the support.
-        NotImplementedError: for a discrete support, or one without a bijection from the reals.
+        ValueError, NotImplementedError: as :class:`NormalHead`.
 
     Example:
-        >>> import torch
         >>> q = MultivariateNormalHead(16, (3,))(torch.zeros(5, 16))
         >>> q.scale_tril[0].diagonal()
         tensor([0.5000, 0.5000, 0.5000], grad_fn=...)
@@ -173,29 +186,12 @@ class MultivariateNormalHead(nn.Module):
         init_scale: float = 0.5,
         support: Constraint = constraints.real,
     ) -> None:
-        super().__init__()
-        check_init_scale(init_scale)
-        self.site = SiteTransform.of(support, event_shape)
-        self.event_shape = self.site.event_shape
+        super().__init__(event_shape, support)
         n = self.site.size
         self._sizes = [n, n, n * (n - 1) // 2]
-        self.linear = nn.Linear(in_features, sum(self._sizes))
-        nn.init.zeros_(self.linear.weight[n:])
-        _, diagonal, below = self.linear.bias.split(self._sizes)
-        nn.init.constant_(diagonal, inverse_softplus(init_scale))
-        if n > 1:
-            nn.init.zeros_(below)
+        self.linear = location_scale_layer(in_features, n, init_scale, others=self._sizes[-1])
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """The distribution.
-
-        Args:
-            features: (..., in_features).
-
-        Returns:
-            A distribution with batch shape (...) and the event shape of the head; a plain
-            ``MultivariateNormal`` for a real vector.
-        """
         loc, diagonal, below = self.linear(features).split(self._sizes, dim=-1)
         # (..., size, size)
         scale_tril = Softplus()(diagonal).diag_embed() + lower_triangular(below, self.site.size, offset=-1)
@@ -208,7 +204,7 @@ _INIT_FACTOR = 0.1
 
 
 @final
-class LowRankNormalHead(nn.Module):
+class LowRankNormalHead(ContinuousHead):
     r"""Features to a Normal with few directions of dependence over an event, or over the reals that make one.
 
     .. math:: q(z \mid h) = \mathcal{N}\bigl(z;\, \mu,\, D\,(I + F F^\top)\,D\bigr), \qquad
@@ -217,23 +213,19 @@ class LowRankNormalHead(nn.Module):
     with μ, d and the r columns of F linear in the features. F is in units of D, so that the matrix
     :math:`I + F^\top F` to be inverted is well conditioned however the scales differ. At first every
     standard deviation is ``init_scale`` and the correlations are small, but not zero, where the expected
-    gradient would be zero too.
+    gradient would be zero too. A real vector has a plain ``LowRankMultivariateNormal``.
 
     Reference: Ong, Nott and Smith, 2018, "Gaussian variational approximation with a factor covariance
     structure".
 
     Args:
-        in_features: number of features.
-        event_shape: shape of one latent; ``()`` for a scalar.
+        in_features, event_shape, init_scale, support: as :class:`NormalHead`.
         rank: number r of columns, from 1 to the number n of reals that make one latent; None takes the
             square root of n, rounded up.
-        init_scale: standard deviation at first, in units of the latent, or of u where it is transformed.
-        support: constraint that a latent fulfils.
 
     Raises:
-        ValueError: unless init_scale > 0 and 1 <= rank <= n, and for an event shape that does not fit the
-            support.
-        NotImplementedError: for a discrete support, or one without a bijection from the reals.
+        ValueError: unless 1 <= rank <= n; and as :class:`NormalHead`.
+        NotImplementedError: as :class:`NormalHead`.
 
     Example:
         >>> q = LowRankNormalHead(16, (10,), rank=2)(torch.zeros(5, 16))
@@ -250,15 +242,15 @@ class LowRankNormalHead(nn.Module):
         init_scale: float = 0.5,
         support: Constraint = constraints.real,
     ) -> None:
-        super().__init__()
-        check_init_scale(init_scale)
-        self.site = SiteTransform.of(support, event_shape)
-        self.event_shape = self.site.event_shape
+        super().__init__(event_shape, support)
         n = self.site.size
-        self.rank = _checked_rank(rank, n)
+        self.rank = ceil(sqrt(n)) if rank is None else rank
+        if not 1 <= self.rank <= n:
+            raise ValueError(
+                f"Expected 1 <= rank <= {n}, the number of reals that make one latent, but got {self.rank}."
+            )
         self._sizes = [n, n, n * self.rank]
-        self.linear = nn.Linear(in_features, sum(self._sizes))
-        nn.init.zeros_(self.linear.weight[n:])
+        self.linear = location_scale_layer(in_features, n, init_scale, others=n * self.rank)
         _, raw, factor = self.linear.bias.split(self._sizes)
         nn.init.uniform_(factor, -_INIT_FACTOR, _INIT_FACTOR)
         widening = 1 + factor.detach().reshape(n, self.rank).square().sum(-1)  # (size)
@@ -266,35 +258,17 @@ class LowRankNormalHead(nn.Module):
             raw.copy_(transforms.SoftplusTransform().inv(init_scale / widening.sqrt()))
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """The distribution.
-
-        Args:
-            features: (..., in_features).
-
-        Returns:
-            A distribution with batch shape (...) and the event shape of the head; a plain
-            ``LowRankMultivariateNormal`` for a real vector.
-        """
         loc, raw, factor = self.linear(features).split(self._sizes, dim=-1)
         scale = Softplus()(raw)  # (..., size)
         factor = scale.unsqueeze(-1) * factor.reshape(*factor.shape[:-1], self.site.size, self.rank)
         return self.site.distribution(dist.LowRankMultivariateNormal(loc, factor, scale.square()))
 
 
-def _checked_rank(rank: int | None, size: int) -> int:
-    rank = ceil(sqrt(size)) if rank is None else rank
-    if not 1 <= rank <= size:
-        raise ValueError(
-            f"Expected 1 <= rank <= {size}, the number of reals that make one latent, but got {rank}."
-        )
-    return rank
-
-
 # ---- The head that makes a point of features.
 
 
 @final
-class DeltaHead(nn.Module):
+class DeltaHead(ContinuousHead):
     r"""Features to a point mass, as for maximum a posteriori estimates.
 
     .. math:: q(z \mid h) = \delta\bigl(z - T(A h + a)\bigr)
@@ -303,16 +277,12 @@ class DeltaHead(nn.Module):
     point, in the coordinates of the model.
 
     Args:
-        in_features: number of features.
-        event_shape: shape of one latent; ``()`` for a scalar.
-        support: constraint that a latent fulfils.
+        in_features, event_shape, support: as :class:`NormalHead`.
 
     Raises:
-        ValueError: for an event shape that does not fit the support.
-        NotImplementedError: for a discrete support, or one without a bijection from the reals.
+        ValueError, NotImplementedError: as :class:`NormalHead`.
 
     Example:
-        >>> import torch
         >>> q = DeltaHead(16, (3,), support=constraints.simplex)(torch.zeros(5, 16))
         >>> bool(torch.allclose(q.sample().sum(-1), torch.ones(5)))
         True
@@ -321,20 +291,10 @@ class DeltaHead(nn.Module):
     def __init__(
         self, in_features: int, event_shape: Sequence[int], *, support: Constraint = constraints.real
     ) -> None:
-        super().__init__()
-        self.site = SiteTransform.of(support, event_shape)
-        self.event_shape = self.site.event_shape
+        super().__init__(event_shape, support)
         self.linear = nn.Linear(in_features, self.site.size)
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """The point mass.
-
-        Args:
-            features: (..., in_features).
-
-        Returns:
-            A ``Delta`` with batch shape (...) and the event shape of the head.
-        """
         return dist.Delta(self.site.constrain(self.linear(features)), event_dim=len(self.event_shape))
 
 
@@ -344,7 +304,7 @@ _MAX_CONTEXT: Final = 64
 
 
 @final
-class FlowHead(nn.Module):
+class FlowHead(ContinuousHead):
     r"""Features to a flow over an event.
 
     .. math:: z = \mathrm{constrain}\bigl(m(h) + s(h) \odot T(\varepsilon; C h)\bigr), \qquad
@@ -362,20 +322,17 @@ class FlowHead(nn.Module):
     Reference: Rezende and Mohamed, 2015, "Variational inference with normalizing flows".
 
     Args:
-        in_features: number of features.
-        event_shape: shape of one latent; ``()`` for a scalar.
-        flow: what :func:`pyro_infomax.flows.to_flow` takes: a function of (event size, context size) that
-            returns Pyro's conditional transforms or a flow of zuko (``pip install pyro_infomax[flows]``);
-            None for :class:`~pyro_infomax.flows.CouplingFlow`.
-        init_scale: standard deviation at first, in units of the unconstrained latent.
-        support: constraint of the latent.
+        in_features, event_shape, init_scale, support: as :class:`NormalHead`.
+        flow: what :func:`pyro_infomax.distributions.to_flow` takes: a function of (event size, context size)
+            that returns Pyro's conditional transforms or a flow of zuko
+            (``pip install pyro_infomax[flows]``); None for
+            :class:`~pyro_infomax.distributions.CouplingFlow`.
 
     Raises:
-        ValueError: unless init_scale > 0; for what is no flow, or one whose draws carry no gradient.
-        NotImplementedError: for supports that are discrete or have no bijection from the reals.
+        ValueError: for what is no flow, or one whose draws carry no gradient; and as :class:`NormalHead`.
+        NotImplementedError: as :class:`NormalHead`.
 
     Example:
-        >>> import torch
         >>> q = FlowHead(16, (3,), support=constraints.simplex)(torch.zeros(5, 16))
         >>> q.batch_shape, q.event_shape
         (torch.Size([5]), torch.Size([3]))
@@ -389,13 +346,11 @@ class FlowHead(nn.Module):
         in_features: int,
         event_shape: Sequence[int],
         *,
-        flow: Callable[..., Any] | None = None,
+        flow: Callable[..., object] | None = None,
         init_scale: float = 0.5,
         support: Constraint = constraints.real,
     ) -> None:
-        super().__init__()
-        self.site = SiteTransform.of(support, event_shape)
-        self.event_shape = self.site.event_shape
+        super().__init__(event_shape, support)
         self.linear = location_scale_layer(in_features, self.site.size, init_scale)
         size = min(in_features, _MAX_CONTEXT)
         self.context = nn.Identity() if size == in_features else nn.Linear(in_features, size, bias=False)
@@ -407,14 +362,6 @@ class FlowHead(nn.Module):
             )
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """The distribution.
-
-        Args:
-            features: (..., in_features).
-
-        Returns:
-            A distribution with batch shape (...) and the event shape of the head.
-        """
         loc, raw = self.linear(features).chunk(2, dim=-1)  # (..., size)
         context, batch = self.context(features), features.shape[:-1]
         base = FlowDistribution(self.flow, context, batch_shape=batch, loc=loc, scale=Softplus()(raw))
@@ -423,7 +370,9 @@ class FlowHead(nn.Module):
 
 # ---- The head that makes a distribution of a given family of features.
 
-Family = type[Any] | partial[Any]
+DistributionFamily: TypeAlias = Callable[..., TorchDistributionMixin]
+"""A class of ``pyro.distributions``, or a partial of one."""
+_Class: TypeAlias = type[TorchDistributionMixin]
 
 # Of parameters that say the same, the first is computed
 _ALTERNATIVES: Final = (("logits", "probs"), ("scale_tril", "covariance_matrix", "precision_matrix"))
@@ -461,11 +410,11 @@ class DistributionHead(nn.Module):
         tensor(4.)
     """
 
-    def __init__(self, in_features: int, event_shape: Sequence[int], family: Family) -> None:
+    def __init__(self, in_features: int, event_shape: Sequence[int], family: DistributionFamily) -> None:
         super().__init__()
         self.event_shape = torch.Size(event_shape)
         self.family = family
-        kind = _checked_class(family)
+        kind = _class_of(family)
         event_dim = _event_dim(kind)
         self._check_event(kind, event_dim)
         self._independent = len(self.event_shape) - event_dim
@@ -507,7 +456,7 @@ class DistributionHead(nn.Module):
                 weight.mul_(_INIT_WEIGHT)
                 bias.copy_(each.start(bias))
 
-    def _check_event(self, kind: type[Any], event_dim: int) -> None:
+    def _check_event(self, kind: _Class, event_dim: int) -> None:
         if len(self.event_shape) < event_dim:
             raise ValueError(
                 f"Expected an event shape of at least {event_dim} axes for {kind.__name__} but got "
@@ -515,7 +464,7 @@ class DistributionHead(nn.Module):
             )
 
     @torch.no_grad()
-    def _check_trial(self, kind: type[Any]) -> None:
+    def _check_trial(self, kind: _Class) -> None:
         weight = self.linear.weight
         try:
             trial = self(weight.new_zeros(1, weight.shape[1]))
@@ -548,7 +497,7 @@ class FamilyParameter:
 
     @classmethod
     def of(
-        cls, kind: type[Any], name: str, constraint: Constraint, event_shape: torch.Size
+        cls, kind: _Class, name: str, constraint: Constraint, event_shape: torch.Size
     ) -> "FamilyParameter":
         """The parameter of a class for a latent of a shape.
 
@@ -580,7 +529,7 @@ class FamilyParameter:
         return self.transform.inv(torch.ones_like(like)) if is_softplus else torch.zeros_like(like)
 
 
-def _checked_class(family: Any) -> type[Any]:
+def _class_of(family: object) -> _Class:
     kind = family.func if isinstance(family, partial) else family
     if not (isinstance(kind, type) and issubclass(kind, TorchDistributionMixin)):
         raise ValueError(
@@ -590,9 +539,9 @@ def _checked_class(family: Any) -> type[Any]:
     return kind
 
 
-def _event_dim(kind: Any) -> int:
+def _event_dim(kind: _Class) -> int:
     try:
-        return int(kind.support.event_dim)
+        return int(cast(Constraint, kind.support).event_dim)
     except (AttributeError, NotImplementedError):
         raise NotImplementedError(
             f"Expected a family of distributions with a known number of event axes but got {kind.__name__}: "
@@ -600,11 +549,12 @@ def _event_dim(kind: Any) -> int:
         ) from None
 
 
-def _to_compute(family: Family, kind: Any) -> Mapping[str, Constraint]:
+def _to_compute(family: DistributionFamily, kind: _Class) -> Mapping[str, Constraint]:
     """The constraints of the parameters that are to be computed, by name."""
     known = signature(kind).parameters
     fixed = _fixed(family, known)
-    listed = kind.arg_constraints if isinstance(kind.arg_constraints, Mapping) else {}
+    given = kind.arg_constraints
+    listed: Mapping[str, Constraint] = given if isinstance(given, Mapping) else {}
     left = {name: listed[name] for name in known if name in listed and name not in fixed}
     for group in _ALTERNATIVES:
         left = _without_alternatives(left, group, fixed)
@@ -618,7 +568,7 @@ def _to_compute(family: Family, kind: Any) -> Mapping[str, Constraint]:
     return left
 
 
-def _fixed(family: Family, known: Iterable[str]) -> set[str]:
+def _fixed(family: DistributionFamily, known: Iterable[str]) -> set[str]:
     if not isinstance(family, partial):
         return set()
     return {name for name, _ in zip(known, family.args, strict=False)} | family.keywords.keys()
@@ -636,7 +586,7 @@ def _is_needed(parameter: Parameter) -> bool:
     return ordinary and parameter.default is Parameter.empty
 
 
-def _transform(kind: type[Any], name: str, constraint: Constraint) -> Transform:
+def _transform(kind: _Class, name: str, constraint: Constraint) -> Transform:
     base = unwrapped(constraint)
     if isinstance(base, type(constraints.positive) | type(constraints.nonnegative)) and base.lower_bound == 0:
         return Softplus()
@@ -651,7 +601,7 @@ def _transform(kind: type[Any], name: str, constraint: Constraint) -> Transform:
         ) from None
 
 
-def _shape(kind: Any, name: str, constraint: Constraint, event_shape: torch.Size) -> torch.Size:
+def _shape(kind: _Class, name: str, constraint: Constraint, event_shape: torch.Size) -> torch.Size:
     """The shape of a parameter of one latent, by the number of axes that are not batch axes."""
     event_dim = _event_dim(kind)
     first = len(event_shape) - event_dim

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import inf
-from typing import Any, final
+from typing import final
 
 import pyro.distributions as dist
 import torch
@@ -179,7 +179,7 @@ class Categorical(Likelihood):
 class _Custom(Likelihood):
     """A user's callable as a likelihood."""
 
-    def __init__(self, build: Callable[[Tensor], Any]) -> None:
+    def __init__(self, build: Callable[[Tensor], object]) -> None:
         super().__init__()
         self._build = build
 

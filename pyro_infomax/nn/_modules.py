@@ -1,9 +1,9 @@
-"""Modules in Pyro's global store, under a name of their own and with one value in both places."""
+"""The modules behind Pyro programs: their parameters in Pyro's store, their names there, and their mode."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Self, final
+from typing import Self, final
 
 import pyro
 import torch
@@ -11,7 +11,9 @@ from pyro.nn import PyroModule
 from pyro.params import param_with_module_name
 from torch import Tensor, nn
 
-# ---- registration
+from pyro_infomax._types import Program
+
+# ---- Parameters in Pyro's store, under the name of an instance and with one value in both places.
 
 _last_number: dict[str, int] = {}
 
@@ -44,7 +46,7 @@ class InstanceName(str):
         name.prefix, name.number = prefix, number
         return name
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Serves pickle and copy alike."""
         return _reclaim, (self.prefix, self.number)
 
@@ -178,7 +180,7 @@ def _name_root(name: str, module: PyroModule) -> None:
 # ---- Evaluation mode for the modules behind a pair of programs.
 
 
-def modules_behind(program: Callable[..., Any]) -> list[nn.Module]:
+def modules_behind(program: Program) -> list[nn.Module]:
     """The modules that a program visibly runs on.
 
     These are the program itself, the object of a bound method, and what a partial (a Pyro handler around
@@ -199,7 +201,7 @@ def modules_behind(program: Callable[..., Any]) -> list[nn.Module]:
 
 
 @contextmanager
-def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
+def evaluation_mode(*programs: Program) -> Iterator[None]:
     """Puts the modules behind programs in evaluation mode, and back into the mode of each afterwards.
 
     Args:
@@ -224,7 +226,7 @@ def evaluation_mode(*programs: Callable[..., Any]) -> Iterator[None]:
             module.training = training
 
 
-def _walk(program: Callable[..., Any]) -> Iterator[nn.Module]:
+def _walk(program: object) -> Iterator[nn.Module]:
     if isinstance(program, nn.Module):
         yield program
     elif isinstance(program, partial):

@@ -1,4 +1,4 @@
-"""What an oracle demands of its arguments: finite numbers, shapes, probabilities, covariances."""
+"""Arguments of an oracle as it demands them, and entropies of tables of probabilities."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-# ---- checks
+# ---- Arguments as float64 tensors, or an error that says what was expected.
 
 _ROUNDING: Final = 1e-5  # what single precision leaves of a sum of one
 

@@ -1,4 +1,4 @@
-"""What every problem of known mutual information offers."""
+"""Problems of known mutual information, and maps that change everything but the information."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from torch.distributions.constraints import Constraint
 
 from pyro_infomax.oracles._checks import covariance_of, finite, of_rank, positive_number
 
-# ---- information problem
+# ---- What a problem of known mutual information offers.
 
 
 class InformationProblem(ABC):

@@ -1,4 +1,4 @@
-"""The maximum of a concave function of weights that sum to one, with a certificate."""
+"""Channel capacities and rate-distortion functions, in closed form or by iteration with a certificate."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from pyro_infomax.oracles._checks import (
     spectrum_of,
 )
 
-# ---- simplex
+# ---- The maximum of a concave function over a simplex.
 
 _NEWTON_STEPS: Final = 100
 _PATIENCE: Final = 3.0  # seconds without a progress bar

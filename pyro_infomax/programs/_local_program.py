@@ -1,7 +1,7 @@
 """A Pyro program read datum by datum."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
@@ -17,7 +17,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import nn
 
-from pyro_infomax._data import rows_of
+from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Program, Site
 from pyro_infomax.distributions import is_point_mass
@@ -42,7 +42,6 @@ from pyro_infomax.programs._messengers import (
 
 # ---- A first run of a program, which shows how it takes its data.
 
-Tensors = tuple[torch.Tensor, ...]
 
 _FEW: Final = 64  # rows
 
@@ -180,8 +179,6 @@ def _awaits_data(program: Program) -> bool:
 
 
 # ---- The program as its layout shows it: run in pieces, with values given, scored datum by datum.
-
-Values = Mapping[str, torch.Tensor]
 
 
 @final
@@ -371,7 +368,7 @@ class LocalProgram:
             rows = torch.arange(first, first + (new if self.follows else self.piece)) % size
             yield rows, slice(start - first, start - first + new)
 
-    def together(self, size: int, run: Callable[[torch.Tensor], Values]) -> dict[str, torch.Tensor]:
+    def together(self, size: int, run: Callable[[torch.Tensor], SiteValues]) -> dict[str, torch.Tensor]:
         """What runs over all rows of ``size`` data give, end to end.
 
         Args:
@@ -389,7 +386,7 @@ class LocalProgram:
         data: Tensors,
         rows: torch.Tensor | None = None,
         *,
-        values: Values | None = None,
+        values: SiteValues | None = None,
         stop_after: Sequence[str] | None = None,
     ) -> Any:
         """Runs the program on some rows.

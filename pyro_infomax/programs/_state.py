@@ -175,11 +175,11 @@ class ProgramState:
 
     def buffers(self) -> dict[str, Tensor]:
         """The buffers of all modules known so far, by names that are the same in each process."""
-        return {name: _read(place) for name, place in self.places().items()}
+        return {name: _buffer_at(place) for name, place in self.places().items()}
 
     def buffers_by_place(self) -> dict[Place, Tensor]:
         """The same buffers, by where they are: for use within this process, where no name may change."""
-        return {place: _read(place) for place in self.places().values()}
+        return {place: _buffer_at(place) for place in self.places().values()}
 
     def places(self) -> dict[str, Place]:
         """Where the buffers are, by the same names: a module and an attribute, since these may be rebound."""
@@ -271,7 +271,7 @@ class ProgramState:
             self._stored.add(name)
         stable = self._names(name)
         if stable in self._waiting:
-            _set(stable, leaf, self._waiting)
+            _fill(stable, leaf, self._waiting)
             RandomStreams().load_state_dict(self._stood.pop(name))
             message["value"] = _constrained(name, leaf, message)
         for follower in self._followers:
@@ -285,7 +285,7 @@ class ProgramState:
         self._called.append(weakref.ref(module))
         for name, buffer in self.buffers().items() if self._waiting_buffers else ():
             if name in self._waiting_buffers:
-                _set(name, buffer, self._waiting_buffers)
+                _fill(name, buffer, self._waiting_buffers)
         for follower in self._followers:
             follower({}, buffers)
 
@@ -343,12 +343,12 @@ def _without(values: Mapping[str, Tensor], names: Container[str]) -> dict[str, T
 
 
 @torch.no_grad()
-def _set(name: str, tensor: Tensor, waiting: dict[str, Tensor]) -> None:
+def _fill(name: str, tensor: Tensor, waiting: dict[str, Tensor]) -> None:
     check_fits(name, tensor, waiting[name])
     tensor.copy_(waiting.pop(name))
 
 
-def _read(place: Place) -> Tensor:
+def _buffer_at(place: Place) -> Tensor:
     module, attribute = place
     buffer = module._buffers[attribute]
     assert buffer is not None
@@ -363,7 +363,7 @@ def _buffer_places(root: nn.Module) -> Iterator[tuple[str, Place]]:
 
 
 def _buffers_of(root: nn.Module) -> dict[Place, Tensor]:
-    return {place: _read(place) for _, place in _buffer_places(root)}
+    return {place: _buffer_at(place) for _, place in _buffer_places(root)}
 
 
 def _registered_prefix(root: nn.Module, names: Mapping[int, str]) -> str | None:

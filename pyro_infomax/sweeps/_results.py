@@ -377,7 +377,7 @@ _Feature = TypeVar("_Feature")
 Results = Mapping[int, xr.Dataset]
 Index: TypeAlias = "pd.Index[Any]"
 Variable: TypeAlias = tuple[list[str], Array, dict[str, object]]
-Labels = Mapping[str, Index]
+DimensionLabels = Mapping[str, Index]
 
 
 def assemble(axes: Sequence[Axis], outcomes: Sequence[PointOutcome]) -> xr.Dataset:
@@ -406,7 +406,7 @@ def assemble(axes: Sequence[Axis], outcomes: Sequence[PointOutcome]) -> xr.Datas
     return xr.Dataset(variables, coords=coords, attrs=_attributes())
 
 
-def _gathered(name: str, results: Results, labels: Labels, *, size: int) -> Variable:
+def _gathered(name: str, results: Results, labels: DimensionLabels, *, size: int) -> Variable:
     """A variable of all points: its own dimensions, its values (point, *own), and what all say about it."""
     found = {i: each[name] for i, each in results.items() if name in each.data_vars}
     dims = _agreed(name, "dimensions", [tuple(map(str, array.dims)) for array in found.values()])

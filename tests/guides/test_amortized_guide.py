@@ -641,7 +641,7 @@ def test_draws_are_isolated_by_a_seed(x):
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_draws_are_refused(x, count):
-    with pytest.raises(ValueError, match=f"Expected num_samples >= 1 but got {count}"):
+    with pytest.raises(ValueError, match=f"Expected num_samples to be an integer >= 1 but got {count}"):
         AmortizedNormal(model, encoder()).sample(x, count)
 
 

@@ -23,7 +23,7 @@ def test_the_rank(rank, expected):
 
 
 def test_a_rank_below_one_is_refused_at_once():
-    with pytest.raises(ValueError, match="Expected rank >= 1 but got 0"):
+    with pytest.raises(ValueError, match="Expected rank to be an integer >= 1 but got 0"):
         guide_of(dist.Normal(0.0, 1.0), rank=0)
 
 

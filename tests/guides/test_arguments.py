@@ -43,5 +43,5 @@ def test_the_count_may_come_last(args, num_samples, expected):
 
 
 def test_a_count_below_one_is_refused():
-    with pytest.raises(ValueError, match="Expected num_samples >= 1 but got 0"):
+    with pytest.raises(ValueError, match="Expected num_samples to be an integer >= 1 but got 0"):
         split_count(("x",), 0)

@@ -177,7 +177,7 @@ def test_a_categorical_site_has_no_temperature():
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_no_categories_are_refused(k):
-    with pytest.raises(ValueError, match=f"Expected num_categories >= 1 but got {k}"):
+    with pytest.raises(ValueError, match=f"Expected num_categories to be an integer >= 1 but got {k}"):
         CategoricalHead(4, (), num_categories=k)
 
 

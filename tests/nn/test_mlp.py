@@ -49,3 +49,18 @@ def test_wrong_shapes_are_named():
         MLPDecoder(3, (8, 8))(torch.zeros(5, 2))
     with pytest.raises(ValueError, match="latent_dim"):
         MLPDecoder(0, (8, 8))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: MLP(True, 3),
+        lambda: MLP(4, 0),
+        lambda: MLP(4, 3, hidden=(8, 2.5)),
+        lambda: MLPEncoder(4, hidden=(0,)),
+        lambda: MLPDecoder(True, 4),
+    ],
+)
+def test_sizes_are_integers(build):
+    with pytest.raises(ValueError, match="to be an integer >= 1 but got"):
+        build()

@@ -7,7 +7,7 @@ from pyro_infomax.nn._encoders import batch_axes, to_shape
 
 @pytest.mark.parametrize("shape", [0, (3, 0), (-1,)])
 def test_sizes_below_one_are_refused(shape):
-    with pytest.raises(ValueError, match=r"Expected input_shape to hold sizes >= 1 but got"):
+    with pytest.raises(ValueError, match="input_shape to be an integer >= 1 but got"):
         to_shape(shape, "input_shape")
 
 
