@@ -332,7 +332,7 @@ class CapturedSVI(SVI):
         model: the model.
         guide: the guide.
         optim: any optimiser of Pyro; the step is quickest with
-            :class:`~pyro_infomax.training.FusedOptim`.
+            :class:`~pyro_infomax.capture.FusedOptim`.
         loss: an ELBO, or a function of model, guide and data that returns a loss to differentiate.
         backend: ``"replay"`` runs torch's operations one after another. ``"inductor"`` compiles them, which
             takes a C++ compiler and some seconds for each shape; where that fails, it replays.

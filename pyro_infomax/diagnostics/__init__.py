@@ -1,4 +1,4 @@
-"""What a trained pair holds: the account of its nats, and its posterior for ArviZ."""
+"""The terms of a trained pair with their errors and bounds, and its posterior for ArviZ."""
 
 from pyro_infomax.diagnostics._annealed import AnnealedEvidence, Simulated, annealed_importance_sampling
 from pyro_infomax.diagnostics._arviz import to_arviz, to_native

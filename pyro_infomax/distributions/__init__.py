@@ -1,4 +1,4 @@
-"""What a distribution is here: supports, transforms, products, closed forms, quantiles and flows.
+"""What the package asks of distributions: supports, transforms, products, closed forms, quantiles and flows.
 
 The modules that need Pyro are imported when one of their names is first asked for, so that estimators on bare
 torch posteriors do without it.

@@ -1,4 +1,4 @@
-"""The objectives: Pyro's ELBOs with the two joints' terms weighed.
+"""The objectives: Pyro's ELBOs with a weight for each term of the divergence between the joints.
 
 A class is named as Pyro names its own, estimator first: ``TraceMeanField_InfoMaxELBO`` is
 ``TraceMeanField_ELBO`` with the InfoMax weight. :data:`BetaELBO` and :data:`InfoMaxELBO` are the mean-field
@@ -77,7 +77,7 @@ _INEXACT = {
     "with λ = 1/β − 1, or Trace_BetaELBO",
     "RWS_BetaELBO": "β does not reach its wake and sleep losses; use Trace_BetaELBO",
     "TraceTMC_BetaELBO": "β does not reach tensor Monte Carlo weights exactly; use TraceEnum_BetaELBO",
-    "Trace_MMD_BetaELBO": "there is no KL term that β could weigh; use TraceMeanField_BetaELBO",
+    "Trace_MMD_BetaELBO": "there is no KL term that β could weight; use TraceMeanField_BetaELBO",
 }
 
 

@@ -1,4 +1,4 @@
-"""Arrays in, Axes out: what a training did, where the nats sit, and what the latent dimensions mean."""
+"""Arrays in, Axes out: histories, rate and information of each dimension, and the latent space."""
 
 from pyro_infomax.plots._account import (
     information_over_size,

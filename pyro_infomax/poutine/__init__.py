@@ -1,4 +1,4 @@
-"""Messengers: what one site counts for in an objective, and programs read datum by datum."""
+"""Per-site weights in an objective, and the plates and frames of a site."""
 
 from pyro_infomax.poutine._sites import (
     UnknownPlateError,
