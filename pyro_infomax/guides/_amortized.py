@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._random import isolated_random_state, seeded_draws
-from pyro_infomax._types import Program, Site, State
+from pyro_infomax._types import Args, Program, Site, State
 from pyro_infomax.distributions import check_levels, closed_quantiles, sorted_quantiles
 from pyro_infomax.guides._prototype import (
     DataPlate,
@@ -48,7 +48,6 @@ Head: TypeAlias = nn.Module | type[object] | partial[object]
 """A module, or a distribution class or a family of guides, perhaps with some of its arguments."""
 Sites: TypeAlias = dict[str, Tensor]
 Distributions: TypeAlias = dict[str, dist.TorchDistribution]
-Args: TypeAlias = tuple[object, ...]
 Turn: TypeAlias = tuple[LatentSite, dist.TorchDistribution, InferDict]
 _T = TypeVar("_T")
 
