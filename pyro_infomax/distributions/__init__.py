@@ -8,12 +8,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from pyro_infomax.distributions._divergences import closed_divergence
-from pyro_infomax.distributions._expectations import (
-    ClosedForms as ClosedForms,
-    joint_forms as joint_forms,
-    marginal_forms as marginal_forms,
-    moments as moments,
-)
 from pyro_infomax.distributions._families import (
     diagonal_normal as diagonal_normal,
     family_name as family_name,
@@ -35,13 +29,17 @@ from pyro_infomax.distributions._parameters import (
 )
 from pyro_infomax.distributions._posterior import Density as Density, Posterior
 from pyro_infomax.distributions._products import (
+    ClosedForms as ClosedForms,
     Coordinates as Coordinates,
     Marginals as Marginals,
     SideBySide as SideBySide,
     coordinates_of as coordinates_of,
     factors_of as factors_of,
     joined as joined,
+    joint_forms as joint_forms,
+    marginal_forms as marginal_forms,
     marginals_of as marginals_of,
+    moments as moments,
     parts_of as parts_of,
 )
 from pyro_infomax.distributions._quantiles import (
