@@ -13,6 +13,7 @@ from pyro import validation_enabled
 from pyro.infer import SVI
 from tqdm import tqdm
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import State
 from pyro_infomax.nn import evaluation_mode
@@ -465,7 +466,7 @@ def fit(
         True
     """
     _check_svi(svi)
-    _check_epochs(epochs)
+    whole_number("epochs", epochs, at_least=1)
     kept = _checkpoint(checkpoint, resume)
     after_epoch = _checked_callbacks(callbacks)
     execution = _execution(fabric)
@@ -538,8 +539,3 @@ def _checked_callbacks(callbacks: object) -> tuple[Callable[[TrainingState], Non
     if not all(callable(each) for each in found):
         raise ValueError(f"Expected callbacks to be a list of callables but got {callbacks!r}.")
     return found
-
-
-def _check_epochs(epochs: object) -> None:
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"Expected epochs to be an integer >= 1 but got {epochs!r}.")
