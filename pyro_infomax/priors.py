@@ -14,6 +14,8 @@ from pyro_infomax._types import State
 from pyro_infomax.distributions import FlowDistribution, to_flow
 from pyro_infomax.nn import drop_weak_references
 
+__all__ = ["FlowPrior", "MixturePrior", "Prior", "VampPrior", "to_prior"]
+
 # ---- What is given as a prior: made a module, and checked where it is used.
 
 

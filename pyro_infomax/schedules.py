@@ -8,6 +8,8 @@ import math
 from abc import ABC, abstractmethod
 from typing import final
 
+__all__ = ["Constant", "Cyclical", "Linear", "Schedule"]
+
 
 class Schedule(ABC):
     """A weight as a function of the training step.

@@ -33,6 +33,8 @@ from pyro_infomax.nn import (
 )
 from pyro_infomax.priors import check_prior, to_prior
 
+__all__ = ["VAE"]
+
 
 @final
 class VAE(nn.Module):
