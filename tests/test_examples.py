@@ -200,7 +200,7 @@ WRONG_SPRITES = {
     "no epochs": (["--epochs", "0"], "Expected --epochs >= 1 but got 0"),
     "no learning": (["--lr", "nan"], "Expected --lr > 0 but got nan"),
     "a factor of one value": (["--orientations", "1"], "--orientations >= 2 but got 1"),
-    "images too small": (["--size", "4"], "8 pixels"),
+    "images too small": (["--size", "4"], "Expected size to be an integer >= 8 but got 4"),
     "no correlation": (["--correlated", "0"], "Expected --correlated > 0 but got 0"),
     "grey pixels that are to be binary": (["--paint", "grey", "--likelihood", "bernoulli"], "--paint grey"),
     "no device": (["--device", "abacus"], "Expected a --device that is there but got abacus"),

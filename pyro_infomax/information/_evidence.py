@@ -243,7 +243,7 @@ class AnnealedState:
         )
 
 
-StateOf: TypeAlias = Callable[[Tensor], AnnealedState]
+LogDensities: TypeAlias = Callable[[Tensor], AnnealedState]
 
 
 # ---- A transition of Hamiltonian Monte Carlo, for many chains and data at once.
@@ -253,7 +253,7 @@ _SHORTEST: Final = 0.6
 
 
 def hamiltonian_transition(
-    state: AnnealedState, temperature: float, *, step: Tensor, num_leapfrog: int, score: StateOf
+    state: AnnealedState, temperature: float, *, step: Tensor, num_leapfrog: int, score: LogDensities
 ) -> tuple[AnnealedState, Tensor]:
     r"""Moves every chain by a trajectory that leaves :math:`f_b` invariant and is its own reverse.
 
@@ -388,13 +388,13 @@ class Annealing:
         num_leapfrog: steps of a trajectory.
     """
 
-    score: StateOf
+    score: LogDensities
     temperatures: Tensor
     steps: Tensor
     num_leapfrog: int
 
     @classmethod
-    def tuned(cls, score: StateOf, z: Tensor, *, temperatures: Tensor, num_leapfrog: int) -> Self:
+    def tuned(cls, score: LogDensities, z: Tensor, *, temperatures: Tensor, num_leapfrog: int) -> Self:
         """Tunes the steps by a pilot run, datum by datum.
 
         At each temperature they follow the spread of the pilot's chains, times a factor that brings the
@@ -464,7 +464,7 @@ class Annealing:
 class _Pilot:
     """Chains of their own that find the steps."""
 
-    def __init__(self, score: StateOf, state: AnnealedState, num_leapfrog: int) -> None:
+    def __init__(self, score: LogDensities, state: AnnealedState, num_leapfrog: int) -> None:
         self._score = score
         self._state = state
         self._num_leapfrog = num_leapfrog

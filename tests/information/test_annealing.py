@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyro_infomax.information import AnnealedState, Annealing, sigmoid_schedule, temperatures_of
-from pyro_infomax.information._evidence import Score
+from pyro_infomax.information._evidence import LogDensities
 
 LOC, SCALE, LOG_Z = 1.5, 0.4, 0.7
 
@@ -25,7 +25,7 @@ def score(z: Tensor, loc: float = LOC, scale: float = SCALE) -> AnnealedState:
     )
 
 
-def annealing(steps: int, *, data: int = 1, latent: int = 1, scored: Score = score) -> Annealing:
+def annealing(steps: int, *, data: int = 1, latent: int = 1, scored: LogDensities = score) -> Annealing:
     temperatures = temperatures_of(sigmoid_schedule, steps)
     return Annealing.tuned(scored, torch.randn(8, data, latent), temperatures=temperatures, num_leapfrog=3)
 
