@@ -53,6 +53,7 @@ def test_draws_are_within_their_error_of_the_closed_form():
     estimate = transmitted_information(decode, send, num_samples=50_000, seed=0)
     assert abs(float(estimate) - CAPACITY) < 4 * error_of(estimate) < 0.02
     assert estimate.bound == "lower"
+    assert estimate.target == "mutual information of what the decoder scores and what it receives"
     assert estimate.population_standard_error is None
     assert estimate.value.dtype == torch.float64
 
