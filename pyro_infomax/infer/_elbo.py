@@ -14,7 +14,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pyro_infomax._recording import is_literal, literal_number
+from pyro_infomax._recording import is_literal, is_recording, literal_number
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_relaxed
 from pyro_infomax.infer._weights import (
@@ -228,13 +228,26 @@ class WeightedELBO(ELBO):
 
     @property
     def step(self) -> int:
-        """The number of training steps taken, which is where its schedules stand."""
+        """The number of training steps taken, which is where its schedules stand.
+
+        Raises:
+            RuntimeError: while a step is being recorded, which would keep the number for ever.
+        """
+        self._refuse_recording("step")
         return self._step
 
     @property
     def pending_steps(self) -> int:
         """The number of training steps until every schedule stands at its end value."""
+        self._refuse_recording("pending_steps")
         return max(0, self._weights.duration - self._step)
+
+    def _refuse_recording(self, name: str) -> None:
+        if is_recording():
+            raise RuntimeError(
+                f"an objective reads its {name}, which a recorded step would keep for ever: make what "
+                "depends on the step a weight with a schedule"
+            )
 
     def stands_for(self, rows: int) -> int:
         """The number of data that the last loss is for, where it was given ``rows`` of them.

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -434,10 +435,46 @@ def test_a_weight_of_no_term_is_refused_at_once(objective):
 
 
 def test_a_weight_of_a_term_that_does_not_come_is_refused():
-    with pytest.raises(
-        ValueError, match=r"return the weighted terms \['typo'\] but got \['one', 'other', 'rate'\]"
-    ):
-        Halves(weights={"typo": 1.0}).loss(two_sites, two_sites_guide, X[:, 0])
+    for name in ("typo", "rate"):
+        sentence = rf"return the weighted terms \['{name}'\] but got \['one', 'other'\]"
+        with pytest.raises(ValueError, match=sentence):
+            Halves(weights={name: 1.0}).loss(two_sites, two_sites_guide, X[:, 0])
+
+
+def test_the_recorded_rate_is_the_divergence_whatever_the_costs_are():
+    class FreeRate(TraceMeanField_WeightedELBO):
+        def latent_cost(self, model_site, guide_site):
+            rate = super().latent_cost(model_site, guide_site)["rate"]
+            return {"rate": rate - rate.clamp(max=0.1), "free": rate.clamp(max=0.1)}
+
+    own, plain = FreeRate(weights={"free": 0.0}), TraceMeanField_WeightedELBO()
+    losses = []
+    for elbo in (own, plain):
+        torch.manual_seed(1)
+        losses.append(elbo.loss(two_sites, two_sites_guide, X[:, 0]))
+    assert own.terms.rate == pytest.approx(plain.terms.rate)
+    assert own.terms.elbo == pytest.approx(-losses[1])
+    assert losses[0] == pytest.approx(losses[1] - own.terms.free)
+
+
+@pytest.mark.parametrize("name", ["step", "pending_steps"])
+def test_a_recorded_step_keeps_no_number_of_steps(name):
+    class ByStep(TraceMeanField_WeightedELBO):
+        def latent_cost(self, model_site, guide_site):
+            rate = super().latent_cost(model_site, guide_site)["rate"]
+            return {"rate": rate, "late": rate if getattr(self, name) > 4 else 0 * rate}
+
+    losses = {}
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(7)
+        svi = kind(model, guide, FusedOptim(torch.optim.Adam, {"lr": 0.01}), ByStep())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            losses[kind] = [svi.step(X) for _ in range(12)]
+    assert losses[CapturedSVI] == losses[SVI]
+    assert not svi.captured
+    assert f"reads its {name}" in str(caught[0].message)
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, "4"])
