@@ -66,6 +66,22 @@ def test_shape_and_type(x):
     assert Placeholder.of((2,), dtype=torch.int64).dtype == torch.int64
 
 
+@pytest.mark.parametrize(
+    ("moved", "dtype"),
+    [
+        (lambda x: x.to("cpu"), torch.float64),
+        (lambda x: x.to(torch.float16), torch.float16),
+        (lambda x: x.to(dtype=torch.float16), torch.float16),
+        (lambda x: x.to("cpu", torch.float16), torch.float16),
+        (lambda x: x.to(torch.device("cpu"), dtype=torch.float16), torch.float16),
+    ],
+)
+def test_moved_it_has_the_type_that_was_asked_for(x, moved, dtype):
+    found = moved(x)
+    assert isinstance(found, Placeholder)
+    assert (found.dtype, found.shape) == (dtype, x.shape)
+
+
 @pytest.mark.parametrize("branch", [bool, float, int, lambda x: x.tolist(), lambda x: 1 if x > 0 else 0])
 def test_values_are_refused(x, branch):
     with pytest.raises(RuntimeError):
