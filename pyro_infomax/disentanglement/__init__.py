@@ -10,7 +10,7 @@ from pyro_infomax.disentanglement._mig import mig
 from pyro_infomax.disentanglement._modularity import explicitness, modularity
 from pyro_infomax.disentanglement._sap import sap
 from pyro_infomax.disentanglement._score import Calibration, Score
-from pyro_infomax.disentanglement._table import ScoreTable, score
+from pyro_infomax.disentanglement._table import ScoreTable, calibrated_score, score
 from pyro_infomax.disentanglement._udr import udr
 from pyro_infomax.disentanglement._unsupervised import (
     gaussian_total_correlation_score,
@@ -24,6 +24,7 @@ __all__ = [
     "Score",
     "ScoreTable",
     "beta_vae_score",
+    "calibrated_score",
     "chen_mig",
     "dci",
     "explicitness",

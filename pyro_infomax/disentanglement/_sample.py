@@ -267,6 +267,24 @@ def _recoded(values: Floats) -> tuple[Integers, tuple[int, ...]]:
     return np.stack(columns, axis=1).astype(np.int64), tuple(sizes)
 
 
+def half(size: int, rng: np.random.RandomState) -> Integers:
+    """Half of the rows, without replacement.
+
+    A score of half the data is spread around that of all as widely as that of all around the truth. Rows
+    that come twice, as in a bootstrap, would tell of each other: what codes that know nothing show of the
+    factors doubles with them.
+
+    Args:
+        size: how many rows there are.
+        rng: draws them.
+
+    Example:
+        >>> len(half(7, np.random.RandomState(0)))
+        3
+    """
+    return rng.permutation(size)[: size // 2]
+
+
 # ---- Codes as small integers, for scores that count.
 
 REFERENCE_BINS: Final = 20
@@ -288,16 +306,12 @@ class Binned:
     best: Integers
 
     def resampled(self, rng: np.random.RandomState) -> Self:
-        """Half of the data, without replacement.
-
-        A score of half the data is spread around that of all as widely as that of all around the truth.
-        Rows that come twice, as in a bootstrap, would tell of each other: what codes that know nothing show
-        of the factors doubles with them.
+        """Half of the data, as :func:`half` draws them.
 
         Args:
             rng: draws them.
         """
-        rows = rng.permutation(len(self.bins))[: len(self.bins) // 2]
+        rows = half(len(self.bins), rng)
         return replace(self, bins=self.bins[rows], factors=self.factors[rows], best=self.best[rows])
 
     def permuted(self, rng: np.random.RandomState) -> Self:

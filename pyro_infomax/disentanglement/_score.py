@@ -108,8 +108,8 @@ class Calibration:
 
     Args:
         bootstraps: times on resampled data, for the interval; 0 goes without. The data are drawn with
-            replacement; scores that count how often values come together take halves of them instead, since
-            a row that comes twice would look like information.
+            replacement; scores that count how often values come together, and those of one's own, take
+            halves of them instead, since a row that comes twice would look like information.
         permutations: times on codes shuffled against the factors; 0 goes without a floor.
         confidence: of both intervals.
 

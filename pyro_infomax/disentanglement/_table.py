@@ -1,30 +1,36 @@
-"""All scores of a representation, in one table."""
+"""All scores of a representation, and scores of one's own, in one table."""
 
+import reprlib
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, Literal, final
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Literal, Self, TypeAlias, final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from pyro_infomax._progress import patiently
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._beta_vae_score import beta_vae_score
 from pyro_infomax.disentanglement._dci import dci
 from pyro_infomax.disentanglement._factor_vae_score import factor_vae_score
 from pyro_infomax.disentanglement._interventions import (
     NUM_POINTS,
+    NUM_TRAIN,
     GivenCodes,
     GivenFactors,
     drawn,
+    drawn_sample,
     encoder_of,
 )
 from pyro_infomax.disentanglement._irs import irs
 from pyro_infomax.disentanglement._mig import mig
 from pyro_infomax.disentanglement._modularity import explicitness, modularity
-from pyro_infomax.disentanglement._sample import codes_array, to_sample
+from pyro_infomax.disentanglement._sample import Sample, as_floats, codes_array, half, to_sample
 from pyro_infomax.disentanglement._sap import sap
-from pyro_infomax.disentanglement._score import Calibration, Score
+from pyro_infomax.disentanglement._score import Calibration, Interval, Score, ScoreOutcome, calibrated
 from pyro_infomax.disentanglement._unsupervised import (
     gaussian_total_correlation_score,
     mutual_information_score,
@@ -56,6 +62,131 @@ _ELSEWHERE: Final = {
 }
 
 
+# ---- A score of one's own: a function, calibrated as the others are.
+
+OwnScore: TypeAlias = Callable[[Floats, Integers], float]
+"""From codes (n, L) and factors (n, K), each recoded to 0, 1, … in the order of its values, to a number."""
+
+_CALIBRATION: Final = Calibration()
+_ANYWHERE: Final = (-float("inf"), float("inf"))
+
+
+def calibrated_score(
+    function: OwnScore,
+    codes: GivenCodes,
+    factors: GivenFactors,
+    *,
+    name: str | None = None,
+    bounds: Interval = _ANYWHERE,
+    higher_is_better: bool = True,
+    calibration: Calibration | None = _CALIBRATION,
+    num_points: int = NUM_TRAIN,
+    seed: int = 0,
+    progress: bool = True,
+) -> Score:
+    """A score of one's own, with the interval, floor and ceiling that the scores here have.
+
+    The function is called on the data, on halves of them for the interval, on codes shuffled against the
+    factors for the floor, and on the factors as codes for the ceiling. It gets copies, and may change them.
+
+    Args:
+        function: from codes (n, L), floats, and factors (n, K), integers, to a finite number. Each factor is
+            recoded to 0, 1, … in the order of its values. The ceiling of a single factor is found with a
+            constant code beside it.
+        codes: (n, L), or a callable from observations to codes.
+        factors: (n, K) integers, or a source of factors and observations.
+        name: of the score; that of the function by default.
+        bounds: between which the score lies; intervals end there.
+        higher_is_better: whether more of it means better disentangled.
+        calibration: how often to call the function anew; None computes the score alone.
+        num_points: how many data to draw from a source.
+        seed: of the draws; a function that is random itself should fix its own seed.
+        progress: whether a bar may show.
+
+    Returns:
+        The score, without parts.
+
+    Raises:
+        ValueError: for what is no function, a function without a name, one that returns anything but a finite
+            number, and whatever :func:`score` refuses. What the function raises is passed on.
+
+    Example:
+        >>> def correlation(codes, factors):
+        ...     both = np.corrcoef(codes, factors, rowvar=False)
+        ...     return abs(both[: codes.shape[1], codes.shape[1] :]).max(0).mean()
+        >>> rng = np.random.RandomState(0)
+        >>> factors = rng.randint(4, size=(500, 2))
+        >>> own = calibrated_score(correlation, factors + rng.randn(500, 2), factors, progress=False)
+        >>> own.name, round(own.ceiling, 3), own.floor < 0.1 < own.interval[0] < own.score
+        ('correlation', 1.0, True)
+    """
+    if not callable(function):
+        raise ValueError(
+            "Expected a function of codes and factors that returns a number but got "
+            f"{type(function).__name__}: calibrated_score(function, codes, factors)."
+        )
+    name = _name_of(function) if name is None else name
+    rng = np.random.RandomState(seed)
+    sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
+    return calibrated(
+        name,
+        partial(_called, function, name),
+        _SampleInWords(sample, "these codes"),
+        calibration=calibration,
+        rng=rng,
+        bounds=bounds,
+        progress=progress,
+        higher_is_better=higher_is_better,
+    )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _SampleInWords:
+    """A sample, and what it is, in words. Its halves serve functions that count as well as any other."""
+
+    sample: Sample
+    what: str
+
+    def resampled(self, rng: np.random.RandomState) -> Self:
+        rows = half(len(self.sample), rng)
+        return replace(self, sample=self.sample.take(rows), what="half of the data")
+
+    def permuted(self, rng: np.random.RandomState) -> Self:
+        return replace(self, sample=self.sample.permuted(rng), what="codes shuffled against the factors")
+
+    def as_codes(self) -> Self:
+        return replace(self, sample=self.sample.as_codes(), what="the factors as codes")
+
+
+def _called(function: OwnScore, name: str, data: _SampleInWords, _rng: np.random.RandomState) -> ScoreOutcome:
+    # Copies, since a function that centres its codes in place would change those of the next call
+    value = function(data.sample.codes.copy(), data.sample.factors.copy())
+    try:
+        number = as_floats(value, name=name)
+    except ValueError:
+        number = np.array(np.nan)
+    if isinstance(value, str) or number.shape != () or not np.isfinite(number):
+        raise ValueError(
+            f"Expected {name} to return one finite number but got {reprlib.repr(value)} for {data.what}: "
+            "return the number that stands for such data, such as 0 where codes tell nothing."
+        )
+    return ScoreOutcome(float(number))
+
+
+def _name_of(function: OwnScore) -> str:
+    name = getattr(function, "__name__", None)
+    if not isinstance(name, str):
+        raise ValueError(
+            f"Expected a function with a name but got {reprlib.repr(function)}: define it with def, or call "
+            'calibrated_score(..., name="…").'
+        )
+    return name
+
+
+# ---- The table.
+
+
 @final
 class ScoreTable(Mapping[str, Score]):
     """Scores by name, which print as a table.
@@ -63,6 +194,9 @@ class ScoreTable(Mapping[str, Score]):
     Args:
         scores: of the functions, by their names.
         unavailable: names to the reason why there is no score.
+
+    Raises:
+        ValueError: if a score stands under another name than its own.
 
     Example:
         >>> table = ScoreTable({"mig": Score("mig", 0.5, floor=0.0, ceiling=1.0)})
@@ -72,6 +206,12 @@ class ScoreTable(Mapping[str, Score]):
     """
 
     def __init__(self, scores: Mapping[str, Score], unavailable: Mapping[str, str] | None = None) -> None:
+        for name, each in scores.items():
+            if name != each.name:
+                raise ValueError(
+                    f"Expected scores under their own names but got {each.name!r} under {name!r}: rename it "
+                    f"(dataclasses.replace(score, name={name!r}))."
+                )
         self._scores = dict(scores)
         self.unavailable = dict(unavailable or {})
 
@@ -121,7 +261,7 @@ def score(
     codes: GivenCodes,
     factors: GivenFactors,
     *,
-    which: Sequence[str] | None = None,
+    which: Sequence[str | OwnScore] | OwnScore | None = None,
     reference: bool = False,
     calibration: Calibration | Literal["own"] | None = "own",
     num_points: int = NUM_POINTS,
@@ -140,9 +280,11 @@ def score(
         codes: (n, L), or a callable from a batch of observations to codes.
         factors: (n, K) integers, or a source of factors and observations, such as a
             :class:`~pyro_infomax.datasets.FactorDataset`.
-        which: names of the scores; None for all that codes and factors are enough for, which leaves out
-            :func:`chen_mig` and :func:`udr`.
-        reference: whether by the definitions of the field's reference implementation, with their faults.
+        which: names of the scores, and functions of one's own from codes (n, L) and factors (n, K) to a
+            number, as :func:`calibrated_score` takes them, whose rows have the names of the functions; None
+            for all that codes and factors are enough for, which leaves out :func:`chen_mig` and :func:`udr`.
+        reference: whether by the definitions of the field's reference implementation, with their faults;
+            functions of one's own stay what they are.
         calibration: of every score; ``"own"`` for the default of each, None for the scores alone.
         num_points: how many data to draw from a source, a third of them to judge learners by.
         seed: of everything random.
@@ -152,8 +294,8 @@ def score(
         The scores by name; a score that these data cannot have stands in ``unavailable`` with its reason.
 
     Raises:
-        ValueError: for codes or factors that no score can use, an unknown name, and, where a score was asked
-            for by name, if it cannot be had.
+        ValueError: for codes or factors that no score can use, an unknown name, two scores of one name, and,
+            where a score was asked for, if it cannot be had.
 
     Example:
         >>> rng = np.random.RandomState(0)
@@ -162,16 +304,18 @@ def score(
         >>> table["mig"].score > 0.9, list(table)
         (True, ['mig', 'sap'])
     """
-    names = _known_scores(which)
+    functions = _known_scores(which)
     codes = encoder_of(codes, factors, progress=progress) or codes
     points = drawn(codes, factors, num_points=num_points, rng=np.random.RandomState(seed), progress=progress)
-    _check_table(*points, supervised=any(name not in _UNSUPERVISED for name in names))
+    _check_table(*points, supervised=not functions.keys() <= _UNSUPERVISED.keys())
     options = {} if calibration == "own" else {"calibration": calibration}
     scores, unavailable = {}, {}
-    for name in patiently(names, "scores", progress=progress):
+    for name in patiently(list(functions), "scores", progress=progress):
         data = (codes, factors) if name in _INTERVENING else points
         try:
-            scores[name] = _SCORES[name](*data, reference=reference, seed=seed, progress=progress, **options)
+            scores[name] = functions[name](
+                *data, reference=reference, seed=seed, progress=progress, **options
+            )
         except ValueError as error:
             if which is not None:
                 raise
@@ -186,19 +330,54 @@ def _check_table(codes: ArrayLike, factors: ArrayLike, *, supervised: bool) -> N
         to_sample(codes, factors)
 
 
-def _known_scores(which: Sequence[str] | None) -> list[str]:
+def _known_scores(which: Sequence[str | OwnScore] | OwnScore | None) -> dict[str, Callable[..., Score]]:
+    """The functions of the scores that were asked for, by name."""
     if which is None:
-        return list(_SCORES)
-    names = [which] if isinstance(which, str) else list(dict.fromkeys(which))
-    for name in names:
-        if name not in _SCORES:
-            reason = _ELSEWHERE.get(name, f"they are {', '.join(_SCORES)}")
+        return dict(_SCORES)
+    known: dict[str, Callable[..., Score]] = {}
+    for each in [which] if isinstance(which, str) or callable(which) else which:
+        name, function = _known_score(each)
+        if known.setdefault(name, function) != function:
             raise ValueError(
-                f"Expected which to name scores of codes and factors but got {name!r}: {reason}."
+                f"Expected scores of different names but got two called {name!r}: rename one of them."
             )
-    if not names:
+    if not known:
         raise ValueError(f"Expected which to name a score but got none: they are {', '.join(_SCORES)}.")
-    return names
+    return known
+
+
+def _known_score(asked: str | OwnScore) -> tuple[str, Callable[..., Score]]:
+    if callable(asked):
+        given: object = asked
+        # The functions of this room may stand for their names
+        of_the_room = [(name, function) for name, function in _SCORES.items() if function is given]
+        return of_the_room[0] if of_the_room else (_own_name(asked), _Own(asked))
+    if asked not in _SCORES:
+        reason = _ELSEWHERE.get(asked, f"they are {', '.join(_SCORES)}, or functions of your own")
+        raise ValueError(f"Expected which to name scores of codes and factors but got {asked!r}: {reason}.")
+    return asked, _SCORES[asked]
+
+
+def _own_name(function: OwnScore) -> str:
+    name = _name_of(function)
+    if name in _SCORES or name in _ELSEWHERE:
+        raise ValueError(
+            f"Expected a function with a name of its own but got one called {name!r}, which is a score here: "
+            "rename it."
+        )
+    return name
+
+
+@final
+@dataclass(frozen=True)
+class _Own:
+    """A function of one's own in the place of a score; it has no other definition for ``reference``."""
+
+    function: OwnScore
+
+    def __call__(self, *data: Any, **options: Any) -> Score:
+        options.pop("reference")
+        return calibrated_score(self.function, *data, **options)
 
 
 def _row(score: Score) -> tuple[float, ...]:
