@@ -261,7 +261,9 @@ class VAE(nn.Module):
         weight = state_dict.get("head.linear.weight")
         if self.head is None and weight is not None:
             self._make_head(weight.shape[1], weight)
-        return super().load_state_dict(state_dict, strict, assign)
+        found = super().load_state_dict(state_dict, strict, assign)
+        self._has_head = self.head is not None and not any(map(is_lazy, self.head.parameters()))
+        return found
 
     def __getstate__(self) -> State:
         drop_weak_references(self)

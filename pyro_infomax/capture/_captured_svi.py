@@ -539,6 +539,7 @@ class CapturedSVI(SVI):
         return self._state.buffers() | others
 
     def _record(self, call: Call, graph: "_Graph") -> CapturedStep:
+        self._check_objective()
         before = self._state.parameters
         graph.python = PythonState(self.model, self.guide, *self._modules, *self._own_objective())
         stored = dict(pyro.get_param_store().named_parameters())
@@ -557,6 +558,14 @@ class CapturedSVI(SVI):
             ) from error
         finally:
             self._undo_rebinding(before)
+
+    def _check_objective(self) -> None:
+        """A replayed step calls no method of the objective, so that code of the user's own would not run."""
+        for kind in type(self._programs.objective).__mro__:
+            if "loss_and_grads" in vars(kind) and not is_library(kind):
+                raise NotCapturableError(
+                    f"{kind.__name__} has a loss_and_grads of its own, which a replayed step would not call"
+                )
 
     def _own_objective(self) -> tuple[object, ...]:
         """The objective, if it is of the user's own code; what those of libraries read is an input."""

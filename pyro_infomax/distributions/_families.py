@@ -124,13 +124,14 @@ def shapes_in_words(distribution: object) -> str:
 
 
 def is_called(distribution: object, *names: str) -> bool:
-    """Whether a distribution is of one of the classes with these names."""
+    """Whether a distribution is of one of torch's or Pyro's classes with these names."""
     return not _class_names(type(distribution).__mro__).isdisjoint(names)
 
 
 @lru_cache(maxsize=256)
 def _class_names(classes: tuple[type, ...]) -> frozenset[str]:
-    return frozenset(each.__name__ for each in classes)
+    ours = (each for each in classes if each.__module__.partition(".")[0] in ("torch", "pyro"))
+    return frozenset(each.__name__ for each in ours)
 
 
 def without_event_axes(distribution: Distribution) -> Distribution:

@@ -370,7 +370,7 @@ class WeightedELBO(ELBO):
         programs = model_role(model), guide_role(guide)
         with plain_errors():
             traces = super()._get_trace(*programs, args, kwargs)  # type: ignore[safe-super]
-        self._check(weights, *traces)
+        self._check(*traces)
         self._subsampled = _subsampled_plates(traces[0])
         self._record(*traces)
         return traces
@@ -394,13 +394,13 @@ class WeightedELBO(ELBO):
             "or drop its infer['enumerate'] (enumerate=False of AmortizedDiscrete)"
         )
 
-    def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
         for weight in self._weights.all:
             for name in weight.sites:
                 self._check_known(weight.label, name, model_trace)
                 if not is_deterministic(model_trace.nodes[name]):
                     nodes = [*model_trace.nodes, *guide_trace.nodes]
-                    self._check_distinct(weight.label, weights.ambiguous(name, nodes), name)
+                    self._check_distinct(weight.label, weight.ambiguous(name, nodes), name)
         if not self.relaxes:
             self._refuse_relaxed(guide_trace)
 

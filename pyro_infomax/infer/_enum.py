@@ -31,7 +31,6 @@ from pyro_infomax.infer._elbo import (
     accumulate_gradients,
     as_number,
 )
-from pyro_infomax.infer._weights import ResolvedWeights
 from pyro_infomax.poutine import Weight, sample_sites, unweighted_log_prob, unweighted_scale_and_mask
 
 # ---- Expected costs over the sites of a guide, in tensors alone.
@@ -397,8 +396,8 @@ class TraceEnum_WeightedELBO(WeightedELBO, SummedELBO):
         self._sums, self._summed, self._traces = dict(terms), 1, ()
         return SurrogateLoss(-elbo.detach(), -elbo, terms)
 
-    def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
-        super()._check(weights, model_trace, guide_trace)
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
+        super()._check(model_trace, guide_trace)
         components = enumerated_components(model_trace, guide_trace)
         sites = [site for component in components for site in component.sites]
         enumerated = [site for component in components for site in component.enumerated]

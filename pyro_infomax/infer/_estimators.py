@@ -124,6 +124,10 @@ def _with_shape(site: Site) -> Site:
     return site if "log_prob" in site else {**site, "log_prob": site["divergence"]}
 
 
+# Names that terms and history give to something else
+_TAKEN = {"distortion", "elbo", "loss", "epoch", "step", "seconds", "self", *dir(Mapping)}
+
+
 class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
     r"""Weights on Pyro's mean-field estimator, and the place for terms of one's own.
 
@@ -215,7 +219,7 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample" and name not in sites:
                 weight = 1.0 if terms is None else terms.of_term("rate", name)
-                loss = loss + _weighted(self._auxiliary(site), weight)
+                loss = loss + self._auxiliary(site, weight)
                 costs.add("rate")
         if terms is not None:
             self._check_returned(terms, costs)
@@ -238,7 +242,7 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         self._add("rate", _unweighted_kl(divergence, total, guide_site))
         return total
 
-    def _auxiliary(self, site: Site) -> Tensor:
+    def _auxiliary(self, site: Site, weight: Weight) -> Tensor:
         if not site["infer"].get("is_auxiliary"):
             raise ValueError(
                 f"Expected every site of the guide to be one of the model or auxiliary but {site['name']!r} "
@@ -247,7 +251,7 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         self._check_reparameterised(site)
         self._check_not_relaxed(site)
         self._add("rate", unweighted_sum(site))
-        return site["score_parts"].entropy_term.sum()
+        return _weighted(site["score_parts"].entropy_term, weight).sum()
 
     # ---- the terms of a subclass, weighted where they are summed
 
@@ -267,11 +271,11 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         costs = self.latent_cost(model_site, guide_site)
         loss = torch.zeros(())
         for term, nats in costs.items():
-            total = scale_and_mask(self._per_datum(term, nats, guide_site), scale, mask).sum()
+            value = self._per_datum(term, nats, guide_site)
             if term != "rate":
-                self._add(term, total.detach())
+                self._add(term, scale_and_mask(value.detach(), scale, mask).sum())
             weight = weights.of_term(term, name) * (1.0 if by_messengers is None else by_messengers.weight)
-            loss = loss + _weighted(total, weight)
+            loss = loss + scale_and_mask(_weighted(value, weight), scale, mask).sum()
         # Whatever the costs are, the recorded rate is the divergence, so that objectives can be compared
         self._add("rate", _unweighted_rate(model_site, guide_site))
         seen.update(costs)
@@ -279,8 +283,11 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
 
     def _per_datum(self, term: str, nats: object, site: Site) -> Tensor:
         shape = site["fn"].batch_shape
-        if term in ("distortion", "elbo", "loss"):
-            raise ValueError(f"Expected latent_cost to return terms of its own but got {term!r}.")
+        if not term.isidentifier() or term in _TAKEN or term.startswith(("_", "validation_")):
+            raise ValueError(
+                f"Expected latent_cost to return terms of its own but got {term!r}: choose a name that is an "
+                "identifier and stands for nothing else in terms and history."
+            )
         if not isinstance(nats, Tensor) or (nats.dim() and nats.shape != shape):
             what = f"shape {tuple(nats.shape)}" if isinstance(nats, Tensor) else type(nats).__name__
             raise ValueError(
@@ -321,11 +328,13 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
             )
 
 
-def _weighted(total: Tensor, weight: Weight) -> Tensor:
+def _weighted(nats: Tensor, weight: Weight) -> Tensor:
     """A weight of 0 leaves nothing of what is infinite."""
     if isinstance(weight, Tensor):
-        return torch.where(weight == 0, 0.0, weight * total)
-    return total * weight if weight != 0 else torch.zeros_like(total)
+        return torch.where(weight == 0, 0.0, weight * nats)
+    if weight == 1:
+        return nats
+    return nats * weight if weight != 0 else torch.zeros_like(nats)
 
 
 def _unweighted_rate(model_site: Site, guide_site: Site) -> Tensor:

@@ -177,7 +177,7 @@ class TraceMeanField_InfoMaxELBO(_InfoMax, TraceMeanField_WeightedELBO):
 
 @final
 class TraceGraph_InfoMaxELBO(_InfoMax, TraceGraph_WeightedELBO):
-    """The InfoMax objective with score-function gradients of lower variance, by the dependencies between the
+    """The InfoMax objective with score-function gradients of lower variance, by dependencies between sites.
 
     Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments those of
     :class:`pyro.infer.TraceGraph_ELBO`.

@@ -20,7 +20,6 @@ from pyro_infomax.infer._elbo import (
     accumulate_gradients,
     as_number,
 )
-from pyro_infomax.infer._weights import ResolvedWeights
 from pyro_infomax.poutine import Weight, is_deterministic, sample_sites, unweighted_log_prob
 
 # ---- RenyiELBO by a bound that stays in tensors.
@@ -103,11 +102,11 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
     """The variational Rényi bound; only observed sites can be weighed exactly."""
 
     state_of_evaluation = WeightedELBO.state_of_evaluation | {"_log_weights", "_refuse_wrong_scores"}
-    _log_weights: list[torch.Tensor]  # of the particles of the last evaluation
+    _log_weights: Sequence[torch.Tensor] = ()  # of the particles of the last evaluation
 
     def _reset(self) -> None:
         super()._reset()
-        self._log_weights = []
+        self._log_weights = ()
 
     def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """The weighted loss, its gradients added to the parameters'.
@@ -135,8 +134,8 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
 
     _refuse_wrong_scores = False
 
-    def _check(self, weights: ResolvedWeights, model_trace: Trace, guide_trace: Trace) -> None:
-        super()._check(weights, model_trace, guide_trace)
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
+        super()._check(model_trace, guide_trace)
         self._check_plates(model_trace, guide_trace)
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample":
@@ -178,9 +177,8 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
 
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
         super()._record(model_trace, guide_trace)
-        self._log_weights.append(
-            _log_weight(model_trace, model_trace) - _log_weight(guide_trace, model_trace)
-        )
+        log_weight = _log_weight(model_trace, model_trace) - _log_weight(guide_trace, model_trace)
+        self._log_weights = [*self._log_weights, log_weight]
 
     def _named_terms(self, values: dict[str, float], loss: float) -> Terms:
         # The bound is no sum of the two; one that was computed elsewhere is among the values

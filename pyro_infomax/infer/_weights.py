@@ -7,6 +7,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 
+from pyro_infomax._recording import is_recording
 from pyro_infomax._types import Program, Site
 from pyro_infomax.poutine import SiteWeightMessenger, Weight, checked_weight
 
@@ -74,6 +75,11 @@ class TermWeight:
     def sites(self) -> frozenset[str]:
         """The sites that a mapping names; none for a bare weight."""
         return frozenset(self._names.values())
+
+    def ambiguous(self, name: str, sites: Iterable[str]) -> list[str]:
+        """The sites that only look like halves of a named site that was not split."""
+        halves = {name + end for end in _SPLIT}
+        return [site for site in sites if site in halves and site not in self.sites]
 
     @property
     def duration(self) -> int:
@@ -150,11 +156,6 @@ class ResolvedWeights(NamedTuple):
         """What a term counts for at a site; 1 where no weight is given."""
         return self.terms[term].of(name) if term in self.terms else 1.0
 
-    def ambiguous(self, name: str, sites: Iterable[str]) -> list[str]:
-        """The sites that only look like halves of a named site that was not split."""
-        halves = {name + end for end in _SPLIT}
-        return [site for site in sites if site in halves and site not in self.by_name]
-
 
 @final
 class TermWeights(MutableMapping[str, WeightsLike]):
@@ -189,6 +190,11 @@ class TermWeights(MutableMapping[str, WeightsLike]):
         self._settle()
 
     def __getitem__(self, term: str) -> WeightsLike:
+        if is_recording():
+            raise RuntimeError(
+                f"an objective reads its weight of {term!r}, which a recorded step would keep for ever: "
+                "leave weighting to the objective, or read an attribute"
+            )
         return self._by_term[term].value
 
     def __setitem__(self, term: str, value: "TermWeight | WeightsLike") -> None:
@@ -254,7 +260,7 @@ class TermWeights(MutableMapping[str, WeightsLike]):
         if not isinstance(given, TermWeight):
             before = self._by_term.get(term)
             given = before.replaced(given) if before else _term_weight(term, given)
-        # Messengers bring both of these to the sites
+        # One site has one weight for each of the two, whoever brings it there
         other = self._by_term.get({"distortion": "rate", "rate": "distortion"}.get(term, ""))
         if other is not None and (twice := given.sites & other.sites):
             raise ValueError(f"Expected one weight a site but got two for {sorted(twice)}.")

@@ -606,7 +606,7 @@ class Keeper:
 
 
 def _state_of(thing: object) -> State | None:
-    return thing.state_dict() if isinstance(thing, KeepsState) else None
+    return cast(KeepsState, thing).state_dict() if hasattr(thing, "state_dict") else None
 
 
 def _some(names: list[str]) -> str:

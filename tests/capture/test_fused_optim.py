@@ -809,3 +809,10 @@ class TestCuda:
                 torch.testing.assert_close(after[name]["state"][0][key].cpu(), value, rtol=0, atol=0)
         module(torch.ones(3, device="cuda")).sum().backward()
         optimizer(module.parameters())
+
+
+def test_an_implementation_left_open_by_none_is_chosen():
+    parameter = torch.zeros(3, requires_grad=True)
+    parameter.grad = torch.ones(3)
+    FusedOptim(torch.optim.Adam, {"lr": 0.1, "fused": None})([parameter])
+    assert torch.allclose(parameter.detach(), torch.full((3,), -0.1))

@@ -43,9 +43,9 @@ def test_the_name_of_a_half_comes_before_that_of_the_whole():
 
 
 def test_halves_of_named_sites_are_ambiguous_unless_named():
-    weights = beta({"z": 4.0}).at(0)
+    weights = TermWeight("beta", {"z": 4.0})
     assert weights.ambiguous("z", ["z", "z_observed", "x"]) == ["z_observed"]
-    both = beta({"z": 4.0, "z_observed": 1.0}).at(0)
+    both = TermWeight("beta", {"z": 4.0, "z_observed": 1.0})
     assert both.ambiguous("z", ["z", "z_observed", "x"]) == []
 
 

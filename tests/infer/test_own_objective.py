@@ -235,6 +235,33 @@ def test_a_weight_may_be_a_mapping_of_sites():
     assert loss == pytest.approx(terms.distortion + terms.rate + 4 * rate / 2)
 
 
+def test_a_weight_may_be_a_tensor_with_a_value_for_each_datum():
+    x, weight = X[:, 0], torch.linspace(0.0, 2.0, N)
+    elbo = Halves(weights={"one": weight, "other": 0.0})
+    loss = elbo.loss(two_sites, two_sites_guide, x)
+    divergences = [kl_divergence(Normal(a * x, s), Normal(0.0, 1.0)) for a, s in ((0.3, 0.5), (0.5, 0.25))]
+    expected = sum((weight * each / 2).sum() for each in divergences)
+    assert loss == pytest.approx(elbo.terms.distortion + expected.item())
+    assert elbo.terms.one == pytest.approx(sum(each.sum() for each in divergences).item() / 2)
+
+
+def test_a_mapping_may_name_sites_that_look_like_halves():
+    def halves(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            y = pyro.sample("z_observed", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(y + z, 1.0), obs=x)
+
+    def halves_guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.3 * x, 0.5))
+            pyro.sample("z_observed", dist.Normal(0.5 * x, 0.25))
+
+    Halves(weights={"one": {"z": 2.0, "z_observed": 3.0}}).loss(halves, halves_guide, X[:, 0])
+    with pytest.raises(ValueError, match="Expected one to name 'z_observed' too"):
+        Halves(weights={"one": {"z": 2.0}}).loss(halves, halves_guide, X[:, 0])
+
+
 def test_a_mapping_names_sites_of_the_model():
     with pytest.raises(ValueError, match=r"Expected one to name sites of the model, \['y', 'z', 'x'\]"):
         Halves(weights={"one": {"u": 5.0}}).loss(two_sites, two_sites_guide, X[:, 0])
@@ -411,6 +438,56 @@ def test_a_captured_step_sees_what_changes_in_an_objective_of_ones_own(objective
     assert losses[CapturedSVI] == pytest.approx(losses[SVI], rel=1e-9)
 
 
+class Counting(Halves):
+    """Does something of its own at each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = torch.zeros(())
+
+    def loss_and_grads(self, *args, **kwargs):
+        loss = super().loss_and_grads(*args, **kwargs)
+        self.count += 1
+        return loss
+
+    def latent_cost(self, model_site, guide_site):
+        return {name: self.count * nats for name, nats in super().latent_cost(model_site, guide_site).items()}
+
+
+class Reading(Halves):
+    """Reads one of its weights by itself."""
+
+    def __init__(self):
+        super().__init__(weights={"one": 1.0})
+
+    def latent_cost(self, model_site, guide_site):
+        factor = 1.0 if self.weights["one"] < 5.0 else 10.0
+        return {name: factor * nats for name, nats in super().latent_cost(model_site, guide_site).items()}
+
+
+@pytest.mark.parametrize(
+    ("objective", "reason"),
+    [(Counting, "a loss_and_grads of its own"), (Reading, "reads its weight of 'one'")],
+)
+def test_what_a_recorded_step_would_keep_trains_by_ordinary_steps(objective, reason):
+    losses = {}
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(7)
+        elbo = objective()
+        svi = kind(model, guide, FusedOptim(torch.optim.Adam, {"lr": 0.01}), elbo)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            losses[kind] = [svi.step(X) for _ in range(6)]
+            if objective is Reading:
+                for weight in (2.0, 3.0, 4.0, 4.5, 9.0):
+                    elbo.weights["one"] = weight
+                    losses[kind].append(svi.step(X))
+    assert losses[CapturedSVI] == losses[SVI]
+    assert not svi.captured
+    assert reason in str(caught[0].message)
+
+
 # ---- what is refused
 
 
@@ -498,6 +575,10 @@ def test_one_site_has_one_weight():
         ({"own": 1.0}, "but got float"),
         ({"loss": torch.zeros(N)}, "terms of its own but got 'loss'"),
         ({"distortion": torch.zeros(N)}, "terms of its own but got 'distortion'"),
+        ({"epoch": torch.zeros(N)}, "terms of its own but got 'epoch'"),
+        ({"items": torch.zeros(N)}, "terms of its own but got 'items'"),
+        ({"validation_loss": torch.zeros(N)}, "terms of its own but got 'validation_loss'"),
+        ({"two words": torch.zeros(N)}, "terms of its own but got 'two words'"),
     ],
 )
 @pytest.mark.parametrize("validate", [True, False])
