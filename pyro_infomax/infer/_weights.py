@@ -203,6 +203,9 @@ class TermWeights(MutableMapping[str, WeightsLike]):
         self._set(term, value)
         self._settle()
 
+    def __contains__(self, term: object) -> bool:
+        return term in self._by_term
+
     def __delitem__(self, term: str) -> None:
         raise TypeError(f"The terms of an objective are fixed: give {term!r} the weight 0.")
 
