@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench clean
+.PHONY: help demo test doctest lint format docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -18,9 +18,12 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## train on the digits, print the account, leave pictures in runs/digits
 	$(BIN)/python examples/digits.py --out $(OUT)
 
-test: lint docs  ## all checks: lint, types, docs, doctests, tests
-	$(BIN)/python -m pytest --quiet --doctest-modules pyro_infomax
+test: $(VENV)/.dev  ## all checks: lint, types, docs, doctests, tests
+	@$(MAKE) --no-print-directory --jobs 3 lint docs doctest
 	$(BIN)/python -m pytest --quiet --durations=5 --numprocesses auto --dist worksteal tests
+
+doctest: $(VENV)/.dev  ## run the examples of the docstrings
+	$(BIN)/python -m pytest --quiet --doctest-modules pyro_infomax
 
 lint: $(VENV)/.dev  ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .
