@@ -310,7 +310,8 @@ def _kernel_agrees(kind: Callable[..., Optimizer], dtype: torch.dtype, device: t
 
 # ---- Parameters that one torch optimiser steps together.
 
-_LARGE: Final = 2**16  # elements: copying them takes longer than making views of the parts
+_LARGE: Final = 2**16  # elements: copying them takes longer than a step by their parts
+_MOST_KEPT: Final = 4  # the buffer and up to three moments
 
 
 @final
@@ -368,6 +369,7 @@ class ParameterGroup:
         self._pointers = list(map(Tensor.data_ptr, self.parameters))
         self._taken: Tensor | list[Tensor] = []
         self._gathered: tuple[Tensor, list[Tensor]] | None = None
+        self._kept_parts: dict[int, tuple[Tensor, list[Tensor]]] = {}
         self._has_kernel = self.flat is not None and has_fused_kernel(self.optimizer, self.flat)
 
     @property
@@ -410,7 +412,7 @@ class ParameterGroup:
             for parameter in self.parameters:
                 parameter.grad = None
         elif isinstance(taken, list):
-            kernel_step(self.optimizer, self.flat, taken, self._split)
+            kernel_step(self.optimizer, self.flat, taken, self._parts_of)
         elif self._has_kernel and kernel_is_ready(self.optimizer, self.flat):
             kernel_step(self.optimizer, self.flat, [taken])
         else:
@@ -450,6 +452,15 @@ class ParameterGroup:
         self.optimizer.param_groups[0].update(states[0].options)
         if self.scheduler is not None and states[0].scheduler is not None:
             self.scheduler.load_state_dict(copy.deepcopy(states[0].scheduler))
+
+    def _parts_of(self, flat: Tensor) -> list[Tensor]:
+        """The parts of a tensor that every step splits, the buffer or a moment, made once."""
+        kept = self._kept_parts.get(id(flat))
+        if kept is None or kept[0] is not flat:
+            if len(self._kept_parts) >= _MOST_KEPT:
+                self._kept_parts.clear()
+            kept = self._kept_parts[id(flat)] = flat, self._split(flat)
+        return kept[1]
 
     def _split(self, flat: Tensor) -> list[Tensor]:
         return [flat[part].view(shape) for part, shape in zip(self.slices, self._shapes, strict=True)]
