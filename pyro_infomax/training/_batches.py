@@ -207,7 +207,7 @@ def to_batches(data: TrainingData, *, batch_size: int | None, name: str = "data"
         [[0, 1], [2, 3], [4]]
     """
     if batch_size is not None:
-        whole_number("batch_size", batch_size, at_least=1)
+        batch_size = whole_number("batch_size", batch_size, at_least=1)
     # A loader that went through fabric.setup_dataloaders is wrapped, and no DataLoader any more
     if type(data).__name__ == "_FabricDataLoader":
         return LoaderBatches(data)  # type: ignore[arg-type]
