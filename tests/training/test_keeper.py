@@ -327,7 +327,7 @@ def test_every_kind_of_optimizer(optimizer, data, path):
 
 @pytest.mark.parametrize("optimizer", ["Adam", "FusedOptim"])
 def test_nothing_of_the_optimizers_own_stays(optimizer, data, path):
-    """Neither moments nor what waits for a parameter that there is not."""
+    """Neither moments, nor those of other programs' parameters, nor what waits for one that there is not."""
     kept = {"checkpoint": Checkpoint(path, every_steps=1), "resume": True}
     expected = outcome(make("closed over", optimizer, seed=7), data)
     with pytest.raises(Stopped):
@@ -335,10 +335,14 @@ def test_nothing_of_the_optimizers_own_stays(optimizer, data, path):
     svi = make("closed over", optimizer, seed=9)
     outcome(svi, 100 * data, epochs=1)
     own = svi.optim.get_state()
+    elsewhere = pyro.param("elsewhere", torch.zeros(2)).unconstrained()
+    elsewhere.grad = torch.ones(2)
+    svi.optim([elsewhere])
+    del pyro.get_param_store()["elsewhere"]
     svi.optim.set_state({"ghost": own["scale"]})
     svi.loss_and_grads.__self__.load_state_dict({"step": 0})
     assert_same(outcome(svi, data, **kept), expected)
-    assert "ghost" not in svi.optim.get_state()
+    assert svi.optim.get_state().keys() == own.keys()
 
 
 @pytest.mark.parametrize("optimizer", ["Adam", "FusedOptim"])
