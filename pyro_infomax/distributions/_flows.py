@@ -455,34 +455,20 @@ _UNIT_SLOPE: Final = math.log(math.expm1(1.0 - _MIN_SLOPE))
 @final
 @dataclass(frozen=True)
 class RationalSpline:
-    r"""A bijection of the reals that bends [-5, 5] and leaves the rest as it is.
+    """A bijection of the reals that bends [-5, 5] and leaves the rest as it is.
 
     Between two knots it is a ratio of two quadratics, fixed by the knots and the slopes there; the slopes at
     the ends are 1, so that there is no kink.
 
     Reference: Gregory and Delbourgo, 1982, "Piecewise rational quadratic interpolation to monotonic data";
     Durkan, Bekasov, Murray and Papamakarios, 2019, "Neural spline flows".
-
-    Args:
-        table: positions, images and slopes of the knots, (..., 3, bins + 1).
-
-    Example:
-        >>> spline = RationalSpline.of(torch.linspace(-1.0, 1.0, 11))
-        >>> y, log_slope = spline.forward(torch.tensor(0.3))
-        >>> x, _ = spline.backward(y)
-        >>> round(float(x), 4)
-        0.3
     """
 
-    table: Tensor
+    table: Tensor  # positions, images and slopes of the knots, (..., 3, bins + 1)
 
     @classmethod
     def of(cls, raw: Tensor) -> "RationalSpline":
-        """The spline of unconstrained parameters; zeros give the identity.
-
-        Args:
-            raw: (..., 3 · bins - 1): widths and heights of the bins, slopes at the knots between them.
-        """
+        """The spline of unconstrained parameters (..., 3 · bins - 1); zeros give the identity."""
         bins = (raw.shape[-1] + 1) // 3
         widths, heights, slopes = raw.split([bins, bins, bins - 1], dim=-1)
         ends = torch.ones_like(slopes[..., :1])

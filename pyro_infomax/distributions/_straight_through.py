@@ -124,11 +124,7 @@ class StraightThroughOneHotCategorical(_StraightThrough, dist.OneHotCategorical)
 
 
 def check_temperature(temperature: Tensor | float) -> None:
-    """Raises ValueError unless the temperature is above 0.
-
-    Args:
-        temperature: of a relaxation.
-    """
+    """Raises ValueError unless the temperature is above 0."""
     if not temperature > 0:
         raise ValueError(f"Expected temperature > 0 but got {temperature}: 1 or 0.5 are common.")
 

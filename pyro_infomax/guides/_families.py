@@ -33,20 +33,9 @@ class ContinuousGuideOptions(GuideOptions, total=False):
 class ContinuousGuide(AmortizedGuide):
     """A family whose heads serve continuous sites, reached from the reals by a bijection. Abstract.
 
-    A subclass names its :attr:`head_class`, and adds to :attr:`options` what else that takes.
-
-    Args:
-        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
-        init_scale: standard deviation of every latent at first, in units of the latent, or of the real
-            variable behind it.
-
-    Attributes:
-        head_class: called with the number of features and the event shape of a site, and by keyword with its
-            support and the options.
-        options: keyword arguments of every head.
-
-    Raises:
-        ValueError: unless init_scale > 0.
+    A subclass names its :attr:`head_class`, which is called with the number of features and the event shape
+    of a site, and by keyword with its support and :attr:`options`, to which the subclass adds what else that
+    takes.
     """
 
     head_class: ClassVar[Callable[..., nn.Module]]

@@ -107,11 +107,7 @@ class SurrogateLoss(NamedTuple):
 def particle_losses(
     elbo: ELBO, model: Program, guide: Program, args: Args, kwargs: Kwargs
 ) -> tuple[Tensor, Tensor]:
-    """Loss and surrogate loss of one of Pyro's sampled ELBOs, averaged over its particles.
-
-    Raises:
-        NotImplementedError: for an ELBO of another kind.
-    """
+    """Loss and surrogate loss of one of Pyro's sampled ELBOs, averaged over its particles."""
     particle = _particle(elbo)
     with _ItemsStayTensors():
         pairs = [particle(*traces) for traces in elbo._get_traces(model, guide, args, kwargs)]

@@ -49,10 +49,6 @@ class Expectation:
     where it is drawn, 1 with the gradient of its log-probability (Foerster et al., 2018, DiCE: The infinitely
     differentiable Monte-Carlo estimator). No value is looked at, so that a graph of these operations holds
     for other values too.
-
-    Args:
-        guide_trace: a trace of the guide with packed score parts.
-        ordering: the plates of each site, as symbols.
     """
 
     def __init__(self, guide_trace: Trace, ordering: Mapping[str, frozenset[str]]) -> None:
@@ -184,21 +180,13 @@ class Component(NamedTuple):
 
 
 class ModelCosts(NamedTuple):
-    """Log-probabilities of a model's sites as packed tensors, by the plates that they are in.
+    """Log-probabilities of a model's sites as packed tensors, by the plates that they are in."""
 
-    Attributes:
-        costs: those that depend on nothing that the model enumerates.
-        factors: those that are summed together over what it enumerates.
-        summed: the dimensions of these sums.
-        scale: what their logarithms count for.
-        ordering: the plates of the sites of model and guide.
-    """
-
-    costs: Costs
-    factors: Costs
-    summed: set[str]
-    scale: Weight
-    ordering: dict[str, frozenset[str]]
+    costs: Costs  # those that depend on nothing that the model enumerates
+    factors: Costs  # those that are summed together over what it enumerates
+    summed: set[str]  # the dimensions of these sums
+    scale: Weight  # what their logarithms count for
+    ordering: dict[str, frozenset[str]]  # the plates of the sites of model and guide
 
     def contracted(self) -> dict[frozenset[str], list[Packed]]:
         """The costs, with the logarithms of sums over enumerated sites added to them."""
@@ -220,12 +208,7 @@ def _select(costs: Costs, inside: Callable[[Tensor], bool]) -> Costs:
 
 
 def summed_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
-    """The ELBO of one particle, differentiable, with sums over what model and guide enumerate.
-
-    Args:
-        model_trace: a trace with packed log-probabilities.
-        guide_trace: a trace with packed score parts.
-    """
+    """The ELBO of one particle, differentiable, with sums over what model and guide enumerate."""
     costs = model_costs(model_trace, guide_trace)
     return Expectation(guide_trace, costs.ordering).of(elbo_costs(costs, guide_trace))
 
@@ -247,11 +230,7 @@ def guide_costs(guide_trace: Trace, ordering: dict[str, frozenset[str]]) -> Cost
 
 
 def model_costs(model_trace: Trace, guide_trace: Trace) -> ModelCosts:
-    """Log-probabilities of a model's sites.
-
-    Raises:
-        ValueError: where sites that are summed together have different scales.
-    """
+    """Log-probabilities of a model's sites; refuses different scales of sites that are summed together."""
     components = enumerated_components(model_trace, guide_trace)
     # Pyro's own comparison of scales would take their values
     unscaled = mapped(model_trace, lambda site: {**site, "scale": 1.0}) if components else model_trace

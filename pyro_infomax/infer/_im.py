@@ -41,14 +41,7 @@ Count = Tensor | float | None  # a scale or a mask
 
 @final
 class Line:
-    """Runs a sender, hands what it returns to a decoder, and sees that the two make a bound.
-
-    Args:
-        decoder: called as ``decoder(received, *args)``.
-        sender: called as ``sender(*args)``; it returns what is received.
-        refuse_enumeration: the sentence to raise where a site asks for enumeration, None where the estimator
-            enumerates.
-    """
+    """Runs a sender, hands what it returns to a decoder, and sees that the two make a bound."""
 
     def __init__(self, decoder: Program, sender: Program, *, refuse_enumeration: str | None) -> None:
         self._decoder, self._sender = decoder, sender

@@ -29,14 +29,7 @@ from pyro_infomax.programs import LocalProgram, Placeholder, needs_data, no_plac
 
 @final
 class LocalPrior:
-    """The prior of a model over all its local latent dimensions, as :mod:`pyro_infomax.information` takes
-    priors.
-
-    Args:
-        space: the latent sites in the order wanted.
-        log_prior: log p(z), (M,), of sites (M, *event).
-        draw: sites of M draws.
-    """
+    """The prior of a model over all latent dimensions, as :mod:`pyro_infomax.information` takes priors."""
 
     def __init__(
         self,
@@ -58,11 +51,7 @@ class LocalPrior:
 
     @property
     def log_prob_marginals(self) -> Callable[[Tensor], Tensor]:
-        """log p(z_j), (..., latent), where there is one latent dimension: z itself.
-
-        Raises:
-            AttributeError: where there are several.
-        """
+        """log p(z_j), (..., latent), where there is one latent dimension: z itself."""
         return lone_marginal(self)
 
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:

@@ -29,21 +29,9 @@ _INIT_WEIGHT: Final = 0.1
 class DiscreteHead(nn.Module, ABC):
     """Logits that are linear in the features, and near 0 at first. Abstract.
 
-    Args:
-        in_features: number of features.
-        event_shape: shape of one latent. The distribution is a product over its axes.
-        enumerate: whether a ``TraceEnum`` objective sums over all values; None if there is no temperature.
-        temperature: above 0, or a function without arguments that gives one, read at each call: draws then
-            have a relaxed gradient; None draws without one.
-        num_categories: of a variable whose values are integers; otherwise a variable has the logits of its
-            elements.
-
-    Attributes:
-        variable_axes: number of the last axes of an event that make one variable.
-
-    Raises:
-        ValueError: unless temperature > 0, and for a temperature with ``enumerate=True``.
-        NotImplementedError: if an event of several variables is to be enumerated.
+    The last ``variable_axes`` axes of an event make one variable; ``num_categories`` is of a variable whose
+    values are integers, while others have the logits of their elements. The distribution is a product over
+    the rest.
     """
 
     variable_axes: ClassVar[int] = 0
@@ -77,14 +65,7 @@ class DiscreteHead(nn.Module, ABC):
         return {"enumerate": "parallel"} if self.enumerate else {}
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """The distribution.
-
-        Args:
-            features: (..., in_features).
-
-        Returns:
-            A distribution with batch shape (...) and the event shape of the head.
-        """
+        """The distribution, of batch shape (...), of features (..., in_features)."""
         logits = self.linear(features).reshape(features.shape[:-1] + self._logits_shape)
         temperature = self.temperature() if callable(self.temperature) else self.temperature
         factors = self._exact(logits) if temperature is None else self._relaxed(logits, temperature)
@@ -108,15 +89,7 @@ class DiscreteHead(nn.Module, ABC):
 
 
 def check_discrete_options(enumerate: bool | None, temperature: Temperature | None) -> None:
-    """Refuses a temperature that is none, and one for a site that is to be enumerated.
-
-    Args:
-        enumerate: whether a ``TraceEnum`` objective sums over all values; None if there is no temperature.
-        temperature: of the relaxation; None draws without one.
-
-    Raises:
-        ValueError: unless temperature > 0, and for a temperature with ``enumerate=True``.
-    """
+    """Refuses a temperature that is none, and one for a site that is to be enumerated."""
     if temperature is not None and not callable(temperature):
         check_temperature(temperature)
     if enumerate and temperature is not None:

@@ -56,15 +56,6 @@ def maximise(function: ConcaveFunction, *, tolerance: float, max_iterations: int
     The multiplicative update needs no step size and is fast where it counts, but where weights must vanish
     its certificate closes only as one over the number of iterations. What it leaves over, Newton steps in the
     interior close in a few dozen.
-
-    Args:
-        function: what is maximised.
-        tolerance: the gap that is accepted, positive.
-        max_iterations: of the update, before the Newton steps.
-
-    Raises:
-        ValueError: If the tolerance is not positive.
-        RuntimeError: If the gap stays above the tolerance.
     """
     if not tolerance > 0:
         raise ValueError(f"Expected tolerance > 0 but got {tolerance}.")
@@ -246,19 +237,12 @@ _CHORDS: Final = 200
 @final
 @dataclass(frozen=True, eq=False)
 class CurvePoint:
-    """A point of a falling convex curve.
-
-    Attributes:
-        resource: its abscissa.
-        value: its ordinate, in nats.
-        dual: a lower bound on min(value + slope * resource), for the slope that it was solved at.
-        solution: what attains it; value and resource of a mixture of two are at most the mixtures of theirs.
-    """
+    """A point of a falling convex curve, whose values are in nats."""
 
     resource: float
     value: float
-    dual: float
-    solution: Tensor
+    dual: float  # a lower bound on min(value + slope * resource), for the slope that it was solved at
+    solution: Tensor  # value and resource of a mixture of two are at most the mixtures of theirs
 
 
 @final
@@ -282,17 +266,7 @@ def at_resource(
     """Closes in on a resource from both sides: each chord's slope gives a tangent, each tangent a chord.
 
     Chord above and tangent below certify the value, also where the curve is straight and one slope belongs to
-    many resources.
-
-    Args:
-        solve: from a slope, positive, to its point.
-        target: the resource, between those of the two ends.
-        scarce: the end of the least resource.
-        ample: the end of the most.
-        tolerance: the distance of chord and tangent that is accepted, in nats.
-
-    Raises:
-        RuntimeError: If the two stay further apart.
+    many resources. The ends are those of the least and of the most resource, with the target between them.
     """
     best, best_slope = -float("inf"), 0.0
     for _ in range(_CHORDS):
@@ -585,12 +559,8 @@ def sloped_rate_distortion(
 class Reproduction:
     r""":math:`J(w) = \sum_x p(x) \ln \sum_k w_k a_{xk}`, concave in the weights.
 
-    With :math:`a = \exp(-s d)` its maximum is minus the least rate + s distortion.
-
-    Args:
-        source: p(x), (source,).
-        affinity: a, (source, reproduction), at least zero, every row of a symbol that occurs with a positive
-            entry.
+    With :math:`a = \exp(-s d)` its maximum is minus the least rate + s distortion. The affinity a, (source,
+    reproduction), is at least zero, and every row of a symbol that occurs has a positive entry.
     """
 
     def __init__(self, source: Tensor, affinity: Tensor) -> None:

@@ -49,43 +49,20 @@ _FEW: Final = 64  # rows
 @final
 @dataclass(frozen=True)
 class Probe:
-    """What a first run has shown.
-
-    Attributes:
-        trace: of the program.
-        frame: of its data plate.
-        follows: whether the program takes data of any length, its plate with them.
-        error: what ended the run of a prior after some latent sites, None for a run to the end.
-    """
+    """What a first run has shown."""
 
     trace: poutine.Trace
-    frame: CondIndepStackFrame
-    follows: bool = False
-    error: Exception | None = None
+    frame: CondIndepStackFrame  # of the data plate
+    follows: bool = False  # whether the program takes data of any length, its plate with them
+    error: Exception | None = None  # what ended the run of a prior after some latent sites
 
 
 def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None = None) -> Probe:
     """Runs a program on its data, or on few of them where that shows as much.
 
     Random state, gradients and the modules' buffers stay as they were; parameters that the program
-    initialises are those for all of its data.
-
-    Args:
-        program: a model or a guide.
-        data: its positional arguments.
-        role: ``"model"``, ``"guide"``, or ``"prior"`` for a model of which the latent sites suffice.
-        data_plate: the name of the data plate, None to find it.
-
-    Raises:
-        ValueError: if there is no data plate, or several; if a prior needs the values of its data.
-
-    Example:
-        >>> import pyro.distributions as dist
-        >>> def guide(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         pyro.sample("z", dist.Normal(x, 1.0))
-        >>> probe(guide, (torch.zeros(5),), role="guide").follows
-        True
+    initialises are those for all of its data. The role is ``"model"``, ``"guide"``, or ``"prior"`` for a
+    model of which the latent sites suffice.
     """
     subject = _Subject(program, role, data_plate)
     few, fewer = _few_of(data)

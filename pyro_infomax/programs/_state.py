@@ -27,13 +27,6 @@ class StableNames:
     Instances of our VAE and guides are numbered through a process, so that the one of a script may be ``VAE``
     in its first run and ``VAE_3`` in a notebook. Here they are numbered in the order in which they are asked
     for; other names stay as they are.
-
-    Example:
-        >>> from pyro_infomax.nn import InstanceName
-        >>> first, second = InstanceName("Net"), InstanceName("Net")
-        >>> names = StableNames()
-        >>> names(f"{second}.encoder$$$weight"), names(f"{first}.encoder$$$weight"), names("scale_7")
-        ('Net.encoder$$$weight', 'Net_2.encoder$$$weight', 'scale_7')
     """
 
     def __init__(self) -> None:
@@ -57,19 +50,7 @@ _HOLDERS: Final = (DataLoader, Sampler, Dataset)
 
 @final
 class RandomStreams:
-    """Where all random streams of a training stand.
-
-    Args:
-        *sources: the data. Generators in the attributes of loaders, samplers and datasets are found.
-
-    Example:
-        >>> streams = RandomStreams()
-        >>> here = streams.state_dict()
-        >>> first = torch.rand(3)
-        >>> streams.load_state_dict(here)
-        >>> torch.equal(torch.rand(3), first)
-        True
-    """
+    """Where all random streams of a training stand, those in its loaders, samplers and datasets too."""
 
     def __init__(self, *sources: object) -> None:
         self._generators = list(dict.fromkeys(_generators(sources, seen=set())))
@@ -84,11 +65,7 @@ class RandomStreams:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to where the streams stood.
-
-        Raises:
-            ValueError: if there was another number of generators.
-        """
+        """Goes back to where the streams stood; refuses another number of generators."""
         saved = state["generators"]
         if len(saved) != len(self._generators):
             raise ValueError(
@@ -316,21 +293,12 @@ class _ParamMessenger(Messenger):
 
 
 def is_of_programs(name: str) -> bool:
-    """Whether a parameter is stated by the programs, and not by Pyro's TraceGraph_ELBO for its baselines.
-
-    Example:
-        >>> is_of_programs("scale"), is_of_programs("__baseline_avg_downstream_cost_z")
-        (True, False)
-    """
+    """Whether a parameter is stated by the programs, and not by Pyro's TraceGraph_ELBO for its baselines."""
     return not name.startswith("__baseline_avg_downstream_cost_")
 
 
 def check_fits(name: str, live: Tensor, value: Tensor) -> None:
-    """Checks that a value can stand for a live tensor.
-
-    Raises:
-        ValueError: for another shape or dtype.
-    """
+    """Checks that a value can stand for a live tensor."""
     if live.shape != value.shape or live.dtype != value.dtype:
         raise ValueError(
             f"Expected {name!r} to have shape {tuple(live.shape)} and {live.dtype}, as the programs have it, "
@@ -399,19 +367,7 @@ _Key = TypeVar("_Key")
 
 @final
 class Snapshot:
-    """Copies of the parameters, and of the buffers of modules, which can be put back in place.
-
-    Args:
-        programs: the live tensors.
-
-    Example:
-        >>> layer = torch.nn.BatchNorm1d(2)
-        >>> snapshot = Snapshot(ProgramState(layer.forward))
-        >>> _ = layer.running_mean.fill_(3.0)
-        >>> snapshot.restore()
-        >>> layer.running_mean
-        tensor([0., 0.])
-    """
+    """Copies of the parameters, and of the buffers of modules, which can be put back in place."""
 
     def __init__(self, programs: ProgramState) -> None:
         self._programs = programs
@@ -457,11 +413,7 @@ class Snapshot:
         }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Takes over the copies of another process, of what the programs have so far.
-
-        Raises:
-            ValueError: if one does not fit the programs.
-        """
+        """Takes over the copies of another process, of what the programs have so far."""
         names, live = self._programs.stable_names, self._programs.parameters
         copies = {name: state["parameters"].get(stable) for name, stable in names.items()}
         self._parameters = {name: copy for name, copy in copies.items() if copy is not None}
