@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar, Final, Protocol, Self, cast, final
+from typing import ClassVar, Final, Self, cast, final
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -28,19 +28,6 @@ from pyro_infomax._checks import whole_number
 # ---- What a flow makes of a context: a distribution that knows the density of its own draws.
 
 Shape = torch.Size | list[int] | tuple[int, ...]
-
-
-class Conditional(Protocol):
-    """What a distribution needs of a flow."""
-
-    event_size: int
-    has_rsample: bool
-
-    def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
-        """Vectors (*batch, event) and their log-densities, (*batch)."""
-
-    def score(self, value: Tensor, context: Tensor | None) -> Tensor:
-        """The log-density, (...), of vectors (..., event); vectors and contexts broadcast."""
 
 
 @final
@@ -75,7 +62,7 @@ class FlowDistribution(TorchDistribution):
 
     def __init__(
         self,
-        flow: Conditional,
+        flow: "Flow",
         context: Tensor | None = None,
         *,
         batch_shape: Shape = (),

@@ -46,6 +46,8 @@ class DiscreteHead(nn.Module, ABC):
         num_categories: int | None = None,
     ) -> None:
         super().__init__()
+        if len(event_shape) < self.variable_axes:
+            raise ValueError("Expected an event shape (..., K) for one-hot vectors but got ().")
         self.event_shape = torch.Size(event_shape)
         self.enumerate = temperature is None if enumerate is None else enumerate
         self.temperature = temperature
@@ -197,18 +199,6 @@ class OneHotHead(DiscreteHead):
     """
 
     variable_axes = 1
-
-    def __init__(
-        self,
-        in_features: int,
-        event_shape: Sequence[int],
-        *,
-        enumerate: bool | None = None,
-        temperature: Temperature | None = None,
-    ) -> None:
-        if not event_shape:
-            raise ValueError("Expected an event shape (..., K) for one-hot vectors but got ().")
-        super().__init__(in_features, event_shape, enumerate=enumerate, temperature=temperature)
 
     def _exact(self, logits: Tensor) -> dist.TorchDistribution:
         return dist.OneHotCategorical(logits=logits)

@@ -476,18 +476,6 @@ class _Increasing(Transform, ABC):
     bijective = True
     sign = 1
 
-    @abstractmethod
-    def _call(self, x: Tensor) -> Tensor:
-        """y."""
-
-    @abstractmethod
-    def _inverse(self, y: Tensor) -> Tensor:
-        """x."""
-
-    @abstractmethod
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """ln dy/dx."""
-
 
 @final
 class HalfCube(_Increasing):

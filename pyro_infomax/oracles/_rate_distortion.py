@@ -363,7 +363,7 @@ def channel_capacity(
     table = _table(channel)
     solve = partial(_solved, table, tolerance=tolerance / 4, max_iterations=max_iterations)
     if cost is None and budget is None:
-        return priced_capacity(table, tolerance=tolerance, max_iterations=max_iterations)
+        return blahut_arimoto(table, tolerance=tolerance, max_iterations=max_iterations)
     if cost is None or budget is None:
         lacking = "budget" if budget is None else "cost"
         raise ValueError(f"Expected cost and budget together but got no {lacking}.")
@@ -376,25 +376,6 @@ def channel_capacity(
     scarce = _cheapest(table, costs, tolerance=tolerance / 4, max_iterations=max_iterations)
     found = at_resource(partial(solve, costs), budget, scarce, free, tolerance=tolerance)
     return _report(table, costs, found.solution, -found.lower_bound, found.slope)
-
-
-@torch.no_grad()
-def priced_capacity(
-    channel: ArrayLike | Tensor,
-    *,
-    cost: ArrayLike | Tensor | None = None,
-    slope: float = 0.0,
-    tolerance: float,
-    max_iterations: int,
-) -> ChannelCapacity:
-    """The maximum of I(X; Y) - slope E[c(X)]."""
-    table = _table(channel)
-    price = non_negative("slope", slope).item()
-    if price and cost is None:
-        raise ValueError(f"Expected a cost for the slope to weigh but got slope={price} alone.")
-    costs = torch.zeros(len(table), dtype=torch.float64) if cost is None else _costs(cost, table)
-    point = _solved(table, costs, price, tolerance=tolerance, max_iterations=max_iterations)
-    return _report(table, costs, point.solution, -point.dual + price * point.resource, price)
 
 
 @final
@@ -539,22 +520,6 @@ def rate_distortion(
     return problem.report(found.solution, found.lower_bound, found.slope)
 
 
-@torch.no_grad()
-def sloped_rate_distortion(
-    source: ArrayLike | Tensor,
-    distortion: ArrayLike | Tensor,
-    *,
-    slope: float,
-    tolerance: float,
-    max_iterations: int,
-) -> RateDistortion:
-    """The minimum of I + slope E[d]."""
-    price = positive_number("slope", slope).item()
-    problem = _Source(source, distortion)
-    point = problem.solve(price, tolerance=tolerance, max_iterations=max_iterations)
-    return problem.report(point.solution, point.dual - price * point.resource, price)
-
-
 @final
 class Reproduction:
     r""":math:`J(w) = \sum_x p(x) \ln \sum_k w_k a_{xk}`, concave in the weights.
@@ -684,6 +649,7 @@ def blahut_arimoto(
 ) -> RateDistortion: ...
 
 
+@torch.no_grad()
 def blahut_arimoto(
     table: ArrayLike | Tensor,
     /,
@@ -742,15 +708,18 @@ def blahut_arimoto(
         0.3278 nats at distortion 0.1192
     """
     if source is None:
-        price = 0.0 if slope is None else slope
-        return priced_capacity(
-            table, cost=cost, slope=price, tolerance=tolerance, max_iterations=max_iterations
-        )
+        channel, price = _table(table), non_negative("slope", 0.0 if slope is None else slope).item()
+        if price and cost is None:
+            raise ValueError(f"Expected a cost for the slope to weigh but got slope={price} alone.")
+        costs = torch.zeros(len(channel), dtype=torch.float64) if cost is None else _costs(cost, channel)
+        point = _solved(channel, costs, price, tolerance=tolerance, max_iterations=max_iterations)
+        return _report(channel, costs, point.solution, -point.dual + price * point.resource, price)
     if cost is not None or slope is None:
         raise ValueError(
             "Expected a slope and no cost beside a source, whose table holds the distortions, but got "
             f"{'no slope' if slope is None else 'a cost'}."
         )
-    return sloped_rate_distortion(
-        source, table, slope=slope, tolerance=tolerance, max_iterations=max_iterations
-    )
+    price = positive_number("slope", slope).item()
+    problem = _Source(source, table)
+    point = problem.solve(price, tolerance=tolerance, max_iterations=max_iterations)
+    return problem.report(point.solution, point.dual - price * point.resource, price)

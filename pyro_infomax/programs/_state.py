@@ -3,7 +3,8 @@
 import weakref
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar, final
+from itertools import chain
+from typing import Any, Final, final
 
 import pyro
 import torch
@@ -362,8 +363,6 @@ def _constrained(name: str, leaf: Tensor, message: Site) -> Tensor:
 
 # ---- Copies of what programs keep, to go back to.
 
-_Key = TypeVar("_Key")
-
 
 @final
 class Snapshot:
@@ -371,75 +370,57 @@ class Snapshot:
 
     def __init__(self, programs: ProgramState) -> None:
         self._programs = programs
-        self._parameters: dict[str, Tensor] = {}
-        self._buffers: dict[Place, Tensor] = {}
+        self._copies: dict[str | Place, Tensor] = {}  # of parameters by name, of buffers by place
         self.update()
 
     def extend(self, parameters: Mapping[str, Tensor], buffers: Mapping[Place, Tensor]) -> None:
         """Copies tensors that have no copy yet; see :meth:`ProgramState.follow`."""
-        for name, tensor in parameters.items():
-            if name not in self._parameters:
-                self._parameters[name] = tensor.detach().clone()
-        for place, tensor in buffers.items():
-            if place not in self._buffers:
-                self._buffers[place] = tensor.detach().clone()
+        shown: Iterator[tuple[str | Place, Tensor]] = chain(parameters.items(), buffers.items())
+        for key, tensor in shown:
+            if key not in self._copies:
+                self._copies[key] = tensor.detach().clone()
 
     def update(self) -> None:
         """Copies everything anew."""
-        _refresh(self._parameters, self._programs.parameters)
-        _refresh(self._buffers, self._programs.buffers_by_place())
+        for key, tensor in self._live():
+            copy = self._copies.get(key)
+            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+                self._copies[key] = tensor.detach().clone()
+            else:
+                copy.copy_(tensor.detach())
 
     @torch.no_grad()
     def spoiled(self) -> bool:
         """Whether a live tensor has become nan or infinite anywhere since it was copied."""
-        return _any_spoiled(self._parameters, self._programs.parameters) or _any_spoiled(
-            self._buffers, self._programs.buffers_by_place()
-        )
+        return any(_is_spoiled(each, self._copies[key]) for key, each in self._live() if key in self._copies)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Writes the copies back into the live tensors."""
-        _write_back(self._parameters, self._programs.parameters)
-        _write_back(self._buffers, self._programs.buffers_by_place())
+        for key, tensor in self._live():
+            if key in self._copies:
+                tensor.copy_(self._copies[key])
+
+    def _live(self) -> Iterator[tuple[str | Place, Tensor]]:
+        return chain(self._programs.parameters.items(), self._programs.buffers_by_place().items())
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The copies, by the names of :meth:`ProgramState.state_dict`."""
-        names, places = self._programs.stable_names, self._programs.places()
+        parameters, buffers = self._programs.stable_names, self._programs.places()
         return {
-            "parameters": {names[name]: copy for name, copy in self._parameters.items()},
-            "buffers": {
-                name: self._buffers[place] for name, place in places.items() if place in self._buffers
-            },
+            "parameters": {new: self._copies[old] for old, new in parameters.items() if old in self._copies},
+            "buffers": {name: self._copies[key] for name, key in buffers.items() if key in self._copies},
         }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Takes over the copies of another process, of what the programs have so far."""
-        names, live = self._programs.stable_names, self._programs.parameters
-        copies = {name: state["parameters"].get(stable) for name, stable in names.items()}
-        self._parameters = {name: copy for name, copy in copies.items() if copy is not None}
-        for name, copy in self._parameters.items():
-            check_fits(name, live[name], copy)
+        live, saved = self._programs.parameters, state["parameters"]
+        names = {old: new for old, new in self._programs.stable_names.items() if new in saved}
+        for old, new in names.items():
+            check_fits(old, live[old], saved[new])
         places = self._programs.places()
-        self._buffers = {places[name]: copy for name, copy in state["buffers"].items() if name in places}
-
-
-def _refresh(copies: dict[_Key, Tensor], live: Mapping[_Key, Tensor]) -> None:
-    for key, tensor in live.items():
-        copy = copies.get(key)
-        if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-            copies[key] = tensor.detach().clone()
-        else:
-            copy.copy_(tensor.detach())
-
-
-def _write_back(copies: Mapping[_Key, Tensor], live: Mapping[_Key, Tensor]) -> None:
-    for key, copy in copies.items():
-        if key in live:
-            live[key].copy_(copy)
-
-
-def _any_spoiled(copies: Mapping[_Key, Tensor], live: Mapping[_Key, Tensor]) -> bool:
-    return any(_is_spoiled(live[key], copy) for key, copy in copies.items() if key in live)
+        self._copies = {old: saved[new] for old, new in names.items()}
+        self._copies.update((places[name], copy) for name, copy in state["buffers"].items() if name in places)
 
 
 def _is_spoiled(tensor: Tensor, copy: Tensor) -> bool:
