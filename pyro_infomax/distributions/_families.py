@@ -149,10 +149,7 @@ def innermost(distribution: object) -> object:
 
 
 def is_point_mass(fn: object) -> bool:
-    """Whether a distribution is a Delta, however it is wrapped.
-
-    Args:
-        fn: the distribution of a site.
+    """Whether the distribution of a site is a Delta, however it is wrapped.
 
     Example:
         >>> import pyro.distributions as dist

@@ -182,26 +182,15 @@ class Flow(nn.Module):
 
     @abstractmethod
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
-        """Log-densities of vectors.
+        """Log-densities, (...), in nats, of vectors (..., event).
 
-        Args:
-            value: (..., event), whose leading axes broadcast with those of the context.
-            context: (..., context); None where the flow has none.
-
-        Returns:
-            (...), in nats.
+        The leading axes of the vectors and of a context (..., context) broadcast; None where the flow has
+        none.
         """
         raise NotImplementedError
 
     def forward(self, context: Tensor | None = None) -> FlowDistribution:
-        """The distribution.
-
-        Args:
-            context: (..., context); None where the flow has none.
-
-        Returns:
-            A distribution with batch shape (...) and event shape (event,).
-        """
+        """A distribution of batch shape (...), event shape (event,), in a context (..., context) or none."""
         batch = torch.Size() if context is None else context.shape[:-1]
         return FlowDistribution(self, context, batch_shape=batch)
 

@@ -288,12 +288,8 @@ class AmortizedGuide(AutoGuide):
     def forward(self, *args: object, **kwargs: object) -> Sites:
         """The guide as a Pyro program, with the arguments of the model.
 
-        Args:
-            *args: the data, which the encoder gets too.
-            **kwargs: further arguments of the model, which the guide passes over.
-
-        Returns:
-            The latents by site name, each (..., batch, \\*event).
+        The encoder gets the data too; further keyword arguments of the model are passed over. Returns the
+        latents by site name, each (..., batch, \\*event).
         """
         self._ensure_prototype(*args, **kwargs)
         assert self._data_plate is not None
@@ -362,13 +358,7 @@ class AmortizedGuide(AutoGuide):
     def median(
         self, *args: object, num_samples: int = 1000, seed: int | None = None, **kwargs: object
     ) -> Sites:
-        """The median of each latent's posterior, element by element; see :meth:`quantiles`.
-
-        Args:
-            *args: the data.
-            num_samples: as in :meth:`quantiles`, and so is the seed.
-            seed: isolates the draws.
-            **kwargs: further arguments of the model, for its first run.
+        """The median of each latent's posterior, element by element; see :meth:`quantiles` for the arguments.
 
         Returns:
             Medians by site name, each (batch, \\*event).

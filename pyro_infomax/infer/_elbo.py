@@ -311,7 +311,7 @@ class WeightedELBO(ELBO):
         return found
 
     def variable_weights(self, *, numbers: bool = False) -> dict[str, Tensor]:
-        """The present values of the weights that may change from step to step: schedules and tensors.
+        """The present values of weights that may change from step to step: schedules and tensors.
 
         Args:
             numbers: whether to take weights that are plain numbers too.
@@ -328,11 +328,9 @@ class WeightedELBO(ELBO):
             self._given_weights = {}
 
     def adopt(self, evaluation: SurrogateLoss, subsampled: Mapping[int, int]) -> None:
-        """Takes an evaluation that was computed elsewhere as its own, and as a training step.
+        """Takes what :meth:`surrogate` has returned elsewhere as its own evaluation, and as a training step.
 
-        Args:
-            evaluation: what :meth:`surrogate` has returned there.
-            subsampled: sizes of subsampled plates to what they stand for, see :attr:`subsampled`.
+        Subsampled plates are given by size, with what they stand for; see :attr:`subsampled`.
         """
         self._reset()
         self._sums, self._summed = dict(evaluation.terms), 1
@@ -496,10 +494,7 @@ def surrogate_loss(
 
     Args:
         elbo: an objective of this package, or Pyro's Trace, TraceMeanField or TraceGraph ELBO.
-        model: the model.
-        guide: the guide.
-        *args: what both are called with.
-        **kwargs: the same by keyword.
+        model, guide, *args, **kwargs: as for :meth:`WeightedELBO.loss`.
 
     Returns:
         The loss, a surrogate that has its gradients, and the unweighted terms, in nats.

@@ -315,24 +315,16 @@ class RepresentationJoint:
         return total({name: self.program.log_prob(trace.nodes[name], len(rows)) for name in z})
 
     def log_aggregate(self, z: SiteValues | Tensor) -> Tensor:
-        r"""log q(z) = log :math:`\frac1N \sum_n q(z \mid x_n)`.
+        r"""log q(z) = log :math:`\frac1N \sum_n q(z \mid x_n)`, (M,), in nats.
 
-        Args:
-            z: site names to (M, *event), or a tensor for a single site.
-
-        Returns:
-            (M,), in nats.
+        z is a mapping from site names to (M, *event), or a tensor for a single site.
         """
         return self.aggregate.log_prob(self._flat(z))
 
     def log_inverted(self, z: SiteValues | Tensor) -> Tensor:
-        """log q(x_n|z) = log q(z|x_n) − log N − log q(z), the inverted posterior over the data.
+        """log q(x_n|z) = log q(z|x_n) − log N − log q(z), the inverted posterior over the data, (M, N).
 
-        Args:
-            z: site names to (M, *event), or a tensor for a single site.
-
-        Returns:
-            (M, N), in nats; each row sums to one in probability.
+        Of z as in :meth:`log_aggregate`, in nats; each row sums to one in probability.
         """
         posterior = self.aggregate.posterior
         few = self._flat(z).split(points_at_once(posterior))

@@ -184,11 +184,7 @@ class ProgramState:
 
     @contextmanager
     def watch(self, *, modules: bool = True) -> Iterator[None]:
-        """Learns about parameters, and modules, from the runs of the programs in this block.
-
-        Args:
-            modules: whether to look at the calls of modules too.
-        """
+        """Learns about parameters, and modules, from the runs of the programs in this block."""
         with _ParamMessenger(self._expect, self._meet):
             if not modules:
                 yield
