@@ -233,7 +233,6 @@ class LazyFlow(Flow):
         self.has_rsample = made.has_rsample
 
     def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
-        """Vectors (*batch, event) and their log-densities, (*batch)."""
         made = self._made(None if context is None else context.expand(*batch, -1))
         shape = batch if context is None else torch.Size()
         if hasattr(made, "rsample_and_log_prob"):
@@ -243,7 +242,6 @@ class LazyFlow(Flow):
         return value, made.log_prob(value)
 
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
-        """Log-densities, (...), of vectors (..., event)."""
         if context is None:
             return self._made(None).log_prob(value)
         # Some flows of zuko take values without the axes of the context for others, and do not say so
@@ -315,7 +313,6 @@ class TransformFlow(Flow):
         return any(isinstance(step.transform, ConditionalTransform) for step in self._steps)
 
     def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
-        """Vectors (*batch, event) and their log-densities, (*batch)."""
         value = self.noise(batch).reshape(-1, self.event_size)
         score = log_normal(value)
         for step in self._conditioned(context, batch):
@@ -324,7 +321,6 @@ class TransformFlow(Flow):
         return value.reshape(*batch, self.event_size), score.reshape(batch)
 
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
-        """Log-densities, (...), of vectors (..., event)."""
         batch = value.shape[:-1]
         if context is not None:
             batch = torch.broadcast_shapes(batch, context.shape[:-1])
@@ -576,7 +572,6 @@ class CouplingFlow(Flow):
         )
 
     def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
-        """Vectors (*batch, event) and their log-densities, (*batch)."""
         value = self.noise(batch)
         score = log_normal(value)
         for layer in self._couplings:
@@ -585,7 +580,6 @@ class CouplingFlow(Flow):
         return value, score
 
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
-        """Log-densities, (...), of vectors (..., event)."""
         total: Tensor | float = 0.0
         for layer in reversed(self._couplings):
             value, log_det = layer.backward(value, context)

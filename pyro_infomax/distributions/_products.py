@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar, Protocol, Self, cast, final
 
 import torch
@@ -156,20 +157,6 @@ class Marginals(Protocol):
         """log q(z_j), (..., latent), of z (..., latent)."""
 
 
-class HasMarginals(Protocol):
-    """A posterior that scores its dimensions by itself."""
-
-    def log_prob_marginals(self, z: Tensor, /) -> Tensor:
-        """log q(z_j), (..., latent), of z (..., latent)."""
-
-
-class OwnMarginals:
-    """The marginals of a distribution that brings its own ``log_prob_marginals``."""
-
-    def __init__(self, distribution: "HasMarginals") -> None:
-        self.log_prob = distribution.log_prob_marginals
-
-
 class MixtureMarginals:
     """The marginals of a mixture: the mixture of its components' marginals."""
 
@@ -185,7 +172,7 @@ class MixtureMarginals:
 def marginals_of(distribution: object) -> Marginals:
     """Univariate distributions of batch shape (*batch, latent), or an object that scores like them."""
     if hasattr(distribution, "log_prob_marginals"):
-        return OwnMarginals(cast(HasMarginals, distribution))
+        return cast(Marginals, SimpleNamespace(log_prob=distribution.log_prob_marginals))
     if is_factorised(distribution):
         return distribution.base_dist
     if isinstance(distribution, MultivariateNormal | LowRankMultivariateNormal):

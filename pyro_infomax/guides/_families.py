@@ -122,13 +122,10 @@ class AmortizedMultivariateNormal(ContinuousGuide):
     deep generative models".
 
     Args:
-        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
-        init_scale: standard deviation of every latent at first, in units of the latent, or of the real
-            variable behind it.
+        model, encoder, heads, structured, create_plates, init_scale: as :class:`AmortizedNormal`.
 
     Raises:
-        ValueError: unless init_scale > 0; see :class:`AmortizedGuide`.
-        NotImplementedError: for discrete sites, and as :class:`AmortizedGuide`.
+        ValueError, NotImplementedError: as :class:`AmortizedNormal`.
 
     Example:
         >>> import pyro, torch
@@ -165,15 +162,13 @@ class AmortizedLowRankNormal(ContinuousGuide):
     deep generative models".
 
     Args:
-        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
+        model, encoder, heads, structured, create_plates, init_scale: as :class:`AmortizedNormal`.
         rank: columns of W, at most the number of elements of the smallest site; None for the square root of
             the number of elements, rounded up.
-        init_scale: standard deviation of every latent at first, in units of the latent, or of the real
-            variable behind it.
 
     Raises:
-        ValueError: unless init_scale > 0 and rank >= 1; see :class:`AmortizedGuide`.
-        NotImplementedError: for discrete sites, and as :class:`AmortizedGuide`.
+        ValueError: unless rank >= 1, and as :class:`AmortizedNormal`.
+        NotImplementedError: as :class:`AmortizedNormal`.
 
     Example:
         >>> import pyro, torch
@@ -222,17 +217,15 @@ class AmortizedFlow(ContinuousGuide):
         Durkan, Bekasov, Murray and Papamakarios, 2019, "Neural spline flows".
 
     Args:
-        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
+        model, encoder, heads, structured, create_plates, init_scale: as :class:`AmortizedNormal`.
         flow: called as ``flow(elements, features)`` for each site, it gives a conditional transform of
             :mod:`pyro.distributions.transforms`, a list of them, or a flow of zuko: ``zuko.flows.NSF`` as it
             is, after ``pip install pyro_infomax[flows]``. None for the flow of
             :class:`~pyro_infomax.nn.FlowHead`.
-        init_scale: standard deviation of every latent at first, in units of the latent, or of the real
-            variable behind it.
 
     Raises:
-        ValueError: unless init_scale > 0, and for a flow that is no function; see :class:`AmortizedGuide`.
-        NotImplementedError: for discrete sites, and as :class:`AmortizedGuide`.
+        ValueError: for a flow that is no function, and as :class:`AmortizedNormal`.
+        NotImplementedError: as :class:`AmortizedNormal`.
 
     Example:
         >>> import pyro, torch

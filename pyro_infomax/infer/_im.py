@@ -109,8 +109,9 @@ class Line:
     def _check_sender(self) -> None:
         for name, site in self._sent.found.items():
             if site["is_observed"] and not is_deterministic(site):
+                given = "a factor" if site_is_factor(site) else "observed"
                 raise ValueError(
-                    f"Expected the sender to draw every site but {name!r} is {_given(site)}: it runs the "
+                    f"Expected the sender to draw every site but {name!r} is {given}: it runs the "
                     "input and the channel forwards, so leave observing and factors out"
                 )
         if self._received is None:
@@ -125,7 +126,8 @@ class Line:
                 raise ValueError(
                     f"Expected a normalised decoder but got the factor {name!r}, with which there is no bound"
                 )
-            if not site["is_observed"] and name not in self._sent.found and not _is_summed_out(site):
+            is_scored = site["is_observed"] or name in self._sent.found
+            if not is_scored and not site["infer"].get("enumerate"):  # which is summed out
                 raise ValueError(
                     f"Expected the decoder to score sites that the sender draws, {list(self._sent.found)}, "
                     f"but got {name!r}: give it the name of the site, obs= if it is an argument of both "
@@ -136,14 +138,6 @@ class Line:
                 f"Expected the decoder to score a site of the sender, {list(self._sent.found)}, or data by "
                 "obs= but it scores nothing"
             )
-
-
-def _is_summed_out(site: Site) -> bool:
-    return bool(site["infer"].get("enumerate"))
-
-
-def _given(site: Site) -> str:
-    return "a factor" if site_is_factor(site) else "observed"
 
 
 def _check_comparable(sent: Site, decoded: Site) -> None:
@@ -444,7 +438,10 @@ def transmitted_information(
         >>> abs(float(estimate) - 0.5 * math.log(2)) < 3 * float(estimate.standard_error)
         True
     """
-    _check(num_samples, uses)
+    if num_samples < 2:
+        raise ValueError(f"Expected num_samples >= 2 but got {num_samples}.")
+    if uses < 1:
+        raise ValueError(f"Expected uses >= 1 but got {uses}.")
     with seeded_draws(seed), torch.no_grad(), evaluation_mode(decoder, sender):
         run = _run(decoder, sender, args)
         particles, blocks = (1, 1) if _is_enumerated(run.sender) else _plan(num_samples)
@@ -464,13 +461,6 @@ def transmitted_information(
         target="mutual information of what the decoder scores and what it receives"
         + (", less the entropy of the data" if _scores_data(run.decoder) and not source_entropy else ""),
     )
-
-
-def _check(num_samples: int, uses: int) -> None:
-    if num_samples < 2:
-        raise ValueError(f"Expected num_samples >= 2 but got {num_samples}.")
-    if uses < 1:
-        raise ValueError(f"Expected uses >= 1 but got {uses}.")
 
 
 class _Run(NamedTuple):

@@ -139,10 +139,8 @@ class CategoricalHead(DiscreteHead):
     .. math:: q(z = k \mid h) = \mathrm{softmax}(A h + a)_k
 
     Args:
-        in_features: number of features.
-        event_shape: shape of one latent; only a scalar, ``()``, can be enumerated.
+        in_features, event_shape, enumerate: as :class:`BernoulliHead`.
         num_categories: K.
-        enumerate: whether a ``TraceEnum`` objective sums over all values.
         temperature: refused, since integers carry no gradient.
 
     Raises:
@@ -182,10 +180,9 @@ class OneHotHead(DiscreteHead):
     .. math:: q(z = e_k \mid h) = \mathrm{softmax}(A h + a)_k
 
     Args:
-        in_features: number of features.
         event_shape: shape of one latent, with the K categories along the last axis; only a single vector,
             (K,), can be enumerated.
-        enumerate, temperature: as :class:`BernoulliHead`, with
+        in_features, enumerate, temperature: as :class:`BernoulliHead`, with
             :class:`~pyro_infomax.distributions.StraightThroughOneHotCategorical`.
 
     Raises:
@@ -220,9 +217,7 @@ def discrete_head(
     Args:
         support: constraint of the site's prior, with or without ``independent`` around it.
         event_shape: shape of one latent.
-        in_features: number of features.
-        enumerate: whether a ``TraceEnum`` objective sums over all values; None if there is no temperature.
-        temperature: above 0, or a function without arguments that gives one, read at each call.
+        in_features, enumerate, temperature: as :class:`BernoulliHead`.
 
     Raises:
         ValueError: unless temperature > 0, and for a temperature with ``enumerate=True``.

@@ -211,11 +211,8 @@ class ConvEncoder(DatumEncoder):
     Args:
         input_shape: shape of one image, (channels, height, width) or (height, width).
         channels: output channels of each convolution.
-        out_features: number of features, computed by a last linear layer.
+        out_features: number of features, computed by a last linear layer; an attribute too.
         activation: builds one activation.
-
-    Attributes:
-        out_features: number of features.
 
     Raises:
         ValueError: for a shape that is no image of at least 4 x 4, and on data of another shape.

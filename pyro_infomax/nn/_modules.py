@@ -61,13 +61,11 @@ def register(name: str, module: object) -> None:
     module; :func:`pyro.module` would leave the module with its initial weights. To be called in a Pyro
     program at each run. A :class:`~pyro.nn.PyroModule` registers itself and is given the name.
     """
+    adopt(name, module)
     owner = module_of(module)
-    if isinstance(owner, PyroModule):
-        _name_root(name, owner)
-        return
-    adopt(name, owner)
-    for key, parameter in _trainable(name, owner):
-        pyro.param(key, parameter)
+    if not isinstance(owner, PyroModule):
+        for key, parameter in _trainable(name, owner):
+            pyro.param(key, parameter)
 
 
 def adopt(name: str, module: object) -> None:

@@ -344,8 +344,7 @@ def channel_capacity(
         channel: p(y|x), (input, output).
         cost: c(x), (input,).
         budget: the most that the expected cost may be.
-        tolerance: the gap between the bounds that is accepted, in nats.
-        max_iterations: of the multiplicative update, before Newton's steps.
+        tolerance, max_iterations: as :func:`blahut_arimoto`.
 
     Raises:
         ValueError: If the channel is no table of probabilities, only one of cost and budget is given, or the
@@ -493,8 +492,7 @@ def rate_distortion(
         source: p(x), (source,).
         distortion: d(x, x̂), (source, reproduction); infinite where a reproduction is forbidden.
         target: D. Where a single reproduction does as well or better, the rate is 0.
-        tolerance: the gap between the bounds that is accepted, in nats.
-        max_iterations: of the multiplicative update, before Newton's steps.
+        tolerance, max_iterations: as :func:`blahut_arimoto`.
 
     Raises:
         ValueError: If the source is no distribution, the shapes do not fit, the target is below the least

@@ -175,16 +175,6 @@ class LocalProgram:
         data_plate: the name of the data plate, None to find it.
         batch_size: the largest number of rows of a run, where the program follows its arguments.
 
-    Attributes:
-        plate: the name of the data plate.
-        follows: whether the program takes data of any length, its plate with them.
-        subsamples: whether its plate takes a fixed number of rows of the data.
-        piece: the number of rows of a run, the largest one if the program follows its arguments.
-        latents: the layouts of the latent sites, in the program's order.
-        observed: the layouts of the observed sites, factors included.
-        point_masses: the latent sites whose distribution is a Delta, which has no density.
-        error: what ended the run of a prior before its end, if anything.
-
     Raises:
         ValueError: if there is no data plate, or several, or a site has batch dimensions without plates.
         NotImplementedError: if a latent site is global or auxiliary, if an observed site joins the data, if
@@ -216,12 +206,13 @@ class LocalProgram:
         seen = probe(program, data, role=role, data_plate=data_plate)
         self.plate: str = seen.frame.name
         self.follows = seen.follows
+        # whether its plate takes a fixed number of rows of the data
         self.subsamples = not seen.follows and _subsamples(seen.frame)
-        self.piece: int = batch_size if seen.follows else seen.frame.size
+        self.piece: int = batch_size if seen.follows else seen.frame.size  # rows of a run, or the most
         self.error = seen.error
         self._refuse_unknown_densities(seen, data)
-        self.latents = self._layouts(seen, observed=False)
-        self.observed = self._layouts(seen, observed=True)
+        self.latents = self._layouts(seen, observed=False)  # in the program's order
+        self.observed = self._layouts(seen, observed=True)  # factors included
         self.point_masses = [name for name in self.latents if is_point_mass(seen.trace.nodes[name]["fn"])]
 
     def _refuse_unknown_densities(self, seen: Probe, data: Tensors) -> None:
@@ -324,11 +315,8 @@ class LocalProgram:
     def pieces(self, size: int) -> Iterator[torch.Tensor]:
         """The rows of ``size`` data, as many at a time as one run takes.
 
-        A plate that subsamples takes its own number of rows each time: the last piece goes back for some,
-        and too few data are taken more than once.
-
-        Raises:
-            ValueError: if the program takes another number of data only.
+        A plate that subsamples takes its own number of rows each time: the last piece goes back for some, and
+        too few data are taken more than once.
         """
         return (rows for rows, _ in self._runs(size))
 
@@ -361,16 +349,10 @@ class LocalProgram:
         values: SiteValues | None = None,
         stop_after: Sequence[str] | None = None,
     ) -> Any:
-        """Runs the program on some rows.
+        """A trace of the program on some rows of its data, None for all, its log-probabilities not computed.
 
-        Args:
-            data: all of its data.
-            rows: (B,) the rows of this run, None for all.
-            values: site names to values (outer, B or 1, *shape), see :class:`SiteLayout`.
-            stop_after: latent sites after which the rest of the program is left out.
-
-        Returns:
-            The trace, its log-probabilities not computed.
+        Sites are given values (outer, B or 1, *shape), see :class:`SiteLayout`. After the latent sites to
+        stop after, the rest of the program is left out.
         """
         everything = torch.arange(len(data[0]))
         rows = everything if rows is None else rows
@@ -398,16 +380,10 @@ class LocalProgram:
         }
 
     def log_prob(self, site: Site, rows: int, *, z: torch.Tensor | None = None) -> torch.Tensor:
-        """log p of a traced site datum by datum, inner plates summed, in float64.
+        """log p of a site of a :meth:`trace` datum by datum, inner plates summed: (outer, rows), float64.
 
-        Args:
-            site: a node of a trace of :meth:`trace`.
-            rows: the number of rows of that run.
-            z: the values to score, (outer, rows or 1, *shape), where they are not those that the program ran
-                with, or finer than those.
-
-        Returns:
-            (outer, rows), in nats.
+        ``z`` are the values to score, (outer, rows or 1, *shape), where they are not those that the program
+        ran with, or finer than those.
         """
         layout = (self.latents | self.observed)[site["name"]]
         self._refuse_other_rows(site, rows)

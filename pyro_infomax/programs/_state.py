@@ -213,12 +213,6 @@ class ProgramState:
         """Copies values into the live tensors, in place; none is changed if one does not fit.
 
         Values of parameters and buffers that are not known yet wait, and are copied when these appear.
-
-        Args:
-            state: of :meth:`state_dict`.
-
-        Raises:
-            ValueError: for values of another shape or dtype.
         """
         self._waiting, self._waiting_buffers = {}, {}
         live = self.state_dict()
