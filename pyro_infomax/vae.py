@@ -143,8 +143,7 @@ class VAE(nn.Module):
     def model(self, x: Tensor, *_: object) -> Tensor:
         """The generative joint p(z) p(x|z), as a Pyro program with ``x`` observed.
 
-        The data are (batch, ...); further data are for the encoder alone. Returns the latents, (batch,
-        latent_dim).
+        Data are (batch, ...), further ones for the encoder alone. Returns the latents, (batch, latent_dim).
         """
         for part in ("decoder", "likelihood", "prior"):
             register(f"{self._name}.{part}", getattr(self, part))

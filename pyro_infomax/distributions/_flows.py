@@ -184,8 +184,7 @@ class Flow(nn.Module):
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
         """Log-densities, (...), in nats, of vectors (..., event).
 
-        The leading axes of the vectors and of a context (..., context) broadcast; None where the flow has
-        none.
+        Their leading axes broadcast with those of the context, (..., context), None where the flow has none.
         """
         raise NotImplementedError
 

@@ -144,9 +144,9 @@ _D = TypeVar("_D", bound=Distribution)
 def batch_mapped(fns: Sequence[_D], batch_shape: Sequence[int], combine: Combine) -> _D:
     """Distributions of one class as one, with other batches.
 
-    Every tensor that a distribution holds for its batch is mapped, those of the distributions and transforms
-    within it too, from those of all, (*batch, *rest) each, to one of (*batch_shape, *rest). What does not
-    belong to the batch must be the same in all of them.
+    Every tensor (*batch, *rest) that they hold, those of distributions and transforms within them too, is
+    combined to one of (*batch_shape, *rest). What does not belong to the batch must be the same in all of
+    them.
     """
     return _mapped(fns, [fn.batch_shape for fn in fns], torch.Size(batch_shape), combine)
 

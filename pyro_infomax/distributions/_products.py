@@ -59,8 +59,7 @@ def elementwise_of(distribution: TransformedDistribution) -> Transform | None:
 class SideBySide(Distribution):
     """Univariate distributions along the last axis of their batch shape, in runs of one family each.
 
-    Each part has a batch shape (*batch, size) with its own size. Values, moments and log-densities are
-    float64.
+    Each part has a batch shape (*batch, size) of its own size. Values, moments and log-densities are float64.
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}

@@ -121,8 +121,8 @@ class SiteTransform:
     def distribution(self, base: dist.TorchDistribution) -> dist.TorchDistribution:
         """The distribution of z = T(u), of that of u with event shape (size,).
 
-        It has the batch shape of ``base`` and the event shape of the site, and is ``base`` itself where the
-        site is a real vector.
+        It has the batch shape of ``base`` and the event shape of the site; of a real vector it is ``base``
+        itself.
         """
         flat, shape = torch.Size([self.size]), self.unconstrained_shape
         steps = self.transforms()
@@ -131,11 +131,10 @@ class SiteTransform:
         return dist.TransformedDistribution(base, steps) if steps else base
 
     def normal(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-        """The distribution of z where the elements of u are independent Normals.
+        """The distribution of z where the elements of u are independent Normals, (..., size).
 
         Where T acts on each element by itself, so are the elements of z, and the distribution says so:
-        ``Normal`` for real sites, ``LogNormal`` for positive ones. Means and standard deviations of u are
-        (..., size).
+        ``Normal`` for real sites, ``LogNormal`` for positive ones.
         """
         if not self.is_elementwise:
             return self.distribution(dist.Normal(loc, scale).to_event(1))

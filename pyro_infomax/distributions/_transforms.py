@@ -39,8 +39,7 @@ def elementwise(transform: Transform) -> Transform | None:
 def shared(transform: Transform) -> Transform | None:
     """The transform of one datum where it is that of all data, None where data may differ in theirs.
 
-    What its attributes are but numbers is not looked into; two axes of a tensor are taken for (batch,
-    latent).
+    Two axes of a tensor that it holds are taken for (batch, latent); what is no number is not looked into.
     """
     if isinstance(transform, IndependentTransform):
         inner = shared(transform.base_transform)

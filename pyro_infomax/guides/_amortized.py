@@ -195,11 +195,6 @@ def median_of(posterior: dist.TorchDistribution) -> Tensor:
 # ---- The guide.
 
 
-def _is_no_prototype(msg: "Message[..., object]") -> bool:
-    # Observed sites are kept, unlike in Pyro's autoguides: they tell which plate holds the data
-    return msg["type"] != "sample" or site_is_subsample(msg)
-
-
 class GuideOptions(TypedDict, total=False):
     """The options of every guide; see :class:`AmortizedGuide`."""
 
@@ -244,7 +239,6 @@ class AmortizedGuide(AutoGuide):
 
     heads: nn.ModuleList
     inputs: nn.ModuleList
-    _prototype_hide_fn = staticmethod(_is_no_prototype)
 
     def __init__(
         self,
@@ -288,8 +282,12 @@ class AmortizedGuide(AutoGuide):
     def forward(self, *args: object, **kwargs: object) -> Sites:
         """The guide as a Pyro program, with the arguments of the model.
 
-        The encoder gets the data too; further keyword arguments of the model are passed over. Returns the
-        latents by site name, each (..., batch, \\*event).
+        Args:
+            *args: the data, which the encoder gets too.
+            **kwargs: further arguments of the model, which the guide passes over.
+
+        Returns:
+            The latents by site name, each (..., batch, \\*event).
         """
         self._ensure_prototype(*args, **kwargs)
         assert self._data_plate is not None
@@ -455,6 +453,11 @@ class AmortizedGuide(AutoGuide):
         _forget_values(trace)
         self._own_heads = {}
         self._data_plate = plate
+
+    @staticmethod
+    def _prototype_hide_fn(msg: "Message[..., object]") -> bool:
+        # Observed sites are kept, unlike in Pyro's autoguides: they tell which plate holds the data
+        return msg["type"] != "sample" or site_is_subsample(msg)
 
     def _run_model(self, *args: object, **kwargs: object) -> Trace:
         # Unlike the method of the base, without a memory of the sizes of plates, which are made at each call

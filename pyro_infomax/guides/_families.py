@@ -33,9 +33,8 @@ class ContinuousGuideOptions(GuideOptions, total=False):
 class ContinuousGuide(AmortizedGuide):
     """A family whose heads serve continuous sites, reached from the reals by a bijection. Abstract.
 
-    A subclass names its :attr:`head_class`, which is called with the number of features and the event shape
-    of a site, and by keyword with its support and :attr:`options`, to which the subclass adds what else that
-    takes.
+    A subclass names its :attr:`head_class`, called with the number of features and the event shape of a site,
+    and by keyword with its support and with :attr:`options`, to which the subclass adds what else that takes.
     """
 
     head_class: ClassVar[Callable[..., nn.Module]]
@@ -218,10 +217,9 @@ class AmortizedFlow(ContinuousGuide):
 
     Args:
         model, encoder, heads, structured, create_plates, init_scale: as :class:`AmortizedNormal`.
-        flow: called as ``flow(elements, features)`` for each site, it gives a conditional transform of
-            :mod:`pyro.distributions.transforms`, a list of them, or a flow of zuko: ``zuko.flows.NSF`` as it
-            is, after ``pip install pyro_infomax[flows]``. None for the flow of
-            :class:`~pyro_infomax.nn.FlowHead`.
+        flow: called as ``flow(elements, features)`` for each site, it gives what
+            :func:`~pyro_infomax.distributions.to_flow` takes: conditional transforms of Pyro, or a flow of
+            zuko, ``zuko.flows.NSF`` as it is. None for the flow of :class:`~pyro_infomax.nn.FlowHead`.
 
     Raises:
         ValueError: for a flow that is no function, and as :class:`AmortizedNormal`.

@@ -75,11 +75,10 @@ def find_data_plate(trace: Trace, size: int, *, own_plates: Collection[str] = ()
     """The plate of full size ``size`` around the observed sites.
 
     Where several plates have that size, it is the one that holds the latent sites too. Where none is observed
-    (a part of a model), the latent sites stand in. The data may be a part of a larger plate that the user
-    makes.
+    (a part of a model), the latent sites stand in. The data may be a part of one of the user's own plates.
     """
     latent = [_plates(site) for site in _latent_sites(trace)]
-    observed = [_plates(site) for site in _observed_sites(trace)] or latent
+    observed = [_plates(site) for site in sample_sites(trace) if site["is_observed"]] or latent
     plates = {name: frame for frames in observed for name, frame in frames.items()}
     if not plates:
         raise ValueError(
@@ -157,10 +156,6 @@ def _latent_sites(trace: Trace) -> list[Site]:
     return [site for site in sample_sites(trace) if not site["is_observed"]]
 
 
-def _observed_sites(trace: Trace) -> list[Site]:
-    return [site for site in sample_sites(trace) if site["is_observed"]]
-
-
 # ---- The support of a site, for a family that covers some.
 
 
@@ -199,17 +194,9 @@ def number_of_categories(support: Constraint) -> int | None:
     """K of a site whose values are the integers from 0 to K − 1; None for values that are numbers."""
     base = unwrapped(support)
     lower, upper = (getattr(base, name, None) for name in ("lower_bound", "upper_bound"))
-    if not base.is_discrete or lower is None or upper is None or int(_least(lower)) != 0:
+    if not base.is_discrete or lower is None or upper is None or int(torch.as_tensor(lower).min()) != 0:
         return None
-    return int(_most(upper)) + 1
-
-
-def _least(bound: float | Tensor) -> float | Tensor:
-    return bound.min() if isinstance(bound, Tensor) else bound
-
-
-def _most(bound: float | Tensor) -> float | Tensor:
-    return bound.max() if isinstance(bound, Tensor) else bound
+    return int(torch.as_tensor(upper).max()) + 1
 
 
 # ---- What the head of a site sees: features in the axes of the site's plates, and the sites before it.
@@ -221,8 +208,7 @@ def laid_out(features: Tensor, data_dim: int, dims: Sequence[int]) -> Tensor:
     """Features with the data and the cells of inner plates in the axes of these plates.
 
     From (batch, \\*cells, features) to (\\*axes of the plates, features), with axes of size 1 where no plate
-    is. ``data_dim`` and ``dims``, those of the inner plates in the order of their cells, count from the
-    right.
+    is. The axes of the data and, in the order of the cells, of the inner plates count from the right.
     """
     axes = [data_dim, *dims]
     order = sorted(range(len(axes)), key=axes.__getitem__)
@@ -253,23 +239,24 @@ class EarlierSite:
 
     site: LatentSite
     beyond: tuple[InnerPlate, ...]  # those that the later one is not inside of: all of their cells are seen
+    categories: int | None
 
     @classmethod
     def of(cls, site: LatentSite, later: LatentSite) -> "EarlierSite":
         """As the later site sees it."""
         shared = {plate.name for plate in later.plates}
-        return cls(site, tuple(plate for plate in site.plates if plate.name not in shared))
+        beyond = tuple(plate for plate in site.plates if plate.name not in shared)
+        return cls(site, beyond, number_of_categories(site.support))
 
     @property
     def size(self) -> int:
         """Number of numbers that are seen of it."""
-        categories = number_of_categories(self.site.support) or 1
-        return self.site.event_shape.numel() * categories * prod(plate.size for plate in self.beyond)
+        cells = prod(plate.size for plate in self.beyond)
+        return self.site.event_shape.numel() * (self.categories or 1) * cells
 
     def seen(self, value: Tensor, dtype: torch.dtype) -> Tensor:
         """(..., \\*event) to (..., size), categories one-hot."""
-        categories = number_of_categories(self.site.support)
-        numbers = one_hot(value.long(), categories) if categories else value.unsqueeze(-1)
+        numbers = one_hot(value.long(), self.categories) if self.categories else value.unsqueeze(-1)
         lead = value.dim() - len(self.site.event_shape)
         flat = numbers.to(dtype).reshape(*value.shape[:lead], -1)  # (..., numbers)
         for plate in self.beyond:

@@ -107,24 +107,18 @@ def particle_losses(
     elbo: ELBO, model: Program, guide: Program, args: Args, kwargs: Kwargs
 ) -> tuple[Tensor, Tensor]:
     """Loss and surrogate loss of one of Pyro's sampled ELBOs, averaged over its particles."""
-    particle = _particle(elbo)
+    if isinstance(elbo, TraceGraph_ELBO):
+        particle = elbo._loss_and_surrogate_loss_particle
+    elif isinstance(elbo, Trace_ELBO):
+        particle = elbo._differentiable_loss_particle
+    else:
+        raise NotImplementedError(f"{type(elbo).__name__} has no loss that stays in tensors")
     with _ItemsStayTensors():
         pairs = [particle(*traces) for traces in elbo._get_traces(model, guide, args, kwargs)]
         loss, surrogate = (sum(each) / elbo.num_particles for each in zip(*pairs, strict=True))
+    # What TraceGraph_ELBO calls a loss there is the ELBO
+    loss = -loss if isinstance(elbo, TraceGraph_ELBO) else loss
     return torch.as_tensor(loss).detach(), torch.as_tensor(surrogate)
-
-
-def _particle(elbo: ELBO) -> Callable[[Trace, Trace], tuple[Loss, Loss]]:
-    if isinstance(elbo, TraceGraph_ELBO):
-        return lambda *traces: _negated_first(*elbo._loss_and_surrogate_loss_particle(*traces))
-    if isinstance(elbo, Trace_ELBO):
-        return elbo._differentiable_loss_particle
-    raise NotImplementedError(f"{type(elbo).__name__} has no loss that stays in tensors")
-
-
-# What Pyro calls a loss there is the ELBO
-def _negated_first(elbo: Loss, surrogate: Loss) -> tuple[Loss, Loss]:
-    return -elbo, surrogate
 
 
 class _ItemsStayTensors(TorchFunctionMode):

@@ -409,7 +409,9 @@ def _unweighted_terms(
     model_trace, guide_trace = mapped(model_trace, _unweighted), mapped(guide_trace, _unweighted)
     costs = model_costs(model_trace, guide_trace)
     expectation = expectation or Expectation(guide_trace, costs.ordering)
-    data = _tensors_of(model_trace, _sites_of_the_distortion(model_trace, guide_trace))
+    names = _sites_of_the_distortion(model_trace, guide_trace)
+    # Pyro's factors carry no names, so a tensor is known by what it is
+    data = {id(tensor) for name in names for tensor in model_trace.nodes[name]["packed"].values()}
     of_data = costs.select(lambda tensor: id(tensor) in data)
     others = costs.select(lambda tensor: id(tensor) not in data)
     return -expectation.of(of_data.contracted()), -expectation.of(elbo_costs(others, guide_trace))
@@ -450,8 +452,3 @@ def _sites_of_the_distortion(model_trace: Trace, guide_trace: Trace) -> set[str]
         if not observed.isdisjoint(component.sites):
             observed.update(component.sites)
     return observed
-
-
-# Pyro's factors carry no names, so a tensor is known by what it is.
-def _tensors_of(trace: Trace, names: set[str]) -> set[int]:
-    return {id(tensor) for name in names for tensor in trace.nodes[name]["packed"].values()}

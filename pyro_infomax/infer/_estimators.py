@@ -211,7 +211,8 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         loss: Loss = 0.0
         for name, site in sites.items():
             if site["is_observed"]:
-                loss = loss + self._observed(site)
+                self._add("distortion", -unweighted_sum(site))
+                loss = loss - site["log_prob_sum"]
             elif terms is None:
                 loss = loss + self._latent(site, guide_trace.nodes[name])
             else:
@@ -224,10 +225,6 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         if terms is not None:
             self._check_returned(terms, costs)
         return torch_item(loss), loss
-
-    def _observed(self, site: Site) -> Tensor:
-        self._add("distortion", -unweighted_sum(site))
-        return -site["log_prob_sum"]
 
     # ---- the rate as the one term, weighted by messengers at the sites
 

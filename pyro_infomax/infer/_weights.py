@@ -253,7 +253,8 @@ class TermWeights(MutableMapping[str, WeightsLike]):
     def _set(self, term: str, given: TermWeight | WeightsLike) -> None:
         if not isinstance(given, TermWeight):
             before = self._by_term.get(term)
-            given = before.replaced(given) if before else _term_weight(term, given)
+            above = None if term in ("distortion", "rate") else -float("inf")
+            given = before.replaced(given) if before else TermWeight(term, given, above=above)
         # One site has one weight for each of the two, whoever brings it there
         other = self._by_term.get({"distortion": "rate", "rate": "distortion"}.get(term, ""))
         if other is not None and (twice := given.sites & other.sites):
@@ -266,10 +267,6 @@ class TermWeights(MutableMapping[str, WeightsLike]):
             self._constant = self.at(0)
 
 
-def _term_weight(term: str, value: WeightsLike) -> TermWeight:
-    return TermWeight(term, value, above=None if term in ("distortion", "rate") else -float("inf"))
-
-
 # ---- Messengers that weigh a model and its guide, each by its role.
 #
 # One messenger for both would be wrong: a factor in a guide is observed to Pyro, yet belongs to the rate.
@@ -280,8 +277,7 @@ class GuideRole(SiteWeightMessenger):
     """Weighs every site of a guide as latent.
 
     A guide that is itself a messenger runs the model within it, so that its observed sites are the model's.
-    ``refuse_enumeration`` is the sentence to raise where a site asks for enumeration, None where that is
-    done.
+    ``refuse_enumeration`` is the sentence to raise where a site asks for it, None where it is done.
     """
 
     def __init__(self, weights: ResolvedWeights, guide: Program, *, refuse_enumeration: str | None) -> None:

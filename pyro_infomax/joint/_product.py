@@ -208,8 +208,10 @@ def dependences(program: LocalProgram, data: Tensors, sites: Sequence[str]) -> d
     with isolated_random_state():
         trace = program.trace(data, rows, stop_after=list(program.latents))
         near = program.values(trace, len(rows))
+        nodes = ((layout, cast(Site, trace.nodes[name])) for name, layout in program.latents.items())
         far = {
-            name: _elsewhere(trace.nodes[name], layout, len(rows)) for name, layout in program.latents.items()
+            layout.name: layout.rows(elsewhere(site["fn"], site["value"]), len(rows))[0]
+            for layout, site in nodes
         }
         part = rows_of(data, rows)
         on = {
@@ -218,10 +220,6 @@ def dependences(program: LocalProgram, data: Tensors, sites: Sequence[str]) -> d
         }
     found = {name: [other for other in sites if name in on[other]] for name in sites}
     return {name: others for name, others in found.items() if others}
-
-
-def _elsewhere(site: Site, layout: SiteLayout, rows: int) -> Tensor:
-    return layout.rows(elsewhere(site["fn"], site["value"]), rows)[0]
 
 
 def _moved_by(

@@ -175,9 +175,7 @@ class RepresentationJoint:
     modules are in. Calling the joint runs the guide, on its own data if no others are given.
 
     Args:
-        guide: the Pyro program.
-        data: the data.
-        data_plate: the name of the guide's data plate, None to find it.
+        guide, data, data_plate: as :func:`representation`.
         batch_size: the most data that the guide is run on at once, where it follows the length of its
             arguments.
     """

@@ -29,9 +29,9 @@ _INIT_WEIGHT: Final = 0.1
 class DiscreteHead(nn.Module, ABC):
     """Logits that are linear in the features, and near 0 at first. Abstract.
 
-    The last ``variable_axes`` axes of an event make one variable; ``num_categories`` is of a variable whose
-    values are integers, while others have the logits of their elements. The distribution is a product over
-    the rest.
+    The last ``variable_axes`` axes of an event make one variable; the distribution is a product over the
+    others. A variable has the logits of its elements, or ``num_categories`` of them if its values are
+    integers.
     """
 
     variable_axes: ClassVar[int] = 0

@@ -264,7 +264,8 @@ class LocalProgram:
             first, again = (self.trace(data, next(self.pieces(len(data[0])))) for _ in range(2))
         for name in names:
             sites = [trace.nodes[name] for trace in (first, again) if name in trace.nodes]
-            if not _all_equal([site["fn"].log_prob(site["value"]) for site in sites]):
+            scores = [site["fn"].log_prob(site["value"]) for site in sites]
+            if not all(torch.equal(scores[0], each) for each in scores[1:]):
                 raise NotImplementedError(
                     f"The observed site {name!r} of the {self.role} is outside the data plate {self.plate!r} "
                     "but depends on local latents, which makes the data dependent; put it into the plate"
@@ -421,7 +422,3 @@ def _trace(program: Program, data: Tensors) -> poutine.Trace:
 
 def _subsamples(frame: CondIndepStackFrame) -> bool:
     return frame.full_size is not None and frame.size < frame.full_size
-
-
-def _all_equal(tensors: Sequence[torch.Tensor]) -> bool:
-    return all(torch.equal(tensors[0], each) for each in tensors[1:])
