@@ -7,7 +7,6 @@ Barber and Agakov, 2003, The IM algorithm: A variational approach to information
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
@@ -219,8 +218,8 @@ class _IM(WeightedELBO):
     """Lets a Pyro ELBO run a sender and a decoder for its guide and its model.
 
     The channel's sites are the guide's alone. They cost nothing, since the channel is on both sides of the
-    ratio, but gradients go through them: there is nothing to weight. An estimator says how it takes
-    expectations (:meth:`_expectation`).
+    ratio, but gradients go through them: there is nothing to weight. An estimator that does not sample says
+    how it takes expectations (:meth:`_expectation`).
     """
 
     @property
@@ -278,9 +277,10 @@ class _IM(WeightedELBO):
             if frame.full_size and frame.full_size > frame.size
         }
 
-    @abstractmethod
     def _expectation(self, names: list[str], guide_trace: Trace) -> float | Tensor:
         """The expected sum of log-probabilities of sites of one trace of the sender."""
+        sums = [detach_provenance(guide_trace.nodes[name]["log_prob_sum"]) for name in names]
+        return sum((each.detach() for each in sums), start=torch.zeros(()))
 
 
 def _silence(site: Site) -> None:
@@ -294,14 +294,8 @@ def _silence(site: Site) -> None:
         site["packed"]["log_prob"]._pyro_dims = dims
 
 
-class _SampledIM(_IM):
-    def _expectation(self, names: list[str], guide_trace: Trace) -> float | Tensor:
-        sums = [detach_provenance(guide_trace.nodes[name]["log_prob_sum"]) for name in names]
-        return sum((each.detach() for each in sums), start=torch.zeros(()))
-
-
 @final
-class Trace_IM(_SampledIM, Trace_ELBO):
+class Trace_IM(_IM, Trace_ELBO):
     """The IM algorithm by sampling, with reparameterised or score-function gradients.
 
     Programs, parts and errors are those of :class:`TraceEnum_IM`; further arguments those of
@@ -313,7 +307,7 @@ class Trace_IM(_SampledIM, Trace_ELBO):
 
 
 @final
-class TraceGraph_IM(_SampledIM, TraceGraph_ELBO):
+class TraceGraph_IM(_IM, TraceGraph_ELBO):
     """The IM algorithm with score-function gradients of lower variance, by dependencies between sites.
 
     A site takes a baseline as in Pyro, ``infer={"baseline": {"use_decaying_avg_baseline": True}}``. Programs,
