@@ -49,7 +49,15 @@ def to_prior(prior: object, latent_dim: int) -> nn.Module:
 
 
 def check_prior(prior: object, latent_dim: int) -> dist.TorchDistribution:
-    """The prior, if it is a Pyro distribution over one latent."""
+    """The prior, if it is a Pyro distribution over one latent.
+
+    Args:
+        prior: what was given or returned as prior.
+        latent_dim: size of the latent.
+
+    Raises:
+        ValueError: otherwise.
+    """
     if not isinstance(prior, dist.torch_distribution.TorchDistributionMixin):
         raise ValueError(
             f"Expected the prior to be a distribution of pyro.distributions but got {type(prior).__name__}."
@@ -94,7 +102,11 @@ class Prior(nn.Module):
 
     @abstractmethod
     def forward(self) -> dist.TorchDistribution:
-        """The prior, a distribution with batch shape () and event shape (latent,)."""
+        """The prior.
+
+        Returns:
+            A distribution with batch shape () and event shape (latent,).
+        """
         raise NotImplementedError
 
     def __getstate__(self) -> State:
@@ -148,7 +160,11 @@ class MixturePrior(Prior):
         self.raw_scale = nn.Parameter(scale.expm1().log())
 
     def forward(self) -> dist.MixtureSameFamily:
-        """The prior, a mixture with batch shape () and event shape (latent_dim,)."""
+        """The prior.
+
+        Returns:
+            A mixture with batch shape () and event shape (latent_dim,).
+        """
         components = dist.Normal(self.loc, softplus(self.raw_scale)).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
 
@@ -233,9 +249,13 @@ class VampPrior(Prior):
         return self._posterior[0] is None
 
     def forward(self, posterior: Callable[..., object] | None = None) -> dist.MixtureSameFamily:
-        """The prior, a mixture with batch shape () and event shape (latent,).
+        """The prior.
 
-        The posterior is used where the prior has none of its own.
+        Args:
+            posterior: used where the prior has none of its own.
+
+        Returns:
+            A mixture with batch shape () and event shape (latent,).
         """
         build = posterior if self._posterior[0] is None else self._posterior[0]
         if build is None:
@@ -320,5 +340,9 @@ class FlowPrior(Prior):
         self.flow = to_flow(flow, whole_number("latent_dim", latent_dim, at_least=1), to_noise=True)
 
     def forward(self) -> FlowDistribution:
-        """The prior, a distribution with batch shape () and event shape (latent_dim,)."""
+        """The prior.
+
+        Returns:
+            A distribution with batch shape () and event shape (latent_dim,).
+        """
         return self.flow()

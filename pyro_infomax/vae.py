@@ -143,7 +143,12 @@ class VAE(nn.Module):
     def model(self, x: Tensor, *_: object) -> Tensor:
         """The generative joint p(z) p(x|z), as a Pyro program with ``x`` observed.
 
-        Data are (batch, ...), further ones for the encoder alone. Returns the latents, (batch, latent_dim).
+        Args:
+            x: data, (batch, ...).
+            *_: further data, which only the encoder sees.
+
+        Returns:
+            The latents, (batch, latent_dim).
         """
         for part in ("decoder", "likelihood", "prior"):
             register(f"{self._name}.{part}", getattr(self, part))
@@ -172,16 +177,28 @@ class VAE(nn.Module):
         return z
 
     def encode(self, x: Tensor, *rest: object) -> dist.TorchDistribution:
-        """q(z|x) of data as for :meth:`guide`, of batch shape (batch,) and event shape (latent_dim,)."""
+        """The posterior q(z|x).
+
+        Args:
+            x: data, (batch, ...).
+            *rest: further data, which the encoder gets after ``x``.
+
+        Returns:
+            A distribution with batch shape (batch,) and event shape (latent_dim,).
+        """
         self._adopt("encoder")
         self._build_head(x, *rest)
         self._adopt("head")
         return self._posterior(x, *rest)
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
-        """The likelihood p(x|z) of latents (..., latent_dim).
+        """The likelihood p(x|z).
 
-        It has batch shape (...) and the shape of one datum as event shape.
+        Args:
+            z: latents, (..., latent_dim).
+
+        Returns:
+            A distribution with batch shape (...) and the shape of one datum as event shape.
         """
         self._adopt("decoder", "likelihood")
         return self._likelihood(z, self._decoded(z))
@@ -206,8 +223,14 @@ class VAE(nn.Module):
     def reconstruct(self, x: Tensor, *rest: object) -> Tensor:
         """The mean of p(x|z) at the mean of q(z|x); the most probable class for categorical data.
 
-        Where q(z|x) tells no mean, as a flow does not, its median stands in, element by element. Data, as for
-        :meth:`guide`, and reconstructions are (batch, ...).
+        Where q(z|x) tells no mean, as a flow does not, its median stands in, element by element.
+
+        Args:
+            x: data, (batch, ...).
+            *rest: further data, which the encoder gets after ``x``.
+
+        Returns:
+            Reconstructions, (batch, ...).
         """
         posterior = self.encode(x, *rest)
         try:

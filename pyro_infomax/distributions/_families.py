@@ -149,7 +149,10 @@ def innermost(distribution: object) -> object:
 
 
 def is_point_mass(fn: object) -> bool:
-    """Whether the distribution of a site is a Delta, however it is wrapped.
+    """Whether a distribution is a Delta, however it is wrapped.
+
+    Args:
+        fn: the distribution of a site.
 
     Example:
         >>> import pyro.distributions as dist

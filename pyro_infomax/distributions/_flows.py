@@ -182,14 +182,26 @@ class Flow(nn.Module):
 
     @abstractmethod
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
-        """Log-densities, (...), in nats, of vectors (..., event).
+        """Log-densities of vectors.
 
-        Their leading axes broadcast with those of the context, (..., context), None where the flow has none.
+        Args:
+            value: (..., event), whose leading axes broadcast with those of the context.
+            context: (..., context); None where the flow has none.
+
+        Returns:
+            (...), in nats.
         """
         raise NotImplementedError
 
     def forward(self, context: Tensor | None = None) -> FlowDistribution:
-        """A distribution of batch shape (...), event shape (event,), in a context (..., context) or none."""
+        """The distribution.
+
+        Args:
+            context: (..., context); None where the flow has none.
+
+        Returns:
+            A distribution with batch shape (...) and event shape (event,).
+        """
         batch = torch.Size() if context is None else context.shape[:-1]
         return FlowDistribution(self, context, batch_shape=batch)
 

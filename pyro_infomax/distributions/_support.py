@@ -106,23 +106,37 @@ class SiteTransform:
         return self.unconstrained_shape.numel()
 
     def transforms(self) -> list[Transform]:
-        """Transforms from (..., \\*unconstrained_shape) to (..., \\*event_shape), in order; none if real.
+        """Transforms that lead from (..., \\*unconstrained_shape) to (..., \\*event_shape).
 
-        They are made anew at each call, and each remembers the value that it made last: scoring one's own
-        draw needs no inverse, which is exact also where the inverse is not.
+        They are made anew at each call, and each remembers the value that it made last: scoring one's
+        own draw needs no inverse, which is exact also where the inverse is not.
+
+        Returns:
+            Transforms in the order in which they are applied; none for a real site.
         """
         return _transforms(self.support)
 
     def constrain(self, u: Tensor) -> Tensor:
-        """The latents, (..., \\*event_shape), that reals (..., size) stand for."""
+        """The latent that a vector of reals stands for.
+
+        Args:
+            u: reals, (..., size).
+
+        Returns:
+            Latents, (..., \\*event_shape).
+        """
         z: Tensor = _compose(self.transforms())(u.reshape(u.shape[:-1] + self.unconstrained_shape))
         return z
 
     def distribution(self, base: dist.TorchDistribution) -> dist.TorchDistribution:
-        """The distribution of z = T(u), of that of u with event shape (size,).
+        """The distribution of z = T(u).
 
-        It has the batch shape of ``base`` and the event shape of the site; of a real vector it is ``base``
-        itself.
+        Args:
+            base: of u, with event shape (size,).
+
+        Returns:
+            A distribution with the batch shape of ``base`` and the event shape of the site; ``base`` itself
+            where the site is a real vector.
         """
         flat, shape = torch.Size([self.size]), self.unconstrained_shape
         steps = self.transforms()
@@ -135,6 +149,13 @@ class SiteTransform:
 
         Where T acts on each element by itself, so are the elements of z, and the distribution says so:
         ``Normal`` for real sites, ``LogNormal`` for positive ones.
+
+        Args:
+            loc: means of u, (..., size).
+            scale: standard deviations of u, (..., size).
+
+        Returns:
+            A distribution with batch shape (...) and the event shape of the site.
         """
         if not self.is_elementwise:
             return self.distribution(dist.Normal(loc, scale).to_event(1))

@@ -356,7 +356,13 @@ class AmortizedGuide(AutoGuide):
     def median(
         self, *args: object, num_samples: int = 1000, seed: int | None = None, **kwargs: object
     ) -> Sites:
-        """The median of each latent's posterior, element by element; see :meth:`quantiles` for the arguments.
+        """The median of each latent's posterior, element by element; see :meth:`quantiles`.
+
+        Args:
+            *args: the data.
+            num_samples: as in :meth:`quantiles`, and so is the seed.
+            seed: isolates the draws.
+            **kwargs: further arguments of the model, for its first run.
 
         Returns:
             Medians by site name, each (batch, \\*event).

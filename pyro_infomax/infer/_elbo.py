@@ -304,7 +304,7 @@ class WeightedELBO(ELBO):
         return found
 
     def variable_weights(self, *, numbers: bool = False) -> dict[str, Tensor]:
-        """The present values of weights that may change from step to step: schedules and tensors.
+        """The present values of the weights that may change from step to step: schedules and tensors.
 
         Args:
             numbers: whether to take weights that are plain numbers too.
@@ -321,9 +321,11 @@ class WeightedELBO(ELBO):
             self._given_weights = {}
 
     def adopt(self, evaluation: SurrogateLoss, subsampled: Mapping[int, int]) -> None:
-        """Takes what :meth:`surrogate` has returned elsewhere as its own evaluation, and as a training step.
+        """Takes an evaluation that was computed elsewhere as its own, and as a training step.
 
-        Subsampled plates are given by size, with what they stand for; see :attr:`subsampled`.
+        Args:
+            evaluation: what :meth:`surrogate` has returned there.
+            subsampled: sizes of subsampled plates to what they stand for, see :attr:`subsampled`.
         """
         self._reset()
         self._sums, self._summed = dict(evaluation.terms), 1

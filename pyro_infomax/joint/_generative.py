@@ -260,7 +260,11 @@ class GenerativeJoint:
         return self.log_terms(x, z)[1]
 
     def log_terms(self, x: Data, z: SiteValues | Tensor) -> tuple[Tensor, Tensor]:
-        """log p(z) and log p(x|z), (M,) each, of one run of the model; see :meth:`log_likelihood`."""
+        """log p(z) and log p(x|z) of one run of the model; see :meth:`log_likelihood`.
+
+        Returns:
+            (M,) each, in nats.
+        """
         scores = self.site_terms(x, z)
         assert self._program is not None
         return _sum_of(scores, self._program.latents), _sum_of(scores, self._program.observed)
@@ -268,10 +272,15 @@ class GenerativeJoint:
     def site_terms(self, x: Data, z: SiteValues | Tensor) -> dict[str, Tensor]:
         """The log-densities of all latent and observed sites, each given those before it in the model.
 
-        Arguments and errors are those of :meth:`log_likelihood`.
+        Args:
+            x: data of the model, M rows, or one for all z.
+            z: site names to (M, *event), or one for all x, or a tensor for a single site.
 
         Returns:
             Site names to (M,), in nats. Those of the latent sites sum to log p(z), the others to log p(x|z).
+
+        Raises:
+            ValueError: if the sites are not the model's or of another shape, or if x and z differ in number.
         """
         data = aligned(as_data(x), number_of_values(z))
         program = self.program(data)

@@ -313,16 +313,24 @@ class RepresentationJoint:
         return total({name: self.program.log_prob(trace.nodes[name], len(rows)) for name in z})
 
     def log_aggregate(self, z: SiteValues | Tensor) -> Tensor:
-        r"""log q(z) = log :math:`\frac1N \sum_n q(z \mid x_n)`, (M,), in nats.
+        r"""log q(z) = log :math:`\frac1N \sum_n q(z \mid x_n)`.
 
-        z is a mapping from site names to (M, *event), or a tensor for a single site.
+        Args:
+            z: site names to (M, *event), or a tensor for a single site.
+
+        Returns:
+            (M,), in nats.
         """
         return self.aggregate.log_prob(self._flat(z))
 
     def log_inverted(self, z: SiteValues | Tensor) -> Tensor:
-        """log q(x_n|z) = log q(z|x_n) − log N − log q(z), the inverted posterior over the data, (M, N).
+        """log q(x_n|z) = log q(z|x_n) − log N − log q(z), the inverted posterior over the data.
 
-        Of z as in :meth:`log_aggregate`, in nats; each row sums to one in probability.
+        Args:
+            z: site names to (M, *event), or a tensor for a single site.
+
+        Returns:
+            (M, N), in nats; each row sums to one in probability.
         """
         posterior = self.aggregate.posterior
         few = self._flat(z).split(points_at_once(posterior))

@@ -399,7 +399,14 @@ class DistributionHead(nn.Module):
         self._check_trial(kind)
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """The distribution, of batch shape (...), of features (..., in_features)."""
+        """The distribution.
+
+        Args:
+            features: (..., in_features).
+
+        Returns:
+            A distribution of the family with batch shape (...) and the event shape of the head.
+        """
         slices = self.linear(features).split(self._sizes, dim=-1)
         values = {
             each.name: each.constrain(raw)

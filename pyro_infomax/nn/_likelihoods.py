@@ -18,13 +18,26 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, parameters: Tensor) -> dist.TorchDistribution:
-        """The distribution of each element, of the output of the decoder."""
+        """The distribution of each element.
+
+        Args:
+            parameters: output of the decoder.
+        """
 
     def check(self, x: Tensor, parameters: Tensor) -> None:
-        """Raises ValueError if data cannot come from this likelihood, given the output of the decoder."""
+        """Raises ValueError if data cannot come from this likelihood.
+
+        Args:
+            x: data.
+            parameters: output of the decoder.
+        """
 
     def centre(self, distribution: dist.TorchDistribution) -> Tensor:
-        """The value that stands for a distribution of :meth:`forward` in a reconstruction: its mean."""
+        """The value that stands for the distribution in a reconstruction: its mean.
+
+        Args:
+            distribution: what :meth:`forward` returned.
+        """
         return distribution.mean
 
 
@@ -154,7 +167,11 @@ class Categorical(Likelihood):
             )
 
     def centre(self, distribution: dist.TorchDistribution) -> Tensor:
-        """The most probable class; a mean of classes has no meaning."""
+        """The most probable class; a mean of classes has no meaning.
+
+        Args:
+            distribution: what :meth:`forward` returned.
+        """
         return distribution.mode
 
 

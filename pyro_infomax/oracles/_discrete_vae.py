@@ -306,7 +306,8 @@ class DiscreteVAE:
     def model(self, x: Tensor) -> None:
         """The generative joint as a Pyro program: the latent sites and "x" in the plate "data".
 
-        The data are (n,), integers from 0.
+        Args:
+            x: The data, (n,), integers from 0.
         """
         with pyro.plate("data", len(x), dim=-1):
             z = _sample_sites(self.prior, self.latent_dim, ())
@@ -315,7 +316,8 @@ class DiscreteVAE:
     def guide(self, x: Tensor) -> None:
         """The encoder as a Pyro program: the latent sites in the plate "data". It has no parameters to train.
 
-        The data are (n,), integers from 0.
+        Args:
+            x: The data, (n,), integers from 0.
         """
         with pyro.plate("data", len(x), dim=-1):
             _sample_sites(self.encoder, self.latent_dim, (x,))

@@ -122,7 +122,8 @@ class ExplainingAway:
     def model(self, c: Tensor | float | None = 1.0) -> None:
         """The network as a Pyro program with the Bernoulli sites "a", "b" and "c", ready for enumeration.
 
-        ``c`` is the observed value of the effect; None leaves it latent.
+        Args:
+            c: The observed value of the effect; None leaves it latent.
         """
         a = pyro.sample("a", dist.Bernoulli(self.p_a))
         b = pyro.sample("b", dist.Bernoulli(self.p_b))

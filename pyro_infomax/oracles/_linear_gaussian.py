@@ -259,7 +259,8 @@ class LinearGaussian:
     def model(self, x: Tensor) -> None:
         """The generative joint as a Pyro program: sites "z" and "x" in the plate "data".
 
-        The data are (n, dim), float64.
+        Args:
+            x: The data, (n, dim), float64.
         """
         zero = torch.zeros(self.latent_dim, dtype=torch.float64)
         with pyro.plate("data", len(x), dim=-1):
@@ -269,7 +270,8 @@ class LinearGaussian:
     def guide(self, x: Tensor) -> None:
         """The encoder as a Pyro program: site "z" in the plate "data". It has no parameters to train.
 
-        The data are (n, dim), float64.
+        Args:
+            x: The data, (n, dim), float64.
         """
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", self._posterior((x - self.mu) @ self.V.T))

@@ -44,15 +44,23 @@ class InformationProblem(ABC):
 
     @abstractmethod
     def conditional(self, x: Tensor) -> Distribution:
-        """p(y|x) of each x (n, x_dim), what an encoder is to its data.
+        """p(y|x) of each x, what an encoder is to its data.
 
-        It has batch shape (n,) and event shape (y_dim,), as the functions of :mod:`pyro_infomax.information`
-        take posteriors.
+        Args:
+            x: (n, x_dim).
+
+        Returns:
+            A distribution of batch shape (n,) and event shape (y_dim,), as the functions of
+            :mod:`pyro_infomax.information` take posteriors.
         """
 
     @abstractmethod
     def log_marginal(self, y: Tensor) -> Tensor:
-        """log p(y), (...), in nats, of y (..., y_dim)."""
+        """log p(y), (...), in nats.
+
+        Args:
+            y: (..., y_dim).
+        """
 
     @abstractmethod
     def _draw(self, n: int) -> tuple[Tensor, Tensor]:
@@ -74,7 +82,11 @@ class InformationProblem(ABC):
     def log_ratio(self, x: Tensor, y: Tensor) -> Tensor:
         r"""The pointwise mutual information :math:`\ln p(y|x) / p(y)`, (n,): the optimal critic.
 
-        Its mean over draws, x (n, x_dim) and y (n, y_dim), estimates the mutual information without bias.
+        Its mean over draws estimates the mutual information without bias.
+
+        Args:
+            x: (n, x_dim).
+            y: (n, y_dim).
         """
         return self.conditional(x).log_prob(y) - self.log_marginal(y)
 

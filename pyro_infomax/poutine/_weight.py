@@ -164,7 +164,11 @@ def _scale_in_plates(record: SiteWeight, site: Site) -> Weight:
 def unweighted_log_prob(site: Site) -> torch.Tensor:
     """The log-probability of a traced site, scaled and masked as it would be without weights.
 
-    The log-probabilities of its trace must have been computed; the result has the batch shape of the site.
+    Args:
+        site: a node of a trace whose log-probabilities were computed.
+
+    Returns:
+        A tensor of the batch shape of the site.
     """
     scale, mask = unweighted_scale_and_mask(site)
     return scale_and_mask(site["unscaled_log_prob"], scale, mask)

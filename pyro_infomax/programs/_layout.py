@@ -37,7 +37,15 @@ class SiteLayout:
         return math.prod(self.shape)
 
     def place(self, z: torch.Tensor, rows: int) -> torch.Tensor:
-        """Values (outer, rows or 1, *shape) with all batch dimensions: (outer, *batch, *event)."""
+        """Values with all batch dimensions of the program.
+
+        Args:
+            z: (outer, rows or 1, *shape).
+            rows: the number of data in the plate.
+
+        Returns:
+            (outer, *batch, *event).
+        """
         z = z.expand(-1, rows, *self.shape)
         # inner plates stand in the order of their dimensions, so that only the data axis has to move
         spread = z.reshape(len(z), rows, *self._other_sizes, *self.event_shape)

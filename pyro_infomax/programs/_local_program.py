@@ -335,9 +335,14 @@ class LocalProgram:
             yield rows, slice(start - first, start - first + new)
 
     def together(self, size: int, run: Callable[[torch.Tensor], SiteValues]) -> dict[str, torch.Tensor]:
-        """What runs over all rows of ``size`` data give, end to end: tensors (size, ...).
+        """What runs over all rows of ``size`` data give, end to end.
 
-        A run gives tensors (B, ...) of its rows (B,).
+        Args:
+            size: the number of data.
+            run: from the rows (B,) of one run to tensors (B, ...).
+
+        Returns:
+            Tensors (size, ...).
         """
         parts = [{name: each[new] for name, each in run(rows).items()} for rows, new in self._runs(size)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -184,7 +184,11 @@ class ProgramState:
 
     @contextmanager
     def watch(self, *, modules: bool = True) -> Iterator[None]:
-        """Learns about parameters, and modules, from the runs of the programs in this block."""
+        """Learns about parameters, and modules, from the runs of the programs in this block.
+
+        Args:
+            modules: whether to look at the calls of modules too.
+        """
         with _ParamMessenger(self._expect, self._meet):
             if not modules:
                 yield
