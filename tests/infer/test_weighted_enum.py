@@ -628,22 +628,20 @@ class Branches(Program):
 
 
 class InTurn(Program):
-    """One site is enumerated run by run, another at once in each run."""
+    """A site in a plate is enumerated run by run; one outside of it comes in every run, and counts once."""
 
     def model(self, x):
-        with self.plate(x):
+        b = pyro.sample("b", dist.Categorical(torch.ones(3)))
+        pyro.sample("y", dist.Normal(self.theta[b], 1.0), obs=x[1])
+        with pyro.plate("one", 1):
             a = pyro.sample("a", dist.Bernoulli(0.3))
-            b = pyro.sample("b", dist.Categorical(torch.ones(3)))
-            self.likelihood(self.theta[b] + a, x)
+            pyro.sample("x", dist.Normal(self.theta[0] * a, 1.0), obs=x[:1])
 
     def guide(self, x):
-        with self.plate(x):
-            a = pyro.sample(
-                "a", dist.Bernoulli(logits=self.phi.expand(len(x))), infer={"enumerate": "sequential"}
-            )
-            pyro.sample(
-                "b", dist.Categorical(logits=self.logits + self.slope * a[..., None]), infer=ENUMERATE
-            )
+        pyro.sample("b", dist.Categorical(logits=self.logits + self.slope * x[1]), infer=ENUMERATE)
+        with pyro.plate("one", 1):
+            logits = self.phi * x[:1]
+            pyro.sample("a", dist.Bernoulli(logits=logits), infer={"enumerate": "sequential"})
 
 
 class ManyDraws(Program):
