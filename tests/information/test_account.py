@@ -135,7 +135,7 @@ def test_the_regression_is_worth_its_while() -> None:
 
 @pytest.mark.parametrize("num_samples", [1, 2])
 def test_the_error_is_the_spread_about_the_data_s_own_value(num_samples: int) -> None:
-    """In units of their errors, deviations have a mean square of one; single draws may err on the safe side."""
+    """Deviations in units of their errors have mean square one; single draws may err on the safe side."""
     repeats = 120
     posterior, prior = encoded(80, 2), standard_normal(2)
     truth = Account(Draws(posterior, prior, num_samples=300, seed=0))

@@ -1,4 +1,4 @@
-"""One regression for all quantities: numbers that are known, its covariates, and which data are neighbours."""
+"""One regression for all quantities: its numbers, its covariates, and which data are neighbours."""
 
 import math
 

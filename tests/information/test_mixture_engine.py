@@ -245,12 +245,14 @@ def test_some_points_may_keep_all_components() -> None:
 
 
 def test_points_at_infinity_have_no_density_and_nan_stays_nan() -> None:
-    mixture = mixture_of(diagonal(50, 2, 0.3))
-    z = torch.tensor([[0.0, 0.0], [math.inf, 0.0], [math.nan, 0.0]])
-    found = mixture.log_sums(z)
-    assert found[0].isfinite()
+    """Also among so many points that they are put in the order of space."""
+    posterior, z = diagonal(50, 2, 0.3), torch.randn(5000, 2)
+    z[1, 0], z[2, 0] = math.inf, math.nan
+    found = AggregatePosterior(posterior).log_prob(z)
     assert found[1] == -math.inf
     assert found[2].isnan()
+    rest = torch.cat([found[:1], found[3:40]]) + math.log(50)
+    torch.testing.assert_close(rest, enumerated(posterior, torch.cat([z[:1], z[3:40]])))
 
 
 def test_a_nan_beside_them_leaves_other_points_their_accuracy() -> None:
