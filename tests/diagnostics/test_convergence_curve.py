@@ -108,7 +108,7 @@ def test_a_modest_representation_is_saturated_where_data_are_few() -> None:
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(449, (28, 56, 112, 224, 449)), (5, (2, 5)), (2, (2,))],
+    [(1797, (112, 224, 449, 898, 1797)), (5, (2, 5)), (2, (2,))],
 )
 def test_each_size_is_half_of_the_next(size: int, expected: tuple[int, ...]) -> None:
     assert curve_of(free(), size).sizes == expected
