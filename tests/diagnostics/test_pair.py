@@ -317,24 +317,3 @@ def test_draws_that_float32_takes_for_zero_have_a_density_in_the_model() -> None
     pair = Pair(gamma_model, gamma_guide, x)
     assert bool(pair.posterior.sample((5,)).float().eq(0).any())
     assert bool(pair.score(pair.draw(5)).log_weight.isfinite().all())
-
-
-def test_the_prior_of_a_lone_vector_knows_its_marginals() -> None:
-    covariance = torch.tensor([[4.0, 1.0], [1.0, 1.0]])
-    tilted = dist.MultivariateNormal(torch.tensor([0.0, 1.0]), covariance)
-
-    def model(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", tilted)
-            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
-
-    def guide(x: Tensor) -> None:
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x[:, None].expand(-1, 2), 0.5).to_event(1))
-
-    prior, z = Pair(model, guide, torch.randn(5)).prior(), torch.randn(4, 3, 2)
-    each = dist.Normal(tilted.loc, torch.tensor([2.0, 1.0])).log_prob(z)
-    torch.testing.assert_close(prior.log_prob_marginals(z), each)
-    torch.testing.assert_close(prior.log_prob(z), tilted.log_prob(z))
-    assert prior.sample((4, 3)).shape == (4, 3, 2)
-    assert prior.sample().shape == (2,)
