@@ -50,13 +50,7 @@ _FEW_WEIGHTS: Final = 3
 
 @final
 class Programs:
-    """What a step evaluates.
-
-    Args:
-        model: the model.
-        guide: the guide.
-        objective: an ELBO or a function of model, guide and data.
-    """
+    """What a step evaluates: model, guide, and an ELBO or a function of model, guide and data."""
 
     def __init__(self, model: Program, guide: Program, objective: Objective) -> None:
         self.model, self.guide, self.objective = model, guide, objective
@@ -100,11 +94,7 @@ class Programs:
 class CapturedStep:
     """Loss, terms and gradients of a step as one function of the data and of the weights that change.
 
-    Args:
-        programs: model, guide and objective, which have run on such data before.
-        call: the arguments of the step.
-        backend: ``"replay"`` or ``"inductor"``.
-        optim: the optimiser that the gradients are for.
+    Model, guide and objective have run on such data before.
 
     Attributes:
         parameters: the parameters that have a gradient, in order of statement.
@@ -215,13 +205,7 @@ _ROUNDING: Final = 100  # units in the last place
 
 @final
 class Outcome:
-    """What a step has computed and left behind, to be compared with another.
-
-    Args:
-        numbers: the loss and the terms.
-        gradients: by parameter.
-        buffers: what the modules hold afterwards.
-    """
+    """What a step has computed and left behind, to be compared with another."""
 
     def __init__(
         self, numbers: Mapping[str, float], gradients: Mapping[Tensor, Tensor], buffers: Mapping[str, Tensor]

@@ -64,21 +64,7 @@ _DATUM = "datum"
 
 @final
 class Labels:
-    """Makes labelled datasets of tensors.
-
-    Args:
-        data_size: the number of data, which every array of data may hold the first few of.
-        coords: names of dimensions to their labels; a dimension without any is numbered.
-        dims: names of arrays to the names of their event dimensions, by default ``z_dim_0`` and so on.
-
-    Raises:
-        ValueError: for labels of the data whose number is not that of the data.
-
-    Example:
-        >>> labels = Labels(2, coords={"axis": ["u", "v"]}, dims={"z": ["axis"]})
-        >>> labels.dataset({"z": torch.zeros(2, 2)}, ["datum"])["z"].sel(axis="v").dims
-        ('datum',)
-    """
+    """Makes labelled datasets of tensors; event dimensions are called ``z_dim_0`` and so on by default."""
 
     def __init__(
         self,
@@ -94,11 +80,7 @@ class Labels:
             _check_number(_DATUM, len(coords[_DATUM]), data_size)
 
     def dataset(self, arrays: Mapping[str, torch.Tensor], lead: Sequence[str]) -> xr.Dataset:
-        """Arrays (*lead, *event) as one labelled dataset.
-
-        Raises:
-            ValueError: if the number of names or of labels does not fit an array.
-        """
+        """Arrays (*lead, *event) as one labelled dataset."""
         return xr.Dataset({name: self._array(name, each, lead) for name, each in arrays.items()})
 
     def check_used(self) -> None:

@@ -55,10 +55,7 @@ def irs(
         factors: (n, K) integers, or a source such as a :class:`~pyro_infomax.datasets.FactorDataset`, of
             which 10,000 points are drawn.
         quantile: of the deviations of each value, above 0 and at most 1, which is their maximum.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often it is computed anew; None for the score alone.
-        seed: of all draws.
-        progress: whether bars may show.
+        reference, calibration, seed, progress: as for :func:`score`.
 
     Returns:
         The score; parts ``robustness`` (L, K), ``parents`` (L,) with -1 for a constant code, ``weights``
@@ -167,17 +164,7 @@ def _left(codes: Floats, values: Integers, quantile: float, *, fewest: int, by_f
 
 
 def _spreads(codes: Floats, starts: Integers, counts: Integers, quantile: float) -> Floats:
-    """The quantile of the deviations from the mean in each of the groups that follow each other.
-
-    Args:
-        codes: (L, n)
-        starts: (G,) of the groups.
-        counts: (G,)
-        quantile: linear between the two nearest.
-
-    Returns:
-        (L, G)
-    """
+    """The quantile of the deviations from the mean, (L, G), in groups of data that follow each other."""
     # around a datum of the group, codes that do not move in it have exactly 0
     moved = codes - np.repeat(codes[:, starts], counts, axis=1)
     means = np.add.reduceat(moved, starts, axis=1) / counts

@@ -64,10 +64,7 @@ def udr(
             0.01 or less are left out. Without it all codes count that are not constant, also those that hold
             noise, which goes with nothing.
         correlation: ``"lasso"`` or ``"spearman"``.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often it is computed anew; None for the score alone.
-        seed: of the shuffles and the resampled data.
-        progress: whether a bar may show.
+        reference, calibration, seed, progress: as for :func:`score`.
 
     Returns:
         The score; parts ``per_model`` (M,), ``pairwise`` (M, M), where the model of the row predicts that of
@@ -96,17 +93,11 @@ def udr(
 @final
 @dataclass(frozen=True, eq=False)
 class _Models:
-    """The codes of several models on the same data.
+    """The codes of several models on the same data."""
 
-    Args:
-        codes: for each model (n, L).
-        active: for each model (L,) the codes that count.
-        copied: whether each is compared with its own copy only.
-    """
-
-    codes: tuple[Floats, ...]
-    active: tuple[NDArray[np.bool_], ...]
-    copied: bool = False
+    codes: tuple[Floats, ...]  # for each model (n, L)
+    active: tuple[NDArray[np.bool_], ...]  # for each model (L,) the codes that count
+    copied: bool = False  # whether each is compared with its own copy only
 
     def resampled(self, rng: np.random.RandomState) -> Self:
         """The same data drawn with replacement for all."""

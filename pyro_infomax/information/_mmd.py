@@ -205,13 +205,7 @@ def mmd(
 
 @final
 class _Pairs:
-    r"""The U-statistic of :math:`h_{ij} = k(z_i, z_j) + k(u_i, u_j) - k(z_i, u_j) - k(u_i, z_j)`.
-
-    Args:
-        z: (M, d).
-        u: (M, d).
-        kernel: from (m, d) and (n, d) to (m, n).
-    """
+    """The U-statistic of :math:`h_{ij} = k(z_i, z_j) + k(u_i, u_j) - k(z_i, u_j) - k(u_i, z_j)`."""
 
     def __init__(self, z: Tensor, u: Tensor, kernel: Kernel) -> None:
         self.z, self.u, self.kernel, self.size = z, u, kernel, len(z)

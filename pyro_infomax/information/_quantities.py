@@ -237,12 +237,6 @@ class AggregateCovariance:
     top of a root of :math:`\bar\Delta` are factorised without being multiplied out, so that a ratio of
     :math:`10^{12}` between the scales loses no more than four digits. A dimension without any variance
     is independent of all others, and counts as a dimension of its own.
-
-    Args:
-        posterior: batch shape (N,), event shape (d,), float64.
-
-    Raises:
-        NotImplementedError: for a family whose mean or covariance is not known, or not finite.
     """
 
     def __init__(self, posterior: Posterior) -> None:
@@ -322,11 +316,7 @@ def _root(covariance: Tensor) -> Tensor:
 
 
 def finite_mean(posterior: Posterior) -> Tensor:
-    """E[z|x], (batch, latent), float64.
-
-    Raises:
-        NotImplementedError: for a family whose mean is not known, or not finite.
-    """
+    """E[z|x], (batch, latent), float64."""
     try:
         return _finite("mean", posterior, cast(Distribution, posterior).mean.detach().double())
     except (NotImplementedError, AttributeError):
@@ -584,11 +574,7 @@ def training_gap(account: Account) -> Estimate:
 
 
 def held_out_gap(account: Account, training: AggregateScorer) -> Estimate:
-    """The gap on the held-out data of the account, by the mixture of the training data.
-
-    Raises:
-        ValueError: if the two do not share their latent dimensions.
-    """
+    """The gap on the held-out data of the account, by the mixture of the training data."""
     draws = account.draws
     _check_dimensions(training.latent_dim, draws.aggregate.latent_dim)
     log_prior = draws.log_prior

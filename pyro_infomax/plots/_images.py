@@ -209,13 +209,7 @@ def _captions(values: Drawable | None, *, count: int) -> list[str] | None:
 
 @final
 class _Film:
-    """A figure that shows one frame at a time.
-
-    Args:
-        tiles: (row, frame, H, W, ...) between 0 and 1.
-        labels: of the rows.
-        captions: of the frames.
-    """
+    """A figure that shows one frame at a time."""
 
     def __init__(self, tiles: Floats, labels: list[str], captions: list[str] | None) -> None:
         self.length = tiles.shape[1]

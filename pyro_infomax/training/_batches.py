@@ -27,11 +27,7 @@ class Batches(abc.ABC):
 
     @abc.abstractmethod
     def shuffled(self, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch of training, in an order drawn from torch's generator.
-
-        Args:
-            skip: how many batches to leave out at the beginning; those after them are the same as without.
-        """
+        """An epoch of training after its first ``skip`` batches, in an order drawn from torch's generator."""
 
     @abc.abstractmethod
     def ordered(self) -> Iterator[Batch]:
@@ -43,13 +39,6 @@ class Batches(abc.ABC):
 
         The processes draw from generators in one state, so that their parts make up the batches of a single
         process.
-
-        Args:
-            rank: which process this is, counted from 0.
-            world_size: how many there are.
-
-        Raises:
-            ValueError: where there are too few data for all processes, and for data that cannot be split.
         """
 
 
@@ -77,14 +66,6 @@ class IndexedBatches(Batches):
 
     Where it has fewer data than there are processes, it is one with the batch before it, since no process may
     stay without data.
-
-    Args:
-        take: from an index (batch,) to the batch.
-        size: number of data.
-        batch_size: number of data in a batch, over all processes.
-        device: where the index is wanted.
-        rank: which process this is.
-        world_size: how many processes share each batch.
     """
 
     def __init__(
@@ -186,26 +167,7 @@ class StreamBatches(Batches):
 
 
 def to_batches(data: TrainingData, *, batch_size: int | None, name: str = "data") -> Batches:
-    """Turns any kind of data into batches.
-
-    Args:
-        data: a tensor or a memory-mapped array, or a tuple of these, whose first axis is the data, a Dataset
-            whose items are a tensor or a tuple of them, or a DataLoader, which has batches of its own.
-        batch_size: number of data in a batch; None for all of them at once.
-        name: what error messages call the data.
-
-    Returns:
-        The batches, each a tuple of tensors.
-
-    Raises:
-        ValueError: for other kinds of data, empty data, lengths that differ, nan in a tensor, or a batch
-            size below 1.
-
-    Example:
-        >>> batches = to_batches(torch.arange(5), batch_size=2)
-        >>> [x.tolist() for (x,) in batches.ordered()]
-        [[0, 1], [2, 3], [4]]
-    """
+    """Turns any kind of data into batches, each a tuple of tensors; no batch size takes all at once."""
     if batch_size is not None:
         whole_number("batch_size", batch_size, at_least=1)
     # A loader that went through fabric.setup_dataloaders is wrapped, and no DataLoader any more

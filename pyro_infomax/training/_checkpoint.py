@@ -95,10 +95,6 @@ def write_checkpoint(path: Path, content: State) -> None:
 
     The content goes to a temporary file in the same folder, is brought to the disk, and then takes the place
     of the old file.
-
-    Args:
-        path: of the file.
-        content: tensors and plain values.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -113,17 +109,7 @@ def write_checkpoint(path: Path, content: State) -> None:
 
 
 def read_checkpoint(path: Path) -> State:
-    """Reads a checkpoint, of which nothing is run.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        ValueError: if the file is none of :func:`write_checkpoint`, of another version, or damaged.
-    """
+    """Reads a checkpoint, of which nothing is run."""
     if flaw := _flaw(path):
         raise ValueError(f"Expected {path} to be a checkpoint of fit but {flaw}.")
     try:
@@ -202,22 +188,7 @@ _SEQUENCES: Final = (list, tuple, set)
 
 
 def plain_values(state: _Values, *, of: str) -> _Values:
-    """A state as ``torch.load(weights_only=True)`` reads it.
-
-    Args:
-        state: mappings, sequences, tensors and plain values, nested as they may be.
-        of: what error messages call its owner.
-
-    Returns:
-        The same state; tensors without their graphs, and NumPy's numbers as Python's.
-
-    Raises:
-        ValueError: for anything else in it, such as functions and objects.
-
-    Example:
-        >>> plain_values({"best": np.float64(0.5), "seen": (1, 2)}, of="a callback")
-        {'best': 0.5, 'seen': (1, 2)}
-    """
+    """A state of tensors and plain values as ``torch.load(weights_only=True)`` reads it."""
     return cast(_Values, _plain_value(state, of, ""))
 
 
@@ -263,16 +234,7 @@ def training_setting(
     seed: int | None,
     processes: int,
 ) -> State:
-    """The kinds of optimiser and objective, the amount of data, and the arguments of ``fit``, by their names.
-
-    Example:
-        >>> import pyro, torch
-        >>> svi = SVI(print, print, pyro.optim.Adam({}), pyro.infer.Trace_ELBO())
-        >>> setting = training_setting(
-        ...     svi, torch.zeros(5, 2), validation=None, batch_size=2, seed=0, processes=1)
-        >>> setting["len(data)"], setting["optimizer"], setting["objective"]
-        (5, 'PyroOptim of Adam', 'Trace_ELBO')
-    """
+    """The kinds of optimiser and objective, the amount of data, and the arguments of ``fit``, by name."""
     return {
         "batch_size": batch_size if not isinstance(data, DataLoader) else data.batch_size,
         "len(data)": _length(data),
@@ -301,19 +263,7 @@ def _kind_of_optimizer(optim: PyroOptim) -> str:
 
 
 def forget_moments(optim: PyroOptim) -> None:
-    """Drops the moments, step counts and schedules of all parameters, which begin anew.
-
-    Example:
-        >>> import torch
-        >>> from pyro.optim import Adam
-        >>> parameter = torch.ones(1, requires_grad=True)
-        >>> parameter.grad = torch.ones(1)
-        >>> optim = Adam({"lr": 0.1})
-        >>> optim([parameter])
-        >>> forget_moments(optim)
-        >>> optim.get_state()
-        {}
-    """
+    """Drops the moments, step counts and schedules of all parameters, which begin anew."""
     if isinstance(optim, FusedOptim):
         optim.forget()
         return
@@ -322,12 +272,7 @@ def forget_moments(optim: PyroOptim) -> None:
 
 
 def read_moments(optim: PyroOptim, programs: ProgramState) -> State:
-    """What the optimiser keeps, by the stable names of the parameters; the tensors may be its own.
-
-    Args:
-        optim: the optimiser.
-        programs: knows the parameters. Pyro itself has no names for those that a module keeps to itself.
-    """
+    """What the optimiser keeps, by the stable names of the parameters; the tensors may be its own."""
     parameters, names = programs.parameters, programs.stable_names
     if isinstance(optim, FusedOptim):
         optim.name_parameters(parameters)
@@ -340,16 +285,9 @@ def read_moments(optim: PyroOptim, programs: ProgramState) -> State:
 
 
 def prepare_moments(optim: PyroOptim, moments: State, programs: ProgramState) -> Callable[[], None]:
-    """Gets ready to put back what :func:`read_moments` has read.
+    """What puts back all that :func:`read_moments` has read; until it is called, nothing has changed.
 
-    Args:
-        optim: the optimiser.
-        moments: by the stable name of the parameter; what belongs to parameters that do not exist yet waits
-            for them.
-        programs: knows the parameters.
-
-    Returns:
-        What puts it back. Until then, nothing has changed.
+    What belongs to parameters that do not exist yet waits for them.
     """
     parameters = programs.parameters
     sites = {stable: name for name, stable in programs.stable_names.items()}
@@ -391,17 +329,7 @@ class KeepsState(Protocol):
 
 @final
 class Keeper:
-    """Keeps a training in its checkpoint.
-
-    Args:
-        checkpoint: where, and how often.
-        state: the training.
-        last_good: the state at the end of the last epoch, where a loss that is not finite sends it.
-        callbacks: those with a state are kept too.
-        streams: what the training draws from.
-        setting: what has to be the same when it is resumed.
-        ranks: the processes that train. The first one writes.
-    """
+    """Keeps a training in its checkpoint, and goes on from what that holds."""
 
     def __init__(
         self,
@@ -430,15 +358,7 @@ class Keeper:
     # -- reading ---------------------------------------------------------------------------------------
 
     def find(self, *, resume: bool) -> State | None:
-        """What the file holds; None if there is none.
-
-        Args:
-            resume: whether the training may go on from a file.
-
-        Raises:
-            ValueError: if there is a file that it must not go on from, or that is no checkpoint of this
-                training.
-        """
+        """What the file holds, which must be a checkpoint of this training; None if there is none."""
         content = self._ranks.broadcast(self._ranks.together(lambda: self._find(resume)))
         if content is not None:
             self._check_setting(content["setting"])
@@ -458,15 +378,7 @@ class Keeper:
         return read_checkpoint(self._path) if exists else None
 
     def restore(self, content: State, part: EpochPart) -> None:
-        """Puts a training back to where a file has it; nothing is changed if it does not fit.
-
-        Args:
-            content: of the file.
-            part: the epoch in which the training was, if it was in one.
-
-        Raises:
-            ValueError: if parameters, buffers or callbacks are other ones.
-        """
+        """Puts a training back to where a file has it; nothing is changed if it does not fit."""
         programs, svi = self._training.programs, self._training.svi
         # What may not fit comes first, so that an error leaves all as it was
         for kind, live in programs.state_dict().items():

@@ -66,13 +66,7 @@ class NonFiniteLossError(RuntimeError):
 
 @final
 class Divergence:
-    """What becomes of a training whose loss, or parameters, are no longer finite.
-
-    Args:
-        state: the training.
-        last_good: where it goes back to.
-        count: of the values of a batch that are nan or infinite, in whatever process.
-    """
+    """What becomes of a training whose loss, or parameters, are no longer finite."""
 
     def __init__(self, state: TrainingState, last_good: Snapshot, *, count: Callable[[Batch], int]) -> None:
         self._state = state
@@ -118,13 +112,7 @@ class Divergence:
 
 
 def count_non_finite(batch: Batch) -> int:
-    """The number of values of a batch that are nan or infinite.
-
-    Example:
-        >>> import torch
-        >>> count_non_finite((torch.tensor([0.0, torch.nan]), torch.tensor([torch.inf])))
-        2
-    """
+    """The number of values of a batch that are nan or infinite."""
     return sum(int((~tensor.isfinite()).sum()) for tensor in batch)
 
 
@@ -145,12 +133,7 @@ _NOT_SHOWN: Final = ("epoch", "step", "seconds", "elbo")
 
 @final
 class ProgressBar:
-    """A bar on stderr with a step an epoch.
-
-    Args:
-        epochs: how many there will be.
-        progress: whether to show it; a string is its title.
-    """
+    """A bar on stderr with a step an epoch; a string as ``progress`` is its title."""
 
     def __init__(self, epochs: int, *, progress: bool | str) -> None:
         title = progress if isinstance(progress, str) else None
@@ -183,20 +166,7 @@ def _summary(row: Row) -> str:
 
 @final
 class TrainingRun:
-    """The loop of ``fit``.
-
-    Args:
-        svi: model, guide, optimiser and objective.
-        epochs: how often to go through the batches.
-        batches: of training.
-        held_out: of validation, if there is any.
-        callbacks: called after each epoch.
-        execution: how steps are carried out.
-        streams: what the training draws from.
-
-    Attributes:
-        state: the training as callbacks see it.
-    """
+    """The loop of ``fit``; callbacks see its ``state``."""
 
     def __init__(
         self,
@@ -224,16 +194,7 @@ class TrainingRun:
         programs.follow(self._last_good.extend)
 
     def keep_in(self, checkpoint: Checkpoint, *, resume: bool, setting: State) -> None:
-        """Keeps the training in a file, and goes on from what the file holds.
-
-        Args:
-            checkpoint: where, and how often.
-            resume: whether there may be a file.
-            setting: what has to be the same when it is resumed.
-
-        Raises:
-            ValueError: if there is a file that the training cannot go on from.
-        """
+        """Keeps the training in a file, and goes on from what the file holds, if it may."""
         self._keeper = Keeper(
             checkpoint,
             state=self.state,
@@ -283,9 +244,7 @@ class TrainingRun:
         """Has the programs create what they keep, and leaves everything else as it was.
 
         A new process has neither lazy parameters nor what plain functions close over before the first run.
-
-        Args:
-            wanted: parameters that one batch may state and another not.
+        One batch may state parameters that another does not.
         """
         svi = self.state.svi
         elbo: Any = objective(svi)
