@@ -120,7 +120,7 @@ class Poses(NamedTuple):
 
     def take(self, index: Integers) -> "Poses":
         """Some of them."""
-        return Poses(*(each[index] for each in self))
+        return Poses._make(each[index] for each in self)
 
 
 @final
@@ -236,7 +236,8 @@ class Stencils:
 
     def _draw(self, cells: Integers) -> npt.NDArray[np.uint8]:
         places = np.unravel_index(cells, self._sizes)
-        return self._canvas.draw(Poses(*(axis[at] for axis, at in zip(self._poses, places, strict=True))))
+        poses = Poses._make(axis[at] for axis, at in zip(self._poses, places, strict=True))
+        return self._canvas.draw(poses)
 
 
 # ---- The data.
