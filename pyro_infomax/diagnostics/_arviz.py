@@ -8,7 +8,6 @@ from typing import Any, Final, final
 
 import numpy as np
 import pandas as pd
-import pyro
 import torch
 import xarray as xr
 
@@ -16,7 +15,7 @@ from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, Tensors, rows_of
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Array, Program
-from pyro_infomax._version import __version__
+from pyro_infomax._version import creation_attributes
 from pyro_infomax.diagnostics._decompose import Decomposition, account_of
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.information import Estimate
@@ -144,18 +143,14 @@ def to_arviz(
     with local latents ``arviz.loo`` would be wrong, since leaving a datum out leaves its latent the prior.
 
     Args:
-        model: a Pyro program with a plate around its observed sites.
-        guide: a Pyro program over the same local latent sites.
-        data: a tensor or a tuple of tensors, whose first axis is the data.
         num_samples: draws per datum.
         history: of the training (:class:`~pyro_infomax.training.History`, or a DataFrame with a row an
             epoch).
         coords: names of dimensions to their labels; ``datum`` is the data's.
         dims: site names to the names of their event dimensions.
-        seed: isolates the draws from torch's global state.
-        data_plate: the name of the data plate, where it is not the only candidate.
         predictive_data: the number of data, from the first on, with posterior predictive draws; None for all.
         decomposition: an account made before; None to make one.
+        model, guide, data, seed, data_plate: as for :func:`decompose`.
 
     Returns:
         ``InferenceData`` before ArviZ 1, ``DataTree`` from 1 on. Dimensions are (chain, draw, datum, event…).
@@ -184,7 +179,7 @@ def to_arviz(
     if history is not None:
         groups["svi"] = _svi(history)
     labels.check_used()
-    return to_native({name: group.assign_attrs(_attributes()) for name, group in groups.items()})
+    return to_native({name: group.assign_attrs(creation_attributes()) for name, group in groups.items()})
 
 
 _DRAWS = ("chain", "draw")
@@ -324,12 +319,3 @@ def _svi(history: History | pd.DataFrame) -> xr.Dataset:
     if "step" not in numbers:
         numbers = numbers.assign(step=np.arange(1, len(numbers) + 1))
     return xr.Dataset.from_dataframe(numbers.set_index("step"))
-
-
-def _attributes() -> dict[str, str]:
-    return {
-        "inference_library": "pyro",
-        "inference_library_version": pyro.__version__,
-        "creation_library": "pyro_infomax",
-        "creation_library_version": __version__,
-    }

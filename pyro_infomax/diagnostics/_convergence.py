@@ -142,15 +142,11 @@ def convergence(
     lower bound, for the bound ln N.
 
     Args:
-        model: a Pyro program with a plate around its observed sites.
         guide: a Pyro program over the same local latent sites; it encodes the data once.
-        data: a tensor or a tuple of tensors, whose first axis is the data: the arguments of both.
         sizes: numbers of data, from 2 to all of them; None for all and halves of halves, down to some 64.
         num_samples: draws of z per datum.
-        batch_size: the most data that a program is run on at once, where it follows the length of its
-            arguments.
         seed: isolates the draws and the choice of the subsets from torch's global state.
-        data_plate: the name of the data plate, where it is not the only candidate.
+        model, data, batch_size, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`.
 
     Returns:
         The curves, in nats per datum.

@@ -139,14 +139,10 @@ def importance_weighted_evidence(
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
 
     Args:
-        model: a Pyro program with a plate around its observed sites.
-        guide: a Pyro program over the same local latent sites.
-        data: a tensor or a tuple of tensors, whose first axis is the data: the arguments of both.
         num_samples: S, draws of z for each datum, at least 2.
         batch_size: the most rows, draws times data, that a program is run on at once, where it follows the
             length of its arguments.
-        seed: isolates the draws from torch's global state.
-        data_plate: the name of the data plate, where it is not the only candidate.
+        model, guide, data, seed, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`.
 
     Returns:
         The bound and its diagnostics.

@@ -245,9 +245,9 @@ def binned(sample: Sample, *, reference: bool) -> Binned:
     return Binned(rank_bins(sample.codes, num_bins), sample.factors, rank_bins(best, num_bins))
 
 
-def equal_width_bins(codes: Floats, num_bins: int = REFERENCE_BINS) -> Integers:
-    """Bins of equal width from the smallest to the largest value of each code; a constant code has one."""
-    columns = [np.digitize(code, np.histogram_bin_edges(code, num_bins)[:-1]) - 1 for code in codes.T]
+def equal_width_bins(codes: Floats) -> Integers:
+    """20 bins of equal width from the smallest to the largest value of each code; a constant code has one."""
+    columns = [np.digitize(code, np.histogram_bin_edges(code, REFERENCE_BINS)[:-1]) - 1 for code in codes.T]
     return np.stack(columns, axis=1).astype(np.int64)
 
 

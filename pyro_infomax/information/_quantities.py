@@ -67,8 +67,7 @@ def leave_one_out(posterior: Posterior, *, num_samples: int = 1, seed: int | Non
 
     Args:
         posterior: a torch or Pyro distribution, batch shape (N,) with N >= 2, event shape (d,).
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        num_samples, seed: as for :func:`mutual_information`.
 
     Returns:
         An estimate in nats per datum, of bound "upper".
@@ -134,10 +133,7 @@ def marginal_kl(
     lower bound.
 
     Args:
-        posterior: a torch or Pyro distribution, batch shape (N,), event shape (d,).
-        prior: batch shape (), event shape (d,).
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        posterior, prior, num_samples, seed: as for :func:`rate`.
 
     Returns:
         An estimate in nats per datum, of bound "exact".
@@ -168,8 +164,7 @@ def dimensionwise_kl(
         posterior: a torch or Pyro distribution, batch shape (N,), event shape (d,), with known marginals.
         prior: batch shape (), event shape (d,), with known marginals: Independent over univariate factors, a
             multivariate Normal, a mixture of these, or an object with ``log_prob_marginals``.
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        num_samples, seed: as for :func:`mutual_information`.
 
     Returns:
         A vector of d estimates in nats per datum, of bound "exact".
@@ -202,8 +197,7 @@ def prior_dependence(
     Args:
         posterior: a torch or Pyro distribution, batch shape (N,), event shape (d,).
         prior: batch shape (), event shape (d,), with known marginals.
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        num_samples, seed: as for :func:`mutual_information`.
 
     Returns:
         An estimate in nats per datum, of bound "exact".
@@ -373,8 +367,7 @@ def total_correlation(posterior: Posterior, *, num_samples: int = 1, seed: int |
 
     Args:
         posterior: a torch or Pyro distribution, batch shape (N,), event shape (d,), with known marginals.
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        num_samples, seed: as for :func:`mutual_information`.
 
     Returns:
         An estimate in nats per datum, of bound "exact".

@@ -62,9 +62,6 @@ def information_per_dimension(
         names: one name per dimension; by default their indices.
         ax: the Axes to draw on; a new figure's by default.
 
-    Returns:
-        The Axes.
-
     Raises:
         ValueError: if the arrays are not finite vectors of one length, or the names do not match.
 
@@ -116,9 +113,6 @@ def information_per_site(
         standard_error: (s,) of the information, nats, drawn as error bars; none by default.
         names: one name per site; by default their indices.
         ax: the Axes to draw on; a new figure's by default.
-
-    Returns:
-        The Axes.
 
     Raises:
         ValueError: if the arrays are not finite vectors of one length, or the names do not match.
@@ -208,9 +202,6 @@ def rate_stack(
             information of the pairs that are within a nat of it. Neither by default.
         names: one name per pair, such as its weight; by default their indices.
         ax: the Axes to draw on; a new figure's by default.
-
-    Returns:
-        The Axes.
 
     Raises:
         ValueError: if the arrays are not finite vectors of one length, the names do not match, or
@@ -310,9 +301,6 @@ def information_over_size(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axe
             ``marginal_kl``; each may have a companion ``…_standard_error``. ``Convergence.to_frame()`` is
             such a frame.
         ax: the Axes to draw on; a new figure's by default.
-
-    Returns:
-        The Axes.
 
     Raises:
         ValueError: if the frame has no row, lacks a bound, has sizes that are not positive, or values

@@ -14,13 +14,12 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, 
 
 import numpy as np
 import pandas as pd
-import pyro
 import torch
 import xarray as xr
 from numpy.typing import DTypeLike
 
 from pyro_infomax._types import Array
-from pyro_infomax._version import __version__
+from pyro_infomax._version import creation_attributes
 from pyro_infomax.information import Estimate
 from pyro_infomax.sweeps._grid import FAILURE, Axis, Point
 
@@ -372,7 +371,7 @@ def assemble(axes: Sequence[Axis], outcomes: Sequence[PointOutcome]) -> xr.Datas
     named = {dim for each in results.values() for dim in each.coords}
     coords = {axis.name: axis.coordinate for axis in axes}
     coords |= {dim: _plain_labels(index) for dim, index in labels.items() if dim in named}
-    return xr.Dataset(variables, coords=coords, attrs=_attributes())
+    return xr.Dataset(variables, coords=coords, attrs=creation_attributes())
 
 
 def _gathered(name: str, results: Results, labels: DimensionLabels, *, size: int) -> Variable:
@@ -437,12 +436,3 @@ def _agreed(name: str, what: str, each: Sequence[_Feature]) -> _Feature:
         seen = " and ".join(sorted(map(str, set(each))))
         raise ValueError(f"Expected {name!r} to have the same {what} but the points have {seen}.")
     return each[0]
-
-
-def _attributes() -> dict[str, str]:
-    return {
-        "inference_library": "pyro",
-        "inference_library_version": pyro.__version__,
-        "creation_library": "pyro_infomax",
-        "creation_library_version": __version__,
-    }
