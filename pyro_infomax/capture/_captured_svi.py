@@ -499,7 +499,8 @@ class CapturedSVI(SVI):
         loss, parameters = self._eager_gradients(args, kwargs)
         gradients = {each: each.grad for each in parameters if each.grad is not None}
         eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
-        difference = eager.difference(captured, self._names())
+        names = {leaf: name for name, leaf in self._state.parameters.items()}
+        difference = eager.difference(captured, names)
         self._eager_update(parameters)
         if difference is not None:
             self._go_without(f"step is not the step that the programs take: {difference}")
@@ -581,9 +582,6 @@ class CapturedSVI(SVI):
     def _terms(self) -> dict[str, float]:
         weighted = self._programs.weighted
         return {} if weighted is None or weighted.terms is None else dict(weighted.terms)
-
-    def _names(self) -> dict[Tensor, str]:
-        return {leaf: name for name, leaf in self._state.parameters.items()}
 
     def _give_up(self, reason: str, *, depth: int = 0) -> None:
         self._reason = reason

@@ -539,10 +539,14 @@ def annealed_importance_sampling(
     arguments = data.data if isinstance(data, Simulated) else as_data(data)
     with evaluation_mode(model, *([] if guide is None else [guide])), torch.no_grad(), seeded_draws(seed):
         weights = ImportanceWeights(num_chains, len(arguments[0]))
-        path = _path(model, arguments, guide, data_plate=data_plate, batch_size=batch_size)
+        pair = None
+        if guide is not None:
+            pair = Pair(model, guide, arguments, data_plate=data_plate, batch_size=batch_size)
+        joint = GenerativeJoint(model, data_plate=data_plate) if pair is None else pair.generative
+        path = AnnealedJoint(joint, arguments, pair=pair, batch_size=batch_size)
         exact = None
         if isinstance(data, Simulated):
-            data.check_origin(model, path.joint)
+            data.check_origin(model, joint)
             exact = path.flat(data.latents)  # (data, latent)
         # Step sizes come from chains of their own: tuned on the weighed ones they would break the bounds
         annealing = Annealing.tuned(
@@ -562,22 +566,6 @@ def annealed_importance_sampling(
         num_chains=num_chains,
         _upper_per_datum=upper,
     )
-
-
-def _path(
-    model: Program,
-    data: Tensors,
-    guide: Program | None,
-    *,
-    data_plate: str | None,
-    batch_size: int,
-) -> AnnealedJoint:
-    if guide is None:
-        return AnnealedJoint(
-            GenerativeJoint(model, data_plate=data_plate), data, pair=None, batch_size=batch_size
-        )
-    pair = Pair(model, guide, data, data_plate=data_plate, batch_size=batch_size)
-    return AnnealedJoint(pair.generative, data, pair=pair, batch_size=batch_size)
 
 
 def _upper(annealing: Annealing, exact: torch.Tensor, num_chains: int) -> torch.Tensor:

@@ -280,13 +280,9 @@ def _information(account: Decomposition) -> xr.Dataset:
         held_out, missing = _arrays(account.holdout)
         arrays |= {f"holdout_{name}": each for name, each in held_out.items()}
         reasons |= {f"holdout_{name}": each for name, each in missing.items()}
-    used = {along: names for along, names in map(account.axis, arrays) if _runs_along(arrays, along)}
-    coords = {along: list(names) for along, names in used.items()}
+    used = {str(dim) for each in arrays.values() for dim in each.dims}
+    coords = {along: list(names) for along, names in map(account.axis, arrays) if along in used}
     return xr.Dataset(arrays, coords={"latent": list(account.latent_names)} | coords, attrs=reasons)
-
-
-def _runs_along(arrays: Mapping[str, xr.DataArray], dim: str) -> bool:
-    return any(dim in each.dims for each in arrays.values())
 
 
 def _arrays(account: Decomposition) -> tuple[dict[str, xr.DataArray], dict[str, str]]:

@@ -83,8 +83,9 @@ def udr(
         array([0.81, 0.81, 0.72])
     """
     _check_correlation(correlation)
-    models = _Models(_checked_codes(codes), ())
-    models = replace(models, active=tuple(_active(models.codes, kl)))
+    arrays = _checked_codes(codes)
+    kept = zip(arrays, _kept(arrays, kl), strict=True)
+    models = _Models(arrays, tuple(told & (np.ptp(each, axis=0) > 0) for each, told in kept))
     statistic = partial(_udr, correlation=correlation, reference=reference)
     rng = np.random.RandomState(seed)
     return calibrated("udr", statistic, models, calibration=calibration, rng=rng, progress=progress)
@@ -216,11 +217,6 @@ def _checked_codes(codes: Sequence[ArrayLike]) -> tuple[Floats, ...]:
     if len(set(sizes)) > 1:
         raise ValueError(f"Expected codes of the same data for all models but they have {sizes} rows.")
     return arrays
-
-
-def _active(codes: Sequence[Floats], kl: Sequence[ArrayLike] | None) -> Iterator[NDArray[np.bool_]]:
-    for each, kept in zip(codes, _kept(codes, kl), strict=True):
-        yield kept & (np.ptp(each, axis=0) > 0)
 
 
 def _kept(codes: Sequence[Floats], kl: Sequence[ArrayLike] | None) -> list[NDArray[np.bool_]]:

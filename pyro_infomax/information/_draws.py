@@ -81,7 +81,8 @@ class Draws:
         self._sites = whole.sites
         check_prior(prior, self.aggregate.latent_dim)
         self.prior = in_double(prior)
-        self.z = self._finite_draws(z) if z is not None else self._drawn(num_samples, seed)
+        with torch.no_grad():
+            self.z = draws_of(self.posterior, num_samples, seed) if z is None else self._finite_draws(z)
 
     @property
     def data_size(self) -> int:
@@ -199,10 +200,6 @@ class Draws:
     def _finite_draws(self, z: Tensor) -> Tensor:
         check_draws(z, self.posterior)
         return _finite(z.detach().double() if is_normal(self.posterior) else z.detach())
-
-    @torch.no_grad()
-    def _drawn(self, num_samples: int, seed: int | None) -> Tensor:
-        return draws_of(self.posterior, num_samples, seed)
 
 
 def _left_of(mixture: MixtureScores) -> Tensor:

@@ -57,7 +57,8 @@ def reconstructions(
     """
     if n < 1:
         raise ValueError(f"Expected n >= 1 but got {n}.")
-    pair = _first(images, n, name="images"), _first(reconstructions, n, name="reconstructions")
+    given = {"images": images, "reconstructions": reconstructions}
+    pair = [as_images(values, name=name, axes=1)[:n] for name, values in given.items()]
     if pair[0].shape != pair[1].shape:
         raise ValueError(
             f"Expected images and reconstructions of one shape but got {pair[0].shape} and {pair[1].shape}."
@@ -67,10 +68,6 @@ def reconstructions(
     ax.set_yticks(centres(tiles, axis=0), ["data", "reconstruction"])
     ax.set_title("Reconstructions")
     return ax
-
-
-def _first(values: Drawable, n: int, *, name: str) -> Floats:
-    return as_images(values, name=name, axes=1)[:n]
 
 
 def traversals(

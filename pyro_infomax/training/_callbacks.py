@@ -361,7 +361,8 @@ class LearningRateSchedule:
 
     def __call__(self, state: TrainingState) -> None:
         optim = _scheduled(state.svi.optim)
-        _check_monitor(self.monitor, watches=_watches(optim))
+        watches = any(isinstance(each, ReduceLROnPlateau) for each in optim.optim_objs.values())
+        _check_monitor(self.monitor, watches=watches)
         optim.step(*(() if self.monitor is None else (value_of(self.monitor, state),)))
 
     def __repr__(self) -> str:
@@ -377,10 +378,6 @@ def _scheduled(optim: PyroOptim) -> PyroLRScheduler:
     raise ValueError(
         f"Expected an optimiser with learning-rate schedulers but got a {type(optim).__name__}: {advice}."
     )
-
-
-def _watches(optim: PyroOptim) -> bool:
-    return any(isinstance(each, ReduceLROnPlateau) for each in optim.optim_objs.values())
 
 
 def _check_monitor(monitor: str | None, *, watches: bool) -> None:

@@ -168,9 +168,9 @@ class EpochPart:
         }
 
     def load_state_dict(self, state: State, *, streams: State) -> None:
-        """Goes on where another process was stopped, and random streams stood there.
+        """Goes on where another process was stopped, with random streams as they stood then.
 
-        They go back to the beginning of the epoch, whose order of batches is drawn once more.
+        They first go back to the beginning of the epoch, whose order of batches is drawn once more.
         """
         self.taken = state["taken"]
         self.tally.load_state_dict(state["tally"])

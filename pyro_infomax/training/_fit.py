@@ -424,11 +424,12 @@ def fit(
         >>> bool((pyro.param("loc") - 3.0).abs() < 0.1)
         True
     """
-    _check_svi(svi)
+    if not isinstance(svi, SVI):
+        raise ValueError(f"Expected a pyro.infer.SVI but got {type(svi).__name__}.")
     whole_number("epochs", epochs, at_least=1)
     kept = _checkpoint(checkpoint, resume)
     after_epoch = _checked_callbacks(callbacks)
-    execution = _execution(fabric)
+    execution: Execution = SingleProcess() if fabric is None else DataParallel(fabric)
     batches, held_out = execution.ranks.together(lambda: _both_batches(data, validation, batch_size))
     run = TrainingRun(
         svi,
@@ -472,10 +473,6 @@ def _both_batches(
     return batches, to_batches(validation, batch_size=batch_size, name="validation")
 
 
-def _execution(fabric: Any) -> Execution:
-    return SingleProcess() if fabric is None else DataParallel(fabric)
-
-
 def _warn_unfinished_schedules(svi: SVI, steps: int) -> None:
     missing = getattr(objective(svi), "pending_steps", 0)
     if missing:
@@ -486,11 +483,6 @@ def _warn_unfinished_schedules(svi: SVI, steps: int) -> None:
             UserWarning,
             stacklevel=3,
         )
-
-
-def _check_svi(svi: object) -> None:
-    if not isinstance(svi, SVI):
-        raise ValueError(f"Expected a pyro.infer.SVI but got {type(svi).__name__}.")
 
 
 def _checked_callbacks(callbacks: object) -> tuple[Callable[[TrainingState], None], ...]:
