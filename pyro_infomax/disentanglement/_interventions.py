@@ -461,22 +461,20 @@ def _of_source(
     source = encoder.source
     sizes = tuple(int(size) for size in source.factor_sizes)
     _check_several(len(sizes))
-    background = _keys(source.sample_factors(num_background, seed=rng), sizes) if num_background else None
+    background = np.empty(0, dtype=np.int64)
+    if num_background:
+        background = _keys(source.sample_factors(num_background, seed=rng), sizes)
     one = _keys_of_pairs if pairs else _keys_of_group
     plan = patiently(range(NUM_POINTS), "interventions", progress=progress)
     results = [one(source, sizes, rng) for _ in plan]
     fixed = np.array([index for index, _ in results], dtype=np.int64)
     keys = np.stack([each for _, each in results])
-    parts = [np.empty(0, dtype=np.int64) if background is None else background, keys.reshape(-1)]
-    sample, rows = _encoded(encoder, np.concatenate(parts), sizes, rng)
-    split = len(parts[0])
-    shaped = rows[split:].reshape(keys.shape)
-    return Interventions(
-        sample,
-        rows[:split],
-        FixedFactorDraws(fixed[:NUM_TRAIN], shaped[:NUM_TRAIN]),
-        FixedFactorDraws(fixed[NUM_TRAIN:], shaped[NUM_TRAIN:]),
-    )
+    together = np.concatenate([background, keys.reshape(-1)])
+    sample, rows = _encoded(encoder, together, sizes, rng)
+    at_random, drawn_rows = rows[: len(background)], rows[len(background) :].reshape(keys.shape)
+    train = FixedFactorDraws(fixed[:NUM_TRAIN], drawn_rows[:NUM_TRAIN])
+    test = FixedFactorDraws(fixed[NUM_TRAIN:], drawn_rows[NUM_TRAIN:])
+    return Interventions(sample, at_random, train, test)
 
 
 def _keys_of_pairs(

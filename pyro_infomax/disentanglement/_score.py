@@ -183,9 +183,14 @@ def calibrated(
     outcome = statistic(subject, rng)
     replicates: dict[Kind, list[ScoreOutcome]] = {"bootstrap": [], "permutation": [], "ceiling": []}
     if calibration is not None:
-        plan = _plan(calibration, has_ceiling=has_ceiling)
-        for kind in patiently(plan, name, progress=progress):
-            replicates[kind].append(statistic(_replicate(subject, kind, rng), rng))
+        kinds: dict[Kind, tuple[int, Callable[[], _Subject]]] = {
+            "bootstrap": (calibration.bootstraps, lambda: subject.resampled(rng)),
+            "permutation": (calibration.permutations, lambda: subject.permuted(rng)),
+            "ceiling": (int(has_ceiling), subject.as_codes),
+        }
+        plan = [(kind, make) for kind, (count, make) in kinds.items() for _ in range(count)]
+        for kind, make in patiently(plan, name, progress=progress):
+            replicates[kind].append(statistic(make(), rng))
     confidence = 0.95 if calibration is None else calibration.confidence
     settled = _Settled(replicates, confidence, bounds, higher_is_better)
     companions = (settled.score(f"{name}_{what}", value, what) for what, value in outcome.companions.items())
@@ -199,25 +204,6 @@ def _check_calibration(calibration: object) -> None:
             f"Expected calibration to be a Calibration or None but got {calibration!r}: "
             "Calibration(bootstraps=100, permutations=50) is one."
         )
-
-
-def _plan(calibration: Calibration, *, has_ceiling: bool) -> list[Kind]:
-    counts: dict[Kind, int] = {
-        "bootstrap": calibration.bootstraps,
-        "permutation": calibration.permutations,
-        "ceiling": int(has_ceiling),
-    }
-    return [kind for kind, count in counts.items() for _ in range(count)]
-
-
-def _replicate(subject: _Subject, kind: Kind, rng: np.random.RandomState) -> _Subject:
-    match kind:
-        case "bootstrap":
-            return subject.resampled(rng)
-        case "permutation":
-            return subject.permuted(rng)
-        case "ceiling":
-            return subject.as_codes()
 
 
 @final
