@@ -3,6 +3,7 @@
 import abc
 import mmap
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeGuard, final
 
@@ -61,6 +62,7 @@ class WholeBatch(Batches):
 
 
 @final
+@dataclass(frozen=True, eq=False)
 class IndexedBatches(Batches):
     """Batches fetched by their indices; the last one may be short.
 
@@ -68,57 +70,42 @@ class IndexedBatches(Batches):
     stay without data.
     """
 
-    def __init__(
-        self,
-        take: Callable[[Tensor], Batch],
-        *,
-        size: int,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        _check_enough(min(size, batch_size), world_size, "a batch")
-        self._take = take
-        self._size = size
-        self._batch_size = batch_size
-        self._device = device
-        self._rank = rank
-        self._world_size = world_size
+    take: Callable[[Tensor], Batch]  # from an index (batch,) to the batch
+    size: int
+    batch_size: int  # over all processes
+    device: torch.device | str = "cpu"  # where the index is wanted
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        _check_enough(min(self.size, self.batch_size), self.world_size, "a batch")
 
     def shuffled(self, skip: int = 0) -> Iterator[Batch]:
-        return self._walk(torch.randperm(self._size, device="cpu"), skip)
+        return self._walk(torch.randperm(self.size, device="cpu"), skip)
 
     def ordered(self) -> Iterator[Batch]:
-        return self._walk(torch.arange(self._size, device="cpu"))
+        return self._walk(torch.arange(self.size, device="cpu"))
 
     def sharded(self, rank: int, world_size: int) -> "IndexedBatches":
-        return IndexedBatches(
-            self._take,
-            size=self._size,
-            batch_size=self._batch_size,
-            device=self._device,
-            rank=rank,
-            world_size=world_size,
-        )
+        return replace(self, rank=rank, world_size=world_size)
 
     def _walk(self, order: Tensor, skip: int = 0) -> Iterator[Batch]:
-        for index in self._indices(order.to(self._device), skip):
-            part = index if self._world_size == 1 else index[self._rank :: self._world_size]
-            yield self._take(part)
+        for index in self._indices(order.to(self.device), skip):
+            part = index if self.world_size == 1 else index[self.rank :: self.world_size]
+            yield self.take(part)
 
     def _indices(self, order: Tensor, skip: int) -> Iterator[Tensor]:
-        last = (self._count - 1) * self._batch_size
+        last = (self._count - 1) * self.batch_size
         # One split makes views at a third of what slices cost, but of a long order they would not fit memory
-        for block in order[skip * self._batch_size : last].split(_BLOCK * self._batch_size):
-            yield from block.split(self._batch_size) if len(block) else ()
+        for block in order[skip * self.batch_size : last].split(_BLOCK * self.batch_size):
+            yield from block.split(self.batch_size) if len(block) else ()
         if skip < self._count:
             yield order[last:]
 
     @property
     def _count(self) -> int:
-        full, rest = divmod(self._size, self._batch_size)
-        return full + (rest >= self._world_size)
+        full, rest = divmod(self.size, self.batch_size)
+        return full + (rest >= self.world_size)
 
 
 @final
