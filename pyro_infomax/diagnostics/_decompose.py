@@ -119,10 +119,9 @@ class Decomposition:
     observed_names: tuple[str, ...] = ()
 
     def axis(self, quantity: str) -> tuple[str, tuple[str, ...]]:
-        """What a vector of estimates runs along: ``latent``, ``site`` or ``observed``, and the names there.
+        """What a vector of estimates of this name runs along, and the names there.
 
-        Args:
-            quantity: its name.
+        It is ``latent``, ``site`` or ``observed``.
         """
         names = {"latent": self.latent_names, "site": self.site_names, "observed": self.observed_names}
         along = _ALONG.get(quantity, "latent")
