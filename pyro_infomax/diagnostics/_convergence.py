@@ -92,7 +92,8 @@ class Convergence:
         yield "nats per datum ± standard error for the data at hand"
         yield f"{'N':>8}{'ln N':>9}" + "".join(f"{_HEADINGS[name]:>19}" for name in found)
         for row, size in enumerate(self.sizes):
-            cells = (f"{_with_error(estimate[row]):>19}" for estimate in found.values())
+            here = [estimate[row] for estimate in found.values()]
+            cells = [f"{float(each):z.4f} ± {float(each.standard_error):.4f}".rjust(19) for each in here]
             flag = "  saturated" if self.saturated[row] else ""
             yield f"{size:>8}{self.ceiling[row]:>9.4f}{''.join(cells)}{flag}"
 
@@ -114,10 +115,6 @@ _HEADINGS: Final = {
     "marginal_kl": "marginal KL",
     "total_correlation": "total correlation",
 }
-
-
-def _with_error(estimate: Estimate) -> str:
-    return f"{float(estimate):z.4f} ± {float(estimate.standard_error):.4f}"
 
 
 def convergence(

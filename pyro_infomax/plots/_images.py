@@ -105,7 +105,7 @@ def traversals(
     """
     tiles = as_images(images, name="images", axes=2)
     labels = checked_names(names, count=len(tiles), template="$z_{{{}}}$")
-    steps = None if values is None else _checked_values(values, count=tiles.shape[1])
+    steps = None if values is None else _checked_values(values, per="column", count=tiles.shape[1])
     ax = show(tiles, ax=axes_or_new(ax, size=_size(tiles)))
     ax.set_yticks(centres(tiles, axis=0), labels)
     if steps is not None:
@@ -118,10 +118,10 @@ def traversals(
     return ax
 
 
-def _checked_values(values: Drawable, *, count: int) -> Floats:
+def _checked_values(values: Drawable, *, per: str, count: int) -> Floats:
     vector = as_vector(values, name="values")
     if len(vector) != count:
-        raise ValueError(f"Expected one value per column, {count} in all, but got {len(vector)}.")
+        raise ValueError(f"Expected one value per {per}, {count} in all, but got {len(vector)}.")
     return vector
 
 
@@ -198,9 +198,7 @@ def _checked_path(path: str | Path) -> Path:
 def _captions(values: Drawable | None, *, count: int) -> list[str] | None:
     if values is None:
         return None
-    vector = as_vector(values, name="values")
-    if len(vector) != count:
-        raise ValueError(f"Expected one value per frame, {count} in all, but got {len(vector)}.")
+    vector = _checked_values(values, per="frame", count=count)
     return [f"{value:+.2f}".replace("-", "\N{MINUS SIGN}") for value in vector]
 
 
