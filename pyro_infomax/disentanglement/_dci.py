@@ -1,5 +1,6 @@
 """Disentanglement, completeness and informativeness (DCI), and the boosting that learns them."""
 
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Final, Literal, NamedTuple, Self, final
 
@@ -240,6 +241,7 @@ class _Stage(NamedTuple):
 
 
 @final
+@dataclass(eq=False, repr=False)
 class BinnedBoosting(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Scikit-learn's ``GradientBoostingClassifier`` in fewer, longer steps, for few codes and many values.
 
@@ -252,20 +254,12 @@ class BinnedBoosting(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     where small ones come to rest. Ties between codes that split equally well are broken at random.
     """
 
-    def __init__(
-        self,
-        n_estimators: int = 16,
-        *,
-        learning_rate: float = 0.6,
-        largest_step: float = 3.0,
-        max_bins: int = 64,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.n_estimators = n_estimators
-        self.learning_rate = learning_rate
-        self.largest_step = largest_step
-        self.max_bins = max_bins
-        self.random_state = random_state
+    n_estimators: int = 16  # stages
+    _: KW_ONLY
+    learning_rate: float = 0.6  # of each
+    largest_step: float = 3.0
+    max_bins: int = 64  # of each code; one with no more distinct values has a bin for each
+    random_state: int | np.random.RandomState | None = None
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         if not 2 <= self.max_bins <= _MOST_BINS:
