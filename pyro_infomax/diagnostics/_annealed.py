@@ -508,9 +508,6 @@ def annealed_importance_sampling(
         seed: isolates the draws from torch's global state.
         data_plate: the name of the data plate, where it is not the only candidate.
 
-    Returns:
-        The bounds.
-
     Raises:
         ValueError: for simulated data of another model or of other parameters, fewer than two chains, a
             schedule that does not rise from 0 to 1, data with nan, a model without latents, no data plate or

@@ -144,9 +144,6 @@ def importance_weighted_evidence(
             length of its arguments.
         model, guide, data, seed, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`.
 
-    Returns:
-        The bound and its diagnostics.
-
     Raises:
         ValueError: for fewer than two samples, data with nan, a guide that lacks a site of the model, no data
             plate or several.

@@ -161,9 +161,6 @@ def traversal_animation(
         values: (frames,) the values of :math:`z_j`, written below; nothing by default.
         names: one name per row, above its tile; by default :math:`z_0, z_1, \dots`
 
-    Returns:
-        The path.
-
     Raises:
         ValueError: if the shape is not that of rows of two images or more, a value is nan or infinite, the
             values or names do not match the frames or rows, fps is out of range, or the path does not end

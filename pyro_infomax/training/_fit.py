@@ -393,9 +393,6 @@ def fit(
             that state. Neither networks, which were initialised before, nor a DataLoader's own generator
             follow it.
 
-    Returns:
-        The history, a row an epoch.
-
     Raises:
         ValueError: for an svi that is none, epochs or a batch size below 1, data of another kind, empty data,
             tensors of different lengths, and nan in a tensor; for a checkpoint that exists without
