@@ -315,14 +315,20 @@ class Leaves:
 
 
 def ordered(points: Tensor, size: int) -> tuple[Tensor, list[int]]:
-    """An order of points in which neighbours stand together, and where its runs of ``size`` or more stop."""
+    """An order that keeps neighbours together, and where its runs of at most ``2 * size`` points stop."""
     if len(points) <= size:
         return torch.arange(len(points), device=points.device), [len(points)]
-    from sklearn.neighbors import KDTree  # late: few get here, and it takes a second to import
+    from scipy.spatial import cKDTree  # late: it takes as long to import as all of this room
 
-    _, order, nodes, _ = KDTree(points.cpu().numpy(), leaf_size=size).get_arrays()
-    stops = nodes["idx_end"][nodes["is_leaf"].astype(bool)]
-    return torch.from_numpy(np.array(order)).to(points.device), sorted(stops.tolist())
+    tree = cKDTree(points.cpu().numpy(), leafsize=2 * size, compact_nodes=False)
+    stops, nodes = [], [tree.tree]
+    while nodes:
+        node = nodes.pop()
+        if node.split_dim == -1:  # a leaf; one of equal points is as large as they are many
+            stops += [*range(node.start_idx + 2 * size, node.end_idx, 2 * size), node.end_idx]
+        else:
+            nodes += [node.greater, node.lesser]
+    return torch.from_numpy(tree.indices.copy()).to(points.device), stops
 
 
 def _coordinates(components: NormalComponents) -> Tensor:

@@ -57,3 +57,9 @@ def test_neighbours_stand_together() -> None:
     assert stops[-1] == 500
     within = torch.stack([points[part].var(0).sum() for part in order.tensor_split(stops[:-1])]).mean()
     assert within < 0.5 * points.var(0).sum()
+
+
+def test_runs_of_equal_points_are_split() -> None:
+    order, stops = ordered(torch.cat([torch.zeros(500, 2), torch.randn(100, 2)]), 50)
+    assert sorted(order.tolist()) == list(range(600))
+    assert 0 < min(torch.tensor([0, *stops]).diff()) <= max(torch.tensor([0, *stops]).diff()) <= 100
