@@ -196,8 +196,8 @@ class TrainingRun:
     def keep_in(self, checkpoint: Checkpoint, *, resume: bool, setting: State) -> None:
         """Keeps the training in a file, and goes on from what the file holds, if it may."""
         self._keeper = Keeper(
-            checkpoint,
-            state=self.state,
+            checkpoint=checkpoint,
+            training=self.state,
             last_good=self._last_good,
             callbacks=self._callbacks,
             streams=self._streams,
