@@ -98,10 +98,7 @@ class ImportanceWeights:
         self._added = 0
 
     def add(self, log_weights: Tensor) -> None:
-        """Takes in some samples.
-
-        Args:
-            log_weights: (samples, data), in nats.
+        """Takes in log-weights of some samples, (samples, data), in nats.
 
         Raises:
             ValueError: for another number of data, more samples than were announced, and weights that are nan
@@ -186,9 +183,6 @@ def tail_length(num_samples: int) -> int:
     r"""How many of the largest weights a tail is fitted to, :math:`\lceil \min(S / 5, 3 \sqrt S) \rceil`.
 
     Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
-
-    >>> tail_length(1000)
-    95
     """
     return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
 
@@ -257,20 +251,11 @@ def hamiltonian_transition(
 ) -> tuple[AnnealedState, Tensor]:
     r"""Moves every chain by a trajectory that leaves :math:`f_b` invariant and is its own reverse.
 
-    Each trajectory takes a random fraction of the step, and what it ends at is accepted with probability
-    :math:`\min(1, e^{-\Delta H})`; a trajectory that leaves the finite numbers is rejected.
+    Each trajectory takes a random fraction of the step (data, latent), which must not depend on the states.
+    What it ends at is accepted with probability :math:`\min(1, e^{-\Delta H})`, and with 0 beyond the finite
+    numbers. These probabilities, (chains, data), come with the new states.
 
     Reference: Neal (2011), MCMC using Hamiltonian dynamics.
-
-    Args:
-        state: where the chains stand.
-        temperature: b.
-        step: (data, latent), the largest step in each dimension; it must not depend on the states.
-        num_leapfrog: steps of a trajectory, each of which scores once.
-        score: from z (chains, data, latent) to a state.
-
-    Returns:
-        The new states, and the probabilities with which they were accepted, (chains, data).
     """
     size = torch.rand_like(state.log_start)[..., None]
     step = step * (_SHORTEST + (1 - _SHORTEST) * size)  # (chains, data, latent)
@@ -328,11 +313,7 @@ def sigmoid_schedule(fraction: Tensor) -> Tensor:
 
 
 def temperatures_of(schedule: Callable[[Tensor], Tensor], num_temperatures: int) -> Tensor:
-    """The temperatures of a schedule, (steps + 1,), from 0 to 1.
-
-    Raises:
-        ValueError: if there is no step, or if they do not rise from 0 to 1.
-    """
+    """The temperatures of a schedule, (steps + 1,), rising from 0 to 1."""
     num_temperatures = whole_number("num_temperatures", num_temperatures, at_least=1)
     found = schedule(torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64))
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -398,13 +379,8 @@ class Annealing:
         """Tunes the steps by a pilot run, datum by datum.
 
         At each temperature they follow the spread of the pilot's chains, times a factor that brings the
-        acceptance near 0.8.
-
-        Args:
-            score: see the class.
-            z: (chains, data, latent), draws of the start for the pilot alone, at least two chains.
-            temperatures: (T + 1,), from 0 to 1.
-            num_leapfrog: steps of a trajectory.
+        acceptance near 0.8. These chains begin at z (chains, data, latent), draws of the start for the pilot
+        alone, of at least two chains; for the other arguments see the class.
 
         Raises:
             ValueError: for fewer than one leapfrog step, and log-densities that are nan or plus infinity.
@@ -422,18 +398,13 @@ class Annealing:
         return cls(score, temperatures, torch.stack(steps) if steps else none, num_leapfrog)
 
     def forward(self, z: Tensor) -> AnnealedRun:
-        """From draws of the start: an unbiased weight, a lower bound by its log.
-
-        Args:
-            z: (chains, data, latent).
-        """
+        """From draws z (chains, data, latent) of the start: an unbiased weight, a lower bound by its log."""
         return self._run(z, range(len(self.temperatures) - 1), "annealing")
 
     def reverse(self, z: Tensor) -> AnnealedRun:
         """From exact draws of the target: an unbiased inverse weight, an upper bound by the weight's log.
 
-        Args:
-            z: (chains, data, latent); the chains of a datum may share one draw.
+        They are (chains, data, latent); the chains of a datum may share one draw.
         """
         return self._run(z, range(len(self.temperatures) - 2, -1, -1), "reverse")
 

@@ -65,11 +65,7 @@ class BatchMixture:
         .. math:: \hat q(z_i) = \frac{1}{NB} \sum_n q(z_i \mid x_n)
 
         Its weights sum to 1/N rather than to 1. It is no estimate of the aggregate posterior, and is here for
-        comparison only.
-
-        Args:
-            posterior: as above.
-            data_size: N, at least B.
+        comparison only. Its arguments are those of the class.
         """
         mixture = cls(posterior)
         check_data_size(data_size, mixture.batch_size)
@@ -82,26 +78,17 @@ class BatchMixture:
         return self._aggregate.data_size
 
     def log_prob(self, z: Tensor) -> Tensor:
-        r""":math:`\log \hat q(z_{si})`.
+        r""":math:`\log \hat q(z_{si})`, (S, B), float64, in nats.
 
-        Args:
-            z: (S, B, d), each draw in the column of its own datum.
-
-        Returns:
-            (S, B), float64, in nats; differentiable in z and in the posterior's parameters.
+        In z (S, B, d) each draw stands in the column of its own datum. It is differentiable in z and in the
+        posterior's parameters.
         """
         check_draws(z, self.posterior)
         own = self.posterior.log_prob(z).double()
         return self._weighed(own, self._aggregate.evaluate(z.flatten(0, 1), index=self._own(z)))
 
     def log_prob_marginals(self, z: Tensor) -> Tensor:
-        r""":math:`\log \hat q(z_{sij})` for every latent dimension j.
-
-        Args:
-            z: (S, B, d), each draw in the column of its own datum.
-
-        Returns:
-            (S, B, d), float64, in nats; differentiable in z and in the posterior's parameters.
+        r"""The same of every latent dimension j by itself, :math:`\log \hat q(z_{sij})`, (S, B, d).
 
         Raises:
             NotImplementedError: where the marginals of the posterior are not known.
@@ -194,16 +181,11 @@ def minibatch_stratified(
     autoencoders, appendix C; here with the stratum of each datum's own component for every datum alike.
 
     Args:
-        posterior: a torch or Pyro distribution of a minibatch, batch shape (B,) with B >= 2, event shape
-            (d,); its data drawn without replacement.
         data_size: N, the number of data that the minibatch was drawn from, at least B.
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        posterior, num_samples, seed: as for :func:`info_nce`.
 
     Returns:
-        An estimate in nats per datum, of bound "upper". Its value is differentiable in the parameters of a
-        posterior that has ``rsample``, and a plain number for any other. Its errors are those of this very
-        minibatch, and another one moves the value too.
+        An estimate in nats per datum, of bound "upper", and otherwise as that of :func:`info_nce`.
 
     Raises:
         ValueError: for another batch or event shape, fewer than two data, a ``data_size`` below B, or fewer
@@ -238,11 +220,8 @@ def minibatch_weighted(
     autoencoders, section 4.1.
 
     Args:
-        posterior: a torch or Pyro distribution of a minibatch, batch shape (B,) with B >= 2, event shape
-            (d,); its data drawn without replacement.
         data_size: N, the number of data that the minibatch was drawn from, at least B.
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        posterior, num_samples, seed: as for :func:`info_nce`.
 
     Returns:
         An estimate in nats per datum, of bound "upper", whose ``target`` repeats the warning. Its value is

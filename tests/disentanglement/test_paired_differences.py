@@ -12,11 +12,13 @@ class Grid:
     """Observations that are the factors themselves."""
 
     factor_sizes = SIZES
+    seen = 0
 
     def sample_factors(self, n, *, seed=None):
         return np.stack([seed.randint(size, size=n) for size in SIZES], axis=1)
 
     def observations(self, factors):
+        self.seen += len(factors)
         return np.asarray(factors, dtype=np.float64)
 
 
@@ -61,7 +63,10 @@ def by_the_definition(encode, seed):
 
 @pytest.fixture(scope="module")
 def of_source():
-    return score(mixed, Grid(), reference=True, seed=5)
+    grid = Grid()
+    result = score(mixed, grid, reference=True, seed=5)
+    assert grid.seen == 60  # each combination once
+    return result
 
 
 def test_the_reference_is_its_definition_draw_by_draw(of_source):

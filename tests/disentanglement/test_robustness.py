@@ -135,6 +135,22 @@ def test_scales_mean_nothing():
     np.testing.assert_allclose(one.parts["weights"], two.parts["weights"], atol=1e-9)
 
 
+def explained(code, values):
+    """Omega squared by the book, group by group."""
+    groups = [code[values == value] for value in np.unique(values)]
+    between = sum(len(group) * (group.mean() - code.mean()) ** 2 for group in groups)
+    within = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    mean_square = within / (len(code) - len(groups))
+    return max(0, (between - (len(groups) - 1) * mean_square) / (between + within + mean_square))
+
+
+def test_weights_are_the_variance_that_factors_explain_without_its_bias():
+    given = factors(200)
+    codes = given @ [[1.0, 0.5, 0.0], [0.2, -1.0, 0.0], [0.0, 0.0, 0.0]] + noise(3, 200)
+    naive = np.array([sum(explained(code, column) for column in given.T) for code in codes.T])
+    np.testing.assert_allclose(score(codes, given).parts["weights"], naive / naive.sum(), atol=1e-12)
+
+
 def test_noise_beside_good_codes_weighs_next_to_nothing():
     codes = np.concatenate([factors(), 100 * noise(5)], axis=1)
     assert score(codes).score > 0.95

@@ -106,6 +106,8 @@ def test_dead_codes_tell_nothing_and_are_named():
     score = sap(CODES["dead"], FACTORS, **ALONE)
     assert score.parts["separability"][3:].max() == 0.0
     assert score.notes == ("Codes 3, 4 are constant.",)
+    assert sap(CODES["dead"][:, :4], FACTORS, **ALONE).notes == ("Code 3 is constant.",)
+    assert sap(FACTORS, FACTORS, **ALONE).notes == ()
 
 
 @pytest.mark.parametrize("reference", [False, True])

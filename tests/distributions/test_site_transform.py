@@ -78,17 +78,19 @@ def test_the_density_is_that_of_the_reals_over_the_jacobian(support, event, free
 
 
 @pytest.mark.parametrize(("support", "event"), SUPPORTS)
-@pytest.mark.parametrize("batch", [(), (5,), (2, 5, 1)])
-def test_shapes_and_support(support, event, batch):
+def test_shapes_and_support(support, event):
     site = SiteTransform.of(support, event)
-    q = site.distribution(make(site, batch))
-    z = q.rsample((7,))
-    assert (q.batch_shape, q.event_shape) == (batch, event)
-    assert z.shape == (7, *batch, *event)
-    assert site.support.check(z).all()
-    assert q.log_prob(z).shape == (7, *batch)
-    assert q.expand((6, *batch)).log_prob(z[:1].expand(6, *z.shape[1:])).shape == (6, *batch)
-    assert site.constrain(torch.randn(*batch, site.size)).shape == (*batch, *event)
+    for batch in ((), (2, 5, 1)):
+        q = site.distribution(make(site, batch))
+        z = q.rsample((7,))
+        assert (q.batch_shape, q.event_shape) == (batch, event)
+        assert z.shape == (7, *batch, *event)
+        assert site.support.check(z).all()
+        assert q.log_prob(z).shape == (7, *batch)
+        assert q.expand((6, *batch)).log_prob(z[:1].expand(6, *z.shape[1:])).shape == (6, *batch)
+        assert site.constrain(torch.randn(*batch, site.size)).shape == (*batch, *event)
+    ours = SiteTransform.of(constraints.MixtureSameFamilyConstraint(support), event)
+    assert type(ours.support) is type(site.support)
 
 
 @pytest.mark.parametrize(("support", "event"), SUPPORTS)
@@ -128,7 +130,7 @@ def test_the_density_of_an_element_integrates_to_one(name):
     site = SiteTransform.of(support, event)
     normal = site.normal(torch.zeros(site.size), torch.ones(site.size))
     low, high = (site.constrain(torch.full((site.size,), end)) for end in (-6.0, 6.0))
-    steps = torch.linspace(0, 1, 400_001).reshape(-1, *[1] * len(event))
+    steps = torch.linspace(0, 1, 100_001).reshape(-1, *[1] * len(event))
     grid = low + (high - low) * steps
     density = (normal.base_dist if event else normal).log_prob(grid).exp()
     total = torch.trapezoid(density, grid, dim=0).abs()  # a decreasing transform turns the grid around
@@ -137,12 +139,12 @@ def test_the_density_of_an_element_integrates_to_one(name):
 
 def test_the_density_on_a_simplex_integrates_to_one():
     site = SiteTransform.of(constraints.simplex, (3,))
-    grid = (torch.arange(1000) + 0.5) / 1000
+    grid = (torch.arange(500) + 0.5) / 500
     first, second = torch.meshgrid(grid, grid, indexing="ij")
     inside = first + second < 1
     z = torch.stack([first, second, 1 - first - second], -1)[inside]
     density = site.distribution(make(site)).log_prob(z).exp()
-    torch.testing.assert_close(density.sum() / 1000**2, torch.tensor(1.0), rtol=0, atol=1e-3)
+    torch.testing.assert_close(density.sum() / 500**2, torch.tensor(1.0), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("support", [constraints.corr_cholesky, constraints.corr_matrix])
@@ -181,20 +183,20 @@ def test_own_draws_are_scored_without_an_inverse(support, event):
 ROUNDED = {"corr_matrix", "positive_definite", "positive_semidefinite", "ordered"}
 
 
-@pytest.mark.parametrize("scale", [1.0, 20.0, 500.0])
 @pytest.mark.parametrize(
     ("support", "event"),
     [pytest.param(*case.values[:2], id=case.id) for case in ALL if case.id not in ROUNDED],
 )
-def test_wide_draws_stay_inside_in_single_precision(support, event, scale):
+def test_wide_draws_stay_inside_in_single_precision(support, event):
     site = SiteTransform.of(support, event)
     loc = torch.zeros(1000, site.size, dtype=torch.float32)
-    q, other = (site.normal(loc, scale * torch.ones_like(loc)) for _ in range(2))
-    z = q.sample()
-    assert z.dtype == torch.float32
-    assert site.support.check(z).all()
-    assert q.log_prob(z).isfinite().all()
-    assert other.log_prob(z).isfinite().all()
+    for scale in (1.0, 20.0, 500.0):
+        q, other = (site.normal(loc, scale * torch.ones_like(loc)) for _ in range(2))
+        z = q.sample()
+        assert z.dtype == torch.float32
+        assert site.support.check(z).all()
+        assert q.log_prob(z).isfinite().all()
+        assert other.log_prob(z).isfinite().all()
 
 
 def test_own_draws_have_the_score_of_the_reals_that_made_them_where_the_inverse_fails():
@@ -252,12 +254,6 @@ def test_a_real_vector_needs_nothing():
     assert isinstance(site.normal(torch.zeros(3), torch.ones(3)).base_dist, dist.Normal)
 
 
-@pytest.mark.parametrize(("support", "event"), SUPPORTS)
-def test_the_support_of_a_mixture_is_that_of_its_components(support, event):
-    ours = SiteTransform.of(constraints.MixtureSameFamilyConstraint(support), event)
-    assert type(ours.support) is type(SiteTransform.of(support, event).support)
-
-
 @pytest.mark.parametrize(("event", "size"), [((), 1), ((3,), 3), ((4, 3), 12)])
 def test_bounds_that_all_data_share_are_understood(event, size):
     prior = dist.Uniform(torch.zeros(7, *event), torch.full((7, *event), 2.0)).to_event(len(event))
@@ -309,9 +305,9 @@ def test_what_cannot_be_served_is_refused(support, event, error, message):
 
 
 @pytest.mark.parametrize(("support", "event"), SUPPORTS)
-@pytest.mark.parametrize("twin", [copy.deepcopy, lambda site: pickle.loads(pickle.dumps(site))])
-def test_copies(support, event, twin):
+def test_copies(support, event):
     site = SiteTransform.of(support, event)
     site.distribution(make(site, (5,))).rsample()
     u = torch.randn(site.size)
-    assert torch.equal(twin(site).constrain(u), site.constrain(u))
+    for twin in (copy.deepcopy(site), pickle.loads(pickle.dumps(site))):
+        assert torch.equal(twin.constrain(u), site.constrain(u))
