@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Independent, Laplace, LogNormal, Normal
 
 from pyro_infomax.distributions import SideBySide
-from pyro_infomax.information import AggregatePosterior, Prefixes
+from pyro_infomax.information import AggregatePosterior, Prefixes, points_at_once
 
 SIZE = 40
 
@@ -16,11 +16,10 @@ SIZE = 40
 class Chain:
     """z1 around x, then two dimensions of z2 around both, with a score for each site."""
 
-    batch_shape = torch.Size([SIZE])
     event_shape = torch.Size([3])
 
     def __init__(self, x: Tensor) -> None:
-        self.x = x
+        self.x, self.batch_shape = x, x.shape
 
     def log_prob_sites(self, z: Tensor) -> Tensor:
         first = Normal(self.x, 0.5).log_prob(z[..., 0])
@@ -86,9 +85,9 @@ def test_every_prefix_is_the_enumerated_mixture(family) -> None:
     torch.testing.assert_close(found.last.leave_one_out, joint.leave_one_out, rtol=0, atol=1e-9)
 
 
-def test_points_that_do_not_fit_at_once_are_split(monkeypatch) -> None:
-    posterior, sizes = chain()
-    z = torch.randn(50, 3)
-    whole = Prefixes(posterior, sizes).evaluate(z).log_prob
-    monkeypatch.setattr("pyro_infomax.information._mixture_engine._SCORES_AT_ONCE", 32 * SIZE * 3 * 7)
-    torch.testing.assert_close(Prefixes(posterior, sizes).evaluate(z).log_prob, whole, rtol=0, atol=1e-12)
+def test_points_that_do_not_fit_at_once_are_split() -> None:
+    posterior, z = Chain(torch.randn(5000)), torch.randn(20, 3)
+    assert points_at_once(posterior) == 8
+    prefixes = Prefixes(posterior, [1, 2])
+    parts = torch.cat([prefixes.evaluate(each).log_prob for each in z.split(5)])
+    torch.testing.assert_close(prefixes.evaluate(z).log_prob, parts, rtol=0, atol=1e-12)
