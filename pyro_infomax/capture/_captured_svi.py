@@ -394,7 +394,15 @@ class CapturedSVI(SVI):
         return self._reason
 
     def step(self, *args: object, **kwargs: object) -> float:
-        """Takes a gradient step on arguments of model and guide; its loss in nats, summed over the data."""
+        """Takes a gradient step.
+
+        Args:
+            *args: the data, and whatever else model and guide are called with.
+            **kwargs: the same by keyword.
+
+        Returns:
+            The loss, in nats, summed over the data.
+        """
         if self._reason is not None:
             return self._eager_step(args, kwargs)
         try:

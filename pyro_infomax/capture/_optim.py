@@ -576,7 +576,13 @@ class FusedOptim(PyroOptim):
     # The steps.
 
     def __call__(self, params: Iterable[Tensor], *args: object, **kwargs: object) -> None:
-        """Steps unconstrained leaf tensors by their ``.grad``, if they have any, and leaves None there."""
+        """Steps parameters by their ``.grad``, and leaves None there.
+
+        Args:
+            params: unconstrained leaf tensors. One without a gradient is not moved.
+            *args: none, as there is no closure.
+            **kwargs: none.
+        """
         if args or kwargs:
             raise ValueError(f"Expected parameters alone but got {args or kwargs} too: there is no closure.")
         # Pyro has an optimiser, and a schedule, begin with the first statement of a parameter
@@ -610,7 +616,9 @@ class FusedOptim(PyroOptim):
     def step(self, *args: object, **kwargs: object) -> None:
         """Advances the learning-rate schedulers, as :class:`pyro.optim.lr_scheduler.PyroLRScheduler` does.
 
-        The arguments are for them, such as the loss that ReduceLROnPlateau watches.
+        Args:
+            *args: for the schedulers, such as the loss that ReduceLROnPlateau watches.
+            **kwargs: for the schedulers.
 
         Raises:
             ValueError: without schedulers.
@@ -642,10 +650,11 @@ class FusedOptim(PyroOptim):
         return found | copy.deepcopy(self._waiting)
 
     def set_state(self, state_dict: Mapping[str, object]) -> None:
-        """Takes up at the next step what :meth:`get_state`, or a PyroOptim of the same torch optimiser, gave.
+        """Takes up a state at the next step, also one of a PyroOptim with the same torch optimiser.
 
-        What belongs to parameters that do not exist yet waits for them; parameters that it does not name keep
-        their own.
+        Args:
+            state_dict: what :meth:`get_state` gave. What belongs to parameters that do not exist yet waits
+                for them; parameters that it does not name keep their own.
         """
         super().set_state(dict(state_dict))
         self._forget_sets()
@@ -667,18 +676,21 @@ class FusedOptim(PyroOptim):
     def name_parameters(self, parameters: Mapping[str, Tensor]) -> None:
         """Names parameters that the parameter store does not know, such as those local to a module.
 
-        They are unconstrained leaf tensors by name.
+        Args:
+            parameters: unconstrained leaf tensors by name.
         """
         self._names.update({parameter: name for name, parameter in parameters.items()})
 
     # How parameters are laid out in groups.
 
     def groups(self, params: Iterable[Tensor]) -> tuple[ParameterGroup, ...]:
-        """The groups that make up just these unconstrained leaf tensors, laid out anew where needed.
+        """The groups that make up just these parameters, laid out anew where needed.
 
         A group is split when only a part of it is asked for; moments, step count and schedule go with each
-        part. The values of the parameters lie in the buffers afterwards. Asking with the same tuple again
-        costs next to nothing.
+        part. The values of the parameters lie in the buffers afterwards.
+
+        Args:
+            params: unconstrained leaf tensors. Asking with the same tuple again costs next to nothing.
         """
         if params is self._last[0]:
             found: tuple[ParameterGroup, ...] | None = self._last[1]

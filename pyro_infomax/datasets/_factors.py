@@ -367,9 +367,14 @@ class FactorDataset(abc.ABC):
         return self._observe(checked, seed)
 
     def sample(self, n: int, *, seed: Seed = None) -> tuple[Tensor, Integers]:
-        r"""Draws of observations (n, \*shape) together with their factors (n, K).
+        """Draws of observations together with their factors.
 
-        The seed is as in :meth:`sample_factors`.
+        Args:
+            n: how many.
+            seed: as in :meth:`sample_factors`.
+
+        Returns:
+            Observations (n, \\*shape) and factors (n, K).
         """
         random_state = to_random_state(seed)
         factors = self.sample_factors(n, seed=random_state)
@@ -419,9 +424,13 @@ class FactorDataset(abc.ABC):
         return FactorImages(self._observe, factors, draws=self.draws, seed=checked_seed(seed))
 
     def log_prob(self, factors: npt.ArrayLike) -> Floats:
-        """The log-probability of each row of factors (n, K), an array or tensor of integers: (n,), in nats.
+        """The logarithm of the probability that each row of factors comes, in nats.
 
-        It is minus infinity for combinations that never come.
+        Args:
+            factors: array or tensor of integers, (n, K).
+
+        Returns:
+            (n,), minus infinity for combinations that never come.
         """
         checked = to_factors(factors, names=self.factor_names, sizes=self.factor_sizes)
         return self._distribution.log_prob(checked)

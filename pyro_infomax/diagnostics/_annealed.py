@@ -321,7 +321,11 @@ class Simulated:
             )
 
     def check_origin(self, model: Program, joint: GenerativeJoint) -> None:
-        """Refuses a model, with its generative joint, that these data were not drawn from.
+        """Refuses what these data were not drawn from.
+
+        Args:
+            model: the one that they are to come from.
+            joint: its generative joint.
 
         Raises:
             ValueError: if it is another model, or if model, data or latents have changed since the draw.

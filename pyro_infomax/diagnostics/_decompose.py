@@ -119,9 +119,10 @@ class Decomposition:
     observed_names: tuple[str, ...] = ()
 
     def axis(self, quantity: str) -> tuple[str, tuple[str, ...]]:
-        """What a vector of estimates of this name runs along, and the names there.
+        """What a vector of estimates runs along: ``latent``, ``site`` or ``observed``, and the names there.
 
-        It is ``latent``, ``site`` or ``observed``.
+        Args:
+            quantity: its name.
         """
         names = {"latent": self.latent_names, "site": self.site_names, "observed": self.observed_names}
         along = _ALONG.get(quantity, "latent")

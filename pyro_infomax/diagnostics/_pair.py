@@ -185,7 +185,8 @@ class Pair:
     def mixtures(self, site_sizes: Sequence[int] | None = None) -> AggregateScorer:
         """What scores points under the aggregate posterior of all data.
 
-        ``site_sizes`` are the numbers of latent dimensions of the sites, where there are several.
+        Args:
+            site_sizes: the number of latent dimensions of each site, where there are several.
         """
         progress = self.ranks.is_first
         own = WholeAggregate(self._own_posterior, site_sizes=site_sizes, progress=progress)

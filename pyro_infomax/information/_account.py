@@ -102,8 +102,11 @@ class Account:
     def expectation(self, values: Tensor) -> CorrectedMean:
         """The mean over data and draws of further values of the same draws, by the same regression.
 
-        They are (samples, batch), or several at once (samples, batch, several), in nats; values of another
-        shape are a ValueError.
+        Args:
+            values: (samples, batch), or several at once (samples, batch, several), in nats.
+
+        Raises:
+            ValueError: for values of another shape.
         """
         if values.shape[:2] != self.draws.z.shape[:2]:
             raise ValueError(
@@ -113,7 +116,11 @@ class Account:
         return self._plan.expectation(values.double())
 
     def known(self, exact: Tensor) -> CorrectedMean:
-        """A mean whose expectation for each datum is known: (batch,) or (batch, several), in nats."""
+        """A mean over data and draws whose expectation for each datum is known.
+
+        Args:
+            exact: (batch,) or (batch, several), in nats.
+        """
         return self._plan.known(exact)
 
     @cached_property

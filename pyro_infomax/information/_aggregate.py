@@ -89,11 +89,24 @@ class AggregatePosterior:
         return self.posterior.event_shape[0]
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z) of z (M, d): (M,), float64, in nats."""
+        """log q(z).
+
+        Args:
+            z: (M, d).
+
+        Returns:
+            (M,), float64, in nats.
+        """
         return self.evaluate(z).log_prob
 
     def log_prob_marginals(self, z: Tensor) -> Tensor:
-        """log q(z_j) for every latent dimension j of z (M, d): (M, d), float64, in nats.
+        """log q(z_j) for every latent dimension j.
+
+        Args:
+            z: (M, d).
+
+        Returns:
+            (M, d), float64, in nats.
 
         Raises:
             NotImplementedError: where the marginals of the posterior are not known.
@@ -101,11 +114,16 @@ class AggregatePosterior:
         return self.evaluate_marginals(z).log_prob
 
     def log_prob_leave_one_out(self, z: Tensor, index: Tensor) -> Tensor:
-        r"""The log-density of z (M, d) without each point's own component: (M,), float64, in nats.
+        r"""The log-density without each point's own component.
 
         .. math:: \log \frac{1}{N-1} \sum_{n \ne i} q(z \mid x_n)
 
-        ``index`` (M,), integers, names the datum i whose component is dropped for each point.
+        Args:
+            z: (M, d).
+            index: (M,), integers: the datum i whose component is dropped for each point.
+
+        Returns:
+            (M,), float64, in nats.
 
         Raises:
             ValueError: for N = 1, where nothing would be left, and for an index out of range.
@@ -116,9 +134,11 @@ class AggregatePosterior:
         return left
 
     def evaluate(self, z: Tensor, *, index: Tensor | None = None) -> MixtureScores:
-        """log q(z) of z (M, d) and, in the same pass, the leave-one-out.
+        """log q(z) and, where each point's own datum is named, the leave-one-out of the same pass.
 
-        The latter takes ``index`` (M,), each point's own datum; without it nothing is left out.
+        Args:
+            z: (M, d).
+            index: (M,), each point's own datum; without it nothing is left out.
         """
         z = self._in_shape(z)
         index = None if index is None else self._own_data(index, len(z))
@@ -128,6 +148,10 @@ class AggregatePosterior:
 
     def evaluate_marginals(self, z: Tensor, *, index: Tensor | None = None) -> MixtureScores:
         """The same of every latent dimension by itself, (M, d).
+
+        Args:
+            z: (M, d).
+            index: (M,), each point's own datum; without it nothing is left out.
 
         Raises:
             NotImplementedError: where the marginals of the posterior are not known.

@@ -98,7 +98,10 @@ class ImportanceWeights:
         self._added = 0
 
     def add(self, log_weights: Tensor) -> None:
-        """Takes in log-weights of some samples, (samples, data), in nats.
+        """Takes in some samples.
+
+        Args:
+            log_weights: (samples, data), in nats.
 
         Raises:
             ValueError: for another number of data, more samples than were announced, and weights that are nan
@@ -379,8 +382,13 @@ class Annealing:
         """Tunes the steps by a pilot run, datum by datum.
 
         At each temperature they follow the spread of the pilot's chains, times a factor that brings the
-        acceptance near 0.8. These chains begin at z (chains, data, latent), draws of the start for the pilot
-        alone, of at least two chains; for the other arguments see the class.
+        acceptance near 0.8.
+
+        Args:
+            score: see the class.
+            z: (chains, data, latent), draws of the start for the pilot alone, at least two chains.
+            temperatures: (T + 1,), from 0 to 1.
+            num_leapfrog: steps of a trajectory.
 
         Raises:
             ValueError: for fewer than one leapfrog step, and log-densities that are nan or plus infinity.
@@ -398,13 +406,18 @@ class Annealing:
         return cls(score, temperatures, torch.stack(steps) if steps else none, num_leapfrog)
 
     def forward(self, z: Tensor) -> AnnealedRun:
-        """From draws z (chains, data, latent) of the start: an unbiased weight, a lower bound by its log."""
+        """From draws of the start: an unbiased weight, a lower bound by its log.
+
+        Args:
+            z: (chains, data, latent).
+        """
         return self._run(z, range(len(self.temperatures) - 1), "annealing")
 
     def reverse(self, z: Tensor) -> AnnealedRun:
         """From exact draws of the target: an unbiased inverse weight, an upper bound by the weight's log.
 
-        They are (chains, data, latent); the chains of a datum may share one draw.
+        Args:
+            z: (chains, data, latent); the chains of a datum may share one draw.
         """
         return self._run(z, range(len(self.temperatures) - 2, -1, -1), "reverse")
 

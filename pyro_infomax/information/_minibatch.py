@@ -65,7 +65,11 @@ class BatchMixture:
         .. math:: \hat q(z_i) = \frac{1}{NB} \sum_n q(z_i \mid x_n)
 
         Its weights sum to 1/N rather than to 1. It is no estimate of the aggregate posterior, and is here for
-        comparison only. Its arguments are those of the class.
+        comparison only.
+
+        Args:
+            posterior: as above.
+            data_size: N, at least B.
         """
         mixture = cls(posterior)
         check_data_size(data_size, mixture.batch_size)
@@ -78,17 +82,26 @@ class BatchMixture:
         return self._aggregate.data_size
 
     def log_prob(self, z: Tensor) -> Tensor:
-        r""":math:`\log \hat q(z_{si})`, (S, B), float64, in nats.
+        r""":math:`\log \hat q(z_{si})`.
 
-        In z (S, B, d) each draw stands in the column of its own datum. It is differentiable in z and in the
-        posterior's parameters.
+        Args:
+            z: (S, B, d), each draw in the column of its own datum.
+
+        Returns:
+            (S, B), float64, in nats; differentiable in z and in the posterior's parameters.
         """
         check_draws(z, self.posterior)
         own = self.posterior.log_prob(z).double()
         return self._weighed(own, self._aggregate.evaluate(z.flatten(0, 1), index=self._own(z)))
 
     def log_prob_marginals(self, z: Tensor) -> Tensor:
-        r"""The same of every latent dimension j by itself, :math:`\log \hat q(z_{sij})`, (S, B, d).
+        r""":math:`\log \hat q(z_{sij})` for every latent dimension j.
+
+        Args:
+            z: (S, B, d), each draw in the column of its own datum.
+
+        Returns:
+            (S, B, d), float64, in nats; differentiable in z and in the posterior's parameters.
 
         Raises:
             NotImplementedError: where the marginals of the posterior are not known.

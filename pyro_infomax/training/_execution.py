@@ -26,10 +26,10 @@ class Tally:
         self.size = 0.0
 
     def add(self, loss: float, size: int, share: float = 1.0) -> None:
-        """Adds the loss, in nats, of the batch of ``size`` data that was evaluated last.
+        """Adds the loss in nats of the batch that was evaluated last, of so many data.
 
-        An objective that knows them to be a subsample counts the whole. ``share`` is the part that this
-        process has of the data of all.
+        An objective that knows them to be a subsample counts the whole. Of the data of all processes this one
+        has its share.
         """
         whole = self._stands_for(size)
         # What stands for the whole does so in every process
@@ -136,7 +136,7 @@ class SingleProcess(Execution):
 
 @final
 class EpochPart:
-    """The part of an epoch that is done, ``taken`` batches of it, and the way to the rest."""
+    """The part of an epoch that is done, of so many batches ``taken``, and the way to the rest of it."""
 
     def __init__(self, tally: Tally, streams: RandomStreams) -> None:
         self.tally = tally

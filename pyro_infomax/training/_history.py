@@ -68,7 +68,11 @@ class History:
         self.stopped = state["stopped"]
 
     def to_frame(self) -> pd.DataFrame:
-        """The history as a table, indexed by ``epoch``; losses and terms in nats per datum."""
+        """The history as a table.
+
+        Returns:
+            One row an epoch, indexed by ``epoch``; losses and terms in nats per datum.
+        """
         return pd.DataFrame(self.rows, columns=list(self.columns)).set_index("epoch")
 
     def __getitem__(self, column: str) -> NDArray[np.float64]:

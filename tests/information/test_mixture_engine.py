@@ -95,6 +95,12 @@ def test_every_component_is_in_one_leaf_and_can_be_found_there() -> None:
     assert spread < 0.5 * given.loc.var(0).sum()
 
 
+def test_leaves_of_equal_components_are_split() -> None:
+    leaves = Leaves(DiagonalNormals(torch.zeros(COMPONENTS, 2), torch.ones(COMPONENTS, 2)), size=64)
+    assert leaves.parts[-1].stop == COMPONENTS
+    assert leaves.largest <= 128
+
+
 @pytest.mark.parametrize("family", [lambda: scattered(1), scattered, correlated])
 def test_no_component_exceeds_its_leaf_s_bound(family) -> None:
     leaves = Leaves(normal_components(family()), size=64)
