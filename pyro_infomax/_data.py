@@ -17,11 +17,7 @@ Data: TypeAlias = torch.Tensor | Tensors
 
 
 def as_data(data: object) -> Tensors:
-    """The positional arguments of model and guide.
-
-    Raises:
-        ValueError: if it is no tensor or tuple of tensors with a first axis of one length.
-    """
+    """The positional arguments of model and guide, tensors with a first axis of one length."""
     parts = data if isinstance(data, tuple | list) else (data,)
     tensors = tuple(each for each in parts if isinstance(each, torch.Tensor) and each.dim())
     if not parts or len(tensors) < len(parts):
@@ -44,17 +40,9 @@ def rows_of(data: Tensors, rows: torch.Tensor | slice) -> Tensors:
 
 
 def count_nan(tensor: torch.Tensor) -> tuple[int, int]:
-    """Counts the nan of a tensor, chunk by chunk, so that a large one is not copied as a mask.
+    """How many values of a tensor are nan, and the first row that has one (−1 if there is none).
 
-    Args:
-        tensor: any tensor with a first axis of data.
-
-    Returns:
-        How many values are nan, and the first row that has one (−1 if there is none).
-
-    Example:
-        >>> count_nan(torch.tensor([[0.0, 1.0], [2.0, torch.nan]]))
-        (1, 1)
+    It counts chunk by chunk, so that a large tensor is not copied as a mask.
     """
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return 0, -1

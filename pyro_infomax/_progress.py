@@ -10,15 +10,5 @@ _Item = TypeVar("_Item")
 
 
 def patiently(items: Iterable[_Item], name: str, *, progress: bool = True) -> Iterator[_Item]:
-    """The items, under a bar of this name once they have taken a few seconds.
-
-    Args:
-        items: what is gone through.
-        name: stands beside the bar.
-        progress: whether there may be one at all.
-
-    Example:
-        >>> list(patiently(range(3), "counting"))
-        [0, 1, 2]
-    """
+    """The items, under a bar of this name once they have taken a few seconds."""
     yield from tqdm(items, desc=name, disable=not progress, delay=_PATIENCE, leave=False)

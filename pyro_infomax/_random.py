@@ -14,15 +14,7 @@ _LARGEST_SEED: Final = 2**63 - 1
 def isolated_random_state(seed: int | None = None) -> Iterator[None]:
     """Runs its block on copies of torch's generators, which are put back afterwards.
 
-    Args:
-        seed: where the copies start; None continues from the present state.
-
-    Example:
-        >>> state = torch.get_rng_state()
-        >>> with isolated_random_state(seed=0):
-        ...     _ = torch.rand(())
-        >>> torch.equal(state, torch.get_rng_state())
-        True
+    The copies start at the seed, or continue from the present state where there is none.
     """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
@@ -38,17 +30,6 @@ def seeded_draws(seed: int | None) -> Iterator[None]:
     Data that were simulated, or networks that were trained, after ``torch.manual_seed(seed)`` know the noise
     that follows it. Draws that are to judge them by the same seed would carry that very noise, so that the
     seed is scrambled.
-
-    Args:
-        seed: of the draws; None draws from torch's global state and moves it.
-
-    Example:
-        >>> with seeded_draws(0):
-        ...     a = torch.rand(())
-        >>> with isolated_random_state(0):
-        ...     b = torch.rand(())
-        >>> bool(a == b)
-        False
     """
     if seed is None:
         yield

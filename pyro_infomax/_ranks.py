@@ -53,15 +53,11 @@ class PeerError(Exception):
 class Ranks(ABC):
     """Processes that run the same program, counted from 0, and what they say to each other.
 
-    Every method is called by all of them, in the same order: a process that calls none of the others'
-    methods keeps them waiting. What may fail on one of them alone goes through :meth:`together`.
-
-    Attributes:
-        rank: the number of this process.
-        world_size: how many there are.
+    Every method is called by all of them, in the same order: a process that calls none of the others' methods
+    keeps them waiting. What may fail on one of them alone goes through :meth:`together`.
     """
 
-    rank: int
+    rank: int  # the number of this process
     world_size: int
 
     @property
@@ -71,12 +67,7 @@ class Ranks(ABC):
 
     @abstractmethod
     def broadcast(self, thing: _Result, source: int = 0) -> _Result:
-        """What one process holds, on all of them.
-
-        Args:
-            thing: whatever can be pickled; that of the others is ignored.
-            source: the process that holds it.
-        """
+        """What one process holds, whatever can be pickled, on all of them."""
 
     @abstractmethod
     def reduce(self, tensor: Tensor, how: Literal["sum", "max"] = "sum") -> Tensor:
@@ -91,12 +82,7 @@ class Ranks(ABC):
         return [self.broadcast(thing, source) for source in range(self.world_size)]
 
     def log_sum(self, tensor: Tensor) -> Tensor:
-        r"""The reduced logsumexp, :math:`\log \sum_r \exp t_r`, element by element.
-
-        Example:
-            >>> OneRank().log_sum(torch.tensor([0.5, -torch.inf]))
-            tensor([0.5000,   -inf])
-        """
+        r"""The reduced logsumexp, :math:`\log \sum_r \exp t_r`, element by element."""
         largest = self.reduce(tensor.clone(), "max")
         # where no process has any density, inf - inf would be nan
         reference = largest.masked_fill(largest.isinf(), 0.0)
@@ -105,12 +91,8 @@ class Ranks(ABC):
     def together(self, compute: Callable[[], _Result]) -> _Result:
         """The result of what may fail on one process alone, so that it fails on all or on none.
 
-        Args:
-            compute: says nothing to the other processes.
-
-        Raises:
-            Exception: its own error; on the processes where it went well, that of the first that failed, as
-                one of the same kind.
+        ``compute`` says nothing to the other processes. Where it went well, the error of the first process
+        that failed is raised, as one of the same kind.
         """
         result, error = result_or_error(compute)
         if not int(self.reduce(torch.tensor([error is not None], dtype=torch.int64))):
@@ -123,11 +105,7 @@ class Ranks(ABC):
         raise _retold(*chosen) from error
 
     def end_together(self, error: Exception | None) -> None:
-        """Ends all processes if one of them has met an error, as :meth:`together` does.
-
-        Args:
-            error: what this process has met, None if all went well here.
-        """
+        """Ends all processes if one of them has met an error, as :meth:`together` does."""
         self.together(lambda: _raise(error))
 
 
@@ -159,11 +137,7 @@ ONE_RANK: Final = OneRank()
 
 @final
 class FabricRanks(Ranks):
-    """The processes of a launched ``Fabric`` of Lightning's.
-
-    Args:
-        fabric: of ``lightning_fabric`` or ``lightning.fabric``; only its own methods are called.
-    """
+    """The processes of a launched ``Fabric`` of Lightning's, of which only its own methods are called."""
 
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
@@ -198,19 +172,7 @@ class FabricRanks(Ranks):
 
 
 def ranks_of(fabric: Fabric | None) -> Ranks:
-    """The processes of a Fabric; a process by itself where there is none.
-
-    Args:
-        fabric: a launched ``lightning_fabric.Fabric`` whose processes hold copies of one model, or None.
-
-    Raises:
-        ValueError: for what is no Fabric, and for one that was not launched.
-        NotImplementedError: for strategies that split the model itself.
-
-    Example:
-        >>> ranks_of(None).world_size
-        1
-    """
+    """The processes of a launched Fabric; a process by itself where there is none."""
     if fabric is None:
         return ONE_RANK
     _check_fabric(fabric)
@@ -238,12 +200,7 @@ def _check_fabric(fabric: Fabric) -> None:
 
 
 def result_or_error(compute: Callable[[], _Result]) -> tuple[_Result | None, Exception | None]:
-    """The result, or the error that came in its place, for the other processes to hear of it first.
-
-    Example:
-        >>> result_or_error(lambda: 1 + 1), result_or_error(lambda: int("one"))[0]
-        ((2, None), None)
-    """
+    """The result, or the error that came in its place, for the other processes to hear of it first."""
     try:
         return compute(), None
     except Exception as error:

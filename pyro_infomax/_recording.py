@@ -12,12 +12,7 @@ _LIFTS = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.defa
 
 
 def is_recording() -> bool:
-    """Whether tensor operations are being recorded, so that no value of a tensor is known.
-
-    Example:
-        >>> is_recording()
-        False
-    """
+    """Whether tensor operations are being recorded, so that no value of a tensor is known."""
     return get_proxy_mode() is not None
 
 
@@ -25,19 +20,7 @@ def is_recording() -> bool:
 
 
 def is_literal(tensor: Tensor) -> bool:
-    """Whether a tensor will hold the same at each run of what is being recorded, as ``torch.arange(3)`` will.
-
-    Args:
-        tensor: one that the recorded function has before it.
-
-    Example:
-        >>> from torch.fx.experimental.proxy_tensor import make_fx
-        >>> def function(x):
-        ...     print(is_literal(x), is_literal(torch.arange(3)[1]), is_literal(torch.rand(())))
-        ...     return x
-        >>> _ = make_fx(function)(torch.ones(()))
-        False True False
-    """
+    """Whether a tensor will hold the same at each run of what is recorded, as ``torch.arange(3)`` will."""
     mode = get_proxy_mode()
     slot = None if mode is None else get_proxy_slot(tensor, mode.tracer, None)
     if slot is None:
@@ -83,21 +66,7 @@ def holds(condition: bool | torch.Tensor, sentence: str) -> bool:
     """Whether a condition holds.
 
     While a graph of tensor operations is recorded, what a tensor's value will be is unknown. The check then
-    becomes an operation of the graph, which raises a RuntimeError where it fails.
-
-    Args:
-        condition: a truth value, or a tensor of one.
-        sentence: what the graph says where it does not hold.
-
-    Example:
-        >>> from torch.fx.experimental.proxy_tensor import make_fx
-        >>> def root(x):
-        ...     if not holds((x >= 0).all(), "Expected x >= 0"):
-        ...         raise ValueError(f"Expected x >= 0 but got {x}")
-        ...     return x.sqrt()
-        >>> make_fx(root)(torch.ones(2))(-torch.ones(2))
-        Traceback (most recent call last):
-        RuntimeError: Expected x >= 0
+    becomes an operation of the graph, which raises a RuntimeError with the sentence where it fails.
     """
     if isinstance(condition, torch.Tensor) and is_recording():
         torch._assert_async(condition, sentence)

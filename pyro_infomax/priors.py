@@ -37,11 +37,11 @@ def to_prior(prior: object, latent_dim: int) -> nn.Module:
     if prior is None:
         return _StandardNormal(latent_dim)
     if isinstance(prior, torch.distributions.Distribution):
-        return _FixedPrior(check_prior(prior, latent_dim))
+        return _GivenPrior(check_prior(prior, latent_dim))
     if isinstance(prior, nn.Module):
         return prior
     if callable(prior) and not isinstance(prior, type):
-        return _Returning(prior)
+        return _GivenPrior(prior)
     raise ValueError(
         f"Expected prior to be None, a Pyro distribution, or a module or function that returns one, "
         f"but got {prior!r}."
@@ -83,23 +83,15 @@ class _StandardNormal(nn.Module):
 
 
 @final
-class _FixedPrior(nn.Module):
-    def __init__(self, prior: dist.TorchDistribution) -> None:
+class _GivenPrior(nn.Module):
+    """A distribution, or a function that returns one, as a module."""
+
+    def __init__(self, prior: dist.TorchDistribution | Callable[[], object]) -> None:
         super().__init__()
         self._prior = prior
 
-    def forward(self) -> dist.TorchDistribution:
-        return self._prior
-
-
-@final
-class _Returning(nn.Module):
-    def __init__(self, build: Callable[[], object]) -> None:
-        super().__init__()
-        self._build = build
-
     def forward(self) -> object:
-        return self._build()
+        return self._prior if isinstance(self._prior, torch.distributions.Distribution) else self._prior()
 
 
 # ---- The base of priors with parameters.

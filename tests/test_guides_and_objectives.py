@@ -109,6 +109,11 @@ REFUSED = {
     ("Discrete, drawn", "TraceMeanField"): "'z' .* is not; use TraceGraph_{weighting} .or a TraceEnum_",
 }
 WEIGHTINGS = {"BetaELBO": 0.5, "InfoMaxELBO": 1.0}
+# The InfoMax objectives are those of beta times 1 + lam, whatever the guide: one pair for each estimator
+WEIGHTED = [
+    *((*each, "BetaELBO") for each in TRAINS),
+    *((*each, "InfoMaxELBO") for each in TRAINS if each[0] in ("LowRankNormal", "Normal after Discrete")),
+]
 
 
 def data():
@@ -142,8 +147,7 @@ def loss_now(elbo, model, guide, x):
 # ---- training
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize(("name", "estimator"), TRAINS)
+@pytest.mark.parametrize(("name", "estimator", "weighting"), WEIGHTED)
 def test_it_trains(name, estimator, weighting, x):
     model, guide = make(name)
     particles = objective(estimator, weighting, num_particles=10, vectorize_particles=True)
@@ -154,13 +158,13 @@ def test_it_trains(name, estimator, weighting, x):
     assert 0 < loss_now(particles, model, guide, x) < 0.95 * before
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize(("name", "estimator"), REFUSED)
-def test_it_is_refused_with_the_class_that_can(name, estimator, weighting, x):
+def test_it_is_refused_with_the_class_that_can(name, estimator, x):
     model, guide = make(name)
-    sentence = REFUSED[name, estimator].format(weighting=weighting)
-    with pytest.raises(NotImplementedError, match=sentence):
-        objective(estimator, weighting).loss_and_grads(model, guide, x)
+    for weighting in WEIGHTINGS:
+        sentence = REFUSED[name, estimator].format(weighting=weighting)
+        with pytest.raises(NotImplementedError, match=sentence):
+            objective(estimator, weighting).loss_and_grads(model, guide, x)
 
 
 def test_every_combination_trains_or_is_refused():
@@ -205,46 +209,44 @@ FIELDS = ("distortion", "rate", "mutual_information", "marginal_kl")
 
 
 @functools.cache
-def account_and_brute_force(name):
-    """The account of a pair, and the terms of further draws of it, (samples, data) each."""
+def brute_force(name):
+    """The terms of draws of a pair, (samples, data) each."""
     x = data()
     model, guide = moved(name, x)
-    account = decompose(model, guide, x, num_samples=10, seed=0)
     with torch.no_grad():
         z = guide.sample(x, 100, seed=3)
         own = log_posteriors(guide, x, z).diagonal(dim1=-2, dim2=-1)
         aggregate = log_aggregate(guide, x, z)
         prior = sum(each.log_prob(z[site]) for site, each in model.priors().items())
         terms = -model.likelihood(z).log_prob(x), own - prior, own - aggregate, aggregate - prior
-    return account, dict(zip(FIELDS, terms, strict=True))
+    return dict(zip(FIELDS, terms, strict=True))
 
 
-@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("name", WITH_DENSITY)
-def test_its_account_is_that_of_brute_force(name, field):
-    account, terms = account_and_brute_force(name)
-    estimate, means = getattr(account, field), terms[field].mean(1)
-    error = math.hypot(estimate.standard_error, (means.std() / math.sqrt(len(means))).item())
-    assert abs(estimate.value - means.mean().item()) < 5 * error
+def test_its_account_is_that_of_brute_force(name, x):
+    account = decompose(*moved(name, x), x, num_samples=10, seed=0)
+    for field, terms in brute_force(name).items():
+        estimate, means = getattr(account, field), terms.mean(1)
+        error = math.hypot(estimate.standard_error, (means.std() / math.sqrt(len(means))).item())
+        assert abs(estimate.value - means.mean().item()) < 5 * error, field
+    if name != "Flow" and "after" not in name:
+        # which has a closed form
+        assert account.rate.standard_error < 1e-12
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize(("name", "estimator"), [each for each in TRAINS if each[0] in WITH_DENSITY])
+@pytest.mark.parametrize(
+    ("name", "estimator", "weighting"), [each for each in WEIGHTED if each[0] in WITH_DENSITY]
+)
 def test_the_terms_of_training_are_those_of_brute_force(name, estimator, weighting, x):
     model, guide = moved(name, x)
     elbo = objective(estimator, weighting, num_particles=100, vectorize_particles=True)
     loss = elbo.loss(model, guide, x)
     for field in ("distortion", "rate"):
-        means = account_and_brute_force(name)[1][field].mean(1)
+        means = brute_force(name)[field].mean(1)
         error = means.std() * math.sqrt(1 / 100 + 1 / len(means))
         assert abs(getattr(elbo.terms, field) / DATA - means.mean()) < 5 * error
     observed, latent = (1.0, 0.5) if weighting == "BetaELBO" else (2.0, 1.0)
     assert loss == pytest.approx(observed * elbo.terms.distortion + latent * elbo.terms.rate)
-
-
-@pytest.mark.parametrize("name", [name for name in WITH_DENSITY if name != "Flow" and "after" not in name])
-def test_its_rate_is_in_closed_form(name):
-    assert account_and_brute_force(name)[0].rate.standard_error < 1e-12
 
 
 def test_points_have_no_account(x):

@@ -143,16 +143,12 @@ def tolerance(rate: torch.Tensor) -> float:
 @pytest.mark.parametrize("beta", BETAS)
 def test_with_enough_latents_the_sweep_lies_on_shannons_curve(beta: float) -> None:
     pair = sweep(4)[beta]
-    least = shannon(squared_error(pair))
+    error = squared_error(pair)
+    least = shannon(error)
     assert float(pair.rate - least) < tolerance(least)
     assert float(pair.rate - least) > -1e-9  # nothing lies below
-
-
-@pytest.mark.parametrize("beta", BETAS)
-def test_with_enough_latents_the_point_is_where_the_slope_is_minus_beta(beta: float) -> None:
-    error = squared_error(sweep(4)[beta])
+    # where the slope of the curve is minus beta; D in nats is the squared error over 2 s2
     slope = gaussian_rate_distortion(spectrum(sample()), distortion=error).slope
-    # D in nats is the squared error over 2 s2
     assert float(1 / (2 * S2 * slope)) == pytest.approx(-beta, rel=0.05)
 
 
@@ -166,14 +162,9 @@ def closed_form(beta: float, latent_dim: int) -> tuple[torch.Tensor, torch.Tenso
 
 
 @pytest.mark.parametrize("beta", BETAS)
-def test_with_too_few_latents_the_rate_is_the_closed_form(beta: float) -> None:
-    rate, _ = closed_form(beta, 2)
-    assert float(sweep(2)[beta].rate) == pytest.approx(float(rate), abs=tolerance(rate))
-
-
-@pytest.mark.parametrize("beta", BETAS)
-def test_with_too_few_latents_the_gap_to_the_curve_is_the_closed_form(beta: float) -> None:
+def test_with_too_few_latents_rate_and_gap_to_the_curve_are_the_closed_form(beta: float) -> None:
     rate, error = closed_form(beta, 2)
     pair = sweep(2)[beta]
+    assert float(pair.rate) == pytest.approx(float(rate), abs=tolerance(rate))
     found = pair.rate - shannon(squared_error(pair))
     assert float(found) == pytest.approx(float(rate - shannon(error)), abs=tolerance(rate))

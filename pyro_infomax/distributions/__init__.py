@@ -89,18 +89,14 @@ __all__ = [
 ]
 
 _WITH_PYRO: Final = {
-    "CouplingFlow": "_flows",
-    "Flow": "_flows",
-    "FlowDistribution": "_flows",
-    "LazyFlow": "_flows",
-    "TransformFlow": "_flows",
-    "to_flow": "_flows",
-    "StraightThroughBernoulli": "_straight_through",
-    "StraightThroughOneHotCategorical": "_straight_through",
-    "check_temperature": "_straight_through",
-    "SiteTransform": "_support",
-    "elsewhere": "_support",
-    "unwrapped": "_support",
+    **dict.fromkeys(
+        ("CouplingFlow", "Flow", "FlowDistribution", "LazyFlow", "TransformFlow", "to_flow"), "_flows"
+    ),
+    **dict.fromkeys(
+        ("StraightThroughBernoulli", "StraightThroughOneHotCategorical", "check_temperature"),
+        "_straight_through",
+    ),
+    **dict.fromkeys(("SiteTransform", "elsewhere", "unwrapped"), "_support"),
 }
 
 

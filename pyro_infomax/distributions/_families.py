@@ -168,11 +168,7 @@ def is_point_mass(fn: object) -> bool:
 
 
 def is_discrete(fn: Distribution) -> bool | None:
-    """Whether a distribution is discrete, None where it does not tell.
-
-    Args:
-        fn: the distribution of a site.
-    """
+    """Whether a distribution is discrete, None where it does not tell."""
     try:
         return bool(cast(Constraint, fn.support).is_discrete)
     except (AttributeError, NotImplementedError):
@@ -180,16 +176,5 @@ def is_discrete(fn: Distribution) -> bool | None:
 
 
 def is_relaxed(fn: Distribution) -> bool:
-    """Whether a distribution draws discrete values that have a gradient, as straight-through estimators do.
-
-    Args:
-        fn: the distribution of a site.
-
-    Example:
-        >>> import pyro.distributions as dist
-        >>> is_relaxed(dist.OneHotCategoricalStraightThrough(torch.ones(3)))
-        True
-        >>> is_relaxed(dist.OneHotCategorical(torch.ones(3))), is_relaxed(dist.Normal(0.0, 1.0))
-        (False, False)
-    """
+    """Whether a distribution draws discrete values that have a gradient, as straight-through ones do."""
     return bool(fn.has_rsample and is_discrete(fn))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar, Final, Protocol, Self, cast, final
+from typing import ClassVar, Final, Self, cast, final
 
 import torch
 from pyro.distributions import TorchDistribution, constraints
@@ -28,19 +28,6 @@ from pyro_infomax._checks import whole_number
 # ---- What a flow makes of a context: a distribution that knows the density of its own draws.
 
 Shape = torch.Size | list[int] | tuple[int, ...]
-
-
-class Conditional(Protocol):
-    """What a distribution needs of a flow."""
-
-    event_size: int
-    has_rsample: bool
-
-    def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
-        """Vectors (*batch, event) and their log-densities, (*batch)."""
-
-    def score(self, value: Tensor, context: Tensor | None) -> Tensor:
-        """The log-density, (...), of vectors (..., event); vectors and contexts broadcast."""
 
 
 @final
@@ -75,7 +62,7 @@ class FlowDistribution(TorchDistribution):
 
     def __init__(
         self,
-        flow: Conditional,
+        flow: "Flow",
         context: Tensor | None = None,
         *,
         batch_shape: Shape = (),
@@ -257,7 +244,6 @@ class LazyFlow(Flow):
         self.has_rsample = made.has_rsample
 
     def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
-        """Vectors (*batch, event) and their log-densities, (*batch)."""
         made = self._made(None if context is None else context.expand(*batch, -1))
         shape = batch if context is None else torch.Size()
         if hasattr(made, "rsample_and_log_prob"):
@@ -267,7 +253,6 @@ class LazyFlow(Flow):
         return value, made.log_prob(value)
 
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
-        """Log-densities, (...), of vectors (..., event)."""
         if context is None:
             return self._made(None).log_prob(value)
         # Some flows of zuko take values without the axes of the context for others, and do not say so
@@ -339,7 +324,6 @@ class TransformFlow(Flow):
         return any(isinstance(step.transform, ConditionalTransform) for step in self._steps)
 
     def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
-        """Vectors (*batch, event) and their log-densities, (*batch)."""
         value = self.noise(batch).reshape(-1, self.event_size)
         score = log_normal(value)
         for step in self._conditioned(context, batch):
@@ -348,7 +332,6 @@ class TransformFlow(Flow):
         return value.reshape(*batch, self.event_size), score.reshape(batch)
 
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
-        """Log-densities, (...), of vectors (..., event)."""
         batch = value.shape[:-1]
         if context is not None:
             batch = torch.broadcast_shapes(batch, context.shape[:-1])
@@ -455,34 +438,20 @@ _UNIT_SLOPE: Final = math.log(math.expm1(1.0 - _MIN_SLOPE))
 @final
 @dataclass(frozen=True)
 class RationalSpline:
-    r"""A bijection of the reals that bends [-5, 5] and leaves the rest as it is.
+    """A bijection of the reals that bends [-5, 5] and leaves the rest as it is.
 
     Between two knots it is a ratio of two quadratics, fixed by the knots and the slopes there; the slopes at
     the ends are 1, so that there is no kink.
 
     Reference: Gregory and Delbourgo, 1982, "Piecewise rational quadratic interpolation to monotonic data";
     Durkan, Bekasov, Murray and Papamakarios, 2019, "Neural spline flows".
-
-    Args:
-        table: positions, images and slopes of the knots, (..., 3, bins + 1).
-
-    Example:
-        >>> spline = RationalSpline.of(torch.linspace(-1.0, 1.0, 11))
-        >>> y, log_slope = spline.forward(torch.tensor(0.3))
-        >>> x, _ = spline.backward(y)
-        >>> round(float(x), 4)
-        0.3
     """
 
-    table: Tensor
+    table: Tensor  # positions, images and slopes of the knots, (..., 3, bins + 1)
 
     @classmethod
     def of(cls, raw: Tensor) -> "RationalSpline":
-        """The spline of unconstrained parameters; zeros give the identity.
-
-        Args:
-            raw: (..., 3 · bins - 1): widths and heights of the bins, slopes at the knots between them.
-        """
+        """The spline of unconstrained parameters (..., 3 · bins - 1); zeros give the identity."""
         bins = (raw.shape[-1] + 1) // 3
         widths, heights, slopes = raw.split([bins, bins, bins - 1], dim=-1)
         ends = torch.ones_like(slopes[..., :1])
@@ -614,7 +583,6 @@ class CouplingFlow(Flow):
         )
 
     def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
-        """Vectors (*batch, event) and their log-densities, (*batch)."""
         value = self.noise(batch)
         score = log_normal(value)
         for layer in self._couplings:
@@ -623,7 +591,6 @@ class CouplingFlow(Flow):
         return value, score
 
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
-        """Log-densities, (...), of vectors (..., event)."""
         total: Tensor | float = 0.0
         for layer in reversed(self._couplings):
             value, log_det = layer.backward(value, context)

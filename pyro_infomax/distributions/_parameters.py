@@ -49,17 +49,9 @@ def is_parametric(distribution: object) -> bool:
 
 
 def check_parameters(distribution: object, role: str) -> None:
-    """Refuse what would turn into nan, or into a density of nothing.
+    """Refuse what would turn into nan, or into a density of nothing; the role is "posterior" or "prior".
 
     An object that is no distribution of torch's shows no parameters, and passes.
-
-    Args:
-        distribution: of any batch and event shape.
-        role: what it is, for the message: "posterior" or "prior".
-
-    Raises:
-        ValueError: for means or other parameters that are not finite, scales that are not positive, and
-            parameters outside their constraints.
     """
     for part in _parts(distribution):
         _check_parameters_of_part(part, role)
@@ -152,23 +144,9 @@ _D = TypeVar("_D", bound=Distribution)
 def batch_mapped(fns: Sequence[_D], batch_shape: Sequence[int], combine: Combine) -> _D:
     """Distributions of one class as one, with other batches.
 
-    Every tensor that a distribution holds for its batch is mapped, those of the distributions and transforms
-    within it too; what does not belong to the batch must be the same in all of them.
-
-    Args:
-        fns: the distributions.
-        batch_shape: of the result.
-        combine: from the tensors of all, (*batch, *rest) each, to one of (*batch_shape, *rest).
-
-    Raises:
-        NotImplementedError: for distributions that differ in more than their batch, and for transforms that
-            hold more than numbers.
-
-    Example:
-        >>> from torch.distributions import Gamma
-        >>> both = [Gamma(torch.ones(3), 2.0), Gamma(torch.ones(4), 2.0)]
-        >>> batch_mapped(both, [7], torch.cat).rate.shape
-        torch.Size([7])
+    Every tensor (*batch, *rest) that they hold, those of distributions and transforms within them too, is
+    combined to one of (*batch_shape, *rest). What does not belong to the batch must be the same in all of
+    them.
     """
     return _mapped(fns, [fn.batch_shape for fn in fns], torch.Size(batch_shape), combine)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import ClassVar, Protocol, Self, cast, final
 
 import torch
@@ -31,15 +32,7 @@ from pyro_infomax.distributions._transforms import elementwise, shared
 
 
 def factors_of(distribution: object) -> Distribution | None:
-    """Univariate distributions, of batch shape (*batch, *event), of a product by construction; else None.
-
-    >>> import torch
-    >>> from torch.distributions import ExpTransform, IndependentTransform, Normal
-    >>> base = Independent(Normal(torch.zeros(5, 2), 1.0), 1)
-    >>> factors = factors_of(TransformedDistribution(base, [IndependentTransform(ExpTransform(), 1)]))
-    >>> factors.batch_shape, factors.event_shape
-    (torch.Size([5, 2]), torch.Size([]))
-    """
+    """Univariate distributions, of batch shape (*batch, *event), of a product by construction; else None."""
     if isinstance(distribution, Independent):
         return factors_of(distribution.base_dist)
     if not isinstance(distribution, Distribution) or not distribution.event_shape:
@@ -66,15 +59,7 @@ def elementwise_of(distribution: TransformedDistribution) -> Transform | None:
 class SideBySide(Distribution):
     """Univariate distributions along the last axis of their batch shape, in runs of one family each.
 
-    Values, moments and log-densities are float64.
-
-    Args:
-        parts: batch shapes (*batch, size), each with its own size, and event shapes ().
-
-    >>> from torch.distributions import Bernoulli
-    >>> both = SideBySide([Normal(torch.zeros(5, 2), 1.0), Bernoulli(torch.full((5, 1), 0.5))])
-    >>> both.log_prob(torch.tensor([0.0, 0.0, 1.0]))[0]
-    tensor([-0.9189, -0.9189, -0.6931], dtype=torch.float64)
+    Each part has a batch shape (*batch, size) of its own size. Values, moments and log-densities are float64.
     """
 
     arg_constraints: ClassVar[dict[str, Constraint]] = {}
@@ -129,11 +114,7 @@ class SideBySide(Distribution):
 
 
 def joined(parts: Sequence[Distribution]) -> Distribution:
-    """Univariate distributions side by side, as one plain distribution where they are of one family.
-
-    Args:
-        parts: batch shapes (*batch, size), event shapes ().
-    """
+    """Univariate distributions (*batch, size) side by side, as one plain one where they are of one family."""
     if all(isinstance(part, Normal) for part in parts):
         loc, scale = (torch.cat([getattr(part, name) for part in parts], -1) for name in ("loc", "scale"))
         return Normal(loc, scale, validate_args=False)
@@ -141,11 +122,7 @@ def joined(parts: Sequence[Distribution]) -> Distribution:
 
 
 def parts_of(factors: Distribution, sizes: Sequence[int]) -> list[Distribution]:
-    """The inverse of :func:`joined`, for parts of these sizes.
-
-    Raises:
-        NotImplementedError: for a family that cannot be taken apart so.
-    """
+    """The inverse of :func:`joined`, for parts of these sizes."""
     if isinstance(factors, SideBySide) and factors.sizes == list(sizes):
         return factors.parts
     if isinstance(factors, Normal):
@@ -179,20 +156,6 @@ class Marginals(Protocol):
         """log q(z_j), (..., latent), of z (..., latent)."""
 
 
-class HasMarginals(Protocol):
-    """A posterior that scores its dimensions by itself."""
-
-    def log_prob_marginals(self, z: Tensor, /) -> Tensor:
-        """log q(z_j), (..., latent), of z (..., latent)."""
-
-
-class OwnMarginals:
-    """The marginals of a distribution that brings its own ``log_prob_marginals``."""
-
-    def __init__(self, distribution: "HasMarginals") -> None:
-        self.log_prob = distribution.log_prob_marginals
-
-
 class MixtureMarginals:
     """The marginals of a mixture: the mixture of its components' marginals."""
 
@@ -206,13 +169,9 @@ class MixtureMarginals:
 
 
 def marginals_of(distribution: object) -> Marginals:
-    """Univariate distributions of batch shape (*batch, latent), or an object that scores like them.
-
-    Raises:
-        NotImplementedError: where the marginals of the family are not known.
-    """
+    """Univariate distributions of batch shape (*batch, latent), or an object that scores like them."""
     if hasattr(distribution, "log_prob_marginals"):
-        return OwnMarginals(cast(HasMarginals, distribution))
+        return cast(Marginals, SimpleNamespace(log_prob=distribution.log_prob_marginals))
     if is_factorised(distribution):
         return distribution.base_dist
     if isinstance(distribution, MultivariateNormal | LowRankMultivariateNormal):
@@ -244,27 +203,19 @@ def _transformed_marginals(distribution: TransformedDistribution) -> Marginals |
 @final
 @dataclass(frozen=True)
 class Coordinates:
-    r"""u with z = f(u), where f is the same for all data.
+    r"""u with z = f(u), where f is the same for all data; no f where u is z.
 
     .. math:: q(z \mid x_n) = q(u \mid x_n)\, \Bigl|\det \frac{\partial z}{\partial u}\Bigr|^{-1}, \qquad
         q(z) = q(u)\, \Bigl|\det \frac{\partial z}{\partial u}\Bigr|^{-1}
-
-    Attributes:
-        base: the posteriors of u, batch shape (N,), event shape (k,).
-        transform: f; None where u is z.
     """
 
-    base: Density
+    base: Density  # the posteriors of u, batch shape (N,), event shape (k,)
     transform: Transform | None = None
 
     def at(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """u, and the log-volume by which f stretches it: infinite where f reaches no such z.
 
-        Args:
-            z: (points, latent).
-
-        Returns:
-            (points, k), and (points, latent) if f acts element by element, (points,) otherwise.
+        (points, k), and (points, latent) if f acts element by element, (points,) otherwise.
         """
         if self.transform is None:
             return z, z.new_zeros(z.shape, dtype=torch.float64)
@@ -285,16 +236,7 @@ class Coordinates:
 
 
 def coordinates_of(posterior: Density) -> Coordinates:
-    """Those in which the posteriors are Normal, if there are any, else those that they are given in.
-
-    Args:
-        posterior: batch shape (N,), event shape (d,).
-
-    >>> from torch.distributions import LogNormal
-    >>> found = coordinates_of(Independent(LogNormal(torch.zeros(5, 2), 1.0), 1))
-    >>> found.base, found.transform
-    (Independent(Normal(loc: torch.Size([5, 2]), scale: torch.Size([5, 2])), 1), ExpTransform())
-    """
+    """Those in which the posteriors are Normal, if there are any, else those that they are given in."""
     if is_normal(posterior):
         return Coordinates(posterior)
     found = _of_factors(factors_of(posterior)) or _of_vectors(posterior)

@@ -19,18 +19,7 @@ from pyro_infomax.distributions._families import innermost, is_point_mass, witho
 
 
 def check_levels(q: float | Sequence[float] | Tensor) -> Tensor:
-    """The levels of quantiles as a tensor.
-
-    Args:
-        q: one level or several, from 0 to 1.
-
-    Raises:
-        ValueError: for levels outside of [0, 1], or of more than one axis.
-
-    Example:
-        >>> check_levels(0.5)
-        tensor(0.5000)
-    """
+    """One level of quantiles from 0 to 1, or a list of them, as a tensor."""
     levels = torch.as_tensor(q, dtype=None if isinstance(q, Tensor) else torch.get_default_dtype())
     if levels.dim() > 1 or not bool(((levels >= 0) & (levels <= 1)).all()):
         raise ValueError(f"Expected one level or a list of levels from 0 to 1 but got {q}.")
@@ -38,20 +27,9 @@ def check_levels(q: float | Sequence[float] | Tensor) -> Tensor:
 
 
 def closed_quantiles(distribution: Distribution, levels: Tensor) -> Tensor | None:
-    """The quantiles of each element of the event, None where they have no closed form.
+    """The quantiles of each element, (q, ..., \\*event), None where they have no closed form.
 
     Those of a categorical variable are of its index.
-
-    Args:
-        distribution: batch shape (...), event shape (\\*event).
-        levels: (q,).
-
-    Returns:
-        (q, ..., \\*event).
-
-    Example:
-        >>> closed_quantiles(Normal(torch.zeros(2), 1.0), torch.tensor([0.5]))
-        tensor([[0., 0.]])
     """
     if is_point_mass(distribution):
         return distribution.mean.expand(len(levels), *distribution.batch_shape, *distribution.event_shape)
@@ -65,19 +43,7 @@ def closed_quantiles(distribution: Distribution, levels: Tensor) -> Tensor | Non
 
 
 def sorted_quantiles(draws: Tensor, levels: Tensor) -> Tensor:
-    """The quantiles of draws, interpolated linearly.
-
-    Args:
-        draws: (samples, ...).
-        levels: (q,).
-
-    Returns:
-        (q, ...); of integers the lower neighbour.
-
-    Example:
-        >>> sorted_quantiles(torch.tensor([3.0, 1.0, 2.0, 5.0]), torch.tensor([0.0, 0.5]))
-        tensor([1.0000, 2.5000])
-    """
+    """Quantiles (q, ...) of draws (samples, ...), interpolated linearly; of integers the lower neighbour."""
     ordered = draws.sort(0).values
     place = levels.to(draws.device) * (len(draws) - 1)
     below, above = ordered[place.floor().long()], ordered[place.ceil().long()]

@@ -93,15 +93,9 @@ class StraightThroughOneHotCategorical(_StraightThrough, dist.OneHotCategorical)
     Reference: Jang, Gu and Poole, 2017, "Categorical reparameterization with Gumbel-softmax".
 
     Args:
-        temperature: τ > 0, a number or a tensor without axes.
+        temperature: as :class:`StraightThroughBernoulli`; so are attributes and errors.
         probs: probabilities, (..., K).
         logits: log-probabilities up to a constant, instead of ``probs``.
-
-    Attributes:
-        relaxed: True, in common with other classes whose draws carry a relaxed gradient.
-
-    Raises:
-        ValueError: unless temperature > 0.
 
     Example:
         >>> q = StraightThroughOneHotCategorical(0.5, logits=torch.zeros(5, 3))
@@ -124,11 +118,7 @@ class StraightThroughOneHotCategorical(_StraightThrough, dist.OneHotCategorical)
 
 
 def check_temperature(temperature: Tensor | float) -> None:
-    """Raises ValueError unless the temperature is above 0.
-
-    Args:
-        temperature: of a relaxation.
-    """
+    """Raises ValueError unless the temperature is above 0."""
     if not temperature > 0:
         raise ValueError(f"Expected temperature > 0 but got {temperature}: 1 or 0.5 are common.")
 

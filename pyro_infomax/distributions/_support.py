@@ -145,7 +145,7 @@ class SiteTransform:
         return dist.TransformedDistribution(base, steps) if steps else base
 
     def normal(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-        """The distribution of z where the elements of u are independent Normals.
+        """The distribution of z where the elements of u are independent Normals, (..., size).
 
         Where T acts on each element by itself, so are the elements of z, and the distribution says so:
         ``Normal`` for real sites, ``LogNormal`` for positive ones.
@@ -192,15 +192,7 @@ class SiteTransform:
 
 
 def unwrapped(support: Constraint) -> Constraint:
-    """A support without ``independent``, and without what a mixture puts around that of its components.
-
-    Args:
-        support: constraint of a site.
-
-    Example:
-        >>> unwrapped(constraints.independent(constraints.simplex, 1))
-        Simplex()
-    """
+    """A support without ``independent``, and without what a mixture puts around that of its components."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
@@ -312,21 +304,7 @@ _FAR: Final = 10.0  # times the distance of two draws
 
 @torch.no_grad()
 def elsewhere(fn: Distribution, value: Tensor) -> Tensor:
-    """A value like those of a distribution, but far from its draws, or any that a discrete one can have.
-
-    Args:
-        fn: the distribution of a site.
-        value: a draw from it.
-
-    Returns:
-        Of the shape of ``value``.
-
-    Example:
-        >>> from torch.distributions import Gamma
-        >>> gamma = Gamma(torch.ones(1000), 1.0)
-        >>> float(elsewhere(gamma, gamma.sample()).max()) > 1000
-        True
-    """
+    """A value like a draw of a distribution, but far from its draws, or any that a discrete one can have."""
     other = fn.sample()
     try:
         if not cast(Constraint, fn.support).is_discrete:

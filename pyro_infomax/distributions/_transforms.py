@@ -24,14 +24,7 @@ _OWN: Final = frozenset({"_inv", "_cache_size", "_cached_x_y"})
 
 
 def elementwise(transform: Transform) -> Transform | None:
-    """The same map as one that acts on every element by itself; None where it does not.
-
-    >>> from torch.distributions import ExpTransform, StickBreakingTransform
-    >>> elementwise(IndependentTransform(ExpTransform(), 1))
-    ExpTransform()
-    >>> elementwise(StickBreakingTransform()) is None
-    True
-    """
+    """The same map as one that acts on every element by itself; None where it does not."""
     if isinstance(transform, IndependentTransform):
         return elementwise(transform.base_transform)
     if isinstance(transform, ComposeTransform):
@@ -46,15 +39,7 @@ def elementwise(transform: Transform) -> Transform | None:
 def shared(transform: Transform) -> Transform | None:
     """The transform of one datum where it is that of all data, None where data may differ in theirs.
 
-    Args:
-        transform: of vectors (batch, latent). What its attributes are but numbers is not looked into; two
-            axes of a tensor are taken for (batch, latent).
-
-    >>> one = AffineTransform(torch.zeros(5, 2), torch.ones(2))
-    >>> shared(one).loc
-    tensor([0., 0.])
-    >>> shared(AffineTransform(torch.arange(5.0)[:, None], 1.0)) is None
-    True
+    Two axes of a tensor that it holds are taken for (batch, latent); what is no number is not looked into.
     """
     if isinstance(transform, IndependentTransform):
         inner = shared(transform.base_transform)
@@ -117,15 +102,7 @@ def _of_one(value: Tensor) -> Tensor | None:
 
 @final
 class Exp(transforms.ExpTransform):
-    """torch's ``ExpTransform`` without the values 0 and infinity to which rounding leads.
-
-    Args:
-        cache_size: 0 or 1, whether the value drawn last is scored without inverting.
-
-    Example:
-        >>> bool(Exp()(torch.tensor(-1000.0)) > 0)
-        True
-    """
+    """torch's ``ExpTransform`` without the values 0 and infinity to which rounding leads."""
 
     def _call(self, x: Tensor) -> Tensor:
         return _finite_exp(x)
@@ -133,15 +110,7 @@ class Exp(transforms.ExpTransform):
 
 @final
 class Softplus(transforms.SoftplusTransform):
-    """torch's ``SoftplusTransform`` without the 0 to which rounding leads, nor values whose square is 0.
-
-    Args:
-        cache_size: 0 or 1, whether the value drawn last is scored without inverting.
-
-    Example:
-        >>> bool(Softplus()(torch.tensor(-1000.0)) > 0)
-        True
-    """
+    """torch's ``SoftplusTransform`` without the 0 to which rounding leads, nor values whose square is 0."""
 
     def _call(self, x: Tensor) -> Tensor:
         return softplus(x).clamp(min=torch.finfo(x.dtype).tiny ** 0.5)
@@ -149,19 +118,7 @@ class Softplus(transforms.SoftplusTransform):
 
 @final
 class AffineWithin(transforms.AffineTransform):
-    """torch's ``AffineTransform`` whose values stay off the bounds of an open interval when they are rounded.
-
-    Args:
-        loc: value of 0, a number or a tensor.
-        scale: slope, likewise.
-        low: lower bound, likewise.
-        high: upper bound, likewise.
-        cache_size: 0 or 1, whether the value drawn last is scored without inverting.
-
-    Example:
-        >>> float(AffineWithin(1.0, 1.0, low=1.0)(torch.tensor(1e-20))) > 1
-        True
-    """
+    """torch's ``AffineTransform`` whose values stay off the bounds of an open interval when rounded."""
 
     def __init__(
         self,
@@ -198,15 +155,8 @@ class StickBreaking(transforms.StickBreakingTransform):
     .. math:: \log y_i = \log \sigma(x_i - \log(K - i)) + \sum_{j<i} \log \sigma(\log(K - j) - x_j),
         \qquad i = 1, \ldots, K - 1,
 
-    and :math:`y_K` is the rest. It is the same function, but neither it nor its Jacobian loses digits or
-    ends in 0 or nan where a part of the stick is very short.
-
-    Args:
-        cache_size: 0 or 1, whether the value drawn last is scored without inverting.
-
-    Example:
-        >>> StickBreaking()(torch.zeros(2))
-        tensor([0.3333, 0.3333, 0.3333])
+    and :math:`y_K` is the rest. It is the same function, but neither it nor its Jacobian loses digits or ends
+    in 0 or nan where a part of the stick is very short.
     """
 
     def _call(self, x: Tensor) -> Tensor:
@@ -233,14 +183,6 @@ class CorrCholesky(transforms.CorrCholeskyTransform):
         \log\bigl(1 - \tanh^2 x_{ik}\bigr),
 
     which is finite also where no digit is left in 1 minus a sum of squares of the row.
-
-    Args:
-        cache_size: 0 or 1, whether the value drawn last is scored without inverting.
-
-    Example:
-        >>> CorrCholesky()(torch.zeros(1))
-        tensor([[1., 0.],
-                [0., 1.]])
     """
 
     def _inverse(self, y: Tensor) -> Tensor:
@@ -259,18 +201,10 @@ class CorrCholesky(transforms.CorrCholeskyTransform):
 
 @final
 class LowerCholesky(Transform):
-    r"""A vector of n(n+1)/2 reals to a lower-triangular matrix with positive diagonal, row by row.
+    """A vector of n(n+1)/2 reals to a lower-triangular matrix with positive diagonal, row by row.
 
-    The diagonal is the exponential, so that the Jacobian with respect to the lower triangle is the sum of
-    the reals that go there.
-
-    Args:
-        cache_size: 0 or 1, whether the value drawn last is scored without inverting.
-
-    Example:
-        >>> LowerCholesky()(torch.tensor([0.0, 2.0, 0.0]))
-        tensor([[1., 0.],
-                [2., 1.]])
+    The diagonal is the exponential, so that the Jacobian with respect to the lower triangle is the sum of the
+    reals that go there.
     """
 
     domain = constraints.real_vector
@@ -307,21 +241,7 @@ class LowerCholesky(Transform):
 
 
 def lower_triangular(entries: Tensor, size: int, *, offset: int = 0) -> Tensor:
-    """A lower-triangular matrix of its entries, row by row.
-
-    Args:
-        entries: (..., number of entries).
-        size: of the matrix.
-        offset: of the last diagonal that is filled; -1 leaves the main diagonal 0.
-
-    Returns:
-        (..., size, size).
-
-    Example:
-        >>> lower_triangular(torch.tensor([1.0, 2.0, 3.0]), 2)
-        tensor([[1., 0.],
-                [2., 3.]])
-    """
+    """Entries row by row as a lower-triangular matrix; an offset of -1 leaves its main diagonal 0."""
     row, column = torch.tril_indices(size, size, offset, device=entries.device)
     matrix = entries.new_zeros(*entries.shape[:-1], size, size)
     matrix[..., row, column] = entries

@@ -57,11 +57,7 @@ _DRAWS: Final = 1000
 
 
 def data_size(args: Args) -> int:
-    """The number of data.
-
-    Raises:
-        ValueError: if the first argument is no tensor with a row a datum.
-    """
+    """The number of data; refuses a first argument that is no tensor with a row a datum."""
     if not args or not isinstance(args[0], Tensor) or args[0].dim() == 0:
         got = type(args[0]).__name__ if args else "no positional argument"
         raise ValueError(
@@ -84,11 +80,7 @@ def first_rows(args: Args, plate: DataPlate) -> Iterator[object]:
 
 
 def split_count(args: Args, num_samples: int | None) -> tuple[Args, int]:
-    """The data, and the number of samples, which may come last.
-
-    Raises:
-        ValueError: for a number that is no integer above 0.
-    """
+    """The data, and the number of samples, which may come last."""
     # a flag of the model is an int too
     last = args[-1] if args else None
     if num_samples is None and isinstance(last, int) and not isinstance(last, bool):
@@ -115,18 +107,8 @@ def build_head(
 ) -> nn.Module:
     """The head of one site.
 
-    Args:
-        own: a module, which is the head itself; a distribution class, or a partial of one; a family of
-            guides, or a partial or an instance of one; None for a diagonal Normal.
-        site: the latent site.
-        in_features: number of features.
-        like: a head that is made here gets its dtype and device.
-        model: what a family is made for.
-        training: the mode of a head that is made here.
-
-    Raises:
-        ValueError: for anything else, and for what the family refuses.
-        NotImplementedError: if the family does not cover the support of the site.
+    A module is the head itself; a distribution class, a family of guides, a partial of either or an instance
+    of a family makes it, with the dtype and device of ``like``; None makes a diagonal Normal.
     """
     if is_head(own):
         head = own
@@ -177,16 +159,7 @@ def infer_of(head: object) -> InferDict:
 
 
 def check_posterior(posterior: object, site: LatentSite, batch: torch.Size) -> dist.TorchDistribution:
-    """The distribution that a head gave, expanded to the batch.
-
-    Args:
-        posterior: what the head returned.
-        site: the latent site.
-        batch: leading axes of its features.
-
-    Raises:
-        ValueError: if it is no distribution of this site for these data.
-    """
+    """The distribution that a head gave, expanded to the leading axes of its features."""
     if not isinstance(posterior, dist.torch_distribution.TorchDistributionMixin):
         raise ValueError(
             f"Expected the head of {site.name!r} to return a distribution of pyro.distributions but got "
@@ -220,11 +193,6 @@ def median_of(posterior: dist.TorchDistribution) -> Tensor:
 
 
 # ---- The guide.
-
-
-def _is_no_prototype(msg: "Message[..., object]") -> bool:
-    # Observed sites are kept, unlike in Pyro's autoguides: they tell which plate holds the data
-    return msg["type"] != "sample" or site_is_subsample(msg)
 
 
 class GuideOptions(TypedDict, total=False):
@@ -271,7 +239,6 @@ class AmortizedGuide(AutoGuide):
 
     heads: nn.ModuleList
     inputs: nn.ModuleList
-    _prototype_hide_fn = staticmethod(_is_no_prototype)
 
     def __init__(
         self,
@@ -492,6 +459,11 @@ class AmortizedGuide(AutoGuide):
         _forget_values(trace)
         self._own_heads = {}
         self._data_plate = plate
+
+    @staticmethod
+    def _prototype_hide_fn(msg: "Message[..., object]") -> bool:
+        # Observed sites are kept, unlike in Pyro's autoguides: they tell which plate holds the data
+        return msg["type"] != "sample" or site_is_subsample(msg)
 
     def _run_model(self, *args: object, **kwargs: object) -> Trace:
         # Unlike the method of the base, without a memory of the sizes of plates, which are made at each call

@@ -33,20 +33,8 @@ class ContinuousGuideOptions(GuideOptions, total=False):
 class ContinuousGuide(AmortizedGuide):
     """A family whose heads serve continuous sites, reached from the reals by a bijection. Abstract.
 
-    A subclass names its :attr:`head_class`, and adds to :attr:`options` what else that takes.
-
-    Args:
-        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
-        init_scale: standard deviation of every latent at first, in units of the latent, or of the real
-            variable behind it.
-
-    Attributes:
-        head_class: called with the number of features and the event shape of a site, and by keyword with its
-            support and the options.
-        options: keyword arguments of every head.
-
-    Raises:
-        ValueError: unless init_scale > 0.
+    A subclass names its :attr:`head_class`, called with the number of features and the event shape of a site,
+    and by keyword with its support and with :attr:`options`, to which the subclass adds what else that takes.
     """
 
     head_class: ClassVar[Callable[..., nn.Module]]
@@ -133,13 +121,10 @@ class AmortizedMultivariateNormal(ContinuousGuide):
     deep generative models".
 
     Args:
-        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
-        init_scale: standard deviation of every latent at first, in units of the latent, or of the real
-            variable behind it.
+        model, encoder, heads, structured, create_plates, init_scale: as :class:`AmortizedNormal`.
 
     Raises:
-        ValueError: unless init_scale > 0; see :class:`AmortizedGuide`.
-        NotImplementedError: for discrete sites, and as :class:`AmortizedGuide`.
+        ValueError, NotImplementedError: as :class:`AmortizedNormal`.
 
     Example:
         >>> import pyro, torch
@@ -176,15 +161,13 @@ class AmortizedLowRankNormal(ContinuousGuide):
     deep generative models".
 
     Args:
-        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
+        model, encoder, heads, structured, create_plates, init_scale: as :class:`AmortizedNormal`.
         rank: columns of W, at most the number of elements of the smallest site; None for the square root of
             the number of elements, rounded up.
-        init_scale: standard deviation of every latent at first, in units of the latent, or of the real
-            variable behind it.
 
     Raises:
-        ValueError: unless init_scale > 0 and rank >= 1; see :class:`AmortizedGuide`.
-        NotImplementedError: for discrete sites, and as :class:`AmortizedGuide`.
+        ValueError: unless rank >= 1, and as :class:`AmortizedNormal`.
+        NotImplementedError: as :class:`AmortizedNormal`.
 
     Example:
         >>> import pyro, torch
@@ -233,17 +216,14 @@ class AmortizedFlow(ContinuousGuide):
         Durkan, Bekasov, Murray and Papamakarios, 2019, "Neural spline flows".
 
     Args:
-        model, encoder, heads, structured, create_plates: as :class:`AmortizedGuide`.
-        flow: called as ``flow(elements, features)`` for each site, it gives a conditional transform of
-            :mod:`pyro.distributions.transforms`, a list of them, or a flow of zuko: ``zuko.flows.NSF`` as it
-            is, after ``pip install pyro_infomax[flows]``. None for the flow of
-            :class:`~pyro_infomax.nn.FlowHead`.
-        init_scale: standard deviation of every latent at first, in units of the latent, or of the real
-            variable behind it.
+        model, encoder, heads, structured, create_plates, init_scale: as :class:`AmortizedNormal`.
+        flow: called as ``flow(elements, features)`` for each site, it gives what
+            :func:`~pyro_infomax.distributions.to_flow` takes: conditional transforms of Pyro, or a flow of
+            zuko, ``zuko.flows.NSF`` as it is. None for the flow of :class:`~pyro_infomax.nn.FlowHead`.
 
     Raises:
-        ValueError: unless init_scale > 0, and for a flow that is no function; see :class:`AmortizedGuide`.
-        NotImplementedError: for discrete sites, and as :class:`AmortizedGuide`.
+        ValueError: for a flow that is no function, and as :class:`AmortizedNormal`.
+        NotImplementedError: as :class:`AmortizedNormal`.
 
     Example:
         >>> import pyro, torch

@@ -59,24 +59,14 @@ class LatentSite:
 @final
 @dataclass(frozen=True)
 class DataPlate:
-    """The plate over the data, without the size, which each call brings.
-
-    Args:
-        name: of the plate.
-        dim: its axis, counted from the right.
-        subsample_size: how many data the model draws; None if it takes all.
-    """
+    """The plate over the data, without the size, which each call brings."""
 
     name: str
-    dim: int
-    subsample_size: int | None
+    dim: int  # counted from the right
+    subsample_size: int | None  # how many data the model draws; None if it takes all
 
     def create(self, size: int) -> pyro.plate:
-        """The plate over ``size`` data.
-
-        Args:
-            size: number of data.
-        """
+        """The plate over ``size`` data."""
         subsample_size = None if self.subsample_size is None else min(self.subsample_size, size)
         return pyro.plate(self.name, size, subsample_size=subsample_size, dim=self.dim)
 
@@ -84,19 +74,11 @@ class DataPlate:
 def find_data_plate(trace: Trace, size: int, *, own_plates: Collection[str] = ()) -> DataPlate:
     """The plate of full size ``size`` around the observed sites.
 
-    Where several plates have that size, it is the one that holds the latent sites too. Where none
-    is observed (a part of a model), the latent sites stand in.
-
-    Args:
-        trace: of the model.
-        size: number of data.
-        own_plates: names of the plates that the user makes; the data may be a part of a larger one of these.
-
-    Raises:
-        ValueError: if no plate fits, or several do.
+    Where several plates have that size, it is the one that holds the latent sites too. Where none is observed
+    (a part of a model), the latent sites stand in. The data may be a part of one of the user's own plates.
     """
     latent = [_plates(site) for site in _latent_sites(trace)]
-    observed = [_plates(site) for site in _observed_sites(trace)] or latent
+    observed = [_plates(site) for site in sample_sites(trace) if site["is_observed"]] or latent
     plates = {name: frame for frames in observed for name, frame in frames.items()}
     if not plates:
         raise ValueError(
@@ -121,17 +103,7 @@ def find_data_plate(trace: Trace, size: int, *, own_plates: Collection[str] = ()
 
 
 def find_latent_sites(trace: Trace, plate: DataPlate) -> list[LatentSite]:
-    """The latent sites of a model, all of them inside the data plate.
-
-    Args:
-        trace: of the model.
-        plate: over the data.
-
-    Raises:
-        ValueError: if there are none.
-        NotImplementedError: for a site outside the data plate, or inside a further plate that subsamples or
-            is sequential.
-    """
+    """The latent sites of a model, all of them inside the data plate."""
     sites = [_local(site, plate) for site in _latent_sites(trace)]
     if not sites:
         raise ValueError(
@@ -142,17 +114,7 @@ def find_latent_sites(trace: Trace, plate: DataPlate) -> list[LatentSite]:
 
 
 def is_masked(fn: object, mask: object) -> bool:
-    """Whether some of a site's density may be left out.
-
-    Args:
-        fn: distribution of the site.
-        mask: what the handlers around the site mask, None for nothing.
-
-    Example:
-        >>> import pyro.distributions as dist
-        >>> is_masked(dist.Normal(0.0, 1.0).mask(torch.tensor(False)), None)
-        True
-    """
+    """Whether some of a site's density may be left out; ``mask`` is that of the handlers around it."""
     masks = [mask]
     while fn is not None:
         masks.append(getattr(fn, "_mask", None))
@@ -194,23 +156,11 @@ def _latent_sites(trace: Trace) -> list[Site]:
     return [site for site in sample_sites(trace) if not site["is_observed"]]
 
 
-def _observed_sites(trace: Trace) -> list[Site]:
-    return [site for site in sample_sites(trace) if site["is_observed"]]
-
-
 # ---- The support of a site, for a family that covers some.
 
 
 def check_continuous(site: LatentSite, family: str) -> None:
-    """Refuses a discrete site.
-
-    Args:
-        site: a latent site.
-        family: the name of the family that was asked to serve it.
-
-    Raises:
-        NotImplementedError: if the site is discrete.
-    """
+    """Refuses a discrete site in the name of a family that was asked to serve it."""
     if not site.support.is_discrete:
         return
     name = (
@@ -226,15 +176,7 @@ def check_continuous(site: LatentSite, family: str) -> None:
 
 
 def check_discrete(site: LatentSite, family: str) -> None:
-    """Refuses a continuous site.
-
-    Args:
-        site: a latent site.
-        family: the name of the family that was asked to serve it.
-
-    Raises:
-        NotImplementedError: if the site is continuous.
-    """
+    """Refuses a continuous site in the name of a family that was asked to serve it."""
     if not site.support.is_discrete:
         raise NotImplementedError(
             f"Latent site {site.name!r} is continuous, with support {site.support}, which {family} does not "
@@ -249,29 +191,12 @@ def _is_finite(support: Constraint) -> bool:
 
 
 def number_of_categories(support: Constraint) -> int | None:
-    """K of a site whose values are the integers from 0 to K − 1; None for values that are numbers.
-
-    Args:
-        support: of the site.
-
-    Example:
-        >>> from torch.distributions import constraints
-        >>> number_of_categories(constraints.integer_interval(0, 4))
-        5
-    """
+    """K of a site whose values are the integers from 0 to K − 1; None for values that are numbers."""
     base = unwrapped(support)
     lower, upper = (getattr(base, name, None) for name in ("lower_bound", "upper_bound"))
-    if not base.is_discrete or lower is None or upper is None or int(_least(lower)) != 0:
+    if not base.is_discrete or lower is None or upper is None or int(torch.as_tensor(lower).min()) != 0:
         return None
-    return int(_most(upper)) + 1
-
-
-def _least(bound: float | Tensor) -> float | Tensor:
-    return bound.min() if isinstance(bound, Tensor) else bound
-
-
-def _most(bound: float | Tensor) -> float | Tensor:
-    return bound.max() if isinstance(bound, Tensor) else bound
+    return int(torch.as_tensor(upper).max()) + 1
 
 
 # ---- What the head of a site sees: features in the axes of the site's plates, and the sites before it.
@@ -282,17 +207,8 @@ _MAX_WIDTH: Final = 64
 def laid_out(features: Tensor, data_dim: int, dims: Sequence[int]) -> Tensor:
     """Features with the data and the cells of inner plates in the axes of these plates.
 
-    Args:
-        features: (batch, \\*cells, features).
-        data_dim: the axis of the data plate, counted from the right of a batch shape.
-        dims: the axes of the inner plates, in the order of ``cells``.
-
-    Returns:
-        (\\*axes of the plates, features), with axes of size 1 where no plate is.
-
-    Example:
-        >>> laid_out(torch.zeros(5, 4, 7), -1, [-3]).shape
-        torch.Size([4, 1, 5, 7])
+    From (batch, \\*cells, features) to (\\*axes of the plates, features), with axes of size 1 where no plate
+    is. The axes of the data and, in the order of the cells, of the inner plates count from the right.
     """
     axes = [data_dim, *dims]
     order = sorted(range(len(axes)), key=axes.__getitem__)
@@ -304,12 +220,7 @@ def laid_out(features: Tensor, data_dim: int, dims: Sequence[int]) -> Tensor:
 
 @final
 class CellFeatures(nn.Module):
-    """Features of each cell of inner plates, from the features of a datum by a linear map of its own.
-
-    Args:
-        in_features: number of features.
-        cells: sizes of the plates.
-    """
+    """Features of each cell of inner plates, from the features of a datum by a linear map of its own."""
 
     def __init__(self, in_features: int, cells: Sequence[int]) -> None:
         super().__init__()
@@ -324,37 +235,28 @@ class CellFeatures(nn.Module):
 @final
 @dataclass(frozen=True)
 class EarlierSite:
-    """A site that a later one depends on, and what is seen of it there.
-
-    Args:
-        site: the earlier one.
-        beyond: its inner plates that the later one is not inside of: all of their cells are seen.
-    """
+    """A site that a later one depends on, and what is seen of it there."""
 
     site: LatentSite
-    beyond: tuple[InnerPlate, ...]
+    beyond: tuple[InnerPlate, ...]  # those that the later one is not inside of: all of their cells are seen
+    categories: int | None
 
     @classmethod
     def of(cls, site: LatentSite, later: LatentSite) -> "EarlierSite":
         """As the later site sees it."""
         shared = {plate.name for plate in later.plates}
-        return cls(site, tuple(plate for plate in site.plates if plate.name not in shared))
+        beyond = tuple(plate for plate in site.plates if plate.name not in shared)
+        return cls(site, beyond, number_of_categories(site.support))
 
     @property
     def size(self) -> int:
         """Number of numbers that are seen of it."""
-        categories = number_of_categories(self.site.support) or 1
-        return self.site.event_shape.numel() * categories * prod(plate.size for plate in self.beyond)
+        cells = prod(plate.size for plate in self.beyond)
+        return self.site.event_shape.numel() * (self.categories or 1) * cells
 
     def seen(self, value: Tensor, dtype: torch.dtype) -> Tensor:
-        """(..., \\*event) to (..., size), categories one-hot.
-
-        Raises:
-            ValueError: if an inner plate has another number of cells than at first.
-            NotImplementedError: if the site is enumerated, so that its cells have no values together.
-        """
-        categories = number_of_categories(self.site.support)
-        numbers = one_hot(value.long(), categories) if categories else value.unsqueeze(-1)
+        """(..., \\*event) to (..., size), categories one-hot."""
+        numbers = one_hot(value.long(), self.categories) if self.categories else value.unsqueeze(-1)
         lead = value.dim() - len(self.site.event_shape)
         flat = numbers.to(dtype).reshape(*value.shape[:lead], -1)  # (..., numbers)
         for plate in self.beyond:
@@ -387,14 +289,7 @@ class SiteInput(nn.Module):
     of the features h and the values of earlier sites, so that a linear head can follow both linearly and
     beyond; the features alone where there are no earlier sites. What is done with the features is done once
     a datum, not for each pair of a value and a datum, of which an account scores very many; for its sake u is
-    not wide either.
-
-    Args:
-        site: the latent site.
-        data: the plate of the data.
-        in_features: number of features.
-        earlier: the sites that it depends on.
-        per_cell: the inner plates of which the encoder gives features cell by cell, in their order.
+    not wide either. ``per_cell`` are the inner plates of which the encoder gives features cell by cell.
     """
 
     def __init__(
@@ -423,16 +318,7 @@ class SiteInput(nn.Module):
             self.of_earlier = nn.Linear(sum(each.size for each in self.earlier), 2 * width, bias=False)
 
     def forward(self, features: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-        """The input of the head.
-
-        Args:
-            features: of the encoder, (batch, features), or (batch, \\*cells, features) with the cells of all
-                inner plates.
-            values: of the earlier sites, (..., \\*plates, \\*event).
-
-        Returns:
-            (..., \\*plates, out_features).
-        """
+        """(..., \\*plates, out_features) of features (batch, \\*cells, features) and earlier values."""
         if self.cells is not None:
             features = self.cells(features)
         elif self.foreign:

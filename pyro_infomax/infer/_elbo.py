@@ -27,7 +27,6 @@ from pyro_infomax.infer._weights import (
     WeightsLike,
 )
 from pyro_infomax.poutine import (
-    SiteWeight,
     is_deterministic,
     plain_errors,
     sample_sites,
@@ -107,29 +106,19 @@ class SurrogateLoss(NamedTuple):
 def particle_losses(
     elbo: ELBO, model: Program, guide: Program, args: Args, kwargs: Kwargs
 ) -> tuple[Tensor, Tensor]:
-    """Loss and surrogate loss of one of Pyro's sampled ELBOs, averaged over its particles.
-
-    Raises:
-        NotImplementedError: for an ELBO of another kind.
-    """
-    particle = _particle(elbo)
+    """Loss and surrogate loss of one of Pyro's sampled ELBOs, averaged over its particles."""
+    if isinstance(elbo, TraceGraph_ELBO):
+        particle = elbo._loss_and_surrogate_loss_particle
+    elif isinstance(elbo, Trace_ELBO):
+        particle = elbo._differentiable_loss_particle
+    else:
+        raise NotImplementedError(f"{type(elbo).__name__} has no loss that stays in tensors")
     with _ItemsStayTensors():
         pairs = [particle(*traces) for traces in elbo._get_traces(model, guide, args, kwargs)]
         loss, surrogate = (sum(each) / elbo.num_particles for each in zip(*pairs, strict=True))
+    # What TraceGraph_ELBO calls a loss there is the ELBO
+    loss = -loss if isinstance(elbo, TraceGraph_ELBO) else loss
     return torch.as_tensor(loss).detach(), torch.as_tensor(surrogate)
-
-
-def _particle(elbo: ELBO) -> Callable[[Trace, Trace], tuple[Loss, Loss]]:
-    if isinstance(elbo, TraceGraph_ELBO):
-        return lambda *traces: _negated_first(*elbo._loss_and_surrogate_loss_particle(*traces))
-    if isinstance(elbo, Trace_ELBO):
-        return elbo._differentiable_loss_particle
-    raise NotImplementedError(f"{type(elbo).__name__} has no loss that stays in tensors")
-
-
-# What Pyro calls a loss there is the ELBO
-def _negated_first(elbo: Loss, surrogate: Loss) -> tuple[Loss, Loss]:
-    return -elbo, surrogate
 
 
 class _ItemsStayTensors(TorchFunctionMode):
@@ -477,14 +466,10 @@ def _subsampled_plates(model_trace: Trace) -> dict[int, int]:
 
 def unweighted_sum(site: Site) -> torch.Tensor:
     """The sum of a site's log-probabilities without weights, by a division wherever that is exact."""
-    record: SiteWeight | None = site.get("weight")
-    if record is None:
-        total, factor = site["log_prob_sum"], 1.0
-    elif not isinstance(record.weight, torch.Tensor) and record.weight != 0:
-        total, factor = site["log_prob_sum"], record.weight
-    else:
-        total, factor = unweighted_log_prob(site).sum(), 1.0
-    return torch.as_tensor(detach_provenance(total)).detach() / factor
+    weight = site["weight"].weight if "weight" in site else 1.0
+    if isinstance(weight, torch.Tensor) or weight == 0:
+        return torch.as_tensor(detach_provenance(unweighted_log_prob(site).sum())).detach()
+    return torch.as_tensor(detach_provenance(site["log_prob_sum"])).detach() / weight
 
 
 # ---- A differentiable loss of any objective.
@@ -500,8 +485,7 @@ def surrogate_loss(
 
     Args:
         elbo: an objective of this package, or Pyro's Trace, TraceMeanField or TraceGraph ELBO.
-        model: the model.
-        guide: the guide.
+        model, guide: the two programs.
         *args: what both are called with.
         **kwargs: the same by keyword.
 
@@ -512,16 +496,11 @@ def surrogate_loss(
         NotImplementedError: for an objective that has no such evaluation.
 
     Example:
-        >>> import pyro, torch, pyro.distributions as dist
         >>> from pyro_infomax.infer import TraceMeanField_BetaELBO
-        >>> def model(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-        >>> def guide(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
-        >>> found = surrogate_loss(TraceMeanField_BetaELBO(beta=4.0), model, guide, torch.tensor([-1.0, 1.0]))
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> objective = TraceMeanField_BetaELBO(beta=4.0)
+        >>> found = surrogate_loss(objective, pair.model, pair.guide, pair.sample(10))
         >>> bool((found.loss - (found.terms["distortion"] + 4 * found.terms["rate"])).abs() < 1e-4)
         True
     """

@@ -5,7 +5,8 @@ import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from typing import Any, NamedTuple, final
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar, final
 
 import torch
 from opt_einsum import shared_intermediates
@@ -49,10 +50,6 @@ class Expectation:
     where it is drawn, 1 with the gradient of its log-probability (Foerster et al., 2018, DiCE: The infinitely
     differentiable Monte-Carlo estimator). No value is looked at, so that a graph of these operations holds
     for other values too.
-
-    Args:
-        guide_trace: a trace of the guide with packed score parts.
-        ordering: the plates of each site, as symbols.
     """
 
     def __init__(self, guide_trace: Trace, ordering: Mapping[str, frozenset[str]]) -> None:
@@ -116,21 +113,23 @@ class _Part(NamedTuple):
 
 def _independent_parts(weights: list[Packed], costs: list[Packed]) -> list[_Part]:
     parts: list[_Part] = []
-    for new in [_Part(_tensor_dims([w]), [w], []) for w in weights] + [
-        _Part(_tensor_dims([c]), [], [c]) for c in costs
-    ]:
-        touching = [part for part in parts if part.dims & new.dims]
-        parts = [part for part in parts if not part.dims & new.dims]
-        parts.append(_union([*touching, new]))
+    for weight in weights:
+        parts = _with_group(parts, _Part(_tensor_dims([weight]), [weight], []))
+    for cost in costs:
+        parts = _with_group(parts, _Part(_tensor_dims([cost]), [], [cost]))
     return parts
 
 
-def _union(parts: list[_Part]) -> _Part:
-    return _Part(
-        frozenset().union(*(part.dims for part in parts)),
-        [weight for part in parts for weight in part.weights],
-        [cost for part in parts for cost in part.costs],
-    )
+_Group = TypeVar("_Group", "_Part", "Component")  # named tuples of axes and of two lists
+
+
+def _with_group(groups: list[_Group], new: _Group) -> list[_Group]:
+    """The groups and a new one, which takes in those that it shares axes with."""
+    together = [*(group for group in groups if group.dims & new.dims), new]
+    dims, first, second = (list(chain.from_iterable(each)) for each in zip(*together, strict=True))
+    apart = [group for group in groups if not group.dims & new.dims]
+    apart.append(type(new)(frozenset(dims), first, second))
+    return apart
 
 
 def _tensor_dims(tensors: Iterable[Packed]) -> frozenset[str]:
@@ -184,21 +183,13 @@ class Component(NamedTuple):
 
 
 class ModelCosts(NamedTuple):
-    """Log-probabilities of a model's sites as packed tensors, by the plates that they are in.
+    """Log-probabilities of a model's sites as packed tensors, by the plates that they are in."""
 
-    Attributes:
-        costs: those that depend on nothing that the model enumerates.
-        factors: those that are summed together over what it enumerates.
-        summed: the dimensions of these sums.
-        scale: what their logarithms count for.
-        ordering: the plates of the sites of model and guide.
-    """
-
-    costs: Costs
-    factors: Costs
-    summed: set[str]
-    scale: Weight
-    ordering: dict[str, frozenset[str]]
+    costs: Costs  # those that depend on nothing that the model enumerates
+    factors: Costs  # those that are summed together over what it enumerates
+    summed: set[str]  # the dimensions of these sums
+    scale: Weight  # what their logarithms count for
+    ordering: dict[str, frozenset[str]]  # the plates of the sites of model and guide
 
     def contracted(self) -> dict[frozenset[str], list[Packed]]:
         """The costs, with the logarithms of sums over enumerated sites added to them."""
@@ -220,12 +211,7 @@ def _select(costs: Costs, inside: Callable[[Tensor], bool]) -> Costs:
 
 
 def summed_elbo(model_trace: Trace, guide_trace: Trace) -> Tensor:
-    """The ELBO of one particle, differentiable, with sums over what model and guide enumerate.
-
-    Args:
-        model_trace: a trace with packed log-probabilities.
-        guide_trace: a trace with packed score parts.
-    """
+    """The ELBO of one particle, differentiable, with sums over what model and guide enumerate."""
     costs = model_costs(model_trace, guide_trace)
     return Expectation(guide_trace, costs.ordering).of(elbo_costs(costs, guide_trace))
 
@@ -247,11 +233,7 @@ def guide_costs(guide_trace: Trace, ordering: dict[str, frozenset[str]]) -> Cost
 
 
 def model_costs(model_trace: Trace, guide_trace: Trace) -> ModelCosts:
-    """Log-probabilities of a model's sites.
-
-    Raises:
-        ValueError: where sites that are summed together have different scales.
-    """
+    """Log-probabilities of a model's sites; refuses different scales of sites that are summed together."""
     components = enumerated_components(model_trace, guide_trace)
     # Pyro's own comparison of scales would take their values
     unscaled = mapped(model_trace, lambda site: {**site, "scale": 1.0}) if components else model_trace
@@ -276,20 +258,9 @@ def enumerated_components(model_trace: Trace, guide_trace: Trace) -> list[Compon
     for name, site in sites.items():
         dims = _site_dims([site]) & summed
         if dims or name in enumerated:
-            components = _with_component(
-                components, Component(dims, [name], [name] if name in enumerated else [])
-            )
+            new = Component(dims, [name], [name] if name in enumerated else [])
+            components = _with_group(components, new)
     return components
-
-
-def _with_component(components: list[Component], new: Component) -> list[Component]:
-    apart = [component for component in components if not component.dims & new.dims]
-    for component in components:
-        if component.dims & new.dims:
-            new = Component(
-                component.dims | new.dims, component.sites + new.sites, component.enumerated + new.enumerated
-            )
-    return [*apart, new]
 
 
 # Pyro scales all of its sums in a model by one number.
@@ -386,7 +357,7 @@ class TraceEnum_WeightedELBO(WeightedELBO, SummedELBO):
     ) -> Any:
         loss = super()._evaluate(parent, model, guide, args, kwargs)
         # what is kept for the terms must not keep the graph of the step
-        self._traces = [(_detached(model), _detached(guide)) for model, guide in self._traces]
+        self._traces = [(mapped(model, _detached), mapped(guide, _detached)) for model, guide in self._traces]
         return loss
 
     def _surrogate(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> SurrogateLoss:
@@ -435,25 +406,19 @@ def _unweighted_terms(
     model_trace: Trace, guide_trace: Trace, expectation: Expectation | None = None
 ) -> tuple[Tensor, Tensor]:
     """Distortion and rate of one particle; weights move costs alone, so that an expectation serves both."""
-    model_trace, guide_trace = _unweighted(model_trace), _unweighted(guide_trace)
+    model_trace, guide_trace = mapped(model_trace, _unweighted), mapped(guide_trace, _unweighted)
     costs = model_costs(model_trace, guide_trace)
     expectation = expectation or Expectation(guide_trace, costs.ordering)
-    data = _tensors_of(model_trace, _sites_of_the_distortion(model_trace, guide_trace))
+    names = _sites_of_the_distortion(model_trace, guide_trace)
+    # Pyro's factors carry no names, so a tensor is known by what it is
+    data = {id(tensor) for name in names for tensor in model_trace.nodes[name]["packed"].values()}
     of_data = costs.select(lambda tensor: id(tensor) in data)
     others = costs.select(lambda tensor: id(tensor) not in data)
     return -expectation.of(of_data.contracted()), -expectation.of(elbo_costs(others, guide_trace))
 
 
-def _unweighted(trace: Trace) -> Trace:
-    return mapped(trace, lambda site: _unweighted_site(site) if "weight" in site else site)
-
-
-def _detached(trace: Trace) -> Trace:
-    """The trace without the graph of its log-probabilities."""
-    return mapped(trace, _detached_site)
-
-
-def _detached_site(site: Site) -> Site:
+def _detached(site: Site) -> Site:
+    """The site without the graph of its log-probabilities."""
     parts = {key: _detached_tensor(each) for key, each in site["packed"].items()}
     if "score_parts" in parts:
         scores = [_detached_tensor(each) for each in site["packed"]["score_parts"]]
@@ -469,7 +434,9 @@ def _detached_tensor(each: Packed) -> Packed:
     return detached
 
 
-def _unweighted_site(site: Site) -> Site:
+def _unweighted(site: Site) -> Site:
+    if "weight" not in site:
+        return site
     scale, mask = unweighted_scale_and_mask(site)
     dims = site["infer"]["_dim_to_symbol"]
     packed_mask, log_prob = packed.pack(mask, dims), packed.pack(unweighted_log_prob(site), dims)
@@ -485,8 +452,3 @@ def _sites_of_the_distortion(model_trace: Trace, guide_trace: Trace) -> set[str]
         if not observed.isdisjoint(component.sites):
             observed.update(component.sites)
     return observed
-
-
-# Pyro's factors carry no names, so a tensor is known by what it is.
-def _tensors_of(trace: Trace, names: set[str]) -> set[int]:
-    return {id(tensor) for name in names for tensor in trace.nodes[name]["packed"].values()}

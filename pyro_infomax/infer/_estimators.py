@@ -211,7 +211,8 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         loss: Loss = 0.0
         for name, site in sites.items():
             if site["is_observed"]:
-                loss = loss + self._observed(site)
+                self._add("distortion", -unweighted_sum(site))
+                loss = loss - site["log_prob_sum"]
             elif terms is None:
                 loss = loss + self._latent(site, guide_trace.nodes[name])
             else:
@@ -225,10 +226,6 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
             self._check_returned(terms, costs)
         return torch_item(loss), loss
 
-    def _observed(self, site: Site) -> Tensor:
-        self._add("distortion", -unweighted_sum(site))
-        return -site["log_prob_sum"]
-
     # ---- the rate as the one term, weighted by messengers at the sites
 
     def _latent(self, model_site: Site, guide_site: Site) -> Tensor:
@@ -236,10 +233,10 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         if divergence is None:
             self._check_reparameterised(guide_site)
             self._check_not_relaxed(guide_site)
-            self._add("rate", unweighted_sum(guide_site) - unweighted_sum(model_site))
+            self._add("rate", _unweighted_rate(model_site, guide_site))
             return guide_site["score_parts"].entropy_term.sum() - model_site["log_prob_sum"]
         total = scale_and_mask(divergence, guide_site["scale"], guide_site["mask"]).sum()
-        self._add("rate", _unweighted_kl(divergence, total, guide_site))
+        self._add("rate", _unweighted_rate(model_site, guide_site, total))
         return total
 
     def _auxiliary(self, site: Site, weight: Weight) -> Tensor:
@@ -337,17 +334,12 @@ def _weighted(nats: Tensor, weight: Weight) -> Tensor:
     return nats * weight if weight != 0 else torch.zeros_like(nats)
 
 
-def _unweighted_rate(model_site: Site, guide_site: Site) -> Tensor:
-    divergence = guide_site.get("divergence")
-    if divergence is None:
+def _unweighted_rate(model_site: Site, guide_site: Site, total: Tensor | None = None) -> Tensor:
+    """The rate of a site, from its weighted ``total`` by a division where there is one and that is exact."""
+    if "divergence" not in guide_site:
         return unweighted_sum(guide_site) - unweighted_sum(model_site)
-    return scale_and_mask(divergence.detach(), *unweighted_scale_and_mask(guide_site)).sum()
-
-
-def _unweighted_kl(divergence: Tensor, total: Tensor, site: Site) -> Tensor:
-    record: SiteWeight | None = site.get("weight")
-    if record is None:
-        return total.detach()
-    if not isinstance(record.weight, Tensor) and record.weight != 0:
-        return total.detach() / record.weight
-    return scale_and_mask(divergence.detach(), *unweighted_scale_and_mask(site)).sum()
+    weight = guide_site["weight"].weight if "weight" in guide_site else 1.0
+    if total is not None and not isinstance(weight, Tensor) and weight != 0:
+        return total.detach() if weight == 1 else total.detach() / weight
+    divergence = guide_site["divergence"].detach()
+    return scale_and_mask(divergence, *unweighted_scale_and_mask(guide_site)).sum()

@@ -7,7 +7,6 @@ Barber and Agakov, 2003, The IM algorithm: A variational approach to information
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, final
@@ -41,14 +40,7 @@ Count = Tensor | float | None  # a scale or a mask
 
 @final
 class Line:
-    """Runs a sender, hands what it returns to a decoder, and sees that the two make a bound.
-
-    Args:
-        decoder: called as ``decoder(received, *args)``.
-        sender: called as ``sender(*args)``; it returns what is received.
-        refuse_enumeration: the sentence to raise where a site asks for enumeration, None where the estimator
-            enumerates.
-    """
+    """Runs a sender, hands what it returns to a decoder, and sees that the two make a bound."""
 
     def __init__(self, decoder: Program, sender: Program, *, refuse_enumeration: str | None) -> None:
         self._decoder, self._sender = decoder, sender
@@ -116,8 +108,9 @@ class Line:
     def _check_sender(self) -> None:
         for name, site in self._sent.found.items():
             if site["is_observed"] and not is_deterministic(site):
+                given = "a factor" if site_is_factor(site) else "observed"
                 raise ValueError(
-                    f"Expected the sender to draw every site but {name!r} is {_given(site)}: it runs the "
+                    f"Expected the sender to draw every site but {name!r} is {given}: it runs the "
                     "input and the channel forwards, so leave observing and factors out"
                 )
         if self._received is None:
@@ -132,7 +125,8 @@ class Line:
                 raise ValueError(
                     f"Expected a normalised decoder but got the factor {name!r}, with which there is no bound"
                 )
-            if not site["is_observed"] and name not in self._sent.found and not _is_summed_out(site):
+            is_scored = site["is_observed"] or name in self._sent.found
+            if not is_scored and not site["infer"].get("enumerate"):  # which is summed out
                 raise ValueError(
                     f"Expected the decoder to score sites that the sender draws, {list(self._sent.found)}, "
                     f"but got {name!r}: give it the name of the site, obs= if it is an argument of both "
@@ -143,14 +137,6 @@ class Line:
                 f"Expected the decoder to score a site of the sender, {list(self._sent.found)}, or data by "
                 "obs= but it scores nothing"
             )
-
-
-def _is_summed_out(site: Site) -> bool:
-    return bool(site["infer"].get("enumerate"))
-
-
-def _given(site: Site) -> str:
-    return "a factor" if site_is_factor(site) else "observed"
 
 
 def _check_comparable(sent: Site, decoded: Site) -> None:
@@ -232,8 +218,8 @@ class _IM(WeightedELBO):
     """Lets a Pyro ELBO run a sender and a decoder for its guide and its model.
 
     The channel's sites are the guide's alone. They cost nothing, since the channel is on both sides of the
-    ratio, but gradients go through them: there is nothing to weight. An estimator says how it takes
-    expectations (:meth:`_expectation`).
+    ratio, but gradients go through them: there is nothing to weight. An estimator that does not sample says
+    how it takes expectations (:meth:`_expectation`).
     """
 
     @property
@@ -291,9 +277,10 @@ class _IM(WeightedELBO):
             if frame.full_size and frame.full_size > frame.size
         }
 
-    @abstractmethod
     def _expectation(self, names: list[str], guide_trace: Trace) -> float | Tensor:
         """The expected sum of log-probabilities of sites of one trace of the sender."""
+        sums = [detach_provenance(guide_trace.nodes[name]["log_prob_sum"]) for name in names]
+        return sum((each.detach() for each in sums), start=torch.zeros(()))
 
 
 def _silence(site: Site) -> None:
@@ -307,14 +294,8 @@ def _silence(site: Site) -> None:
         site["packed"]["log_prob"]._pyro_dims = dims
 
 
-class _SampledIM(_IM):
-    def _expectation(self, names: list[str], guide_trace: Trace) -> float | Tensor:
-        sums = [detach_provenance(guide_trace.nodes[name]["log_prob_sum"]) for name in names]
-        return sum((each.detach() for each in sums), start=torch.zeros(()))
-
-
 @final
-class Trace_IM(_SampledIM, Trace_ELBO):
+class Trace_IM(_IM, Trace_ELBO):
     """The IM algorithm by sampling, with reparameterised or score-function gradients.
 
     Programs, parts and errors are those of :class:`TraceEnum_IM`; further arguments those of
@@ -326,7 +307,7 @@ class Trace_IM(_SampledIM, Trace_ELBO):
 
 
 @final
-class TraceGraph_IM(_SampledIM, TraceGraph_ELBO):
+class TraceGraph_IM(_IM, TraceGraph_ELBO):
     """The IM algorithm with score-function gradients of lower variance, by dependencies between sites.
 
     A site takes a baseline as in Pyro, ``infer={"baseline": {"use_decaying_avg_baseline": True}}``. Programs,
@@ -451,7 +432,10 @@ def transmitted_information(
         >>> abs(float(estimate) - 0.5 * math.log(2)) < 3 * float(estimate.standard_error)
         True
     """
-    _check(num_samples, uses)
+    if num_samples < 2:
+        raise ValueError(f"Expected num_samples >= 2 but got {num_samples}.")
+    if uses < 1:
+        raise ValueError(f"Expected uses >= 1 but got {uses}.")
     with seeded_draws(seed), torch.no_grad(), evaluation_mode(decoder, sender):
         run = _run(decoder, sender, args)
         particles, blocks = (1, 1) if _is_enumerated(run.sender) else _plan(num_samples)
@@ -471,13 +455,6 @@ def transmitted_information(
         target="mutual information of what the decoder scores and what it receives"
         + (", less the entropy of the data" if _scores_data(run.decoder) and not source_entropy else ""),
     )
-
-
-def _check(num_samples: int, uses: int) -> None:
-    if num_samples < 2:
-        raise ValueError(f"Expected num_samples >= 2 but got {num_samples}.")
-    if uses < 1:
-        raise ValueError(f"Expected uses >= 1 but got {uses}.")
 
 
 class _Run(NamedTuple):

@@ -131,11 +131,8 @@ class _InfoMax(WeightedELBO):
 class Trace_InfoMaxELBO(_InfoMax, Trace_WeightedELBO):
     """The InfoMax objective by sampled log-probabilities, with reparameterised or score-function gradients.
 
-    Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments those of
-    :class:`pyro.infer.Trace_ELBO`.
-
-    Raises:
-        NotImplementedError: where a site asks for enumeration.
+    Weights and terms are those of :class:`TraceMeanField_InfoMaxELBO`, all else is as
+    :class:`Trace_BetaELBO`.
     """
 
 
@@ -159,16 +156,10 @@ class TraceMeanField_InfoMaxELBO(_InfoMax, TraceMeanField_WeightedELBO):
         NotImplementedError: where a guide site is not reparameterised or asks for enumeration.
 
     Example:
-        >>> import pyro, torch, pyro.distributions as dist
-        >>> def model(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        ...         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-        >>> def guide(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
         >>> elbo = TraceMeanField_InfoMaxELBO(lam=3.0)
-        >>> loss = elbo.loss(model, guide, torch.tensor([-1.0, 1.0]))
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(10))
         >>> terms = elbo.terms
         >>> abs(loss - (4 * terms.distortion + terms.rate)) < 1e-4
         True
@@ -179,11 +170,8 @@ class TraceMeanField_InfoMaxELBO(_InfoMax, TraceMeanField_WeightedELBO):
 class TraceGraph_InfoMaxELBO(_InfoMax, TraceGraph_WeightedELBO):
     """The InfoMax objective with score-function gradients of lower variance, by dependencies between sites.
 
-    Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments those of
-    :class:`pyro.infer.TraceGraph_ELBO`.
-
-    Raises:
-        NotImplementedError: where a site asks for enumeration.
+    Weights and terms are those of :class:`TraceMeanField_InfoMaxELBO`, all else is as
+    :class:`TraceGraph_BetaELBO`.
     """
 
 
@@ -191,14 +179,8 @@ class TraceGraph_InfoMaxELBO(_InfoMax, TraceGraph_WeightedELBO):
 class TraceEnum_InfoMaxELBO(_InfoMax, TraceEnum_WeightedELBO):
     """The InfoMax objective with exact sums over the sites that are enumerated.
 
-    Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments those of
-    :class:`pyro.infer.TraceEnum_ELBO`.
-
-    A site enumerated in the model must weigh the same as the sites that it is summed with, which a mapping
-    says.
-
-    Raises:
-        NotImplementedError: where the guide is itself a messenger.
+    Weights and terms are those of :class:`TraceMeanField_InfoMaxELBO`, all else is as
+    :class:`TraceEnum_BetaELBO`.
     """
 
 

@@ -42,14 +42,8 @@ def _named(name: str, by_name: Mapping[str, Weight], otherwise: Weight) -> Weigh
 class TermWeight:
     r"""The weight of one term, :math:`\text{offset} + v`, possibly one for each site or scheduled.
 
-    Args:
-        label: how the weight is called in errors, ``"beta"`` or ``"lam"``.
-        value: what the user gave.
-        above: what the sum has to be greater than; None for at least 0, −inf for any finite number.
-        offset: what is added to v: 1 for the InfoMax weight.
-
-    Raises:
-        ValueError: where v is no number, not finite, or out of range.
+    The sum has to be greater than ``above``: None for at least 0, −inf for any finite number. The offset is 1
+    for the InfoMax weight. Errors call the weight by its label, ``"beta"`` or ``"lam"``.
     """
 
     def __init__(
@@ -97,10 +91,7 @@ class TermWeight:
         return all(isinstance(item, int | float) for item in self._items.values())
 
     def variable(self, step: int, *, numbers: bool = False) -> dict[str, torch.Tensor]:
-        """The weights that may change from step to step, schedules and tensors, as :meth:`at` takes them.
-
-        With ``numbers``, all weights.
-        """
+        """The weights that may change from step to step, schedules and tensors; with ``numbers``, all."""
         return {
             label: _as_tensor(self._resolve(label, item, step, check_tensors=False))
             for label, item in self._items.items()
@@ -262,7 +253,8 @@ class TermWeights(MutableMapping[str, WeightsLike]):
     def _set(self, term: str, given: TermWeight | WeightsLike) -> None:
         if not isinstance(given, TermWeight):
             before = self._by_term.get(term)
-            given = before.replaced(given) if before else _term_weight(term, given)
+            above = None if term in ("distortion", "rate") else -float("inf")
+            given = before.replaced(given) if before else TermWeight(term, given, above=above)
         # One site has one weight for each of the two, whoever brings it there
         other = self._by_term.get({"distortion": "rate", "rate": "distortion"}.get(term, ""))
         if other is not None and (twice := given.sites & other.sites):
@@ -275,10 +267,6 @@ class TermWeights(MutableMapping[str, WeightsLike]):
             self._constant = self.at(0)
 
 
-def _term_weight(term: str, value: WeightsLike) -> TermWeight:
-    return TermWeight(term, value, above=None if term in ("distortion", "rate") else -float("inf"))
-
-
 # ---- Messengers that weigh a model and its guide, each by its role.
 #
 # One messenger for both would be wrong: a factor in a guide is observed to Pyro, yet belongs to the rate.
@@ -289,12 +277,7 @@ class GuideRole(SiteWeightMessenger):
     """Weighs every site of a guide as latent.
 
     A guide that is itself a messenger runs the model within it, so that its observed sites are the model's.
-
-    Args:
-        weights: the weights of this evaluation.
-        guide: the program to be weighed.
-        refuse_enumeration: the sentence to raise where a site asks for enumeration, None where the estimator
-            enumerates.
+    ``refuse_enumeration`` is the sentence to raise where a site asks for it, None where it is done.
     """
 
     def __init__(self, weights: ResolvedWeights, guide: Program, *, refuse_enumeration: str | None) -> None:
@@ -317,12 +300,7 @@ class GuideRole(SiteWeightMessenger):
 
 @final
 class ModelRole(SiteWeightMessenger):
-    """Weighs the sites of a model, and sees that the guide, which ran before, has sampled every latent one.
-
-    Args:
-        weights: the weights of this evaluation.
-        guide: the role of the guide that the model is replayed against.
-    """
+    """Weighs the sites of a model, and sees that the guide, run before, has sampled every latent one."""
 
     def __init__(self, weights: ResolvedWeights, guide: GuideRole) -> None:
         super().__init__()

@@ -29,14 +29,7 @@ from pyro_infomax.programs import LocalProgram, Placeholder, needs_data, no_plac
 
 @final
 class LocalPrior:
-    """The prior of a model over all its local latent dimensions, as :mod:`pyro_infomax.information` takes
-    priors.
-
-    Args:
-        space: the latent sites in the order wanted.
-        log_prior: log p(z), (M,), of sites (M, *event).
-        draw: sites of M draws.
-    """
+    """The prior of a model over all latent dimensions, as :mod:`pyro_infomax.information` takes priors."""
 
     def __init__(
         self,
@@ -58,11 +51,7 @@ class LocalPrior:
 
     @property
     def log_prob_marginals(self) -> Callable[[Tensor], Tensor]:
-        """log p(z_j), (..., latent), where there is one latent dimension: z itself.
-
-        Raises:
-            AttributeError: where there are several.
-        """
+        """log p(z_j), (..., latent), where there is one latent dimension: z itself."""
         return lone_marginal(self)
 
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
@@ -105,8 +94,7 @@ class GenerativeJoint:
     as it is at each call. Calling the joint runs the model.
 
     Args:
-        model: the Pyro program.
-        data_plate: the name of its data plate, None to find it.
+        model, data_plate: as :func:`generative`.
     """
 
     def __init__(self, model: Program, *, data_plate: str | None = None) -> None:
@@ -232,7 +220,8 @@ class GenerativeJoint:
     def _log_prior_alone(self, z: SiteValues | Tensor, size: int) -> Tensor:
         program = self._prior_program(size)
         known = self._program or program
-        if program.error is not None and _names(z, program.latents) - program.latents.keys():
+        missing = not isinstance(z, Tensor) and z.keys() - program.latents.keys()
+        if program.error is not None and missing:
             raise needs_data(program.error)
         sites = LatentSpace(program.latents).checked(z, others=known.observed)
         try:
@@ -380,10 +369,6 @@ def _sum_of(scores: Mapping[str, Tensor], names: Iterable[str]) -> Tensor:
     """The sum of some scores, zeros for none of them."""
     zeros = torch.zeros_like(next(iter(scores.values())))
     return sum((scores[name] for name in names), start=zeros)
-
-
-def _names(z: SiteValues | Tensor, latents: Iterable[str]) -> set[str]:
-    return set(latents) if isinstance(z, Tensor) else set(z)
 
 
 def _number_of_arguments(model: Program) -> int:

@@ -14,11 +14,7 @@ from pyro_infomax.programs import LocalProgram, SiteLayout
 
 
 def number_of_values(z: SiteValues | Tensor) -> int:
-    """M, the length that the values of all sites share; sites of one value go with any length.
-
-    Raises:
-        ValueError: if there are no values, or if they differ in number.
-    """
+    """M, the length that the values of all sites share; sites of one value go with any length."""
     sites = {"z": z} if isinstance(z, Tensor) else z
     for name, each in sites.items():
         if not isinstance(each, Tensor) or not each.dim():
@@ -32,18 +28,7 @@ def number_of_values(z: SiteValues | Tensor) -> int:
 
 @final
 class LatentSpace:
-    """Local latent sites in the order of their program.
-
-    Args:
-        layouts: of each site, see :class:`~pyro_infomax.poutine.SiteLayout`.
-
-    Example:
-        >>> a = SiteLayout("a", -1, (), (2,), depth=1, rank=1, dtype=torch.float32)
-        >>> b = SiteLayout("b", -1, (), (), depth=1, rank=1, dtype=torch.float32)
-        >>> space = LatentSpace({"a": a, "b": b})
-        >>> space.flatten({"a": torch.zeros(5, 2), "b": torch.ones(5)})[0]
-        tensor([0., 0., 1.], dtype=torch.float64)
-    """
+    """Local latent sites in the order of their program."""
 
     def __init__(self, layouts: Mapping[str, SiteLayout]) -> None:
         self.layouts = dict(layouts)
@@ -54,15 +39,7 @@ class LatentSpace:
         return sum(layout.size for layout in self.layouts.values())
 
     def checked(self, z: SiteValues | Tensor, *, others: Collection[str] = ()) -> dict[str, Tensor]:
-        """The sites of z, each (M, *shape); a bare tensor is the value of the only site.
-
-        Args:
-            z: site names to values, or the values of a lone site.
-            others: further sites that z may hold.
-
-        Raises:
-            ValueError: if sites are missing, unknown, of another shape or of different numbers of values.
-        """
+        """The sites of z, each (M, *shape), without the others that it holds; a tensor is the only site."""
         sites = self._named(z)
         if missing := [name for name in self.layouts if name not in sites]:
             raise ValueError(f"Expected values of the sites {list(self.layouts)} but {missing} are missing")
@@ -113,8 +90,7 @@ def _check_shape(layout: SiteLayout, value: Tensor) -> None:
 def lone_marginal(distribution: Density) -> Callable[[Tensor], Tensor]:
     """The marginal density of the only latent dimension, which is the density itself.
 
-    Raises:
-        AttributeError: where there are several dimensions, as of an object that has no marginals.
+    An AttributeError where there are several says that the object has no marginals.
     """
     if distribution.event_shape != (1,):
         raise AttributeError("the marginals of several latent dimensions are not known")
@@ -125,11 +101,7 @@ def lone_marginal(distribution: Density) -> Callable[[Tensor], Tensor]:
 
 
 def aligned(data: Tensors, values: int) -> Tensors:
-    """The data of each value: as many as there are values, or one datum again and again.
-
-    Raises:
-        ValueError: if there are several data and another number of several values.
-    """
+    """The data of each value: as many as there are values, or one datum again and again."""
     if len(data[0]) == 1:
         return cycled(data, values)
     if values not in (1, len(data[0])):
@@ -153,11 +125,7 @@ def site_scores(
 ) -> dict[str, Tensor]:
     """The log-densities of some sites, (M,) each, where the program takes the values given.
 
-    Args:
-        program: a model or a guide.
-        data: M data.
-        values: site names to (M or 1, *shape), sites that are not among the names included.
-        names: the sites to score.
+    Values are (M or 1, *shape), those of sites that are not scored included.
     """
     latent_only = all(name in program.latents for name in names)
 

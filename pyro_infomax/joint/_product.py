@@ -35,16 +35,8 @@ def product_of_sites(program: LocalProgram, data: Tensors, space: LatentSpace) -
     """The distribution of all latent sites for all data, if their dimensions are independent.
 
     Sites that depend on each other are none: they are run twice, with draws and with values far from them,
-    and what a site's parameters do not follow, it does not depend on.
-
-    Args:
-        program: read datum by datum.
-        data: its data.
-        space: its latent sites, in the order wanted.
-
-    Returns:
-        Batch shape (N,), event shape (latent,), in float64: a diagonal Normal, a product of another family or
-        of several. None if a site is masked, is no product of univariate factors, or depends on another one.
+    and what a site's parameters do not follow, it does not depend on. It is in float64, a diagonal Normal, a
+    product of another family or of several; None too if a site is masked or no product of univariate factors.
     """
     runs = []
     for rows in program.pieces(len(data[0])):
@@ -60,14 +52,7 @@ def product_of_sites(program: LocalProgram, data: Tensors, space: LatentSpace) -
 
 
 def of_any_datum(product: Distribution) -> Distribution | None:
-    """The distribution of a datum, where those of all data are the same.
-
-    Args:
-        product: of :func:`product_of_sites`.
-
-    Returns:
-        Batch shape (), event shape (latent,).
-    """
+    """The distribution of a datum, where those of all data of a :func:`product_of_sites` are the same."""
     base = cast("Independent[Distribution]", product).base_dist
     parts = base.parts if isinstance(base, SideBySide) else [base]
     if not all(torch.equal(each, each[:1].expand_as(each)) for part in parts for each in _of_batch(part)):
@@ -79,15 +64,8 @@ def of_any_datum(product: Distribution) -> Distribution | None:
 def in_type_of_sites(posterior: Posterior, space: LatentSpace) -> Posterior:
     """What to draw from, so that every draw is one that its site can have.
 
-    A draw in float64 may be nearer to the border of a support than float32 can tell, and would lie on it.
-
-    Args:
-        posterior: of :meth:`RepresentationJoint.posterior`.
-        space: its latent sites.
-
-    Returns:
-        A product with its parameters in the types of its sites; Normals, which have no border, and all else
-        as they are.
+    A draw in float64 may be nearer to the border of a support than float32 can tell, and would lie on it. So
+    a product gets its parameters in the types of its sites; Normals, which have no border, and all else stay.
     """
     if not is_factorised(posterior) or isinstance(posterior.base_dist, Normal):
         return posterior
@@ -223,23 +201,17 @@ def _score_like_sites(
 def dependences(program: LocalProgram, data: Tensors, sites: Sequence[str]) -> dict[str, list[str]]:
     """The sites that each of some sites depends on, those of a first run of rows taken for all.
 
-    One site after the other changes between draws and values far from them; what depends on it is seen in
-    the scores of the others, whose values stay: all of them draws, or all of them far.
-
-    Args:
-        program: a model or a guide.
-        data: its data.
-        sites: names of latent sites.
-
-    Returns:
-        The names of sites that depend on others to the names of these.
+    One site after the other changes between draws and values far from them; what depends on it is seen in the
+    scores of the others, whose values stay: all of them draws, or all of them far.
     """
     rows = next(program.pieces(len(data[0])))
     with isolated_random_state():
         trace = program.trace(data, rows, stop_after=list(program.latents))
         near = program.values(trace, len(rows))
+        nodes = ((layout, cast(Site, trace.nodes[name])) for name, layout in program.latents.items())
         far = {
-            name: _elsewhere(trace.nodes[name], layout, len(rows)) for name, layout in program.latents.items()
+            layout.name: layout.rows(elsewhere(site["fn"], site["value"]), len(rows))[0]
+            for layout, site in nodes
         }
         part = rows_of(data, rows)
         on = {
@@ -248,10 +220,6 @@ def dependences(program: LocalProgram, data: Tensors, sites: Sequence[str]) -> d
         }
     found = {name: [other for other in sites if name in on[other]] for name in sites}
     return {name: others for name, others in found.items() if others}
-
-
-def _elsewhere(site: Site, layout: SiteLayout, rows: int) -> Tensor:
-    return layout.rows(elsewhere(site["fn"], site["value"]), rows)[0]
 
 
 def _moved_by(

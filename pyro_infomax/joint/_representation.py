@@ -34,17 +34,11 @@ _MISTAKE: Final = 1e-3  # wrong values are some nats off; single precision round
 
 @final
 class LocalPosterior:
-    """q(z|x_n) of all data over all local latent dimensions, as :mod:`pyro_infomax.information` takes
-    posteriors.
+    """q(z|x_n) of all data, as :mod:`pyro_infomax.information` takes posteriors.
 
     Several sites may depend on each other: they are scored by running the guide on their values, under an
-    outer dimension where the guide broadcasts (which is tried and checked once), else one by one.
-
-    Args:
-        program: the guide read datum by datum.
-        data: its data.
-        trace: a trace of the guide on all data, in which a lone site is scored without running the guide
-            again; None to run it.
+    outer dimension where the guide broadcasts (which is tried and checked once), else one by one. A lone site
+    is scored in a trace of the guide on all data where there is one.
     """
 
     def __init__(self, program: LocalProgram, data: Tensors, trace: Trace | None = None) -> None:
@@ -78,37 +72,18 @@ class LocalPosterior:
         return self.space.flatten(self.program.draw(data)).unflatten(0, (number, size))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z|x_n).
-
-        Args:
-            z: (..., data or 1, latent): each vector is scored under the datum of its row, a single row under
-                all.
-
-        Returns:
-            (..., data), float64, in nats.
-        """
+        """log q(z|x_n), (..., data), of z (..., data, latent) row by row, or (..., 1, latent) under all."""
         return self.log_prob_sites(z).sum(-1)
 
     def log_prob_sites(self, z: Tensor) -> Tensor:
-        """log q(z_s|z_<s, x_n) of each site s given those before it.
-
-        Args:
-            z: as in :meth:`log_prob`.
-
-        Returns:
-            (..., data, sites), float64, in nats.
-        """
+        """log q(z_s|z_<s, x_n) of each site s given those before it, (..., data, sites)."""
         lead = z.shape[:-2]
         flat = z.reshape(lead.numel(), *z.shape[-2:])  # (outer, data or 1, latent)
         return self._log_prob(flat).unflatten(0, lead) if lead else self._log_prob(flat)[0]
 
     @property
     def log_prob_marginals(self) -> Callable[[Tensor], Tensor]:
-        """log q(z_j|x_n), (..., data, latent), where there is one latent dimension: z itself.
-
-        Raises:
-            AttributeError: where there are several.
-        """
+        """log q(z_j|x_n), (..., data, latent), where there is one latent dimension: z itself."""
         return lone_marginal(self)
 
     def _log_prob(self, z: Tensor) -> Tensor:
@@ -141,12 +116,7 @@ class LocalPosterior:
 
 @torch.no_grad()
 def broadcasts(score: Callable[[Tensor], Tensor], z: Tensor) -> bool:
-    """Whether vectors get the same scores together as one by one.
-
-    Args:
-        score: from vectors (outer, data, latent) to scores (outer, data).
-        z: (outer, data, latent).
-    """
+    """Whether vectors (outer, data, latent) get the same scores, (outer, data), together as one by one."""
     try:
         together = score(z)
     except (RuntimeError, ValueError, IndexError):
@@ -205,9 +175,7 @@ class RepresentationJoint:
     modules are in. Calling the joint runs the guide, on its own data if no others are given.
 
     Args:
-        guide: the Pyro program.
-        data: the data.
-        data_plate: the name of the guide's data plate, None to find it.
+        guide, data, data_plate: as :func:`representation`.
         batch_size: the most data that the guide is run on at once, where it follows the length of its
             arguments.
     """
@@ -396,13 +364,8 @@ _LARGEST_SEED = 2**62
 def posterior_of_all(own: Posterior, ranks: Ranks) -> Posterior:
     """The posteriors of the data of all processes, those of the first process first.
 
-    Args:
-        own: of this process, batch shape (N_r,), event shape (latent,).
-        ranks: the processes.
-
-    Returns:
-        A distribution of the same kind over all N data, on every process, where a few numbers say all about
-        it; else an object that leaves scoring and drawing to the process that holds the datum.
+    A distribution of the same kind on every process, where a few numbers say all about it; else an object
+    that leaves scoring and drawing to the process that holds the datum.
     """
     if ranks.world_size == 1:
         return own
@@ -443,10 +406,6 @@ class ShardedPosterior:
 
     Every method is called by all processes together. Draws are made by each for its own data, by noise that
     differs from process to process, so that they depend on the number of processes.
-
-    Args:
-        own: the posteriors of this process, batch shape (N_r,), event shape (latent,).
-        ranks: the processes.
     """
 
     def __init__(self, own: Posterior, ranks: Ranks) -> None:

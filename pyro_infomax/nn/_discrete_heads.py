@@ -29,21 +29,9 @@ _INIT_WEIGHT: Final = 0.1
 class DiscreteHead(nn.Module, ABC):
     """Logits that are linear in the features, and near 0 at first. Abstract.
 
-    Args:
-        in_features: number of features.
-        event_shape: shape of one latent. The distribution is a product over its axes.
-        enumerate: whether a ``TraceEnum`` objective sums over all values; None if there is no temperature.
-        temperature: above 0, or a function without arguments that gives one, read at each call: draws then
-            have a relaxed gradient; None draws without one.
-        num_categories: of a variable whose values are integers; otherwise a variable has the logits of its
-            elements.
-
-    Attributes:
-        variable_axes: number of the last axes of an event that make one variable.
-
-    Raises:
-        ValueError: unless temperature > 0, and for a temperature with ``enumerate=True``.
-        NotImplementedError: if an event of several variables is to be enumerated.
+    The last ``variable_axes`` axes of an event make one variable; the distribution is a product over the
+    others. A variable has the logits of its elements, or ``num_categories`` of them if its values are
+    integers.
     """
 
     variable_axes: ClassVar[int] = 0
@@ -58,6 +46,8 @@ class DiscreteHead(nn.Module, ABC):
         num_categories: int | None = None,
     ) -> None:
         super().__init__()
+        if len(event_shape) < self.variable_axes:
+            raise ValueError("Expected an event shape (..., K) for one-hot vectors but got ().")
         self.event_shape = torch.Size(event_shape)
         self.enumerate = temperature is None if enumerate is None else enumerate
         self.temperature = temperature
@@ -77,14 +67,7 @@ class DiscreteHead(nn.Module, ABC):
         return {"enumerate": "parallel"} if self.enumerate else {}
 
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """The distribution.
-
-        Args:
-            features: (..., in_features).
-
-        Returns:
-            A distribution with batch shape (...) and the event shape of the head.
-        """
+        """The distribution, of batch shape (...), of features (..., in_features)."""
         logits = self.linear(features).reshape(features.shape[:-1] + self._logits_shape)
         temperature = self.temperature() if callable(self.temperature) else self.temperature
         factors = self._exact(logits) if temperature is None else self._relaxed(logits, temperature)
@@ -108,15 +91,7 @@ class DiscreteHead(nn.Module, ABC):
 
 
 def check_discrete_options(enumerate: bool | None, temperature: Temperature | None) -> None:
-    """Refuses a temperature that is none, and one for a site that is to be enumerated.
-
-    Args:
-        enumerate: whether a ``TraceEnum`` objective sums over all values; None if there is no temperature.
-        temperature: of the relaxation; None draws without one.
-
-    Raises:
-        ValueError: unless temperature > 0, and for a temperature with ``enumerate=True``.
-    """
+    """Refuses a temperature that is none, and one for a site that is to be enumerated."""
     if temperature is not None and not callable(temperature):
         check_temperature(temperature)
     if enumerate and temperature is not None:
@@ -164,10 +139,8 @@ class CategoricalHead(DiscreteHead):
     .. math:: q(z = k \mid h) = \mathrm{softmax}(A h + a)_k
 
     Args:
-        in_features: number of features.
-        event_shape: shape of one latent; only a scalar, ``()``, can be enumerated.
+        in_features, event_shape, enumerate: as :class:`BernoulliHead`.
         num_categories: K.
-        enumerate: whether a ``TraceEnum`` objective sums over all values.
         temperature: refused, since integers carry no gradient.
 
     Raises:
@@ -207,10 +180,9 @@ class OneHotHead(DiscreteHead):
     .. math:: q(z = e_k \mid h) = \mathrm{softmax}(A h + a)_k
 
     Args:
-        in_features: number of features.
         event_shape: shape of one latent, with the K categories along the last axis; only a single vector,
             (K,), can be enumerated.
-        enumerate, temperature: as :class:`BernoulliHead`, with
+        in_features, enumerate, temperature: as :class:`BernoulliHead`, with
             :class:`~pyro_infomax.distributions.StraightThroughOneHotCategorical`.
 
     Raises:
@@ -224,18 +196,6 @@ class OneHotHead(DiscreteHead):
     """
 
     variable_axes = 1
-
-    def __init__(
-        self,
-        in_features: int,
-        event_shape: Sequence[int],
-        *,
-        enumerate: bool | None = None,
-        temperature: Temperature | None = None,
-    ) -> None:
-        if not event_shape:
-            raise ValueError("Expected an event shape (..., K) for one-hot vectors but got ().")
-        super().__init__(in_features, event_shape, enumerate=enumerate, temperature=temperature)
 
     def _exact(self, logits: Tensor) -> dist.TorchDistribution:
         return dist.OneHotCategorical(logits=logits)
@@ -257,9 +217,7 @@ def discrete_head(
     Args:
         support: constraint of the site's prior, with or without ``independent`` around it.
         event_shape: shape of one latent.
-        in_features: number of features.
-        enumerate: whether a ``TraceEnum`` objective sums over all values; None if there is no temperature.
-        temperature: above 0, or a function without arguments that gives one, read at each call.
+        in_features, enumerate, temperature: as :class:`BernoulliHead`.
 
     Raises:
         ValueError: unless temperature > 0, and for a temperature with ``enumerate=True``.

@@ -17,40 +17,14 @@ from pyro_infomax.nn._modules import evaluation_mode
 
 
 def to_shape(shape: int | Sequence[int], name: str) -> torch.Size:
-    """The shape of one datum as a :class:`torch.Size`; an integer means one axis.
-
-    Args:
-        shape: sizes of the axes of one datum, without the batch.
-        name: what the shape is called in the error.
-
-    Raises:
-        ValueError: for a size that is no integer above 0.
-
-    Example:
-        >>> to_shape(8, "input_shape"), to_shape((8, 8), "input_shape")
-        (torch.Size([8]), torch.Size([8, 8]))
-    """
+    """The shape of one datum as a :class:`torch.Size`; an integer means one axis."""
     if not isinstance(shape, Iterable):
         return torch.Size([whole_number(name, shape, at_least=1)])
     return torch.Size([whole_number(f"each size of {name}", size, at_least=1) for size in shape])
 
 
 def merge_batch(x: Tensor, event_shape: Sequence[int], *, name: str, fix: str) -> Tensor:
-    """Flattens the leading axes of a batch: (..., \\*event) becomes (batch, \\*event).
-
-    Args:
-        x: tensor of shape (..., \\*event_shape).
-        event_shape: shape of one datum.
-        name: what the tensor is called in the error.
-        fix: what to do about a mismatch.
-
-    Raises:
-        ValueError: if the trailing axes of ``x`` are not ``event_shape``.
-
-    Example:
-        >>> merge_batch(torch.zeros(5, 2, 3), (3,), name="z", fix="reshape it").shape
-        torch.Size([10, 3])
-    """
+    """Flattens the leading axes of a batch: (..., \\*event) becomes (batch, \\*event)."""
     split = x.dim() - len(event_shape)
     if split < 0 or tuple(x.shape[split:]) != tuple(event_shape):
         expected = ", ".join(["...", *map(str, event_shape)])
@@ -59,30 +33,12 @@ def merge_batch(x: Tensor, event_shape: Sequence[int], *, name: str, fix: str) -
 
 
 def batch_axes(x: Tensor, event_shape: Sequence[int]) -> torch.Size:
-    """The leading axes of a tensor, which come before one datum.
-
-    Args:
-        x: tensor of shape (..., \\*event_shape).
-        event_shape: shape of one datum.
-
-    Example:
-        >>> batch_axes(torch.zeros(5, 2, 3), (3,))
-        torch.Size([5, 2])
-    """
+    """The leading axes of a tensor, which come before one datum."""
     return x.shape[: x.dim() - len(event_shape)]
 
 
 def as_parameters(x: Tensor, module: nn.Module) -> Tensor:
-    """Data in the dtype that a module computes in: integers, booleans and doubles are cast.
-
-    Args:
-        x: any tensor.
-        module: where it has no parameters, floating-point data stay as they are.
-
-    Example:
-        >>> as_parameters(torch.ones(2, dtype=torch.int64), nn.Linear(2, 1)).dtype
-        torch.float32
-    """
+    """Data in the dtype that a module computes in; any floating-point one where it has no parameters."""
     parameter = next(module.parameters(), None)
     if parameter is None:
         return x if x.is_floating_point() else x.to(torch.get_default_dtype())
@@ -93,15 +49,7 @@ def as_parameters(x: Tensor, module: nn.Module) -> Tensor:
 
 
 class DatumEncoder(nn.Module, ABC):
-    """Features of each datum: (..., \\*input_shape) to (..., out_features).
-
-    Abstract: a subclass builds the layers.
-
-    Args:
-        input_shape: shape of one datum.
-        row_shape: what the layers take for it.
-        out_features: number of features that they give.
-    """
+    """Features of each datum: (..., \\*input_shape) to (..., out_features). A subclass builds the layers."""
 
     layers: nn.Module
 
@@ -112,14 +60,9 @@ class DatumEncoder(nn.Module, ABC):
         self._row_shape = torch.Size(row_shape)
 
     def forward(self, x: Tensor, *_: object) -> Tensor:
-        """The features of data.
+        """Features, (..., out_features), of data (..., \\*input_shape) of any dtype.
 
-        Args:
-            x: data, (..., \\*input_shape), of any dtype.
-            *_: further data that travel along, such as labels, which this encoder passes over.
-
-        Returns:
-            Features, (..., out_features).
+        Further data that travel along, such as labels, are passed over.
         """
         fix = "build the encoder with that input_shape or reshape the data"
         rows = as_parameters(merge_batch(x, self.input_shape, name="data", fix=fix), self)
@@ -128,14 +71,7 @@ class DatumEncoder(nn.Module, ABC):
 
 
 class DatumDecoder(nn.Module, ABC):
-    """Parameters of each datum: (..., latent_dim) to (..., \\*output_shape).
-
-    Abstract: a subclass builds the layers.
-
-    Args:
-        latent_dim: size of the last axis of a latent.
-        output_shape: shape of the parameters of one datum.
-    """
+    """Parameters of each datum: (..., latent_dim) to (..., \\*output_shape). A subclass builds the layers."""
 
     layers: nn.Module
 
@@ -145,14 +81,7 @@ class DatumDecoder(nn.Module, ABC):
         self.output_shape = to_shape(output_shape, "output_shape")
 
     def forward(self, z: Tensor) -> Tensor:
-        """The parameters of the likelihood.
-
-        Args:
-            z: latents, (..., latent_dim).
-
-        Returns:
-            Parameters, (..., \\*output_shape).
-        """
+        """The parameters of the likelihood, (..., \\*output_shape), of latents (..., latent_dim)."""
         rows = merge_batch(z, self.latent_shape, name="latents", fix="build the decoder with that latent_dim")
         parameters: Tensor = self.layers(rows)
         return parameters.reshape(z.shape[:-1] + self.output_shape)
@@ -282,11 +211,8 @@ class ConvEncoder(DatumEncoder):
     Args:
         input_shape: shape of one image, (channels, height, width) or (height, width).
         channels: output channels of each convolution.
-        out_features: number of features, computed by a last linear layer.
+        out_features: number of features, computed by a last linear layer; an attribute too.
         activation: builds one activation.
-
-    Attributes:
-        out_features: number of features.
 
     Raises:
         ValueError: for a shape that is no image of at least 4 x 4, and on data of another shape.
@@ -393,20 +319,7 @@ def _doubling(a: int, b: int, small: tuple[int, int], large: tuple[int, int]) ->
 
 
 def check_features(features: object, batch: int, *, plates: Sequence[str] = ()) -> Tensor:
-    """The features, if they are real and have a row a datum.
-
-    Args:
-        features: what the encoder returned.
-        batch: number of data that it was given.
-        plates: names of plates within that of the data, for whose cells there may be features too.
-
-    Raises:
-        ValueError: otherwise.
-
-    Example:
-        >>> check_features(torch.zeros(5, 16), 5).shape
-        torch.Size([5, 16])
-    """
+    """The features, if they are real and have a row a datum, or also a row for each cell of these plates."""
     if not isinstance(features, Tensor):
         raise ValueError(
             f"Expected the encoder to return a tensor of features (batch, h) but got "
@@ -430,22 +343,6 @@ def prototype_features(encoder: Callable[..., object], *data: object, plates: Se
     """One call of an encoder that leaves no trace, to learn the number, dtype and device of its features.
 
     No gradient, batch statistics, training mode or random state is touched. Lazy layers are built.
-
-    Args:
-        encoder: module or function of the data.
-        *data: its arguments, each with the data along the first axis.
-        plates: names of plates within that of the data, for whose cells there may be features too.
-
-    Returns:
-        The features, (batch, h) or (batch, \\*plates, h).
-
-    Raises:
-        ValueError: if the encoder returns anything else.
-
-    Example:
-        >>> from torch import nn
-        >>> prototype_features(nn.Sequential(nn.Flatten(), nn.Linear(64, 16)), torch.zeros(5, 8, 8)).shape
-        torch.Size([5, 16])
     """
     with torch.no_grad(), isolated_random_state(), evaluation_mode(encoder):
         return check_features(encoder(*data), len(cast(Sized, data[0])), plates=plates)

@@ -44,34 +44,13 @@ class ContinuousHead(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Tensor) -> dist.TorchDistribution:
-        """The distribution.
-
-        Args:
-            features: (..., in_features).
-
-        Returns:
-            A distribution with batch shape (...) and the event shape of the head.
-        """
+        """The distribution, of batch shape (...), of features (..., in_features)."""
 
 
 def location_scale_layer(in_features: int, size: int, init_scale: float, *, others: int = 0) -> nn.Linear:
     """A layer that ends in locations and in what becomes scales by a softplus, all ``init_scale`` at first.
 
-    Only the locations depend on the features at first.
-
-    Args:
-        in_features: number of features.
-        size: number of locations, and of scales.
-        init_scale: standard deviation at first.
-        others: number of further outputs, all 0 at first.
-
-    Raises:
-        ValueError: unless init_scale > 0.
-
-    Example:
-        >>> loc, raw = location_scale_layer(16, 3, 0.5)(torch.randn(5, 16)).chunk(2, -1)
-        >>> Softplus()(raw[0])
-        tensor([0.5000, 0.5000, 0.5000], grad_fn=...)
+    Only the locations depend on the features at first; other outputs are 0.
     """
     check_init_scale(init_scale)
     layer = nn.Linear(in_features, 2 * size + others)
@@ -89,15 +68,7 @@ def check_init_scale(init_scale: float) -> None:
 
 
 def inverse_softplus(value: float) -> float:
-    """The number whose softplus is ``value``.
-
-    Args:
-        value: above 0.
-
-    Example:
-        >>> round(inverse_softplus(1.0), 4)
-        0.5413
-    """
+    """The number whose softplus is ``value``, above 0."""
     # expm1 overflows where softplus is the identity to double precision
     return log(expm1(value)) if value < 40 else value
 
@@ -483,13 +454,7 @@ class DistributionHead(nn.Module):
 @final
 @dataclass(frozen=True)
 class FamilyParameter:
-    """One parameter of a family, for one latent.
-
-    Args:
-        name: of the parameter.
-        transform: from the reals to the parameter.
-        shape: of the reals.
-    """
+    """One parameter of a family, for one latent: from reals of a shape by a transform."""
 
     name: str
     transform: Transform
@@ -499,11 +464,7 @@ class FamilyParameter:
     def of(
         cls, kind: _Class, name: str, constraint: Constraint, event_shape: torch.Size
     ) -> "FamilyParameter":
-        """The parameter of a class for a latent of a shape.
-
-        Raises:
-            NotImplementedError: if its shape or its range cannot be told.
-        """
+        """The parameter of a class for a latent of a shape, if its own shape and range can be told."""
         transform = _transform(kind, name, constraint)
         shape = _shape(kind, name, constraint, event_shape)
         return cls(name, transform, torch.Size(transform.inverse_shape(shape)))

@@ -25,14 +25,6 @@ class InstanceName(str):
     The store hands out a parameter by its name alone, so two instances of one name would share their
     parameters. A copy is another instance and takes a name of its own. An unpickled instance keeps its
     name, under which a saved store knows it, unless the name is in use in this process.
-
-    Args:
-        prefix: what the instances are called.
-
-    Example:
-        >>> first, second = InstanceName("Doc"), InstanceName("Doc")
-        >>> print(first, second)
-        Doc Doc_2
     """
 
     prefix: str
@@ -52,12 +44,7 @@ class InstanceName(str):
 
 
 def instance_prefix(name: str) -> str | None:
-    """What a name has in common with those of other instances of its class; None for other names.
-
-    Example:
-        >>> print(instance_prefix(InstanceName("Doc")), instance_prefix("decoder_2"))
-        Doc None
-    """
+    """What a name has in common with those of other instances of its class; None for other names."""
     prefix, _, number = name.rpartition("_")
     candidate = prefix if number.isdecimal() else name
     return candidate if candidate in _last_number else None
@@ -70,52 +57,19 @@ def _reclaim(prefix: str, number: int) -> InstanceName:
 def register(name: str, module: object) -> None:
     """Makes the parameters of a module known to SVI, as :func:`pyro.module` does.
 
-    A value that the store already holds under the name, as after loading a saved store, is taken over by
-    the module; :func:`pyro.module` would leave the module with its initial weights. To be called in a
-    Pyro program at each run. A :class:`~pyro.nn.PyroModule` registers itself and is given the name.
-
-    Args:
-        name: first part of the parameters' names.
-        module: a module, or a method of one; anything else has no parameters and is passed over.
-
-    Raises:
-        ValueError: if the store holds a parameter of another shape under the name.
-
-    Example:
-        >>> pyro.clear_param_store()
-        >>> register("layer", nn.Linear(2, 1))
-        >>> sorted(pyro.get_param_store())
-        ['layer$$$bias', 'layer$$$weight']
-        >>> pyro.clear_param_store()
+    A value that the store already holds under the name, as after loading a saved store, is taken over by the
+    module; :func:`pyro.module` would leave the module with its initial weights. To be called in a Pyro
+    program at each run. A :class:`~pyro.nn.PyroModule` registers itself and is given the name.
     """
+    adopt(name, module)
     owner = module_of(module)
-    if isinstance(owner, PyroModule):
-        _name_root(name, owner)
-        return
-    adopt(name, owner)
-    for key, parameter in _trainable(name, owner):
-        pyro.param(key, parameter)
+    if not isinstance(owner, PyroModule):
+        for key, parameter in _trainable(name, owner):
+            pyro.param(key, parameter)
 
 
 def adopt(name: str, module: object) -> None:
-    """Takes over the values that Pyro's store holds under the name, and registers nothing.
-
-    Args:
-        name: first part of the parameters' names.
-        module: a module, or a method of one; anything else has no parameters and is passed over.
-
-    Raises:
-        ValueError: if the store holds a parameter of another shape under the name.
-
-    Example:
-        >>> layer = nn.Linear(2, 1, bias=False)
-        >>> pyro.get_param_store()["layer$$$weight"] = torch.tensor([[3.0, 4.0]])
-        >>> adopt("layer", layer)
-        >>> layer.weight
-        Parameter containing:
-        tensor([[3., 4.]], requires_grad=True)
-        >>> pyro.clear_param_store()
-    """
+    """Takes over the values that Pyro's store holds under the name, and registers nothing."""
     owner = module_of(module)
     if isinstance(owner, PyroModule):
         _name_root(name, owner)
@@ -129,25 +83,13 @@ def adopt(name: str, module: object) -> None:
 
 
 def drop_weak_references(module: nn.Module) -> None:
-    """Removes what Pyro's store hangs on parameters and pickle refuses; the next run hangs it on again.
-
-    Args:
-        module: a module that is to be pickled.
-    """
+    """Removes what Pyro's store hangs on parameters and pickle refuses; the next run hangs it on again."""
     for parameter in module.parameters():
         parameter.__dict__.pop("unconstrained", None)
 
 
 def module_of(program: object) -> nn.Module | None:
-    """The module that a callable is, or is a method of.
-
-    Args:
-        program: a module, a function or anything else.
-
-    Example:
-        >>> module_of(nn.Linear(2, 1).forward)
-        Linear(in_features=2, out_features=1, bias=True)
-    """
+    """The module that a callable is, or is a method of."""
     owner = program if isinstance(program, nn.Module) else getattr(program, "__self__", None)
     return owner if isinstance(owner, nn.Module) else None
 
@@ -181,40 +123,17 @@ def _name_root(name: str, module: PyroModule) -> None:
 
 
 def modules_behind(program: Program) -> list[nn.Module]:
-    """The modules that a program visibly runs on.
+    """The modules that a program visibly runs on, each once and without its submodules.
 
     These are the program itself, the object of a bound method, and what a partial (a Pyro handler around
     a program is one) holds. What a plain function closes over stays unseen.
-
-    Args:
-        program: a model or a guide.
-
-    Returns:
-        Each module found, once and without its submodules.
-
-    Example:
-        >>> layer = nn.Linear(2, 1)
-        >>> [module is layer for module in modules_behind(partial(layer.forward))]
-        [True]
     """
     return list(dict.fromkeys(_walk(program)))
 
 
 @contextmanager
 def evaluation_mode(*programs: Program) -> Iterator[None]:
-    """Puts the modules behind programs in evaluation mode, and back into the mode of each afterwards.
-
-    Args:
-        *programs: models and guides.
-
-    Example:
-        >>> layer = nn.Dropout()
-        >>> with evaluation_mode(layer):
-        ...     layer.training
-        False
-        >>> layer.training
-        True
-    """
+    """Puts the modules behind programs in evaluation mode, and back into the mode of each afterwards."""
     roots = [module for program in programs for module in modules_behind(program)]
     modes = {module: module.training for root in roots for module in root.modules()}
     for root in roots:

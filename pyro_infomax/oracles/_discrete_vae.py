@@ -93,10 +93,8 @@ class DiscreteVAE:
         At beta = 1 it is the true posterior.
 
         Args:
-            prior: p(z), (\*states).
-            likelihood: p(x|z), (\*states, symbols).
+            prior, likelihood, data_distribution: as :class:`DiscreteVAE`.
             beta: weight of the rate, positive.
-            data_distribution: p_D(x), (symbols,); uniform by default.
 
         Raises:
             ValueError: If an argument is out of range, or a symbol that occurs has no state to come from.
@@ -136,14 +134,13 @@ class DiscreteVAE:
         Reference: Blahut (1972), *Computation of Channel Capacity and Rate-Distortion Functions*.
 
         Args:
-            likelihood: p(x|z), (\*states, symbols).
+            likelihood, data_distribution: as :class:`DiscreteVAE`.
             beta: weight of the rate, positive.
-            data_distribution: p_D(x), (symbols,); uniform by default.
             tolerance: how far the loss, divided by beta, may be above its minimum, in nats.
             max_iterations: of the iteration, before Newton's steps.
 
         Raises:
-            ValueError: If an argument is out of range, or a symbol that occurs has no state to come from.
+            ValueError: As :meth:`optimal_encoder`.
             RuntimeError: If the loss cannot be certified to the tolerance.
 
         Example:

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from pyro_infomax.oracles._checks import shaped
+
 
 @final
 class ExplainingAway:
@@ -160,9 +162,7 @@ def _profile(logits: Tensor, posterior: Tensor) -> Tensor:
 
 
 def _probabilities(name: str, value: ArrayLike | Tensor, shape: tuple[int, ...]) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.float64)
-    if tensor.shape != shape:
-        raise ValueError(f"Expected {name} of shape {shape} but got {tuple(tensor.shape)}.")
+    tensor = shaped(name, torch.as_tensor(value, dtype=torch.float64), shape)
     if not ((tensor >= 0) & (tensor <= 1)).all():
         raise ValueError(f"Expected {name} within [0, 1] but got {tensor.tolist()}.")
     return tensor

@@ -149,16 +149,13 @@ class CorrelatedNormals(InformationProblem):
 
     @property
     def mutual_information(self) -> Tensor:
-        """I(X; Y), float64, in nats."""
         return self._blocks.gaussian_information
 
     def conditional(self, x: Tensor) -> MultivariateNormal:
-        """p(y|x), batch shape (n,), of x (n, x_dim)."""
         blocks = self._blocks
         return MultivariateNormal(self._inputs(x) @ blocks.slope.T, scale_tril=blocks.residual_scale)
 
     def log_marginal(self, y: Tensor) -> Tensor:
-        """log p(y), (...), of y (..., y_dim)."""
         zero = torch.zeros(self.y_dim, dtype=torch.float64)
         return MultivariateNormal(zero, scale_tril=self._blocks.y_scale).log_prob(self._outputs(y))
 
@@ -298,7 +295,6 @@ class CorrelatedStudent(InformationProblem):
 
     @property
     def mutual_information(self) -> Tensor:
-        """I(X; Y), float64, in nats."""
         return self._blocks.gaussian_information + self.tail_information
 
     @property
@@ -317,7 +313,6 @@ class CorrelatedStudent(InformationProblem):
         return MultivariateStudentT(df, x @ blocks.slope.T, scale.reshape(-1, 1, 1) * blocks.residual_scale)
 
     def log_marginal(self, y: Tensor) -> Tensor:
-        """log p(y), (...), of y (..., y_dim)."""
         zero = torch.zeros(self.y_dim, dtype=torch.float64)
         return MultivariateStudentT(self.df, zero, self._blocks.y_scale).log_prob(self._outputs(y))
 
@@ -369,7 +364,6 @@ class UniformNoise(InformationProblem):
 
     @property
     def mutual_information(self) -> Tensor:
-        """I(X; Y), float64, in nats."""
         epsilon = self.epsilon
         little, much = epsilon - (2 * epsilon).log(), 1 / (4 * epsilon)
         return self.x_dim * torch.where(epsilon <= 0.5, little, much)
@@ -441,16 +435,13 @@ class TransformedProblem(InformationProblem):
 
     @property
     def mutual_information(self) -> Tensor:
-        """I(X; Y), float64, in nats."""
         return self.problem.mutual_information
 
     def conditional(self, x: Tensor) -> Distribution:
-        """p(y|x), batch shape (n,), of x (n, x_dim)."""
         plain = self.problem.conditional(self.x_map.inv(self._inputs(x)))
         return TransformedDistribution(plain, [self.y_map], validate_args=False)
 
     def log_marginal(self, y: Tensor) -> Tensor:
-        """log p(y), (...), of y (..., y_dim)."""
         y = self._outputs(y)
         plain = self.y_map.inv(y)
         stretch = self.y_map.log_abs_det_jacobian(plain, y)
@@ -475,18 +466,6 @@ class _Increasing(Transform, ABC):
     codomain: Constraint = constraints.real
     bijective = True
     sign = 1
-
-    @abstractmethod
-    def _call(self, x: Tensor) -> Tensor:
-        """y."""
-
-    @abstractmethod
-    def _inverse(self, y: Tensor) -> Tensor:
-        """x."""
-
-    @abstractmethod
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """ln dy/dx."""
 
 
 @final

@@ -56,15 +56,6 @@ def maximise(function: ConcaveFunction, *, tolerance: float, max_iterations: int
     The multiplicative update needs no step size and is fast where it counts, but where weights must vanish
     its certificate closes only as one over the number of iterations. What it leaves over, Newton steps in the
     interior close in a few dozen.
-
-    Args:
-        function: what is maximised.
-        tolerance: the gap that is accepted, positive.
-        max_iterations: of the update, before the Newton steps.
-
-    Raises:
-        ValueError: If the tolerance is not positive.
-        RuntimeError: If the gap stays above the tolerance.
     """
     if not tolerance > 0:
         raise ValueError(f"Expected tolerance > 0 but got {tolerance}.")
@@ -246,19 +237,12 @@ _CHORDS: Final = 200
 @final
 @dataclass(frozen=True, eq=False)
 class CurvePoint:
-    """A point of a falling convex curve.
-
-    Attributes:
-        resource: its abscissa.
-        value: its ordinate, in nats.
-        dual: a lower bound on min(value + slope * resource), for the slope that it was solved at.
-        solution: what attains it; value and resource of a mixture of two are at most the mixtures of theirs.
-    """
+    """A point of a falling convex curve, whose values are in nats."""
 
     resource: float
     value: float
-    dual: float
-    solution: Tensor
+    dual: float  # a lower bound on min(value + slope * resource), for the slope that it was solved at
+    solution: Tensor  # value and resource of a mixture of two are at most the mixtures of theirs
 
 
 @final
@@ -282,17 +266,7 @@ def at_resource(
     """Closes in on a resource from both sides: each chord's slope gives a tangent, each tangent a chord.
 
     Chord above and tangent below certify the value, also where the curve is straight and one slope belongs to
-    many resources.
-
-    Args:
-        solve: from a slope, positive, to its point.
-        target: the resource, between those of the two ends.
-        scarce: the end of the least resource.
-        ample: the end of the most.
-        tolerance: the distance of chord and tangent that is accepted, in nats.
-
-    Raises:
-        RuntimeError: If the two stay further apart.
+    many resources. The ends are those of the least and of the most resource, with the target between them.
     """
     best, best_slope = -float("inf"), 0.0
     for _ in range(_CHORDS):
@@ -370,8 +344,7 @@ def channel_capacity(
         channel: p(y|x), (input, output).
         cost: c(x), (input,).
         budget: the most that the expected cost may be.
-        tolerance: the gap between the bounds that is accepted, in nats.
-        max_iterations: of the multiplicative update, before Newton's steps.
+        tolerance, max_iterations: as :func:`blahut_arimoto`.
 
     Raises:
         ValueError: If the channel is no table of probabilities, only one of cost and budget is given, or the
@@ -389,7 +362,7 @@ def channel_capacity(
     table = _table(channel)
     solve = partial(_solved, table, tolerance=tolerance / 4, max_iterations=max_iterations)
     if cost is None and budget is None:
-        return priced_capacity(table, tolerance=tolerance, max_iterations=max_iterations)
+        return blahut_arimoto(table, tolerance=tolerance, max_iterations=max_iterations)
     if cost is None or budget is None:
         lacking = "budget" if budget is None else "cost"
         raise ValueError(f"Expected cost and budget together but got no {lacking}.")
@@ -402,25 +375,6 @@ def channel_capacity(
     scarce = _cheapest(table, costs, tolerance=tolerance / 4, max_iterations=max_iterations)
     found = at_resource(partial(solve, costs), budget, scarce, free, tolerance=tolerance)
     return _report(table, costs, found.solution, -found.lower_bound, found.slope)
-
-
-@torch.no_grad()
-def priced_capacity(
-    channel: ArrayLike | Tensor,
-    *,
-    cost: ArrayLike | Tensor | None = None,
-    slope: float = 0.0,
-    tolerance: float,
-    max_iterations: int,
-) -> ChannelCapacity:
-    """The maximum of I(X; Y) - slope E[c(X)]."""
-    table = _table(channel)
-    price = non_negative("slope", slope).item()
-    if price and cost is None:
-        raise ValueError(f"Expected a cost for the slope to weigh but got slope={price} alone.")
-    costs = torch.zeros(len(table), dtype=torch.float64) if cost is None else _costs(cost, table)
-    point = _solved(table, costs, price, tolerance=tolerance, max_iterations=max_iterations)
-    return _report(table, costs, point.solution, -point.dual + price * point.resource, price)
 
 
 @final
@@ -538,8 +492,7 @@ def rate_distortion(
         source: p(x), (source,).
         distortion: d(x, x̂), (source, reproduction); infinite where a reproduction is forbidden.
         target: D. Where a single reproduction does as well or better, the rate is 0.
-        tolerance: the gap between the bounds that is accepted, in nats.
-        max_iterations: of the multiplicative update, before Newton's steps.
+        tolerance, max_iterations: as :func:`blahut_arimoto`.
 
     Raises:
         ValueError: If the source is no distribution, the shapes do not fit, the target is below the least
@@ -565,32 +518,12 @@ def rate_distortion(
     return problem.report(found.solution, found.lower_bound, found.slope)
 
 
-@torch.no_grad()
-def sloped_rate_distortion(
-    source: ArrayLike | Tensor,
-    distortion: ArrayLike | Tensor,
-    *,
-    slope: float,
-    tolerance: float,
-    max_iterations: int,
-) -> RateDistortion:
-    """The minimum of I + slope E[d]."""
-    price = positive_number("slope", slope).item()
-    problem = _Source(source, distortion)
-    point = problem.solve(price, tolerance=tolerance, max_iterations=max_iterations)
-    return problem.report(point.solution, point.dual - price * point.resource, price)
-
-
 @final
 class Reproduction:
     r""":math:`J(w) = \sum_x p(x) \ln \sum_k w_k a_{xk}`, concave in the weights.
 
-    With :math:`a = \exp(-s d)` its maximum is minus the least rate + s distortion.
-
-    Args:
-        source: p(x), (source,).
-        affinity: a, (source, reproduction), at least zero, every row of a symbol that occurs with a positive
-            entry.
+    With :math:`a = \exp(-s d)` its maximum is minus the least rate + s distortion. The affinity a, (source,
+    reproduction), is at least zero, and every row of a symbol that occurs has a positive entry.
     """
 
     def __init__(self, source: Tensor, affinity: Tensor) -> None:
@@ -714,6 +647,7 @@ def blahut_arimoto(
 ) -> RateDistortion: ...
 
 
+@torch.no_grad()
 def blahut_arimoto(
     table: ArrayLike | Tensor,
     /,
@@ -772,15 +706,18 @@ def blahut_arimoto(
         0.3278 nats at distortion 0.1192
     """
     if source is None:
-        price = 0.0 if slope is None else slope
-        return priced_capacity(
-            table, cost=cost, slope=price, tolerance=tolerance, max_iterations=max_iterations
-        )
+        channel, price = _table(table), non_negative("slope", 0.0 if slope is None else slope).item()
+        if price and cost is None:
+            raise ValueError(f"Expected a cost for the slope to weigh but got slope={price} alone.")
+        costs = torch.zeros(len(channel), dtype=torch.float64) if cost is None else _costs(cost, channel)
+        point = _solved(channel, costs, price, tolerance=tolerance, max_iterations=max_iterations)
+        return _report(channel, costs, point.solution, -point.dual + price * point.resource, price)
     if cost is not None or slope is None:
         raise ValueError(
             "Expected a slope and no cost beside a source, whose table holds the distortions, but got "
             f"{'no slope' if slope is None else 'a cost'}."
         )
-    return sloped_rate_distortion(
-        source, table, slope=slope, tolerance=tolerance, max_iterations=max_iterations
-    )
+    price = positive_number("slope", slope).item()
+    problem = _Source(source, table)
+    point = problem.solve(price, tolerance=tolerance, max_iterations=max_iterations)
+    return problem.report(point.solution, point.dual - price * point.resource, price)

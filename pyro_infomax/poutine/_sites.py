@@ -20,14 +20,7 @@ class UnknownPlateError(ValueError):
 def data_frame(trace: Trace, size: int, *, role: str, name: str | None = None) -> Frame:
     """The frame of the data plate: around the observed sites of a model, of the data's size in a guide.
 
-    Args:
-        trace: of the program.
-        size: the number of data that it was run on.
-        role: ``"model"``, ``"guide"`` or ``"prior"``, for messages, and for where to look.
-        name: of the plate, None to find it.
-
-    Raises:
-        ValueError: if there is no such plate, or several.
+    The role, ``"model"``, ``"guide"`` or ``"prior"``, is for messages.
     """
     frames = _frames_around(sample_sites(trace))
     if name is not None:
@@ -104,15 +97,6 @@ def plain_errors() -> Iterator[None]:
     Every trace of Pyro appends the shapes of all sites and parameters to an error that passes through it.
     That helps with errors of torch, and buries a sentence that already says what was expected, what came and
     what to do.
-
-    Example:
-        >>> import pyro
-        >>> def model():
-        ...     raise ValueError("Expected data but got none.")
-        >>> with plain_errors():
-        ...     pyro.poutine.trace(model).get_trace()
-        Traceback (most recent call last):
-        ValueError: Expected data but got none.
     """
     try:
         yield

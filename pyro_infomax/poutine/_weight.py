@@ -121,11 +121,7 @@ def weight(
 
 
 def checked_weight(name: str, value: Weight, *, above: float | None = None) -> Weight:
-    """The weight as it came, if it is finite and >= 0 (> ``above`` where given; of any sign above −inf).
-
-    Raises:
-        ValueError: otherwise, and where it is no number.
-    """
+    """The weight as it came, if it is finite and >= 0 (> ``above`` where given; of any sign above −inf)."""
     expected = ">= 0" if above is None else "to be finite" if above == -math.inf else f"> {above:g}"
     if isinstance(value, torch.Tensor):
         detached = value.detach()

@@ -12,15 +12,6 @@ import torch
 class SiteLayout:
     """Where the data, the inner plates and the event stand in the values of a site.
 
-    Attributes:
-        name: the site.
-        data_dim: the data plate's dimension, counted from the right of the batch shape.
-        inner: the dimensions and sizes of the other plates around the site, from left to right.
-        event_shape: the shape of one value within all plates.
-        depth: the number of batch dimensions of the program, an outer one to their left not counted.
-        rank: the number of batch dimensions of this site's own values, at most the depth.
-        dtype: what the site's values are made of.
-
     Example:
         >>> layout = SiteLayout("z", -1, ((-2, 4),), (3,), depth=2, rank=2, dtype=torch.float32)
         >>> layout.shape, layout.place(torch.zeros(1, 5, 4, 3), 5).shape
@@ -28,11 +19,11 @@ class SiteLayout:
     """
 
     name: str
-    data_dim: int
-    inner: tuple[tuple[int, int], ...]
-    event_shape: tuple[int, ...]
-    depth: int
-    rank: int
+    data_dim: int  # of the data plate, counted from the right of the batch shape
+    inner: tuple[tuple[int, int], ...]  # dimensions and sizes of the other plates, from left to right
+    event_shape: tuple[int, ...]  # of one value within all plates
+    depth: int  # the batch dimensions of the program, an outer one to their left not counted
+    rank: int  # the batch dimensions of this site's own values, at most the depth
     dtype: torch.dtype
 
     @property

@@ -49,43 +49,20 @@ _FEW: Final = 64  # rows
 @final
 @dataclass(frozen=True)
 class Probe:
-    """What a first run has shown.
-
-    Attributes:
-        trace: of the program.
-        frame: of its data plate.
-        follows: whether the program takes data of any length, its plate with them.
-        error: what ended the run of a prior after some latent sites, None for a run to the end.
-    """
+    """What a first run has shown."""
 
     trace: poutine.Trace
-    frame: CondIndepStackFrame
-    follows: bool = False
-    error: Exception | None = None
+    frame: CondIndepStackFrame  # of the data plate
+    follows: bool = False  # whether the program takes data of any length, its plate with them
+    error: Exception | None = None  # what ended the run of a prior after some latent sites
 
 
 def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None = None) -> Probe:
     """Runs a program on its data, or on few of them where that shows as much.
 
     Random state, gradients and the modules' buffers stay as they were; parameters that the program
-    initialises are those for all of its data.
-
-    Args:
-        program: a model or a guide.
-        data: its positional arguments.
-        role: ``"model"``, ``"guide"``, or ``"prior"`` for a model of which the latent sites suffice.
-        data_plate: the name of the data plate, None to find it.
-
-    Raises:
-        ValueError: if there is no data plate, or several; if a prior needs the values of its data.
-
-    Example:
-        >>> import pyro.distributions as dist
-        >>> def guide(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         pyro.sample("z", dist.Normal(x, 1.0))
-        >>> probe(guide, (torch.zeros(5),), role="guide").follows
-        True
+    initialises are those for all of its data. The role is ``"model"``, ``"guide"``, or ``"prior"`` for a
+    model of which the latent sites suffice.
     """
     subject = _Subject(program, role, data_plate)
     few, fewer = _few_of(data)
@@ -198,16 +175,6 @@ class LocalProgram:
         data_plate: the name of the data plate, None to find it.
         batch_size: the largest number of rows of a run, where the program follows its arguments.
 
-    Attributes:
-        plate: the name of the data plate.
-        follows: whether the program takes data of any length, its plate with them.
-        subsamples: whether its plate takes a fixed number of rows of the data.
-        piece: the number of rows of a run, the largest one if the program follows its arguments.
-        latents: the layouts of the latent sites, in the program's order.
-        observed: the layouts of the observed sites, factors included.
-        point_masses: the latent sites whose distribution is a Delta, which has no density.
-        error: what ended the run of a prior before its end, if anything.
-
     Raises:
         ValueError: if there is no data plate, or several, or a site has batch dimensions without plates.
         NotImplementedError: if a latent site is global or auxiliary, if an observed site joins the data, if
@@ -239,12 +206,13 @@ class LocalProgram:
         seen = probe(program, data, role=role, data_plate=data_plate)
         self.plate: str = seen.frame.name
         self.follows = seen.follows
+        # whether its plate takes a fixed number of rows of the data
         self.subsamples = not seen.follows and _subsamples(seen.frame)
-        self.piece: int = batch_size if seen.follows else seen.frame.size
+        self.piece: int = batch_size if seen.follows else seen.frame.size  # rows of a run, or the most
         self.error = seen.error
         self._refuse_unknown_densities(seen, data)
-        self.latents = self._layouts(seen, observed=False)
-        self.observed = self._layouts(seen, observed=True)
+        self.latents = self._layouts(seen, observed=False)  # in the program's order
+        self.observed = self._layouts(seen, observed=True)  # factors included
         self.point_masses = [name for name in self.latents if is_point_mass(seen.trace.nodes[name]["fn"])]
 
     def _refuse_unknown_densities(self, seen: Probe, data: Tensors) -> None:
@@ -296,7 +264,8 @@ class LocalProgram:
             first, again = (self.trace(data, next(self.pieces(len(data[0])))) for _ in range(2))
         for name in names:
             sites = [trace.nodes[name] for trace in (first, again) if name in trace.nodes]
-            if not _all_equal([site["fn"].log_prob(site["value"]) for site in sites]):
+            scores = [site["fn"].log_prob(site["value"]) for site in sites]
+            if not all(torch.equal(scores[0], each) for each in scores[1:]):
                 raise NotImplementedError(
                     f"The observed site {name!r} of the {self.role} is outside the data plate {self.plate!r} "
                     "but depends on local latents, which makes the data dependent; put it into the plate"
@@ -347,11 +316,8 @@ class LocalProgram:
     def pieces(self, size: int) -> Iterator[torch.Tensor]:
         """The rows of ``size`` data, as many at a time as one run takes.
 
-        A plate that subsamples takes its own number of rows each time: the last piece goes back for some,
-        and too few data are taken more than once.
-
-        Raises:
-            ValueError: if the program takes another number of data only.
+        A plate that subsamples takes its own number of rows each time: the last piece goes back for some, and
+        too few data are taken more than once.
         """
         return (rows for rows, _ in self._runs(size))
 
@@ -389,16 +355,10 @@ class LocalProgram:
         values: SiteValues | None = None,
         stop_after: Sequence[str] | None = None,
     ) -> Any:
-        """Runs the program on some rows.
+        """A trace of the program on some rows of its data, None for all, its log-probabilities not computed.
 
-        Args:
-            data: all of its data.
-            rows: (B,) the rows of this run, None for all.
-            values: site names to values (outer, B or 1, *shape), see :class:`SiteLayout`.
-            stop_after: latent sites after which the rest of the program is left out.
-
-        Returns:
-            The trace, its log-probabilities not computed.
+        Sites are given values (outer, B or 1, *shape), see :class:`SiteLayout`. After the latent sites to
+        stop after, the rest of the program is left out.
         """
         everything = torch.arange(len(data[0]))
         rows = everything if rows is None else rows
@@ -426,16 +386,10 @@ class LocalProgram:
         }
 
     def log_prob(self, site: Site, rows: int, *, z: torch.Tensor | None = None) -> torch.Tensor:
-        """log p of a traced site datum by datum, inner plates summed, in float64.
+        """log p of a site of a :meth:`trace` datum by datum, inner plates summed: (outer, rows), float64.
 
-        Args:
-            site: a node of a trace of :meth:`trace`.
-            rows: the number of rows of that run.
-            z: the values to score, (outer, rows or 1, *shape), where they are not those that the program ran
-                with, or finer than those.
-
-        Returns:
-            (outer, rows), in nats.
+        ``z`` are the values to score, (outer, rows or 1, *shape), where they are not those that the program
+        ran with, or finer than those.
         """
         layout = (self.latents | self.observed)[site["name"]]
         self._refuse_other_rows(site, rows)
@@ -473,7 +427,3 @@ def _trace(program: Program, data: Tensors) -> poutine.Trace:
 
 def _subsamples(frame: CondIndepStackFrame) -> bool:
     return frame.full_size is not None and frame.size < frame.full_size
-
-
-def _all_equal(tensors: Sequence[torch.Tensor]) -> bool:
-    return all(torch.equal(tensors[0], each) for each in tensors[1:])

@@ -16,19 +16,7 @@ from pyro_infomax._types import Args, Kwargs, Site
 
 @final
 class RowsMessenger(Messenger):
-    """Replaces the random subsample of one plate by given rows.
-
-    Args:
-        plate: the name of the plate.
-        rows: (B,) indices, as many as the plate subsamples.
-
-    Example:
-        >>> import pyro
-        >>> with RowsMessenger("data", torch.tensor([3, 1])):
-        ...     with pyro.plate("data", 10, subsample_size=2) as rows:
-        ...         print(rows)
-        tensor([3, 1])
-    """
+    """Replaces the random subsample of one plate by given rows, as many as the plate subsamples."""
 
     def __init__(self, plate: str, rows: torch.Tensor) -> None:
         super().__init__()
@@ -53,18 +41,7 @@ class ValuesMessenger(Messenger):
     """Gives latent and observed sites the values to be scored, without changing which of them are observed.
 
     Unlike :func:`pyro.condition` it leaves latent sites latent, and it replaces the data of observed ones
-    too.
-
-    Args:
-        values: site names to values.
-        stop_after: site names; once all of them ran, :class:`ProgramStopped` leaves the program. None to run
-            it to its end.
-
-    Example:
-        >>> import pyro, pyro.distributions as dist
-        >>> with ValuesMessenger({"z": torch.tensor(2.0)}):
-        ...     print(pyro.sample("z", dist.Normal(0.0, 1.0)))
-        tensor(2.)
+    too. Once all sites to stop after ran, :class:`ProgramStopped` leaves the program.
     """
 
     def __init__(
@@ -101,15 +78,6 @@ class GenerateMessenger(Messenger):
     """Draws some observed sites, as :func:`pyro.poutine.uncondition` draws all of them.
 
     Sites that :func:`pyro.poutine.condition` fixes within the program stay fixed, unless they are named.
-
-    Args:
-        sites: the names of the sites.
-
-    Example:
-        >>> import pyro, torch, pyro.distributions as dist
-        >>> with GenerateMessenger(["x"]):
-        ...     pyro.sample("x", dist.Delta(torch.tensor(2.0)), obs=torch.tensor(3.0))
-        tensor(2.)
     """
 
     def __init__(self, sites: Collection[str]) -> None:
@@ -141,13 +109,6 @@ class Placeholder(torch.Tensor):
     What is computed from its values is a placeholder too, whatever else goes into it; what only asks for its
     shape, dtype or device gets a plain answer, and ``x.new_zeros(len(x), 2)`` a plain tensor. A program that
     branches on values fails.
-
-    Example:
-        >>> x = Placeholder.of((3, 2))
-        >>> (x @ torch.ones(2, 4)).shape, isinstance(torch.ones(3)[x[:, 0].long()], Placeholder)
-        (torch.Size([3, 4]), True)
-        >>> x.new_zeros(len(x), 1).sum()
-        tensor(0.)
     """
 
     @staticmethod

@@ -3,7 +3,8 @@
 import weakref
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar, final
+from itertools import chain
+from typing import Any, Final, final
 
 import pyro
 import torch
@@ -27,13 +28,6 @@ class StableNames:
     Instances of our VAE and guides are numbered through a process, so that the one of a script may be ``VAE``
     in its first run and ``VAE_3`` in a notebook. Here they are numbered in the order in which they are asked
     for; other names stay as they are.
-
-    Example:
-        >>> from pyro_infomax.nn import InstanceName
-        >>> first, second = InstanceName("Net"), InstanceName("Net")
-        >>> names = StableNames()
-        >>> names(f"{second}.encoder$$$weight"), names(f"{first}.encoder$$$weight"), names("scale_7")
-        ('Net.encoder$$$weight', 'Net_2.encoder$$$weight', 'scale_7')
     """
 
     def __init__(self) -> None:
@@ -57,19 +51,7 @@ _HOLDERS: Final = (DataLoader, Sampler, Dataset)
 
 @final
 class RandomStreams:
-    """Where all random streams of a training stand.
-
-    Args:
-        *sources: the data. Generators in the attributes of loaders, samplers and datasets are found.
-
-    Example:
-        >>> streams = RandomStreams()
-        >>> here = streams.state_dict()
-        >>> first = torch.rand(3)
-        >>> streams.load_state_dict(here)
-        >>> torch.equal(torch.rand(3), first)
-        True
-    """
+    """Where all random streams of a training stand, those in its loaders, samplers and datasets too."""
 
     def __init__(self, *sources: object) -> None:
         self._generators = list(dict.fromkeys(_generators(sources, seen=set())))
@@ -84,11 +66,7 @@ class RandomStreams:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to where the streams stood.
-
-        Raises:
-            ValueError: if there was another number of generators.
-        """
+        """Goes back to where the streams stood; refuses another number of generators."""
         saved = state["generators"]
         if len(saved) != len(self._generators):
             raise ValueError(
@@ -239,12 +217,6 @@ class ProgramState:
         """Copies values into the live tensors, in place; none is changed if one does not fit.
 
         Values of parameters and buffers that are not known yet wait, and are copied when these appear.
-
-        Args:
-            state: of :meth:`state_dict`.
-
-        Raises:
-            ValueError: for values of another shape or dtype.
         """
         self._waiting, self._waiting_buffers = {}, {}
         live = self.state_dict()
@@ -316,21 +288,12 @@ class _ParamMessenger(Messenger):
 
 
 def is_of_programs(name: str) -> bool:
-    """Whether a parameter is stated by the programs, and not by Pyro's TraceGraph_ELBO for its baselines.
-
-    Example:
-        >>> is_of_programs("scale"), is_of_programs("__baseline_avg_downstream_cost_z")
-        (True, False)
-    """
+    """Whether a parameter is stated by the programs, and not by Pyro's TraceGraph_ELBO for its baselines."""
     return not name.startswith("__baseline_avg_downstream_cost_")
 
 
 def check_fits(name: str, live: Tensor, value: Tensor) -> None:
-    """Checks that a value can stand for a live tensor.
-
-    Raises:
-        ValueError: for another shape or dtype.
-    """
+    """Checks that a value can stand for a live tensor."""
     if live.shape != value.shape or live.dtype != value.dtype:
         raise ValueError(
             f"Expected {name!r} to have shape {tuple(live.shape)} and {live.dtype}, as the programs have it, "
@@ -394,100 +357,64 @@ def _constrained(name: str, leaf: Tensor, message: Site) -> Tensor:
 
 # ---- Copies of what programs keep, to go back to.
 
-_Key = TypeVar("_Key")
-
 
 @final
 class Snapshot:
-    """Copies of the parameters, and of the buffers of modules, which can be put back in place.
-
-    Args:
-        programs: the live tensors.
-
-    Example:
-        >>> layer = torch.nn.BatchNorm1d(2)
-        >>> snapshot = Snapshot(ProgramState(layer.forward))
-        >>> _ = layer.running_mean.fill_(3.0)
-        >>> snapshot.restore()
-        >>> layer.running_mean
-        tensor([0., 0.])
-    """
+    """Copies of the parameters, and of the buffers of modules, which can be put back in place."""
 
     def __init__(self, programs: ProgramState) -> None:
         self._programs = programs
-        self._parameters: dict[str, Tensor] = {}
-        self._buffers: dict[Place, Tensor] = {}
+        self._copies: dict[str | Place, Tensor] = {}  # of parameters by name, of buffers by place
         self.update()
 
     def extend(self, parameters: Mapping[str, Tensor], buffers: Mapping[Place, Tensor]) -> None:
         """Copies tensors that have no copy yet; see :meth:`ProgramState.follow`."""
-        for name, tensor in parameters.items():
-            if name not in self._parameters:
-                self._parameters[name] = tensor.detach().clone()
-        for place, tensor in buffers.items():
-            if place not in self._buffers:
-                self._buffers[place] = tensor.detach().clone()
+        shown: Iterator[tuple[str | Place, Tensor]] = chain(parameters.items(), buffers.items())
+        for key, tensor in shown:
+            if key not in self._copies:
+                self._copies[key] = tensor.detach().clone()
 
     def update(self) -> None:
         """Copies everything anew."""
-        _refresh(self._parameters, self._programs.parameters)
-        _refresh(self._buffers, self._programs.buffers_by_place())
+        for key, tensor in self._live():
+            copy = self._copies.get(key)
+            if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
+                self._copies[key] = tensor.detach().clone()
+            else:
+                copy.copy_(tensor.detach())
 
     @torch.no_grad()
     def spoiled(self) -> bool:
         """Whether a live tensor has become nan or infinite anywhere since it was copied."""
-        return _any_spoiled(self._parameters, self._programs.parameters) or _any_spoiled(
-            self._buffers, self._programs.buffers_by_place()
-        )
+        return any(_is_spoiled(each, self._copies[key]) for key, each in self._live() if key in self._copies)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Writes the copies back into the live tensors."""
-        _write_back(self._parameters, self._programs.parameters)
-        _write_back(self._buffers, self._programs.buffers_by_place())
+        for key, tensor in self._live():
+            if key in self._copies:
+                tensor.copy_(self._copies[key])
+
+    def _live(self) -> Iterator[tuple[str | Place, Tensor]]:
+        return chain(self._programs.parameters.items(), self._programs.buffers_by_place().items())
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """The copies, by the names of :meth:`ProgramState.state_dict`."""
-        names, places = self._programs.stable_names, self._programs.places()
+        parameters, buffers = self._programs.stable_names, self._programs.places()
         return {
-            "parameters": {names[name]: copy for name, copy in self._parameters.items()},
-            "buffers": {
-                name: self._buffers[place] for name, place in places.items() if place in self._buffers
-            },
+            "parameters": {new: self._copies[old] for old, new in parameters.items() if old in self._copies},
+            "buffers": {name: self._copies[key] for name, key in buffers.items() if key in self._copies},
         }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Takes over the copies of another process, of what the programs have so far.
-
-        Raises:
-            ValueError: if one does not fit the programs.
-        """
-        names, live = self._programs.stable_names, self._programs.parameters
-        copies = {name: state["parameters"].get(stable) for name, stable in names.items()}
-        self._parameters = {name: copy for name, copy in copies.items() if copy is not None}
-        for name, copy in self._parameters.items():
-            check_fits(name, live[name], copy)
+        """Takes over the copies of another process, of what the programs have so far."""
+        live, saved = self._programs.parameters, state["parameters"]
+        names = {old: new for old, new in self._programs.stable_names.items() if new in saved}
+        for old, new in names.items():
+            check_fits(old, live[old], saved[new])
         places = self._programs.places()
-        self._buffers = {places[name]: copy for name, copy in state["buffers"].items() if name in places}
-
-
-def _refresh(copies: dict[_Key, Tensor], live: Mapping[_Key, Tensor]) -> None:
-    for key, tensor in live.items():
-        copy = copies.get(key)
-        if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-            copies[key] = tensor.detach().clone()
-        else:
-            copy.copy_(tensor.detach())
-
-
-def _write_back(copies: Mapping[_Key, Tensor], live: Mapping[_Key, Tensor]) -> None:
-    for key, copy in copies.items():
-        if key in live:
-            live[key].copy_(copy)
-
-
-def _any_spoiled(copies: Mapping[_Key, Tensor], live: Mapping[_Key, Tensor]) -> bool:
-    return any(_is_spoiled(live[key], copy) for key, copy in copies.items() if key in live)
+        self._copies = {old: saved[new] for old, new in names.items()}
+        self._copies.update((places[name], copy) for name, copy in state["buffers"].items() if name in places)
 
 
 def _is_spoiled(tensor: Tensor, copy: Tensor) -> bool:

@@ -79,22 +79,7 @@ class Monitor:
     """Watches a column of the history for improvements.
 
     An epoch improves when its value lies by more than ``min_delta`` below the best one so far (above it for
-    the ``elbo`` columns); nan never improves.
-
-    Args:
-        column: the column to watch, in nats per datum.
-        min_delta: the least improvement that counts, in nats per datum.
-
-    Attributes:
-        epoch: the best epoch so far, 0 before there is one.
-
-    Raises:
-        ValueError: for a negative min_delta.
-
-    Example:
-        >>> monitor = Monitor("validation_elbo")
-        >>> monitor.epoch, monitor.value
-        (0, nan)
+    the ``elbo`` columns); nan never improves. The best epoch is 0 before there is one.
     """
 
     def __init__(self, column: str, *, min_delta: float = 0.0) -> None:
@@ -111,11 +96,7 @@ class Monitor:
         return self._sign * self._cost if self.epoch else math.nan
 
     def improves(self, state: TrainingState) -> bool:
-        """Whether the epoch that has just ended is the best one so far, by more than ``min_delta``.
-
-        Raises:
-            ValueError: if the history has no such column.
-        """
+        """Whether the epoch that has just ended is the best one so far, by more than ``min_delta``."""
         # The same object may serve one training after another
         if len(state.history) == 1:
             self._cost, self.epoch = math.inf, 0
@@ -130,11 +111,7 @@ class Monitor:
         return {"column": self.column, "cost": self._cost, "epoch": self.epoch}
 
     def load_state_dict(self, state: Mapping[str, float | str]) -> None:
-        """Goes on from what another one has seen.
-
-        Raises:
-            ValueError: for the state of one that watches another column.
-        """
+        """Goes on from what another one has seen."""
         if state["column"] != self.column:
             raise ValueError(
                 f"Expected the state of a callback that watches {self.column!r} but it has watched "
@@ -148,11 +125,7 @@ class Monitor:
 
 
 def value_of(column: str, state: TrainingState) -> float:
-    """The value of a column in the epoch that has just ended.
-
-    Raises:
-        ValueError: if the history has no such column.
-    """
+    """The value of a column in the epoch that has just ended."""
     if column not in state.history:
         raise ValueError(
             f"Expected the history to have the column {column!r} but it has "
@@ -163,16 +136,7 @@ def value_of(column: str, state: TrainingState) -> float:
 
 @final
 class BestEpoch:
-    """The parameters, and the buffers of modules, of the best epoch so far.
-
-    Args:
-        column: of the history, by which epochs are compared.
-        min_delta: the least improvement that counts, in nats per datum.
-        keep_weights: whether parameters are kept at all.
-
-    Attributes:
-        monitor: knows which epoch it was.
-    """
+    """The parameters, where they are kept at all, and the buffers of modules, of the best epoch so far."""
 
     def __init__(self, column: str, *, min_delta: float, keep_weights: bool = True) -> None:
         self.monitor = Monitor(column, min_delta=min_delta)
@@ -397,7 +361,8 @@ class LearningRateSchedule:
 
     def __call__(self, state: TrainingState) -> None:
         optim = _scheduled(state.svi.optim)
-        _check_monitor(self.monitor, watches=_watches(optim))
+        watches = any(isinstance(each, ReduceLROnPlateau) for each in optim.optim_objs.values())
+        _check_monitor(self.monitor, watches=watches)
         optim.step(*(() if self.monitor is None else (value_of(self.monitor, state),)))
 
     def __repr__(self) -> str:
@@ -413,10 +378,6 @@ def _scheduled(optim: PyroOptim) -> PyroLRScheduler:
     raise ValueError(
         f"Expected an optimiser with learning-rate schedulers but got a {type(optim).__name__}: {advice}."
     )
-
-
-def _watches(optim: PyroOptim) -> bool:
-    return any(isinstance(each, ReduceLROnPlateau) for each in optim.optim_objs.values())
 
 
 def _check_monitor(monitor: str | None, *, watches: bool) -> None:

@@ -2,12 +2,13 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 from pyro import poutine
 from torch._guards import TracingContext, tracing
@@ -327,7 +328,7 @@ def estimated(
     repeats: int = 20,
     **weight: float,
 ) -> Estimate:
-    """Repeated evaluations from seed 0, kept so that each quantity has a test of its own."""
+    """Repeated evaluations from seed 0, kept for all tests of one objective on one pair."""
     torch.manual_seed(0)
     pair = make_pair(variant)
     elbo = many_particles(make_elbo, num_particles=num_particles, **weight)
@@ -356,10 +357,34 @@ def _flat(tensors: Any) -> torch.Tensor:
     return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
-def within_error(estimate: Estimate, expected: Reference, field: str, *, errors: float = 5.0) -> bool:
-    """Whether a field is within so many standard errors, t-distributed with 19 degrees of freedom."""
-    deviation = (getattr(estimate.mean, field) - getattr(expected, field)).abs()
-    return bool((deviation <= errors * getattr(estimate.standard_error, field) + 1e-9).all())
+def beyond_error(
+    estimate: Estimate, expected: Reference, fields: Sequence[str] = Reference._fields, *, errors: float = 5.0
+) -> list[str]:
+    """The fields that are off by so many standard errors, t-distributed with 19 degrees of freedom."""
+    return [
+        field
+        for field in fields
+        if not (
+            (getattr(estimate.mean, field) - getattr(expected, field)).abs()
+            <= errors * getattr(estimate.standard_error, field) + 1e-9
+        ).all()
+    ]
+
+
+def differing(found: Reference, expected: Reference) -> list[str]:
+    """The fields of an exact evaluation that are off."""
+    return [
+        field
+        for field, value in expected._asdict().items()
+        if not torch.allclose(getattr(found, field), value, rtol=0.0, atol=1e-10)
+    ]
+
+
+def assert_refused(error: type[Exception], sentence: str, evaluate: Callable[..., Any], *args: Any) -> None:
+    """Whether it raises with these words, with Pyro's validation and without."""
+    for validate in (True, False):
+        with pyro.validation_enabled(validate), pytest.raises(error, match=sentence):
+            evaluate(*args)
 
 
 class Recording:

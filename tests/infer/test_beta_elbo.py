@@ -11,41 +11,37 @@ from pyro_infomax.infer import (
     TraceMeanField_BetaELBO,
 )
 
-BETAS = [0.0, 0.25, 4.0]
+BETAS = [0.0, 4.0]
 VARIANTS = ["plain", "subsampled", "scaled", "masked", "obs_masked", "guide_factor"]
-FIELDS = ["loss", "gradient", "distortion", "rate"]
 SCORED = [Trace_BetaELBO, TraceGraph_BetaELBO, TraceEnum_BetaELBO]
 
 
-@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("objective", [*SCORED, TraceMeanField_BetaELBO])
-def test_reparameterised(programs, objective, variant, beta, field):
+def test_reparameterised(programs, objective, variant, beta):
     expected = programs.reference(programs.NormalPair(variant), latent=beta)
     estimate = programs.estimated(programs.NormalPair, variant, objective, beta=beta)
-    assert programs.within_error(estimate, expected, field)
+    assert programs.beyond_error(estimate, expected) == []
 
 
-@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("objective", SCORED)
-def test_score_function(programs, objective, variant, beta, field):
+def test_score_function(programs, objective, variant, beta):
     expected = programs.reference(programs.DiscretePair(variant), latent=beta)
     estimate = programs.estimated(programs.DiscretePair, variant, objective, beta=beta)
-    assert programs.within_error(estimate, expected, field)
+    assert programs.beyond_error(estimate, expected) == []
 
 
-@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("variant", [*VARIANTS, "likelihood_scaled"])
 @pytest.mark.parametrize("enumerate", ["parallel", "sequential"])
-def test_enumerated(programs, enumerate, variant, beta, field):
+def test_enumerated(programs, enumerate, variant, beta):
     pair = programs.DiscretePair(variant, enumerate=enumerate)
     expected = programs.reference(pair, latent=beta)
     value = programs.evaluate(TraceEnum_BetaELBO(beta=beta, max_plate_nesting=1), pair)
-    assert torch.allclose(getattr(value, field), getattr(expected, field), rtol=0.0, atol=1e-10)
+    assert programs.differing(value, expected) == []
 
 
 @pytest.mark.parametrize("objective", [*SCORED, TraceMeanField_BetaELBO])

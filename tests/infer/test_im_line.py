@@ -9,7 +9,6 @@ import torch
 from pyro import poutine
 
 from pyro_infomax.infer import Trace_IM, TraceEnum_IM, transmitted_information
-from pyro_infomax.infer._im import Line
 
 
 def send():
@@ -128,14 +127,6 @@ def test_a_continuous_site_cannot_be_enumerated(site):
 
     with pytest.raises(NotImplementedError, match=f"finite support to enumerate '{site}' but got Normal"):
         TraceEnum_IM(max_plate_nesting=0).loss(lambda y: decode(y), sender)
-
-
-def test_sites_are_told_apart():
-    line = Line(decode, send, refuse_enumeration=None)
-    sent = poutine.trace(line.send).get_trace()
-    poutine.replay(line.receive, trace=sent)()
-    assert line.scored == ["x"]
-    assert line.channel == ["y"]
 
 
 def test_deterministic_sites_and_parameters_are_let_pass():

@@ -18,9 +18,7 @@ from pyro_infomax.infer import (
 )
 from pyro_infomax.poutine import weight
 
-LAMBDAS = [-0.75, 0.0, 3.0]
 VARIANTS = ["plain", "subsampled", "scaled", "masked", "obs_masked", "guide_factor"]
-FIELDS = ["loss", "gradient", "distortion", "rate"]
 SCORED = [Trace_InfoMaxELBO, TraceGraph_InfoMaxELBO, TraceEnum_InfoMaxELBO]
 ALL = [*SCORED, TraceMeanField_InfoMaxELBO, Renyi_InfoMaxELBO]
 WEIGHTINGS = [
@@ -44,28 +42,29 @@ class Silenced:
         self.parameters = pair.parameters
 
 
-@pytest.mark.parametrize("lam", LAMBDAS)
-@pytest.mark.parametrize("variant", [*VARIANTS, "likelihood_scaled"])
+@pytest.mark.parametrize("lam", [-0.75, 3.0])
 @pytest.mark.parametrize(("weighting", "pair", "options"), COMBINATIONS)
-def test_is_the_beta_objective_times_one_plus_lam(programs, weighting, pair, options, variant, lam):
+def test_is_the_beta_objective_times_one_plus_lam(programs, weighting, pair, options, lam):
     """So that it is right where the beta objective is, which is held against closed forms."""
-    values = []
-    for objective, value in zip(weighting, ({"lam": lam}, {"beta": 1 / (1 + lam)}), strict=True):
+
+    def evaluated(objective, variant, **weight):
         torch.manual_seed(1)
-        elbo = programs.many_particles(objective, num_particles=3, **value)
-        values.append(programs.evaluate(elbo, getattr(programs, pair)(variant, **options)))
-    found, beta = values
-    expected = (1 + lam) * beta.loss, (1 + lam) * beta.gradient, beta.distortion, beta.rate
-    assert programs.agree(found, expected)
+        elbo = programs.many_particles(objective, num_particles=3, **weight)
+        return programs.evaluate(elbo, getattr(programs, pair)(variant, **options))
+
+    ours, theirs = weighting
+    for variant in [*VARIANTS, "likelihood_scaled"]:
+        beta = evaluated(theirs, variant, beta=1 / (1 + lam))
+        expected = (1 + lam) * beta.loss, (1 + lam) * beta.gradient, beta.distortion, beta.rate
+        assert programs.agree(evaluated(ours, variant, lam=lam), expected), variant
 
 
-@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("variant", [*VARIANTS, "likelihood_scaled"])
-def test_data_of_weight_zero_leave_the_rate_and_a_known_distortion(programs, variant, field):
+def test_data_of_weight_zero_leave_the_rate_and_a_known_distortion(programs, variant):
     pair = programs.DiscretePair(variant, enumerate="parallel")
     expected = programs.reference(pair, observed=0.0)
     value = programs.evaluate(TraceEnum_InfoMaxELBO(lam=3.0, max_plate_nesting=1), Silenced(pair))
-    assert torch.allclose(getattr(value, field), getattr(expected, field), rtol=0.0, atol=1e-10)
+    assert programs.differing(value, expected) == []
 
 
 @pytest.mark.parametrize("objective", ALL)

@@ -1,8 +1,10 @@
+"""Evaluations that stay in tensors, of Pyro's objectives and of ours."""
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 
 from pyro_infomax.infer import Trace_BetaELBO, TraceMeanField_InfoMaxELBO, surrogate_loss
 from pyro_infomax.schedules import Linear
@@ -37,9 +39,66 @@ def test_terms_and_loss_are_those_of_an_evaluation(make, weight):
     assert elbo.step == 0
 
 
-def test_pyros_own_have_no_terms():
-    found = surrogate_loss(Trace_ELBO(), model, guide, torch.randn(4))
+def drawing_model(x):
+    with pyro.plate("data", len(x)):
+        c = pyro.sample("c", dist.Bernoulli(0.4))
+        pyro.sample("x", dist.Normal(pyro.param("step", torch.tensor(2.0)) * c, 1.0), obs=x)
+
+
+def drawing_guide(x):
+    logit = pyro.param("logit", torch.tensor(0.2))
+    with pyro.plate("data", len(x)):
+        pyro.sample("c", dist.Bernoulli(logits=logit * x))
+
+
+@pytest.mark.parametrize(
+    "particles", [{}, {"num_particles": 3}, {"num_particles": 3, "vectorize_particles": True}]
+)
+@pytest.mark.parametrize(
+    ("elbo", "pair"),
+    [
+        (Trace_ELBO, (model, guide)),
+        (Trace_ELBO, (drawing_model, drawing_guide)),
+        (TraceMeanField_ELBO, (model, guide)),
+        (TraceGraph_ELBO, (model, guide)),
+        (TraceGraph_ELBO, (drawing_model, drawing_guide)),
+    ],
+)
+def test_loss_and_gradients_are_those_of_pyros_estimators(elbo, pair, particles):
+    x = torch.randn(5)
+    objective = elbo(max_plate_nesting=1, **particles)
+    torch.manual_seed(1)
+    expected = objective.loss_and_grads(*pair, x)
+    leaves = [leaf for _, leaf in pyro.get_param_store().named_parameters()]
+    gradients = [leaf.grad.clone() for leaf in leaves]
+    torch.manual_seed(1)
+    found = surrogate_loss(objective, *pair, x)
+    assert not found.loss.requires_grad
+    assert found.loss.shape == found.surrogate.shape == ()
     assert dict(found.terms) == {}
+    assert float(found.loss) == pytest.approx(expected, rel=1e-12)
+    for ours, gradient in zip(torch.autograd.grad(found.surrogate, leaves), gradients, strict=True):
+        torch.testing.assert_close(ours, gradient, rtol=1e-12, atol=1e-14)
+
+
+def test_another_estimator_is_refused():
+    with pytest.raises(NotImplementedError, match="has no loss that stays in tensors"):
+        surrogate_loss(RenyiELBO(), model, guide, torch.randn(3))
+
+
+def test_the_value_of_a_tensor_enters_as_a_tensor_without_gradient():
+    def reading(x):
+        mean = pyro.param("mean", torch.tensor(0.1))
+        with pyro.plate("data", 40, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(mean.item() * x, 0.5))
+
+    x = torch.randn(5)
+    torch.manual_seed(1)
+    found = surrogate_loss(Trace_ELBO(), model, reading, x)
+    torch.manual_seed(1)
+    assert float(found.loss) == pytest.approx(Trace_ELBO().loss(model, guide, x), rel=1e-12)
+    mean = pyro.param("mean").unconstrained()
+    assert torch.autograd.grad(found.surrogate, [mean], allow_unused=True) == (None,)
 
 
 def test_given_weights_take_the_place_of_a_schedule():

@@ -8,20 +8,18 @@ import torch
 from pyro_infomax.infer import Trace_BetaELBO, Trace_InfoMaxELBO
 
 
-@pytest.mark.parametrize("field", ["loss", "gradient", "distortion", "rate"])
-@pytest.mark.parametrize("beta", [0.0, 0.25, 4.0])
+@pytest.mark.parametrize("beta", [0.0, 4.0])
 @pytest.mark.parametrize("variant", ["score_factor", "global_factor", "auxiliary"])
-def test_scores_what_only_the_guide_pays_for(programs, variant, beta, field):
+def test_scores_what_only_the_guide_pays_for(programs, variant, beta):
     expected = programs.reference(programs.DiscretePair(variant), latent=beta)
     estimate = programs.estimated(programs.DiscretePair, variant, Trace_BetaELBO, beta=beta)
-    assert programs.within_error(estimate, expected, field)
+    assert programs.beyond_error(estimate, expected) == []
 
 
-@pytest.mark.parametrize("field", ["loss", "gradient", "distortion", "rate"])
-def test_takes_reparameterised_auxiliary_sites(programs, field):
+def test_takes_reparameterised_auxiliary_sites(programs):
     expected = programs.reference(programs.NormalPair("auxiliary"), observed=4.0)
     estimate = programs.estimated(programs.NormalPair, "auxiliary", Trace_InfoMaxELBO, lam=3.0)
-    assert programs.within_error(estimate, expected, field)
+    assert programs.beyond_error(estimate, expected) == []
 
 
 def test_a_score_reaches_the_costs_of_other_plates():
@@ -61,16 +59,3 @@ def test_the_loss_as_a_tensor_has_the_same_value_and_gradient(programs, pair):
     assert loss.item() == pytest.approx(expected.loss.item(), rel=1e-12)
     total = sum(gradient.sum().item() for gradient in gradients)
     assert total == pytest.approx(expected.gradient.sum().item())
-
-
-@pytest.mark.parametrize("enumerate", ["parallel", "sequential"])
-@pytest.mark.parametrize("validate", [True, False])
-def test_refuses_to_enumerate(programs, enumerate, validate):
-    pair = programs.DiscretePair(enumerate=enumerate)
-    with (
-        pyro.validation_enabled(validate),
-        pytest.raises(
-            NotImplementedError, match=r"Trace_InfoMaxELBO cannot enumerate .* use a TraceEnum objective"
-        ),
-    ):
-        Trace_InfoMaxELBO().loss_and_grads(pair.model, pair.guide)

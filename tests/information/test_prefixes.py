@@ -9,7 +9,6 @@ from torch.distributions import Bernoulli, Categorical, Independent, Laplace, Lo
 
 from pyro_infomax.distributions import SideBySide
 from pyro_infomax.information import AggregatePosterior, Prefixes
-from pyro_infomax.information._sites import sums_of
 
 SIZE = 40
 
@@ -70,18 +69,13 @@ FAMILIES = [chain, normals, positive_and_real, mixed]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sites_are_scored_given_those_before(family) -> None:
-    posterior, sizes = family()
-    z = points_of(posterior)
-    found = Prefixes(posterior, sizes).log_prob(z[:, None])
-    torch.testing.assert_close(found, table_of(posterior, sizes, z), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
 def test_every_prefix_is_the_enumerated_mixture(family) -> None:
     posterior, sizes = family()
     z, index = points_of(posterior), torch.randint(SIZE, (9,))
-    sums = table_of(posterior, sizes, z).cumsum(-1)  # (points, data, sites)
+    table = table_of(posterior, sizes, z)  # (points, data, sites)
+    each = Prefixes(posterior, sizes).log_prob(z[:, None])
+    torch.testing.assert_close(each, table, rtol=0, atol=1e-12)
+    sums = table.cumsum(-1)
     found = Prefixes(posterior, sizes).evaluate(z, index=index)
     torch.testing.assert_close(found.log_prob, sums.logsumexp(1) - math.log(SIZE), rtol=0, atol=1e-9)
     sums[torch.arange(9), index] = -torch.inf
@@ -98,7 +92,3 @@ def test_points_that_do_not_fit_at_once_are_split(monkeypatch) -> None:
     whole = Prefixes(posterior, sizes).evaluate(z).log_prob
     monkeypatch.setattr("pyro_infomax.information._mixture_engine._SCORES_AT_ONCE", 32 * SIZE * 3 * 7)
     torch.testing.assert_close(Prefixes(posterior, sizes).evaluate(z).log_prob, whole, rtol=0, atol=1e-12)
-
-
-def test_sums_go_over_runs() -> None:
-    assert sums_of(torch.tensor([[1.0, 2.0, 4.0, 8.0]]), [1, 3]).tolist() == [[1.0, 14.0]]

@@ -76,6 +76,10 @@ def test_wrong_split_is_refused(x_dim: int) -> None:
 def test_wrong_covariances_are_refused() -> None:
     with pytest.raises(ValueError, match="Expected covariance to be positive definite"):
         CorrelatedNormals(torch.ones(2, 2), 1)
+    with pytest.raises(ValueError, match=r"Expected covariance of shape \(size, size\) but got \(2,\)"):
+        CorrelatedNormals(torch.ones(2), 1)
+    with pytest.raises(ValueError, match=r"Expected covariance of shape \(1, 1\) but got \(1, 2\)"):
+        CorrelatedNormals(torch.ones(1, 2), 1)
     for size, correlation in ((1, 0.0), (3, -0.5), (3, 1.0)):
         with pytest.raises(ValueError, match="Expected size >= 2 and a correlation"):
             dense_covariance(size, correlation)

@@ -31,13 +31,17 @@ def nearest_neighbours(x: Tensor, y: Tensor, k: int = 3) -> float:
 
 
 def test_truth_is_the_mean_log_ratio_of_the_densities(problem: InformationProblem) -> None:
-    ratios = problem.log_ratio(*problem.sample(4000, seed=3))
+    """Under the joint draws, and under draws of the conditional in their place."""
+    x, y = problem.sample(4000, seed=3)
+    ratios, others = problem.log_ratio(x, y), problem.log_ratio(x, problem.conditional(x).sample())
     error = ratios.std() / math.sqrt(len(ratios))
     assert error < 0.05
     assert (ratios.mean() - problem.mutual_information).abs() < 4 * error
+    error = torch.sqrt((ratios.var() + others.var()) / len(x))
+    assert (ratios.mean() - others.mean()).abs() < 4 * error
 
 
-@pytest.mark.parametrize("name", [name for name, each in PROBLEMS.items() if each.x_dim == 1])
+@pytest.mark.parametrize("name", [name for name, each in PROBLEMS.items() if each.x_dim == 1][::2])
 def test_truth_is_seen_by_nearest_neighbours_in_the_draws_alone(name: str) -> None:
     problem = PROBLEMS[name]
     found = nearest_neighbours(*problem.sample(2000, seed=5))
@@ -65,14 +69,6 @@ def test_conditional_is_a_posterior_for_the_mixture_estimators(problem: Informat
         assert upper.value > problem.mutual_information - 4 * upper.population_standard_error
 
 
-def test_draws_of_the_conditional_are_those_of_the_problem(problem: InformationProblem) -> None:
-    x, y = problem.sample(4000, seed=4)
-    drawn = problem.conditional(x).sample()
-    scores, others = problem.log_ratio(x, y), problem.log_ratio(x, drawn)
-    error = torch.sqrt((scores.var() + others.var()) / len(x))
-    assert (scores.mean() - others.mean()).abs() < 4 * error
-
-
 def test_draws_are_float64_and_isolated_by_their_seed(problem: InformationProblem) -> None:
     torch.set_default_dtype(torch.float32)
     state = torch.get_rng_state()
@@ -84,20 +80,14 @@ def test_draws_are_float64_and_isolated_by_their_seed(problem: InformationProble
     assert not torch.equal(problem.sample(20)[0], problem.sample(20)[0])
 
 
-def test_wrong_y_is_refused(problem: InformationProblem) -> None:
-    wrong = problem.y_dim + 1
-    for shape in ((3, wrong), (wrong,), ()):
-        with pytest.raises(ValueError, match=rf"Expected y of shape \(\.\.\., {problem.y_dim}\) but got"):
+def test_wrong_shapes_and_values_are_refused(problem: InformationProblem) -> None:
+    x_dim, y_dim = problem.x_dim, problem.y_dim
+    for shape in ((3, y_dim + 1), (y_dim + 1,), ()):
+        with pytest.raises(ValueError, match=rf"Expected y of shape \(\.\.\., {y_dim}\) but got"):
             problem.log_marginal(torch.zeros(shape))
     with pytest.raises(ValueError, match="Expected y to be finite"):
-        problem.log_marginal(torch.full((3, problem.y_dim), math.nan))
-
-
-def test_wrong_x_is_refused(problem: InformationProblem) -> None:
-    wrong = problem.x_dim + 1
-    with pytest.raises(
-        ValueError, match=rf"Expected x of shape \(n, {problem.x_dim}\) but got \(3, {wrong}\)"
-    ):
-        problem.conditional(torch.zeros(3, wrong))
+        problem.log_marginal(torch.full((3, y_dim), math.nan))
+    with pytest.raises(ValueError, match=rf"Expected x of shape \(n, {x_dim}\) but got \(3, {x_dim + 1}\)"):
+        problem.conditional(torch.zeros(3, x_dim + 1))
     with pytest.raises(ValueError, match="Expected x to be finite"):
-        problem.conditional(torch.full((3, problem.x_dim), math.nan))
+        problem.conditional(torch.full((3, x_dim), math.nan))

@@ -1,161 +1,163 @@
+"""A store keeps the outcome of each point, whole or not at all, and hands it to the next sweep."""
+
 import json
-import pickle
-import threading
+import os
+import resource
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from pyro_infomax.sweeps._grid import Point
-from pyro_infomax.sweeps._results import Failure, FolderStore, NoStore, store_at
+from pyro_infomax.sweeps import sweep
 
-POINT = Point({"beta": 0.5, "seed": 0}, {"beta": 0.5, "seed": 0})
-FAILURE = Failure("KeyError", "'a'", "Traceback ...")
+GRID = {"beta": [0.5]}
 
 
-@pytest.fixture
-def store(tmp_path):
-    return FolderStore(tmp_path / "deep" / "store")
+def swept(run, store, grid=GRID):
+    return sweep(run, grid, store=store, progress=False)
 
 
-@pytest.fixture
-def result():
-    return xr.Dataset(
-        {
-            "a": ("n", np.array([1.5, np.nan, -np.inf]), {"units": "nats", "bound": "exact"}),
-            "b": ((), np.array(True)),
-            "c": ("m", np.array(["ä", "bcd"])),
-            "d": ((), np.array(3)),
-            "e": (("n", "m"), np.arange(6, dtype=np.float32).reshape(3, 2)),
-        },
-        coords={"m": ["x", "y"]},
-    )
+def result(beta, seed):
+    return {
+        "a": xr.DataArray(np.array([1.5, np.nan, -np.inf]), dims="n", attrs={"units": "nats"}),
+        "b": True,
+        "c": xr.DataArray(np.array(["ä", "bcd"]), dims="m", coords={"m": ["x", "y"]}),
+        "d": 3,
+        "e": np.arange(6, dtype=np.float32).reshape(3, 2),
+    }
+
+
+def never(beta, seed):
+    raise AssertionError("the outcome is in the store")
+
+
+def fails(beta, seed):
+    raise KeyError("a")
 
 
 def files(store):
-    return sorted(path.name for path in store._folder.iterdir())
+    return sorted(path.name for path in store.iterdir())
 
 
-def test_a_result_comes_back_as_it_was(store, result):
-    assert store.read(POINT) is None
-    store.write(POINT, result)
-    found = store.read(POINT)
-    xr.testing.assert_identical(found, result)
-    assert {name: found[name].dtype for name in found.variables} == {
-        name: result[name].dtype for name in result.variables
+@pytest.mark.parametrize("run", [result, lambda beta, seed: {}])
+def test_a_result_comes_back_as_it_was(tmp_path, run):
+    store = tmp_path / "deep" / "store"
+    first = swept(run, store)
+    again = swept(never, store)
+    xr.testing.assert_identical(again, first)
+    assert {name: array.dtype for name, array in again.variables.items()} == {
+        name: array.dtype for name, array in first.variables.items()
     }
-    assert files(store) == [f"{POINT.key}.npz"]
+    assert [name.rpartition(".")[2] for name in files(store)] == ["npz"]
 
 
-def test_an_empty_result_comes_back(store):
-    store.write(POINT, xr.Dataset())
-    xr.testing.assert_identical(store.read(POINT), xr.Dataset())
+def test_a_failure_is_kept_until_there_is_a_result(tmp_path):
+    with pytest.warns(UserWarning, match="failed"):
+        swept(fails, tmp_path)
+    (name,) = files(tmp_path)
+    kept = json.loads((tmp_path / name).read_text())
+    assert (kept["kind"], kept["message"], kept["point"]) == ("KeyError", "'a'", '{"beta":0.5,"seed":0}')
+    assert 'raise KeyError("a")' in kept["traceback"]
+    swept(result, tmp_path)
+    assert files(tmp_path) == [name.replace("failure.json", "npz")]
 
 
-def test_a_failure_comes_back_until_there_is_a_result(store, result):
-    store.write(POINT, FAILURE)
-    assert store.read(POINT) == FAILURE
-    assert json.loads((store._folder / f"{POINT.key}.failure.json").read_text())["point"] == POINT.text
-    store.write(POINT, result)
-    assert files(store) == [f"{POINT.key}.npz"]
+def test_what_another_sweep_finds_meanwhile_is_taken(tmp_path):
+    called = []
+
+    def run(beta, seed):
+        called.append(beta)
+        swept(lambda beta, seed: {"a": beta}, tmp_path, {"beta": [0.5, 2.0]})
+        raise KeyError("a")
+
+    with pytest.warns(UserWarning, match="1 of 2 points failed"):
+        found = swept(run, tmp_path, {"beta": [0.5, 2.0]})
+    assert called == [0.5]
+    assert found["a"].sel(beta=2.0).item() == 2.0
+    # a result outlives a later failure
+    assert swept(never, tmp_path, {"beta": [0.5, 2.0]})["a"].values.tolist() == [[0.5], [2.0]]
 
 
-def test_a_result_outlives_a_later_failure(store, result):
-    store.write(POINT, result)
-    store.write(POINT, FAILURE)
-    xr.testing.assert_identical(store.read(POINT), result)
-
-
-@pytest.mark.parametrize("harm", ["truncated", "flipped", "foreign", "empty", "another point", "pickled"])
-def test_a_file_that_is_no_outcome_is_passed_over(store, result, harm):
-    store.write(POINT, result)
-    path = store._folder / f"{POINT.key}.npz"
+@pytest.mark.parametrize(
+    "harm", ["truncated", "flipped", "foreign", "empty", "another point", "pickled", "compression"]
+)
+def test_a_file_that_is_no_outcome_is_made_anew(tmp_path, harm):
+    first = swept(result, tmp_path)
+    (path,) = tmp_path.iterdir()
     content = path.read_bytes()
     if harm == "another point":
-        other = Point({"beta": 0.25, "seed": 0}, {})
-        store.write(other, result)
-        path.write_bytes((store._folder / f"{other.key}.npz").read_bytes())
+        swept(result, tmp_path / "other", {"beta": [0.25]})
+        (other,) = (tmp_path / "other").iterdir()
+        path.write_bytes(other.read_bytes())
     elif harm == "pickled":
         np.savez(path, header=np.array([{}], dtype=object))
     else:
         # the last byte of the first array, before the header of the next
         place = content.index(b"array_1.npy") - 40
-        flipped = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        unknown = content.index(b"PK\1\2") + 10
         path.write_bytes(
-            {"truncated": content[:-50], "flipped": flipped, "foreign": b"PK\3\4 no", "empty": b""}[harm]
+            {
+                "truncated": content[:-50],
+                "flipped": content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :],
+                "foreign": b"PK\3\4 no",
+                "empty": b"",
+                "compression": content[:unknown] + b"\x63" + content[unknown + 1 :],
+            }[harm]
         )
     with pytest.warns(UserWarning, match="is not the outcome of beta=0.5, seed=0 and is made anew"):
-        assert store.read(POINT) is None
+        xr.testing.assert_identical(swept(result, tmp_path), first)
+    swept(never, tmp_path)
 
 
-def test_a_file_of_an_unknown_compression_is_passed_over(store, result):
-    store.write(POINT, result)
-    path = store._folder / f"{POINT.key}.npz"
-    content = bytearray(path.read_bytes())
-    content[content.index(b"PK\1\2") + 10] = 99
-    path.write_bytes(content)
-    with pytest.warns(UserWarning, match="made anew"):
-        assert store.read(POINT) is None
+def test_a_failure_file_that_is_none_is_made_anew(tmp_path):
+    with pytest.warns(UserWarning, match="failed"):
+        swept(fails, tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_text('{"point": 3}')
+    with pytest.warns(UserWarning, match="is not the outcome of beta=0.5, seed=0 and is made anew"):
+        swept(result, tmp_path)
 
 
-def test_a_failure_file_that_is_none_is_passed_over(store):
-    (store._folder / f"{POINT.key}.failure.json").write_text('{"point": 3}')
-    with pytest.warns(UserWarning, match="made anew"):
-        assert store.read(POINT) is None
+def test_an_interrupted_write_leaves_the_files_as_they_were(tmp_path):
+    with pytest.warns(UserWarning, match="failed"):
+        swept(fails, tmp_path)
+    before = files(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))  # as on a disk that is full
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            swept(lambda beta, seed: {"a": np.zeros(100_000)}, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert files(tmp_path) == before
 
 
-def test_an_interrupted_write_leaves_the_old_file(store, result):
-    store.write(POINT, result)
-    unwritable = np.array([lambda: 0], dtype=object)
-    with pytest.raises((pickle.PicklingError, AttributeError)):
-        store.write(POINT, result.assign(z=("z", unwritable)))
-    xr.testing.assert_identical(store.read(POINT), result)
-    assert len(files(store)) == 1
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_neither_an_interrupt_nor_another_kind_of_result_is_an_outcome(tmp_path, error):
+    def run(beta, seed):
+        if error is KeyboardInterrupt:
+            raise error
+        return 3.0
+
+    with pytest.raises(error):
+        swept(run, tmp_path)
+    assert files(tmp_path) == []
 
 
-def test_writers_of_one_point_do_not_disturb_readers(store):
-    results = [xr.Dataset({"a": ("n", np.full(1000, float(i)))}) for i in range(2)]
-    store.write(POINT, results[0])
-    writers = [
-        threading.Thread(target=lambda r=r: [store.write(POINT, r) for _ in range(20)]) for r in results
-    ]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        assert len(np.unique(store.read(POINT)["a"])) == 1
-    for writer in writers:
-        writer.join()
-    assert len(files(store)) == 1
+def test_a_relative_folder_is_one_place(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def run(beta, seed):
+        os.chdir(tmp_path / "elsewhere")
+        return {}
+
+    swept(run, "here")
+    assert len(files(tmp_path / "here")) == 1
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
     path = tmp_path / "file"
     path.touch()
     with pytest.raises(ValueError, match=r"Expected store to be a folder but got the file .*file\."):
-        store_at(path)
-
-
-def test_a_relative_folder_is_one_place(tmp_path, monkeypatch, result):
-    monkeypatch.chdir(tmp_path)
-    store = store_at("here")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    store.write(POINT, result)
-    assert (tmp_path / "here" / f"{POINT.key}.npz").exists()
-
-
-def test_without_a_folder_nothing_is_kept(result):
-    store = store_at(None)
-    assert isinstance(store, NoStore)
-    store.write(POINT, result)
-    assert store.read(POINT) is None
-
-
-def test_where_a_traceback_is(store):
-    assert store.where(POINT, FAILURE).endswith(f"{POINT.key}.failure.json")
-    assert NoStore().where(POINT, FAILURE) == "Its traceback:\nTraceback ..."
-
-
-def test_a_failure_without_a_message_is_its_kind():
-    assert str(FAILURE) == "KeyError: 'a'"
-    assert str(Failure("KeyboardError", "", "")) == "KeyboardError"
+        swept(result, path)

@@ -24,7 +24,7 @@ from pyro_infomax.infer import TraceMeanField_BetaELBO
 from pyro_infomax.schedules import Linear
 from pyro_infomax.training import Checkpoint, fit
 
-EPOCHS = 20
+EPOCHS = 14
 SILENT = {"progress": False, "batch_size": 16}
 
 

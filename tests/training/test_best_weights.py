@@ -1,3 +1,5 @@
+"""The best epoch, by whatever column: which one it is, what is kept of it, and what is put back."""
+
 import pyro
 import pytest
 import torch
@@ -5,7 +7,8 @@ from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
-from pyro_infomax.training import BestWeights, fit
+from pyro_infomax.programs import ProgramState
+from pyro_infomax.training import BestWeights, TrainingState, fit
 
 TOWARDS, BETWEEN = (torch.full((4, 1), value, dtype=torch.float64) for value in (1.0, 0.35))
 
@@ -72,6 +75,49 @@ def test_keeps_buffers_too():
     fit(svi, TOWARDS, epochs=3, callbacks=[first_is_best, best], progress=False)
     best.restore()
     assert layer.running_mean.item() == means[0] != means[-1]
+
+
+def improvements(best, column, values):
+    """The epochs whose values improve on those before."""
+    state = TrainingState(None, epochs=len(values), programs=ProgramState())
+    found = []
+    for epoch, value in enumerate(values, start=1):
+        state.epoch = epoch
+        state.history.append({"epoch": epoch, "step": epoch, "loss": 0.0, "seconds": 0.0, column: value})
+        best(state)
+        found += [epoch] if best.epoch == epoch else []
+    return found
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "epochs"),
+    [
+        ("validation_loss", [3.0, 4.0, 2.0, 2.0, -1.0], [1, 3, 5]),
+        ("elbo", [-3.0, -4.0, -2.0], [1, 3]),
+        ("validation_elbo", [-3.0, -4.0, -2.0], [1, 3]),
+        ("loss", [torch.nan, 3.0, torch.nan, 2.0], [2, 4]),
+        ("loss", [torch.nan], []),
+    ],
+)
+def test_which_epochs_improve(column, values, epochs):
+    best = BestWeights(column)
+    assert improvements(best, column, values) == epochs
+    assert best.epoch == (epochs[-1] if epochs else 0)
+    assert best.value == values[-1] or best.value != best.value
+    # another training begins anew
+    assert improvements(best, column, values) == epochs
+
+
+def test_the_least_improvement():
+    assert improvements(BestWeights("loss", min_delta=0.5), "loss", [3.0, 2.6, 2.4, 2.0]) == [1, 3]
+    for min_delta in (-0.1, torch.nan):
+        with pytest.raises(ValueError, match="min_delta >= 0 but got"):
+            BestWeights(min_delta=min_delta)
+
+
+def test_a_state_of_another_column_is_refused():
+    with pytest.raises(ValueError, match="watches 'loss' but it has watched 'elbo'"):
+        BestWeights("loss").load_state_dict(BestWeights("elbo").state_dict())
 
 
 def test_nothing_to_restore():

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.training import fit
-from pyro_infomax.training._distributed import DataParallel
 
 Fabric = pytest.importorskip("lightning_fabric").Fabric
 # Fabric's plugins for another precision ask torch for what it announces to drop
@@ -75,9 +74,9 @@ def test_mixed_precision_reaches_the_programs():
     assert network.weight.dtype == torch.float32
 
 
-def test_a_precision_that_converts_modules_is_refused():
+def test_a_precision_that_converts_modules_is_refused(make_svi, data):
     with pytest.raises(NotImplementedError, match="A Fabric of precision 'bf16-true'"):
-        DataParallel(one_device(precision="bf16-true"))
+        fit(make_svi(), data, epochs=1, progress=False, fabric=one_device(precision="bf16-true"))
 
 
 def test_what_is_no_fabric_is_refused(make_svi, data):

@@ -1,5 +1,9 @@
+"""The loop of fit: its steps, its data, its validation, its seeds, and its clean stop."""
+
+import pickle
 import warnings
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -9,9 +13,10 @@ from torch import nn
 from torch.distributions import constraints
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from pyro_infomax.capture import FusedOptim
 from pyro_infomax.infer import Trace_BetaELBO, TraceMeanField_BetaELBO, TraceMeanField_InfoMaxELBO
 from pyro_infomax.schedules import Linear
-from pyro_infomax.training import NonFiniteLossError, fit
+from pyro_infomax.training import History, NonFiniteLossError, fit
 
 
 def parameters():
@@ -292,14 +297,28 @@ def test_infinite_loss_later_leaves_the_last_good_epoch(make_svi, data):
     assert 20 < error.step <= 30
 
 
-def test_training_can_go_on_after_a_loss_that_is_not_finite(make_svi, data):
+@pytest.mark.parametrize("optim", [None, lambda: FusedOptim(torch.optim.Adam, {"lr": 0.01})])
+def test_training_can_go_on_after_a_loss_that_is_not_finite(make_svi, data, optim):
     svi = make_svi()
+    svi.optim = svi.optim if optim is None else optim()
+    fit(svi, data, epochs=1, progress=False)
     spoiled = data.clone()
     spoiled[0] = torch.inf
     with pyro.validation_enabled(False), pytest.raises(NonFiniteLossError, match="The loss is nan"):
         fit(svi, spoiled, epochs=1, batch_size=None, progress=False)
+    assert svi.optim.get_state() == {}
     fit(svi, data, epochs=2, progress=False)
     assert is_finite(parameters())
+
+
+def test_the_error_survives_the_way_between_processes():
+    history = History()
+    history.append({"epoch": 1, "step": 3, "loss": 4.0, "seconds": 0.5})
+    error = NonFiniteLossError("The loss is nan.", step=4, epoch=2, batch=(torch.ones(2),), history=history)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.step, copy.epoch) == ("The loss is nan.", 4, 2)
+    assert torch.equal(copy.batch[0], torch.ones(2))
+    assert copy.history.rows == history.rows
 
 
 def test_pyros_validation_of_nan_is_the_same_error(make_svi, data):
@@ -426,12 +445,16 @@ def test_callbacks_see_each_epoch_and_can_stop(make_svi, data):
 
 
 def test_progress_goes_to_stderr(make_svi, data, capsys):
-    fit(make_svi(), data, epochs=2, validation=data)
+    own_column = [lambda state: state.row.update(other=1.0)]
+    fit(make_svi(), data, epochs=2, validation=data, callbacks=own_column, progress="beta=4")
     out, err = capsys.readouterr()
     assert out == ""
+    assert "beta=4: " in err
     assert "2/2" in err
-    for name in ("loss=", "distortion=", "rate=", "validation_loss="):
+    for name in ("loss=", "distortion=", "rate=", "validation_loss=", "other=1"):
         assert name in err
+    for name in ("seconds", "validation_rate", "elbo"):
+        assert name not in err
 
 
 def test_no_progress_is_silent(make_svi, data, capsys):
@@ -450,7 +473,8 @@ WITH_NAN = torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [torch.nan, torch.nan]])
         ({"svi": "svi"}, r"Expected a pyro.infer.SVI but got str"),
         ({"epochs": 0}, r"epochs to be an integer >= 1 but got 0"),
         ({"epochs": 2.0}, r"epochs to be an integer >= 1 but got 2.0"),
-        ({"epochs": True}, r"epochs to be an integer >= 1 but got True"),
+        ({"epochs": np.bool_(True)}, r"epochs to be an integer >= 1 but got"),
+        ({"epochs": "3"}, r"epochs to be an integer >= 1 but got '3'"),
         ({"batch_size": 0}, r"batch_size to be an integer >= 1 but got 0"),
         ({"batch_size": 1.5}, r"batch_size .* got 1.5"),
         ({"data": torch.ones(3).numpy()}, r"data to be a tensor, .* got the type ndarray"),
@@ -489,6 +513,19 @@ def test_a_subsample_of_a_larger_plate_is_counted_as_the_data_that_it_stands_for
     expected = -dist.Normal(0.0, 1.0).log_prob(x).mean().item()
     assert frame["loss"].item() == pytest.approx(expected)
     assert frame["distortion"].item() == pytest.approx(expected)
+
+
+def test_counts_may_be_numpys_integers(data):
+    assert fit(location_svi(), data, epochs=np.int32(2), batch_size=np.uint64(5), progress=False).steps == 4
+
+
+def test_nan_are_found_in_large_data():
+    x = torch.zeros(300_001, 4, dtype=torch.float32)
+    x[[7, 300_000], 1] = torch.nan
+    for rows in (x, x[8:]):
+        first, count = (7, 2) if rows is x else (299_992, 1)
+        with pytest.raises(ValueError, match=f"tensor 0 holds {count}, the first in row {first}"):
+            fit(location_svi(), rows, epochs=1, progress=False)
 
 
 def test_validation_that_is_not_finite_is_named(make_svi, data):

@@ -20,7 +20,6 @@ from pyro_infomax.infer import Trace_BetaELBO, TraceMeanField_BetaELBO, TraceMea
 from pyro_infomax.nn import MLPDecoder
 from pyro_infomax.schedules import Linear
 from pyro_infomax.training import BestWeights, Checkpoint, EarlyStopping, NonFiniteLossError, fit
-from pyro_infomax.training._checkpoint import read_checkpoint
 from pyro_infomax.vae import VAE
 
 STEPS = 4  # an epoch, the last of them on two data
@@ -206,6 +205,7 @@ PROGRAMS = {
 
 OPTIMIZERS = {
     "Adam": lambda: pyro.optim.Adam({"lr": 0.01}),
+    "Adam, clipped": lambda: pyro.optim.Adam({"lr": 0.01}, {"clip_norm": 1.0}),
     "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 0.01, "lrd": 0.9}),
     "SGD, each with its rate": lambda: pyro.optim.SGD(
         lambda name: {"lr": 0.001 * len(name) / 10, "momentum": 0.9}
@@ -307,17 +307,42 @@ def check_resume(make_svi, data, path, *, stops, every_steps=1, **arguments):
 # -- exactness -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stops", [(STEPS,), (2, 5, 1)], ids=str)
 @pytest.mark.parametrize("programs", PROGRAMS)
-def test_every_kind_of_program(programs, stops, data, path):
-    check_resume(partial(make, programs), data, path, stops=stops)
+def test_every_kind_of_program(programs, data, path):
+    check_resume(partial(make, programs), data, path, stops=(2, 5))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("programs", ["closed over", "late"])
+def test_between_two_epochs(programs, data, path):
+    check_resume(partial(make, programs), data, path, stops=(STEPS,))
+
+
+# the first is that of the programs above
+@pytest.mark.parametrize("optimizer", [each for each in OPTIMIZERS if each != "Adam"])
 def test_every_kind_of_optimizer(optimizer, data, path):
     check_resume(
         partial(make, "closed over", optimizer), data, path, stops=(2, 4), callbacks=[step_scheduler]
     )
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "FusedOptim"])
+def test_nothing_of_the_optimizers_own_stays(optimizer, data, path):
+    """Neither moments, nor those of other programs' parameters, nor what waits for one that there is not."""
+    kept = {"checkpoint": Checkpoint(path, every_steps=1), "resume": True}
+    expected = outcome(make("closed over", optimizer, seed=7), data)
+    with pytest.raises(Stopped):
+        outcome(stop_after(make("closed over", optimizer, seed=7), 6), data, **kept)
+    svi = make("closed over", optimizer, seed=9)
+    outcome(svi, 100 * data, epochs=1)
+    own = svi.optim.get_state()
+    elsewhere = pyro.param("elsewhere", torch.zeros(2)).unconstrained()
+    elsewhere.grad = torch.ones(2)
+    svi.optim([elsewhere])
+    del pyro.get_param_store()["elsewhere"]
+    svi.optim.set_state({"ghost": own["scale"]})
+    svi.loss_and_grads.__self__.load_state_dict({"step": 0})
+    assert_same(outcome(svi, data, **kept), expected)
+    assert svi.optim.get_state().keys() == own.keys()
 
 
 @pytest.mark.parametrize("optimizer", ["Adam", "FusedOptim"])
@@ -383,7 +408,7 @@ def test_at_the_end_of_an_epoch(data, path):
     check_resume(partial(make, "closed over"), data, path, stops=(5, 6), every_steps=None)
 
 
-@pytest.mark.parametrize("every_steps", [2, 3, 5])
+@pytest.mark.parametrize("every_steps", [2, 5])
 def test_steps_after_the_last_writing_are_done_again(every_steps, data, path):
     check_resume(partial(make, "closed over"), data, path, stops=(5, 4), every_steps=every_steps)
 
@@ -421,7 +446,7 @@ def test_a_callback_that_has_no_state_to_give_is_not_kept(data, path):
             raise AssertionError
 
     outcome(make("closed over", seed=0), data, epochs=1, checkpoint=path, callbacks=[Reader()])
-    assert read_checkpoint(path)["callbacks"] == []
+    assert torch.load(path, weights_only=True)["callbacks"] == []
 
 
 def test_a_refused_training_leaves_alone_what_another_one_is_writing(data, path):
@@ -521,7 +546,7 @@ def test_parameters_that_are_not_finite_are_not_kept(data, path):
     svi = SVI(model, lambda x: None, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
     with pytest.raises(NonFiniteLossError):
         fit(svi, data, epochs=1, batch_size=3, progress=False, checkpoint=Checkpoint(path, every_steps=1))
-    kept = read_checkpoint(path)
+    kept = torch.load(path, weights_only=True)
     assert kept["step"] == 2
     assert bool(kept["programs"]["parameters"]["scale"].isfinite().all())
 
