@@ -86,8 +86,9 @@ def test_collapsed_codes_know_nothing():
 
 
 def test_the_standard_error_is_the_spread_over_draws_of_few_of_the_data():
-    loc = GRID + normal(*GRID.shape)
-    runs = [alone((loc, 0.5), num_samples=100, seed=seed).parts for seed in range(40)]
+    factors = GRID[::3]
+    loc = factors + normal(*factors.shape)
+    runs = [alone((loc, 0.5), factors, num_samples=60, seed=seed).parts for seed in range(40)]
     spread = np.std([run["uncorrected_information"] for run in runs], axis=0, ddof=1)
     stated = np.mean([run["standard_error"] for run in runs], axis=0)
     assert (np.abs(spread / stated - 1) < 0.5).all()  # 40 runs: four standard errors of a spread are 0.45
@@ -191,9 +192,12 @@ def test_noise_scores_its_floor_and_factors_their_ceiling():
 
 
 def test_the_interval_is_as_wide_as_the_score_spreads_over_draws_of_few_of_the_data():
-    loc = GRID + normal(*GRID.shape)
-    run = chen_mig((loc, 0.5), GRID, num_samples=150, calibration=Calibration(bootstraps=200, permutations=0))
-    spread = np.std([alone((loc, 0.5), num_samples=150, seed=seed).score for seed in range(40)], ddof=1)
+    factors = GRID[::3]
+    loc = factors + normal(*factors.shape)
+    calibration = Calibration(bootstraps=200, permutations=0)
+    run = chen_mig((loc, 0.5), factors, num_samples=60, calibration=calibration)
+    runs = [alone((loc, 0.5), factors, num_samples=60, seed=seed).score for seed in range(40)]
+    spread = np.std(runs, ddof=1)
     half = (run.interval[1] - run.interval[0]) / 2
     assert half / 1.97 == pytest.approx(spread, rel=0.5)
     assert run.floor is None

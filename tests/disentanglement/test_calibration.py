@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy.stats import t as student
+from sklearn.linear_model import LogisticRegression
 
 from pyro_infomax.disentanglement import Calibration, calibrated_score, dci, gaussian_total_correlation_score
 
@@ -49,7 +50,8 @@ def test_there_is_no_ceiling_where_factors_cannot_be_scored():
 def test_companions_have_their_own():
     rng = np.random.RandomState(0)
     factors = rng.randint(3, size=(300, 2))
-    score = dci(factors + rng.randn(300, 2), factors, calibration=Calibration(5, 5), progress=False)
+    codes, learner = factors + rng.randn(300, 2), LogisticRegression()
+    score = dci(codes, factors, learner=learner, calibration=Calibration(20, 20), progress=False)
     assert len({each.name for each in score.all}) == len({each.interval for each in score.all}) == 3
     for each in score.all:
         assert each.floor_interval[0] < each.floor < each.floor_interval[1] < each.score < each.ceiling

@@ -57,15 +57,15 @@ CODES = {
 }
 
 
-@pytest.mark.parametrize("quantile", [0.5, 0.99, 1.0])
 @pytest.mark.parametrize("codes", CODES.values(), ids=CODES)
-def test_the_reference_is_its_definition(codes, quantile):
-    result = score(codes, reference=True, quantile=quantile)
-    expected, matrix = by_the_definition(codes, factors(), quantile)
-    assert result.score == pytest.approx(expected, abs=1e-10)
-    np.testing.assert_allclose(result.parts["robustness"], matrix, atol=1e-10)
-    np.testing.assert_array_equal(result.parts["parents"], matrix.argmax(1))
-    np.testing.assert_allclose(result.parts["max_deviation"], np.abs(codes - codes.mean(0)).max(0))
+def test_the_reference_is_its_definition(codes):
+    for quantile in (0.5, 0.99, 1.0):
+        result = score(codes, reference=True, quantile=quantile)
+        expected, matrix = by_the_definition(codes, factors(), quantile)
+        assert result.score == pytest.approx(expected, abs=1e-10)
+        np.testing.assert_allclose(result.parts["robustness"], matrix, atol=1e-10)
+        np.testing.assert_array_equal(result.parts["parents"], matrix.argmax(1))
+        np.testing.assert_allclose(result.parts["max_deviation"], np.abs(codes - codes.mean(0)).max(0))
 
 
 def test_values_that_are_rare_are_groups_of_their_own_in_the_reference():

@@ -78,7 +78,7 @@ def test_the_density_is_that_of_the_reals_over_the_jacobian(support, event, free
 
 
 @pytest.mark.parametrize(("support", "event"), SUPPORTS)
-def test_shapes_and_support(support, event):
+def test_shapes_support_and_scores_under_every_datum(support, event):
     site = SiteTransform.of(support, event)
     for batch in ((), (2, 5, 1)):
         q = site.distribution(make(site, batch))
@@ -89,18 +89,13 @@ def test_shapes_and_support(support, event):
         assert q.log_prob(z).shape == (7, *batch)
         assert q.expand((6, *batch)).log_prob(z[:1].expand(6, *z.shape[1:])).shape == (6, *batch)
         assert site.constrain(torch.randn(*batch, site.size)).shape == (*batch, *event)
-    ours = SiteTransform.of(constraints.MixtureSameFamilyConstraint(support), event)
-    assert type(ours.support) is type(site.support)
-
-
-@pytest.mark.parametrize(("support", "event"), SUPPORTS)
-def test_values_are_scored_under_every_datum(support, event):
-    site = SiteTransform.of(support, event)
     q = site.distribution(make(site, (5,)))
     z = q.sample()
     table = q.log_prob(z.unsqueeze(1))  # (value, datum)
     assert table.shape == (5, 5)
     torch.testing.assert_close(table.diagonal(), q.log_prob(z))
+    ours = SiteTransform.of(constraints.MixtureSameFamilyConstraint(support), event)
+    assert type(ours.support) is type(site.support)
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
@@ -113,6 +108,13 @@ def test_elementwise_supports_leave_the_elements_independent(name):
     factors = q.base_dist.log_prob(z) if site.event_shape else q.log_prob(z)
     assert factors.shape == (5, *site.event_shape)
     torch.testing.assert_close(factors.reshape(5, -1).sum(-1), joint)
+    # and quantiles are those of the reals
+    q = site.normal(torch.zeros(site.size), torch.ones(site.size))
+    q = q.base_dist if site.event_shape else q
+    levels = [q.icdf(torch.full(site.event_shape, level)) for level in (0.1, 0.5, 0.9)]
+    assert (levels[0] < levels[1]).all()
+    assert (levels[1] < levels[2]).all()
+    torch.testing.assert_close(levels[1], site.constrain(torch.zeros(site.size)))
 
 
 @pytest.mark.parametrize("name", COUPLED)
@@ -230,18 +232,6 @@ def test_a_logit_normal_meets_a_logit_normal_in_closed_form(support, steps):
     torch.testing.assert_close(kl_divergence(q, p), torch.tensor(2.5))
 
 
-@pytest.mark.parametrize("name", ELEMENTWISE)
-def test_quantiles_are_those_of_the_reals(name):
-    support, event = ELEMENTWISE[name]
-    site = SiteTransform.of(support, event)
-    q = site.normal(torch.zeros(site.size), torch.ones(site.size))
-    q = q.base_dist if event else q
-    levels = [q.icdf(torch.full(event, level)) for level in (0.1, 0.5, 0.9)]
-    assert (levels[0] < levels[1]).all()
-    assert (levels[1] < levels[2]).all()
-    torch.testing.assert_close(levels[1], site.constrain(torch.zeros(site.size)))
-
-
 # ---- supports
 
 
@@ -304,8 +294,9 @@ def test_what_cannot_be_served_is_refused(support, event, error, message):
         SiteTransform.of(support, event)
 
 
-@pytest.mark.parametrize(("support", "event"), SUPPORTS)
-def test_copies(support, event):
+@pytest.mark.parametrize("name", ["real", "bounds of each element", "positive vector"])
+def test_copies(name):
+    support, event = ELEMENTWISE[name]
     site = SiteTransform.of(support, event)
     site.distribution(make(site, (5,))).rsample()
     u = torch.randn(site.size)
