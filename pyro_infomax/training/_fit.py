@@ -110,11 +110,6 @@ class Divergence:
         forget_moments(self._state.svi.optim)
 
 
-def count_non_finite(batch: Batch) -> int:
-    """The number of values of a batch that are nan or infinite."""
-    return sum(int((~tensor.isfinite()).sum()) for tensor in batch)
-
-
 def _advice(count: int) -> str:
     if count:
         return f"its batch holds {count} nan or infinite values, so remove those rows or fill them in"
@@ -293,7 +288,7 @@ class TrainingRun:
         return self._execution.reduce({"": float(number)})[""]
 
     def _count_non_finite(self, batch: Batch) -> int:
-        return int(self._sum(count_non_finite(batch)))
+        return int(self._sum(sum(int((~tensor.isfinite()).sum()) for tensor in batch)))
 
     def _validate(self) -> Row:
         if self._held_out is None:
