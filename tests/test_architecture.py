@@ -31,7 +31,11 @@ LINE_OF = {room: line for line, rooms in enumerate(LINES) for room in rooms}
 # An oracle must not know what it judges.
 IMPORT_NO_ROOM = frozenset({"oracles"})
 # What a room does without: in its own imports, wherever in a file they stand.
-FOREIGN_BANS = {"information": {"pyro"}, "disentanglement": {"torch", "pyro"}, "plots": {"torch", "pyro"}}
+FOREIGN_BANS = {
+    "information": {"pyro", "sklearn", "pandas", "xarray"},
+    "disentanglement": {"torch", "pyro"},
+    "plots": {"torch", "pyro"},
+}
 # What importing a room, or the package itself (""), must not load, in whatever file the import stands.
 LOAD_BANS = {
     "": {"torch", "pyro", "numpy", "scipy", "sklearn", "pandas", "xarray", "arviz", "matplotlib"},
@@ -59,6 +63,21 @@ TESTS_OF_THE_WHOLE = frozenset(
         "test_two_processes.py",
     }
 )
+# Tests go through public names. These reach behind them, each for what no public name shows precisely.
+PRIVATE_TESTS = {
+    "capture/test_recorded_graph.py": "what a recorded graph folds, frees and refuses",
+    "conftest.py": "processes that are threads",
+    "diagnostics/test_annealed_joint.py": "densities and gradients of the path between prior and joint",
+    "disentanglement/test_algorithms.py": "boosted trees, tiles of mixtures, draws of interventions",
+    "distributions/test_rational_spline.py": "the arithmetic of a spline in single precision",
+    "guides/test_site_input.py": "shapes and order of what a head sees",
+    "information/test_control_variates.py": "which variates are solved for, and their coefficients",
+    "information/test_mixture_engine.py": "tiles that are skipped, and what that costs",
+    "test_progress.py": "when a bar appears",
+    "test_ranks.py": "what processes say to each other",
+    "training/test_distributed.py": "the share of each process, without starting any",
+    "two_processes.py": "the script of the second process",
+}
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -284,6 +303,19 @@ def stray_tests(root: Path) -> Iterator[str]:
             yield f"tests/{place} mirrors nothing: there is no {PACKAGE}/{place.stem[5:]}.py"
 
 
+def private_imports_of_tests(root: Path) -> Iterator[str]:
+    for file in sorted((root / "tests").rglob("*.py")):
+        place = file.relative_to(root / "tests").as_posix()
+        for line, name in imports("tests", file):
+            if is_private(name) and place not in PRIVATE_TESTS:
+                yield f"tests/{place}:{line} imports {name}, which is private"
+
+
+def is_private(name: str) -> bool:
+    top, *rest = name.split(".")
+    return top == PACKAGE and any(part.startswith("_") and not part.startswith("__") for part in rest)
+
+
 def banned_loads(root: Path) -> Iterator[str]:
     """Libraries that an import loads after all, through whatever it imports."""
     for room, bans in LOAD_BANS.items():
@@ -319,6 +351,7 @@ RULES = (
     banned_loads,
     shadowed_files,
     stray_tests,
+    private_imports_of_tests,
 )
 
 
@@ -608,6 +641,27 @@ def test_a_library_loaded_on_demand_is_not_found(plant):
 def test_a_test_that_mirrors_nothing_is_found(plant, test):
     (breach,) = stray_tests(plant({test: ""}))
     assert breach.startswith(f"{test} mirrors nothing")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from pyro_infomax.nn import _mlp",
+        "from pyro_infomax.nn._mlp import MLP",
+        "import pyro_infomax._ranks",
+    ],
+)
+def test_a_test_of_something_private_is_found(plant, statement, monkeypatch):
+    root = plant({"tests/nn/test_mlp.py": f"from pyro_infomax import __version__\n{statement}"})
+    (breach,) = private_imports_of_tests(root)
+    assert breach.startswith("tests/nn/test_mlp.py:2 imports")
+    monkeypatch.setitem(PRIVATE_TESTS, "nn/test_mlp.py", "a reason")
+    assert not list(private_imports_of_tests(root))
+
+
+@pytest.mark.parametrize("place", PRIVATE_TESTS)
+def test_what_may_be_private_is(place):
+    assert any(is_private(name) for _, name in imports("tests", ROOT / "tests" / place))
 
 
 # ---- the top of the package

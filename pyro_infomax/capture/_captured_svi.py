@@ -50,13 +50,7 @@ _FEW_WEIGHTS: Final = 3
 
 @final
 class Programs:
-    """What a step evaluates.
-
-    Args:
-        model: the model.
-        guide: the guide.
-        objective: an ELBO or a function of model, guide and data.
-    """
+    """What a step evaluates: model, guide, and an ELBO or a function of model, guide and data."""
 
     def __init__(self, model: Program, guide: Program, objective: Objective) -> None:
         self.model, self.guide, self.objective = model, guide, objective
@@ -100,11 +94,7 @@ class Programs:
 class CapturedStep:
     """Loss, terms and gradients of a step as one function of the data and of the weights that change.
 
-    Args:
-        programs: model, guide and objective, which have run on such data before.
-        call: the arguments of the step.
-        backend: ``"replay"`` or ``"inductor"``.
-        optim: the optimiser that the gradients are for.
+    Model, guide and objective have run on such data before.
 
     Attributes:
         parameters: the parameters that have a gradient, in order of statement.
@@ -215,13 +205,7 @@ _ROUNDING: Final = 100  # units in the last place
 
 @final
 class Outcome:
-    """What a step has computed and left behind, to be compared with another.
-
-    Args:
-        numbers: the loss and the terms.
-        gradients: by parameter.
-        buffers: what the modules hold afterwards.
-    """
+    """What a step has computed and left behind, to be compared with another."""
 
     def __init__(
         self, numbers: Mapping[str, float], gradients: Mapping[Tensor, Tensor], buffers: Mapping[str, Tensor]
@@ -515,7 +499,8 @@ class CapturedSVI(SVI):
         loss, parameters = self._eager_gradients(args, kwargs)
         gradients = {each: each.grad for each in parameters if each.grad is not None}
         eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
-        difference = eager.difference(captured, self._names())
+        names = {leaf: name for name, leaf in self._state.parameters.items()}
+        difference = eager.difference(captured, names)
         self._eager_update(parameters)
         if difference is not None:
             self._go_without(f"step is not the step that the programs take: {difference}")
@@ -597,9 +582,6 @@ class CapturedSVI(SVI):
     def _terms(self) -> dict[str, float]:
         weighted = self._programs.weighted
         return {} if weighted is None or weighted.terms is None else dict(weighted.terms)
-
-    def _names(self) -> dict[Tensor, str]:
-        return {leaf: name for name, leaf in self._state.parameters.items()}
 
     def _give_up(self, reason: str, *, depth: int = 0) -> None:
         self._reason = reason

@@ -49,10 +49,6 @@ class RecordedGraph:
     reads, and writes, what they hold at each run. Everything else that the function reads, numbers and shapes
     among it, is fixed by the recording.
 
-    Args:
-        function: returns a tuple of tensors. It is run once.
-        inputs: its arguments.
-
     Attributes:
         module: the graph.
         values: what each node gave when the recorded graph was run once more. It is what shows which
@@ -342,14 +338,7 @@ def fast_operation(node: Node, recorded: RecordedGraph, *, out: Tensor | None = 
 
     The operators that a graph names check their arguments in Python. torch's own functions do so in C, at
     half the cost for small tensors. One is taken if it gives the same, to the bit, on the recorded values.
-
-    Args:
-        node: a call.
-        recorded: its graph.
-        out: a tensor that is to receive the result through the keyword ``out``.
-
-    Returns:
-        The function; None where the operation cannot write to ``out``.
+    There is none where the result is to be received by ``out`` and the operation cannot write there.
     """
     target = node.target
     assert callable(target)
@@ -404,15 +393,9 @@ TensorFunction = Callable[..., tuple[Tensor, ...]]
 
 
 def to_function(recorded: RecordedGraph, destinations: Sequence[Tensor | None]) -> TensorFunction:
-    """Turns a graph into a function that runs its operations one after another.
+    """Turns a graph into a function that runs its operations one after another, without gradients.
 
-    Args:
-        recorded: the graph.
-        destinations: for each output the tensor that it is to be written to, of its shape and contiguous, or
-            None where it is to be returned.
-
-    Returns:
-        The function, of the graph's inputs. To be called without gradients.
+    Each output is written to its destination, of its shape and contiguous, or returned where there is none.
     """
     return _Writer(recorded, destinations).function()
 
@@ -528,11 +511,6 @@ class _Writer:
 class GradientBuffers:
     """The gradients of some parameters, in as few flat tensors as their optimiser takes.
 
-    Args:
-        optim: the optimiser of the parameters.
-        parameters: leaf tensors.
-        stated: these and other leaf tensors that the programs state, but that take no part in the loss.
-
     Attributes:
         flat: the flat gradients, one a group of a :class:`FusedOptim`, else one a dtype and device.
         members: for each of them the parameters whose gradients it holds, in order.
@@ -617,18 +595,11 @@ _aten = torch.ops.aten
 def compile_graph(
     recorded: RecordedGraph, inputs: Sequence[Tensor], gradients: GradientBuffers
 ) -> TensorFunction:
-    """Compiles a graph by torch's inductor, without the guards of Dynamo.
+    """Compiles a graph, which is changed, by torch's inductor, without the guards of Dynamo.
 
-    Parameters that are views into one flat tensor enter as that tensor, and their gradients leave as one.
-    Draws come from torch's own random state, as without compilation.
-
-    Args:
-        recorded: the graph, which is changed. Its last outputs are the gradients of the parameters.
-        inputs: an example of its inputs.
-        gradients: what takes the gradients.
-
-    Returns:
-        The function, of the graph's inputs, that returns the other outputs. To be called without gradients.
+    Its last outputs are the gradients of the parameters; the function returns the others. Parameters that are
+    views into one flat tensor enter as that tensor, and their gradients leave as one. Draws come from torch's
+    own random state, as without compilation.
 
     Raises:
         NotCompilableError: where inductor fails, for want of a C++ compiler for instance.

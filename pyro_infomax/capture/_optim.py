@@ -120,19 +120,12 @@ _IMPLEMENTATION: Final = frozenset(
 @final
 @dataclass(frozen=True)
 class ParameterState:
-    """The state of one parameter, to and from the form of :meth:`pyro.optim.PyroOptim.get_state`.
+    """The state of one parameter, to and from the form of :meth:`pyro.optim.PyroOptim.get_state`."""
 
-    Args:
-        state: moments and step count by torch's names.
-        options: hyperparameters by torch's names, the present learning rate among them.
-        scheduler: the state of the learning-rate scheduler; None without one.
-        place: number of the group and position therein; None where it does not matter.
-    """
-
-    state: State
-    options: State
+    state: State  # moments and step count by torch's names
+    options: State  # hyperparameters by torch's names, the present learning rate among them
     scheduler: State | None = None
-    place: tuple[int, int] | None = None
+    place: tuple[int, int] | None = None  # number of the group and position therein
 
     @property
     def elementwise(self) -> dict[str, Tensor]:
@@ -229,17 +222,11 @@ def kernel_step(
     gradients: list[Tensor],
     split: Callable[[Tensor], list[Tensor]] = lambda tensor: [tensor],
 ) -> None:
-    """One step of an Adam or AdamW over one tensor, for which :func:`has_fused_kernel` holds.
+    """One step of an Adam or AdamW over one tensor, by the gradients of its parts, without ``Adam.step``.
 
     ``torch.optim.Adam.step`` spends more time on hooks, on collecting its arguments and on sorting tensors by
     device than a small model does in the kernel. Options, moments and step count stay the optimiser's own and
     are read at each step, so that schedulers and ``load_state_dict`` work as ever.
-
-    Args:
-        optimizer: one for which :func:`kernel_is_ready` holds.
-        flat: the tensor.
-        gradients: of its parts, contiguous.
-        split: a tensor like it into these parts.
     """
     group, state = optimizer.param_groups[0], optimizer.state[flat]
     state["step"].add_(1)
@@ -322,28 +309,12 @@ class ParameterGroup:
     as they are: for optimisers that see more than single elements, sparse gradients, complex parameters, and
     parameters that share memory with one another or with other processes.
 
-    Args:
-        parameters: leaf tensors of one dtype and device.
-        flatten: whether they become views into one buffer.
-        make_optimizer: the torch optimiser of a list of tensors.
-        make_scheduler: the scheduler of a torch optimiser; None for none.
-        states: the state that each parameter brings along; none to begin anew.
-
     Attributes:
         parameters: the leaf tensors, in buffer order.
         slices: where each parameter's elements lie in a flat gradient.
         flat: the buffer that the parameters are views into; None where they are kept as they are.
         optimizer: the torch optimiser.
         scheduler: its scheduler or None.
-
-    Example:
-        >>> a, b = torch.zeros(2, requires_grad=True), torch.ones((), requires_grad=True)
-        >>> sgd = partial(torch.optim.SGD, lr=1.0)
-        >>> group = ParameterGroup([a, b], flatten=True, make_optimizer=sgd)
-        >>> group.accept(torch.tensor([1.0, 2.0, 3.0]))
-        >>> group.step()
-        >>> a.tolist(), b.item(), group.flat.tolist()
-        ([-1.0, -2.0], -2.0, [-1.0, -2.0, -2.0])
     """
 
     def __init__(

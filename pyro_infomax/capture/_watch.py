@@ -52,23 +52,12 @@ class NotCompilableError(Exception):
 class Call:
     """The arguments of a step, taken apart into tensors and the rest.
 
-    Args:
-        args: positional arguments.
-        kwargs: keyword arguments.
-
     Attributes:
         tensors: the tensors in them, also those in containers.
         layout: all else, hashable: shapes, dtypes, containers and plain values.
 
     Raises:
         NotCapturableError: where something is neither a tensor nor a plain value.
-
-    Example:
-        >>> call = Call((torch.zeros(2), 3), {"weights": [torch.ones(1)]})
-        >>> [tensor.tolist() for tensor in call.tensors]
-        [[0.0, 0.0], [1.0]]
-        >>> call.rebuilt([torch.ones(2), torch.zeros(1)])
-        ((tensor([1., 1.]), 3), {'weights': [tensor([0.])]})
     """
 
     def __init__(self, args: Args, kwargs: Kwargs) -> None:
@@ -107,9 +96,6 @@ def surroundings() -> Hashable:
     """What else decides on the operations of a step, from around it.
 
     Pyro handlers around the step may say what they do by a hashable ``capture_key``.
-
-    Raises:
-        NotCapturableError: for a handler that says nothing.
     """
     handlers = tuple(map(_key_of_handler, _PYRO_STACK)) if _PYRO_STACK else ()
     return (
@@ -138,18 +124,7 @@ GLOBAL_GENERATORS: Final = ((random, "Python's random"), (np.random, "NumPy's ra
 
 @final
 class ForeignDraws:
-    """The state of a generator, to be put back.
-
-    Args:
-        generator: the module ``random`` or ``numpy.random``, or a generator object of Python, NumPy or torch.
-        name: what to call it.
-
-    Example:
-        >>> draws = ForeignDraws(random, "random")
-        >>> _ = random.random()
-        >>> draws.put_back(), draws.put_back()
-        (True, False)
-    """
+    """The state of a generator of Python, NumPy or torch, to be put back."""
 
     def __init__(self, generator: Any, name: str) -> None:
         self.name = name
@@ -188,15 +163,7 @@ def _same_state(state: object, other: object) -> bool:
 
 @final
 class WritesUndone(TorchDispatchMode):
-    """Puts back, at its end, what tensors held before operations of its block wrote to them.
-
-    Example:
-        >>> average = torch.zeros(2)
-        >>> with WritesUndone():
-        ...     _ = average.add_(1)
-        >>> average
-        tensor([0., 0.])
-    """
+    """Puts back, at its end, what tensors held before operations of its block wrote to them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,12 +205,7 @@ _LIBRARIES: Final = sys.stdlib_module_names | {
 
 
 def is_library(thing: FunctionType | ModuleType | type) -> bool:
-    """Whether a function, a module or a class is of torch, Pyro, NumPy and their like.
-
-    Example:
-        >>> is_library(Path), is_library(type("Model", (), {"__module__": "mine"}))
-        (True, False)
-    """
+    """Whether a function, a module or a class is of torch, Pyro, NumPy and their like."""
     if isinstance(thing, FunctionType):
         # A wrapper bears the module name of what it wraps
         return _names_library(thing.__globals__)
@@ -299,17 +261,7 @@ _MAKERS: Final = frozenset({torch.tensor, torch.as_tensor, torch.asarray, Tensor
 def value_reads_refused() -> Iterator[None]:
     """Has its block fail where the value of a tensor becomes one of Python's.
 
-    Raises:
-        NotCapturableError: which says where. It is raised at the end of the block too, should a program have
-            caught it.
-
-    Example:
-        >>> with value_reads_refused():
-        ...     x = torch.ones(2) + 1
-        >>> with value_reads_refused():
-        ...     float(x.sum())
-        Traceback (most recent call last):
-        pyro_infomax.capture._watch.NotCapturableError: the programs read the value of a tensor ...
+    It fails at the end of the block too, should a program have caught the error.
     """
     refused: list[NotCapturableError] = []
     with _PythonReads(refused), _OperationsThatRead(refused):
@@ -404,22 +356,12 @@ class Reach:
     It looks into functions, modules, handlers, objects of the user's own classes and small containers, not
     into libraries.
 
-    Args:
-        roots: functions, modules and objects.
-
     Attributes:
         entries: the values in dicts, lists and namespaces.
         cells: the values in closures, whose containers are cells.
         containers: dicts and lists all of whose entries are among these, by name.
         namespaces: the attributes of objects, by the object's name.
         generators: random generators other than the global ones, by name.
-
-    Example:
-        >>> def program(state):
-        ...     return lambda: state["beta"]
-        >>> state = {"beta": 0.5}
-        >>> [entry.name for entry in Reach([program(state)]).entries]
-        ["state['beta']"]
     """
 
     def __init__(self, roots: Iterable[object]) -> None:
@@ -549,18 +491,6 @@ class PythonState:
     """The values of Python that programs can reach, as they are when it is made.
 
     Numbers and strings count by their value, everything else, tensors among it, by its identity.
-
-    Args:
-        *roots: functions, modules and objects, see :class:`Reach`.
-
-    Example:
-        >>> def program(state):
-        ...     return lambda: state["beta"]
-        >>> state = {"beta": 0.5}
-        >>> python = PythonState(program(state))
-        >>> state["beta"] = 1.0
-        >>> python.changed()
-        "state['beta']"
     """
 
     def __init__(self, *roots: object) -> None:
@@ -596,11 +526,8 @@ class PythonState:
     def restored(self) -> Iterator[None]:
         """Puts everything back that its block changes, Python's and NumPy's random states too.
 
-        From then on it passes over what the block has put other objects in place of.
-
-        Raises:
-            NotCapturableError: where the block has changed numbers, strings or the size of a container, or
-                drawn from one of the two random states.
+        From then on it passes over what the block has put other objects in place of. It refuses programs that
+        change numbers, strings or the size of a container, or draw from one of the two random states.
         """
         copies = [(container, container.copy(), name) for container, name in self._containers]
         draws = [ForeignDraws(*each) for each in [*GLOBAL_GENERATORS, *self._generators]]

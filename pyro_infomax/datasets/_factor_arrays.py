@@ -90,7 +90,9 @@ class FactorArrays(FactorDataset):
             names, sizes, where=where, correlated=correlated, cells=present, log_weights=weights
         )
         super().__init__(names, distribution)
-        self._white = _white(self._images) if white is None else _checked_white(white)
+        if white is not None and not white > 0:
+            raise ValueError(f"Expected white > 0 but got {white!r}.")
+        self._white = _white(self._images) if white is None else white
 
     @property
     def factor_values(self) -> dict[str, tuple[float, ...]]:
@@ -179,12 +181,6 @@ def _checked_grid(sizes: tuple[int, ...]) -> tuple[int, ...]:
             "combinations are too many to be numbered: round continuous factors first."
         )
     return sizes
-
-
-def _checked_white(white: float) -> float:
-    if not white > 0:
-        raise ValueError(f"Expected white > 0 but got {white!r}.")
-    return white
 
 
 def _white(images: Rows) -> float:

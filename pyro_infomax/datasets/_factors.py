@@ -21,20 +21,7 @@ from pyro_infomax._types import Array, Floats, Integers
 
 
 def to_factors(factors: npt.ArrayLike, *, names: Sequence[str], sizes: Sequence[int]) -> Integers:
-    """Factors (n, K) as int64, each checked to lie on its grid.
-
-    Args:
-        factors: array or tensor of integers, (n, K).
-        names: of the K factors.
-        sizes: of the K factors.
-
-    Raises:
-        ValueError: for another shape, other numbers than integers, or a value off the grid.
-
-    Example:
-        >>> to_factors([[0, 5]], names=("shape", "scale"), sizes=(3, 6))
-        array([[0, 5]])
-    """
+    """Factors (n, K), an array or tensor of integers, as int64; each is checked to lie on its grid."""
     array = factors.detach().cpu().numpy() if isinstance(factors, Tensor) else np.asarray(factors)
     if array.ndim != 2 or array.shape[1] != len(sizes):
         raise ValueError(
@@ -68,11 +55,7 @@ _SMALLEST_SIGMA: Final = 1e-6  # far below the step of any factor: values that d
 
 
 class FactorDistribution(abc.ABC):
-    """The distribution :math:`p(v)` of K factors on a grid; its length is the number of its combinations.
-
-    Args:
-        sizes: number of values of each factor.
-    """
+    """The distribution :math:`p(v)` of K factors on a grid; its length is the number of its combinations."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes = tuple(int(size) for size in sizes)
@@ -126,13 +109,7 @@ class FullGrid(FactorDistribution):
 
 @final
 class FactorTable(FactorDistribution):
-    """Some combinations of the grid, each with its weight.
-
-    Args:
-        sizes: number of values of each factor.
-        cells: the combinations, by their place in the grid, ascending, (C,).
-        log_weights: (C,), up to a constant; None for equal ones.
-    """
+    """Some combinations (C,) of the grid, by their place in it, ascending; each with its weight."""
 
     def __init__(self, sizes: Sequence[int], cells: Integers, log_weights: Floats | None = None) -> None:
         super().__init__(sizes)
@@ -178,22 +155,11 @@ def to_distribution(
     r"""The distribution of factors with what is left out and what goes together.
 
     A correlated pair weighs each combination by :math:`\exp(-(u - v)^2 / (2 \sigma^2))`, where u and v are
-    the two factors' values, their numbers scaled to [0, 1].
+    the two factors' values, their numbers scaled to [0, 1]. The combinations that there are at all are the
+    cells, by their place in the grid, or those of the full grid.
 
     Reference:
         Träuble et al. (2021), *On Disentangled Representations Learned from Correlated Data*.
-
-    Args:
-        names: of the K factors.
-        sizes: of the K factors.
-        where: from combinations (n, K) to whether each may come, (n,).
-        correlated: from a pair of names to its :math:`\sigma \ge 10^{-6}`; the smaller, the stronger.
-        cells: the combinations that there are at all, by their place in the grid; None for the full grid.
-        log_weights: of these cells; None for equal ones.
-
-    Raises:
-        ValueError: for unknown names, a sigma that is too small, a predicate that does not answer for each
-            combination, and where nothing is left.
     """
     if correlated is not None and not isinstance(correlated, Mapping):
         raise ValueError(
@@ -265,18 +231,8 @@ def to_random_state(seed: Seed) -> np.random.RandomState:
     """NumPy's generator of a seed, so that its global state is never touched.
 
     The legacy generator, since a stream of it is the same for every version of NumPy, and since the scores of
-    the field are defined with it.
-
-    Args:
-        seed: starts a generator; a generator is taken as it is and moves on; None draws the seed from torch's
-            global generator, so that ``torch.manual_seed`` governs it.
-
-    Raises:
-        ValueError: for anything else.
-
-    Example:
-        >>> to_random_state(0).randint(10, size=3).tolist()
-        [5, 0, 3]
+    the field are defined with it. A generator is taken as it is and moves on; None draws the seed from
+    torch's global generator, so that ``torch.manual_seed`` governs it.
     """
     if isinstance(seed, np.random.RandomState):
         return seed
@@ -286,11 +242,7 @@ def to_random_state(seed: Seed) -> np.random.RandomState:
 
 
 def checked_seed(seed: object) -> int:
-    """The seed, if it is a number that starts NumPy's generator.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """The seed, if it is a number that starts NumPy's generator."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < _NUM_SEEDS:
         raise ValueError(f"Expected seed to be an integer from 0 to 2**32 - 1 but got {seed!r}.")
     return int(seed)

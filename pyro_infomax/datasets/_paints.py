@@ -189,16 +189,7 @@ def _checked_span(low: float, high: float) -> tuple[float, float]:
 
 @final
 class Painting:
-    """Paint for the sprite and for what is behind it; as they are, images are white on black.
-
-    Args:
-        size: side of the images, in pixels.
-        sprite: where a pixel is on; None for white.
-        background: where it is off; None for black.
-
-    Raises:
-        ValueError: for anything that is no paint.
-    """
+    """Paint for the sprite and for what is behind it; by default images are white on black."""
 
     def __init__(self, *, size: int, sprite: Paint | None, background: Paint | None) -> None:
         self._size = size
@@ -225,13 +216,7 @@ class Painting:
         return {name: paint.num_values for name, paint in self._paints.items() if paint.num_values}
 
     def paint(self, images: _Pixels, factors: Integers, random_state: np.random.RandomState) -> _Pixels:
-        """Painted images, (n, \\*shape).
-
-        Args:
-            images: 0 and 1, (n, size, size).
-            factors: of the paints that are factors, (n, number of them).
-            random_state: to draw from.
-        """
+        """Painted images (n, ...) of this shape from images of 0 and 1, (n, size, size)."""
         if self._is_plain:
             return images
         columns = dict(zip(self.factor_sizes, factors.T, strict=True))

@@ -29,12 +29,7 @@ class SpriteShape(abc.ABC):
     """A plane figure, upright, with its centre of mass at the origin.
 
     Lengths are in pixels of a 64 by 64 image at scale 1, where they leave the border free and meet no pixel's
-    centre by chance.
-
-    Args:
-        name: what the factor's value is called.
-        area: of the figure.
-        radius: the largest distance of a point of it from the origin.
+    centre by chance. The radius is the largest distance of a point of it from the origin.
     """
 
     def __init__(self, name: str, *, area: float, radius: float) -> None:
@@ -115,31 +110,17 @@ _CHUNK = 512
 
 
 class Poses(NamedTuple):
-    """Sprites at the origin, up to the part of a pixel by which they are off it.
+    """Sprites at the origin, up to the part of a pixel by which they are off it; (n,) each."""
 
-    Args:
-        shape: number of the shape in a list, (n,).
-        scale: (n,).
-        orientation: radians, (n,).
-        x_offset: from the left edge of the window's middle pixel to the centre, in pixels, (n,).
-        y_offset: from its upper edge, (n,).
-    """
-
-    shape: Integers
+    shape: Integers  # its number in a list
     scale: Floats
-    orientation: Floats
-    x_offset: Floats
-    y_offset: Floats
+    orientation: Floats  # radians
+    x_offset: Floats  # from the left edge of the window's middle pixel to the centre, in pixels
+    y_offset: Floats  # from its upper edge
 
     def take(self, index: Integers) -> "Poses":
         """Some of them."""
-        return Poses(
-            self.shape[index],
-            self.scale[index],
-            self.orientation[index],
-            self.x_offset[index],
-            self.y_offset[index],
-        )
+        return Poses._make(each[index] for each in self)
 
 
 @final
@@ -147,10 +128,6 @@ class Canvas:
     """A square image of a side of ``size`` pixels, y down, and the windows in which sprites stand on it.
 
     Every length is proportional to the side. A pixel is on where its centre is in the sprite.
-
-    Args:
-        size: side of the image, in pixels.
-        shapes: what there is to draw.
     """
 
     def __init__(self, size: int, shapes: Sequence[SpriteShape]) -> None:
@@ -165,11 +142,7 @@ class Canvas:
         return 2 * self._half + 1
 
     def stand(self, position: npt.ArrayLike) -> tuple[Integers, Floats]:
-        """The first pixel of the window and the offset of the centre in it, along one axis.
-
-        Args:
-            position: in [0, 1], of any shape.
-        """
+        """The first pixel of the window and the centre's offset in it, at positions in [0, 1] of an axis."""
         centre = self._unit * (_FIRST + _SPAN * np.asarray(position, dtype=np.float64))
         # Rounded, so that positions a whole pixel apart have one and the same offset
         centre = np.round(centre, _DIGITS)
@@ -211,19 +184,12 @@ _LARGEST_STORE: Final = 2**28  # bytes
 
 
 class GridValues(NamedTuple):
-    """The values of four factors.
+    """The values of four factors."""
 
-    Args:
-        scale: in (0, 1].
-        orientation: in radians.
-        x: in [0, 1].
-        y: in [0, 1].
-    """
-
-    scale: Floats
-    orientation: Floats
-    x: Floats
-    y: Floats
+    scale: Floats  # in (0, 1]
+    orientation: Floats  # in radians
+    x: Floats  # in [0, 1]
+    y: Floats  # in [0, 1]
 
 
 @final
@@ -233,11 +199,6 @@ class Stencils:
     A window depends on shape, scale and orientation, and on the part of a pixel by which the position is off;
     where positions are whole pixels apart that is one for all. Windows are drawn when they are first asked
     for. Where all of them would take more than 256 MB they are drawn each time.
-
-    Args:
-        canvas: draws.
-        num_shapes: number of shapes on it.
-        values: of the other factors.
     """
 
     def __init__(self, canvas: Canvas, *, num_shapes: int, values: GridValues) -> None:
@@ -274,17 +235,9 @@ class Stencils:
         return self._kept[cells]
 
     def _draw(self, cells: Integers) -> npt.NDArray[np.uint8]:
-        shape, scale, orientation, x, y = np.unravel_index(cells, self._sizes)
-        axes = self._poses
-        return self._canvas.draw(
-            Poses(
-                axes.shape[shape],
-                axes.scale[scale],
-                axes.orientation[orientation],
-                axes.x_offset[x],
-                axes.y_offset[y],
-            )
-        )
+        places = np.unravel_index(cells, self._sizes)
+        poses = Poses._make(axis[at] for axis, at in zip(self._poses, places, strict=True))
+        return self._canvas.draw(poses)
 
 
 # ---- The data.

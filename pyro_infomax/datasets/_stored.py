@@ -36,12 +36,7 @@ class Rows(Protocol):
 
 @final
 class Hdf5Rows:
-    """A dataset of an HDF5 file, opened when it is first read, in each process anew.
-
-    Args:
-        path: of the file.
-        name: of the dataset.
-    """
+    """A dataset of an HDF5 file, opened when it is first read, in each process anew."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path.absolute()
@@ -72,14 +67,7 @@ class Hdf5Rows:
 
 @final
 class MappedRows:
-    """An uncompressed array in a file, mapped into memory, and mapped anew where it is sent to.
-
-    Args:
-        path: of the file.
-        shape: of the array, in C order.
-        dtype: of the array.
-        offset: where it begins in the file, in bytes.
-    """
+    """An uncompressed array in a file, mapped into memory, and mapped anew where it is sent to."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic], offset: int) -> None:
         self.shape, self.dtype = shape, dtype
@@ -95,12 +83,7 @@ class MappedRows:
 
 @final
 class PackedRows:
-    """A compressed array of an npz file, unpacked into memory when it is first read.
-
-    Args:
-        path: of the file.
-        name: of the array.
-    """
+    """A compressed array of an npz file, unpacked into memory when it is first read."""
 
     def __init__(self, path: Path, name: str) -> None:
         self._path = path.absolute()
@@ -121,14 +104,7 @@ class PackedRows:
 
 @contextmanager
 def undamaged(path: Path) -> Iterator[None]:
-    """Says in one sentence that an npz file is damaged, in whichever way that shows as it is read.
-
-    Args:
-        path: of the npz file.
-
-    Raises:
-        ValueError: if it is damaged.
-    """
+    """Says in one sentence that an npz file is damaged, in whichever way that shows as it is read."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, TokenError) as error:
@@ -140,15 +116,7 @@ def undamaged(path: Path) -> Iterator[None]:
 def npz_rows(path: Path, name: str, *, unpack_to: Path | None = None) -> Rows:
     """An array of an npz file: mapped where it is stored as it is, and unpacked where it is compressed.
 
-    Args:
-        path: of the npz file.
-        name: of the array.
-        unpack_to: an npy file to unpack a compressed array to, once, and to map; None unpacks into memory.
-
-    Raises:
-        FileNotFoundError: if there is no folder to unpack to.
-        ValueError: if the file is damaged, the array is not of numbers in C order, or ``unpack_to`` is there
-            already and holds something else.
+    It is unpacked into memory, or once to an npy file that is mapped then.
     """
     with undamaged(path):
         if unpack_to is not None:
@@ -221,12 +189,7 @@ _CHANNELS = (1, 3, 4)
 
 
 def channels_last(shape: Sequence[int]) -> bool:
-    """Whether images of this shape, the data first, have their channels last and not first.
-
-    Example:
-        >>> channels_last((5, 64, 64, 3)), channels_last((5, 3, 64, 64)), channels_last((5, 64, 64))
-        (True, False, False)
-    """
+    """Whether images of this shape, the data first, have their channels last and not first."""
     return len(shape) == 4 and shape[-1] in _CHANNELS and shape[1] not in _CHANNELS
 
 

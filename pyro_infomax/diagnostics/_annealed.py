@@ -40,19 +40,7 @@ from pyro_infomax.programs import LocalProgram, SiteLayout
 
 @final
 class UnconstrainedSpace:
-    """The continuous local latent sites of a model, mapped one to one onto vectors of real numbers.
-
-    Args:
-        layouts: of the sites in the order wanted.
-        transforms: of the same sites, from real numbers onto each support.
-
-    Example:
-        >>> layout = SiteLayout("r", -1, (), (), depth=1, rank=1, dtype=torch.float32)
-        >>> space = UnconstrainedSpace({"r": layout}, {"r": biject_to(constraints.positive)})
-        >>> sites, log_jacobian = space.constrain(torch.tensor([[0.0], [1.0]]))
-        >>> sites["r"], log_jacobian
-        (tensor([1.0000, 2.7183]), tensor([0., 1.]))
-    """
+    """The continuous local latent sites of a model, mapped one to one onto vectors of real numbers."""
 
     def __init__(self, layouts: Mapping[str, SiteLayout], transforms: Mapping[str, Transform]) -> None:
         self.layouts = dict(layouts)
@@ -64,17 +52,9 @@ class UnconstrainedSpace:
 
     @classmethod
     def of(cls, program: LocalProgram, data: Tensors, layouts: Mapping[str, SiteLayout]) -> Self:
-        """The space of a model's latent sites.
+        """The space of a model's latent sites, in the order of the layouts.
 
-        Args:
-            program: the model read datum by datum.
-            data: of the model.
-            layouts: its sites in the order wanted.
-
-        Raises:
-            ValueError: if there are no sites.
-            NotImplementedError: if a site is discrete or a point mass, or its support is not the same for all
-                data or cannot be mapped.
+        Discrete sites and point masses have none, nor supports that are not the same for all data.
         """
         if not layouts:
             raise ValueError(
@@ -181,16 +161,6 @@ class AnnealedJoint:
 
     Both ends carry the Jacobian of the constraints. Calling it scores states, with one run of the model for
     values and gradients of all of them together.
-
-    Args:
-        joint: of the model.
-        data: of the model.
-        pair: the model with a guide to start from, None to start from the prior.
-        batch_size: the most rows, chains times data, that the model is run on at once where it follows the
-            length of its arguments.
-
-    Raises:
-        NotImplementedError: if a latent site is discrete or cannot be mapped onto real numbers.
     """
 
     def __init__(self, joint: GenerativeJoint, data: Tensors, *, pair: Pair | None, batch_size: int) -> None:
@@ -542,9 +512,6 @@ def annealed_importance_sampling(
         seed: isolates the draws from torch's global state.
         data_plate: the name of the data plate, where it is not the only candidate.
 
-    Returns:
-        The bounds.
-
     Raises:
         ValueError: for simulated data of another model or of other parameters, fewer than two chains, a
             schedule that does not rise from 0 to 1, data with nan, a model without latents, no data plate or
@@ -569,10 +536,14 @@ def annealed_importance_sampling(
     arguments = data.data if isinstance(data, Simulated) else as_data(data)
     with evaluation_mode(model, *([] if guide is None else [guide])), torch.no_grad(), seeded_draws(seed):
         weights = ImportanceWeights(num_chains, len(arguments[0]))
-        path = _path(model, arguments, guide, data_plate=data_plate, batch_size=batch_size)
+        pair = None
+        if guide is not None:
+            pair = Pair(model, guide, arguments, data_plate=data_plate, batch_size=batch_size)
+        joint = GenerativeJoint(model, data_plate=data_plate) if pair is None else pair.generative
+        path = AnnealedJoint(joint, arguments, pair=pair, batch_size=batch_size)
         exact = None
         if isinstance(data, Simulated):
-            data.check_origin(model, path.joint)
+            data.check_origin(model, joint)
             exact = path.flat(data.latents)  # (data, latent)
         # Step sizes come from chains of their own: tuned on the weighed ones they would break the bounds
         annealing = Annealing.tuned(
@@ -592,22 +563,6 @@ def annealed_importance_sampling(
         num_chains=num_chains,
         _upper_per_datum=upper,
     )
-
-
-def _path(
-    model: Program,
-    data: Tensors,
-    guide: Program | None,
-    *,
-    data_plate: str | None,
-    batch_size: int,
-) -> AnnealedJoint:
-    if guide is None:
-        return AnnealedJoint(
-            GenerativeJoint(model, data_plate=data_plate), data, pair=None, batch_size=batch_size
-        )
-    pair = Pair(model, guide, data, data_plate=data_plate, batch_size=batch_size)
-    return AnnealedJoint(pair.generative, data, pair=pair, batch_size=batch_size)
 
 
 def _upper(annealing: Annealing, exact: torch.Tensor, num_chains: int) -> torch.Tensor:

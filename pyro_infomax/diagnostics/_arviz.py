@@ -8,7 +8,6 @@ from typing import Any, Final, final
 
 import numpy as np
 import pandas as pd
-import pyro
 import torch
 import xarray as xr
 
@@ -16,7 +15,7 @@ from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, Tensors, rows_of
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Array, Program
-from pyro_infomax._version import __version__
+from pyro_infomax._version import creation_attributes
 from pyro_infomax.diagnostics._decompose import Decomposition, account_of
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.information import Estimate
@@ -64,21 +63,7 @@ _DATUM = "datum"
 
 @final
 class Labels:
-    """Makes labelled datasets of tensors.
-
-    Args:
-        data_size: the number of data, which every array of data may hold the first few of.
-        coords: names of dimensions to their labels; a dimension without any is numbered.
-        dims: names of arrays to the names of their event dimensions, by default ``z_dim_0`` and so on.
-
-    Raises:
-        ValueError: for labels of the data whose number is not that of the data.
-
-    Example:
-        >>> labels = Labels(2, coords={"axis": ["u", "v"]}, dims={"z": ["axis"]})
-        >>> labels.dataset({"z": torch.zeros(2, 2)}, ["datum"])["z"].sel(axis="v").dims
-        ('datum',)
-    """
+    """Makes labelled datasets of tensors; event dimensions are called ``z_dim_0`` and so on by default."""
 
     def __init__(
         self,
@@ -94,11 +79,7 @@ class Labels:
             _check_number(_DATUM, len(coords[_DATUM]), data_size)
 
     def dataset(self, arrays: Mapping[str, torch.Tensor], lead: Sequence[str]) -> xr.Dataset:
-        """Arrays (*lead, *event) as one labelled dataset.
-
-        Raises:
-            ValueError: if the number of names or of labels does not fit an array.
-        """
+        """Arrays (*lead, *event) as one labelled dataset."""
         return xr.Dataset({name: self._array(name, each, lead) for name, each in arrays.items()})
 
     def check_used(self) -> None:
@@ -162,18 +143,14 @@ def to_arviz(
     with local latents ``arviz.loo`` would be wrong, since leaving a datum out leaves its latent the prior.
 
     Args:
-        model: a Pyro program with a plate around its observed sites.
-        guide: a Pyro program over the same local latent sites.
-        data: a tensor or a tuple of tensors, whose first axis is the data.
         num_samples: draws per datum.
         history: of the training (:class:`~pyro_infomax.training.History`, or a DataFrame with a row an
             epoch).
         coords: names of dimensions to their labels; ``datum`` is the data's.
         dims: site names to the names of their event dimensions.
-        seed: isolates the draws from torch's global state.
-        data_plate: the name of the data plate, where it is not the only candidate.
         predictive_data: the number of data, from the first on, with posterior predictive draws; None for all.
         decomposition: an account made before; None to make one.
+        model, guide, data, seed, data_plate: as for :func:`decompose`.
 
     Returns:
         ``InferenceData`` before ArviZ 1, ``DataTree`` from 1 on. Dimensions are (chain, draw, datum, event…).
@@ -202,7 +179,7 @@ def to_arviz(
     if history is not None:
         groups["svi"] = _svi(history)
     labels.check_used()
-    return to_native({name: group.assign_attrs(_attributes()) for name, group in groups.items()})
+    return to_native({name: group.assign_attrs(creation_attributes()) for name, group in groups.items()})
 
 
 _DRAWS = ("chain", "draw")
@@ -303,13 +280,9 @@ def _information(account: Decomposition) -> xr.Dataset:
         held_out, missing = _arrays(account.holdout)
         arrays |= {f"holdout_{name}": each for name, each in held_out.items()}
         reasons |= {f"holdout_{name}": each for name, each in missing.items()}
-    used = {along: names for along, names in map(account.axis, arrays) if _runs_along(arrays, along)}
-    coords = {along: list(names) for along, names in used.items()}
+    used = {str(dim) for each in arrays.values() for dim in each.dims}
+    coords = {along: list(names) for along, names in map(account.axis, arrays) if along in used}
     return xr.Dataset(arrays, coords={"latent": list(account.latent_names)} | coords, attrs=reasons)
-
-
-def _runs_along(arrays: Mapping[str, xr.DataArray], dim: str) -> bool:
-    return any(dim in each.dims for each in arrays.values())
 
 
 def _arrays(account: Decomposition) -> tuple[dict[str, xr.DataArray], dict[str, str]]:
@@ -342,12 +315,3 @@ def _svi(history: History | pd.DataFrame) -> xr.Dataset:
     if "step" not in numbers:
         numbers = numbers.assign(step=np.arange(1, len(numbers) + 1))
     return xr.Dataset.from_dataframe(numbers.set_index("step"))
-
-
-def _attributes() -> dict[str, str]:
-    return {
-        "inference_library": "pyro",
-        "inference_library_version": pyro.__version__,
-        "creation_library": "pyro_infomax",
-        "creation_library_version": __version__,
-    }

@@ -92,7 +92,8 @@ class Convergence:
         yield "nats per datum ± standard error for the data at hand"
         yield f"{'N':>8}{'ln N':>9}" + "".join(f"{_HEADINGS[name]:>19}" for name in found)
         for row, size in enumerate(self.sizes):
-            cells = (f"{_with_error(estimate[row]):>19}" for estimate in found.values())
+            here = [estimate[row] for estimate in found.values()]
+            cells = [f"{float(each):z.4f} ± {float(each.standard_error):.4f}".rjust(19) for each in here]
             flag = "  saturated" if self.saturated[row] else ""
             yield f"{size:>8}{self.ceiling[row]:>9.4f}{''.join(cells)}{flag}"
 
@@ -114,10 +115,6 @@ _HEADINGS: Final = {
     "marginal_kl": "marginal KL",
     "total_correlation": "total correlation",
 }
-
-
-def _with_error(estimate: Estimate) -> str:
-    return f"{float(estimate):z.4f} ± {float(estimate.standard_error):.4f}"
 
 
 def convergence(
@@ -142,15 +139,11 @@ def convergence(
     lower bound, for the bound ln N.
 
     Args:
-        model: a Pyro program with a plate around its observed sites.
         guide: a Pyro program over the same local latent sites; it encodes the data once.
-        data: a tensor or a tuple of tensors, whose first axis is the data: the arguments of both.
         sizes: numbers of data, from 2 to all of them; None for all and halves of halves, down to some 64.
         num_samples: draws of z per datum.
-        batch_size: the most data that a program is run on at once, where it follows the length of its
-            arguments.
         seed: isolates the draws and the choice of the subsets from torch's global state.
-        data_plate: the name of the data plate, where it is not the only candidate.
+        model, data, batch_size, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`.
 
     Returns:
         The curves, in nats per datum.

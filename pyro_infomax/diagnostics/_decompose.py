@@ -303,10 +303,7 @@ def _seed_of_all(seed: int | None, ranks: Ranks) -> int | None:
 def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None) -> Decomposition:
     """Accounts for the nats of a pair as it is, with draws from torch's global state; see :func:`decompose`.
 
-    Args:
-        pair: the two joints on their data.
-        num_samples: draws of z per datum for the terms of q(z).
-        training: the pair of the training data, where these are held out.
+    Where its data are held out, ``training`` is the pair of the training data.
     """
     # What cannot be had of these programs becomes None, and the reason is kept
     attempt = Attempt()
@@ -496,35 +493,14 @@ _SAME_SCORE: Final = (
 
 @torch.no_grad()
 def data_entropy(pair: Pair) -> Estimate:
-    r"""The entropy of the data of a pair, where its decoder gap is known from it.
+    r"""The entropy of the data of a pair in nats, where its decoder gap is known from it.
 
     .. math:: H[X] = -\sum_x p_D(x) \ln p_D(x), \qquad D = H[X] - I_q[X; Z] + G
 
     over the distinct values x of the observed sites: ln N if no datum comes twice. The second equation
     needs :math:`p(x \mid z)` to be a pmf of these values and of nothing else, and z to depend on the datum
-    by x alone.
-
-    Args:
-        pair: the two joints on their data.
-
-    Returns:
-        The entropy in nats, without an error; of a population it says nothing.
-
-    Raises:
-        NotImplementedError: for densities, factors, masks and further arguments, and where equal data have
-            different posteriors.
-
-    Example:
-        >>> import pyro
-        >>> def model(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        ...         pyro.sample("x", dist.Bernoulli(logits=z), obs=x)
-        >>> def guide(x):
-        ...     with pyro.plate("data", len(x)):
-        ...         pyro.sample("z", dist.Normal(x - 0.5, 1.0))
-        >>> print(data_entropy(Pair(model, guide, torch.tensor([0.0, 1.0, 1.0, 0.0]))))  # ln 2
-        0.693 (exact)
+    by x alone. So there is none for densities, factors, masks and further arguments, nor where equal data
+    have different posteriors.
     """
     with isolated_random_state():
         first = _first_equals(pair)
@@ -642,20 +618,7 @@ NO_MARGINALS: Final = "single latent dimensions of the guide or the prior have n
 
 @final
 class Attempt:
-    """Evaluates quantities, and keeps the reasons why some of them are None.
-
-    Attributes:
-        reasons: the names of what was not to be had, and why.
-
-    Example:
-        >>> attempt = Attempt()
-        >>> def missing():
-        ...     raise NotImplementedError("no closed form")
-        >>> attempt(lambda: 1.0, "rate"), attempt(missing, "marginals", "total correlation")
-        (1.0, None)
-        >>> attempt.reasons
-        {'marginals': 'no closed form', 'total correlation': 'no closed form'}
-    """
+    """Evaluates quantities, and keeps the reasons why some of them are None."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
@@ -665,10 +628,7 @@ class Attempt:
     ) -> _Quantity | None:
         """The quantity, None where it raises NotImplementedError or its first name is known to be missing.
 
-        Args:
-            quantity: evaluates it.
-            names: what is missing where it is not to be had.
-            reason: in place of the error's own; a function is called only where one is needed.
+        A ``reason`` takes the place of the error's own; a function is called only where one is needed.
         """
         if names[0] in self.reasons:
             return None
@@ -700,9 +660,7 @@ _UNIT: Final = "nats per datum"
 def frame_of(estimates: Estimates, facts: Mapping[str, tuple[float, str]]) -> pd.DataFrame:
     """A row a quantity, in nats per datum: value, its two standard errors, bound and target.
 
-    Args:
-        estimates: names to scalar estimates.
-        facts: names to values that have no error, and what they are.
+    Facts are values that have no error, and what they are.
     """
     rows: dict[str, dict[str, object]] = {name: _row(estimate) for name, estimate in estimates.items()}
     rows |= {name: {"value": value, "target": meaning} for name, (value, meaning) in facts.items()}
@@ -716,11 +674,7 @@ def side_by_side(training: pd.DataFrame, holdout: pd.DataFrame) -> pd.DataFrame:
 
 
 def lines_of(accounts: Mapping[str, Estimates]) -> Iterator[str]:
-    """A line a quantity, the accounts beside each other under their headings.
-
-    Args:
-        accounts: a heading to the estimates below it. That of a lone account is left out.
-    """
+    """A line a quantity, the accounts beside each other; a lone one goes without its heading."""
     names = list(dict.fromkeys(name for estimates in accounts.values() for name in estimates))
     width = max(map(len, [_UNIT, *names]))
     if len(accounts) > 1:

@@ -26,28 +26,15 @@ _LOWEST: Final = math.log(torch.finfo(torch.float64).tiny)
 
 
 def pareto_k(weights: ImportanceWeights) -> torch.Tensor:
-    r"""Pareto's :math:`\hat k` of the weights of each datum.
+    r"""Pareto's :math:`\hat k` of the weights of each datum, (data,), float64.
 
     The largest :math:`\min(S / 5, 3 \sqrt S)` weights of a datum are fitted by a generalised Pareto
     distribution. Weights with :math:`k < 1/2` have a variance; above 0.7 their mean, and the bound with it,
-    needs more samples than anyone draws.
+    needs more samples than anyone draws. It is minus infinity where the largest weights are all the same, as
+    those of a perfect proposal are; nan below 21 samples, which are too few for a fit; infinity where fewer
+    than five weights of the tail are above zero and above the rest.
 
     Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
-
-    Args:
-        weights: of S samples.
-
-    Returns:
-        (data,), float64. Minus infinity where the largest weights are all the same, as those of a perfect
-        proposal are; nan below 21 samples, which are too few for a fit; infinity where fewer than five
-        weights of the tail are above zero and above the rest.
-
-    Example:
-        >>> weights = ImportanceWeights(1000, 2)
-        >>> exponential = -torch.linspace(0.001, 0.999, 1000, dtype=torch.float64).log()
-        >>> weights.add(torch.stack([exponential, 0 * exponential], 1))  # w = 1 / u has k = 1
-        >>> pareto_k(weights).round(decimals=1)
-        tensor([0.9000,   -inf], dtype=torch.float64)
     """
     length = tail_length(weights.num_samples)
     if length < _FEWEST_IN_TAIL:
@@ -152,17 +139,10 @@ def importance_weighted_evidence(
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
 
     Args:
-        model: a Pyro program with a plate around its observed sites.
-        guide: a Pyro program over the same local latent sites.
-        data: a tensor or a tuple of tensors, whose first axis is the data: the arguments of both.
         num_samples: S, draws of z for each datum, at least 2.
         batch_size: the most rows, draws times data, that a program is run on at once, where it follows the
             length of its arguments.
-        seed: isolates the draws from torch's global state.
-        data_plate: the name of the data plate, where it is not the only candidate.
-
-    Returns:
-        The bound and its diagnostics.
+        model, guide, data, seed, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`.
 
     Raises:
         ValueError: for fewer than two samples, data with nan, a guide that lacks a site of the model, no data

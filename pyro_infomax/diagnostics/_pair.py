@@ -35,16 +35,8 @@ from pyro_infomax.programs import SiteLayout
 class SitePrior:
     """p(z) as :mod:`pyro_infomax.information` takes priors, its marginals included where they are known.
 
-    Pyro expands a distribution over the plate around it; the prior is what it is for any one datum.
-
-    Args:
-        fn: the distribution of the site for one datum, batch shape (1,), event shape (latent,).
-
-    Example:
-        >>> from torch.distributions import Independent, Laplace
-        >>> prior = SitePrior(Independent(Laplace(torch.zeros(1, 2), 1.0), 1))
-        >>> prior.batch_shape, prior.log_prob(torch.zeros(5, 2)).shape
-        (torch.Size([]), torch.Size([5]))
+    Pyro expands a distribution over the plate around it; the prior is what it is for any one datum, of batch
+    shape (1,).
     """
 
     def __init__(self, fn: Distribution) -> None:
@@ -57,11 +49,7 @@ class SitePrior:
         return self.fn.log_prob(self._beside_batch(z)).squeeze(-1)
 
     def log_prob_marginals(self, z: torch.Tensor) -> torch.Tensor:
-        """log p(z_j), (..., latent), of z (..., latent).
-
-        Raises:
-            NotImplementedError: where the marginals of the family are not known.
-        """
+        """log p(z_j), (..., latent), of z (..., latent), where the marginals of the family are known."""
         return marginals_of(self.fn).log_prob(self._beside_batch(z)).squeeze(-2)
 
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
@@ -279,11 +267,7 @@ class Pair:
         return Prefixes(self.posterior, self.site_sizes).log_prob(z)
 
     def _terms(self, z: torch.Tensor) -> list[torch.Tensor]:
-        """The scores of latent and of observed sites, (samples, data, sites) each.
-
-        Args:
-            z: (samples, data, latent).
-        """
+        """The scores of latent and of observed sites, (samples, data, sites) each."""
         data = self.data if len(z) == 1 else cycled(self.data, z.shape[:2].numel())
         scores = self.generative.site_terms(data, self.space.unflatten(z.flatten(0, 1)))
         return [_columns(scores, names, z) for names in (self.site_names, self.observed_names)]
@@ -400,24 +384,7 @@ def _check_no_nan(data: Tensors) -> None:
 
 
 def held_out_pair(training: Pair, build: Callable[[Data], Pair], holdout: Data) -> Pair:
-    """The pair of held-out data.
-
-    Args:
-        training: the pair of the training data.
-        build: makes the pair of any data from the same model and guide.
-        holdout: data of the same kind.
-
-    Raises:
-        ValueError: for data of another kind, for what is wrong with them by themselves, and for a guide whose
-            parameters belong to the training data.
-
-    Example:
-        >>> from pyro_infomax.oracles import LinearGaussian
-        >>> oracle = LinearGaussian.optimum([4.0, 2.0], beta=1.0, latent_dim=2, s2=0.5)
-        >>> build = lambda data: Pair(oracle.model, oracle.guide, data)
-        >>> held_out_pair(build(oracle.sample(10)), build, oracle.sample(5)).data_size
-        5
-    """
+    """The pair of held-out data, built from the same model and guide."""
     data = training.ranks.together(lambda: _data_like(training.data, holdout))
     _check_amortised(training, data)
     with _naming_the_holdout():

@@ -1,11 +1,9 @@
 """The beta-VAE score: which factor two data share, told from how their codes differ."""
 
-import warnings
 from functools import partial
 from typing import Final
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import StandardScaler
@@ -22,7 +20,7 @@ from pyro_infomax.disentanglement._interventions import (
     held_fixed,
     in_chunks,
 )
-from pyro_infomax.disentanglement._score import Calibration, Score, calibrated
+from pyro_infomax.disentanglement._score import Calibration, Score, calibrated, taught
 
 _CALIBRATION: Final = Calibration(bootstraps=100, permutations=8)
 _MOST_ITERATIONS: Final = 1000
@@ -65,10 +63,7 @@ def beta_vae_score(
         codes: (n, L), or a callable from a batch of observations to codes.
         factors: (n, K) integers, K of 2 or more, or a source such as a
             :class:`~pyro_infomax.datasets.FactorDataset`.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often it is computed anew; None for the score alone.
-        seed: of all draws and of the learner.
-        progress: whether bars may show.
+        reference, calibration, seed, progress: as for :func:`score`.
 
     Returns:
         The score; parts ``coefficients`` (L, K) of the learner, ``confusion`` (K, K), how often draws with
@@ -97,14 +92,16 @@ def _judged(interventions: Interventions, *, reference: bool, rng: np.random.Ran
     if not reference:
         scaler = StandardScaler().fit(features)
         features, test_features = scaler.transform(features), scaler.transform(test_features)
-    learner, notes = _taught(features, train, reference=reference, rng=rng)
+    learner = LogisticRegression(random_state=rng, **({} if reference else {"max_iter": _MOST_ITERATIONS}))
+    taught(learner, features, train.fixed)
     guesses = learner.predict(test_features)
     parts = {
         "coefficients": _coefficients(learner),
         "confusion": confusion_matrix(test.fixed, guesses, labels=learner.classes_),
         "train_accuracy": float(learner.score(features, train.fixed)),
     }
-    return Verdicts(test.fixed, guesses, parts, notes)
+    stopped = (learner.n_iter_ >= learner.max_iter).any()
+    return Verdicts(test.fixed, guesses, parts, (_STOPPED,) if stopped else ())
 
 
 def _features(codes: Floats, draws: FixedFactorDraws) -> Floats:
@@ -117,16 +114,6 @@ def _differences(codes: Floats, rows: Integers) -> Floats:
     differences -= codes.take(rows[:, 1], axis=0)
     means: Floats = np.abs(differences, out=differences).mean(1)
     return means
-
-
-def _taught(
-    features: Floats, draws: FixedFactorDraws, *, reference: bool, rng: np.random.RandomState
-) -> tuple[LogisticRegression, tuple[str, ...]]:
-    learner = LogisticRegression(random_state=rng, **({} if reference else {"max_iter": _MOST_ITERATIONS}))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        learner.fit(features, draws.fixed)
-    return learner, (_STOPPED,) if (learner.n_iter_ >= learner.max_iter).any() else ()
 
 
 def _coefficients(learner: LogisticRegression) -> Floats:

@@ -92,9 +92,7 @@ def chen_mig(
         reference: whether by the definition of its authors: :math:`A_{jk} = \max(I_{jk}, 0) / \ln n_k` with
             the number :math:`n_k` of values of a factor, and no correction. They leave the shape of dSprites
             out: for their number pass ``factors[:, 1:]``.
-        calibration: how often the score is computed anew; None for the score alone.
-        seed: of the draws.
-        progress: whether a bar may show.
+        calibration, seed, progress: as for :func:`score`.
 
     Returns:
         The score, with parts ``mutual_information`` :math:`H(v_k) A_{jk}`, ``uncorrected_information``
@@ -132,19 +130,12 @@ def chen_mig(
 @final
 @dataclass(frozen=True, eq=False)
 class _Posteriors:
-    """The data's posteriors, and draws of some.
+    """The data's posteriors, and draws of some."""
 
-    Args:
-        sample: whose codes are the means, (n, L).
-        scale: (n, L)
-        owner: (m,) the datum that each draw is of.
-        draws: (m, L)
-    """
-
-    sample: Sample
-    scale: Floats
-    owner: Integers
-    draws: Floats
+    sample: Sample  # whose codes are the means, (n, L)
+    scale: Floats  # (n, L)
+    owner: Integers  # (m,) the datum that each draw is of
+    draws: Floats  # (m, L)
 
     def terms(self, labels: Integers, *, progress: bool = False) -> Floats:
         """ln q(z_j | label) - ln q(z_j) for every draw and each of T labels, (m, L, T); labels (n, T)."""
@@ -175,21 +166,13 @@ def _with_draws(sample: Sample, scale: Floats, num_samples: int, rng: np.random.
 @final
 @dataclass(frozen=True, eq=False)
 class _InformationTerms:
-    """What each draw adds to the information, and to what chance would give.
-
-    Args:
-        posteriors: of which draws.
-        information: (m, L, K)
-        chance: (m, L, K), 0 where nothing is corrected.
-        shuffles: over how many shuffled factors chance was averaged.
-        counts: (m,) how often each draw is in the sample.
-    """
+    """What each draw adds to the information, and to what chance would give."""
 
     posteriors: _Posteriors
-    information: Floats
-    chance: Floats
-    shuffles: int
-    counts: Floats
+    information: Floats  # (m, L, K)
+    chance: Floats  # (m, L, K), 0 where nothing is corrected
+    shuffles: int  # of the factors, over which chance was averaged
+    counts: Floats  # (m,) how often each draw is in the sample
 
     @classmethod
     def of(
@@ -283,24 +266,7 @@ _WRAPPERS: Final = frozenset({"Independent"})
 
 
 def normal_margins(posterior: NormalPosterior) -> tuple[Floats, Floats]:
-    r"""Means and standard deviations of :math:`q(z_j \mid x_n)`.
-
-    Args:
-        posterior: (loc, scale), arrays (n, L), or a torch or Pyro distribution of batch shape (n,) and event
-            shape (L,) whose margins are Normal: an Independent Normal, or a multivariate Normal.
-
-    Returns:
-        loc and scale, (n, L) each.
-
-    Raises:
-        ValueError: for another distribution, other shapes, values that are not finite, and scales that are
-            not above 0.
-
-    Example:
-        >>> loc, scale = normal_margins((np.zeros((2, 3)), 0.5))
-        >>> scale.shape
-        (2, 3)
-    """
+    r"""Means and standard deviations (n, L) of :math:`q(z_j \mid x_n)`, in whatever form it comes."""
     if isinstance(posterior, tuple) and len(posterior) != 2:
         raise ValueError(f"Expected a pair (loc, scale) but got {len(posterior)} arrays.")
     loc, scale = posterior if isinstance(posterior, tuple) else _moments(posterior)
@@ -369,12 +335,6 @@ class NormalMixtures:
     scale are taken together, at the draws themselves or, where that takes fewer numbers, on a grid of a
     quarter of their least scale from which a quintic spline of the log-density reaches the draws: the mean
     over the draws errs by less than 1e-6.
-
-    Args:
-        loc: (n,)
-        scale: (n,), above 0.
-        draws: (m,)
-        owner: (m,) the component that each draw is of.
     """
 
     def __init__(self, loc: Floats, scale: Floats, draws: Floats, owner: Integers) -> None:
@@ -385,19 +345,7 @@ class NormalMixtures:
         self._unit = unit
 
     def log_densities(self, labels: Integers) -> Floats:
-        """Of each draw in the group of its component.
-
-        Args:
-            labels: (n, T) the group of each component, from 0 on, in T labellings.
-
-        Returns:
-            (m, T)
-
-        Example:
-            >>> mixtures = NormalMixtures(np.array([0.0, 0.0, 5.0]), np.ones(3), np.zeros(1), np.array([0]))
-            >>> mixtures.log_densities(np.array([[0, 0], [0, 0], [0, 1]])).round(2)
-            array([[-1.32, -0.92]])
-        """
+        """(m, T), of each draw in the group of its component; ``labels`` (n, T) number groups from 0."""
         sums = np.zeros((len(self._draws), labels.shape[1]))
         # Band by band of like scales, since a grid is as fine as the narrowest component on it
         for members in _bands(self._scale):
@@ -433,12 +381,7 @@ def _direct(loc: Floats, scale: Floats, draws: Floats, labels: Integers, own: In
 
 @final
 class _DensityGrid:
-    """Equally spaced nodes wherever components reach; where none does, stretches of nodes end.
-
-    Args:
-        loc: (n,) of components of like scale.
-        scale: (n,)
-    """
+    """Equally spaced nodes wherever components of like scale reach; where none does, stretches end."""
 
     def __init__(self, loc: Floats, scale: Floats) -> None:
         self._loc, self._scale = loc, scale
@@ -494,12 +437,7 @@ class _DensityGrid:
 
 @final
 class _TableSpline:
-    """Splines through tables of one length, at positions between their nodes.
-
-    Args:
-        position: (m,) in steps from the first node.
-        size: number of nodes.
-    """
+    """Splines through tables of one length, at positions (m,) in steps from their first node."""
 
     def __init__(self, position: Floats, size: int) -> None:
         self._nodes = np.arange(float(size))

@@ -1,5 +1,6 @@
 """Disentanglement, completeness and informativeness (DCI), and the boosting that learns them."""
 
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Final, Literal, NamedTuple, Self, final
 
@@ -76,14 +77,11 @@ def dci(
     Args:
         codes: (n, L), or a callable from observations to codes.
         factors: (n, K) integers with two factors or more, or a source of factors.
-        reference: whether by the definition of the field's reference implementation.
         learner: another classifier of scikit-learn's with ``feature_importances_`` or ``coef_``, which is
             cloned for every factor; one with a ``random_state`` of None is seeded.
         calibration: how often for intervals and floors; None for the scores alone. ``"own"`` takes 3 of each,
             and None in reference mode or with another learner, which may take minutes each time.
-        num_points: how many data to draw from a source.
-        seed: of everything random.
-        progress: whether a bar may show.
+        reference, num_points, seed, progress: as for :func:`score`.
 
     Returns:
         D, with C and informativeness as the companions ``dci_completeness`` and ``dci_informativeness``. Its
@@ -243,6 +241,7 @@ class _Stage(NamedTuple):
 
 
 @final
+@dataclass(eq=False, repr=False)
 class BinnedBoosting(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Scikit-learn's ``GradientBoostingClassifier`` in fewer, longer steps, for few codes and many values.
 
@@ -251,38 +250,16 @@ class BinnedBoosting(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     a few sparse products. A sixth of the stages at six times the learning rate come to nearly the same place,
     so that the importances are nearly those of scikit-learn's defaults, in a small part of the time.
 
-    Args:
-        n_estimators: stages.
-        learning_rate: of each.
-        largest_step: that a leaf may add to a log odds: long Newton steps in pure leaves would overshoot
-            where small ones come to rest.
-        max_bins: of each code, at most 256; a code with no more distinct values has one for each.
-        random_state: breaks ties between codes that split equally well.
-
-    Raises:
-        ValueError: in ``fit``, for more bins.
-
-    Example:
-        >>> z = np.random.RandomState(0).randn(200, 3)
-        >>> learner = BinnedBoosting(random_state=0).fit(z, z[:, 1] > 0)
-        >>> learner.feature_importances_.round(2).tolist(), learner.score(z, z[:, 1] > 0)
-        ([0.0, 0.99, 0.01], 1.0)
+    No leaf adds more than ``largest_step`` to a log odds: long Newton steps in pure leaves would overshoot
+    where small ones come to rest. Ties between codes that split equally well are broken at random.
     """
 
-    def __init__(
-        self,
-        n_estimators: int = 16,
-        *,
-        learning_rate: float = 0.6,
-        largest_step: float = 3.0,
-        max_bins: int = 64,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.n_estimators = n_estimators
-        self.learning_rate = learning_rate
-        self.largest_step = largest_step
-        self.max_bins = max_bins
-        self.random_state = random_state
+    n_estimators: int = 16  # stages
+    _: KW_ONLY
+    learning_rate: float = 0.6  # of each
+    largest_step: float = 3.0
+    max_bins: int = 64  # of each code; one with no more distinct values has a bin for each
+    random_state: int | np.random.RandomState | None = None
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         if not 2 <= self.max_bins <= _MOST_BINS:
@@ -378,13 +355,7 @@ def _descended(node: Bins, level: _Splits, bins: Bins) -> Bins:
 
 @final
 class _Grower:
-    """Grows the trees of a stage together, level by level, from histograms of the residuals over the bins.
-
-    Args:
-        bins: (code, datum).
-        max_bins: of each code.
-        rng: breaks ties.
-    """
+    """Grows the trees of a stage together, level by level, from histograms of the residuals over the bins."""
 
     def __init__(self, bins: Bins, max_bins: int, rng: np.random.RandomState) -> None:
         self._bins = bins

@@ -21,14 +21,7 @@ from pyro_infomax.disentanglement._score import Parts, ScoreOutcome
 
 @final
 class VaryingFactors:
-    """A source whose constant factors are held where they are, as no score can ask for them.
-
-    Args:
-        source: of all factors, of which some have size 1.
-
-    Raises:
-        ValueError: if no factor varies.
-    """
+    """A source whose constant factors are held where they are, as no score can ask for them."""
 
     def __init__(self, source: "FactorSource") -> None:
         sizes = np.asarray(source.factor_sizes, dtype=np.int64)
@@ -96,14 +89,6 @@ class Encoder:
 
     Each combination of factors is encoded once and kept, as a score may ask for the same many times, unless
     its observations are drawn.
-
-    Args:
-        encode: from a batch of observations to codes (batch, L): an array, or a tensor, which is detached.
-        source: makes the observations.
-        progress: whether a bar may show.
-
-    Raises:
-        ValueError: if no factor varies, and if the codes are not finite or not a row for each observation.
     """
 
     def __init__(self, encode: Encode, source: FactorSource, *, progress: bool = True) -> None:
@@ -125,15 +110,7 @@ class Encoder:
         return self.codes_of(points, rng=rng), points
 
     def codes_of(self, factors: ArrayLike, *, rng: np.random.RandomState) -> Floats:
-        """The codes of these factors.
-
-        Args:
-            factors: (n, K) integers.
-            rng: draws the observations of a source that draws.
-
-        Returns:
-            (n, L).
-        """
+        """The codes (n, L) of these factors (n, K); ``rng`` draws the observations of a source that draws."""
         rows = np.asarray(factors, dtype=np.int64)  # (datum, factor)
         if self.draws:
             return self._encoded(rows, seed=rng)
@@ -178,20 +155,7 @@ GivenFactors: TypeAlias = ArrayLike | FactorSource
 
 
 def encoder_of(codes: GivenCodes, factors: GivenFactors | None, *, progress: bool = True) -> Encoder | None:
-    """The encoder of a callable and a source, or the one that was given; None where there are arrays.
-
-    Args:
-        codes: (n, L), or from observations to codes, or an :class:`Encoder`.
-        factors: (n, K), or a source; not looked at beside an :class:`Encoder`.
-        progress: whether a bar may show.
-
-    Raises:
-        ValueError: for a callable without a source, or the other way round.
-
-    Example:
-        >>> encoder_of([[0.0]], [[1]]) is None
-        True
-    """
+    """The encoder of a callable and a source, or the one that was given; None where there are arrays."""
     if isinstance(codes, Encoder):
         return codes
     if callable(codes):
@@ -217,22 +181,7 @@ def drawn(
     rng: np.random.RandomState,
     progress: bool = True,
 ) -> tuple[ArrayLike, ArrayLike]:
-    """Codes and factors as arrays: those given, or the codes of factors drawn from a source.
-
-    Args:
-        codes: (n, L), or a callable from observations to codes.
-        factors: (n, K), or a source.
-        num_points: how many to draw from a source.
-        rng: draws them.
-        progress: whether a bar may show.
-
-    Raises:
-        ValueError: for a callable without a source, or the other way round, and if there is nothing to draw.
-
-    Example:
-        >>> drawn([[0.0]], [[1]], num_points=100, rng=np.random.RandomState(0))
-        ([[0.0]], [[1]])
-    """
+    """Codes and factors as arrays: those given, or the codes of factors drawn from a source."""
     encoder = encoder_of(codes, factors, progress=progress)
     if encoder is None:
         return cast(ArrayLike, codes), cast(ArrayLike, factors)
@@ -272,15 +221,10 @@ _AGAINST_THE_OTHERS: Final = (
 @final
 @dataclass(frozen=True, eq=False)
 class FixedFactorDraws:
-    """Draws, in each of which one factor was held fixed.
+    """Draws, in each of which one factor was held fixed."""
 
-    Args:
-        fixed: (draw,) the factor.
-        rows: (draw, 64), or (draw, 2, 64) for pairs, the data that were drawn.
-    """
-
-    fixed: Integers
-    rows: Integers
+    fixed: Integers  # (draw,) the factor
+    rows: Integers  # (draw, 64), or (draw, 2, 64) for pairs, of the data
 
     def __len__(self) -> int:
         return len(self.fixed)
@@ -289,20 +233,12 @@ class FixedFactorDraws:
 @final
 @dataclass(frozen=True, eq=False)
 class Interventions:
-    """Data, and draws from them with one factor held fixed.
+    """Data, and draws from them with one factor held fixed."""
 
-    Args:
-        sample: the data that the rows of the draws count.
-        background: rows drawn with nothing held fixed.
-        train: draws to learn from.
-        test: draws to judge by.
-        notes: what is to be known about them.
-    """
-
-    sample: Sample
-    background: Integers
-    train: FixedFactorDraws
-    test: FixedFactorDraws
+    sample: Sample  # the data that the rows of the draws count
+    background: Integers  # rows drawn with nothing held fixed
+    train: FixedFactorDraws  # to learn from
+    test: FixedFactorDraws  # to judge by
     notes: tuple[str, ...] = ()
 
     def permuted(self, rng: np.random.RandomState) -> Self:
@@ -315,17 +251,10 @@ class Interventions:
 
 
 class Verdicts(NamedTuple):
-    """What a learner says of the draws it is judged by.
+    """What a learner says of the draws it is judged by."""
 
-    Args:
-        truth: (draw,) the factor that was fixed.
-        guesses: (draw,) the factor that the learner takes for it; -1 for none.
-        parts: what the score was made of.
-        notes: sentences for the reader.
-    """
-
-    truth: Integers
-    guesses: Integers
+    truth: Integers  # (draw,) the factor that was fixed
+    guesses: Integers  # (draw,) what the learner takes for it; -1 for none
     parts: Parts = {}
     notes: tuple[str, ...] = ()
 
@@ -337,11 +266,6 @@ class LearnerTrial:
 
     To resample it is to draw its verdicts anew, which takes no time: the spread is that of the draws that
     judge. Shuffled codes, and factors as codes, are learned from anew.
-
-    Args:
-        interventions: of train and test part.
-        learn: teaches and judges a learner.
-        verdicts: of the test part.
     """
 
     interventions: Interventions
@@ -350,12 +274,7 @@ class LearnerTrial:
 
     @classmethod
     def of(cls, interventions: Interventions, learn: Callable[[Interventions], Verdicts]) -> Self:
-        """The trial of a learner.
-
-        Args:
-            interventions: of train and test part.
-            learn: teaches and judges it.
-        """
+        """The trial of a learner, from the function that teaches and judges it."""
         return cls(interventions, learn, learn(interventions))
 
     def resampled(self, rng: np.random.RandomState) -> Self:
@@ -377,12 +296,7 @@ class LearnerTrial:
 
 
 def accuracy(trial: LearnerTrial, rng: np.random.RandomState) -> ScoreOutcome:
-    """How often the learner names the factor that was fixed.
-
-    Args:
-        trial: of the learner.
-        rng: not needed.
-    """
+    """How often the learner names the factor that was fixed."""
     del rng
     truth, guesses, parts, notes = trial.verdicts
     return ScoreOutcome(float((truth == guesses).mean()), parts, {}, trial.interventions.notes + notes)
@@ -403,20 +317,10 @@ def held_fixed(
 ) -> Interventions:
     """10,000 draws to learn from and 5,000 to judge by, of 64 data or 64 pairs each.
 
-    Args:
-        codes: (n, L), or a callable from observations to codes.
-        factors: (n, K) integers, or a source.
-        pairs: whether each draw is of pairs that share a factor, or of data that all share it.
-        num_background: how many data to draw from a source with nothing held fixed, for the reference.
-        reference: whether to draw from a source as the reference does, one by one and in its order; and from
-            data at hand as though they were all there are. Otherwise 15,000 points of a source are the data
-            at hand; where their factors depend on each other, the one to be held fixed is shuffled against
-            the others and encoded anew. A third of the data judges, and no datum is paired with itself.
-        rng: draws.
-        progress: whether bars may show.
-
-    Raises:
-        ValueError: for data that no score takes, a single factor, and a factor without two data of a value.
+    The reference draws from a source one by one and in its order, after ``num_background`` data with nothing
+    held fixed; and from data at hand as though they were all there are. Otherwise 15,000 points of a source
+    are the data at hand; where their factors depend on each other, the one to be held fixed is shuffled
+    against the others and encoded anew. A third of the data judges, and no datum is paired with itself.
     """
     encoder = encoder_of(codes, factors, progress=progress)
     draw = fixed_pairs if pairs else fixed_groups
@@ -433,18 +337,7 @@ def fixed_pairs(
 ) -> Integers:
     """Pairs of rows that share a factor's value: the first is any row, the second any that shares it.
 
-    Args:
-        factors: (n, K).
-        fixed: the factor that is shared.
-        number: of draws.
-        distinct: whether a row may not be paired with itself.
-        rng: draws.
-
-    Returns:
-        (number, 2, 64)
-
-    Raises:
-        ValueError: if two rows were to share a value, and no two do.
+    They are (number, 2, 64); where they are to be ``distinct``, no row is paired with itself.
     """
     shelf = _Shelf.of(factors, fixed, fewest=1 + distinct)
     first = rng.randint(len(shelf.rows), size=(number, _BATCH))
@@ -459,18 +352,8 @@ def fixed_groups(
 ) -> Integers:
     """Rows that all share a factor's value, which is that of any row; with replacement.
 
-    Args:
-        factors: (n, K).
-        fixed: the factor that is shared.
-        number: of draws.
-        distinct: whether a value must have two rows, as one row does not vary.
-        rng: draws.
-
-    Returns:
-        (number, 64)
-
-    Raises:
-        ValueError: if two rows were to share a value, and no two do.
+    They are (number, 64); where they are to be ``distinct``, the value has two rows or more, as one row does
+    not vary.
     """
     shelf = _Shelf.of(factors, fixed, fewest=1 + distinct)
     one = rng.randint(len(shelf.rows), size=(number, 1))
@@ -479,11 +362,7 @@ def fixed_groups(
 
 
 def in_chunks(draws: FixedFactorDraws) -> Iterator[Integers]:
-    """The rows of a few draws at a time, since the codes of all are large.
-
-    Args:
-        draws: any number.
-    """
+    """The rows of a few draws at a time, since the codes of all are large."""
     return (draws.rows[start : start + _CHUNK] for start in range(0, len(draws), _CHUNK))
 
 
@@ -582,22 +461,20 @@ def _of_source(
     source = encoder.source
     sizes = tuple(int(size) for size in source.factor_sizes)
     _check_several(len(sizes))
-    background = _keys(source.sample_factors(num_background, seed=rng), sizes) if num_background else None
+    background = np.empty(0, dtype=np.int64)
+    if num_background:
+        background = _keys(source.sample_factors(num_background, seed=rng), sizes)
     one = _keys_of_pairs if pairs else _keys_of_group
     plan = patiently(range(NUM_POINTS), "interventions", progress=progress)
     results = [one(source, sizes, rng) for _ in plan]
     fixed = np.array([index for index, _ in results], dtype=np.int64)
     keys = np.stack([each for _, each in results])
-    parts = [np.empty(0, dtype=np.int64) if background is None else background, keys.reshape(-1)]
-    sample, rows = _encoded(encoder, np.concatenate(parts), sizes, rng)
-    split = len(parts[0])
-    shaped = rows[split:].reshape(keys.shape)
-    return Interventions(
-        sample,
-        rows[:split],
-        FixedFactorDraws(fixed[:NUM_TRAIN], shaped[:NUM_TRAIN]),
-        FixedFactorDraws(fixed[NUM_TRAIN:], shaped[NUM_TRAIN:]),
-    )
+    together = np.concatenate([background, keys.reshape(-1)])
+    sample, rows = _encoded(encoder, together, sizes, rng)
+    at_random, drawn_rows = rows[: len(background)], rows[len(background) :].reshape(keys.shape)
+    train = FixedFactorDraws(fixed[:NUM_TRAIN], drawn_rows[:NUM_TRAIN])
+    test = FixedFactorDraws(fixed[NUM_TRAIN:], drawn_rows[NUM_TRAIN:])
+    return Interventions(sample, at_random, train, test)
 
 
 def _keys_of_pairs(

@@ -55,10 +55,7 @@ def irs(
         factors: (n, K) integers, or a source such as a :class:`~pyro_infomax.datasets.FactorDataset`, of
             which 10,000 points are drawn.
         quantile: of the deviations of each value, above 0 and at most 1, which is their maximum.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often it is computed anew; None for the score alone.
-        seed: of all draws.
-        progress: whether bars may show.
+        reference, calibration, seed, progress: as for :func:`score`.
 
     Returns:
         The score; parts ``robustness`` (L, K), ``parents`` (L,) with -1 for a constant code, ``weights``
@@ -94,13 +91,13 @@ def irs(
 
 def _as_reference(sample: Sample, rng: np.random.RandomState, *, quantile: float) -> ScoreOutcome:
     del rng
-    left = _deviations(sample.codes, equal_width_bins(sample.values), quantile, fewest=1, by_frequency=False)
+    left = _deviations(sample.codes, equal_width_bins(sample.values), quantile, corrected=False)
     whole = _max_deviation(sample)
     return _weighted_robustness(sample, left, whole[:, None], weights=whole)
 
 
 def _corrected(sample: Sample, rng: np.random.RandomState, *, quantile: float) -> ScoreOutcome:
-    left = _deviations(sample.codes, sample.factors, quantile, fewest=2, by_frequency=True)
+    left = _deviations(sample.codes, sample.factors, quantile, corrected=True)
     explained = np.maximum(variance_shares(sample), 0).sum(1)
     return _weighted_robustness(sample, left, _by_chance(sample, quantile, rng), weights=explained)
 
@@ -136,48 +133,28 @@ def _max_deviation(sample: Sample) -> Floats:
 
 def _by_chance(sample: Sample, quantile: float, rng: np.random.RandomState) -> Floats:
     """The deviations that are left where a factor is fixed that the codes know nothing of, (L, K)."""
-    shuffled = [
-        _deviations(
-            sample.codes[rng.permutation(len(sample))], sample.factors, quantile, fewest=2, by_frequency=True
-        )
-        for _ in range(_SHUFFLES)
-    ]
-    return np.mean(shuffled, axis=0)
+    shuffles = (sample.codes[rng.permutation(len(sample))] for _ in range(_SHUFFLES))
+    return np.mean([_deviations(each, sample.factors, quantile, corrected=True) for each in shuffles], axis=0)
 
 
-def _deviations(
-    codes: Floats, factors: Integers, quantile: float, *, fewest: int, by_frequency: bool
-) -> Floats:
+def _deviations(codes: Floats, factors: Integers, quantile: float, *, corrected: bool) -> Floats:
     """(L, K)"""
-    columns = [
-        _left(codes, values, quantile, fewest=fewest, by_frequency=by_frequency) for values in factors.T
-    ]
-    return np.stack(columns, axis=1)
+    return np.stack([_left(codes, values, quantile, corrected=corrected) for values in factors.T], axis=1)
 
 
-def _left(codes: Floats, values: Integers, quantile: float, *, fewest: int, by_frequency: bool) -> Floats:
-    """The deviation of each code that one factor leaves, (L,)."""
+def _left(codes: Floats, values: Integers, quantile: float, *, corrected: bool) -> Floats:
+    """The deviation of each code that one factor leaves, (L,); corrected, values count by their frequency."""
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.diff(values[order], prepend=-1))
     counts = np.diff(starts, append=len(values))
     spreads = _spreads(codes[order].T, starts, counts, quantile)  # (code, value)
-    weights = np.where(counts < fewest, 0, counts if by_frequency else 1)
+    weights = np.where(counts < 2, 0, counts) if corrected else np.ones_like(counts)
     left: Floats = spreads @ (weights / weights.sum())
     return left
 
 
 def _spreads(codes: Floats, starts: Integers, counts: Integers, quantile: float) -> Floats:
-    """The quantile of the deviations from the mean in each of the groups that follow each other.
-
-    Args:
-        codes: (L, n)
-        starts: (G,) of the groups.
-        counts: (G,)
-        quantile: linear between the two nearest.
-
-    Returns:
-        (L, G)
-    """
+    """The quantile of the deviations from the mean, (L, G), in groups of data that follow each other."""
     # around a datum of the group, codes that do not move in it have exactly 0
     moved = codes - np.repeat(codes[:, starts], counts, axis=1)
     means = np.add.reduceat(moved, starts, axis=1) / counts

@@ -47,11 +47,7 @@ def mig(
     Args:
         codes: (n, L), at least two, or a callable from observations to codes.
         factors: (n, K) integers, or a source of factors and observations.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often to compute the score anew; None computes it alone.
-        num_points: how many data to draw from a source.
-        seed: of the draws.
-        progress: whether a bar may show.
+        reference, calibration, num_points, seed, progress: as for :func:`score`.
 
     Returns:
         The score, with parts ``mutual_information`` (L, K) and ``entropy`` (K,) in nats, ``per_factor`` (K,),
@@ -90,18 +86,7 @@ def _gap(data: Binned, _rng: np.random.RandomState, *, reference: bool) -> Score
 
 
 def two_best(known: Floats) -> tuple[Integers, Floats]:
-    """The two codes that know most of each factor, and how far the first is ahead.
-
-    Args:
-        known: (L, K), at least two codes.
-
-    Returns:
-        Their numbers (2, K), and the leads (K,).
-
-    Example:
-        >>> two_best(np.array([[0.1], [0.7], [0.5]]))[0].ravel().tolist()
-        [1, 2]
-    """
+    """The numbers of the two codes that know most of each factor, (2, K), and how far the first is ahead."""
     top = np.argsort(-known, axis=0, kind="stable")[:2]
     first, second = np.take_along_axis(known, top, axis=0)
     return top, first - second
@@ -118,82 +103,42 @@ _ROUNDING: Final = 100 * _EPSILON  # of a sum of logarithms
 
 
 class Chance(NamedTuple):
-    """Mutual information of columns shuffled against each other, in nats.
+    """Mutual information of columns shuffled against each other, in nats."""
 
-    Args:
-        mean: (L, K) expectation over all permutations.
-        variance: (L, K), nearly.
-    """
-
-    mean: Floats
-    variance: Floats
+    mean: Floats  # (L, K) expectation over all permutations
+    variance: Floats  # (L, K), nearly
 
 
 def entropies(columns: Integers) -> Floats:
-    """Plug-in entropy of each column, in nats.
-
-    Args:
-        columns: (n, K) integers from 0.
-
-    Example:
-        >>> entropies(np.array([[0, 0], [1, 0]])).round(3).tolist()
-        [0.693, 0.0]
-    """
+    """Plug-in entropy of each column of integers from 0, in nats."""
     return np.array([_entropy(np.bincount(column)) for column in columns.T])
 
 
 def mutual_informations(bins: Integers, factors: Integers) -> Floats:
-    r"""Plug-in mutual information of every column of one with every column of the other, in nats.
+    r"""Plug-in mutual information of every code (n, L) with every factor (n, K) in nats, (L, K).
 
     .. math:: I_{lk} = \sum_{b, v} \frac{n_{bv}}{n} \ln \frac{n_{bv}\, n}{n_b\, n_v}
-
-    Args:
-        bins: (n, L) integers from 0.
-        factors: (n, K) integers from 0.
-
-    Returns:
-        (L, K).
-
-    Example:
-        >>> bins = np.array([0, 0, 1, 1])[:, None]
-        >>> mutual_informations(bins, np.array([[0, 0], [0, 1], [1, 0], [1, 1]])).round(3).tolist()
-        [[0.693, 0.0]]
     """
     return np.array([[_information(bin_, factor) for factor in factors.T] for bin_ in bins.T])
 
 
-def corrected_mutual_informations(bins: Integers, factors: Integers, *, level: float = _LEVEL) -> Floats:
+def corrected_mutual_informations(bins: Integers, factors: Integers) -> Floats:
     r"""Mutual information without what chance alone shows, in nats.
 
     .. math:: \tilde I_{lk} = m_{lk} \frac{I_{lk} - E_{lk}}{m_{lk} - E_{lk}}, \qquad m_{lk} = \min(H_l, H_k),
 
     with the expectation :math:`E` over permutations: columns that determine each other keep their whole
     entropy, those that know nothing have 0 on average. What chance would exceed anywhere in the matrix with
-    probability ``level`` is set to 0, so that many codes that know nothing do not add up to something.
+    probability 0.001 is set to 0, so that many codes that know nothing do not add up to something.
 
     Reference: Vinh, Epps and Bailey (2010), *Information theoretic measures for clusterings comparison*.
-
-    Args:
-        bins: (n, L) integers from 0.
-        factors: (n, K) integers from 0.
-        level: of the test.
-
-    Returns:
-        (L, K).
-
-    Example:
-        >>> rng = np.random.RandomState(0)
-        >>> factor, noise = rng.randint(4, size=(2, 200))
-        >>> corrected = corrected_mutual_informations(np.stack([factor, noise], 1), factor[:, None])
-        >>> bool(np.isclose(corrected[0, 0], entropies(factor[:, None])[0])), float(corrected[1, 0])
-        (True, 0.0)
     """
     information = mutual_informations(bins, factors)
     chance = expected_by_chance(bins, factors)
     whole = np.minimum.outer(entropies(bins), entropies(factors))
     information = np.minimum(information, whole)  # but for rounding
     room = whole - chance.mean
-    kept = _beyond_chance(information, chance, level / information.size) & (room > _EPSILON)
+    kept = _beyond_chance(information, chance, _LEVEL / information.size) & (room > _EPSILON)
     excess = whole * (information - chance.mean)
     return np.divide(excess, room, out=np.zeros_like(excess), where=kept)
 
@@ -216,10 +161,6 @@ def expected_by_chance(bins: Integers, factors: Integers) -> Chance:
     table over few of these, linear in between, serves all columns. The variance sums what is left of
     :math:`n_{bv} \ln n_{bv}` after regression on :math:`n_{bv}`, whose sums the margins fix; for large counts
     it is that of the likelihood-ratio test.
-
-    Args:
-        bins: (n, L) integers from 0.
-        factors: (n, K) integers from 0.
     """
     size = len(bins)
     nodes, mean, variance = _table(size)

@@ -1,11 +1,9 @@
 """Modularity and explicitness, the two scores of Ridgeway and Mozer (2018)."""
 
-import warnings
 from functools import partial
 from typing import Final
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -26,6 +24,7 @@ from pyro_infomax.disentanglement._score import (
     calibrated,
     dead_notes,
     seed_of,
+    taught,
 )
 
 # ---- Modularity: whether a code tells of one factor and of no other.
@@ -60,11 +59,7 @@ def modularity(
     Args:
         codes: (n, L), or a callable from observations to codes.
         factors: (n, K) integers, at least two, or a source of factors and observations.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often to compute the score anew; None computes it alone.
-        num_points: how many data to draw from a source.
-        seed: of the draws.
-        progress: whether a bar may show.
+        reference, calibration, num_points, seed, progress: as for :func:`score`.
 
     Returns:
         The score, with parts ``mutual_information`` (L, K) in nats, and ``per_code`` (L,), which is nan for a
@@ -157,11 +152,7 @@ def explicitness(
     Args:
         codes: (n, L), or a callable from observations to codes.
         factors: (n, K) integers, or a source of factors.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often for interval and floor; None for the score alone.
-        num_points: how many data to draw from a source.
-        seed: of everything random.
-        progress: whether a bar may show.
+        reference, calibration, num_points, seed, progress: as for :func:`score`.
 
     Returns:
         The score; its parts are ``per_factor`` (K,), on the score's scale, and the areas ``auc_train`` and
@@ -216,11 +207,7 @@ def _areas(
     values = np.unique(train[1])
     if len(values) < 2:
         return _CHANCE, _CHANCE
-    learner = LogisticRegression(random_state=seed_of(rng))
-    with warnings.catch_warnings():
-        # the reference stops where its optimiser stops
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        learner.fit(*train)
+    learner = taught(LogisticRegression(random_state=seed_of(rng)), *train)
     in_train, in_test = (_area(learner.predict_proba(z), values, v) for z, v in (train, test))
     return in_train, in_test
 

@@ -20,19 +20,12 @@ _LARGEST_INTEGER: Final = 2.0**53  # beyond it floats leave integers out
 @final
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """N data: their codes, and the factors that they were made of.
+    """N data: their codes, and the factors that they were made of."""
 
-    Args:
-        codes: (n, L).
-        factors: (n, K), each column recoded to 0, …, size - 1 in the order of its values.
-        values: (n, K), the factors as they came.
-        sizes: the number of values of each factor, in the data that the sample was first made of.
-    """
-
-    codes: Floats
-    factors: Integers
-    values: Floats
-    sizes: tuple[int, ...]
+    codes: Floats  # (n, L)
+    factors: Integers  # (n, K), each column recoded to 0, …, size - 1 in the order of its values
+    values: Floats  # (n, K), the factors as they came
+    sizes: tuple[int, ...]  # of the factors, in the data that the sample was first made of
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -52,11 +45,7 @@ class Sample:
         return dead
 
     def take(self, index: Array) -> Self:
-        """The data of these rows.
-
-        Args:
-            index: rows, or a mask of them.
-        """
+        """The data of these rows, or of a mask of them."""
         return replace(self, codes=self.codes[index], factors=self.factors[index], values=self.values[index])
 
     def resampled(self, rng: np.random.RandomState) -> Self:
@@ -97,22 +86,7 @@ class Split:
 
 
 def to_sample(codes: ArrayLike, factors: ArrayLike, *, continuous: bool = False) -> Sample:
-    """Codes and factors, checked.
-
-    Args:
-        codes: (n, L), real numbers up to 1e60; those below 1e-60 are taken for 0.
-        factors: (n, K), integers; floats that are whole numbers will do.
-        continuous: whether any real factors will do.
-
-    Raises:
-        ValueError: for other shapes, fewer than ten data, values that are not finite or too large, factors
-            that are not integers, and a factor that is constant.
-
-    Example:
-        >>> sample = to_sample(np.zeros((10, 3)), np.arange(20).reshape(10, 2) % 4)
-        >>> sample.sizes, sample.factors[:3, 1].tolist()
-        ((2, 2), [0, 1, 0])
-    """
+    """Codes (n, L) and factors (n, K), checked: whole numbers, or any real ones if ``continuous``."""
     code_array = codes_array(codes)
     values = as_matrix(factors, name="factors", columns="K")
     if len(code_array) != len(values):
@@ -127,18 +101,7 @@ def to_sample(codes: ArrayLike, factors: ArrayLike, *, continuous: bool = False)
 
 
 def codes_array(codes: ArrayLike) -> Floats:
-    """Codes alone, checked.
-
-    Args:
-        codes: (n, L), up to 1e60; those below 1e-60 are taken for 0.
-
-    Raises:
-        ValueError: for another shape, fewer than ten data, or values that are not finite or too large.
-
-    Example:
-        >>> codes_array([[1.0, 2.0]] * 10).shape
-        (10, 2)
-    """
+    """Codes (n, L) alone, checked; those below 1e-60 are taken for 0."""
     array = as_matrix(codes, name="codes", columns="L")
     if len(array) < _FEWEST:
         raise ValueError(
@@ -150,11 +113,8 @@ def codes_array(codes: ArrayLike) -> Floats:
 def to_split(sample: Sample, *, reference: bool, rng: np.random.RandomState) -> Split:
     """Two thirds of the data to learn from, and one to judge by.
 
-    Args:
-        sample: the data.
-        reference: whether the last third is the test part, as the reference draws one after the other;
-            otherwise the data are shuffled, since a grid in order would not have all values in both.
-        rng: shuffles.
+    The reference takes the last third; otherwise the data are shuffled, since a grid in order would not have
+    all values in both.
     """
     size = len(sample)
     train, test = two_thirds(np.arange(size) if reference else rng.permutation(size))
@@ -162,29 +122,13 @@ def to_split(sample: Sample, *, reference: bool, rng: np.random.RandomState) -> 
 
 
 def two_thirds(order: Integers) -> tuple[Integers, Integers]:
-    """The first two thirds of some rows, and the rest.
-
-    Args:
-        order: the rows.
-
-    Example:
-        >>> two_thirds(np.arange(5))
-        (array([0, 1, 2, 3]), array([4]))
-    """
+    """The first two thirds of some rows, and the rest."""
     cut = len(order) - len(order) // _TEST_SHARE
     return order[:cut], order[cut:]
 
 
 def as_floats(values: ArrayLike, *, name: str) -> Floats:
-    """An array or tensor as float64.
-
-    Args:
-        values: of any shape.
-        name: for messages.
-
-    Raises:
-        ValueError: for what is no array of real numbers.
-    """
+    """An array or tensor of real numbers, of any shape, as float64."""
     try:
         if getattr(values, "is_complex", lambda: np.iscomplexobj(values))():
             raise TypeError
@@ -200,20 +144,7 @@ def as_floats(values: ArrayLike, *, name: str) -> Floats:
 
 
 def as_matrix(values: ArrayLike, *, name: str, columns: str) -> Floats:
-    """An array or tensor as finite float64, (n, columns).
-
-    Args:
-        values: the array.
-        name: for messages.
-        columns: the letter of the second axis, for messages.
-
-    Raises:
-        ValueError: for another shape, or values that are not real, not finite, or beyond 1e60.
-
-    Example:
-        >>> as_matrix([[1], [2]], name="codes", columns="L").dtype
-        dtype('float64')
-    """
+    """An array or tensor as finite float64, (n, columns); messages call it by its name and that letter."""
     array = as_floats(values, name=name)
     if array.ndim != 2 or array.shape[1] < 1:
         raise ValueError(
@@ -273,14 +204,6 @@ def half(size: int, rng: np.random.RandomState) -> Integers:
     A score of half the data is spread around that of all as widely as that of all around the truth. Rows
     that come twice, as in a bootstrap, would tell of each other: what codes that know nothing show of the
     factors doubles with them.
-
-    Args:
-        size: how many rows there are.
-        rng: draws them.
-
-    Example:
-        >>> len(half(7, np.random.RandomState(0)))
-        3
     """
     return rng.permutation(size)[: size // 2]
 
@@ -293,33 +216,19 @@ REFERENCE_BINS: Final = 20
 @final
 @dataclass(frozen=True, eq=False)
 class Binned:
-    """Codes in bins beside the factors, which are drawn anew together.
+    """Codes in bins beside the factors, which are drawn anew together."""
 
-    Args:
-        bins: (n, L) integers from 0.
-        factors: (n, K) integers from 0.
-        best: (n, K'), the factors as codes, in bins.
-    """
-
-    bins: Integers
-    factors: Integers
-    best: Integers
+    bins: Integers  # (n, L), from 0
+    factors: Integers  # (n, K), from 0
+    best: Integers  # (n, K'), the factors as codes, in bins
 
     def resampled(self, rng: np.random.RandomState) -> Self:
-        """Half of the data, as :func:`half` draws them.
-
-        Args:
-            rng: draws them.
-        """
+        """Half of the data, as :func:`half` draws them."""
         rows = half(len(self.bins), rng)
         return replace(self, bins=self.bins[rows], factors=self.factors[rows], best=self.best[rows])
 
     def permuted(self, rng: np.random.RandomState) -> Self:
-        """The codes shuffled against the factors.
-
-        Args:
-            rng: shuffles.
-        """
+        """The codes shuffled against the factors."""
         return replace(self, bins=self.bins[rng.permutation(len(self.bins))])
 
     def as_codes(self) -> Self:
@@ -328,12 +237,7 @@ class Binned:
 
 
 def binned(sample: Sample, *, reference: bool) -> Binned:
-    """The codes of a sample in bins: 20 of equal width, or by rank.
-
-    Args:
-        sample: codes and factors.
-        reference: whether as the field's reference implementation does.
-    """
+    """The codes of a sample in bins: 20 of equal width as the reference has them, or by rank."""
     best = sample.as_codes().codes
     if reference:
         return Binned(equal_width_bins(sample.codes), sample.factors, equal_width_bins(best))
@@ -341,23 +245,9 @@ def binned(sample: Sample, *, reference: bool) -> Binned:
     return Binned(rank_bins(sample.codes, num_bins), sample.factors, rank_bins(best, num_bins))
 
 
-def equal_width_bins(codes: Floats, num_bins: int = REFERENCE_BINS) -> Integers:
-    """Bins of equal width from the smallest to the largest value of each code.
-
-    A constant code falls into one bin.
-
-    Args:
-        codes: (n, L).
-        num_bins: how many; some may stay empty.
-
-    Returns:
-        (n, L) integers from 0.
-
-    Example:
-        >>> equal_width_bins(np.array([[0.0], [0.4], [0.9], [4.0]]), 4).ravel().tolist()
-        [0, 0, 0, 3]
-    """
-    columns = [np.digitize(code, np.histogram_bin_edges(code, num_bins)[:-1]) - 1 for code in codes.T]
+def equal_width_bins(codes: Floats) -> Integers:
+    """20 bins of equal width from the smallest to the largest value of each code; a constant code has one."""
+    columns = [np.digitize(code, np.histogram_bin_edges(code, REFERENCE_BINS)[:-1]) - 1 for code in codes.T]
     return np.stack(columns, axis=1).astype(np.int64)
 
 
@@ -366,34 +256,14 @@ def num_rank_bins(size: int, most: int) -> int:
 
     S is the number of values of the largest factor. With fewer, a code could not tell all of them apart;
     with many more, chance outweighs what the code knows.
-
-    Args:
-        size: number of data.
-        most: S.
-
-    Example:
-        >>> num_rank_bins(10_000, 40), num_rank_bins(500, 40)
-        (100, 40)
     """
     return max(round(size**0.5), most)
 
 
 def rank_bins(codes: Floats, num_bins: int) -> Integers:
-    """Bins of as many data each, which no increasing map of a code changes.
+    """Bins of as many data each, from 0 and without gaps, which no increasing map of a code changes.
 
     Equal values stay together. A code of no more than ``num_bins`` distinct values has them for its bins.
-
-    Args:
-        codes: (n, L).
-        num_bins: how many.
-
-    Returns:
-        (n, L) integers from 0, without gaps.
-
-    Example:
-        >>> codes = np.array([[0.0, 7.0], [0.1, 7.0], [50.0, 8.0], [60.0, 7.0]])
-        >>> rank_bins(codes, 2).T.tolist()
-        [[0, 0, 1, 1], [0, 0, 1, 0]]
     """
     return np.stack([_rank_bins(code, num_bins) for code in codes.T], axis=1).astype(np.int64)
 
@@ -415,15 +285,6 @@ def ordered(split: Split) -> Split:
     A threshold halfway between two ranks is one halfway between the two values, so that trees which split
     the ranks are those that split the codes; but single precision, which scikit-learn's trees keep of what
     they are given, is exact for ranks, and lost on codes far from 0.
-
-    Args:
-        split: the data.
-
-    Example:
-        >>> from pyro_infomax.disentanglement._sample import to_sample
-        >>> part = to_sample(10.0 ** np.arange(10)[:, None], np.arange(10)[:, None])
-        >>> ordered(Split(part, part)).test.codes[:3, 0].tolist()
-        [0.0, 1.0, 2.0]
     """
     pairs = [_ranks(*pair) for pair in zip(split.train.codes.T, split.test.codes.T, strict=True)]
     train, test = (np.stack(columns, axis=1) for columns in zip(*pairs, strict=True))
@@ -442,26 +303,15 @@ _STANDARD_ERRORS: Final = 4.0
 
 
 def variance_shares(sample: Sample) -> Floats:
-    r"""The share of each code's variance that lies between the values of each factor.
+    r"""The share of each code's variance that lies between the values of each factor, (L, K).
 
     .. math:: \omega^2 = \frac{S_b - (s - 1) M_w}{S_t + M_w}
 
     with the sums of squares between values and in total, and the mean square within the s values: the
-    correlation ratio without its bias, so that a code that knows nothing has 0 in the mean.
+    correlation ratio without its bias, so that a code that knows nothing has 0 in the mean, and is a little
+    below at times. A dead code has 0.
 
     Reference: Hays (1963), *Statistics for psychologists*.
-
-    Args:
-        sample: n data.
-
-    Returns:
-        (L, K), at most 1, a little below 0 at times; 0 for a dead code.
-
-    Example:
-        >>> v = np.arange(12) % 3
-        >>> variance_shares(to_sample(np.stack([v, v // 3], 1), v[:, None]))
-        array([[1.],
-               [0.]])
     """
     codes = sample.codes - sample.codes.mean(0)
     codes[:, sample.dead] = 0
@@ -472,16 +322,10 @@ def variance_shares(sample: Sample) -> Floats:
 
 
 def moved_by_factors(sample: Sample) -> NDArray[np.bool_]:
-    """The codes that some single factor moves, whatever their scale.
+    """The codes (L,) that some single factor moves, whatever their scale.
 
     A factor moves a code if it explains at least a hundredth of its variance, and by four standard errors
     more than it would by chance.
-
-    Args:
-        sample: n data.
-
-    Returns:
-        (L,)
     """
     sizes = np.array(sample.sizes)
     by_chance = np.sqrt(2 * (sizes - 1)) / np.maximum(len(sample) - sizes, 1)
@@ -492,16 +336,7 @@ def moved_by_factors(sample: Sample) -> NDArray[np.bool_]:
 
 
 def group_means(codes: Floats, values: Integers, size: int) -> Floats:
-    """The mean code of each value of a factor.
-
-    Args:
-        codes: (n, L).
-        values: (n,) of 0, …, size - 1.
-        size: how many values there are.
-
-    Returns:
-        (size, L); 0 for a value that no datum has.
-    """
+    """The mean code of each value 0, …, size - 1 of a factor, (size, L); 0 for one that no datum has."""
     counts = np.maximum(np.bincount(values, minlength=size), 1)
     sums = [np.bincount(values, weights=code, minlength=size) for code in codes.T]
     return np.stack(sums, axis=1) / counts[:, None]

@@ -1,11 +1,9 @@
 """How far one code alone tells a factor, and by how much the best code is ahead of the second."""
 
-import warnings
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
@@ -19,6 +17,7 @@ from pyro_infomax.disentanglement._score import (
     calibrated,
     dead_notes,
     seed_of,
+    taught,
 )
 
 _FEW: Final = Calibration(bootstraps=5, permutations=5)
@@ -61,13 +60,10 @@ def sap(
     Args:
         codes: (n, L) with two codes or more, or a callable from observations to codes.
         factors: (n, K) integers, or a source of factors; any real numbers with ``continuous``.
-        reference: whether by the definition of the field's reference implementation.
         continuous: whether factors are quantities, to be told by a straight line.
         calibration: how often for interval and floor; None for the score alone. ``"own"`` takes 5 of each,
             100 and 50 where factors are continuous, and None in reference mode, where learning takes long.
-        num_points: how many data to draw from a source.
-        seed: of everything random.
-        progress: whether a bar may show.
+        reference, num_points, seed, progress: as for :func:`score`.
 
     Returns:
         The score; its parts are ``separability`` (L, K) and ``per_factor`` (K,). A dead code tells nothing:
@@ -155,10 +151,7 @@ def _machine_accuracy(split: Split, j: int, k: int, rng: np.random.RandomState) 
     if len(np.unique(learned)) < 2:
         return float((truth == learned[0]).mean())
     machine = LinearSVC(C=0.01, class_weight="balanced", random_state=seed_of(rng))
-    with warnings.catch_warnings():
-        # the reference stops where its optimiser stops
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        machine.fit(split.train.codes[:, [j]], learned)
+    taught(machine, split.train.codes[:, [j]], learned)
     return float((machine.predict(split.test.codes[:, [j]]) == truth).mean())
 
 

@@ -1,16 +1,19 @@
 """A score, and what one has to know to read it."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeAlias, TypeVar, final
 
 import numpy as np
 from scipy.stats import t as student
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import patiently
-from pyro_infomax._types import Floats
+from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._sample import Sample
 
 # ---- The score with what one has to know to read it.
@@ -137,19 +140,12 @@ class Calibration:
 
 
 class ScoreOutcome(NamedTuple):
-    """What one computation of a score gives.
-
-    Args:
-        score: its value.
-        parts: what it was made of.
-        companions: further scores by what they add to the name, as ``completeness``.
-        notes: sentences for the reader.
-    """
+    """What one computation of a score gives."""
 
     score: float
     parts: Parts = {}
-    companions: Mapping[str, float] = {}
-    notes: tuple[str, ...] = ()
+    companions: Mapping[str, float] = {}  # by what they add to the name, as ``completeness``
+    notes: tuple[str, ...] = ()  # sentences for the reader
 
 
 class Replicable(Protocol):
@@ -177,33 +173,24 @@ def calibrated(
     has_ceiling: bool = True,
     higher_is_better: bool = True,
 ) -> Score:
-    """A score with its interval, floor and ceiling.
+    """A score with its interval, floor and ceiling; ``calibration=None`` computes the score alone.
 
     The score itself comes first, so that it does not depend on the calibration. Of the replications it is
     the spread around their own mean that makes the interval, since resampled data have a bias of their own
-    (rows that come twice tell of each other).
-
-    Args:
-        name: of the score.
-        statistic: computes it.
-        subject: the data.
-        calibration: how often; None computes the score alone.
-        rng: draws the replications, and what learners need.
-        bounds: between which the score lies; intervals end there.
-        progress: whether a bar may show.
-        has_ceiling: whether the factors themselves can be scored.
-        higher_is_better: stands in the score.
-
-    Raises:
-        ValueError: if ``calibration`` is something else.
+    (rows that come twice tell of each other). Intervals end at the bounds of the score.
     """
     _check_calibration(calibration)
     outcome = statistic(subject, rng)
     replicates: dict[Kind, list[ScoreOutcome]] = {"bootstrap": [], "permutation": [], "ceiling": []}
     if calibration is not None:
-        plan = _plan(calibration, has_ceiling=has_ceiling)
-        for kind in patiently(plan, name, progress=progress):
-            replicates[kind].append(statistic(_replicate(subject, kind, rng), rng))
+        kinds: dict[Kind, tuple[int, Callable[[], _Subject]]] = {
+            "bootstrap": (calibration.bootstraps, lambda: subject.resampled(rng)),
+            "permutation": (calibration.permutations, lambda: subject.permuted(rng)),
+            "ceiling": (int(has_ceiling), subject.as_codes),
+        }
+        plan = [(kind, make) for kind, (count, make) in kinds.items() for _ in range(count)]
+        for kind, make in patiently(plan, name, progress=progress):
+            replicates[kind].append(statistic(make(), rng))
     confidence = 0.95 if calibration is None else calibration.confidence
     settled = _Settled(replicates, confidence, bounds, higher_is_better)
     companions = (settled.score(f"{name}_{what}", value, what) for what, value in outcome.companions.items())
@@ -217,25 +204,6 @@ def _check_calibration(calibration: object) -> None:
             f"Expected calibration to be a Calibration or None but got {calibration!r}: "
             "Calibration(bootstraps=100, permutations=50) is one."
         )
-
-
-def _plan(calibration: Calibration, *, has_ceiling: bool) -> list[Kind]:
-    counts: dict[Kind, int] = {
-        "bootstrap": calibration.bootstraps,
-        "permutation": calibration.permutations,
-        "ceiling": int(has_ceiling),
-    }
-    return [kind for kind, count in counts.items() for _ in range(count)]
-
-
-def _replicate(subject: _Subject, kind: Kind, rng: np.random.RandomState) -> _Subject:
-    match kind:
-        case "bootstrap":
-            return subject.resampled(rng)
-        case "permutation":
-            return subject.permuted(rng)
-        case "ceiling":
-            return subject.as_codes()
 
 
 @final
@@ -285,17 +253,15 @@ def seed_of(rng: np.random.RandomState) -> int:
     return int(rng.randint(_LARGEST_SEED))
 
 
+def taught(learner: BaseEstimator, codes: Floats, factor: Integers) -> BaseEstimator:
+    """The learner, fitted as far as its optimiser gets: the reference, too, stops there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return learner.fit(codes, factor)
+
+
 def dead_notes(sample: Sample) -> tuple[str, ...]:
-    """A sentence on the codes that never move, if there are any.
-
-    Args:
-        sample: the data.
-
-    Example:
-        >>> from pyro_infomax.disentanglement._sample import to_sample
-        >>> dead_notes(to_sample(np.zeros((10, 1)), np.arange(10)[:, None]))
-        ('Code 0 is constant.',)
-    """
+    """A sentence on the codes that never move, if there are any."""
     dead = [str(j) for j in np.flatnonzero(sample.dead)]
     if not dead:
         return ()

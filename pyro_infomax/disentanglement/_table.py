@@ -9,7 +9,6 @@ from typing import Any, Final, Literal, Self, TypeAlias, final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from pyro_infomax._progress import patiently
 from pyro_infomax._types import Floats, Integers
@@ -307,7 +306,11 @@ def score(
     functions = _known_scores(which)
     codes = encoder_of(codes, factors, progress=progress) or codes
     points = drawn(codes, factors, num_points=num_points, rng=np.random.RandomState(seed), progress=progress)
-    _check_table(*points, supervised=not functions.keys() <= _UNSUPERVISED.keys())
+    # What is wrong for every score is an error, not a reason for each
+    if functions.keys() <= _UNSUPERVISED.keys():
+        codes_array(points[0])
+    else:
+        to_sample(*points)
     options = {} if calibration == "own" else {"calibration": calibration}
     scores, unavailable = {}, {}
     for name in patiently(list(functions), "scores", progress=progress):
@@ -321,13 +324,6 @@ def score(
                 raise
             unavailable[name] = str(error)
     return ScoreTable(scores, unavailable)
-
-
-def _check_table(codes: ArrayLike, factors: ArrayLike, *, supervised: bool) -> None:
-    """What is wrong for every score is an error, not a reason for each."""
-    codes_array(codes)
-    if supervised:
-        to_sample(codes, factors)
 
 
 def _known_scores(which: Sequence[str | OwnScore] | OwnScore | None) -> dict[str, Callable[..., Score]]:

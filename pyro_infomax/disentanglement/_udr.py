@@ -64,10 +64,7 @@ def udr(
             0.01 or less are left out. Without it all codes count that are not constant, also those that hold
             noise, which goes with nothing.
         correlation: ``"lasso"`` or ``"spearman"``.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often it is computed anew; None for the score alone.
-        seed: of the shuffles and the resampled data.
-        progress: whether a bar may show.
+        reference, calibration, seed, progress: as for :func:`score`.
 
     Returns:
         The score; parts ``per_model`` (M,), ``pairwise`` (M, M), where the model of the row predicts that of
@@ -86,8 +83,9 @@ def udr(
         array([0.81, 0.81, 0.72])
     """
     _check_correlation(correlation)
-    models = _Models(_checked_codes(codes), ())
-    models = replace(models, active=tuple(_active(models.codes, kl)))
+    arrays = _checked_codes(codes)
+    kept = zip(arrays, _kept(arrays, kl), strict=True)
+    models = _Models(arrays, tuple(told & (np.ptp(each, axis=0) > 0) for each, told in kept))
     statistic = partial(_udr, correlation=correlation, reference=reference)
     rng = np.random.RandomState(seed)
     return calibrated("udr", statistic, models, calibration=calibration, rng=rng, progress=progress)
@@ -96,17 +94,11 @@ def udr(
 @final
 @dataclass(frozen=True, eq=False)
 class _Models:
-    """The codes of several models on the same data.
+    """The codes of several models on the same data."""
 
-    Args:
-        codes: for each model (n, L).
-        active: for each model (L,) the codes that count.
-        copied: whether each is compared with its own copy only.
-    """
-
-    codes: tuple[Floats, ...]
-    active: tuple[NDArray[np.bool_], ...]
-    copied: bool = False
+    codes: tuple[Floats, ...]  # for each model (n, L)
+    active: tuple[NDArray[np.bool_], ...]  # for each model (L,) the codes that count
+    copied: bool = False  # whether each is compared with its own copy only
 
     def resampled(self, rng: np.random.RandomState) -> Self:
         """The same data drawn with replacement for all."""
@@ -225,11 +217,6 @@ def _checked_codes(codes: Sequence[ArrayLike]) -> tuple[Floats, ...]:
     if len(set(sizes)) > 1:
         raise ValueError(f"Expected codes of the same data for all models but they have {sizes} rows.")
     return arrays
-
-
-def _active(codes: Sequence[Floats], kl: Sequence[ArrayLike] | None) -> Iterator[NDArray[np.bool_]]:
-    for each, kept in zip(codes, _kept(codes, kl), strict=True):
-        yield kept & (np.ptp(each, axis=0) > 0)
 
 
 def _kept(codes: Sequence[Floats], kl: Sequence[ArrayLike] | None) -> list[NDArray[np.bool_]]:

@@ -12,7 +12,13 @@ from scipy.special import digamma
 from pyro_infomax._types import Array, Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_TRAIN, GivenCodes, GivenFactors, drawn
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
-from pyro_infomax.disentanglement._sample import REFERENCE_BINS, codes_array, equal_width_bins, rank_bins
+from pyro_infomax.disentanglement._sample import (
+    REFERENCE_BINS,
+    codes_array,
+    equal_width_bins,
+    half,
+    rank_bins,
+)
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
 
 _CALIBRATION: Final = Calibration()
@@ -48,10 +54,7 @@ def gaussian_total_correlation_score(
         codes: (n, L), at least two, or a callable from observations to codes.
         factors: not looked at, but for a source that makes observations for a callable.
         reference: whether by the definition of the field's reference implementation, nothing taken off.
-        calibration: how often to compute the score anew; None computes it alone.
-        num_points: how many data to draw from a source.
-        seed: of the draws.
-        progress: whether a bar may show.
+        calibration, num_points, seed, progress: as for :func:`score`.
 
     Returns:
         The score, with part ``covariance`` (L, L).
@@ -103,11 +106,7 @@ def wasserstein_correlation(
     Args:
         codes: (n, L), at least two, or a callable from observations to codes.
         factors: not looked at, but for a source that makes observations for a callable.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often to compute the score anew; None computes it alone.
-        num_points: how many data to draw from a source.
-        seed: of the draws.
-        progress: whether a bar may show.
+        reference, calibration, num_points, seed, progress: as for :func:`score`.
 
     Returns:
         The score, with parts ``normalised``, which is the score over :math:`\mathrm{tr}\, \Sigma`, and
@@ -159,11 +158,7 @@ def mutual_information_score(
     Args:
         codes: (n, L), at least two, or a callable from observations to codes.
         factors: not looked at, but for a source that makes observations for a callable.
-        reference: whether by the definition of the field's reference implementation.
-        calibration: how often to compute the score anew; None computes it alone.
-        num_points: how many data to draw from a source.
-        seed: of the draws.
-        progress: whether a bar may show.
+        reference, calibration, num_points, seed, progress: as for :func:`score`.
 
     Returns:
         The score, with part ``mutual_information`` (L, L), the entropies of the bins on its diagonal.
@@ -201,7 +196,7 @@ class _Columns:
 
     def resampled(self, rng: np.random.RandomState) -> Self:
         """Half of the data, as for codes in bins: rows that come twice would tell of each other."""
-        return type(self)(self.values[rng.permutation(len(self.values))[: len(self.values) // 2]])
+        return type(self)(self.values[half(len(self.values), rng)])
 
     def permuted(self, rng: np.random.RandomState) -> Self:
         return type(self)(np.stack([rng.permutation(column) for column in self.values.T], axis=1))

@@ -93,12 +93,6 @@ class ControlVariates:
     References: Glasserman (2003), Monte Carlo Methods in Financial Engineering, section 4.1; Long and Ervin
     (2000), Using heteroscedasticity consistent standard errors in the linear regression model; Cochran
     (1977), Sampling Techniques, section 5A.12, for strata with a single unit each.
-
-    Args:
-        covariates: (S, N, k), of the draws.
-        exact: (N, k), their mean over each datum's posterior.
-        neighbours: (N,), for each datum another one like it, to compare single draws with; None compares
-            them with the mean of all.
     """
 
     def __init__(self, covariates: Tensor, exact: Tensor, *, neighbours: Tensor | None = None) -> None:
@@ -268,8 +262,7 @@ _APART: Final = 1e-6  # in widths of the posteriors: what holds crowds of twins 
 def nearest(posterior: Density) -> Tensor | None:
     """The datum with the nearest posterior mean, (batch,), counted in the widths of the posteriors.
 
-    It is sought in the dimensions that tell the data apart best; None where the moments are not known, and
-    for fewer than 50 data.
+    It is sought in the dimensions that tell the data apart best; None for unknown moments and for few data.
     """
     from scipy.spatial import cKDTree  # late: it takes as long to import as all of this room
 

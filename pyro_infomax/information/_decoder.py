@@ -92,15 +92,10 @@ def decoder_gap(
     Reference: Barber and Agakov (2003), The IM algorithm: a variational approach to information maximization.
 
     Args:
-        posterior: a torch or Pyro distribution, batch shape (N,), event shape (d,).
-        log_likelihood: from z, (N, d), each row under its own datum, to :math:`\log p(x_i \mid z_i)`, (N,),
-            in nats. It is called once for each of the draws, without gradients, and with z in float64 where
-            the posterior is Normal.
         data_entropy: H[X] of the population in nats, on the base measure of the likelihood; None for that of
             N distinct data. The empirical entropy of repeated data, whose copies share their posterior, may
             stand here too: the value is then that of these data.
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        posterior, log_likelihood, num_samples, seed: as for :func:`barber_agakov`.
 
     Returns:
         An estimate in nats per datum: of bound "exact" for the data themselves, which makes no statement on a

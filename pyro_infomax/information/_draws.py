@@ -81,7 +81,8 @@ class Draws:
         self._sites = whole.sites
         check_prior(prior, self.aggregate.latent_dim)
         self.prior = in_double(prior)
-        self.z = self._finite_draws(z) if z is not None else self._drawn(num_samples, seed)
+        with torch.no_grad():
+            self.z = draws_of(self.posterior, num_samples, seed) if z is None else self._finite_draws(z)
 
     @property
     def data_size(self) -> int:
@@ -198,11 +199,7 @@ class Draws:
 
     def _finite_draws(self, z: Tensor) -> Tensor:
         check_draws(z, self.posterior)
-        return _finite(z.detach().double() if is_normal(self.posterior) else z.detach())
-
-    @torch.no_grad()
-    def _drawn(self, num_samples: int, seed: int | None) -> Tensor:
-        return draws_of(self.posterior, num_samples, seed)
+        return finite(z.detach().double() if is_normal(self.posterior) else z.detach())
 
 
 def _left_of(mixture: MixtureScores) -> Tensor:
@@ -215,7 +212,7 @@ def draws_of(posterior: Posterior, num_samples: int, seed: int | None) -> Tensor
     num_samples = whole_number("num_samples", num_samples, at_least=1)
     with seeded_draws(seed):
         draw = cast(Distribution, posterior).rsample if torch.is_grad_enabled() else posterior.sample
-        return _finite(draw((num_samples,)))
+        return finite(draw((num_samples,)))
 
 
 def check_draws(z: Tensor, posterior: Posterior) -> None:
@@ -225,10 +222,11 @@ def check_draws(z: Tensor, posterior: Posterior) -> None:
         raise ValueError(f"Expected draws of shape (S, {batch}, {latent}) but got {tuple(z.shape)}.")
 
 
-def _finite(z: Tensor) -> Tensor:
+def finite(z: Tensor, *, of: str = "the posterior") -> Tensor:
+    """Draws without nan and infinity."""
     if not bool(z.isfinite().all()):
         raise ValueError(
-            f"Expected finite draws from the posterior but got {int((~z.isfinite()).sum())} that are not; "
+            f"Expected finite draws from {of} but got {int((~z.isfinite()).sum())} that are not; "
             "check the encoder."
         )
     return z

@@ -186,9 +186,6 @@ def tail_length(num_samples: int) -> int:
     r"""How many of the largest weights a tail is fitted to, :math:`\lceil \min(S / 5, 3 \sqrt S) \rceil`.
 
     Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
-
-    >>> tail_length(1000)
-    95
     """
     return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
 
@@ -257,20 +254,11 @@ def hamiltonian_transition(
 ) -> tuple[AnnealedState, Tensor]:
     r"""Moves every chain by a trajectory that leaves :math:`f_b` invariant and is its own reverse.
 
-    Each trajectory takes a random fraction of the step, and what it ends at is accepted with probability
-    :math:`\min(1, e^{-\Delta H})`; a trajectory that leaves the finite numbers is rejected.
+    Each trajectory takes a random fraction of the step (data, latent), which must not depend on the states.
+    What it ends at is accepted with probability :math:`\min(1, e^{-\Delta H})`, and with 0 beyond the finite
+    numbers. These probabilities, (chains, data), come with the new states.
 
     Reference: Neal (2011), MCMC using Hamiltonian dynamics.
-
-    Args:
-        state: where the chains stand.
-        temperature: b.
-        step: (data, latent), the largest step in each dimension; it must not depend on the states.
-        num_leapfrog: steps of a trajectory, each of which scores once.
-        score: from z (chains, data, latent) to a state.
-
-    Returns:
-        The new states, and the probabilities with which they were accepted, (chains, data).
     """
     size = torch.rand_like(state.log_start)[..., None]
     step = step * (_SHORTEST + (1 - _SHORTEST) * size)  # (chains, data, latent)
@@ -328,11 +316,7 @@ def sigmoid_schedule(fraction: Tensor) -> Tensor:
 
 
 def temperatures_of(schedule: Callable[[Tensor], Tensor], num_temperatures: int) -> Tensor:
-    """The temperatures of a schedule, (steps + 1,), from 0 to 1.
-
-    Raises:
-        ValueError: if there is no step, or if they do not rise from 0 to 1.
-    """
+    """The temperatures of a schedule, (steps + 1,), rising from 0 to 1."""
     num_temperatures = whole_number("num_temperatures", num_temperatures, at_least=1)
     found = schedule(torch.linspace(0, 1, num_temperatures + 1, dtype=torch.float64))
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)

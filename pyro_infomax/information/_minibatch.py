@@ -194,16 +194,11 @@ def minibatch_stratified(
     autoencoders, appendix C; here with the stratum of each datum's own component for every datum alike.
 
     Args:
-        posterior: a torch or Pyro distribution of a minibatch, batch shape (B,) with B >= 2, event shape
-            (d,); its data drawn without replacement.
         data_size: N, the number of data that the minibatch was drawn from, at least B.
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        posterior, num_samples, seed: as for :func:`info_nce`.
 
     Returns:
-        An estimate in nats per datum, of bound "upper". Its value is differentiable in the parameters of a
-        posterior that has ``rsample``, and a plain number for any other. Its errors are those of this very
-        minibatch, and another one moves the value too.
+        An estimate in nats per datum, of bound "upper", and otherwise as that of :func:`info_nce`.
 
     Raises:
         ValueError: for another batch or event shape, fewer than two data, a ``data_size`` below B, or fewer
@@ -238,11 +233,8 @@ def minibatch_weighted(
     autoencoders, section 4.1.
 
     Args:
-        posterior: a torch or Pyro distribution of a minibatch, batch shape (B,) with B >= 2, event shape
-            (d,); its data drawn without replacement.
         data_size: N, the number of data that the minibatch was drawn from, at least B.
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        posterior, num_samples, seed: as for :func:`info_nce`.
 
     Returns:
         An estimate in nats per datum, of bound "upper", whose ``target`` repeats the warning. Its value is

@@ -85,15 +85,7 @@ _HIGHEST_EXPONENT: Final = 300.0
 
 @final
 class RunningLogSumExp:
-    r"""log Σ_n exp(t_mn) for rows m, in memory that does not grow with the columns n.
-
-    >>> import torch
-    >>> running = RunningLogSumExp(torch.zeros(2, dtype=torch.float64))
-    >>> for _ in range(8):
-    ...     running.add(torch.arange(2), torch.zeros(2, 3, dtype=torch.float64))
-    >>> running.result().exp()
-    tensor([24.0000, 24.0000], dtype=torch.float64)
-    """
+    """log Σ_n exp(t_mn) for rows m, in memory that does not grow with the columns n."""
 
     def __init__(self, like: Tensor) -> None:
         # a finite start, so that a tile of -inf alone does not turn into inf - inf
@@ -173,12 +165,7 @@ class NormalComponents(ABC):
 
 @final
 class DiagonalNormals(NormalComponents):
-    """Independent dimensions.
-
-    Args:
-        loc: (N, d), float64.
-        scale: (N, d), float64.
-    """
+    """Independent dimensions, of loc and scale (N, d) in float64."""
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         self.loc = loc
@@ -206,12 +193,7 @@ class DiagonalNormals(NormalComponents):
 
 @final
 class FullNormals(NormalComponents):
-    """Any covariance.
-
-    Args:
-        loc: (N, d), float64.
-        scale_tril: (N, d, d), float64, the Cholesky factors of the covariances.
-    """
+    """Any covariance, by its Cholesky factors (N, d, d) in float64."""
 
     def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
         self.loc = loc
@@ -282,10 +264,6 @@ _WORTH_OF_A_SCALE: Final = 4.0
 @final
 class Leaves:
     """Components ordered in space and by scale, in runs ("leaves") of one to two times ``size``.
-
-    Args:
-        components: N components.
-        size: of a leaf.
 
     Attributes:
         components: in their new order.
@@ -381,16 +359,12 @@ _ROUNDS: Final = 2
 
 @final
 class NormalMixture:
-    r"""Points against all N components, as one matrix product a tile.
+    """Points against all N components, as one matrix product a tile.
 
     A tile is a run of points against a leaf of neighbouring components. It is skipped for the points at
     which even the leaf's bound, N times over, is below :math:`10^{-12}` of what was found before, so that all
     that is skipped changes no log-density by more. Where the product may have cancelled, which it does for
     narrow components, the terms that count are computed again by differences.
-
-    Args:
-        components: N Normals.
-        skip: whether to skip tiles.
     """
 
     def __init__(self, components: NormalComponents, *, skip: bool = True) -> None:
@@ -420,13 +394,9 @@ class NormalMixture:
         floor: Tensor | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """log Σ_n N(z; n), (points,), without each point's own component where it is named.
+        """log Σ_n N(z; n), (points,), without each point's own component where it is named, -1 for none.
 
-        Args:
-            z: (points, latent).
-            index: (points,), the component that is left out of each point's sum, -1 for none.
-            floor: (points,), the log of what will be added to the sums, beside which terms may be skipped.
-            progress: show a bar when it takes long.
+        ``floor`` is the log of what will be added to the sums, beside which terms may be skipped.
         """
         sums = torch.empty_like(z[:, 0])
         # Neighbouring points want the same leaves: in the order of space a block skips more of them
@@ -576,17 +546,13 @@ _UNCERTAIN: Final = 0.5
 
 @final
 class UnivariateMixture:
-    r"""log q(z_j) for N univariate Normals, to some 1e-6, and exactly where that is as cheap.
+    """log q(z_j) for N univariate Normals, to some 1e-6, and exactly where that is as cheap.
 
     Components of like scale (within a factor of four) stand together. Each such band is evaluated exactly
     at the points or, where that takes fewer evaluations, on a grid of a quarter of its least scale under each
     crowd of points, from which a cubic spline of the log-density reaches them. The spline is checked half-way
     between the nodes of twice the step; where it would miss by more than the tolerance, as in the gaps
     between far components, the points are evaluated exactly.
-
-    Args:
-        loc: (N,), float64.
-        scale: (N,), float64.
     """
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
@@ -673,12 +639,7 @@ class _Band:
 
 @final
 class _Grid:
-    """A cubic spline through an odd number of nodes, nan in the cells where it may miss.
-
-    Args:
-        nodes: (2 cells + 1,), equally spaced.
-        values: at the nodes.
-    """
+    """A cubic spline through an odd number of equally spaced nodes, nan in the cells where it may miss."""
 
     def __init__(self, nodes: Tensor, values: Tensor) -> None:
         from scipy.interpolate import CubicSpline  # late: it takes as long to import as all of this room
@@ -717,12 +678,7 @@ _KEPT: Final = 2**20
 
 @final
 class MarginalMixtures:
-    """log q(z_j) for every dimension of N Normals.
-
-    Args:
-        loc: (N, d), float64.
-        scale: the standard deviations of the marginals, (N, d), float64.
-    """
+    """log q(z_j) for every dimension of N Normals, of loc and scale (N, d) in float64."""
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         self.loc = loc
@@ -756,11 +712,7 @@ class _BySite(Protocol):
 
 @final
 class Dense:
-    """Points against all components at once, as many points as fit into a fixed number of scores.
-
-    Args:
-        posterior: batch shape (N,), event shape (d,).
-    """
+    """Points against all components at once, as many points as fit into a fixed number of scores."""
 
     def __init__(self, posterior: Density) -> None:
         self.posterior = posterior

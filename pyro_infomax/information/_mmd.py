@@ -13,7 +13,7 @@ from pyro_infomax._checks import whole_number
 from pyro_infomax._random import seeded_draws
 from pyro_infomax.distributions import Posterior
 from pyro_infomax.information._aggregate import AggregatePosterior
-from pyro_infomax.information._draws import check_prior
+from pyro_infomax.information._draws import check_prior, finite
 from pyro_infomax.information._estimate import Estimate
 from pyro_infomax.information._mixture_engine import blocks
 
@@ -194,7 +194,8 @@ def mmd(
     with seeded_draws(seed):
         z = _from_aggregate(aggregate.posterior, aggregate.data_size, size)
         u = _sample(prior, size).to(z)
-    pairs = _Pairs(_finite(z), _finite(u), kernel)
+    z, u = (finite(each, of="posterior and prior") for each in (z, u))
+    pairs = _Pairs(z, u, kernel)
     value = pairs.mean
     target = (
         "the squared maximum mean discrepancy of these data's aggregate posterior from the prior "
@@ -205,13 +206,7 @@ def mmd(
 
 @final
 class _Pairs:
-    r"""The U-statistic of :math:`h_{ij} = k(z_i, z_j) + k(u_i, u_j) - k(z_i, u_j) - k(u_i, z_j)`.
-
-    Args:
-        z: (M, d).
-        u: (M, d).
-        kernel: from (m, d) and (n, d) to (m, n).
-    """
+    """The U-statistic of :math:`h_{ij} = k(z_i, z_j) + k(u_i, u_j) - k(z_i, u_j) - k(u_i, z_j)`."""
 
     def __init__(self, z: Tensor, u: Tensor, kernel: Kernel) -> None:
         self.z, self.u, self.kernel, self.size = z, u, kernel, len(z)
@@ -266,12 +261,3 @@ def _sample(distribution: Posterior, *shape: int) -> Tensor:
         return cast(Distribution, distribution).rsample(shape).double()
     with torch.no_grad():
         return distribution.sample(shape).double()
-
-
-def _finite(z: Tensor) -> Tensor:
-    if not bool(z.isfinite().all()):
-        raise ValueError(
-            "Expected finite draws from posterior and prior but got "
-            f"{int((~z.isfinite()).sum())} that are not; check the encoder."
-        )
-    return z

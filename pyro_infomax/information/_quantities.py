@@ -67,8 +67,7 @@ def leave_one_out(posterior: Posterior, *, num_samples: int = 1, seed: int | Non
 
     Args:
         posterior: a torch or Pyro distribution, batch shape (N,) with N >= 2, event shape (d,).
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        num_samples, seed: as for :func:`mutual_information`.
 
     Returns:
         An estimate in nats per datum, of bound "upper".
@@ -134,10 +133,7 @@ def marginal_kl(
     lower bound.
 
     Args:
-        posterior: a torch or Pyro distribution, batch shape (N,), event shape (d,).
-        prior: batch shape (), event shape (d,).
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        posterior, prior, num_samples, seed: as for :func:`rate`.
 
     Returns:
         An estimate in nats per datum, of bound "exact".
@@ -168,8 +164,7 @@ def dimensionwise_kl(
         posterior: a torch or Pyro distribution, batch shape (N,), event shape (d,), with known marginals.
         prior: batch shape (), event shape (d,), with known marginals: Independent over univariate factors, a
             multivariate Normal, a mixture of these, or an object with ``log_prob_marginals``.
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        num_samples, seed: as for :func:`mutual_information`.
 
     Returns:
         A vector of d estimates in nats per datum, of bound "exact".
@@ -202,8 +197,7 @@ def prior_dependence(
     Args:
         posterior: a torch or Pyro distribution, batch shape (N,), event shape (d,).
         prior: batch shape (), event shape (d,), with known marginals.
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        num_samples, seed: as for :func:`mutual_information`.
 
     Returns:
         An estimate in nats per datum, of bound "exact".
@@ -237,12 +231,6 @@ class AggregateCovariance:
     top of a root of :math:`\bar\Delta` are factorised without being multiplied out, so that a ratio of
     :math:`10^{12}` between the scales loses no more than four digits. A dimension without any variance
     is independent of all others, and counts as a dimension of its own.
-
-    Args:
-        posterior: batch shape (N,), event shape (d,), float64.
-
-    Raises:
-        NotImplementedError: for a family whose mean or covariance is not known, or not finite.
     """
 
     def __init__(self, posterior: Posterior) -> None:
@@ -322,11 +310,7 @@ def _root(covariance: Tensor) -> Tensor:
 
 
 def finite_mean(posterior: Posterior) -> Tensor:
-    """E[z|x], (batch, latent), float64.
-
-    Raises:
-        NotImplementedError: for a family whose mean is not known, or not finite.
-    """
+    """E[z|x], (batch, latent), float64."""
     try:
         return _finite("mean", posterior, cast(Distribution, posterior).mean.detach().double())
     except (NotImplementedError, AttributeError):
@@ -383,8 +367,7 @@ def total_correlation(posterior: Posterior, *, num_samples: int = 1, seed: int |
 
     Args:
         posterior: a torch or Pyro distribution, batch shape (N,), event shape (d,), with known marginals.
-        num_samples: draws of z for each datum.
-        seed: isolates the draws from torch's global state.
+        num_samples, seed: as for :func:`mutual_information`.
 
     Returns:
         An estimate in nats per datum, of bound "exact".
@@ -584,11 +567,7 @@ def training_gap(account: Account) -> Estimate:
 
 
 def held_out_gap(account: Account, training: AggregateScorer) -> Estimate:
-    """The gap on the held-out data of the account, by the mixture of the training data.
-
-    Raises:
-        ValueError: if the two do not share their latent dimensions.
-    """
+    """The gap on the held-out data of the account, by the mixture of the training data."""
     draws = account.draws
     _check_dimensions(training.latent_dim, draws.aggregate.latent_dim)
     log_prior = draws.log_prior

@@ -23,19 +23,8 @@ class Prefixes:
     r"""The first sites of a posterior, and their mixtures :math:`q(z_{\le s})` over all data.
 
     The chain rule makes of them what each site adds:
-    :math:`q(z_s \mid z_{<s}) = q(z_{\le s}) / q(z_{<s})`.
-
-    Args:
-        posterior: batch shape (N,), event shape (d,): either a product of univariate factors, or an object
-            with ``log_prob_sites``.
-        sizes: the number of latent dimensions of each site.
-        progress: show a bar when an evaluation takes more than a few seconds.
-
-    >>> from torch.distributions import Normal
-    >>> means = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
-    >>> prefixes = Prefixes(Independent(Normal(means, 0.5), 1), [1, 1])
-    >>> prefixes.evaluate(torch.tensor([[1.0, 0.0]], dtype=torch.float64)).log_prob
-    tensor([[-0.9186, -1.1444]], dtype=torch.float64)
+    :math:`q(z_s \mid z_{<s}) = q(z_{\le s}) / q(z_{<s})`. The posterior is a product of univariate factors,
+    or has ``log_prob_sites``.
     """
 
     def __init__(self, posterior: Posterior, sizes: Sequence[int], *, progress: bool = True) -> None:
@@ -44,28 +33,13 @@ class Prefixes:
         self.progress = progress
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z_s|z_<s, x) of each site.
-
-        Args:
-            z: (..., batch or 1, latent).
-
-        Returns:
-            (..., batch, sites), float64, in nats.
-        """
+        """log q(z_s|z_<s, x) of each site, (..., batch, sites), for z (..., batch or 1, latent)."""
         if hasattr(self.posterior, "log_prob_sites"):
             return self.posterior.log_prob_sites(z).double()
         return sums_of(marginals_of(self.posterior).log_prob(z).double(), self.sizes)
 
     def evaluate(self, z: Tensor, *, index: Tensor | None = None) -> MixtureScores:
-        """log q(z_≤s) for every s, with each point's own datum left out where it is named.
-
-        Args:
-            z: (points, latent).
-            index: (points,), each point's own datum; without it nothing is left out.
-
-        Returns:
-            (points, sites); the last one is log q(z).
-        """
+        """log q(z_≤s) for every s, (points, sites), without each point's own datum where it is named."""
         if hasattr(self.posterior, "log_prob_sites"):
             return Dense(self.posterior).evaluate_prefixes(z, index, progress=self.progress)
         firsts = zip(self._firsts(), accumulate(self.sizes), strict=True)
@@ -86,11 +60,7 @@ def sums_of(values: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 class AggregateScorer(ABC):
-    """The aggregate posterior of all data, of its dimensions one by one, and of its first sites.
-
-    Attributes:
-        latent_dim: d.
-    """
+    """The aggregate posterior of all data, of its dimensions one by one, and of its first sites."""
 
     latent_dim: int
 
@@ -109,13 +79,7 @@ class AggregateScorer(ABC):
 
 @final
 class WholeAggregate(AggregateScorer):
-    """Those of one process that knows the posteriors of all data.
-
-    Args:
-        posterior: batch shape (N,), event shape (d,), as in :class:`AggregatePosterior`.
-        site_sizes: the number of latent dimensions of each site; None where there is one.
-        progress: show a bar when an evaluation takes more than a few seconds.
-    """
+    """Those of one process that knows the posteriors of all data."""
 
     def __init__(
         self, posterior: Posterior, *, site_sizes: Sequence[int] | None = None, progress: bool = True
@@ -147,19 +111,8 @@ class ShardedAggregate(AggregateScorer):
     .. math:: \log q(z) = \log \sum_r \exp\Bigl(\log \sum_{n \in D_r} q(z \mid x_n)\Bigr) - \log N
 
     over the data :math:`D_r` of the processes r, by a reduced logsumexp: exact, and no process ever scores
-    what another one holds. All processes ask the same, at the same time, and get the same.
-
-    Args:
-        own: the mixtures of this process's own data.
-        ranks: the processes. The data are counted from those of the first one on.
-
-    >>> from torch.distributions import Distribution, Independent, Normal
-    >>> from pyro_infomax._ranks import OneRank
-    >>> means = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
-    >>> own = WholeAggregate(Independent(Normal(means, 0.5), 1))
-    >>> z = torch.tensor([[1.0]], dtype=torch.float64)
-    >>> ShardedAggregate(own, OneRank()).joint(z).log_prob  # as of AggregatePosterior
-    tensor([-0.9186], dtype=torch.float64)
+    what another one holds. All processes ask the same, at the same time, and get the same. The data are
+    counted from those of the first process on.
     """
 
     def __init__(self, own: WholeAggregate, ranks: Ranks) -> None:

@@ -62,9 +62,6 @@ def information_per_dimension(
         names: one name per dimension; by default their indices.
         ax: the Axes to draw on; a new figure's by default.
 
-    Returns:
-        The Axes.
-
     Raises:
         ValueError: if the arrays are not finite vectors of one length, or the names do not match.
 
@@ -74,17 +71,14 @@ def information_per_dimension(
         ['1', '0']
     """
     total, gap = as_vector(rate, name="rate"), as_vector(dimensionwise_kl, name="dimensionwise_kl")
-    error = (
-        np.zeros_like(total) if standard_error is None else as_vector(standard_error, name="standard_error")
-    )
-    check_lengths("latent dimension", rate=total, dimensionwise_kl=gap, standard_error=error)
+    error = _checked_error(standard_error, "latent dimension", rate=total, dimensionwise_kl=gap)
     labels = checked_names(names, count=len(total), template="{}")
     order = list(most_informative(total - gap, count=len(total)))
     ax = axes_or_new(ax)
     _stack_gap(
         (total - gap)[order],
         gap[order],
-        error=None if standard_error is None else error[order],
+        error=None if error is None else error[order],
         labels=(r"information $I(X; Z_j)$", r"dimension-wise $\mathrm{KL}[q(z_j)\,\|\,p(z_j)]$"),
         ax=ax,
     )
@@ -117,9 +111,6 @@ def information_per_site(
         names: one name per site; by default their indices.
         ax: the Axes to draw on; a new figure's by default.
 
-    Returns:
-        The Axes.
-
     Raises:
         ValueError: if the arrays are not finite vectors of one length, or the names do not match.
 
@@ -129,16 +120,20 @@ def information_per_site(
         ['z2', 'z1']
     """
     total, known = as_vector(rate, name="rate"), as_vector(information, name="information")
-    error = None if standard_error is None else as_vector(standard_error, name="standard_error")
-    check_lengths(
-        "latent site", rate=total, information=known, standard_error=total if error is None else error
-    )
+    error = _checked_error(standard_error, "latent site", rate=total, information=known)
     ax = axes_or_new(ax)
     parts = (r"information $I(X; Z_s \,|\, Z_{<s})$", "share of the marginal KL")
     _stack_gap(known, total - known, error=error, labels=parts, ax=ax)
     _label_ticks(checked_names(names, count=len(total), template="{}"), ax=ax)
     ax.set(xlabel="latent site, in the guide's order", title="Information per latent site")
     return tidy(ax, grid="y")
+
+
+def _checked_error(standard_error: Drawable | None, owner: str, **vectors: Floats) -> Floats | None:
+    if standard_error is not None:
+        vectors["standard_error"] = as_vector(standard_error, name="standard_error")
+    check_lengths(owner, **vectors)
+    return vectors.get("standard_error")
 
 
 def _stack_gap(
@@ -208,9 +203,6 @@ def rate_stack(
             information of the pairs that are within a nat of it. Neither by default.
         names: one name per pair, such as its weight; by default their indices.
         ax: the Axes to draw on; a new figure's by default.
-
-    Returns:
-        The Axes.
 
     Raises:
         ValueError: if the arrays are not finite vectors of one length, the names do not match, or
@@ -310,9 +302,6 @@ def information_over_size(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axe
             ``marginal_kl``; each may have a companion ``…_standard_error``. ``Convergence.to_frame()`` is
             such a frame.
         ax: the Axes to draw on; a new figure's by default.
-
-    Returns:
-        The Axes.
 
     Raises:
         ValueError: if the frame has no row, lacks a bound, has sizes that are not positive, or values

@@ -44,9 +44,6 @@ def importance_matrix(
             lies on a diagonal, and rows of little weight come last.
         ax: the Axes to draw on; a new figure's by default.
 
-    Returns:
-        The Axes.
-
     Raises:
         ValueError: if ``importance`` is not a finite matrix of numbers >= 0, or the names do not match.
 
@@ -83,9 +80,6 @@ def information_matrix(
         ordered: whether rows are sorted by the factor that they know most of, so that what is disentangled
             lies on a diagonal, and rows that know little come last.
         ax: the Axes to draw on; a new figure's by default.
-
-    Returns:
-        The Axes.
 
     Raises:
         ValueError: if ``mutual_information`` is not a finite matrix, the entropies are not one number above 0
@@ -218,9 +212,6 @@ def scores(frame: pd.DataFrame, *, names: Sequence[str] | None = None, ax: Axes 
             drawn by themselves.
         names: one name per row; by default those of the frame's index.
         ax: the Axes to draw on; a new figure's by default.
-
-    Returns:
-        The Axes.
 
     Raises:
         ValueError: if there is no row, a column is missing, a score is not finite, or the names do not match.

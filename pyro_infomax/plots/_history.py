@@ -27,9 +27,6 @@ def history(frame: pd.DataFrame, *, columns: Sequence[str] | None = None, ax: Ax
         columns: what to draw; by default the loss and all terms but the ELBO, as far as the frame knows them.
         ax: the Axes to draw on; a new figure's by default.
 
-    Returns:
-        The Axes.
-
     Raises:
         ValueError: if the frame has no row or lacks a column.
 

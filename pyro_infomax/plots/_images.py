@@ -57,7 +57,8 @@ def reconstructions(
     """
     if n < 1:
         raise ValueError(f"Expected n >= 1 but got {n}.")
-    pair = _first(images, n, name="images"), _first(reconstructions, n, name="reconstructions")
+    given = {"images": images, "reconstructions": reconstructions}
+    pair = [as_images(values, name=name, axes=1)[:n] for name, values in given.items()]
     if pair[0].shape != pair[1].shape:
         raise ValueError(
             f"Expected images and reconstructions of one shape but got {pair[0].shape} and {pair[1].shape}."
@@ -67,10 +68,6 @@ def reconstructions(
     ax.set_yticks(centres(tiles, axis=0), ["data", "reconstruction"])
     ax.set_title("Reconstructions")
     return ax
-
-
-def _first(values: Drawable, n: int, *, name: str) -> Floats:
-    return as_images(values, name=name, axes=1)[:n]
 
 
 def traversals(
@@ -108,7 +105,7 @@ def traversals(
     """
     tiles = as_images(images, name="images", axes=2)
     labels = checked_names(names, count=len(tiles), template="$z_{{{}}}$")
-    steps = None if values is None else _checked_values(values, count=tiles.shape[1])
+    steps = None if values is None else _checked_values(values, per="column", count=tiles.shape[1])
     ax = show(tiles, ax=axes_or_new(ax, size=_size(tiles)))
     ax.set_yticks(centres(tiles, axis=0), labels)
     if steps is not None:
@@ -121,10 +118,10 @@ def traversals(
     return ax
 
 
-def _checked_values(values: Drawable, *, count: int) -> Floats:
+def _checked_values(values: Drawable, *, per: str, count: int) -> Floats:
     vector = as_vector(values, name="values")
     if len(vector) != count:
-        raise ValueError(f"Expected one value per column, {count} in all, but got {len(vector)}.")
+        raise ValueError(f"Expected one value per {per}, {count} in all, but got {len(vector)}.")
     return vector
 
 
@@ -164,9 +161,6 @@ def traversal_animation(
         values: (frames,) the values of :math:`z_j`, written below; nothing by default.
         names: one name per row, above its tile; by default :math:`z_0, z_1, \dots`
 
-    Returns:
-        The path.
-
     Raises:
         ValueError: if the shape is not that of rows of two images or more, a value is nan or infinite, the
             values or names do not match the frames or rows, fps is out of range, or the path does not end
@@ -201,21 +195,13 @@ def _checked_path(path: str | Path) -> Path:
 def _captions(values: Drawable | None, *, count: int) -> list[str] | None:
     if values is None:
         return None
-    vector = as_vector(values, name="values")
-    if len(vector) != count:
-        raise ValueError(f"Expected one value per frame, {count} in all, but got {len(vector)}.")
+    vector = _checked_values(values, per="frame", count=count)
     return [f"{value:+.2f}".replace("-", "\N{MINUS SIGN}") for value in vector]
 
 
 @final
 class _Film:
-    """A figure that shows one frame at a time.
-
-    Args:
-        tiles: (row, frame, H, W, ...) between 0 and 1.
-        labels: of the rows.
-        captions: of the frames.
-    """
+    """A figure that shows one frame at a time."""
 
     def __init__(self, tiles: Floats, labels: list[str], captions: list[str] | None) -> None:
         self.length = tiles.shape[1]

@@ -79,9 +79,6 @@ def latent_scatter(
         names: names of the d dimensions; by default :math:`z_0, z_1, \dots`
         ax: the Axes to draw on; a new figure's by default.
 
-    Returns:
-        The Axes.
-
     Raises:
         ValueError: if z is not finite or has one dimension only, if ``dimensions`` are not two of its own,
             or if the labels are not one per point or too many to tell apart.
@@ -168,9 +165,6 @@ def aggregate_against_prior(
             the only one.
         names: names of the d dimensions; by default :math:`z_0, z_1, \dots`
         ax: the Axes to draw on; a new figure's by default.
-
-    Returns:
-        The Axes.
 
     Raises:
         ValueError: if the arrays are not finite, differ in d, or ``dimensions`` are not among theirs.

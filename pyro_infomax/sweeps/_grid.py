@@ -25,17 +25,11 @@ _LARGEST_SEED: Final = 2**32 - 1  # NumPy's
 @final
 @dataclass(frozen=True)
 class Axis:
-    """One dimension of the grid.
-
-    Args:
-        name: of the dimension.
-        tokens: what tells its values apart: numbers, strings, booleans, None, or tuples of these.
-        values: what the run gets, one for each token.
-    """
+    """One dimension of the grid."""
 
     name: str
-    tokens: tuple[Token, ...]
-    values: tuple[object, ...]
+    tokens: tuple[Token, ...]  # that tell its values apart: numbers, strings, booleans, None, or tuples
+    values: tuple[object, ...]  # what the run gets, one for each token
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -50,15 +44,10 @@ class Axis:
 @final
 @dataclass(frozen=True)
 class Point:
-    """A point of the grid, seed included.
+    """A point of the grid, seed included; both mappings are from the names of the dimensions."""
 
-    Args:
-        tokens: names of the dimensions to what tells their values apart.
-        arguments: names of the dimensions to what the run gets.
-    """
-
-    tokens: Mapping[str, Token]
-    arguments: Mapping[str, object]
+    tokens: Mapping[str, Token]  # what tells the values apart
+    arguments: Mapping[str, object]  # what the run gets
 
     @property
     def seed(self) -> int:
@@ -83,16 +72,7 @@ class Point:
 
 
 def axes_of(grid: Mapping[str, object], seeds: int | Sequence[int]) -> tuple[Axis, ...]:
-    """The dimensions of a grid in its order, the seeds last.
-
-    Args:
-        grid: names to their values; see :func:`~pyro_infomax.sweep`.
-        seeds: how many, from 0 on, or which.
-
-    Raises:
-        ValueError: for an empty grid, names that are no keyword arguments, values that are none, come twice
-            or have no stable name, and seeds that are not distinct integers from 0 to 2**32 − 1.
-    """
+    """The dimensions of a grid in its order, the seeds last."""
     if not isinstance(grid, Mapping) or not grid:
         raise ValueError(f"Expected a grid with a name and its values at least but got {grid!r}.")
     for name in grid:

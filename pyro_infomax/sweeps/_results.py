@@ -14,13 +14,12 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, 
 
 import numpy as np
 import pandas as pd
-import pyro
 import torch
 import xarray as xr
 from numpy.typing import DTypeLike
 
 from pyro_infomax._types import Array
-from pyro_infomax._version import __version__
+from pyro_infomax._version import creation_attributes
 from pyro_infomax.information import Estimate
 from pyro_infomax.sweeps._grid import FAILURE, Axis, Point
 
@@ -49,17 +48,7 @@ class _Framed(Protocol):
 def as_dataset(result: object, *, taken: Iterable[str] = ()) -> xr.Dataset:
     """What a run returned as a Dataset; see :func:`~pyro_infomax.sweep` for the rules.
 
-    Args:
-        result: what the run returned.
-        taken: names that neither a variable nor a dimension may have.
-
-    Raises:
-        ValueError: if the result is of another kind, a name comes twice or is taken, or an array holds what
-            is neither number, boolean nor string.
-
-    Example:
-        >>> as_dataset({"rate": 1.5, "active": [True, False]})["active"].dims
-        ('active_dim_0',)
+    Neither a variable nor a dimension may have a name that is taken.
     """
     arrays: dict[str, xr.DataArray] = {}
     for name, array in _parts(result):
@@ -225,15 +214,9 @@ _UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, EOFError, Runtim
 @final
 @dataclass(frozen=True)
 class Failure:
-    """Why a point has no result.
+    """Why a point has no result."""
 
-    Args:
-        kind: the class of the exception.
-        message: what it said.
-        traceback: where it was raised.
-    """
-
-    kind: str
+    kind: str  # the class of the exception
     message: str
     traceback: str
 
@@ -280,12 +263,6 @@ class FolderStore(Store):
 
     A file is written under a name of its own and then renamed, so that whoever reads finds it whole or not
     at all, and of two sweeps that write the same point the last wins. Nothing in a file is ever executed.
-
-    Args:
-        folder: made if there is none.
-
-    Raises:
-        ValueError: if there is a file in its place.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -381,16 +358,7 @@ DimensionLabels = Mapping[str, Index]
 
 
 def assemble(axes: Sequence[Axis], outcomes: Sequence[PointOutcome]) -> xr.Dataset:
-    """One Dataset with the axes as its first dimensions.
-
-    Args:
-        axes: of the grid.
-        outcomes: of its points, the last axis running fastest.
-
-    Raises:
-        ValueError: if the points disagree on the dimensions or the kind of a variable, or on whether a
-            dimension has labels.
-    """
+    """One Dataset with the axes as its first dimensions; the last axis of the outcomes runs fastest."""
     results = {i: each for i, each in enumerate(outcomes) if isinstance(each, xr.Dataset)}
     dims, shape = [axis.name for axis in axes], [len(axis) for axis in axes]
     labels = _labels(results)
@@ -403,7 +371,7 @@ def assemble(axes: Sequence[Axis], outcomes: Sequence[PointOutcome]) -> xr.Datas
     named = {dim for each in results.values() for dim in each.coords}
     coords = {axis.name: axis.coordinate for axis in axes}
     coords |= {dim: _plain_labels(index) for dim, index in labels.items() if dim in named}
-    return xr.Dataset(variables, coords=coords, attrs=_attributes())
+    return xr.Dataset(variables, coords=coords, attrs=creation_attributes())
 
 
 def _gathered(name: str, results: Results, labels: DimensionLabels, *, size: int) -> Variable:
@@ -468,12 +436,3 @@ def _agreed(name: str, what: str, each: Sequence[_Feature]) -> _Feature:
         seen = " and ".join(sorted(map(str, set(each))))
         raise ValueError(f"Expected {name!r} to have the same {what} but the points have {seen}.")
     return each[0]
-
-
-def _attributes() -> dict[str, str]:
-    return {
-        "inference_library": "pyro",
-        "inference_library_version": pyro.__version__,
-        "creation_library": "pyro_infomax",
-        "creation_library_version": __version__,
-    }

@@ -34,19 +34,12 @@ _ALONE: Final = threading.RLock()
 @final
 @dataclass(frozen=True)
 class Worker:
-    """Computes points, wherever it is sent.
-
-    Args:
-        run: the function of a point.
-        store: where outcomes go as they come.
-        dtype: torch's default, which a new process does not know.
-        threads: of torch, for each point.
-    """
+    """Computes points, wherever it is sent."""
 
     run: Program
     store: Store
-    dtype: torch.dtype
-    threads: int
+    dtype: torch.dtype  # torch's default, which a new process does not know
+    threads: int  # of torch, for each point
 
     def __call__(self, point: Point) -> PointOutcome:
         """The outcome of the point: what another sweep on this store has found meanwhile, or else its own."""
@@ -73,11 +66,6 @@ def isolated_point(seed: int, *, dtype: torch.dtype, threads: int) -> Iterator[N
 
     The block draws what it would draw after ``pyro.set_rng_seed(seed)``: the generators of torch, NumPy and
     Python start there.
-
-    Args:
-        seed: where the generators start.
-        dtype: torch's default inside.
-        threads: of torch inside.
     """
     with _ALONE, isolated_random_state(), pyro.get_param_store().scope(), _restored():
         pyro.set_rng_seed(seed)

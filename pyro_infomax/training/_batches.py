@@ -3,6 +3,7 @@
 import abc
 import mmap
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final, TypeGuard, final
 
@@ -27,11 +28,7 @@ class Batches(abc.ABC):
 
     @abc.abstractmethod
     def shuffled(self, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch of training, in an order drawn from torch's generator.
-
-        Args:
-            skip: how many batches to leave out at the beginning; those after them are the same as without.
-        """
+        """An epoch of training after its first ``skip`` batches, in an order drawn from torch's generator."""
 
     @abc.abstractmethod
     def ordered(self) -> Iterator[Batch]:
@@ -43,13 +40,6 @@ class Batches(abc.ABC):
 
         The processes draw from generators in one state, so that their parts make up the batches of a single
         process.
-
-        Args:
-            rank: which process this is, counted from 0.
-            world_size: how many there are.
-
-        Raises:
-            ValueError: where there are too few data for all processes, and for data that cannot be split.
         """
 
 
@@ -72,72 +62,50 @@ class WholeBatch(Batches):
 
 
 @final
+@dataclass(frozen=True, eq=False)
 class IndexedBatches(Batches):
     """Batches fetched by their indices; the last one may be short.
 
     Where it has fewer data than there are processes, it is one with the batch before it, since no process may
     stay without data.
-
-    Args:
-        take: from an index (batch,) to the batch.
-        size: number of data.
-        batch_size: number of data in a batch, over all processes.
-        device: where the index is wanted.
-        rank: which process this is.
-        world_size: how many processes share each batch.
     """
 
-    def __init__(
-        self,
-        take: Callable[[Tensor], Batch],
-        *,
-        size: int,
-        batch_size: int,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        _check_enough(min(size, batch_size), world_size, "a batch")
-        self._take = take
-        self._size = size
-        self._batch_size = batch_size
-        self._device = device
-        self._rank = rank
-        self._world_size = world_size
+    take: Callable[[Tensor], Batch]  # from an index (batch,) to the batch
+    size: int
+    batch_size: int  # over all processes
+    device: torch.device | str = "cpu"  # where the index is wanted
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        _check_enough(min(self.size, self.batch_size), self.world_size, "a batch")
 
     def shuffled(self, skip: int = 0) -> Iterator[Batch]:
-        return self._walk(torch.randperm(self._size, device="cpu"), skip)
+        return self._walk(torch.randperm(self.size, device="cpu"), skip)
 
     def ordered(self) -> Iterator[Batch]:
-        return self._walk(torch.arange(self._size, device="cpu"))
+        return self._walk(torch.arange(self.size, device="cpu"))
 
     def sharded(self, rank: int, world_size: int) -> "IndexedBatches":
-        return IndexedBatches(
-            self._take,
-            size=self._size,
-            batch_size=self._batch_size,
-            device=self._device,
-            rank=rank,
-            world_size=world_size,
-        )
+        return replace(self, rank=rank, world_size=world_size)
 
     def _walk(self, order: Tensor, skip: int = 0) -> Iterator[Batch]:
-        for index in self._indices(order.to(self._device), skip):
-            part = index if self._world_size == 1 else index[self._rank :: self._world_size]
-            yield self._take(part)
+        for index in self._indices(order.to(self.device), skip):
+            part = index if self.world_size == 1 else index[self.rank :: self.world_size]
+            yield self.take(part)
 
     def _indices(self, order: Tensor, skip: int) -> Iterator[Tensor]:
-        last = (self._count - 1) * self._batch_size
+        last = (self._count - 1) * self.batch_size
         # One split makes views at a third of what slices cost, but of a long order they would not fit memory
-        for block in order[skip * self._batch_size : last].split(_BLOCK * self._batch_size):
-            yield from block.split(self._batch_size) if len(block) else ()
+        for block in order[skip * self.batch_size : last].split(_BLOCK * self.batch_size):
+            yield from block.split(self.batch_size) if len(block) else ()
         if skip < self._count:
             yield order[last:]
 
     @property
     def _count(self) -> int:
-        full, rest = divmod(self._size, self._batch_size)
-        return full + (rest >= self._world_size)
+        full, rest = divmod(self.size, self.batch_size)
+        return full + (rest >= self.world_size)
 
 
 @final
@@ -186,26 +154,7 @@ class StreamBatches(Batches):
 
 
 def to_batches(data: TrainingData, *, batch_size: int | None, name: str = "data") -> Batches:
-    """Turns any kind of data into batches.
-
-    Args:
-        data: a tensor or a memory-mapped array, or a tuple of these, whose first axis is the data, a Dataset
-            whose items are a tensor or a tuple of them, or a DataLoader, which has batches of its own.
-        batch_size: number of data in a batch; None for all of them at once.
-        name: what error messages call the data.
-
-    Returns:
-        The batches, each a tuple of tensors.
-
-    Raises:
-        ValueError: for other kinds of data, empty data, lengths that differ, nan in a tensor, or a batch
-            size below 1.
-
-    Example:
-        >>> batches = to_batches(torch.arange(5), batch_size=2)
-        >>> [x.tolist() for (x,) in batches.ordered()]
-        [[0, 1], [2, 3], [4]]
-    """
+    """Turns any kind of data into batches, each a tuple of tensors; no batch size takes all at once."""
     if batch_size is not None:
         batch_size = whole_number("batch_size", batch_size, at_least=1)
     # A loader that went through fabric.setup_dataloaders is wrapped, and no DataLoader any more

@@ -75,116 +75,37 @@ class Callback(abc.ABC):
 
 
 @final
-class Monitor:
-    """Watches a column of the history for improvements.
+class BestEpoch:
+    """The best epoch so far by a column of the history, with its parameters and buffers where they are kept.
 
-    An epoch improves when its value lies by more than ``min_delta`` below the best one so far (above it for
-    the ``elbo`` columns); nan never improves.
-
-    Args:
-        column: the column to watch, in nats per datum.
-        min_delta: the least improvement that counts, in nats per datum.
-
-    Attributes:
-        epoch: the best epoch so far, 0 before there is one.
-
-    Raises:
-        ValueError: for a negative min_delta.
-
-    Example:
-        >>> monitor = Monitor("validation_elbo")
-        >>> monitor.epoch, monitor.value
-        (0, nan)
+    An epoch is the best when its value lies by more than ``min_delta`` below the best one so far (above it
+    for the ``elbo`` columns); nan never is. Its number is 0 before there is one.
     """
 
-    def __init__(self, column: str, *, min_delta: float = 0.0) -> None:
+    def __init__(self, column: str, *, min_delta: float, keep_weights: bool = True) -> None:
         if not min_delta >= 0:
             raise ValueError(f"Expected min_delta >= 0 but got {min_delta}.")
         self.column = column
         self.min_delta = min_delta
-        self._cost = math.inf
         self.epoch = 0
-
-    @property
-    def value(self) -> float:
-        """The best value so far, nan before there is one."""
-        return self._sign * self._cost if self.epoch else math.nan
-
-    def improves(self, state: TrainingState) -> bool:
-        """Whether the epoch that has just ended is the best one so far, by more than ``min_delta``.
-
-        Raises:
-            ValueError: if the history has no such column.
-        """
-        # The same object may serve one training after another
-        if len(state.history) == 1:
-            self._cost, self.epoch = math.inf, 0
-        cost = self._sign * value_of(self.column, state)
-        if not cost < self._cost - self.min_delta:
-            return False
-        self._cost, self.epoch = cost, state.epoch
-        return True
-
-    def state_dict(self) -> dict[str, float | str]:
-        """What it has seen."""
-        return {"column": self.column, "cost": self._cost, "epoch": self.epoch}
-
-    def load_state_dict(self, state: Mapping[str, float | str]) -> None:
-        """Goes on from what another one has seen.
-
-        Raises:
-            ValueError: for the state of one that watches another column.
-        """
-        if state["column"] != self.column:
-            raise ValueError(
-                f"Expected the state of a callback that watches {self.column!r} but it has watched "
-                f"{state['column']!r}: watch the same column, or begin another training."
-            )
-        self._cost, self.epoch = float(state["cost"]), int(state["epoch"])
-
-    @property
-    def _sign(self) -> float:
-        return -1.0 if self.column.endswith("elbo") else 1.0
-
-
-def value_of(column: str, state: TrainingState) -> float:
-    """The value of a column in the epoch that has just ended.
-
-    Raises:
-        ValueError: if the history has no such column.
-    """
-    if column not in state.history:
-        raise ValueError(
-            f"Expected the history to have the column {column!r} but it has "
-            f"{', '.join(state.history.columns)}: monitor one of these, or pass validation= to fit."
-        )
-    return state.row[column]
-
-
-@final
-class BestEpoch:
-    """The parameters, and the buffers of modules, of the best epoch so far.
-
-    Args:
-        column: of the history, by which epochs are compared.
-        min_delta: the least improvement that counts, in nats per datum.
-        keep_weights: whether parameters are kept at all.
-
-    Attributes:
-        monitor: knows which epoch it was.
-    """
-
-    def __init__(self, column: str, *, min_delta: float, keep_weights: bool = True) -> None:
-        self.monitor = Monitor(column, min_delta=min_delta)
+        self._cost = math.inf
         self._keep_weights = keep_weights
         self._weights: State | None = None
 
+    @property
+    def value(self) -> float:
+        """Its value, nan before there is one."""
+        return self._sign * self._cost if self.epoch else math.nan
+
     def follow(self, state: TrainingState) -> None:
         """Takes the epoch that has just ended for the best one, if it is."""
-        if self.monitor.improves(state):
+        # The same object may serve one training after another
+        if len(state.history) == 1:
+            self._cost, self.epoch, self._weights = math.inf, 0, None
+        cost = self._sign * value_of(self.column, state)
+        if cost < self._cost - self.min_delta:
+            self._cost, self.epoch = cost, state.epoch
             self._weights = state.snapshot().state_dict() if self._keep_weights else None
-        elif not self.monitor.epoch:
-            self._weights = None
 
     def restore(self, state: TrainingState) -> None:
         """Puts its parameters in the place of the present ones, if there are any."""
@@ -194,13 +115,34 @@ class BestEpoch:
             best.restore()
 
     def state_dict(self) -> State:
-        """The best epoch, and its parameters."""
-        return {"monitor": self.monitor.state_dict(), "best": self._weights}
+        """Which epoch it was, and its parameters."""
+        monitor = {"column": self.column, "cost": self._cost, "epoch": self.epoch}
+        return {"monitor": monitor, "best": self._weights}
 
     def load_state_dict(self, state: State) -> None:
         """Goes on from what another one has kept."""
-        self.monitor.load_state_dict(state["monitor"])
+        monitor = state["monitor"]
+        if monitor["column"] != self.column:
+            raise ValueError(
+                f"Expected the state of a callback that watches {self.column!r} but it has watched "
+                f"{monitor['column']!r}: watch the same column, or begin another training."
+            )
+        self._cost, self.epoch = float(monitor["cost"]), int(monitor["epoch"])
         self._weights = state["best"]
+
+    @property
+    def _sign(self) -> float:
+        return -1.0 if self.column.endswith("elbo") else 1.0
+
+
+def value_of(column: str, state: TrainingState) -> float:
+    """The value of a column in the epoch that has just ended."""
+    if column not in state.history:
+        raise ValueError(
+            f"Expected the history to have the column {column!r} but it has "
+            f"{', '.join(state.history.columns)}: monitor one of these, or pass validation= to fit."
+        )
+    return state.row[column]
 
 
 # ---- Stopping when a column of the history no longer improves.
@@ -246,7 +188,7 @@ class EarlyStopping(Callback):
 
     def __call__(self, state: TrainingState) -> None:
         self._best.follow(state)
-        if state.epoch - self._best.monitor.epoch >= self.patience:
+        if state.epoch - self._best.epoch >= self.patience:
             state.stop(self._reason())
 
     def finish(self, state: TrainingState) -> None:
@@ -267,7 +209,7 @@ class EarlyStopping(Callback):
         )
 
     def _reason(self) -> str:
-        best = f"{self._best.monitor.value:.6g} of epoch {self._best.monitor.epoch}"
+        best = f"{self._best.value:.6g} of epoch {self._best.epoch}"
         return f"early stopping: {self.monitor} did not improve on the {best} for {self.patience} epochs"
 
 
@@ -314,12 +256,12 @@ class BestWeights(Callback):
     @property
     def epoch(self) -> int:
         """The best epoch so far, counted from 1; 0 before there is one."""
-        return self._best.monitor.epoch
+        return self._best.epoch
 
     @property
     def value(self) -> float:
         """The monitored value of that epoch, in nats per datum; nan before there is one."""
-        return self._best.monitor.value
+        return self._best.value
 
     def restore(self) -> None:
         """Puts the parameters of the best epoch in the place of the present ones.
@@ -329,7 +271,7 @@ class BestWeights(Callback):
         """
         if not self.epoch or self._training is None:
             raise ValueError(
-                f"Expected an epoch with a {self._best.monitor.column} that is a number, but there was none: "
+                f"Expected an epoch with a {self._best.column} that is a number, but there was none: "
                 "pass this callback to fit first."
             )
         self._best.restore(self._training)
@@ -350,8 +292,7 @@ class BestWeights(Callback):
         self._best.load_state_dict(state)
 
     def __repr__(self) -> str:
-        monitor = self._best.monitor
-        return f"BestWeights(monitor={monitor.column!r}, min_delta={monitor.min_delta})"
+        return f"BestWeights(monitor={self._best.column!r}, min_delta={self._best.min_delta})"
 
 
 # ---- Advancing learning-rate schedulers after each epoch of a training.
@@ -397,7 +338,8 @@ class LearningRateSchedule:
 
     def __call__(self, state: TrainingState) -> None:
         optim = _scheduled(state.svi.optim)
-        _check_monitor(self.monitor, watches=_watches(optim))
+        watches = any(isinstance(each, ReduceLROnPlateau) for each in optim.optim_objs.values())
+        _check_monitor(self.monitor, watches=watches)
         optim.step(*(() if self.monitor is None else (value_of(self.monitor, state),)))
 
     def __repr__(self) -> str:
@@ -413,10 +355,6 @@ def _scheduled(optim: PyroOptim) -> PyroLRScheduler:
     raise ValueError(
         f"Expected an optimiser with learning-rate schedulers but got a {type(optim).__name__}: {advice}."
     )
-
-
-def _watches(optim: PyroOptim) -> bool:
-    return any(isinstance(each, ReduceLROnPlateau) for each in optim.optim_objs.values())
 
 
 def _check_monitor(monitor: str | None, *, watches: bool) -> None:

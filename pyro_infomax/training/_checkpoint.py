@@ -9,8 +9,9 @@ import warnings
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sized
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, TypeVar, cast, final, runtime_checkable
+from typing import Any, Final, Protocol, cast, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -95,10 +96,6 @@ def write_checkpoint(path: Path, content: State) -> None:
 
     The content goes to a temporary file in the same folder, is brought to the disk, and then takes the place
     of the old file.
-
-    Args:
-        path: of the file.
-        content: tensors and plain values.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -113,17 +110,7 @@ def write_checkpoint(path: Path, content: State) -> None:
 
 
 def read_checkpoint(path: Path) -> State:
-    """Reads a checkpoint, of which nothing is run.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        ValueError: if the file is none of :func:`write_checkpoint`, of another version, or damaged.
-    """
+    """Reads a checkpoint, of which nothing is run."""
     if flaw := _flaw(path):
         raise ValueError(f"Expected {path} to be a checkpoint of fit but {flaw}.")
     try:
@@ -194,34 +181,14 @@ def _described(content: object) -> str:
 
 # ---- State that consists of tensors and plain values, which a file can hold without any code.
 
-_Values = TypeVar("_Values")
 _VALUES: Final = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _BASES: Final[tuple[type, ...]] = (str, int, float, tuple)
 _MAPPINGS: Final = (dict, OrderedDict, Counter)
 _SEQUENCES: Final = (list, tuple, set)
 
 
-def plain_values(state: _Values, *, of: str) -> _Values:
-    """A state as ``torch.load(weights_only=True)`` reads it.
-
-    Args:
-        state: mappings, sequences, tensors and plain values, nested as they may be.
-        of: what error messages call its owner.
-
-    Returns:
-        The same state; tensors without their graphs, and NumPy's numbers as Python's.
-
-    Raises:
-        ValueError: for anything else in it, such as functions and objects.
-
-    Example:
-        >>> plain_values({"best": np.float64(0.5), "seen": (1, 2)}, of="a callback")
-        {'best': 0.5, 'seen': (1, 2)}
-    """
-    return cast(_Values, _plain_value(state, of, ""))
-
-
-def _plain_value(value: object, of: str, path: str) -> object:
+def plain_values(value: object, path: str = "") -> Any:
+    """Tensors and plain values, nested as they may be, as ``torch.load(weights_only=True)`` reads them."""
     if isinstance(value, Tensor):
         return _without_the_rest(value.detach())
     if isinstance(value, np.generic):
@@ -231,17 +198,17 @@ def _plain_value(value: object, of: str, path: str) -> object:
         return value
     if isinstance(value, Mapping) and kind in _MAPPINGS:
         pairs = ((key, each, f"{path}.{key}") for key, each in value.items())
-        return kind({_plain_value(key, of, at): _plain_value(each, of, at) for key, each, at in pairs})
+        return kind({plain_values(key, at): plain_values(each, at) for key, each, at in pairs})
     if isinstance(value, _SEQUENCES) and kind in _SEQUENCES:
-        return kind(_plain_value(each, of, f"{path}.{number}") for number, each in enumerate(value))
+        return kind(plain_values(each, f"{path}.{number}") for number, each in enumerate(value))
     for base in _BASES:
         if isinstance(value, base):
-            return _plain_value(base(value), of, path)
+            return plain_values(base(value), path)
     if isinstance(value, Mapping):
-        return _plain_value(dict(value), of, path)
+        return plain_values(dict(value), path)
     raise ValueError(
-        f"Expected the state of {of} to consist of tensors and plain values, so that a checkpoint can hold "
-        f"it, but got a {type(value).__name__} at {path.removeprefix('.') or 'its root'!r}."
+        "Expected the state of the training to consist of tensors and plain values, so that a checkpoint can "
+        f"hold it, but got a {type(value).__name__} at {path.removeprefix('.') or 'its root'!r}."
     )
 
 
@@ -263,16 +230,7 @@ def training_setting(
     seed: int | None,
     processes: int,
 ) -> State:
-    """The kinds of optimiser and objective, the amount of data, and the arguments of ``fit``, by their names.
-
-    Example:
-        >>> import pyro, torch
-        >>> svi = SVI(print, print, pyro.optim.Adam({}), pyro.infer.Trace_ELBO())
-        >>> setting = training_setting(
-        ...     svi, torch.zeros(5, 2), validation=None, batch_size=2, seed=0, processes=1)
-        >>> setting["len(data)"], setting["optimizer"], setting["objective"]
-        (5, 'PyroOptim of Adam', 'Trace_ELBO')
-    """
+    """The kinds of optimiser and objective, the amount of data, and the arguments of ``fit``, by name."""
     return {
         "batch_size": batch_size if not isinstance(data, DataLoader) else data.batch_size,
         "len(data)": _length(data),
@@ -301,19 +259,7 @@ def _kind_of_optimizer(optim: PyroOptim) -> str:
 
 
 def forget_moments(optim: PyroOptim) -> None:
-    """Drops the moments, step counts and schedules of all parameters, which begin anew.
-
-    Example:
-        >>> import torch
-        >>> from pyro.optim import Adam
-        >>> parameter = torch.ones(1, requires_grad=True)
-        >>> parameter.grad = torch.ones(1)
-        >>> optim = Adam({"lr": 0.1})
-        >>> optim([parameter])
-        >>> forget_moments(optim)
-        >>> optim.get_state()
-        {}
-    """
+    """Drops the moments, step counts and schedules of all parameters, which begin anew."""
     if isinstance(optim, FusedOptim):
         optim.forget()
         return
@@ -322,12 +268,7 @@ def forget_moments(optim: PyroOptim) -> None:
 
 
 def read_moments(optim: PyroOptim, programs: ProgramState) -> State:
-    """What the optimiser keeps, by the stable names of the parameters; the tensors may be its own.
-
-    Args:
-        optim: the optimiser.
-        programs: knows the parameters. Pyro itself has no names for those that a module keeps to itself.
-    """
+    """What the optimiser keeps, by the stable names of the parameters; the tensors may be its own."""
     parameters, names = programs.parameters, programs.stable_names
     if isinstance(optim, FusedOptim):
         optim.name_parameters(parameters)
@@ -340,16 +281,9 @@ def read_moments(optim: PyroOptim, programs: ProgramState) -> State:
 
 
 def prepare_moments(optim: PyroOptim, moments: State, programs: ProgramState) -> Callable[[], None]:
-    """Gets ready to put back what :func:`read_moments` has read.
+    """What puts back all that :func:`read_moments` has read; until it is called, nothing has changed.
 
-    Args:
-        optim: the optimiser.
-        moments: by the stable name of the parameter; what belongs to parameters that do not exist yet waits
-            for them.
-        programs: knows the parameters.
-
-    Returns:
-        What puts it back. Until then, nothing has changed.
+    What belongs to parameters that do not exist yet waits for them.
     """
     parameters = programs.parameters
     sites = {stable: name for name, stable in programs.stable_names.items()}
@@ -390,38 +324,21 @@ class KeepsState(Protocol):
 
 
 @final
+@dataclass(eq=False, kw_only=True)
 class Keeper:
-    """Keeps a training in its checkpoint.
+    """Keeps a training in its checkpoint, and goes on from what that holds."""
 
-    Args:
-        checkpoint: where, and how often.
-        state: the training.
-        last_good: the state at the end of the last epoch, where a loss that is not finite sends it.
-        callbacks: those with a state are kept too.
-        streams: what the training draws from.
-        setting: what has to be the same when it is resumed.
-        ranks: the processes that train. The first one writes.
-    """
+    checkpoint: Checkpoint
+    training: TrainingState
+    last_good: Snapshot  # at the end of the last epoch, where a loss that is not finite sends it
+    callbacks: Iterable[object]  # those with a state are kept too
+    streams: RandomStreams  # what the training draws from
+    setting: State  # what has to be the same when it is resumed
+    ranks: Ranks  # those that train; the first one writes
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        state: TrainingState,
-        last_good: Snapshot,
-        callbacks: Iterable[object],
-        streams: RandomStreams,
-        setting: State,
-        ranks: Ranks,
-    ) -> None:
-        self._checkpoint = checkpoint
-        self._path = checkpoint.path
-        self._training = state
-        self._last_good = last_good
-        self._callbacks: list[KeepsState] = [each for each in callbacks if isinstance(each, KeepsState)]
-        self._streams = streams
-        self._setting = dict(setting)
-        self._ranks = ranks
+    def __post_init__(self) -> None:
+        self._path = self.checkpoint.path
+        self._kept: list[KeepsState] = [each for each in self.callbacks if isinstance(each, KeepsState)]
         self._epochs_kept = 0
         self._stated_at_first: list[str] | None = None
         self._written = time.perf_counter()
@@ -430,22 +347,14 @@ class Keeper:
     # -- reading ---------------------------------------------------------------------------------------
 
     def find(self, *, resume: bool) -> State | None:
-        """What the file holds; None if there is none.
-
-        Args:
-            resume: whether the training may go on from a file.
-
-        Raises:
-            ValueError: if there is a file that it must not go on from, or that is no checkpoint of this
-                training.
-        """
-        content = self._ranks.broadcast(self._ranks.together(lambda: self._find(resume)))
+        """What the file holds, which must be a checkpoint of this training; None if there is none."""
+        content = self.ranks.broadcast(self.ranks.together(lambda: self._find(resume)))
         if content is not None:
             self._check_setting(content["setting"])
         return content
 
     def _find(self, resume: bool) -> State | None:
-        if not self._ranks.is_first:
+        if not self.ranks.is_first:
             return None
         self._path.parent.mkdir(parents=True, exist_ok=True)
         exists = self._path.exists()
@@ -458,16 +367,8 @@ class Keeper:
         return read_checkpoint(self._path) if exists else None
 
     def restore(self, content: State, part: EpochPart) -> None:
-        """Puts a training back to where a file has it; nothing is changed if it does not fit.
-
-        Args:
-            content: of the file.
-            part: the epoch in which the training was, if it was in one.
-
-        Raises:
-            ValueError: if parameters, buffers or callbacks are other ones.
-        """
-        programs, svi = self._training.programs, self._training.svi
+        """Puts a training back to where a file has it; nothing is changed if it does not fit."""
+        programs, svi = self.training.programs, self.training.svi
         # What may not fit comes first, so that an error leaves all as it was
         for kind, live in programs.state_dict().items():
             self._check_names(kind, live, content["programs"][kind])
@@ -480,38 +381,38 @@ class Keeper:
         for thing, kept in ((objective(svi), content["objective"]), (svi, content["svi"])):
             if kept is not None:
                 cast(KeepsState, thing).load_state_dict(kept)
-        for callback, (_, kept) in zip(self._callbacks, content["callbacks"], strict=True):
+        for callback, (_, kept) in zip(self._kept, content["callbacks"], strict=True):
             callback.load_state_dict(kept)
-        self._training.step = content["step"]
-        self._training.history.load_state_dict(content["history"])
-        self._training.epoch = len(self._training.history)
-        self._epochs_kept = len(self._training.history)
+        self.training.step = content["step"]
+        self.training.history.load_state_dict(content["history"])
+        self.training.epoch = len(self.training.history)
+        self._epochs_kept = len(self.training.history)
         self._stated_at_first = content["stated_at_first"]
         self._restore_place(content, part)
 
     def _restore_place(self, content: State, part: EpochPart) -> None:
-        streams = content["streams"][self._ranks.rank]
+        streams = content["streams"][self.ranks.rank]
         if content["part"] is None:
-            self._last_good.update()
-            self._streams.load_state_dict(streams)
+            self.last_good.update()
+            self.streams.load_state_dict(streams)
             return
-        self._last_good.load_state_dict(content["last_good"])
-        part.load_state_dict(content["part"][self._ranks.rank], streams=streams)
-        self._training.epoch += 1
+        self.last_good.load_state_dict(content["last_good"])
+        part.load_state_dict(content["part"][self.ranks.rank], streams=streams)
+        self.training.epoch += 1
 
     def warn_of_fewer_epochs(self, content: State) -> None:
         """Says so if the file has got further than was asked for now."""
-        done, begun = len(self._training.history), content["part"] is not None
-        if done + begun > self._training.epochs:
+        done, begun = len(self.training.history), content["part"] is not None
+        if done + begun > self.training.epochs:
             warnings.warn(
                 f"The checkpoint {self._path} has got to epoch {done + begun}, further than the "
-                f"{self._training.epochs} epochs that were asked for; it is returned as it is.",
+                f"{self.training.epochs} epochs that were asked for; it is returned as it is.",
                 UserWarning,
                 stacklevel=3,
             )
 
     def _check_setting(self, kept: State) -> None:
-        for name, value in self._setting.items():
+        for name, value in self.setting.items():
             if kept[name] != value:
                 raise ValueError(
                     f"Expected {name} to be {kept[name]!r}, as in the checkpoint {self._path}, but got "
@@ -536,7 +437,7 @@ class Keeper:
             )
 
     def _check_callbacks(self, kept: Iterable[tuple[str, State]]) -> None:
-        theirs, ours = [name for name, _ in kept], [type(each).__name__ for each in self._callbacks]
+        theirs, ours = [name for name, _ in kept], [type(each).__name__ for each in self._kept]
         if theirs != ours:
             raise ValueError(
                 f"Expected the callbacks whose states the checkpoint {self._path} holds, {theirs}, but got "
@@ -548,21 +449,21 @@ class Keeper:
     def after_step(self, part: EpochPart) -> None:
         """Writes in the middle of an epoch, if it is time."""
         if self._stated_at_first is None:
-            names = self._training.programs.stable_names
+            names = self.training.programs.stable_names
             self._stated_at_first = [stable for name, stable in names.items() if is_of_programs(name)]
-        if self._is_due_in_epoch() and not self._last_good.spoiled():
+        if self._is_due_in_epoch() and not self.last_good.spoiled():
             self._write(part)
 
     def after_epoch(self) -> None:
         """Writes at the end of an epoch, if it is time."""
-        if self._checkpoint.every_steps or self._checkpoint.every_seconds is not None:
+        if self.checkpoint.every_steps or self.checkpoint.every_seconds is not None:
             return
-        if self._ranks.broadcast(self._age >= _LONGER_THAN_WRITING * self._cost):
+        if self.ranks.broadcast(self._age >= _LONGER_THAN_WRITING * self._cost):
             self._write(None)
 
     def finish(self) -> None:
         """Writes what is not written yet."""
-        if len(self._training.history) > self._epochs_kept:
+        if len(self.training.history) > self._epochs_kept:
             self._write(None)
 
     @property
@@ -570,38 +471,38 @@ class Keeper:
         return time.perf_counter() - self._written
 
     def _is_due_in_epoch(self) -> bool:
-        steps, seconds = self._checkpoint.every_steps, self._checkpoint.every_seconds
-        if steps is not None and self._training.step % steps == 0:
+        steps, seconds = self.checkpoint.every_steps, self.checkpoint.every_seconds
+        if steps is not None and self.training.step % steps == 0:
             return True
-        return seconds is not None and bool(self._ranks.broadcast(self._age >= seconds))
+        return seconds is not None and bool(self.ranks.broadcast(self._age >= seconds))
 
     def _write(self, part: EpochPart | None) -> None:
         started = time.perf_counter()
-        content = plain_values(self._content(part), of="the training")
-        self._ranks.together(lambda: self._write_first(content))
-        self._epochs_kept = len(self._training.history)
+        content = plain_values(self._content(part))
+        self.ranks.together(lambda: self._write_first(content))
+        self._epochs_kept = len(self.training.history)
         self._written = time.perf_counter()
         self._cost = self._written - started
 
     def _write_first(self, content: State) -> None:
-        if self._ranks.is_first:
+        if self.ranks.is_first:
             write_checkpoint(self._path, content)
 
     def _content(self, part: EpochPart | None) -> State:
-        training, programs = self._training, self._training.programs
+        training, programs = self.training, self.training.programs
         return {
-            "setting": self._setting,
+            "setting": self.setting,
             "programs": programs.state_dict(),
             "stated_at_first": self._stated_at_first,
             "optimizer": read_moments(training.svi.optim, programs),
             "objective": _state_of(objective(training.svi)),
             "svi": _state_of(training.svi),
-            "callbacks": [(type(each).__name__, each.state_dict()) for each in self._callbacks],
+            "callbacks": [(type(each).__name__, each.state_dict()) for each in self._kept],
             "step": training.step,
             "history": training.history.state_dict(),
-            "streams": self._ranks.all_of(self._streams.state_dict()),
-            "part": None if part is None else self._ranks.all_of(part.state_dict()),
-            "last_good": None if part is None else self._last_good.state_dict(),
+            "streams": self.ranks.all_of(self.streams.state_dict()),
+            "part": None if part is None else self.ranks.all_of(part.state_dict()),
+            "last_good": None if part is None else self.last_good.state_dict(),
         }
 
 

@@ -32,27 +32,12 @@ from pyro_infomax.training._execution import Execution, objective, total_loss
 
 @final
 class DataShareMessenger(Messenger):
-    r"""Weighs sites so that the sum over processes counts each as often as a single process does.
+    """Weighs sites so that the sum over processes counts each as often as a single process does.
 
     A process r has :math:`B_r` of the data B of a batch. A site in a plate that is as large as its part
     is a term of the sum over the data, and counts once. A site in a plate that says it is a subsample of N is
     scaled up to N already, by every process; and one outside of any data plate is the same for all data:
-    both count :math:`|B_r| / |B|`, which sums to one.
-
-    Args:
-        plates: the names of the plates that are as large as the data that a program is given.
-        share: :math:`|B_r| / |B|`.
-
-    Example:
-        >>> import pyro
-        >>> def model(x):
-        ...     w = pyro.sample("w", pyro.distributions.Normal(0.0, 1.0))
-        ...     with pyro.plate("data", len(x)):
-        ...         pyro.sample("x", pyro.distributions.Normal(w, 1.0), obs=x)
-        >>> with DataShareMessenger({"data"}, share=0.25):
-        ...     trace = poutine.trace(model).get_trace(torch.zeros(5))
-        >>> trace.nodes["w"]["scale"], trace.nodes["x"]["scale"]
-        (0.25, 1.0)
+    both count the share :math:`|B_r| / |B|`, which sums to one.
     """
 
     def __init__(self, plates: frozenset[str] | set[str], *, share: float) -> None:
@@ -76,11 +61,6 @@ class DataShareMessenger(Messenger):
 @final
 class DataPlates:
     """Which plates of a pair of programs hold data, found by runs on different numbers of data.
-
-    Args:
-        model: the model.
-        guide: the guide.
-        batch: data that both take.
 
     Attributes:
         whole: the plates that are as large as the data given.
@@ -201,12 +181,8 @@ class _KeepMessenger(Messenger):
 class RankBatches(Batches):
     """A process's part of the batches, as long as every process has one.
 
-    Args:
-        batches: of a single process.
-        ranks: the processes.
-        begin: called with the number of batches that are left out, before an epoch of training is drawn.
-        place: moves a batch to the device of this process.
-        meet: called with the number of data in the batches of this process, and of all of them together.
+    Before an epoch of training is drawn, ``begin`` hears of the batches that are left out; and of each batch
+    ``meet`` hears how many data this process has of it, and all of them together.
     """
 
     def __init__(
@@ -316,15 +292,6 @@ class DataParallel(Execution):
 
     Buffers that the programs move, such as the statistics of batch norm, are averaged after each step,
     weighed by the number of data. Batch norm itself normalises a process's own part of the batch.
-
-    Args:
-        fabric: a launched Fabric whose strategy is ``"ddp"`` or one device, of precision ``"32-true"``,
-            ``"64-true"`` or ``"bf16-mixed"``. Modules belong on ``fabric.device`` beforehand, and are not
-            to be wrapped by ``fabric.setup``.
-
-    Raises:
-        ValueError: for what is no Fabric, or one that was not launched.
-        NotImplementedError: for strategies that split the model, and for float16.
     """
 
     def __init__(self, fabric: Fabric) -> None:

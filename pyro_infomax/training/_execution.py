@@ -17,14 +17,7 @@ from pyro_infomax.training._batches import Batch, Batches
 
 @final
 class Tally:
-    """Adds up the losses of batches, and the terms that the objective recorded for each.
-
-    Args:
-        svi: whose objective is asked for its terms; an objective without any leaves the loss alone.
-
-    Attributes:
-        size: number of data so far.
-    """
+    """Adds up the losses of batches, and the terms that the objective, if it has any, recorded for each."""
 
     def __init__(self, svi: SVI) -> None:
         self._elbo = objective(svi)
@@ -33,12 +26,10 @@ class Tally:
         self.size = 0.0
 
     def add(self, loss: float, size: int, share: float = 1.0) -> None:
-        """Adds the batch that was evaluated last.
+        """Adds the loss in nats of the batch that was evaluated last, of so many data.
 
-        Args:
-            loss: its loss in nats, a sum over its data.
-            size: number of its data; an objective that knows them to be a subsample counts the whole.
-            share: of the data of all processes, those that this one has.
+        An objective that knows them to be a subsample counts the whole. Of the data of all processes this one
+        has its share.
         """
         whole = self._stands_for(size)
         # What stands for the whole does so in every process
@@ -52,14 +43,7 @@ class Tally:
     def means(
         self, reduce: Callable[[dict[str, float]], dict[str, float]] = lambda sums: sums
     ) -> dict[str, float]:
-        """The loss and the terms in nats per datum.
-
-        Args:
-            reduce: adds up the sums of several processes.
-
-        Raises:
-            ValueError: if there was no batch.
-        """
+        """The loss and the terms in nats per datum, over all processes whose sums ``reduce`` adds up."""
         sums = reduce(self._sums | {"size": self.size})
         size = sums.pop("size")
         if size == 0:
@@ -82,12 +66,7 @@ def objective(svi: SVI) -> object:
 
 
 def total_loss(loss: float | tuple[float, ...]) -> float:
-    """One number for a loss of several parts, on the sum of whose gradients the optimiser steps.
-
-    Example:
-        >>> total_loss((1.0, 2.0))
-        3.0
-    """
+    """One number for a loss of several parts, on the sum of whose gradients the optimiser steps."""
     return float(sum(loss)) if isinstance(loss, tuple) else float(loss)
 
 
@@ -114,11 +93,7 @@ class Execution(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self, svi: SVI, programs: ProgramState, batch: Batch) -> bool:
-        """What has to be done before the first step of this process, on its batch.
-
-        Returns:
-            Whether parameters or buffers have other values now.
-        """
+        """What to do before the first step, on its batch; whether parameters or buffers have changed."""
 
     @abc.abstractmethod
     def evaluate(self, svi: SVI, batch: Batch) -> float:
@@ -126,11 +101,7 @@ class Execution(abc.ABC):
 
     @abc.abstractmethod
     def step(self, svi: SVI, batch: Batch) -> float:
-        """One step of the optimiser on all parts of a batch.
-
-        Returns:
-            The loss of this process's part, in nats; not finite in every process if it is not in one.
-        """
+        """One step on all parts of a batch; the loss of this part, not finite in all if not in one."""
 
     @abc.abstractmethod
     def reduce(self, sums: dict[str, float]) -> dict[str, float]:
@@ -139,12 +110,7 @@ class Execution(abc.ABC):
 
 @final
 class SingleProcess(Execution):
-    """Everything in this process.
-
-    Example:
-        >>> SingleProcess().reduce({"loss": 2.0})
-        {'loss': 2.0}
-    """
+    """Everything in this process."""
 
     ranks = ONE_RANK
     share = 1.0
@@ -170,15 +136,7 @@ class SingleProcess(Execution):
 
 @final
 class EpochPart:
-    """The part of an epoch that is done, and the way to the rest of it.
-
-    Args:
-        tally: adds up its losses.
-        streams: what the training draws from.
-
-    Attributes:
-        taken: how many batches it has taken.
-    """
+    """The part of an epoch that is done, of so many batches ``taken``, and the way to the rest of it."""
 
     def __init__(self, tally: Tally, streams: RandomStreams) -> None:
         self.tally = tally
@@ -210,13 +168,9 @@ class EpochPart:
         }
 
     def load_state_dict(self, state: State, *, streams: State) -> None:
-        """Goes on where another process was stopped.
+        """Goes on where another process was stopped, with random streams as they stood then.
 
-        Random streams go back to the beginning of the epoch, whose order of batches is drawn once more.
-
-        Args:
-            state: of :meth:`state_dict`.
-            streams: where random streams stood when it was read.
+        They first go back to the beginning of the epoch, whose order of batches is drawn once more.
         """
         self.taken = state["taken"]
         self.tally.load_state_dict(state["tally"])

@@ -6,8 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from types import TracebackType
-from typing import Any, Final, Self, final
+from typing import Any, Final, Never, final
 
 from pyro import validation_enabled
 from pyro.infer import SVI
@@ -66,13 +65,7 @@ class NonFiniteLossError(RuntimeError):
 
 @final
 class Divergence:
-    """What becomes of a training whose loss, or parameters, are no longer finite.
-
-    Args:
-        state: the training.
-        last_good: where it goes back to.
-        count: of the values of a batch that are nan or infinite, in whatever process.
-    """
+    """What becomes of a training whose loss, or parameters, are no longer finite."""
 
     def __init__(self, state: TrainingState, last_good: Snapshot, *, count: Callable[[Batch], int]) -> None:
         self._state = state
@@ -117,17 +110,6 @@ class Divergence:
         forget_moments(self._state.svi.optim)
 
 
-def count_non_finite(batch: Batch) -> int:
-    """The number of values of a batch that are nan or infinite.
-
-    Example:
-        >>> import torch
-        >>> count_non_finite((torch.tensor([0.0, torch.nan]), torch.tensor([torch.inf])))
-        2
-    """
-    return sum(int((~tensor.isfinite()).sum()) for tensor in batch)
-
-
 def _advice(count: int) -> str:
     if count:
         return f"its batch holds {count} nan or infinite values, so remove those rows or fill them in"
@@ -143,32 +125,15 @@ def _origin(history: History) -> str:
 _NOT_SHOWN: Final = ("epoch", "step", "seconds", "elbo")
 
 
-@final
-class ProgressBar:
-    """A bar on stderr with a step an epoch.
+def _bar(epochs: int, *, progress: bool | str) -> "tqdm[Never]":
+    title = progress if isinstance(progress, str) else None
+    return tqdm(desc=title, total=epochs, unit="epoch", disable=progress is False)
 
-    Args:
-        epochs: how many there will be.
-        progress: whether to show it; a string is its title.
-    """
 
-    def __init__(self, epochs: int, *, progress: bool | str) -> None:
-        title = progress if isinstance(progress, str) else None
-        self._bar = tqdm(desc=title, total=epochs, unit="epoch", disable=progress is False)
-
-    def follow(self, history: History) -> None:
-        """Shows the history as it is now."""
-        if len(history):
-            self._bar.set_postfix_str(_summary(history.rows[-1]), refresh=False)
-            self._bar.update(len(history) - self._bar.n)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()
+def _show(history: History, bar: "tqdm[Never]") -> None:
+    if len(history):
+        bar.set_postfix_str(_summary(history.rows[-1]), refresh=False)
+        bar.update(len(history) - bar.n)
 
 
 def _summary(row: Row) -> str:
@@ -183,20 +148,7 @@ def _summary(row: Row) -> str:
 
 @final
 class TrainingRun:
-    """The loop of ``fit``.
-
-    Args:
-        svi: model, guide, optimiser and objective.
-        epochs: how often to go through the batches.
-        batches: of training.
-        held_out: of validation, if there is any.
-        callbacks: called after each epoch.
-        execution: how steps are carried out.
-        streams: what the training draws from.
-
-    Attributes:
-        state: the training as callbacks see it.
-    """
+    """The loop of ``fit``; callbacks see its ``state``."""
 
     def __init__(
         self,
@@ -224,19 +176,10 @@ class TrainingRun:
         programs.follow(self._last_good.extend)
 
     def keep_in(self, checkpoint: Checkpoint, *, resume: bool, setting: State) -> None:
-        """Keeps the training in a file, and goes on from what the file holds.
-
-        Args:
-            checkpoint: where, and how often.
-            resume: whether there may be a file.
-            setting: what has to be the same when it is resumed.
-
-        Raises:
-            ValueError: if there is a file that the training cannot go on from.
-        """
+        """Keeps the training in a file, and goes on from what the file holds, if it may."""
         self._keeper = Keeper(
-            checkpoint,
-            state=self.state,
+            checkpoint=checkpoint,
+            training=self.state,
             last_good=self._last_good,
             callbacks=self._callbacks,
             streams=self._streams,
@@ -257,8 +200,8 @@ class TrainingRun:
         """Runs the epochs that are left, and the callbacks after each."""
         state = self.state
         shown = progress if self._execution.ranks.is_first else False
-        with _without_pyro_warnings(), ProgressBar(state.epochs, progress=shown) as bar:
-            bar.follow(state.history)
+        with _without_pyro_warnings(), _bar(state.epochs, progress=shown) as bar:
+            _show(state.history, bar)
             while len(state.history) < state.epochs and state.history.stopped is None:
                 state.epoch = len(state.history) + 1
                 # Processes need not take the same time for an epoch
@@ -266,7 +209,7 @@ class TrainingRun:
                 for callback in self._callbacks:
                     callback(state)
                 state.history.stopped = self._first_reason(state.history.stopped)
-                bar.follow(state.history)
+                _show(state.history, bar)
                 if self._keeper is not None:
                     self._keeper.after_epoch()
         if self._keeper is not None:
@@ -283,9 +226,7 @@ class TrainingRun:
         """Has the programs create what they keep, and leaves everything else as it was.
 
         A new process has neither lazy parameters nor what plain functions close over before the first run.
-
-        Args:
-            wanted: parameters that one batch may state and another not.
+        One batch may state parameters that another does not.
         """
         svi = self.state.svi
         elbo: Any = objective(svi)
@@ -347,7 +288,7 @@ class TrainingRun:
         return self._execution.reduce({"": float(number)})[""]
 
     def _count_non_finite(self, batch: Batch) -> int:
-        return int(self._sum(count_non_finite(batch)))
+        return int(self._sum(sum(int((~tensor.isfinite()).sum()) for tensor in batch)))
 
     def _validate(self) -> Row:
         if self._held_out is None:
@@ -434,9 +375,6 @@ def fit(
             that state. Neither networks, which were initialised before, nor a DataLoader's own generator
             follow it.
 
-    Returns:
-        The history, a row an epoch.
-
     Raises:
         ValueError: for an svi that is none, epochs or a batch size below 1, data of another kind, empty data,
             tensors of different lengths, and nan in a tensor; for a checkpoint that exists without
@@ -465,11 +403,12 @@ def fit(
         >>> bool((pyro.param("loc") - 3.0).abs() < 0.1)
         True
     """
-    _check_svi(svi)
+    if not isinstance(svi, SVI):
+        raise ValueError(f"Expected a pyro.infer.SVI but got {type(svi).__name__}.")
     whole_number("epochs", epochs, at_least=1)
     kept = _checkpoint(checkpoint, resume)
     after_epoch = _checked_callbacks(callbacks)
-    execution = _execution(fabric)
+    execution: Execution = SingleProcess() if fabric is None else DataParallel(fabric)
     batches, held_out = execution.ranks.together(lambda: _both_batches(data, validation, batch_size))
     run = TrainingRun(
         svi,
@@ -513,10 +452,6 @@ def _both_batches(
     return batches, to_batches(validation, batch_size=batch_size, name="validation")
 
 
-def _execution(fabric: Any) -> Execution:
-    return SingleProcess() if fabric is None else DataParallel(fabric)
-
-
 def _warn_unfinished_schedules(svi: SVI, steps: int) -> None:
     missing = getattr(objective(svi), "pending_steps", 0)
     if missing:
@@ -527,11 +462,6 @@ def _warn_unfinished_schedules(svi: SVI, steps: int) -> None:
             UserWarning,
             stacklevel=3,
         )
-
-
-def _check_svi(svi: object) -> None:
-    if not isinstance(svi, SVI):
-        raise ValueError(f"Expected a pyro.infer.SVI but got {type(svi).__name__}.")
 
 
 def _checked_callbacks(callbacks: object) -> tuple[Callable[[TrainingState], None], ...]:

@@ -101,11 +101,22 @@ def test_what_is_white_may_be_named():
     assert data.observations([[0], [1]]).tolist() == [[[0, 0.5]], [[1, 0.25]]]
 
 
-def test_channels_come_first():
-    images = np.random.default_rng(0).random((2, 8, 6, 3))
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((8, 6, 3), (3, 8, 6)),
+        ((8, 6, 1), (1, 8, 6)),
+        ((3, 8, 6), (3, 8, 6)),
+        ((8, 6), (8, 6)),
+        ((3, 8, 3), (3, 8, 3)),
+    ],
+)
+def test_channels_come_first(shape, expected):
+    images = np.random.default_rng(0).random((2, *shape))
     data = FactorArrays(images, [[0], [1]])
-    assert data.observation_shape == (3, 8, 6)
-    assert np.allclose(data.observations([[1]])[0], np.moveaxis(images[1], -1, 0))
+    assert data.observation_shape == expected
+    moved = np.moveaxis(images[1], -1, 0) if shape != expected else images[1]
+    assert np.allclose(data.observations([[1]])[0], moved)
 
 
 def test_tensors_and_memory_mapped_arrays_do_too(tmp_path):

@@ -143,3 +143,57 @@ def test_nuisances_are_drawn_apart_from_the_factors_and_in_every_chunk_anew():
 def test_other_numbers_of_draws_are_refused(n):
     with pytest.raises(ValueError, match="Expected the number of draws to be an integer >= 1"):
         small().sample_factors(n)
+
+
+# ---- Seeds.
+
+
+def test_a_seed_starts_the_legacy_generator_and_leaves_global_states_alone():
+    generator = np.random.RandomState(3)
+    expected = np.stack([generator.randint(size, size=7) for size in small().factor_sizes], axis=1)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert np.array_equal(small().sample_factors(7, seed=3), expected)
+    assert len(small().sample_factors(7, seed=2**32 - 1)) == 7
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+
+
+def test_no_seed_follows_the_global_generator_of_torch():
+    def draw(seed):
+        torch.manual_seed(seed)
+        return small().sample_factors(20).tolist()
+
+    assert draw(0) == draw(0)
+    assert draw(0) != draw(1)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 0.5, True, "0"])
+def test_other_seeds_are_refused(seed):
+    with pytest.raises(ValueError, match=r"Expected seed to be an integer from 0 to 2\*\*32 - 1"):
+        small().sample_factors(3, seed=seed)
+
+
+# ---- Factors that are asked for.
+
+
+@pytest.mark.parametrize("kind", [list, lambda rows: np.array(rows, dtype=np.uint8)])
+def test_integers_of_any_kind_will_do(kind):
+    rows = [[1, 1, 2, 3, 3], [0, 0, 0, 1, 0]]
+    assert torch.equal(small().observations(kind(rows)), small().observations(torch.tensor(rows)))
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ([0, 1, 0, 0, 0], r"shape \(n, 5\), a column for each of shape, scale, .*, but got shape \(5,\)"),
+        ([[0, 1]], r"but got shape \(1, 2\)"),
+        ([[0.0] * 5], "Expected integer factors"),
+        ([[True] * 5], "Expected integer factors"),
+        ([[0] * 5, [0, 2, 0, 0, 0]], "factor scale in 0, ..., 1 but got 2 in row 1"),
+        ([[0] * 5, [0, 0, 0, 0, -1]], "factor position_y in 0, ..., 3 but got -1 in row 1"),
+    ],
+)
+def test_factors_off_the_grid_are_refused(factors, message):
+    for function in (small().observations, small().log_prob):
+        with pytest.raises(ValueError, match=message):
+            function(factors)

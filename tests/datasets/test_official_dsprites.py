@@ -1,11 +1,12 @@
+import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from pyro_infomax.datasets import load_dsprites
-from pyro_infomax.datasets._stored import MappedRows
 
 SIZES = (1, 3, 2, 2, 2, 2)
 CLASSES = np.stack([axis.ravel() for axis in np.indices(SIZES)], axis=1)
@@ -52,24 +53,76 @@ def test_nothing_is_unpickled(write, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
+def images_of(data, rows):
+    return data.observations(CLASSES[rows, 1:]).numpy()
+
+
+def overwrite(path):
+    """Zeros for the last image."""
+    content = bytearray(path.read_bytes())
+    start = content.index(IMAGES[-1].tobytes())
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(IMAGES[-1].nbytes))
+
+
 def test_what_is_stored_as_it_is_is_mapped(write):
-    data = load_dsprites(write(np.savez))
-    assert isinstance(data._images, MappedRows)
+    path = write(np.savez)
+    data = load_dsprites(path)
+    overwrite(path)
+    assert images_of(data, [-1]).max() == 0
 
 
-def test_what_is_compressed_may_be_unpacked_once(write, tmp_path):
+def test_what_is_compressed_may_be_unpacked_once_and_is_mapped_then(write, tmp_path):
     path, copy = write(), tmp_path / "images.npy"
-    first = load_dsprites(path, unpack_to=copy)
-    assert isinstance(first._images, MappedRows)
+    load_dsprites(path, unpack_to=copy)
     written = copy.stat().st_mtime_ns
-    second = load_dsprites(path, unpack_to=str(copy))
+    data = load_dsprites(path, unpack_to=str(copy))
     assert copy.stat().st_mtime_ns == written
-    assert torch.equal(second.observations(CLASSES[:9, 1:]), torch.from_numpy(IMAGES[:9]).float())
+    assert np.array_equal(images_of(data, range(9)), IMAGES[:9])
     assert sorted(file.name for file in tmp_path.iterdir()) == ["dsprites.npz", "images.npy"]
+    overwrite(copy)
+    assert images_of(data, [-1]).max() == 0
 
 
-def test_an_unpacked_file_of_something_else_is_refused(write, tmp_path):
-    np.save(tmp_path / "images.npy", np.zeros((3, 4)))
+@pytest.mark.parametrize("kind", ["packed", "stored", "unpacked"])
+def test_it_is_sent_to_another_process_without_its_images(write, tmp_path, monkeypatch, kind):
+    path = write(np.savez if kind == "stored" else np.savez_compressed)
+    monkeypatch.chdir(tmp_path)
+    data = load_dsprites(path.name, unpack_to="images.npy" if kind == "unpacked" else None)
+    assert np.array_equal(images_of(data, [1]), IMAGES[[1]])
+    sent = pickle.dumps(data)
+    assert IMAGES[3].tobytes() not in sent
+    # and is found from another folder
+    Path("below").mkdir()
+    monkeypatch.chdir("below")
+    assert np.array_equal(images_of(pickle.loads(sent), [3, 0]), IMAGES[[3, 0]])
+
+
+def test_a_copy_with_another_header_is_read_where_it_begins(write, tmp_path):
+    path, copy = write(), tmp_path / "images.npy"
+    np.save(copy, IMAGES)
+    usual = copy.read_bytes()
+    length = int.from_bytes(usual[8:10], "little")
+    end = 10 + length - 1  # where the header's newline is
+    longer = usual[:8] + (length + 64).to_bytes(2, "little") + usual[10:end] + b" " * 64 + usual[end:]
+    copy.write_bytes(longer)
+    assert np.array_equal(images_of(load_dsprites(path, unpack_to=copy), [3, 40]), IMAGES[[3, 40]])
+
+
+@pytest.mark.parametrize("copy", [None, "images.npy"])
+@pytest.mark.parametrize(
+    "images", [np.asfortranarray(IMAGES), IMAGES.astype(object)], ids=["columns", "objects"]
+)
+def test_images_that_cannot_be_mapped_are_refused(write, tmp_path, images, copy):
+    with pytest.raises(ValueError, match=r"Expected imgs of .* as numbers in C order"):
+        load_dsprites(write(np.savez, imgs=images), unpack_to=copy and tmp_path / copy)
+    assert [file.name for file in tmp_path.iterdir()] == ["dsprites.npz"]
+
+
+@pytest.mark.parametrize("other", [np.zeros((3, 4)), np.asfortranarray(IMAGES)], ids=["shape", "columns"])
+def test_an_unpacked_file_of_something_else_is_refused(write, tmp_path, other):
+    np.save(tmp_path / "images.npy", other)
     with pytest.raises(ValueError, match="remove it or name another file"):
         load_dsprites(write(), unpack_to=tmp_path / "images.npy")
 

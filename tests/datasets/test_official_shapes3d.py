@@ -39,10 +39,16 @@ def test_images_are_found_by_their_factors(write):
     assert torch.equal(data.observations(NUMBERS[rows]), expected(rows))
 
 
-def test_it_can_be_sent_to_another_process(write):
-    data = load_shapes3d(write())
+def test_it_is_sent_to_another_process_and_found_from_another_folder(write, tmp_path, monkeypatch):
+    path = write()
+    monkeypatch.chdir(tmp_path)
+    data = load_shapes3d(path.name)
     data.observations(NUMBERS[:2])
-    assert torch.equal(pickle.loads(pickle.dumps(data)).observations(NUMBERS[5:7]), expected([5, 6]))
+    sent = pickle.dumps(data)
+    assert IMAGES[3].tobytes() not in sent
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir("below")
+    assert torch.equal(pickle.loads(sent).observations(NUMBERS[5:7]), expected([5, 6]))
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
+import torch
 
-from pyro_infomax.datasets import Grey, GreyLevels, Hues, Noise, RandomColour
-from pyro_infomax.datasets._factors import to_random_state
+from pyro_infomax.datasets import Grey, GreyLevels, Hues, Noise, RandomColour, Sprites
 
 N, SIZE = 500, 6
 
 
 def brightness(paint, values=None, seed=0):
     values = np.zeros(N, dtype=np.int64) if values is None else np.asarray(values)
-    return paint.brightness(values, size=SIZE, random_state=to_random_state(seed))
+    return paint.brightness(values, size=SIZE, random_state=np.random.RandomState(seed))
 
 
 def test_one_grey_is_the_same_for_all():
@@ -92,3 +92,63 @@ def test_spans_off_the_scale_are_refused(kind, span):
 def test_other_numbers_of_channels_are_refused():
     with pytest.raises(ValueError, match="Expected 1 or 3 channels"):
         Noise(channels=2)
+
+
+# ---- Painted sprites.
+
+
+@pytest.fixture(scope="module")
+def white():
+    return Sprites(size=16)
+
+
+def painted(**paints):
+    return Sprites(size=16, **paints)
+
+
+def test_each_paint_is_where_it_belongs(white):
+    factors = white.sample_factors(20, seed=0)
+    on = white.observations(factors).numpy() == 1
+    assert white.observation_shape == (16, 16)
+    assert not white.draws
+    both = painted(sprite=Grey(0.8), background=Grey(0.1))
+    assert both.factor_names == white.factor_names
+    np.testing.assert_allclose(both.observations(factors), np.where(on, 0.8, 0.1), rtol=1e-6)
+
+
+def test_values_of_a_paint_are_one_more_factor_and_each_goes_to_its_own_paint(white):
+    data = painted(sprite=Hues(3), background=GreyLevels(0.0, 0.1, 0.5))
+    assert data.factor_names[5:] == ("sprite", "background")
+    assert data.factor_sizes == (3, 6, 40, 32, 32, 3, 3)
+    assert data.observation_shape == (3, 16, 16)
+    own = [[2, 5, 0, 7, 8], [0, 3, 9, 20, 11]]
+    images = data.observations(np.concatenate([own, [[1, 2], [0, 1]]], axis=1))
+    for image, on, colour, level in zip(
+        images, white.observations(own) == 1, ([0, 1, 0], [1, 0, 0]), (0.5, 0.1), strict=True
+    ):
+        assert torch.equal(image[:, on], torch.tensor(colour).float()[:, None].expand(-1, int(on.sum())))
+        assert torch.equal(image[:, ~on].unique(), torch.tensor([level], dtype=torch.float32))
+    assert painted(sprite=Hues(3)).factor_names[5:] == ("sprite",)
+
+
+def test_drawn_paint_changes_no_factor(white):
+    data = painted(sprite=RandomColour(), background=Noise(0.0, 0.4))
+    assert data.draws
+    assert data.factor_names == white.factor_names
+    images, factors = data.sample(20, seed=0)
+    on = white.observations(factors)[:, None].bool().expand_as(images)
+    assert images[on].min() >= 0.5
+    assert images[~on].max() <= 0.4
+
+
+def test_grey_noise_keeps_images_grey():
+    data = painted(background=Noise(channels=1))
+    images = data.observations([[0, 5, 0, 7, 8]] * 2, seed=0)
+    assert images.shape == (2, 16, 16)
+    assert not torch.equal(*images)
+
+
+@pytest.mark.parametrize("paint", [0.5, "red", Noise])
+def test_what_is_no_paint_is_refused(paint):
+    with pytest.raises(ValueError, match="Expected background to be a paint"):
+        painted(background=paint)

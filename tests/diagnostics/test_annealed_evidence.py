@@ -198,8 +198,60 @@ def test_discrete_latents_are_refused() -> None:
             c = pyro.sample("c", dist.Bernoulli(0.3))
             pyro.sample("x", dist.Normal(c, 1.0), obs=x)
 
-    with pytest.raises(NotImplementedError, match="discrete"):
+    with pytest.raises(NotImplementedError, match=r"'c' is discrete.*sum it out in the model"):
         run(model, torch.zeros(3))
+
+
+def test_an_angle_is_refused() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.VonMises(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.cos().sum(-1), 1.0), obs=x)
+
+    with pytest.raises(NotImplementedError, match="'z' is an angle"):
+        run(model, torch.zeros(4))
+
+
+def test_a_point_mass_is_refused() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            d = pyro.sample("d", dist.Delta(2 * z))
+            pyro.sample("x", dist.Normal(d, 1.0), obs=x)
+
+    with pytest.raises(NotImplementedError, match=r"\['d'\] are Deltas"):
+        run(model, torch.zeros(4))
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_bounds_that_follow_another_latent_are_refused(size: int) -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Gamma(2.0, 1.0))
+            b = pyro.sample("b", dist.Uniform(0.0, a))
+            pyro.sample("x", dist.Normal(b, 1.0), obs=x)
+
+    with pytest.raises(NotImplementedError, match=r"'b' cannot be annealed.*differ from datum to datum"):
+        run(model, torch.zeros(size))
+
+
+def test_a_support_without_a_map_is_refused() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.ProjectedNormal(torch.ones(3)))
+            pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+    with pytest.raises(NotImplementedError, match="'z' cannot be annealed on its support"):
+        run(model, torch.zeros(4))
+
+
+def test_no_sites_are_refused() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="Expected a model with latent sites but got none"):
+        run(model, torch.zeros(4))
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Both ends of the path, their values and gradients, against densities written out."""
+"""Both ends of an annealed path, their values and gradients, and the space that it runs in."""
 
 import pyro
 import pyro.distributions as dist
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_infomax.diagnostics import Pair
-from pyro_infomax.diagnostics._annealed import AnnealedJoint
+from pyro_infomax.diagnostics._annealed import AnnealedJoint, UnconstrainedSpace
 from pyro_infomax.joint import GenerativeJoint
 
 
@@ -126,3 +126,63 @@ def test_values_outside_a_programs_reach_are_no_error() -> None:
     path = AnnealedJoint(GenerativeJoint(model), (x,), pair=None, batch_size=10)
     state = path(torch.tensor([[[1000.0, 0.0, 0.0], [-1000.0, 0.0, 0.0]]]))
     assert not state.log_target.isfinite().any()
+
+
+# ---- Every support mapped onto real numbers and back, with the volume
+
+
+def space_of(model, x: Tensor) -> UnconstrainedSpace:
+    program = GenerativeJoint(model).program(x)
+    return UnconstrainedSpace.of(program, (x,), program.latents)
+
+
+def every_support(x: Tensor) -> None:
+    low, high = torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 5.0])
+    with pyro.plate("data", len(x)):
+        pyro.sample("real", dist.Normal(torch.zeros(2, 3), 1.0).to_event(2))
+        pyro.sample("positive", dist.Gamma(torch.ones(3), 1.0).to_event(1))
+        pyro.sample("interval", dist.Uniform(low, high).to_event(1))
+        pyro.sample("unit", dist.Beta(2.0, 2.0))
+        pyro.sample("simplex", dist.Dirichlet(torch.ones(4)))
+        pyro.sample("pareto", dist.Pareto(2.0, 3.0))
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+
+def test_sites_go_there_and_back() -> None:
+    x = torch.zeros(5)
+    space = space_of(every_support, x)
+    assert space.size == 6 + 3 + 2 + 1 + 3 + 1
+    sites = GenerativeJoint(every_support).sample(5, x)
+    del sites["x"]
+    flat = space.unconstrain(sites)
+    assert flat.shape == (5, 16)
+    back, _ = space.constrain(flat)
+    for name, value in sites.items():
+        torch.testing.assert_close(back[name], value)
+
+
+def test_the_volume_is_the_determinant_of_the_jacobian() -> None:
+    space = space_of(every_support, torch.zeros(5))
+    u = torch.randn(3, space.size)
+
+    def coordinates(u: Tensor) -> Tensor:
+        sites, _ = space.constrain(u[None])
+        # the last share of a simplex follows from the others
+        sites["simplex"] = sites["simplex"][..., :-1]
+        return torch.cat([sites[name].reshape(-1) for name in space.layouts])
+
+    _, stretched = space.constrain(u)
+    truth = [torch.linalg.slogdet(torch.func.jacrev(coordinates)(each)).logabsdet for each in u]
+    torch.testing.assert_close(stretched, torch.stack(truth))
+
+
+def test_inner_plates_count_as_dimensions() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x), dim=-1), pyro.plate("inner", 3, dim=-2):
+            r = pyro.sample("r", dist.Uniform(torch.zeros(3, 1), torch.tensor([[1.0], [2.0], [3.0]])))
+            pyro.sample("x", dist.Normal(r, 1.0), obs=x.T)
+
+    space = space_of(model, torch.zeros(4, 3))
+    assert space.size == 3
+    sites, _ = space.constrain(torch.zeros(2, 3))
+    torch.testing.assert_close(sites["r"], torch.tensor([0.5, 1.0, 1.5]).expand(2, 3))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import arviz as az
+import matplotlib
 import numpy as np
 import xarray as xr
 
@@ -56,5 +57,6 @@ assert "arviz" in sys.modules
 def test_arviz_waits_for_its_first_use_and_its_announcement_is_no_error(tmp_path) -> None:
     strict = [sys.executable, "-W", "error::FutureWarning", "-c", STRICT]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # else all fonts of the machine are looked at
     done = subprocess.run(strict, cwd=ROOT, capture_output=True, env=environment)
     assert done.returncode == 0, done.stderr.decode()

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_infomax._random import seeded_draws
 from pyro_infomax.diagnostics import Convergence, Pair, convergence, decompose
 from pyro_infomax.information import Account, Draws
 from pyro_infomax.oracles import LinearGaussian
@@ -67,10 +66,11 @@ def test_all_data_give_what_their_account_gives(num_samples: int) -> None:
 def test_the_subsets_are_nested_and_keep_their_own_draws() -> None:
     oracle = free()
     x = oracle.sample(120, seed=0)
-    curve = convergence(oracle.model, oracle.guide, x, sizes=[10, 50, 120], num_samples=2, seed=4)
+    state = torch.get_rng_state()
+    curve = convergence(oracle.model, oracle.guide, x, sizes=[10, 50, 120], num_samples=2)
     pair = Pair(oracle.model, oracle.guide, x)
-    with seeded_draws(4):
-        z, order = pair.draw(2), torch.randperm(120)
+    torch.set_rng_state(state)  # for the same draws
+    z, order = pair.draw(2), torch.randperm(120)
     assert not torch.equal(order[:10].sort().values, torch.arange(10))
     for row, size in enumerate((10, 50, 120)):
         rows = order[:size]
@@ -108,7 +108,7 @@ def test_a_modest_representation_is_saturated_where_data_are_few() -> None:
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [(1797, (112, 224, 449, 898, 1797)), (130, (16, 32, 65, 130)), (5, (2, 5)), (3, (3,)), (2, (2,))],
+    [(1797, (112, 224, 449, 898, 1797)), (5, (2, 5)), (2, (2,))],
 )
 def test_each_size_is_half_of_the_next(size: int, expected: tuple[int, ...]) -> None:
     assert curve_of(free(), size).sizes == expected
@@ -177,10 +177,11 @@ def conditional_guide(x: Tensor, c: Tensor) -> None:
 )
 def test_posteriors_that_cannot_be_cut_down_are_encoded_again(pair: tuple) -> None:
     x = torch.randn(60)
-    curve = convergence(*pair, x, sizes=[20, 60], num_samples=2, seed=1)
+    state = torch.get_rng_state()
+    curve = convergence(*pair, x, sizes=[20, 60], num_samples=2)
     own = Pair(*pair, x)
-    with seeded_draws(1):
-        z, rows = own.draw(2), torch.randperm(60)[:20]
+    torch.set_rng_state(state)  # for the same draws
+    z, rows = own.draw(2), torch.randperm(60)[:20]
     account = Account(Draws(Pair(*pair, x[rows]).posterior, own.prior(), z=z[:, rows]))
     torch.testing.assert_close(curve.leave_one_out[0].value, account.leave_one_out.value, rtol=0, atol=1e-9)
 

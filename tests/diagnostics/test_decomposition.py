@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_infomax._random import seeded_draws
 from pyro_infomax.diagnostics import Decomposition, Pair, decompose
 from pyro_infomax.information import Estimate
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
@@ -58,8 +57,7 @@ def assert_population(account: Decomposition, oracle: LinearGaussian) -> None:
     assert truth <= float(high) + 3 * float(high.population_standard_error)
 
 
-@pytest.mark.parametrize("make", [free, best, under_regularised])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("make", "seed"), [(free, 0), (best, 1), (under_regularised, 0)])
 def test_every_closed_form_is_met(make, seed: int) -> None:
     oracle = make()
     account = decompose(oracle.model, oracle.guide, oracle.sample(5000, seed=seed), seed=seed)
@@ -166,14 +164,14 @@ ENUMERATED = (
 )
 
 
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("num_samples", [1, 3])
+@pytest.mark.parametrize(("full", "num_samples"), [(False, 3), (True, 1)])
 def test_the_mixture_is_enumerated_in_full(full: bool, num_samples: int) -> None:
     oracle = free(full=full)
     x = oracle.sample(300, seed=0)
-    with seeded_draws(5):
-        z = Pair(oracle.model, oracle.guide, x).draw(max(2, num_samples))
-    account = decompose(oracle.model, oracle.guide, x, num_samples=num_samples, seed=5)
+    state = torch.get_rng_state()
+    z = Pair(oracle.model, oracle.guide, x).draw(max(2, num_samples))
+    torch.set_rng_state(state)  # for the same draws
+    account = decompose(oracle.model, oracle.guide, x, num_samples=num_samples)
     truth = enumerated(oracle, x, z[:num_samples])
     for name in ENUMERATED:
         torch.testing.assert_close(getattr(account, name).value, truth[name], rtol=0, atol=1e-9, msg=name)
@@ -190,9 +188,10 @@ def test_held_out_data_are_enumerated_under_their_own_mixture(num_samples: int) 
     """All but the prior gap, which takes the mixture of the training data."""
     oracle = free()
     x, held = oracle.sample(250, seed=0), 1.5 * oracle.sample(200, seed=1)
-    with seeded_draws(5):
-        drawn = [Pair(oracle.model, oracle.guide, each).draw(max(2, num_samples)) for each in (x, held)]
-    account = decompose(oracle.model, oracle.guide, x, num_samples=num_samples, seed=5, holdout=held)
+    state = torch.get_rng_state()
+    drawn = [Pair(oracle.model, oracle.guide, each).draw(max(2, num_samples)) for each in (x, held)]
+    torch.set_rng_state(state)  # for the same draws
+    account = decompose(oracle.model, oracle.guide, x, num_samples=num_samples, holdout=held)
     assert account.holdout is not None
     training = enumerated(oracle, x, drawn[0][:num_samples])
     holdout = enumerated(oracle, held, drawn[1][:num_samples], training=x)
@@ -255,7 +254,7 @@ def test_the_population_standard_error_is_the_spread_over_data() -> None:
         assert ratio > 0.8, name
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_population_standard_error_is_never_the_smaller(seed: int) -> None:
     oracle = free()
     x = oracle.sample(1, seed=0).repeat(30, 1)  # no spread over data but by the draws
@@ -474,9 +473,10 @@ def test_a_scalar_class_meets_the_sum_over_its_states() -> None:
 @pytest.mark.parametrize("num_samples", [1, 4])
 def test_dependent_sites_are_plain_means_over_the_draws(num_samples: int) -> None:
     x = torch.randn(120)
-    with seeded_draws(3):
-        z = Pair(sequential_model, sequential_guide, x).draw(max(2, num_samples))  # (samples, data, latent)
-    account = decompose(sequential_model, sequential_guide, x, num_samples=num_samples, seed=3)
+    state = torch.get_rng_state()
+    z = Pair(sequential_model, sequential_guide, x).draw(max(2, num_samples))  # (samples, data, latent)
+    torch.set_rng_state(state)  # for the same draws
+    account = decompose(sequential_model, sequential_guide, x, num_samples=num_samples)
     assert account.latent_names == ("z2", "z1")
 
     z2, z1 = z[..., 0], z[..., 1]
@@ -744,10 +744,11 @@ def test_a_prior_that_depends_on_data_has_no_gap_on_either_side() -> None:
 
 def test_dependent_sites_have_a_held_out_prior_gap() -> None:
     x, held = torch.randn(60), torch.randn(40)
-    account = decompose(sequential_model, sequential_guide, x, num_samples=4, seed=0, holdout=held)
-    with seeded_draws(0):
-        Pair(sequential_model, sequential_guide, x).draw(4)
-        z = Pair(sequential_model, sequential_guide, held).draw(4)  # (samples, data, latent)
+    state = torch.get_rng_state()
+    account = decompose(sequential_model, sequential_guide, x, num_samples=4, holdout=held)
+    torch.set_rng_state(state)  # for the same draws
+    Pair(sequential_model, sequential_guide, x).draw(4)
+    z = Pair(sequential_model, sequential_guide, held).draw(4)  # (samples, data, latent)
     z2, z1 = z[..., 0, None], z[..., 1, None]
     scores = dist.Normal(0.5 * x, 0.6).log_prob(z2) + dist.Normal(0.4 * x - 0.3 * z2, 0.5).log_prob(z1)
     prior = (dist.Normal(0.0, 1.0).log_prob(z1) + dist.Normal(0.6 * z1, 0.8).log_prob(z2))[..., 0]
@@ -814,6 +815,39 @@ def test_a_modest_representation_is_not_saturated() -> None:
     account = decompose(oracle.model, oracle.guide, oracle.sample(200, seed=0), seed=0)
     assert not account.saturated
     assert "saturated" not in str(account)
+
+
+def on_a_line(scale: float) -> Decomposition:
+    """Forty posteriors side by side on a line, under a standard normal prior."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, scale))
+
+    return decompose(model, guide, torch.linspace(-2, 2, 40), seed=0)
+
+
+def test_the_upper_bound_is_the_smaller_of_two() -> None:
+    wide, narrow = on_a_line(0.5), on_a_line(0.001)
+    # the wide components overlap, so that the others stand in for the own one; the narrow ones stand alone
+    assert float(wide.mutual_information) < float(wide.mutual_information_upper) < float(wide.rate)
+    assert float(narrow.mutual_information_upper) == float(narrow.rate)
+    assert float(wide.mutual_information_lower) == float(wide.mutual_information)
+    for bound, side in ((wide.mutual_information_lower, "lower"), (wide.mutual_information_upper, "upper")):
+        assert bound.bound == side
+        assert "population" in bound.target
+
+
+def test_saturation_begins_a_nat_below_the_ceiling() -> None:
+    accounts = [on_a_line(scale) for scale in (0.04, 0.05, 0.055, 0.06, 0.07)]
+    excess = [float(each.mutual_information) - math.log(40) + 1 for each in accounts]
+    assert [each.saturated for each in accounts] == [above > 0 for above in excess]
+    assert -0.3 < min(excess) < 0 < max(excess) < 0.5
 
 
 def test_collapsed_dimensions_are_not_active() -> None:
@@ -1169,8 +1203,7 @@ class Chain:
         }
 
 
-@pytest.mark.parametrize("top_down", [False, True])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("top_down", "seed"), [(False, 0), (True, 1)])
 def test_the_closed_forms_of_a_two_layer_pair_are_met_site_by_site(top_down: bool, seed: int) -> None:
     pair = Chain(top_down=top_down)
     torch.manual_seed(seed)
@@ -1278,9 +1311,10 @@ def test_discrete_sites_meet_the_sum_over_their_states() -> None:
 
 def test_discrete_sites_are_enumerated_draw_by_draw() -> None:
     x = torch.randn(50)
-    with seeded_draws(3):
-        z = Pair(states_model, states_guide, x).draw(2)  # (samples, data, latent)
-    account = decompose(states_model, states_guide, x, num_samples=2, seed=3)
+    state = torch.get_rng_state()
+    z = Pair(states_model, states_guide, x).draw(2)  # (samples, data, latent)
+    torch.set_rng_state(state)  # for the same draws
+    account = decompose(states_model, states_guide, x, num_samples=2)
     c, b = z[..., 0].long(), z[..., 1].long()
     q_c = (x[:, None] * torch.tensor([1.0, 0.0, -1.0])).softmax(-1)
     on = torch.sigmoid(0.7 * x[:, None] + torch.arange(3.0) - 1)
@@ -1300,9 +1334,10 @@ def test_discrete_sites_are_enumerated_draw_by_draw() -> None:
 def test_the_distortion_of_each_observed_site_has_an_error_of_its_own() -> None:
     pair = Chain(top_down=True)
     x = pair.data(40)
-    account = decompose(pair.model, pair.guide, x, num_samples=3, seed=2)
-    with seeded_draws(2):
-        z = Pair(pair.model, pair.guide, x).draw(3)
+    state = torch.get_rng_state()
+    account = decompose(pair.model, pair.guide, x, num_samples=3)
+    torch.set_rng_state(state)  # for the same draws
+    z = Pair(pair.model, pair.guide, x).draw(3)
     scores = (
         dist.Normal(z[..., 0] + 0.5 * z[..., 1], 1.0).log_prob(x),
         dist.Normal(z[..., 0], 2.0).log_prob(x),

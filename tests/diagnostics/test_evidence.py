@@ -1,16 +1,21 @@
 """The importance-weighted bound between ELBO and evidence, and what its k says about the guide."""
 
 import math
+from collections.abc import Callable
 
+import arviz as az
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_infomax._random import seeded_draws
-from pyro_infomax.diagnostics import ImportanceWeightedEvidence, Pair, importance_weighted_evidence
-from pyro_infomax.diagnostics._evidence import _chunks
+from pyro_infomax.diagnostics import (
+    ImportanceWeightedEvidence,
+    Pair,
+    ScoredDraws,
+    importance_weighted_evidence,
+)
 from pyro_infomax.oracles import LinearGaussian
 
 
@@ -78,30 +83,33 @@ def test_a_guide_that_is_too_narrow_is_found_by_its_k() -> None:
     assert "anneal" not in str(wide)
 
 
-def test_the_draws_are_those_of_the_pair() -> None:
+@pytest.fixture
+def chunks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many draws of each datum are made at a time."""
+    found: list[int] = []
+    draw = Pair.draw
+
+    def counted(self: Pair, num_samples: int) -> Tensor:
+        found.append(num_samples)
+        if num_samples > 500:
+            raise MemoryError
+        return draw(self, num_samples)
+
+    monkeypatch.setattr(Pair, "draw", counted)
+    return found
+
+
+def test_memory_does_not_grow_with_the_samples(chunks: list[int]) -> None:
     pair = with_scale(1.3)
-    x = pair.sample(7, seed=0)
-    with seeded_draws(3):
-        joint = Pair(pair.model, pair.guide, x)
-        z = torch.cat([joint.draw(size) for size in _chunks(joint, 40)])
-        log_weight = joint.score(z).log_weight
-    truth = log_weight.logsumexp(0) - math.log(40)
-    torch.testing.assert_close(found(pair, x, 40, seed=3).per_datum, truth)
+    with pytest.raises(MemoryError):
+        found(pair, pair.sample(1000, seed=0), 100_000)
+    assert chunks == [2**20 // 2000]
 
 
-def test_memory_does_not_grow_with_the_samples() -> None:
+@pytest.mark.parametrize("num_samples", [2, 19, 201])
+def test_a_bar_has_something_to_count(num_samples: int, chunks: list[int]) -> None:
     pair = with_scale(1.3)
-    joint = Pair(pair.model, pair.guide, pair.sample(1000, seed=0))
-    chunks = _chunks(joint, 100_000)
-    assert sum(chunks) == 100_000
-    assert max(chunks) == 2**20 // 2000
-    assert min(chunks) > 0
-
-
-@pytest.mark.parametrize("num_samples", [2, 19, 1000, 1001])
-def test_a_bar_has_something_to_count(num_samples: int) -> None:
-    pair = with_scale(1.3)
-    chunks = _chunks(Pair(pair.model, pair.guide, pair.sample(3, seed=0)), num_samples)
+    found(pair, pair.sample(3, seed=0), num_samples)
     assert sum(chunks) == num_samples
     assert min(chunks) > 0
     assert len(chunks) >= min(num_samples, 20)
@@ -201,3 +209,67 @@ def test_bad_arguments_are_refused() -> None:
     x[3] = math.nan
     with pytest.raises(ValueError, match="without nan but argument 0 holds 3, the first in row 3"):
         found(pair, x, 10)
+
+
+# ---- Pareto's k against ArviZ, against the truth, and where there is nothing to fit
+
+
+def k_of(log_weight: Callable[[Tensor], Tensor], size: int, num_samples: int) -> Tensor:
+    """Of weights that are functions of a uniform z, (..., data)."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(0.0, 1.0))
+            pyro.sample("x", dist.Delta(x), obs=x)
+            pyro.factor("weight", log_weight(z))
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(0 * x, 1.0))
+
+    return importance_weighted_evidence(model, guide, torch.zeros(size), num_samples=num_samples).pareto_k
+
+
+@pytest.mark.skipif(not hasattr(az, "psislw"), reason="ArviZ 1 has no psislw")
+@pytest.mark.parametrize("num_samples", [30, 1000])
+def test_pareto_k_agrees_with_arviz(num_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    score = Pair.score
+
+    def recorded(self: Pair, z: Tensor) -> ScoredDraws:
+        scored = score(self, z)
+        seen.append(scored.log_weight)
+        return scored
+
+    monkeypatch.setattr(Pair, "score", recorded)
+    pair = with_scale(0.4)
+    evidence = found(pair, pair.sample(8, seed=0), num_samples)
+    _, truth = az.psislw(torch.cat(seen).T.numpy())
+    # the two leave out other negligible weights of the fit
+    torch.testing.assert_close(evidence.pareto_k, torch.from_numpy(truth), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [0.2, 1.2])
+def test_it_finds_the_tail_of_a_pareto_distribution(k: float) -> None:
+    found = k_of(lambda z: -k * z.log(), 40, 4000)  # w = u^-k
+    assert abs(found.mean() - k) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("log_weight", "k"),
+    [
+        (lambda z: 0 * z - 3.0, -math.inf),  # of a perfect proposal
+        (lambda z: 1e-13 * z - 3.0, -math.inf),  # constant to rounding, whose noise must not be fitted
+        (lambda z: torch.where(z < 0.5, 0.0, -5.0), -math.inf),  # most at the largest
+        (lambda z: -1e6 * z, math.inf),  # too few above the rest to be trusted
+        (lambda z: 0 * z - math.inf, math.inf),
+    ],
+    ids=["constant", "rounding", "most at the largest", "few", "none"],
+)
+def test_where_there_is_no_tail_to_fit_k_is_infinite(log_weight, k: float) -> None:
+    assert (k_of(log_weight, 2, 1000) == k).all()
+
+
+def test_too_few_samples_give_no_k() -> None:
+    assert k_of(lambda z: z, 3, 20).isnan().all()
+    assert k_of(lambda z: z, 3, 21).isfinite().all()

@@ -86,8 +86,9 @@ def test_collapsed_codes_know_nothing():
 
 
 def test_the_standard_error_is_the_spread_over_draws_of_few_of_the_data():
-    loc = GRID + normal(*GRID.shape)
-    runs = [alone((loc, 0.5), num_samples=100, seed=seed).parts for seed in range(40)]
+    factors = GRID[::3]
+    loc = factors + normal(*factors.shape)
+    runs = [alone((loc, 0.5), factors, num_samples=60, seed=seed).parts for seed in range(40)]
     spread = np.std([run["uncorrected_information"] for run in runs], axis=0, ddof=1)
     stated = np.mean([run["standard_error"] for run in runs], axis=0)
     assert (np.abs(spread / stated - 1) < 0.5).all()  # 40 runs: four standard errors of a spread are 0.45
@@ -191,9 +192,12 @@ def test_noise_scores_its_floor_and_factors_their_ceiling():
 
 
 def test_the_interval_is_as_wide_as_the_score_spreads_over_draws_of_few_of_the_data():
-    loc = GRID + normal(*GRID.shape)
-    run = chen_mig((loc, 0.5), GRID, num_samples=150, calibration=Calibration(bootstraps=200, permutations=0))
-    spread = np.std([alone((loc, 0.5), num_samples=150, seed=seed).score for seed in range(40)], ddof=1)
+    factors = GRID[::3]
+    loc = factors + normal(*factors.shape)
+    calibration = Calibration(bootstraps=200, permutations=0)
+    run = chen_mig((loc, 0.5), factors, num_samples=60, calibration=calibration)
+    runs = [alone((loc, 0.5), factors, num_samples=60, seed=seed).score for seed in range(40)]
+    spread = np.std(runs, ddof=1)
     half = (run.interval[1] - run.interval[0]) / 2
     assert half / 1.97 == pytest.approx(spread, rel=0.5)
     assert run.floor is None
@@ -218,10 +222,53 @@ def test_seeds_repeat_the_score_and_leave_the_global_generator_alone():
     assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
 
 
-def test_distributions_give_what_their_arrays_give():
-    loc = GRID + normal(*GRID.shape)
-    posterior = dist.Normal(torch.tensor(loc), 0.5 * torch.ones(GRID.shape)).to_event(1)
-    assert alone(posterior).score == alone((loc, 0.5)).score
+LOC, SCALE = GRID + normal(*GRID.shape), np.array([0.5, 0.3, 0.7]) * np.ones(GRID.shape)
+FORMS = {
+    "tensors with gradients": lambda _, *moments: tuple(each.requires_grad_() for each in moments),
+    "a Normal": lambda library, loc, scale: library.Normal(loc.requires_grad_(), scale),
+    "an Independent": lambda library, loc, scale: library.Independent(library.Normal(loc, scale), 1),
+    "a MultivariateNormal": lambda library, loc, scale: library.MultivariateNormal(
+        loc, scale[:, :, None] * (0.3 + 0.7 * torch.eye(3)) * scale[:, None]
+    ),
+}
+
+
+@pytest.mark.parametrize("library", [torch.distributions, dist])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_posterior_gives_what_its_arrays_give(form, library):
+    posterior = FORMS[form](library, torch.tensor(LOC), torch.tensor(SCALE))
+    found, expected = alone(posterior, num_samples=200), alone((LOC, SCALE), num_samples=200)
+    np.testing.assert_allclose(
+        found.parts["mutual_information"], expected.parts["mutual_information"], rtol=1e-9, atol=1e-12
+    )
+
+
+def test_half_precision_will_do():
+    loc = torch.tensor(GRID, dtype=torch.bfloat16)
+    found = alone((loc, torch.full(GRID.shape, 0.5, dtype=torch.bfloat16)))
+    assert found.score == alone((GRID, 0.5)).score
+
+
+WRONG = {
+    "Laplace": (dist.Laplace(torch.tensor(LOC), 1.0), "with Normal margins but got Laplace"),
+    "LogNormal": (
+        dist.LogNormal(torch.tensor(LOC), 1.0).to_event(1),
+        "with Normal margins but got LogNormal",
+    ),
+    "Delta": (dist.Delta(torch.tensor(LOC), event_dim=1), "with Normal margins but got Delta"),
+    "no noise": ((LOC, 0 * SCALE), "Expected scale > 0 but got 0: codes without noise are for mig"),
+    "shapes": ((LOC, SCALE[:2]), r"of one shape \(n, L\) but got \(600, 3\) and \(2, 3\)"),
+    "three": ((LOC, SCALE, SCALE), r"a pair \(loc, scale\) but got 3 arrays"),
+    "nan": ((LOC * np.nan, SCALE), "Expected finite loc"),
+    "inf": ((LOC, SCALE * np.inf), "Expected finite scale"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_has_no_normal_margins_is_refused(case):
+    posterior, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        alone(posterior)
 
 
 def test_values_of_factors_are_names():

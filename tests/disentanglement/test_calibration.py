@@ -1,82 +1,83 @@
 import numpy as np
 import pytest
 from scipy.stats import t as student
+from sklearn.linear_model import LogisticRegression
 
-from pyro_infomax.disentanglement import Calibration
-from pyro_infomax.disentanglement._sample import to_sample
-from pyro_infomax.disentanglement._score import ScoreOutcome, calibrated
+from pyro_infomax.disentanglement import Calibration, calibrated_score, dci, gaussian_total_correlation_score
 
 N = 400
-
-
-def rng():
-    return np.random.RandomState(3)
 
 
 def correlated():
     draws = np.random.RandomState(1)
     factors = draws.randint(5, size=(N, 1))
-    return to_sample(factors + draws.randn(N, 1), factors)
+    return factors + draws.randn(N, 1), factors
 
 
-def correlation(sample, _):
-    value = np.corrcoef(sample.codes[:, 0], sample.values[:, 0])[0, 1]
-    return ScoreOutcome(value, {"slope": np.array([value])}, {"squared": value**2}, ("A note.",))
+def correlation(codes, factors):
+    return np.corrcoef(codes[:, 0], factors[:, 0])[0, 1]
 
 
-def calibrate(statistic=correlation, **changes):
-    options = {"calibration": Calibration(400, 400), "rng": rng(), "bounds": (-1.0, 1.0)} | changes
-    return calibrated("correlation", statistic, correlated(), **options)
+def calibrate(function=correlation, **changes):
+    options = {"calibration": Calibration(400, 400), "seed": 3, "bounds": (-1.0, 1.0), "progress": False}
+    return calibrated_score(function, *correlated(), **(options | changes))
 
 
-def test_the_score_is_that_of_the_data():
-    score = calibrate()
-    assert score.score == correlation(correlated(), None).score
-    assert score.parts["slope"].tolist() == [score.score]
-    assert score.notes == ("A note.",)
+@pytest.fixture(scope="module")
+def calibrated():
+    return calibrate()
 
 
-def test_the_interval_has_the_width_of_fishers():
-    score = calibrate()
-    error = (1 - score.score**2) / np.sqrt(N)
-    low, high = score.interval
-    assert (low + high) / 2 == pytest.approx(score.score)
+def test_the_interval_has_the_width_of_fishers(calibrated):
+    assert calibrated.score == correlation(*correlated())
+    error = (1 - calibrated.score**2) / np.sqrt(N)
+    low, high = calibrated.interval
+    assert (low + high) / 2 == pytest.approx(calibrated.score)
     assert (high - low) / 2 == pytest.approx(1.97 * error, rel=0.15)
 
 
-def test_the_floor_is_that_of_codes_that_know_nothing():
-    score = calibrate()
-    assert score.floor == pytest.approx(0, abs=4 / np.sqrt(N * 400))
-    low, high = score.floor_interval
+def test_the_floor_is_that_of_codes_that_know_nothing_and_the_ceiling_that_of_the_factors(calibrated):
+    assert calibrated.floor == pytest.approx(0, abs=4 / np.sqrt(N * 400))
+    low, high = calibrated.floor_interval
     assert (high - low) / 2 == pytest.approx(1.97 / np.sqrt(N), rel=0.15)
+    assert calibrated.ceiling == pytest.approx(1)
 
 
-def test_the_ceiling_is_that_of_the_factors():
-    assert calibrate().ceiling == pytest.approx(1)
-    assert calibrate(has_ceiling=False).ceiling is None
+def test_there_is_no_ceiling_where_factors_cannot_be_scored():
+    assert gaussian_total_correlation_score(np.random.RandomState(0).randn(50, 2)).ceiling is None
 
 
 def test_companions_have_their_own():
-    score = calibrate()
-    (squared,) = score.companions
-    assert squared.name == "correlation_squared"
-    assert squared.score == pytest.approx(score.score**2)
-    assert squared.floor == pytest.approx(1 / N, rel=0.3)
-    assert squared.ceiling == pytest.approx(1)
-    low, high = squared.interval
-    assert high - low == pytest.approx(2 * score.score * (score.interval[1] - score.interval[0]), rel=0.1)
+    rng = np.random.RandomState(0)
+    factors = rng.randint(3, size=(300, 2))
+    codes, learner = factors + rng.randn(300, 2), LogisticRegression()
+    score = dci(codes, factors, learner=learner, calibration=Calibration(20, 20), progress=False)
+    assert len({each.name for each in score.all}) == len({each.interval for each in score.all}) == 3
+    for each in score.all:
+        assert each.floor_interval[0] < each.floor < each.floor_interval[1] < each.score < each.ceiling
+        assert sum(each.interval) / 2 == pytest.approx(each.score, abs=0.1)
+        assert each.interval[0] < each.score < each.interval[1]
 
 
 def test_an_interval_ends_at_the_bounds():
-    assert calibrate(bounds=(-0.05, 1.0)).floor_interval[0] == -0.05
-    assert calibrate(bounds=(0.0, 0.1)).interval[1] == calibrate().score
+    few = Calibration(20, 20)
+    assert calibrate(bounds=(-0.05, 1.0), calibration=few).floor_interval[0] == -0.05
+    # and holds the score, even where this lies beyond them
+    beyond = calibrate(bounds=(0.0, 0.1), calibration=few)
+    assert beyond.interval[1] == beyond.score
 
 
 def test_few_replications_have_wide_intervals():
-    floor = calibrate(calibration=Calibration(0, 3)).floor_interval
-    values = [correlation(correlated().permuted(draws), None).score for draws in [rng()] for _ in range(3)]
-    half = student.ppf(0.975, 2) * np.std(values, ddof=1) * np.sqrt(1 + 1 / 3)
-    assert floor == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+    values = []
+
+    def kept(codes, factors):
+        values.append(correlation(codes, factors))
+        return values[-1]
+
+    floor = calibrate(kept, calibration=Calibration(0, 3)).floor_interval
+    shuffled = values[1:4]  # between the score itself and the ceiling
+    half = student.ppf(0.975, 2) * np.std(shuffled, ddof=1) * np.sqrt(1 + 1 / 3)
+    assert floor == pytest.approx((np.mean(shuffled) - half, np.mean(shuffled) + half))
 
 
 def test_confidence_is_that_of_the_intervals():
@@ -84,20 +85,14 @@ def test_confidence_is_that_of_the_intervals():
         calibrate(calibration=Calibration(50, 50, confidence=confidence)) for confidence in (0.99, 0.5)
     )
     for each in ("interval", "floor_interval"):
-        assert np.ptp(getattr(wide, each)) > 2 * np.ptp(getattr(narrow, each))
+        ratio = np.ptp(getattr(wide, each)) / np.ptp(getattr(narrow, each))
+        assert ratio == pytest.approx(student.ppf(0.995, 49) / student.ppf(0.75, 49))
 
 
 def test_without_calibration_the_score_is_alone():
     score = calibrate(calibration=None)
     assert (score.interval, score.floor, score.floor_interval, score.ceiling) == (None,) * 4
-    assert score.score == calibrate().score
-
-
-def test_a_score_does_not_depend_on_its_calibration():
-    def drawn(_, draws):
-        return ScoreOutcome(draws.rand())
-
-    assert calibrate(drawn).score == calibrate(drawn, calibration=None).score
+    assert score.score == correlation(*correlated())
 
 
 def test_none_and_one_replication_make_no_interval():

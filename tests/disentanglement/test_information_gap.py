@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
 from pyro_infomax.disentanglement import Calibration, mig
 
@@ -37,12 +38,10 @@ def naive_information(left, right):
     return total
 
 
-def naive_mig(codes, factors):
-    gaps = []
-    for factor in factors.T.tolist():
-        first, second = sorted(naive_information(naive_bins(c), factor) for c in codes.T.tolist())[:-3:-1]
-        gaps.append((first - second) / naive_information(factor, factor))
-    return sum(gaps) / len(gaps)
+def naive_informations(codes, factors):
+    return np.array(
+        [[naive_information(naive_bins(c), f) for f in factors.T.tolist()] for c in codes.T.tolist()]
+    )
 
 
 def constructed(factors):
@@ -63,7 +62,13 @@ def constructed(factors):
 def test_the_reference_is_its_definition(kind):
     factors = draw(90, (4, 5))
     codes = constructed(factors)[kind].astype(float)
-    assert alone(codes, factors, reference=True).score == pytest.approx(naive_mig(codes, factors), abs=1e-9)
+    information = naive_informations(codes, factors)
+    entropy = [naive_information(factor, factor) for factor in factors.T.tolist()]
+    first, second = np.sort(information, axis=0)[:-3:-1]
+    score = alone(codes, factors, reference=True)
+    np.testing.assert_allclose(score.parts["mutual_information"], information, atol=1e-12)
+    np.testing.assert_allclose(score.parts["entropy"], entropy, atol=1e-12)
+    assert score.score == pytest.approx(np.mean((first - second) / entropy), abs=1e-9)
 
 
 def test_twenty_bins_cannot_carry_the_factors_of_dsprites():
@@ -111,10 +116,88 @@ def test_a_factor_told_twice_has_no_gap():
 
 
 def test_scale_and_bending_do_not_count():
-    factors = draw(1000, (4, 7))
-    codes = factors + noise(1000, 2)
-    assert alone(np.exp(5 * codes), factors).score == alone(codes, factors).score
+    factors = draw(1024, (4, 7))  # 32 bins of 32 data each
+    codes = factors + noise(1024, 2)
+    information = alone(codes, factors).parts["mutual_information"]
+    for other in (np.exp(5 * codes), np.arctan(codes), 1e6 * codes - 5):
+        assert np.array_equal(alone(other, factors).parts["mutual_information"], information)
+    falling = alone(-codes, factors).parts["mutual_information"]
+    np.testing.assert_allclose(falling, information, rtol=1e-12)
     assert alone(np.exp(5 * codes), factors, reference=True).score < 0.1
+
+
+def test_bins_by_rank_hold_as_many_data_each():
+    code = noise(64, 1)
+    eighth = np.argsort(np.argsort(code, axis=0), axis=0) // 8
+    information = alone(np.concatenate([code, 0 * code], axis=1), eighth).parts["mutual_information"]
+    assert information[:, 0] == pytest.approx([math.log(8), 0], abs=1e-12)
+
+
+def test_equal_values_stay_together():
+    """Where they come in the data tells a factor that their value does not tell."""
+    code = np.concatenate([np.zeros(60), np.linspace(1, 2, 40)])[:, None]
+    factor = np.concatenate([np.arange(60) // 30, np.arange(40) % 2])[:, None]
+    codes = np.concatenate([code, np.arange(100)[:, None]], axis=1)
+    known = alone(codes, factor).parts["mutual_information"][:, 0]
+    assert known[0] == 0 < 0.2 < known[1]
+
+
+def test_independent_columns_have_exactly_no_information_and_rounding_is_none():
+    grid = np.array(list(itertools.product(range(3), range(7), range(5))))
+    information = alone(grid, grid, reference=True).parts["mutual_information"]
+    assert (information[~np.eye(3, dtype=bool)] == 0).all()
+    rng = np.random.RandomState(977)
+    factors = np.stack([rng.randint(values, size=977) for values in range(2, 40)], axis=1)
+    dead = np.zeros((977, 2))
+    assert (alone(dead, factors, reference=True).parts["mutual_information"] == 0).all()
+    left, right = np.divmod(np.arange(7 * 11 * 13) // 13, 11)
+    assert alone(np.stack([left, left], 1), right[:, None], reference=True).score == 0
+
+
+def test_chance_is_taken_off_what_is_known():
+    rng = np.random.RandomState(0)
+    factor = draw(600, (12,))
+    codes = np.where(rng.rand(600, 2) < [0.5, 0.0], factor, rng.randint(12, size=(600, 2)))
+    corrected = alone(codes, factor).parts["mutual_information"][0, 0]
+    plug_in = alone(codes, factor, reference=True).parts["mutual_information"][0, 0]
+    shuffled = [
+        alone(codes[rng.permutation(600)], factor, reference=True).parts["mutual_information"][0, 0]
+        for _ in range(200)
+    ]
+    chance, error = np.mean(shuffled), np.std(shuffled) / 200**0.5
+    whole = min(naive_information(each, each) for each in (codes[:, 0].tolist(), factor[:, 0].tolist()))
+    assert corrected == pytest.approx(whole * (plug_in - chance) / (whole - chance), abs=4 * error)
+    share = 0.5 + 0.5 / 12
+    truth = math.log(12) + share * math.log(share) + (1 - share) * math.log((1 - share) / 11)
+    assert corrected == pytest.approx(truth, abs=0.1)
+    assert plug_in > corrected + 0.04
+
+
+@pytest.mark.parametrize(("values", "each"), [(2, 2000), (5, 2000)])
+def test_what_chance_reaches_once_in_a_thousand_matrices_is_nothing(values, each):
+    """The test is that of the likelihood ratio where counts are large."""
+    threshold = chi2.isf(1e-3 / 2, (values - 1) ** 2)  # of two codes
+    code, factor = np.divmod(np.arange(values**2), values)
+
+    def counts(moved):
+        """All margins alike, and a little more on the diagonal."""
+        return each - moved + moved * values * (code == factor)
+
+    def ratio(moved):
+        return 2 * (counts(moved) * np.log(counts(moved) / each)).sum()
+
+    above = next(moved for moved in itertools.count(1) if ratio(moved) > 1.01 * threshold)
+    below = above - 2
+    assert 0.85 * threshold < ratio(below) < 0.99 * threshold
+    for moved, kept in ((below, False), (above, True)):
+        codes, factors = (column.repeat(counts(moved))[:, None] for column in (code, factor))
+        assert (alone(np.insert(codes, 1, 0, axis=1), factors).score > 0) == kept
+
+
+def test_columns_that_nothing_can_be_said_of_have_none():
+    distinct = np.arange(20)
+    both = np.stack([0 * distinct, distinct], axis=1)
+    assert not alone(both, distinct[:, None]).parts["mutual_information"].any()
 
 
 def test_a_dead_code_is_a_code_that_knows_nothing():

@@ -154,9 +154,10 @@ def test_an_encoder_and_a_source_will_do():
 
 def test_it_has_a_row_beside_the_others():
     codes, factors = data()
-    table = score(codes, factors, which=["sap", correlation], calibration=FEW, seed=3, progress=False)
+    few = Calibration(bootstraps=3, permutations=3)
+    table = score(codes, factors, which=["sap", correlation], calibration=few, seed=3, progress=False)
     assert list(table) == ["sap", "correlation"]
-    alone = own(correlation, codes, factors, seed=3)
+    alone = own(correlation, codes, factors, seed=3, calibration=few)
     assert str(table["correlation"]) == str(alone)
     assert table["sap"].score == sap(codes, factors, seed=3, calibration=None, progress=False).score
     row = table.to_frame().loc["correlation"]

@@ -74,6 +74,20 @@ def test_transforms_with_networks_are_refused():
         batch_mapped([fn], [3], lambda tensors: tensors[0])
 
 
+def test_a_remembered_value_is_not_taken_for_that_of_other_parameters():
+    def mapped(x):
+        return dist.TransformedDistribution(
+            dist.Normal(x, 1.0), [dist.transforms.AffineTransform(x, 1.0, cache_size=1)]
+        )
+
+    x = torch.randn(7, 2)
+    fn = mapped(x)
+    z = fn.sample()
+    fn.log_prob(z)
+    moved = batch_mapped([fn], [7, 2], lambda tensors: tensors[0].flip(0))
+    torch.testing.assert_close(moved.log_prob(z), mapped(x.flip(0)).log_prob(z))
+
+
 def test_all_tensors_are_found():
     found = dict(tensors_of(FAMILIES["mapped"](torch.randn(7, 2))))
     assert set(found) == {".base_dist.loc", ".base_dist.scale", ".transforms.1.loc"}

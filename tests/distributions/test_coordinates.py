@@ -3,11 +3,15 @@
 import pytest
 import torch
 from torch.distributions import (
+    AbsTransform,
     AffineTransform,
+    ComposeTransform,
+    CumulativeDistributionTransform,
     ExpTransform,
     Gamma,
     HalfNormal,
     Independent,
+    IndependentTransform,
     Laplace,
     LogNormal,
     MultivariateNormal,
@@ -19,6 +23,7 @@ from torch.distributions import (
 
 from pyro_infomax.distributions import SideBySide, coordinates_of
 
+ROWS = torch.arange(5.0)[:, None]
 LOC = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
 
 
@@ -35,6 +40,18 @@ FAMILIES = {
     "full": mapped(MultivariateNormal(LOC, torch.eye(3).double() + 0.2), SigmoidTransform()),
     "side by side": Independent(SideBySide([Normal(LOC[:, :1], 0.5), LogNormal(LOC[:, 1:], 0.5)]), 1),
     "normal": Independent(Normal(LOC, 0.5), 1),
+    "mapped alike row by row": mapped(
+        Independent(Normal(LOC, 0.5), 1),
+        IndependentTransform(AffineTransform(torch.full((5, 1), 2.0), 1.5), 1),
+        AffineTransform(torch.full((5, 3), -1.0), torch.tensor([1.0, 2, 3]), event_dim=1),
+    ),
+    "mapped by a composition": mapped(
+        Independent(Normal(LOC, 0.5), 1),
+        ComposeTransform([SigmoidTransform(cache_size=1), AffineTransform(torch.zeros(3), torch.ones(5, 3))]),
+    ),
+    "mapped by inverses": Independent(
+        mapped(LogNormal(LOC, 0.5), ExpTransform().inv, AffineTransform(1.0, 2.0).inv), 1
+    ),
 }
 
 
@@ -59,6 +76,22 @@ def test_the_density_is_that_of_the_coordinates_less_the_stretch(family) -> None
         Independent(mapped(Laplace(LOC, 1.0), ExpTransform()), 1),
         Independent(SideBySide([Normal(LOC[:, :1], 0.5), Laplace(LOC[:, 1:], 0.5)]), 1),
         mapped(MultivariateNormal(LOC, torch.eye(3).double()), AffineTransform(LOC, 1.0)),
+        # What may differ from datum to datum, and what has no inverse
+        *(
+            Independent(mapped(Normal(LOC, 1.0), step), 1)
+            for step in (
+                AffineTransform(ROWS, 1.0),
+                AffineTransform(0.0, 1 + ROWS),
+                AffineTransform(ROWS, 1.0).inv,
+                AffineTransform(torch.zeros(5, 3).requires_grad_(), 1.0),
+                AbsTransform(),
+                CumulativeDistributionTransform(Normal(ROWS, 1.0)),
+            )
+        ),
+        mapped(
+            Independent(Normal(LOC, 1.0), 1), ComposeTransform([ExpTransform(), AffineTransform(ROWS, 1.0)])
+        ),
+        mapped(Independent(Normal(LOC, 1.0), 1), IndependentTransform(AffineTransform(ROWS, 1.0), 1)),
         object(),
     ],
 )

@@ -4,6 +4,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch.distributions import (
+    AffineTransform,
+    ComposeTransform,
+    CumulativeDistributionTransform,
     ExpTransform,
     Independent,
     IndependentTransform,
@@ -11,6 +14,7 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     OneHotCategorical,
+    SigmoidTransform,
     StickBreakingTransform,
     TransformedDistribution,
 )
@@ -29,6 +33,24 @@ PRODUCTS = {
     ),
     "mapped elementwise as a whole": TransformedDistribution(
         Independent(Normal(LOC, 1.0), 2), [ExpTransform()]
+    ),
+    "mapped by a map of vectors that is none": TransformedDistribution(
+        Independent(Normal(LOC[:, 0], 1.0), 1), [AffineTransform(torch.zeros(3), 2.0, event_dim=1)]
+    ),
+    "mapped by a composition": TransformedDistribution(
+        Independent(Normal(LOC[:, 0], 1.0), 1),
+        [
+            ComposeTransform(
+                [IndependentTransform(SigmoidTransform(), 1), AffineTransform(1.0, 2.0, event_dim=1)]
+            )
+        ],
+    ),
+    "mapped by nothing": TransformedDistribution(
+        Independent(Normal(LOC[:, 0], 1.0), 1), [ComposeTransform([])]
+    ),
+    "mapped back": TransformedDistribution(
+        TransformedDistribution(Independent(Normal(LOC[:, 0], 1.0), 1), [ExpTransform()]),
+        [ExpTransform().inv],
     ),
 }
 
@@ -50,6 +72,10 @@ def test_factors_make_up_the_product(name) -> None:
         MultivariateNormal(LOC[:, 0], torch.eye(3)),
         OneHotCategorical(logits=LOC),
         TransformedDistribution(Independent(Normal(LOC[:, 0], 1.0), 1), [StickBreakingTransform()]),
+        TransformedDistribution(
+            Independent(Normal(LOC[:, 0], 1.0), 1),
+            [ComposeTransform([ExpTransform(), StickBreakingTransform()])],
+        ),
         TransformedDistribution(MultivariateNormal(LOC[:, 0], torch.eye(3)), [ExpTransform()]),
         Independent(MultivariateNormal(LOC, torch.eye(3)), 1),
         "no distribution",
@@ -62,6 +88,10 @@ def test_what_is_no_product_has_no_factors(distribution) -> None:
 def test_parameters_are_told_from_networks() -> None:
     flow = dist.transforms.affine_coupling(3, [4])
     base = Independent(Normal(LOC[:, 0], 1.0), 1)
-    assert is_parametric(PRODUCTS["mapped as a whole"])
+    for name in ("mapped as a whole", "mapped by a composition", "mapped back"):
+        assert is_parametric(PRODUCTS[name])
+    assert not is_parametric(
+        TransformedDistribution(Normal(LOC, 1.0), [CumulativeDistributionTransform(Normal(0.0, 1.0))])
+    )
     assert not is_parametric(TransformedDistribution(base, [flow]))
     assert not is_parametric(object())

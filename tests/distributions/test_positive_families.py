@@ -1,12 +1,10 @@
 """Divergences between families on the positive half-line, in value and gradient, against quadrature."""
 
-import itertools
-
 import pyro.distributions as dist
 import pytest
 import torch
 
-from pyro_infomax.distributions._divergences import positive_divergence
+from pyro_infomax.distributions import closed_divergence
 
 
 def positive_families(a, b):
@@ -20,7 +18,6 @@ def positive_families(a, b):
 
 
 FAMILIES = list(positive_families(torch.ones(()), torch.ones(())))
-PAIRS = list(itertools.product(FAMILIES, FAMILIES))
 LOG_Z = torch.linspace(-45.0, 12.0, 6001, dtype=torch.float64)
 
 
@@ -42,25 +39,20 @@ def value_and_gradient(divergence, families):
     return value.detach(), torch.stack(gradient)
 
 
-@pytest.mark.parametrize("families", PAIRS, ids="-".join)
-def test_the_divergence_is_its_quadrature(families):
-    ours, theirs = (value_and_gradient(each, families)[0] for each in (positive_divergence, by_quadrature))
-    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("families", PAIRS, ids="-".join)
-def test_its_gradient_is_that_of_its_quadrature(families):
-    ours, theirs = (value_and_gradient(each, families)[1] for each in (positive_divergence, by_quadrature))
-    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_is_nothing_from_itself(name):
-    family = positive_families(torch.tensor(0.9), torch.tensor(0.4))[name]
-    assert positive_divergence(family, family).abs() < 1e-12
+@pytest.mark.parametrize("posterior", FAMILIES)
+def test_the_divergence_and_its_gradient_are_those_of_the_quadrature(posterior):
+    for prior in FAMILIES:
+        pair = posterior, prior
+        ours, theirs = (value_and_gradient(each, pair) for each in (closed_divergence, by_quadrature))
+        torch.testing.assert_close(
+            ours[0], theirs[0], rtol=1e-9, atol=1e-9, msg=lambda m, p=pair: f"{p}: {m}"
+        )
+        torch.testing.assert_close(
+            ours[1], theirs[1], rtol=1e-7, atol=1e-7, msg=lambda m, p=pair: f"{p}: {m}"
+        )
 
 
 def test_other_families_have_none():
     positive, other = dist.Gamma(1.0, 1.0), dist.HalfCauchy(1.0)
-    assert positive_divergence(positive, other) is None
-    assert positive_divergence(other, positive) is None
+    assert closed_divergence(positive, other) is None
+    assert closed_divergence(other, positive) is None

@@ -78,27 +78,24 @@ def test_the_density_is_that_of_the_reals_over_the_jacobian(support, event, free
 
 
 @pytest.mark.parametrize(("support", "event"), SUPPORTS)
-@pytest.mark.parametrize("batch", [(), (5,), (2, 5, 1)])
-def test_shapes_and_support(support, event, batch):
+def test_shapes_support_and_scores_under_every_datum(support, event):
     site = SiteTransform.of(support, event)
-    q = site.distribution(make(site, batch))
-    z = q.rsample((7,))
-    assert (q.batch_shape, q.event_shape) == (batch, event)
-    assert z.shape == (7, *batch, *event)
-    assert site.support.check(z).all()
-    assert q.log_prob(z).shape == (7, *batch)
-    assert q.expand((6, *batch)).log_prob(z[:1].expand(6, *z.shape[1:])).shape == (6, *batch)
-    assert site.constrain(torch.randn(*batch, site.size)).shape == (*batch, *event)
-
-
-@pytest.mark.parametrize(("support", "event"), SUPPORTS)
-def test_values_are_scored_under_every_datum(support, event):
-    site = SiteTransform.of(support, event)
+    for batch in ((), (2, 5, 1)):
+        q = site.distribution(make(site, batch))
+        z = q.rsample((7,))
+        assert (q.batch_shape, q.event_shape) == (batch, event)
+        assert z.shape == (7, *batch, *event)
+        assert site.support.check(z).all()
+        assert q.log_prob(z).shape == (7, *batch)
+        assert q.expand((6, *batch)).log_prob(z[:1].expand(6, *z.shape[1:])).shape == (6, *batch)
+        assert site.constrain(torch.randn(*batch, site.size)).shape == (*batch, *event)
     q = site.distribution(make(site, (5,)))
     z = q.sample()
     table = q.log_prob(z.unsqueeze(1))  # (value, datum)
     assert table.shape == (5, 5)
     torch.testing.assert_close(table.diagonal(), q.log_prob(z))
+    ours = SiteTransform.of(constraints.MixtureSameFamilyConstraint(support), event)
+    assert type(ours.support) is type(site.support)
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)
@@ -111,6 +108,13 @@ def test_elementwise_supports_leave_the_elements_independent(name):
     factors = q.base_dist.log_prob(z) if site.event_shape else q.log_prob(z)
     assert factors.shape == (5, *site.event_shape)
     torch.testing.assert_close(factors.reshape(5, -1).sum(-1), joint)
+    # and quantiles are those of the reals
+    q = site.normal(torch.zeros(site.size), torch.ones(site.size))
+    q = q.base_dist if site.event_shape else q
+    levels = [q.icdf(torch.full(site.event_shape, level)) for level in (0.1, 0.5, 0.9)]
+    assert (levels[0] < levels[1]).all()
+    assert (levels[1] < levels[2]).all()
+    torch.testing.assert_close(levels[1], site.constrain(torch.zeros(site.size)))
 
 
 @pytest.mark.parametrize("name", COUPLED)
@@ -128,7 +132,7 @@ def test_the_density_of_an_element_integrates_to_one(name):
     site = SiteTransform.of(support, event)
     normal = site.normal(torch.zeros(site.size), torch.ones(site.size))
     low, high = (site.constrain(torch.full((site.size,), end)) for end in (-6.0, 6.0))
-    steps = torch.linspace(0, 1, 400_001).reshape(-1, *[1] * len(event))
+    steps = torch.linspace(0, 1, 100_001).reshape(-1, *[1] * len(event))
     grid = low + (high - low) * steps
     density = (normal.base_dist if event else normal).log_prob(grid).exp()
     total = torch.trapezoid(density, grid, dim=0).abs()  # a decreasing transform turns the grid around
@@ -137,12 +141,12 @@ def test_the_density_of_an_element_integrates_to_one(name):
 
 def test_the_density_on_a_simplex_integrates_to_one():
     site = SiteTransform.of(constraints.simplex, (3,))
-    grid = (torch.arange(1000) + 0.5) / 1000
+    grid = (torch.arange(500) + 0.5) / 500
     first, second = torch.meshgrid(grid, grid, indexing="ij")
     inside = first + second < 1
     z = torch.stack([first, second, 1 - first - second], -1)[inside]
     density = site.distribution(make(site)).log_prob(z).exp()
-    torch.testing.assert_close(density.sum() / 1000**2, torch.tensor(1.0), rtol=0, atol=1e-3)
+    torch.testing.assert_close(density.sum() / 500**2, torch.tensor(1.0), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("support", [constraints.corr_cholesky, constraints.corr_matrix])
@@ -181,20 +185,20 @@ def test_own_draws_are_scored_without_an_inverse(support, event):
 ROUNDED = {"corr_matrix", "positive_definite", "positive_semidefinite", "ordered"}
 
 
-@pytest.mark.parametrize("scale", [1.0, 20.0, 500.0])
 @pytest.mark.parametrize(
     ("support", "event"),
     [pytest.param(*case.values[:2], id=case.id) for case in ALL if case.id not in ROUNDED],
 )
-def test_wide_draws_stay_inside_in_single_precision(support, event, scale):
+def test_wide_draws_stay_inside_in_single_precision(support, event):
     site = SiteTransform.of(support, event)
     loc = torch.zeros(1000, site.size, dtype=torch.float32)
-    q, other = (site.normal(loc, scale * torch.ones_like(loc)) for _ in range(2))
-    z = q.sample()
-    assert z.dtype == torch.float32
-    assert site.support.check(z).all()
-    assert q.log_prob(z).isfinite().all()
-    assert other.log_prob(z).isfinite().all()
+    for scale in (1.0, 20.0, 500.0):
+        q, other = (site.normal(loc, scale * torch.ones_like(loc)) for _ in range(2))
+        z = q.sample()
+        assert z.dtype == torch.float32
+        assert site.support.check(z).all()
+        assert q.log_prob(z).isfinite().all()
+        assert other.log_prob(z).isfinite().all()
 
 
 def test_own_draws_have_the_score_of_the_reals_that_made_them_where_the_inverse_fails():
@@ -228,18 +232,6 @@ def test_a_logit_normal_meets_a_logit_normal_in_closed_form(support, steps):
     torch.testing.assert_close(kl_divergence(q, p), torch.tensor(2.5))
 
 
-@pytest.mark.parametrize("name", ELEMENTWISE)
-def test_quantiles_are_those_of_the_reals(name):
-    support, event = ELEMENTWISE[name]
-    site = SiteTransform.of(support, event)
-    q = site.normal(torch.zeros(site.size), torch.ones(site.size))
-    q = q.base_dist if event else q
-    levels = [q.icdf(torch.full(event, level)) for level in (0.1, 0.5, 0.9)]
-    assert (levels[0] < levels[1]).all()
-    assert (levels[1] < levels[2]).all()
-    torch.testing.assert_close(levels[1], site.constrain(torch.zeros(site.size)))
-
-
 # ---- supports
 
 
@@ -250,12 +242,6 @@ def test_a_real_vector_needs_nothing():
     assert site.transforms() == []
     assert site.distribution(base) is base
     assert isinstance(site.normal(torch.zeros(3), torch.ones(3)).base_dist, dist.Normal)
-
-
-@pytest.mark.parametrize(("support", "event"), SUPPORTS)
-def test_the_support_of_a_mixture_is_that_of_its_components(support, event):
-    ours = SiteTransform.of(constraints.MixtureSameFamilyConstraint(support), event)
-    assert type(ours.support) is type(SiteTransform.of(support, event).support)
 
 
 @pytest.mark.parametrize(("event", "size"), [((), 1), ((3,), 3), ((4, 3), 12)])
@@ -308,10 +294,11 @@ def test_what_cannot_be_served_is_refused(support, event, error, message):
         SiteTransform.of(support, event)
 
 
-@pytest.mark.parametrize(("support", "event"), SUPPORTS)
-@pytest.mark.parametrize("twin", [copy.deepcopy, lambda site: pickle.loads(pickle.dumps(site))])
-def test_copies(support, event, twin):
+@pytest.mark.parametrize("name", ["real", "bounds of each element", "positive vector"])
+def test_copies(name):
+    support, event = ELEMENTWISE[name]
     site = SiteTransform.of(support, event)
     site.distribution(make(site, (5,))).rsample()
     u = torch.randn(site.size)
-    assert torch.equal(twin(site).constrain(u), site.constrain(u))
+    for twin in (copy.deepcopy(site), pickle.loads(pickle.dumps(site))):
+        assert torch.equal(twin.constrain(u), site.constrain(u))

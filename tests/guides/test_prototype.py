@@ -1,14 +1,49 @@
+"""What a guide finds out about its model: the data plate and the latent sites, as a family is shown them."""
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 
-from pyro_infomax.guides import InnerPlate
-from pyro_infomax.guides._prototype import DataPlate, find_data_plate, find_latent_sites
+from pyro_infomax.guides import AmortizedGuide, InnerPlate
 
 
-def trace_of(model, size=6):
-    return pyro.poutine.trace(model).get_trace(torch.zeros(size, 4))
+class Standard(nn.Module):
+    """A head that learns nothing."""
+
+    def __init__(self, event_shape):
+        super().__init__()
+        self.event_shape = event_shape
+
+    def forward(self, features):
+        shape = features.shape[:-1] + self.event_shape
+        return dist.Normal(torch.zeros(shape), 1.0).to_event(len(self.event_shape))
+
+
+class Seen(AmortizedGuide):
+    """Keeps the sites that it is shown."""
+
+    def __init__(self, model, **options):
+        super().__init__(model, lambda x, *_: x.flatten(1), **options)
+        self.sites = []
+
+    def make_head(self, site, in_features):
+        self.sites.append(site)
+        return Standard(site.event_shape)
+
+
+def frame_of(model, size=6, **options):
+    """Of the data plate, as the guide makes it."""
+    trace = pyro.poutine.trace(Seen(model, **options)).get_trace(torch.zeros(size, 4))
+    (frame,) = trace.nodes["z"]["cond_indep_stack"]
+    return frame
+
+
+def sites_of(model, size=6):
+    guide = Seen(model)
+    guide(torch.zeros(size, 4))
+    return guide.sites
 
 
 def plain(x):
@@ -41,26 +76,27 @@ def part_of_more(x):
 @pytest.mark.parametrize(
     ("model", "size", "expected"),
     [
-        (plain, 6, DataPlate("data", -1, None)),
-        (crossed, 6, DataPlate("data", -2, None)),
-        (crossed, 4, DataPlate("data", -2, None)),
-        (subsampling, 6, DataPlate("points", -1, 2)),
+        (plain, 6, ("data", -1, 6)),
+        (crossed, 6, ("data", -2, 6)),
+        (crossed, 4, ("data", -2, 4)),  # as many pixels, outside of which z is
+        (subsampling, 6, ("points", -1, 2)),
     ],
 )
 def test_the_plate_has_the_size_of_the_data(model, size, expected):
-    assert find_data_plate(trace_of(model, size), size) == expected
+    frame = frame_of(model, size)
+    assert (frame.name, frame.dim, frame.size) == expected
 
 
 def test_a_part_of_a_larger_plate_needs_plates_of_the_user():
-    trace = trace_of(part_of_more)
     with pytest.raises(ValueError, match=r"= 6 around .* but got 'data' of size 100: .*create_plates="):
-        find_data_plate(trace, 6)
-    assert find_data_plate(trace, 6, own_plates={"data"}) == DataPlate("data", -1, 6)
+        frame_of(part_of_more)
+    own = {"create_plates": lambda x: pyro.plate("data", 100, subsample_size=len(x), dim=-1)}
+    frame = frame_of(part_of_more, **own)
+    assert (frame.name, frame.size, frame.full_size) == ("data", 6, 100)
 
 
 def test_latent_sites_stand_in_for_hidden_observed_ones():
-    trace = trace_of(pyro.poutine.block(crossed, hide=["x"]))
-    assert find_data_plate(trace, 6).name == "data"
+    assert frame_of(pyro.poutine.block(crossed, hide=["x"])).name == "data"
 
 
 def test_no_plate_is_refused():
@@ -70,7 +106,7 @@ def test_no_plate_is_refused():
         )
 
     with pytest.raises(ValueError, match=r"but the model has none: wrap the observed site .*pyro\.plate"):
-        find_data_plate(trace_of(model), 6)
+        sites_of(model)
 
 
 def test_two_plates_of_that_size_are_refused():
@@ -80,11 +116,11 @@ def test_two_plates_of_that_size_are_refused():
             pyro.sample("x", dist.Normal(z, 1.0), obs=x @ x.T)
 
     with pytest.raises(ValueError, match=r"Expected one plate .* but got 'a' of size 6, 'b' of size 6"):
-        find_data_plate(trace_of(model), 6)
+        sites_of(model)
 
 
 def test_the_latent_sites_come_in_the_order_of_the_model():
-    sites = find_latent_sites(trace_of(plain), DataPlate("data", -1, None))
+    sites = sites_of(plain)
     assert [(site.name, site.event_shape) for site in sites] == [("z", (2,)), ("s", ())]
     assert sites[0].support.event_dim == 1
 
@@ -97,7 +133,7 @@ def test_global_latents_are_refused():
 
     message = r"'loc' is global .*pyro\.poutine\.condition.*hide=\['loc'\].*AutoGuideList"
     with pytest.raises(NotImplementedError, match=message):
-        find_latent_sites(trace_of(model), DataPlate("data", -1, None))
+        sites_of(model)
 
 
 def inner(x, subsample_size=None):
@@ -108,7 +144,7 @@ def inner(x, subsample_size=None):
 
 
 def test_further_plates_stand_from_left_to_right():
-    (site,) = find_latent_sites(trace_of(inner), DataPlate("data", -2, None))
+    (site,) = sites_of(inner)
     assert site.plates == (InnerPlate("layers", -3, 3), InnerPlate("cells", -1, 4))
 
 
@@ -117,7 +153,7 @@ def test_a_further_plate_that_subsamples_is_refused():
         inner(x, subsample_size=2)
 
     with pytest.raises(NotImplementedError, match="'z' is inside plate 'cells', which subsamples"):
-        find_latent_sites(trace_of(program), DataPlate("data", -2, None))
+        sites_of(program)
 
 
 def test_a_sequential_plate_is_refused():
@@ -127,7 +163,7 @@ def test_a_sequential_plate_is_refused():
                 pyro.sample(f"z{i}", dist.Normal(0.0, 1.0))
 
     with pytest.raises(NotImplementedError, match=r"'z0' is inside the sequential plate 'layers': .*range"):
-        find_latent_sites(trace_of(model), DataPlate("data", -1, None))
+        sites_of(model)
 
 
 @pytest.mark.parametrize(
@@ -145,15 +181,13 @@ def test_what_the_model_masks_is_known(handler, fn, masked):
         with pyro.plate("data", len(x)), handler:
             pyro.sample("z", fn)
 
-    (site,) = find_latent_sites(trace_of(model), DataPlate("data", -1, None))
-    assert site.masked is masked
-
-
-def test_plates_of_the_user_decide_between_plates_of_one_size():
-    trace = trace_of(inner, 4)
-    with pytest.raises(ValueError, match="Expected one plate of full size"):
-        find_data_plate(trace, 4)
-    assert find_data_plate(trace, 4, own_plates={"data"}).name == "data"
+    guide = Seen(model)
+    if masked:  # which the guide is not
+        with pytest.raises(NotImplementedError, match="mask"):
+            guide(torch.zeros(6, 4))
+    else:
+        guide(torch.zeros(6, 4))
+    assert [site.masked for site in guide.sites] == [masked]
 
 
 def test_a_model_without_latents_is_refused():
@@ -162,11 +196,4 @@ def test_a_model_without_latents_is_refused():
             pyro.sample("x", dist.Normal(0.0, 1.0).expand([len(x), 4]).to_event(1), obs=x)
 
     with pytest.raises(ValueError, match="Expected a latent site inside plate 'data' but the model has none"):
-        find_latent_sites(trace_of(model), DataPlate("data", -1, None))
-
-
-def test_a_plate_is_made_for_any_size():
-    whole, part = DataPlate("a", -2, None).create(7), DataPlate("b", -1, 5).create(3)
-    assert (whole.size, whole.subsample_size, whole.dim) == (7, 7, -2)
-    assert (part.size, part.subsample_size) == (3, 3)
-    assert DataPlate("c", -1, 5).create(9).subsample_size == 5
+        sites_of(model)

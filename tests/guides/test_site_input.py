@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch.distributions import constraints
+from torch.distributions import Binomial, constraints
 
 from pyro_infomax.guides import InnerPlate, LatentSite
 from pyro_infomax.guides._prototype import CellFeatures, DataPlate, EarlierSite, SiteInput, laid_out
@@ -19,10 +19,8 @@ CLASS = LatentSite("y", constraints.integer_interval(0, 4), torch.Size([]))
 @pytest.mark.parametrize(
     ("data_dim", "dims", "shape"),
     [
-        (-1, [], (5, 7)),
         (-2, [], (5, 1, 7)),
         (-1, [-2], (3, 5, 7)),
-        (-2, [-1], (5, 3, 7)),
         (-1, [-3], (3, 1, 5, 7)),
         (-2, [-3, -1], (3, 5, 4, 7)),
         (-3, [-2, -1], (5, 3, 4, 7)),
@@ -103,6 +101,23 @@ def test_draws_in_front_stay_in_front(lead):
     out = seen(features, {"v": value})
     assert out.shape == (*lead, 5, 14)
     torch.testing.assert_close(out[3], seen(features, {"v": value[3]}))
+
+
+@pytest.mark.parametrize(
+    ("support", "numbers"),
+    [
+        (constraints.independent(constraints.integer_interval(0, 4), 1), 5 * 2),
+        (Binomial(torch.tensor([3.0, 7.0]), 0.5).support, 8 * 2),
+        (constraints.integer_interval(1, 4), 2),
+        (constraints.boolean, 2),
+        (constraints.nonnegative_integer, 2),
+        (constraints.interval(0, 4), 2),
+        (constraints.real, 2),
+    ],
+    ids=str,
+)
+def test_integers_from_zero_are_categories_and_other_values_are_numbers(support, numbers):
+    assert EarlierSite.of(LatentSite("y", support, torch.Size([2])), VECTOR).size == numbers
 
 
 def test_categories_are_seen_one_hot():

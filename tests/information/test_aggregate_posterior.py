@@ -1,4 +1,4 @@
-"""The exact mixture against full enumeration, for tiles and for any posterior."""
+"""The exact mixture against full enumeration, of Normals, their images and any other posterior."""
 
 import math
 
@@ -19,6 +19,7 @@ from torch.distributions import (
     StudentT,
     TransformedDistribution,
     Uniform,
+    constraints,
 )
 from torch.distributions.transforms import (
     AffineTransform,
@@ -28,8 +29,7 @@ from torch.distributions.transforms import (
 )
 
 from pyro_infomax.distributions import SideBySide
-from pyro_infomax.information import AggregatePosterior
-from pyro_infomax.information._mixture_engine import NormalMixture
+from pyro_infomax.information import AggregatePosterior, points_at_once
 
 RELATIVE = 1e-12
 
@@ -66,36 +66,34 @@ def case(request: pytest.FixtureRequest) -> tuple[Independent, Tensor, Tensor]:
     return posterior, posterior.sample()[index], index
 
 
-def test_log_prob_is_the_enumerated_mixture(case: tuple[Independent, Tensor, Tensor]) -> None:
-    posterior, z, _ = case
-    found = AggregatePosterior(posterior).log_prob(z)
-    np.testing.assert_allclose(found, enumerated(scores(posterior, z).sum(-1)), rtol=RELATIVE)
+def test_the_mixture_and_the_rest_without_the_own_term_are_enumerated(case) -> None:
+    posterior, z, index = case
+    table = scores(posterior, z).sum(-1)
+    found = AggregatePosterior(posterior).evaluate(z, index=index)
+    np.testing.assert_allclose(found.log_prob, enumerated(table), rtol=RELATIVE)
+    np.testing.assert_allclose(found.leave_one_out, enumerated(table, index), rtol=RELATIVE)
 
 
-def test_marginals_are_the_enumerated_mixtures(case: tuple[Independent, Tensor, Tensor]) -> None:
-    posterior, z, _ = case
-    found = AggregatePosterior(posterior).log_prob_marginals(z)
+def test_marginals_are_the_enumerated_mixtures(case) -> None:
+    posterior, z, index = case
+    table = scores(posterior, z)
+    found = AggregatePosterior(posterior).evaluate_marginals(z, index=index)
     # a value near 0 is the difference of terms of order 1 to 10
-    np.testing.assert_allclose(found, enumerated(scores(posterior, z)), rtol=RELATIVE, atol=RELATIVE)
+    np.testing.assert_allclose(found.log_prob, enumerated(table), rtol=RELATIVE, atol=RELATIVE)
+    np.testing.assert_allclose(found.leave_one_out, enumerated(table, index), rtol=RELATIVE, atol=RELATIVE)
 
 
-def test_leave_one_out_is_enumerated_without_the_own_term(case: tuple[Independent, Tensor, Tensor]) -> None:
-    posterior, z, index = case
-    found = AggregatePosterior(posterior).log_prob_leave_one_out(z, index)
-    np.testing.assert_allclose(found, enumerated(scores(posterior, z).sum(-1), index), rtol=RELATIVE)
-
-
-def test_one_pass_gives_what_the_single_calls_give(case: tuple[Independent, Tensor, Tensor]) -> None:
-    posterior, z, index = case
-    aggregate = AggregatePosterior(posterior)
-    joint, each = aggregate.evaluate(z, index=index), aggregate.evaluate_marginals(z, index=index)
-    torch.testing.assert_close(joint.log_prob, aggregate.log_prob(z), rtol=RELATIVE, atol=RELATIVE)
+@pytest.mark.parametrize("family", ["normal", "another"])
+def test_single_calls_give_what_one_pass_gives(family: str) -> None:
+    posterior, z, index = normal(torch.randn(60, 3), 0.3), torch.randn(9, 3), torch.arange(9)
+    aggregate = AggregatePosterior(posterior if family == "normal" else Adapter(posterior))
+    joint, each = aggregate.evaluate(z, index=index), aggregate.evaluate_marginals(z)
+    torch.testing.assert_close(aggregate.log_prob(z), joint.log_prob, rtol=RELATIVE, atol=RELATIVE)
     left = aggregate.log_prob_leave_one_out(z, index)
-    torch.testing.assert_close(joint.leave_one_out, left, rtol=0, atol=0)
-    marginals = aggregate.log_prob_marginals(z)
-    torch.testing.assert_close(each.log_prob, marginals, rtol=RELATIVE, atol=RELATIVE)
-    expected = enumerated(scores(posterior, z), index)
-    np.testing.assert_allclose(each.leave_one_out, expected, rtol=RELATIVE, atol=RELATIVE)
+    torch.testing.assert_close(left, joint.leave_one_out, rtol=0, atol=0)
+    torch.testing.assert_close(aggregate.log_prob_marginals(z), each.log_prob, rtol=0, atol=0)
+    assert aggregate.evaluate(z).leave_one_out is None
+    assert each.leave_one_out is None
 
 
 def test_far_from_every_component_the_result_is_finite() -> None:
@@ -139,11 +137,17 @@ def test_float32_encoders_are_taken_in_double_precision() -> None:
     torch.testing.assert_close(AggregatePosterior(single).log_prob(z), expected, rtol=0, atol=0)
 
 
-def test_pyro_normals_are_normals_too() -> None:
+def refuse_log_prob(posterior: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of a density without asking it is computed by matrix products."""
+    for kind in (type(posterior), Normal, MultivariateNormal):
+        monkeypatch.setattr(kind, "log_prob", None)
+
+
+def test_pyro_normals_are_normals_too(monkeypatch: pytest.MonkeyPatch) -> None:
     loc, z = torch.randn(50, 2), torch.randn(7, 2)
-    found = AggregatePosterior(pyro_dist.Normal(loc, 0.5).to_event(1))
-    assert isinstance(found._joint(z), NormalMixture)
-    torch.testing.assert_close(found.log_prob(z), AggregatePosterior(normal(loc, 0.5)).log_prob(z))
+    expected, posterior = AggregatePosterior(normal(loc, 0.5)).log_prob(z), pyro_dist.Normal(loc, 0.5)
+    refuse_log_prob(posterior.to_event(1), monkeypatch)
+    torch.testing.assert_close(AggregatePosterior(posterior.to_event(1)).log_prob(z), expected)
 
 
 def full_covariance() -> tuple[MultivariateNormal, Tensor, Tensor]:
@@ -152,27 +156,67 @@ def full_covariance() -> tuple[MultivariateNormal, Tensor, Tensor]:
     return MultivariateNormal(loc, covariance), loc, covariance
 
 
-def test_any_posterior_is_scored_by_its_own_log_prob() -> None:
-    posterior, *_ = full_covariance()
-    z, index = torch.randn(50, 3), torch.randint(60, (50,))
-    table = torch.stack([posterior.expand((1, 60)).log_prob(point) for point in z]).squeeze(1).numpy()
+def low_rank(diagonal: float = 1.0) -> LowRankMultivariateNormal:
+    return LowRankMultivariateNormal(
+        torch.randn(60, 3), torch.randn(60, 3, 1), diagonal * (0.5 + torch.rand(60, 3))
+    )
+
+
+@pytest.mark.parametrize(("family", "in_tiles"), [("full", True), ("low rank", True), ("student", False)])
+def test_a_joint_density_is_the_enumerated_mixture(
+    family: str, in_tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    families = {
+        "full": lambda: full_covariance()[0],
+        "low rank": low_rank,
+        "student": lambda: Independent(StudentT(5.0, torch.randn(60, 3)), 1),
+    }
+    posterior = families[family]()
+    z, index = torch.cat([torch.randn(45, 3), 30 * torch.randn(5, 3)]), torch.randint(60, (50,))
+    table = posterior.log_prob(z[:, None]).numpy()
+    if in_tiles:
+        refuse_log_prob(posterior, monkeypatch)
+    found = AggregatePosterior(posterior).evaluate(z, index=index)
+    np.testing.assert_allclose(found.log_prob, enumerated(table), rtol=1e-11)
+    np.testing.assert_allclose(found.leave_one_out, enumerated(table, index), rtol=1e-11)
+
+
+def test_many_dimensions_with_all_their_products_are_left_to_the_family_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    posterior = MultivariateNormal(torch.randn(4, 33), scale_tril=torch.eye(33).expand(4, 33, 33))
+    z = torch.randn(3, 33)
+    found = AggregatePosterior(posterior)
+    expected = posterior.log_prob(z[:, None]).logsumexp(1) - math.log(4)
+    torch.testing.assert_close(found.log_prob(z), expected)
+    refuse_log_prob(posterior, monkeypatch)
+    with pytest.raises(TypeError):
+        found.log_prob(z)
+
+
+@pytest.mark.parametrize("diagonal", [1.0, 1e-10, 1e-18])
+def test_nearly_singular_low_rank_covariances_keep_their_digits(diagonal: float) -> None:
+    """The factor's outer product alone would have lost what the diagonal adds."""
+    factor = torch.tensor([[1.0], [1.0]]).expand(3, 2, 1)
+    posterior = LowRankMultivariateNormal(torch.zeros(3, 2), factor, torch.full((3, 2), diagonal))
+    along, across = 2 + diagonal, diagonal  # the eigenvalues
+    z = torch.full((1, 2), math.sqrt(0.5 * along))
+    expected = -0.5 - math.log(2 * math.pi) - 0.5 * (math.log(along) + math.log(across))
+    found = AggregatePosterior(posterior).log_prob(z)
+    torch.testing.assert_close(found, torch.tensor([expected]), rtol=1e-6, atol=0)
+
+
+def test_points_that_do_not_fit_at_once_are_split() -> None:
+    posterior = Adapter(normal(torch.randn(5000, 3), 0.5))
+    assert points_at_once(posterior) == 8
+    z, index = torch.randn(20, 3), torch.randint(5000, (20,))
     aggregate = AggregatePosterior(posterior)
-    np.testing.assert_allclose(aggregate.log_prob(z), enumerated(table), rtol=RELATIVE)
-    left = aggregate.log_prob_leave_one_out(z, index)
-    np.testing.assert_allclose(left, enumerated(table, index), rtol=RELATIVE)
-
-
-def test_points_that_do_not_fit_at_once_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    posterior = Adapter(normal(torch.randn(60, 3), 0.5))
-    z, index = torch.randn(50, 3), torch.randint(60, (50,))
-    whole = AggregatePosterior(posterior)
-    joint, marginals = whole.evaluate(z, index=index), whole.evaluate_marginals(z, index=index)
-    monkeypatch.setattr("pyro_infomax.information._mixture_engine._SCORES_AT_ONCE", 60 * 3 * 7)
-    parts = AggregatePosterior(posterior)
-    pairs = (joint, parts.evaluate(z, index=index)), (marginals, parts.evaluate_marginals(z, index=index))
-    for one, other in pairs:
-        torch.testing.assert_close(one.log_prob, other.log_prob, rtol=1e-14, atol=1e-14)
-        torch.testing.assert_close(one.leave_one_out, other.leave_one_out, rtol=1e-14, atol=1e-14)
+    for evaluate in (aggregate.evaluate, aggregate.evaluate_marginals):
+        whole = evaluate(z, index=index)
+        parts = [evaluate(some, index=own) for some, own in zip(z.split(5), index.split(5), strict=True)]
+        for name in ("log_prob", "leave_one_out"):
+            apart = torch.cat([getattr(part, name) for part in parts])
+            torch.testing.assert_close(getattr(whole, name), apart, rtol=1e-14, atol=1e-14)
 
 
 def test_marginals_of_a_full_covariance_are_normals() -> None:
@@ -320,7 +364,7 @@ def test_means_that_are_not_finite_are_refused() -> None:
         AggregatePosterior(Independent(Normal(loc, 1.0, validate_args=False), 1))
 
 
-@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("scale", [0.0, math.inf, math.nan])
 def test_scales_that_are_not_positive_and_finite_are_refused(scale: float) -> None:
     with pytest.raises(ValueError, match="Expected positive, finite scales of the posterior"):
         AggregatePosterior(Independent(Normal(torch.zeros(3, 2), scale, validate_args=False), 1))
@@ -405,16 +449,15 @@ TRANSFORMED = [positive, between, simplex, full_and_positive, side_by_side]
 
 
 @pytest.mark.parametrize("family", TRANSFORMED)
-def test_transformed_normals_are_the_enumerated_mixture_and_scored_in_tiles(family) -> None:
+def test_transformed_normals_are_the_enumerated_mixture_and_scored_in_tiles(family, monkeypatch) -> None:
     posterior = family(torch.randn(1100, 3), 0.3 + torch.rand(1100, 3))
     index = torch.randint(1100, (150,))
     z = posterior.sample()[index]
-    aggregate = AggregatePosterior(posterior)
-    assert isinstance(aggregate._normal, NormalMixture)
     table = posterior.log_prob(z[:, None]).numpy()
-    np.testing.assert_allclose(aggregate.log_prob(z), enumerated(table), rtol=0, atol=1e-9)
-    left = aggregate.log_prob_leave_one_out(z, index)
-    np.testing.assert_allclose(left, enumerated(table, index), rtol=0, atol=1e-9)
+    refuse_log_prob(posterior, monkeypatch)
+    found = AggregatePosterior(posterior).evaluate(z, index=index)
+    np.testing.assert_allclose(found.log_prob, enumerated(table), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.leave_one_out, enumerated(table, index), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("family", [positive, between, side_by_side])
@@ -500,7 +543,6 @@ def test_a_transform_of_each_datum_is_scored_by_itself() -> None:
     steps = [AffineTransform(torch.randn(30, 2), 2.0)]
     posterior = Independent(TransformedDistribution(Normal(torch.zeros(30, 2), 1.0), steps), 1)
     aggregate, z = AggregatePosterior(posterior), torch.randn(9, 2)
-    assert aggregate._normal is None
     table = posterior.log_prob(z[:, None]).numpy()
     np.testing.assert_allclose(aggregate.log_prob(z), enumerated(table), rtol=1e-12)
 
@@ -512,3 +554,105 @@ def test_rows_that_are_equal_now_have_gradients_of_their_own() -> None:
     (found,) = torch.autograd.grad(AggregatePosterior(posterior).log_prob(z).sum(), weight, retain_graph=True)
     (expected,) = torch.autograd.grad(posterior.log_prob(z[:, None]).logsumexp(1).sum(), weight)
     torch.testing.assert_close(found, expected)
+
+
+# ---- Networks, and supports of each datum's own
+
+
+class Network(torch.nn.Module):
+    """A conditional shift, which notes how many vectors its layer has seen at once."""
+
+    def __init__(self, context):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 64)
+        self.context = context
+        self.most = 0
+
+    def forward(self, z):
+        inputs = torch.cat(torch.broadcast_tensors(z, self.context), -1)
+        self.most = max(self.most, inputs.shape[:-1].numel())
+        return self.layer(inputs).tanh().sum(-1, keepdim=True)
+
+
+class Flow(pyro_dist.TransformModule):
+    """Moves the second dimension by a network of the first and of the datum."""
+
+    domain = codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def _shift(self, z):
+        shift = self.network(z[..., :1])
+        return torch.cat([torch.zeros_like(shift), shift], -1)
+
+    def _call(self, u):
+        return u + self._shift(u)
+
+    def _inverse(self, z):
+        return z - self._shift(z)
+
+    def log_abs_det_jacobian(self, u, z):
+        return torch.zeros(torch.broadcast_shapes(u.shape, z.shape)[:-1])
+
+
+def flow(size):
+    torch.manual_seed(1)
+    network = Network(torch.randn(size, 1))
+    base = Independent(Normal(torch.zeros(size, 2), 1.0), 1)
+    return TransformedDistribution(base, [Flow(network)]), network
+
+
+class Piecewise:
+    """Runs its networks on so many rows at a time."""
+
+    batch_shape, event_shape = torch.Size([100]), torch.Size([3])
+
+    def __init__(self, rows: int) -> None:
+        self.rows_at_once = rows
+
+
+LOC = torch.zeros(100, 3)
+PAIRS = Independent(Normal(LOC[:, None].expand(100, 2, 3), 1.0), 1)
+
+
+@pytest.mark.parametrize(
+    ("posterior", "points"),
+    [
+        (Independent(LogNormal(LOC, 1.0), 1), 2**22 // 300),
+        (MixtureSameFamily(Categorical(torch.ones(100, 2)), PAIRS), 2**22 // 300),
+        (Piecewise(100), 2**22 // (3200 * 3)),
+        (Piecewise(10), 2**22 // 960),
+        (Piecewise(2), 2**22 // 300),
+    ],
+    ids=["mapped factors", "mixtures", "networks", "networks on few rows", "networks on hardly any"],
+)
+def test_networks_that_run_on_many_rows_at_once_leave_room_for_few_points(posterior, points) -> None:
+    assert points_at_once(posterior) == points
+
+
+def test_networks_get_fewer_points_at_once_and_score_the_same():
+    size = 2**14
+    posterior, network = flow(size)
+    z = torch.randn(9, 2)
+    found = AggregatePosterior(posterior).evaluate(z).log_prob
+    assert network.most == 4 * size
+    assert points_at_once(posterior) == 4
+    expected = posterior.log_prob(z[:, None]).logsumexp(1) - math.log(size)
+    torch.testing.assert_close(found, expected)
+
+
+def test_what_only_some_components_reach_has_the_density_of_these():
+    """Values above each datum's own bound."""
+    bounds = torch.tensor([[0.0], [1.0], [5.0]])
+    steps = [ExpTransform(), AffineTransform(bounds, 1.0)]
+    base = Normal(torch.zeros(3, 1), 1.0, validate_args=False)
+    factors = TransformedDistribution(base, steps, validate_args=False)
+    posterior = Independent(factors, 1, validate_args=False)
+    z = torch.tensor([[2.0], [-1.0], [torch.nan]])
+    found = AggregatePosterior(posterior).evaluate(z).log_prob
+    reached = LogNormal(0.0, 1.0).log_prob(torch.tensor([2.0, 1.0])).logsumexp(0) - math.log(3)
+    torch.testing.assert_close(found[:2], torch.stack([reached, torch.tensor(-torch.inf)]))
+    assert found[2].isnan()

@@ -136,11 +136,11 @@ def spread_over_error(gaps: list[Estimate], kind: str) -> float:
 
 @pytest.mark.parametrize("num_samples", [1, 2])
 def test_the_errors_are_the_spreads_over_draws_and_over_data(num_samples):
-    """60 repetitions know a spread to 9 %; a single draw a datum errs on the safe side."""
+    """40 repetitions know a spread to 11 %; a single draw a datum errs on the safe side."""
     oracle, prior = free(), standard(2)
-    train, *tests = (encoded(oracle, oracle.sample(200, seed=seed)) for seed in range(61))
+    train, *tests = (encoded(oracle, oracle.sample(200, seed=seed)) for seed in range(41))
     over_draws = [
-        prior_gap(train, prior, holdout=tests[0], num_samples=num_samples, seed=seed) for seed in range(60)
+        prior_gap(train, prior, holdout=tests[0], num_samples=num_samples, seed=seed) for seed in range(40)
     ]
     assert (0.7 if num_samples > 1 else 0.4) < spread_over_error(over_draws, "standard_error") < 1.3
     over_data = [prior_gap(train, prior, holdout=test, num_samples=num_samples, seed=0) for test in tests]

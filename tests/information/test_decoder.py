@@ -121,8 +121,8 @@ def test_each_term_of_all_binary_vectors_is_what_integration_gives(num_samples: 
 
 
 def test_two_standard_errors_cover_the_gap_of_these_data() -> None:
-    truth, (posterior, log_likelihood), repeats = float(integrated()["gap"]), binary(), 200
-    found = [decoder_gap(posterior, log_likelihood, num_samples=20) for _ in range(repeats)]
+    truth, (posterior, log_likelihood), repeats = float(integrated()["gap"]), binary(), 120
+    found = [decoder_gap(posterior, log_likelihood, num_samples=10) for _ in range(repeats)]
     hits = sum(abs(float(each) - truth) < 1.96 * float(each.standard_error) for each in found)
     assert binom.ppf(0.001, repeats, 0.90) <= hits <= binom.ppf(0.999, repeats, 0.99)
 
@@ -210,8 +210,10 @@ def test_likelihoods_of_another_shape_or_with_nan_are_refused(quantity) -> None:
             quantity(posterior, lambda z, wrong=wrong: torch.full((8,), wrong), data_entropy=1.0)
 
 
-@pytest.mark.parametrize("quantity", [barber_agakov, decoder_gap])
-@pytest.mark.parametrize("entropy", [math.nan, -math.inf, torch.zeros(2)])
+@pytest.mark.parametrize(
+    ("quantity", "entropy"),
+    [(barber_agakov, math.nan), (decoder_gap, -math.inf), (decoder_gap, torch.zeros(2))],
+)
 def test_an_entropy_that_is_none_is_refused(quantity, entropy) -> None:
     posterior, log_likelihood = binary()
     with pytest.raises(ValueError, match="Expected a finite number of nats for data_entropy"):

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 
 from pyro_infomax.information import RBF, InverseMultiquadric, mmd
-from pyro_infomax.information._mmd import _from_aggregate
 
 KERNEL = RBF(1.5)
 
@@ -52,10 +51,10 @@ def test_a_mixture_of_normals_meets_the_closed_form(batch: int) -> None:
     assert "RBF(1.5), in its units, not in nats" in found.target
 
 
-@pytest.mark.parametrize("num_samples", [3, 30])
+@pytest.mark.parametrize("num_samples", [3, 12])
 def test_it_has_no_bias(num_samples: int) -> None:
     """Also where draws of the same datum would be the rule among distinct pairs."""
-    posterior, repeats = encoded(3, shift=0.0), 500
+    posterior, repeats = encoded(3, shift=0.0), 300
     found = [float(mmd(posterior, prior(), kernel=KERNEL, num_samples=num_samples)) for _ in range(repeats)]
     values = torch.tensor(found)
     error = float(values.std()) / math.sqrt(repeats)
@@ -74,32 +73,43 @@ def test_one_draw_for_each_datum_would_overstate_it() -> None:
     assert abs(float(found.value - biased)) > 10 * float(found.standard_error)
 
 
+def drawn(posterior: Independent, prior: Independent, num_samples: int) -> tuple[Tensor, Tensor]:
+    """What a kernel is shown: draws of the aggregate posterior, and of the prior."""
+    seen: list[Tensor] = []
+
+    def recording(a: Tensor, b: Tensor) -> Tensor:
+        seen.extend((a, b))
+        return KERNEL(a, b)
+
+    mmd(posterior, prior, kernel=recording, num_samples=num_samples, seed=0)
+    return seen[1], seen[3]
+
+
 def test_draws_from_the_aggregate_take_every_datum_as_often_as_it_falls() -> None:
     posterior = Independent(Normal(torch.arange(4.0)[:, None] * 100, 1.0), 1)
-    z = _from_aggregate(posterior, 4, 4000)
+    z, _ = drawn(posterior, Independent(Normal(torch.zeros(1), 1.0), 1), 400)
     datum = (z / 100).round().squeeze(1).long()
     counts = torch.bincount(datum, minlength=4)
-    chi_square = float(((counts - 1000.0) ** 2 / 1000).sum())
+    chi_square = float(((counts - 100.0) ** 2 / 100).sum())
     assert chi_square < 16.3  # three degrees of freedom, one in a thousand
     assert float(counts.double().var()) > 0
     noise = z.squeeze(1) - 100 * datum
-    assert len(noise.unique()) == 4000
-    assert abs(float(noise.mean())) < 4 / math.sqrt(4000)
-    assert abs(float(noise.var()) - 1) < 4 * math.sqrt(2 / 4000)
+    assert len(noise.unique()) == 400
+    assert abs(float(noise.mean())) < 4 / math.sqrt(400)
+    assert abs(float(noise.var()) - 1) < 4 * math.sqrt(2 / 400)
 
 
-@pytest.mark.parametrize(("shift", "num_samples"), [(1.0, 30), (1.0, 100), (2.0, 30)])
+@pytest.mark.parametrize(("shift", "num_samples"), [(1.0, 30), (2.0, 100)])
 def test_two_standard_errors_cover_the_truth(shift: float, num_samples: int) -> None:
-    posterior, repeats = encoded(shift=shift), 200
+    posterior, repeats = encoded(shift=shift), 150
     truth = float(closed_form(posterior, prior()))
     found = [mmd(posterior, prior(), kernel=KERNEL, num_samples=num_samples) for _ in range(repeats)]
     hits = sum(abs(float(each) - truth) < 1.96 * float(each.standard_error) for each in found)
     assert binom.ppf(0.001, repeats, 0.90) <= hits <= binom.ppf(0.999, repeats, 0.99)
 
 
-@pytest.mark.parametrize("num_samples", [10, 50])
-def test_where_the_two_agree_errors_are_those_that_are_reported(num_samples: int) -> None:
-    repeats, same = 300, prior().expand([7])
+def test_where_the_two_agree_errors_are_those_that_are_reported() -> None:
+    num_samples, repeats, same = 20, 300, prior().expand([7])
     found = [mmd(same, prior(), kernel=KERNEL, num_samples=num_samples) for _ in range(repeats)]
     values = torch.tensor([float(each) for each in found])
     reported = torch.stack([each.standard_error for each in found]).square().mean().sqrt()
@@ -108,36 +118,22 @@ def test_where_the_two_agree_errors_are_those_that_are_reported(num_samples: int
     assert float((values / torch.stack([each.standard_error for each in found])).abs().max()) < 5
 
 
-def test_by_hand_for_three_draws() -> None:
-    found = mmd(encoded(), prior(), kernel=KERNEL, num_samples=3, seed=0)
-    seen: list[Tensor] = []
-
-    def recording(a: Tensor, b: Tensor) -> Tensor:
-        seen.extend((a, b))
-        return KERNEL(a, b)
-
-    mmd(encoded(), prior(), kernel=recording, num_samples=3, seed=0)
-    z, u = seen[0], seen[2]
-    pairs = [
-        KERNEL(z[[i]], z[[j]]) + KERNEL(u[[i]], u[[j]]) - KERNEL(z[[i]], u[[j]]) - KERNEL(z[[j]], u[[i]])
-        for i, j in ((0, 1), (0, 2), (1, 2))
-    ]
-    each = torch.stack(pairs).squeeze()
-    torch.testing.assert_close(found.value, each.mean())
-    # leaving one of three out leaves one pair
-    torch.testing.assert_close(found.standard_error, (2 * each.var(correction=0)).sqrt())
-
-
-def test_draws_that_do_not_fit_at_once_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = mmd(encoded(), prior(), num_samples=100, seed=0)
-    monkeypatch.setattr("pyro_infomax.information._mmd._PAIRS_AT_ONCE", 700)
-    parts = mmd(encoded(), prior(), num_samples=100, seed=0)
-    torch.testing.assert_close(whole.value, parts.value, rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(whole.standard_error, parts.standard_error, rtol=1e-12, atol=1e-15)
+@pytest.mark.parametrize("num_samples", [3, 400])  # the latter do not fit at once
+def test_all_pairs_of_draws_by_hand(num_samples: int) -> None:
+    found = mmd(encoded(), prior(), kernel=KERNEL, num_samples=num_samples, seed=0)
+    z, u = drawn(encoded(), prior(), num_samples)
+    cross = KERNEL(z, u)
+    pairs = KERNEL(z, z) + KERNEL(u, u) - cross - cross.T
+    pairs.fill_diagonal_(0.0)
+    total, size = pairs.sum(), num_samples
+    torch.testing.assert_close(found.value, total / (size * (size - 1)))
+    left = (total - 2 * pairs.sum(1)) / ((size - 1) * (size - 2))  # without each draw in turn
+    jackknife = (left - left.mean()).square().sum() * (size - 1) / size
+    torch.testing.assert_close(found.standard_error, jackknife.sqrt())
 
 
 def test_gradients_are_those_of_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyro_infomax.information._mmd._PAIRS_AT_ONCE", 5000)
+    monkeypatch.setattr("pyro_infomax.information._mmd._PAIRS_AT_ONCE", 8000)
     start = encoded()
     loc = start.base_dist.loc.clone().requires_grad_()
     scale = start.base_dist.scale.clone().requires_grad_()
@@ -149,11 +145,11 @@ def test_gradients_are_those_of_the_closed_form(monkeypatch: pytest.MonkeyPatch)
         return torch.cat([each.reshape(-1) for each in parts])
 
     def estimated(posterior: Independent, prior_: Independent) -> Tensor:
-        return mmd(posterior, prior_, kernel=KERNEL, num_samples=200).value
+        return mmd(posterior, prior_, kernel=KERNEL, num_samples=150).value
 
     expected = gradients(closed_form)
-    found = torch.stack([gradients(estimated) for _ in range(40)])
-    error = found.std(0) / math.sqrt(40)
+    found = torch.stack([gradients(estimated) for _ in range(25)])
+    error = found.std(0) / math.sqrt(25)
     assert ((found.mean(0) - expected).abs() < 4 * error).all()
     assert float((expected.abs() / error).max()) > 20
 
@@ -203,7 +199,7 @@ def test_a_seed_repeats_and_leaves_the_global_state() -> None:
     assert float(mmd(encoded(), prior(), num_samples=50)) != one
 
 
-@pytest.mark.parametrize("num_samples", [2, 0, -1])
+@pytest.mark.parametrize("num_samples", [2, -1])
 def test_too_few_draws_are_refused(num_samples: int) -> None:
     with pytest.raises(ValueError, match=f"Expected num_samples to be an integer >= 3 but got {num_samples}"):
         mmd(encoded(), prior(), num_samples=num_samples)

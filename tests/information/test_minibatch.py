@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MultivariateNormal, Normal
 
-from pyro_infomax._random import seeded_draws
 from pyro_infomax.information import (
     AggregatePosterior,
     Estimate,
@@ -30,44 +29,46 @@ def encoded(batch: int = N) -> tuple[Tensor, Tensor]:
     return torch.randn(batch, 3), 0.3 * (0.5 + torch.rand(batch, 3))
 
 
-def over_batches(estimator: Callable[..., Estimate], size: int, repeats: int = 300) -> tuple[float, float]:
+@pytest.fixture
+def bias() -> Callable[..., tuple[float, float]]:
     """How far the mean over random minibatches is from the information of all N, and its error."""
     loc, scale = encoded()
     truth = mutual_information(normal(loc, scale), num_samples=20)
-    members = [torch.randperm(N)[:size] for _ in range(repeats)]
-    values = torch.tensor([float(estimator(normal(loc[m], scale[m]), data_size=N)) for m in members])
-    error = math.hypot(float(values.std()) / math.sqrt(repeats), float(truth.standard_error))
-    return float(values.mean()) - float(truth), error
+
+    def over_batches(estimator: Callable[..., Estimate], size: int, repeats: int) -> tuple[float, float]:
+        members = [torch.randperm(N)[:size] for _ in range(repeats)]
+        values = torch.tensor([float(estimator(normal(loc[m], scale[m]), data_size=N)) for m in members])
+        error = math.hypot(float(values.std()) / math.sqrt(repeats), float(truth.standard_error))
+        return float(values.mean()) - float(truth), error
+
+    return over_batches
 
 
-@pytest.mark.parametrize("size", [4, 20])
-def test_info_nce_is_below_on_average(size: int) -> None:
-    bias, error = over_batches(info_nce, size)
-    assert -math.log(N / size) - 3 * error < bias < -5 * error
+def test_info_nce_is_below_on_average_and_less_so_in_larger_minibatches(bias) -> None:
+    few, many = bias(info_nce, 4, 100), bias(info_nce, 40, 30)
+    for size, (mean, error) in ((4, few), (40, many)):
+        assert -math.log(N / size) - 3 * error < mean < -5 * error, size
+    assert many[0] - few[0] > 5 * math.hypot(few[1], many[1])
 
 
-@pytest.mark.parametrize("size", [4, 20])
-def test_stratified_sampling_is_above_on_average(size: int) -> None:
-    bias, error = over_batches(minibatch_stratified, size)
-    assert bias > 5 * error
+def test_stratified_sampling_is_above_on_average_and_less_so_in_larger_minibatches(bias) -> None:
+    few, many = bias(minibatch_stratified, 4, 100), bias(minibatch_stratified, 40, 30)
+    assert many[0] > 5 * many[1]
+    assert few[0] - many[0] > 5 * math.hypot(few[1], many[1])
 
 
-@pytest.mark.parametrize("size", [4, 20, N])
-def test_weighted_sampling_is_above_by_the_log_of_the_batch_size_to_that_of_the_data_size(size: int) -> None:
-    bias, error = over_batches(minibatch_weighted, size, repeats=300 if size < N else 20)
-    assert math.log(size) - 3 * error < bias < math.log(N) + 3 * error
-
-
-def test_larger_minibatches_have_less_bias() -> None:
-    for estimator in (info_nce, minibatch_stratified):
-        few, many = over_batches(estimator, 4, repeats=100), over_batches(estimator, 40, repeats=30)
-        assert abs(few[0]) - abs(many[0]) > 5 * math.hypot(few[1], many[1]), estimator
+@pytest.mark.parametrize(("size", "repeats"), [(4, 100), (N, 20)])
+def test_weighted_sampling_is_above_by_the_log_of_the_batch_size_to_that_of_the_data_size(
+    size: int, repeats: int, bias
+) -> None:
+    mean, error = bias(minibatch_weighted, size, repeats)
+    assert math.log(size) - 3 * error < mean < math.log(N) + 3 * error
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
 def test_of_all_data_the_values_are_exact(num_samples: int) -> None:
     posterior = normal(*encoded(30))
-    truth = mutual_information(posterior, num_samples=1000, seed=1)
+    truth = mutual_information(posterior, num_samples=300, seed=1)
     for estimator, gap in ((info_nce, 0.0), (minibatch_stratified, 0.0), (minibatch_weighted, math.log(30))):
         found = estimator(posterior, data_size=30, num_samples=num_samples, seed=0)
         error = math.hypot(float(found.standard_error), float(truth.standard_error))
@@ -97,24 +98,25 @@ def test_no_value_of_info_nce_exceeds_its_maximum() -> None:
         assert max(float(info_nce(normal(loc, scale * 0.1))) for _ in range(20)) <= math.log(size) + 1e-12
 
 
-@pytest.mark.parametrize("num_samples", [2, 5])
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("estimator", "num_samples"), [(info_nce, 5), (minibatch_stratified, 2), (minibatch_weighted, 3)]
+)
 def test_the_error_is_the_spread_over_draws_for_the_minibatch_at_hand(
     estimator: Callable[..., Estimate], num_samples: int
 ) -> None:
     posterior = normal(*encoded(25))
-    found = [estimator(posterior, data_size=N, num_samples=num_samples) for _ in range(200)]
+    found = [estimator(posterior, data_size=N, num_samples=num_samples) for _ in range(120)]
     spread = torch.stack([each.value for each in found]).std()
     reported = torch.stack([each.standard_error for each in found]).mean()
-    assert abs(float(spread / reported) - 1) < 4 / math.sqrt(2 * 200)
+    assert abs(float(spread / reported) - 1) < 4 / math.sqrt(2 * 120)
 
 
 def test_the_error_of_single_draws_is_on_the_large_side() -> None:
     posterior = normal(*encoded(25))
-    found = [minibatch_stratified(posterior, data_size=N) for _ in range(200)]
+    found = [minibatch_stratified(posterior, data_size=N) for _ in range(120)]
     spread = torch.stack([each.value for each in found]).std()
     reported = torch.stack([each.standard_error for each in found]).mean()
-    assert 0.4 < float(spread / reported) < 1 + 3 / math.sqrt(2 * 200)
+    assert 0.4 < float(spread / reported) < 1 + 3 / math.sqrt(2 * 120)
 
 
 def test_the_population_error_has_the_spread_over_the_data_of_the_minibatch() -> None:
@@ -149,16 +151,18 @@ def gradients(value: Tensor, parameters: tuple[Tensor, ...]) -> tuple[Tensor, ..
     return torch.autograd.grad(value, parameters)
 
 
-@pytest.mark.parametrize("num_samples", [1, 3])
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("estimator", "num_samples"), [(info_nce, 1), (minibatch_stratified, 3), (minibatch_weighted, 2)]
+)
 def test_of_all_data_the_gradient_is_that_of_the_exact_mixture(
     estimator: Callable[..., Estimate], num_samples: int
 ) -> None:
     loc, scale = (each.requires_grad_() for each in encoded(15))
-    found = estimator(normal(loc, scale), data_size=15, num_samples=num_samples, seed=4).value
+    state = torch.get_rng_state()
+    found = estimator(normal(loc, scale), data_size=15, num_samples=num_samples).value
     posterior = normal(loc, scale)
-    with seeded_draws(4):
-        z = posterior.rsample((num_samples,))
+    torch.set_rng_state(state)  # for the same draws
+    z = posterior.rsample((num_samples,))
     aggregate = AggregatePosterior(posterior).log_prob(z.flatten(0, 1)).view(num_samples, 15)
     exact = posterior.log_prob(z) - aggregate
     gap = math.log(15) if estimator is minibatch_weighted else 0.0
@@ -190,18 +194,18 @@ def test_on_average_the_gradient_is_that_of_the_closed_form() -> None:
     (wanted,) = gradients(closed(distance), (distance,))
     loc = torch.stack([-distance / 2, distance / 2])[:, None]
     single = []
-    for _ in range(200):
+    for _ in range(100):
         value = minibatch_stratified(normal(loc, 1.0), data_size=2, num_samples=50).value
         single.append(torch.autograd.grad(value, distance, retain_graph=True)[0])
     found = torch.stack(single)
-    assert abs(float(found.mean() - wanted)) < 3.5 * float(found.std()) / math.sqrt(200)
+    assert abs(float(found.mean() - wanted)) < 3.5 * float(found.std()) / math.sqrt(100)
 
 
 def test_training_by_a_lower_bound_raises_the_information() -> None:
     loc = (0.1 * torch.randn(40, 2)).requires_grad_()
     before = float(mutual_information(normal(loc.detach(), 1.0), num_samples=20, seed=0))
-    optimiser = torch.optim.Adam([loc], lr=0.1)
-    for step in range(60):
+    optimiser = torch.optim.Adam([loc], lr=0.2)
+    for step in range(30):
         optimiser.zero_grad()
         members = torch.randperm(40)[:10]
         (-info_nce(normal(loc[members], 1.0), data_size=40, seed=step).value).backward()

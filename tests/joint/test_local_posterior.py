@@ -7,22 +7,35 @@ import torch
 from torch.distributions import Normal
 
 from pyro_infomax.information import AggregatePosterior
-from pyro_infomax.joint._representation import LocalPosterior, broadcasts
-from pyro_infomax.programs import LocalProgram
+from pyro_infomax.joint import RepresentationJoint, representation
+
+
+def reshaped(a):
+    return a.reshape(a.shape[-1])
+
+
+def rounded(a):
+    """By the number of values that are scored at once."""
+    return a + 1e-4 * a.shape[:-1].numel()
+
+
+def mixed(a):
+    """With values that have nothing to do with it."""
+    return rounded(a) + (0.1 * a.mean(0) if a.dim() > 1 else 0.1 * a)
 
 
 class Guide:
-    """a, then b around a; counts its runs."""
+    """a, then b around a function of a; counts its runs."""
 
-    def __init__(self, *, reshapes):
-        self.reshapes = reshapes
+    def __init__(self, loc_of=lambda a: a):
+        self.loc_of = loc_of
         self.runs = 0
 
     def __call__(self, x):
         self.runs += 1
         with pyro.plate("data", len(x)):
             a = pyro.sample("a", dist.Normal(x, 0.5))
-            pyro.sample("b", dist.Normal(a.reshape(len(x)) if self.reshapes else a, 1.0))
+            pyro.sample("b", dist.Normal(self.loc_of(a), 1.0))
 
 
 def expected(z, x):
@@ -34,31 +47,31 @@ def x():
     return torch.randn(5)
 
 
-def posterior(guide, x):
-    return LocalPosterior(LocalProgram(guide, (x,), role="guide"), (x,))
-
-
-@pytest.mark.parametrize("reshapes", [False, True])
-@pytest.mark.parametrize("shape", [(), (3,), (3, 2)])
-@pytest.mark.parametrize("rows", [1, 5])
-def test_log_prob(reshapes, shape, rows, x):
+@pytest.mark.parametrize("shape", [(), (3, 2)])
+@pytest.mark.parametrize(("guide", "rows"), [(Guide(), 1), (Guide(), 5), (Guide(reshaped), 5)])
+def test_vectors_are_scored_under_the_datum_of_their_row(guide, shape, rows, x):
     z = torch.randn(*shape, rows, 2)
-    score = posterior(Guide(reshapes=reshapes), x).log_prob(z)
-    torch.testing.assert_close(score, expected(z, x), rtol=0, atol=1e-9)
+    subject = representation(guide, x).posterior
+    torch.testing.assert_close(subject.log_prob(z), expected(z, x), rtol=0, atol=1e-9)
+    each = Normal(x, 0.5).log_prob(z[..., 0]), Normal(z[..., 0], 1.0).log_prob(z[..., 1]).expand(*shape, 5)
+    torch.testing.assert_close(subject.log_prob_sites(z), torch.stack(each, -1), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("reshapes", "runs"), [(False, 1), (True, 8)])
-def test_guides_that_broadcast_run_once(reshapes, runs, x):
-    guide = Guide(reshapes=reshapes)
-    subject = posterior(guide, x)
-    subject.log_prob(torch.randn(8, 1, 2))
+@pytest.mark.parametrize(("loc_of", "runs"), [(lambda a: a, 1), (rounded, 1), (reshaped, 8), (mixed, 8)])
+def test_guides_that_broadcast_run_once(loc_of, runs, x):
+    guide = Guide(loc_of)
+    subject = representation(guide, x).posterior
+    z = torch.randn(8, 5, 2)
+    subject.log_prob(z)
     guide.runs = 0
-    subject.log_prob(torch.randn(8, 1, 2))
+    found = subject.log_prob(z)
     assert guide.runs == runs
+    alone = torch.cat([subject.log_prob(each[None]) for each in z])
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-2)
 
 
 def test_shapes(x):
-    subject = posterior(Guide(reshapes=True), x)
+    subject = representation(Guide(reshaped), x).posterior
     assert subject.batch_shape == (5,)
     assert subject.event_shape == (2,)
     assert subject.sample().shape == (5, 2)
@@ -66,51 +79,18 @@ def test_shapes(x):
     assert subject.sample().dtype == torch.float64
 
 
-def test_draws_keep_sites_together(x):
-    z = posterior(Guide(reshapes=True), x).sample((2000,))
-    noise = z[..., 1] - z[..., 0]
-    assert abs(float(noise.var()) - 1) < 4 * (2 / 10_000) ** 0.5
-    assert abs(float((z[..., 0] - x).var()) - 0.25) < 4 * 0.25 * (2 / 10_000) ** 0.5
-
-
 def test_the_aggregate_posterior_takes_it(x):
     z = torch.randn(7, 2)
-    score = AggregatePosterior(posterior(Guide(reshapes=True), x)).log_prob(z)
+    score = AggregatePosterior(representation(Guide(reshaped), x).posterior).log_prob(z)
     table = expected(z[:, None].expand(7, 5, 2), x)
     torch.testing.assert_close(score, table.logsumexp(1) - torch.tensor(5.0).log(), rtol=0, atol=1e-9)
 
 
-def test_broadcasts():
-    x = torch.randn(5)
-    z = torch.randn(2, 5, 1)
-    assert broadcasts(lambda z: z[..., 0] + x, z)
-    assert not broadcasts(lambda z: z[..., 0] + z.mean(0)[..., 0], z)
-    assert not broadcasts(lambda z: z.reshape(5, 1), z)
-
-
-def test_rounding_is_no_mistake():
-    x, z = torch.randn(500), torch.randn(2, 500, 1)
-
-    def rounded(z):  # by the number of values that are scored at once
-        return z[..., 0] - x + 1e-4 * len(z)
-
-    assert broadcasts(rounded, z)
-    assert not broadcasts(lambda z: rounded(z) + 0.1 * z.mean(0)[..., 0], z)
-
-
-@pytest.mark.parametrize("reshapes", [False, True])
-@pytest.mark.parametrize("shape", [(), (3,), (3, 2)])
-def test_every_site_is_scored_given_those_before(reshapes, shape, x):
-    z = torch.randn(*shape, 5, 2)
-    found = posterior(Guide(reshapes=reshapes), x).log_prob_sites(z)
-    each = Normal(x, 0.5).log_prob(z[..., 0]), Normal(z[..., 0], 1.0).log_prob(z[..., 1])
-    torch.testing.assert_close(found, torch.stack(each, -1), rtol=0, atol=1e-9)
-
-
 @pytest.mark.parametrize(("draws", "runs"), [(1, 1), (4, 1), (9, 3)])
 def test_few_data_are_drawn_for_several_times_in_a_run(draws, runs, x):
-    guide = Guide(reshapes=True)
-    subject = LocalPosterior(LocalProgram(guide, (x,), role="guide", batch_size=22), (x,))
+    guide = Guide(reshaped)
+    subject = RepresentationJoint(guide, x, batch_size=22).posterior
+    assert subject.rows_at_once == 22
     guide.runs = 0
     assert subject.sample((draws,)).shape == (draws, 5, 2)
     assert guide.runs == runs
@@ -122,18 +102,14 @@ def test_draws_for_a_guide_of_fixed_size_are_made_one_by_one(x):
             a = pyro.sample("a", dist.Normal(x, 1e-3))
             pyro.sample("b", dist.Normal(a, 1e-3))
 
-    z = posterior(guide, x).sample((4,))
+    z = representation(guide, x).posterior.sample((4,))
     assert ((z - x[:, None]).abs() < 0.01).all()
     assert len(z[:, 0, 0].unique()) == 4
 
 
-def test_each_row_of_several_draws_is_of_its_own_datum(x):
-    guide = Guide(reshapes=False)
-    z = LocalPosterior(LocalProgram(guide, (x,), role="guide", batch_size=22), (x,)).sample((4000,))
+def test_each_row_of_several_draws_is_of_its_own_datum_and_its_sites_belong_together(x):
+    z = RepresentationJoint(Guide(), x, batch_size=220).posterior.sample((4000,))
     off = (z[..., 0].mean(0) - x).abs()
     assert (off < 4.5 * 0.5 / 4000**0.5).all()
-
-
-def test_it_says_how_many_data_a_run_scores(x):
-    program = LocalProgram(Guide(reshapes=False), (x,), role="guide", batch_size=22)
-    assert LocalPosterior(program, (x,)).rows_at_once == 22
+    noise = z[..., 1] - z[..., 0]
+    assert abs(float(noise.var()) - 1) < 4 * (2 / 20_000) ** 0.5

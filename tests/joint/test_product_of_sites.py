@@ -1,24 +1,33 @@
-"""Which programs are one product."""
+"""Which programs are one product, and which sites depend on each other."""
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from torch.distributions import Independent
 
 from pyro_infomax.distributions import SideBySide
-from pyro_infomax.joint import LatentSpace, in_type_of_sites
-from pyro_infomax.joint._product import of_any_datum, product_of_sites
+from pyro_infomax.joint import (
+    LatentSpace,
+    RepresentationJoint,
+    dependences,
+    generative,
+    in_type_of_sites,
+    representation,
+)
 from pyro_infomax.programs import LocalProgram
 
+# ---- Products
 
-def product(guide, x, *, batch_size=1024):
-    program = LocalProgram(guide, (x,), role="guide", batch_size=batch_size)
-    return product_of_sites(program, (x,), LatentSpace(program.latents))
+
+def is_product(guide, x):
+    """Anything else is scored by running the guide."""
+    return isinstance(representation(guide, x).posterior, Independent)
 
 
 def factors(guide, x, **options):
-    return product(guide, x, **options).base_dist
+    return RepresentationJoint(guide, x, **options).posterior.base_dist
 
 
 def two_sites(second, first=lambda x: dist.Normal(x, 0.5)):
@@ -90,7 +99,7 @@ def test_single_precision_becomes_double():
     ],
 )
 def test_others_are_none(second):
-    assert product(two_sites(second), torch.randn(40)) is None
+    assert not is_product(two_sites(second), torch.randn(40))
 
 
 @pytest.mark.parametrize(
@@ -103,13 +112,13 @@ def test_others_are_none(second):
     ],
 )
 def test_a_dependence_on_any_family_is_seen(first):
-    assert product(two_sites(lambda a, x: dist.Normal(0.1 * a, 1.0), first), torch.randn(40)) is None
-    assert product(two_sites(lambda a, x: dist.Normal(0.1 * x, 1.0), first), torch.randn(40)) is not None
+    assert not is_product(two_sites(lambda a, x: dist.Normal(0.1 * a, 1.0), first), torch.randn(40))
+    assert is_product(two_sites(lambda a, x: dist.Normal(0.1 * x, 1.0), first), torch.randn(40))
 
 
 def test_masked_sites_are_none():
     guide = two_sites(lambda a, x: dist.Normal(x, 1.0))
-    assert product(poutine.mask(guide, mask=torch.tensor(True)), torch.randn(4)) is None
+    assert not is_product(poutine.mask(guide, mask=torch.tensor(True)), torch.randn(4))
 
 
 def test_a_family_that_scores_otherwise_than_its_parameters_say_is_none():
@@ -126,7 +135,7 @@ def test_a_family_that_scores_otherwise_than_its_parameters_say_is_none():
         with pyro.plate("data", len(x)):
             pyro.sample("z", Odd(x, 1.0))
 
-    assert product(guide, torch.randn(5)) is None
+    assert not is_product(guide, torch.randn(5))
 
 
 def test_subsampling_guides_give_all_rows():
@@ -148,17 +157,21 @@ def test_gradients_go_through():
 
 def test_the_random_state_stays():
     guide, x = two_sites(lambda a, x: dist.Gamma(x.exp(), 1.0)), torch.randn(5)
-    program = LocalProgram(guide, (x,), role="guide")
     state = torch.get_rng_state()
-    product_of_sites(program, (x,), LatentSpace(program.latents))
+    assert is_product(guide, x)
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_what_is_the_same_for_all_data_is_that_of_any():
-    mixed = two_sites(
-        lambda a, x: dist.Gamma(torch.ones(2), 3.0).to_event(1), lambda x: dist.Bernoulli(torch.tensor(0.3))
-    )
-    found = of_any_datum(product(mixed, torch.randn(5)))
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Bernoulli(torch.tensor(0.3)))
+            pyro.sample("b", dist.Gamma(torch.ones(2), 3.0).to_event(1))
+            pyro.sample("x", dist.Normal(a, 1.0), obs=x)
+
+    joint, x = generative(model), torch.randn(5)
+    found = joint.prior(LatentSpace(joint.program(x).latents), x)
+    assert isinstance(found, Independent)
     assert found.batch_shape == ()
     assert found.event_shape == (3,)
     z = torch.tensor([1.0, 0.5, 2.0])
@@ -167,16 +180,11 @@ def test_what_is_the_same_for_all_data_is_that_of_any():
     assert found.sample((4,)).shape == (4, 3)
 
 
-def test_what_differs_from_datum_to_datum_is_that_of_none():
-    assert of_any_datum(product(two_sites(lambda a, x: dist.Gamma(x.exp(), 1.0)), torch.randn(5))) is None
-
-
 def test_draws_in_the_type_of_the_sites_are_inside_of_their_supports():
     few = torch.full((2000,), 0.02).float()
     guide = two_sites(lambda a, x: dist.Beta(few, few), first=lambda x: dist.Gamma(few, 1.0))
-    program = LocalProgram(guide, (few,), role="guide")
-    space = LatentSpace(program.latents)
-    found = in_type_of_sites(product_of_sites(program, (few,), space), space).sample((5,))
+    joint = representation(guide, few)
+    found = in_type_of_sites(joint.posterior, joint.space).sample((5,))
     assert found.dtype == torch.float64
     assert torch.equal(found, found.float().double())
     assert bool((found > 0).all() & (found[..., 1] < 1).all())
@@ -185,6 +193,57 @@ def test_draws_in_the_type_of_the_sites_are_inside_of_their_supports():
 def test_normals_are_drawn_in_float64():
     guide = two_sites(lambda a, x: dist.Normal(x, 2.0))
     x = torch.randn(100).float()
+    joint = representation(guide, x)
+    posterior = joint.posterior
+    assert in_type_of_sites(posterior, joint.space) is posterior
+
+
+# ---- Dependences
+
+
+def found(guide, x, *sites):
+    return dependences(LocalProgram(guide, (x,), role="guide"), (x,), sites)
+
+
+def test_every_site_names_those_that_it_depends_on():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.tensor([0.999, 0.001])))
+            a = pyro.sample("a", dist.Normal(x, 0.5))
+            b = pyro.sample("b", dist.LogNormal(torch.where(a > x + 3, 1.0, 0.0), 1.0))
+            pyro.sample("d", dist.Normal(c * b, 1.0))
+
+    assert found(guide, torch.randn(70), "c", "a", "b", "d") == {"b": ["a"], "d": ["c", "b"]}
+
+
+def test_independent_sites_depend_on_nothing():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.Normal(x, 0.5))
+            pyro.sample("b", dist.Dirichlet(x.exp()[:, None] * torch.ones(3)))
+
+    assert found(guide, torch.randn(70), "a", "b") == {}
+
+
+def test_a_program_that_does_not_take_the_values_says_nothing():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x, 0.5))
+            if bool((a - x).abs().max() > 5):
+                raise ValueError("too far")
+            pyro.sample("b", dist.Normal(a, 0.5))
+
+    assert found(guide, torch.randn(70), "a", "b") == {}
+
+
+def test_looking_for_dependences_leaves_the_random_state():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.Normal(x, 0.5))
+            pyro.sample("b", dist.Normal(x, 0.5))
+
+    x = torch.randn(5)
     program = LocalProgram(guide, (x,), role="guide")
-    posterior = product_of_sites(program, (x,), LatentSpace(program.latents))
-    assert in_type_of_sites(posterior, LatentSpace(program.latents)) is posterior
+    state = torch.get_rng_state()
+    dependences(program, (x,), ["a", "b"])
+    assert torch.equal(state, torch.get_rng_state())

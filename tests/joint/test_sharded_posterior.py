@@ -3,12 +3,17 @@
 import pyro.distributions as dist
 import pytest
 import torch
-from torch.distributions import Independent, LogNormal, MultivariateNormal, Normal, TransformedDistribution
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LogNormal,
+    MultivariateNormal,
+    Normal,
+    TransformedDistribution,
+)
 
-from pyro_infomax._ranks import ONE_RANK
 from pyro_infomax.distributions import SideBySide
 from pyro_infomax.joint import posterior_of_all
-from pyro_infomax.joint._representation import ShardedPosterior
 
 SIZES = (4, 7)
 N = sum(SIZES)
@@ -50,9 +55,10 @@ def test_what_a_few_numbers_describe_is_put_together(as_ranks, family, parameter
         torch.testing.assert_close(found.log_prob(z), expected.log_prob(z), rtol=0.0, atol=1e-12)
 
 
-def test_one_process_keeps_its_own(parameters):
+def test_one_process_keeps_its_own(as_ranks, parameters):
     posterior = normal(*parameters)
-    assert posterior_of_all(posterior, ONE_RANK) is posterior
+    (found,) = as_ranks(1, lambda ranks: posterior_of_all(posterior, ranks))
+    assert found is posterior
 
 
 @pytest.mark.parametrize("sizes", [SIZES, (2, 2)], ids=str)
@@ -91,7 +97,7 @@ def test_what_needs_its_program_stays_where_it_is(as_ranks, parameters):
 
     def scores(ranks):
         posterior = posterior_of_all(Networks(own(ranks, normal, parameters)), ranks)
-        assert isinstance(posterior, ShardedPosterior)
+        assert not isinstance(posterior, Distribution)
         return posterior.log_prob(z), hasattr(posterior, "log_prob_sites")
 
     for found, has_sites in as_ranks(2, scores):
@@ -104,18 +110,24 @@ def test_scores_of_sites_are_handed_on(as_ranks, parameters):
     z = whole.sample((3,))
 
     def scores(ranks):
-        return ShardedPosterior(NetworksOfSites(own(ranks, normal, parameters)), ranks).log_prob_sites(z)
+        return posterior_of_all(NetworksOfSites(own(ranks, normal, parameters)), ranks).log_prob_sites(z)
 
     for found in as_ranks(2, scores):
         assert torch.equal(found, whole.base_dist.log_prob(z))
 
 
-def test_each_process_draws_for_its_own_data():
-    means = torch.tensor([[0.0], [100.0], [200.0]])
-    posterior = ShardedPosterior(Networks(normal(means, 1e-3 * torch.ones(3, 1))), ONE_RANK)
-    z = posterior.sample((2,))
-    assert z.shape == (2, 3, 1)
-    assert float((z - means).abs().max()) < 0.01
+def test_each_process_draws_for_its_own_data(as_ranks):
+    means = 100.0 * torch.arange(N)[:, None]
+    parameters = means, 1e-3 * torch.ones(N, 1)
+
+    def drawn(ranks):
+        return posterior_of_all(Networks(own(ranks, normal, parameters)), ranks).sample((2,))
+
+    one, other = as_ranks(2, drawn)
+    assert torch.equal(one, other)
+    assert one.shape == (2, N, 1)
+    assert float((one - means).abs().max()) < 0.01
+    assert len((one - means).unique()) == 2 * N
 
 
 def test_a_transform_with_networks_is_not_put_together(as_ranks, parameters):
@@ -130,4 +142,4 @@ def test_a_transform_with_networks_is_not_put_together(as_ranks, parameters):
         return TransformedDistribution(Independent(Normal(loc, scale), 1), [Bend()])
 
     found = as_ranks(2, lambda ranks: posterior_of_all(own(ranks, family, parameters), ranks))
-    assert all(isinstance(each, ShardedPosterior) for each in found)
+    assert not any(isinstance(each, Distribution) for each in found)

@@ -30,8 +30,8 @@ RELAXED = [
 
 
 @pytest.mark.parametrize(("head", "event", "kind"), HEADS)
-@pytest.mark.parametrize("batch", [(5,), (2, 5, 1)])
-def test_shapes_and_gradients(head, event, kind, batch):
+def test_shapes_and_gradients(head, event, kind):
+    batch = (2, 5, 1)
     head = head(4, event, enumerate=False)
     q = head(torch.randn(*batch, 4))
     assert type(getattr(q, "base_dist", q)) is kind

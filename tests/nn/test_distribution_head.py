@@ -41,8 +41,8 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize(("family", "event", "starts"), FAMILIES)
-@pytest.mark.parametrize("batch", [(5,), (2, 5, 1)])
-def test_shapes_and_gradients(family, event, starts, batch):
+def test_shapes_and_gradients(family, event, starts):
+    batch = (2, 5, 1)
     head = DistributionHead(4, event, family)
     q = head(torch.randn(*batch, 4))
     z = q.sample()
@@ -92,7 +92,7 @@ def test_parameters_are_those_of_the_formula():
 def test_the_density_integrates_to_one(family, low, high):
     head = DistributionHead(4, (), family)
     nn.init.constant_(head.linear.bias, 1.5)
-    grid = torch.linspace(low, high, 400_003)[1:-1]
+    grid = torch.linspace(low, high, 40_003)[1:-1]
     total = torch.trapezoid(head(torch.zeros(4)).log_prob(grid).exp(), grid)
     torch.testing.assert_close(total, torch.tensor(1.0), rtol=0, atol=1e-4)
 

@@ -15,8 +15,7 @@ def test_without_hidden_layers_an_mlp_is_linear():
     torch.testing.assert_close(f(x + y) + f(torch.zeros(3, 4)), f(x) + f(y))
 
 
-@pytest.mark.parametrize("shape", [(8,), (8, 8), (3, 8, 8)])
-@pytest.mark.parametrize("batch", [(5,), (2, 5), ()])
+@pytest.mark.parametrize(("shape", "batch"), [((8,), (2, 5)), ((8, 8), ()), ((3, 8, 8), (5,))])
 def test_an_encoder_restores_leading_axes(shape, batch):
     encoder, x = MLPEncoder(shape, hidden=(7,)), torch.rand(*batch, *shape)
     features = encoder(x)
@@ -34,12 +33,17 @@ def test_an_encoder_without_hidden_layers_gives_the_flat_datum():
     assert torch.equal(encoder(x), x.flatten(1))
 
 
-@pytest.mark.parametrize("shape", [(9,), (8, 8), ()])
-@pytest.mark.parametrize("batch", [(5,), (2, 5), ()])
+@pytest.mark.parametrize(("shape", "batch"), [((9,), ()), ((8, 8), (2, 5)), ((), (5,))])
 def test_a_decoder_takes_any_leading_axes(shape, batch):
     decoder, z = MLPDecoder(3, shape, hidden=(7,)), torch.randn(*batch, 3)
     assert decoder(z).shape == (*batch, *shape)
     torch.testing.assert_close(decoder(z).reshape(-1, *shape)[-1], decoder(z.reshape(-1, 3)[-1]))
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (5, 4, 3), (5, 3, 4, 1)])
+def test_data_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"Expected data of shape \(\.\.\., 3, 4\) but got \(.*\)"):
+        MLPEncoder((3, 4))(torch.zeros(shape))
 
 
 def test_wrong_shapes_are_named():
@@ -58,6 +62,8 @@ def test_wrong_shapes_are_named():
         lambda: MLP(4, 0),
         lambda: MLP(4, 3, hidden=(8, 2.5)),
         lambda: MLPEncoder(4, hidden=(0,)),
+        lambda: MLPEncoder((3, 0)),
+        lambda: MLPEncoder((-1,)),
         lambda: MLPDecoder(True, 4),
     ],
 )

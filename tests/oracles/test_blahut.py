@@ -27,7 +27,7 @@ def test_with_a_source_it_is_a_table_of_distortions(slope: float) -> None:
     assert found.rate.item() == pytest.approx(math.log(2) - h(error), abs=1e-12)
 
 
-@pytest.mark.parametrize("slope", [0.0, 1.0, 4.0, 1e3])
+@pytest.mark.parametrize("slope", [0.0, 4.0, 1e3])
 def test_price_of_ones_through_a_perfect_channel(slope: float) -> None:
     found = blahut_arimoto(torch.eye(2), cost=[0.0, 1.0], slope=slope)
     ones = 1 / (1 + math.exp(slope)) if slope < 700 else 0.0
@@ -38,12 +38,14 @@ def test_price_of_ones_through_a_perfect_channel(slope: float) -> None:
     assert 0 <= found.upper_bound - found.capacity <= 1e-10
 
 
-def test_newton_steps_meet_the_iteration() -> None:
-    channel = torch.randn(9, 6).softmax(-1)
-    slow = blahut_arimoto(channel, tolerance=1e-5, max_iterations=100_000)
-    quick = blahut_arimoto(channel, tolerance=1e-12, max_iterations=0)
-    assert 0 <= quick.capacity - slow.capacity <= 1e-5
-    assert quick.upper_bound - quick.capacity <= 1e-12
+@pytest.mark.parametrize("max_iterations", [0, 30])
+def test_newton_steps_meet_the_iteration(max_iterations: int) -> None:
+    """Also where the optimum leaves out an input: there the iteration alone closes slowly."""
+    for channel in (torch.randn(9, 6).softmax(-1), torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.1, 0.9]])):
+        slow = blahut_arimoto(channel, tolerance=1e-5, max_iterations=100_000)
+        quick = blahut_arimoto(channel, tolerance=1e-12, max_iterations=max_iterations)
+        assert 0 <= quick.capacity - slow.capacity <= 1e-5
+        assert quick.upper_bound - quick.capacity <= 1e-12
 
 
 def test_result_is_detached_and_float64() -> None:

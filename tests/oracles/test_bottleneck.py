@@ -46,7 +46,7 @@ def test_encoder_is_self_consistent(joint: Tensor) -> None:
     close((kept.marginal.log() - 4.0 * kl).softmax(1), kept.encoder, tolerance=1e-7)
 
 
-@pytest.mark.parametrize("beta", [1.5, 4.0, 50.0])
+@pytest.mark.parametrize("beta", [1.5, 50.0])
 def test_no_other_encoder_has_a_lower_loss(joint: Tensor, beta: float) -> None:
     kept = information_bottleneck(joint, beta, 5, seed=0)
     p_x = joint.sum(1)
@@ -56,7 +56,7 @@ def test_no_other_encoder_has_a_lower_loss(joint: Tensor, beta: float) -> None:
         assert loss >= kept.loss - 1e-9
 
 
-@pytest.mark.parametrize("beta", [1.2, 3.0, 10.0])
+@pytest.mark.parametrize("beta", [1.2, 10.0])
 def test_data_processing(joint: Tensor, beta: float) -> None:
     kept = information_bottleneck(joint, beta, 5, seed=0)
     assert 0 <= kept.relevance <= information(joint) + 1e-12
@@ -91,8 +91,7 @@ def test_deterministic_relation_keeps_just_its_classes() -> None:
     close(kept.compression, kept.relevance, tolerance=1e-6)
 
 
-@pytest.mark.parametrize("beta", [1.6, 2.0, 3.0, 8.0])
-@pytest.mark.parametrize("flip", [0.02, 0.1])
+@pytest.mark.parametrize(("beta", "flip"), [(1.6, 0.02), (1.6, 0.1), (3.0, 0.1), (8.0, 0.02)])
 def test_binary_symmetric_source_meets_its_closed_form(beta: float, flip: float) -> None:
     """T is X through another symmetric channel, by the lemma of Mrs. Gerber."""
     joint = torch.tensor([[1 - flip, flip], [flip, 1 - flip]]) / 2
@@ -151,8 +150,9 @@ def informations(correlation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     return compression, -0.5 * torch.log(1 - correlation**2 / (1 + noise))
 
 
-@pytest.mark.parametrize("beta", [1.0, 1.3, 2.0, 5.0, 100.0])
-@pytest.mark.parametrize("correlation", [0.3, -0.8, 0.95])
+@pytest.mark.parametrize(
+    ("beta", "correlation"), [(1.0, 0.95), (1.3, 0.95), (1.3, -0.8), (2.0, -0.8), (5.0, 0.3), (100.0, 0.3)]
+)
 def test_gaussian_bottleneck_is_the_best_noise(beta: float, correlation: float) -> None:
     noise = torch.logspace(-6, 8, 400_001)
     compression, relevance = informations(torch.tensor(correlation), noise)

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,26 +21,26 @@ def information(p: Tensor, channel: Tensor) -> Tensor:
     return torch.where(joint > 0, joint * (joint / (p[:, None] * joint.sum(0))).log(), 0).sum()
 
 
-ERRORS = [0.01, 0.1, 0.3, 0.5]
+ERRORS = [0.0, 0.1, 0.5, 1.0]
 
 
 # channels whose capacity is a formula
 
 
-@pytest.mark.parametrize("e", [0.0, *ERRORS, 1.0])
+@pytest.mark.parametrize("e", ERRORS)
 def test_binary_symmetric_channel(e: float) -> None:
     found = channel_capacity([[1 - e, e], [e, 1 - e]])
     close(found.capacity, math.log(2) - h(e))
     close(found.input, torch.tensor([0.5, 0.5]))
 
 
-@pytest.mark.parametrize("e", [0.0, *ERRORS, 1.0])
+@pytest.mark.parametrize("e", ERRORS)
 def test_erasure_channel(e: float) -> None:
     found = channel_capacity([[1 - e, e, 0.0], [0.0, e, 1 - e]])
     close(found.capacity, (1 - e) * math.log(2))
 
 
-@pytest.mark.parametrize("e", [*ERRORS, 0.95])
+@pytest.mark.parametrize("e", [0.01, 0.5, 0.95])
 def test_z_channel_and_its_uneven_input(e: float) -> None:
     found = channel_capacity([[1.0, 0.0], [e, 1 - e]], tolerance=1e-13)
     close(found.capacity, math.log(1 + (1 - e) * e ** (e / (1 - e))))
@@ -98,7 +99,7 @@ def test_inputs_that_the_optimum_leaves_out() -> None:
 # costs
 
 
-@pytest.mark.parametrize("budget", [0.001, 0.11, 0.3, 0.499])
+@pytest.mark.parametrize("budget", [0.001, 0.3, 0.499])
 def test_cost_of_ones_through_a_perfect_channel(budget: float) -> None:
     found = channel_capacity(torch.eye(2), cost=[0.0, 1.0], budget=budget)
     close(found.capacity, h(budget))
@@ -169,9 +170,27 @@ def test_upper_bound_of_a_loose_tolerance_is_above_the_truth() -> None:
 # failures
 
 
-def test_tolerance_must_be_positive() -> None:
+def test_a_certificate_that_cannot_be_given_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"Expected tolerance > 0 but got 0\.0"):
         channel_capacity(torch.eye(2), tolerance=0.0)
+    channel = torch.randn(9, 6).softmax(-1)
+    sentence = r"a certificate within .* nats but the bounds stay .* apart; allow a larger tolerance"
+    with pytest.raises(RuntimeError, match=sentence):
+        blahut_arimoto(channel, tolerance=1e-30)
+    with pytest.raises(RuntimeError, match=sentence):
+        channel_capacity(channel, cost=torch.rand(9), budget=0.4, tolerance=1e-30)
+
+
+def test_arrays_may_run_backwards_be_read_only_or_come_in_a_list() -> None:
+    row = np.array([0.2, 0.3, 0.5])
+    row.flags.writeable = False
+    expected = channel_capacity([[0.2, 0.3, 0.5], [0.5, 0.3, 0.2]]).capacity
+    for rows in (
+        np.stack([row[::-1], row])[::-1],
+        [row, row[::-1]],
+        [torch.tensor(row), torch.tensor(row[::-1].copy(), dtype=torch.float32)],
+    ):
+        close(channel_capacity(rows).capacity, expected, tolerance=1e-7)
 
 
 @pytest.mark.parametrize(

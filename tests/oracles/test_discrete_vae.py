@@ -79,81 +79,37 @@ class Loops:
 # each property against the loops
 
 
-def test_rate(pair: DiscreteVAE) -> None:
-    loops = Loops(pair)
-    close(pair.rate, loops.expect(lambda x, z: math.log(loops.q_z_x[x, z] / loops.p_z[z])))
-
-
-def test_distortion(pair: DiscreteVAE) -> None:
-    loops = Loops(pair)
-    close(pair.distortion, loops.expect(lambda x, z: -math.log(loops.p_x_z[x, z])))
-
-
-def test_elbo(pair: DiscreteVAE) -> None:
+def test_terms_of_the_elbo(pair: DiscreteVAE) -> None:
     p = Loops(pair)
-    weight = p.expect(lambda x, z: math.log(p.p_z[z] * p.p_x_z[x, z] / p.q_z_x[x, z]))
-    close(pair.elbo, weight)
+    close(pair.rate, p.expect(lambda x, z: math.log(p.q_z_x[x, z] / p.p_z[z])))
+    close(pair.distortion, p.expect(lambda x, z: -math.log(p.p_x_z[x, z])))
+    close(pair.elbo, p.expect(lambda x, z: math.log(p.p_z[z] * p.p_x_z[x, z] / p.q_z_x[x, z])))
+    close(pair.log_evidence, sum(w * math.log(p.evidence(x)) for x, w in enumerate(p.p_d)))
+    close(pair.data_entropy, -sum(w * math.log(w) for w in p.p_d))
 
 
-def test_log_evidence(pair: DiscreteVAE) -> None:
-    loops = Loops(pair)
-    close(pair.log_evidence, sum(p * math.log(loops.evidence(x)) for x, p in enumerate(loops.p_d)))
-
-
-def test_data_entropy(pair: DiscreteVAE) -> None:
-    close(pair.data_entropy, -sum(p * math.log(p) for p in pair.data_distribution.tolist()))
-
-
-def test_aggregate(pair: DiscreteVAE) -> None:
-    loops = Loops(pair)
-    for z in loops.states:
-        close(pair.aggregate[z], loops.q_z[z])
-
-
-def test_mutual_information(pair: DiscreteVAE) -> None:
-    loops = Loops(pair)
-    close(pair.mutual_information, loops.expect(lambda x, z: math.log(loops.q_z_x[x, z] / loops.q_z[z])))
-
-
-def test_marginal_kl(pair: DiscreteVAE) -> None:
-    loops = Loops(pair)
-    close(pair.marginal_kl, sum(q * math.log(q / loops.p_z[z]) for z, q in loops.q_z.items()))
-
-
-def test_total_correlation(pair: DiscreteVAE) -> None:
-    loops = Loops(pair)
-    terms = [q * math.log(q / loops.apart(loops.q_z, z)) for z, q in loops.q_z.items()]
-    close(pair.total_correlation, sum(terms))
-
-
-def test_conditional_total_correlation(pair: DiscreteVAE) -> None:
+def test_terms_of_the_aggregate_posterior(pair: DiscreteVAE) -> None:
     p = Loops(pair)
-    truth = p.expect(lambda x, z: math.log(p.q_z_x[x, z] / p.apart(p.at(x), z)))
-    close(pair.conditional_total_correlation, truth)
-
-
-def test_dimensionwise_kl(pair: DiscreteVAE) -> None:
-    loops, truths = Loops(pair), []
+    for z in p.states:
+        close(pair.aggregate[z], p.q_z[z])
+    close(pair.mutual_information, p.expect(lambda x, z: math.log(p.q_z_x[x, z] / p.q_z[z])))
+    close(pair.marginal_kl, sum(q * math.log(q / p.p_z[z]) for z, q in p.q_z.items()))
+    close(pair.total_correlation, sum(q * math.log(q / p.apart(p.q_z, z)) for z, q in p.q_z.items()))
+    within = p.expect(lambda x, z: math.log(p.q_z_x[x, z] / p.apart(p.at(x), z)))
+    close(pair.conditional_total_correlation, within)
+    dependence = sum(q * math.log(p.apart(p.p_z, z) / p.p_z[z]) for z, q in p.q_z.items())
+    close(pair.prior_dependence, dependence)
+    truths = []
     for j, size in enumerate(pair.prior.shape):
-        margins = [(loops.margin(loops.q_z, j, s), loops.margin(loops.p_z, j, s)) for s in range(size)]
-        truths.append(sum(q * math.log(q / p) for q, p in margins))
+        margins = [(p.margin(p.q_z, j, s), p.margin(p.p_z, j, s)) for s in range(size)]
+        truths.append(sum(q * math.log(q / own) for q, own in margins))
     close(pair.dimensionwise_kl, torch.tensor(truths))
 
 
-def test_prior_dependence(pair: DiscreteVAE) -> None:
-    loops = Loops(pair)
-    terms = [q * math.log(loops.apart(loops.p_z, z) / loops.p_z[z]) for z, q in loops.q_z.items()]
-    close(pair.prior_dependence, sum(terms))
-
-
-def test_decoder_gap(pair: DiscreteVAE) -> None:
+def test_divergences_between_the_joints(pair: DiscreteVAE) -> None:
     p = Loops(pair)
     inverted = {(x, z): p.q_z_x[x, z] * p.p_d[x] / p.q_z[z] for x, z in p.cells()}
     close(pair.decoder_gap, p.expect(lambda x, z: math.log(inverted[x, z] / p.p_x_z[x, z])))
-
-
-def test_divergences_of_the_joints(pair: DiscreteVAE) -> None:
-    p = Loops(pair)
     joints = [(p.p_d[x] * p.q_z_x[x, z], p.p_z[z] * p.p_x_z[x, z]) for x, z in p.cells()]
     close(pair.kl_representation_generative, sum(q * math.log(q / g) for q, g in joints))
     close(pair.kl_generative_representation, sum(g * math.log(g / q) for q, g in joints))
@@ -171,7 +127,7 @@ def test_identities(pair: DiscreteVAE) -> None:
     close(pair.marginal_kl, parts)
 
 
-@pytest.mark.parametrize("lam", [-0.5, 0.0, 3.0])
+@pytest.mark.parametrize("lam", [-0.5, 3.0])
 def test_infomax_bound(pair: DiscreteVAE, lam: float) -> None:
     loss = (1 + lam) * (pair.loss(1 / (1 + lam)) - pair.data_entropy)
     close(loss, pair.marginal_kl - lam * pair.mutual_information + (1 + lam) * pair.decoder_gap)
@@ -243,7 +199,7 @@ def test_everything_is_float64_whatever_comes_in() -> None:
 # the optima
 
 
-@pytest.mark.parametrize("beta", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("beta", [0.3, 4.0])
 def test_optimal_encoder_attains_the_free_energy(pair: DiscreteVAE, beta: float) -> None:
     best = DiscreteVAE.optimal_encoder(pair.prior, pair.likelihood, beta, pair.data_distribution)
     p = Loops(pair)
@@ -280,7 +236,7 @@ def test_optimal_encoder_at_one_is_the_posterior(pair: DiscreteVAE) -> None:
     close(best.encoder, joint / joint.flatten(1).sum(1).reshape(-1, *(1 for _ in pair.states)))
 
 
-@pytest.mark.parametrize("beta", [0.2, 0.6, 1.0, 2.0])
+@pytest.mark.parametrize("beta", [0.2, 1.0])
 def test_optimum_lies_on_the_rate_distortion_curve(pair: DiscreteVAE, beta: float) -> None:
     best = DiscreteVAE.optimum(pair.likelihood, beta, pair.data_distribution)
     distortions = -pair.likelihood.flatten(0, -2).log().T  # (symbols, state)

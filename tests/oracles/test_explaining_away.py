@@ -109,16 +109,18 @@ def test_factorising_effect_leaves_the_causes_independent() -> None:
 # the mean-field bounds
 
 
-@pytest.mark.parametrize("table", [TABLE, XOR, OR, [[0.5, 0.0], [0.0, 0.1]], [[0.3, 0.2], [0.0, 0.0]]])
-@pytest.mark.parametrize("p_b", [0.1, 0.6])
+@pytest.mark.parametrize(
+    ("table", "p_b"),
+    [(TABLE, 0.1), (XOR, 0.6), (OR, 0.1), ([[0.5, 0.0], [0.0, 0.1]], 0.6), ([[0.3, 0.2], [0.0, 0.0]], 0.1)],
+)
 def test_mean_field_kl_is_the_least_on_a_fine_grid(table: list[list[float]], p_b: float) -> None:
     net = ExplainingAway(0.3, p_b, table)
-    grid = torch.linspace(0, 1, 1001)
+    grid = torch.linspace(0, 1, 401)
     q = product(grid[:, None], grid)  # (q_a, q_b, 2, 2)
     terms = torch.where(q > 0, q * (q / net.posterior).log(), 0)
     least = terms.sum((-2, -1)).min()
     assert net.mean_field_kl <= least + 1e-12
-    assert least - net.mean_field_kl < 1e-4
+    assert least - net.mean_field_kl < 6e-4  # of a grid of 400 cells
 
 
 def test_mean_field_kl_is_stationary_for_coordinate_ascent() -> None:
@@ -204,8 +206,8 @@ def test_gap_of_a_product_guide_is_its_divergence() -> None:
     loss = TraceEnum_ELBO(max_plate_nesting=0).loss(net.model, config_enumerate(guide))
     q = product(torch.tensor(0.2), torch.tensor(0.7))
     close(torch.tensor(loss), divergence(q, net.posterior) - net.evidence.log())
-    samples = torch.tensor([Trace_ELBO().loss(net.model, guide) for _ in range(2000)])
-    assert (samples.mean() - loss).abs() < 4 * samples.std() / math.sqrt(2000)
+    samples = torch.tensor([Trace_ELBO().loss(net.model, guide) for _ in range(300)])
+    assert (samples.mean() - loss).abs() < 4 * samples.std() / math.sqrt(300)
 
 
 # the arguments

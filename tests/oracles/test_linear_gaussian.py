@@ -63,7 +63,7 @@ def generative_joint(pair: LinearGaussian) -> MultivariateNormal:
     return MultivariateNormal(torch.zeros(DIM + LATENT), torch.cat([upper, lower]))
 
 
-def draws(pair: LinearGaussian, n: int = 40_000) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def draws(pair: LinearGaussian, n: int = 20_000) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x, z of the representation joint, log q(z|x) and log p(x|z)."""
     x = data_distribution(pair).sample((n,))
     encoder = MultivariateNormal((x - pair.mu) @ pair.V.T, pair.Delta)
@@ -84,15 +84,6 @@ def test_rate_is_the_mean_divergence_from_the_prior(pair: LinearGaussian) -> Non
     x = pair.sample(50, exact=True)
     encoder = MultivariateNormal((x - pair.mu) @ pair.V.T, pair.Delta)
     close(pair.rate, kl_divergence(encoder, prior()).mean())
-
-
-def test_rate_by_monte_carlo(pair: LinearGaussian) -> None:
-    _, z, log_encoder, _ = draws(pair)
-    within_error(log_encoder - prior().log_prob(z), pair.rate)
-
-
-def test_distortion_by_monte_carlo(pair: LinearGaussian) -> None:
-    within_error(-draws(pair)[3], pair.distortion)
 
 
 def test_distortion_is_the_expected_quadratic(pair: LinearGaussian) -> None:
@@ -118,8 +109,10 @@ def test_mutual_information_is_the_divergence_from_independence(pair: LinearGaus
     close(pair.mutual_information, kl_divergence(joint, MultivariateNormal(joint.loc, apart)))
 
 
-def test_mutual_information_by_monte_carlo(pair: LinearGaussian) -> None:
-    _, z, log_encoder, _ = draws(pair)
+def test_rate_distortion_and_information_by_monte_carlo(pair: LinearGaussian) -> None:
+    _, z, log_encoder, log_decoder = draws(pair)
+    within_error(log_encoder - prior().log_prob(z), pair.rate)
+    within_error(-log_decoder, pair.distortion)
     within_error(log_encoder - aggregate(pair).log_prob(z), pair.mutual_information)
 
 
@@ -167,19 +160,10 @@ def test_kl_from_the_generative_to_the_representation_joint(pair: LinearGaussian
 # the identities
 
 
-def test_rate_is_information_plus_marginal_kl(pair: LinearGaussian) -> None:
+def test_identities(pair: LinearGaussian) -> None:
     close(pair.rate, pair.mutual_information + pair.marginal_kl)
-
-
-def test_marginal_kl_is_total_correlation_plus_dimensionwise(pair: LinearGaussian) -> None:
     close(pair.marginal_kl, pair.total_correlation + pair.dimensionwise_kl.sum())
-
-
-def test_distortion_is_entropy_minus_information_plus_gap(pair: LinearGaussian) -> None:
     close(pair.distortion, pair.data_entropy - pair.mutual_information + pair.decoder_gap)
-
-
-def test_kl_of_the_joints_is_distortion_plus_rate_minus_entropy(pair: LinearGaussian) -> None:
     close(pair.kl_representation_generative, pair.distortion + pair.rate - pair.data_entropy)
 
 
@@ -193,7 +177,7 @@ def test_elbo_is_the_evidence_less_the_posterior_gap(pair: LinearGaussian) -> No
     close(pair.elbo, pair.log_evidence - gap)
 
 
-@pytest.mark.parametrize("beta", [0.25, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("beta", [0.25, 4.0])
 def test_infomax_bound(pair: LinearGaussian, beta: float) -> None:
     lam = 1 / beta - 1
     infomax = pair.marginal_kl - lam * pair.mutual_information + (1 + lam) * pair.decoder_gap
@@ -334,20 +318,20 @@ def test_closed_form_elbo_of_the_programs_is_the_elbo() -> None:
     guide = poutine.trace(best.guide).get_trace(x).nodes["z"]["fn"]
     rate = kl_divergence(guide.base_dist, Normal(torch.zeros(2), torch.ones(2))).sum()
     close(rate / len(x), best.rate)
-    samples = torch.tensor([TraceMeanField_ELBO().loss(best.model, best.guide, x) for _ in range(100)])
+    samples = torch.tensor([TraceMeanField_ELBO().loss(best.model, best.guide, x) for _ in range(60)])
     within_error(-samples / len(x), best.elbo)
 
 
 def test_elbo_of_the_programs_on_exact_data(pair: LinearGaussian) -> None:
     x = pair.sample(200, exact=True)
-    samples = torch.tensor([Trace_ELBO().loss(pair.model, pair.guide, x) for _ in range(200)])
+    samples = torch.tensor([Trace_ELBO().loss(pair.model, pair.guide, x) for _ in range(60)])
     within_error(-samples / len(x), pair.elbo)
 
 
 def test_programs_run_with_vectorised_particles(pair: LinearGaussian) -> None:
     x = pair.sample(50, exact=True)
     vectorised = Trace_ELBO(num_particles=500, vectorize_particles=True, max_plate_nesting=1)
-    one = torch.tensor([Trace_ELBO().loss(pair.model, pair.guide, x) for _ in range(100)])
+    one = torch.tensor([Trace_ELBO().loss(pair.model, pair.guide, x) for _ in range(60)])
     error = one.std() / math.sqrt(500)
     assert abs(vectorised.loss(pair.model, pair.guide, x) / 50 + pair.elbo) < 4 * error / 50
 
@@ -401,26 +385,24 @@ LEARNED = [
 
 
 @pytest.mark.parametrize(("beta", "latent_dim", "s2"), FIXED + LEARNED)
-def test_optimum_is_stationary(beta: float, latent_dim: int, s2: float | None) -> None:
+def test_optimum_is_stationary_and_no_perturbation_lowers_it(
+    beta: float, latent_dim: int, s2: float | None
+) -> None:
+    """And its aggregate posterior is the prior."""
     best = LinearGaussian.optimum(SPECTRUM, beta, latent_dim, s2)
     values = coordinates(best, learn_variance=s2 is None)
     for gradient in torch.autograd.grad(loss_at(best, values, beta), values):
         close(gradient, torch.zeros_like(gradient))
-
-
-@pytest.mark.parametrize(("beta", "latent_dim", "s2"), FIXED + LEARNED)
-@pytest.mark.parametrize("size", [0.01, 0.3])
-def test_no_perturbation_lowers_the_optimum(
-    beta: float, latent_dim: int, s2: float | None, size: float
-) -> None:
-    best = LinearGaussian.optimum(SPECTRUM, beta, latent_dim, s2)
-    values = [value.detach() for value in coordinates(best, learn_variance=s2 is None)]
-    for _ in range(50):
-        moved = [value + size * torch.randn_like(value) for value in values]
+    for size in [0.01, 0.3] * 20:
+        moved = [(value + size * torch.randn_like(value)).detach() for value in values]
         assert loss_at(best, moved, beta) >= best.loss(beta) - 1e-12
+    close(best.C, torch.eye(latent_dim))
+    close(best.marginal_kl, 0.0)
+    close(best.total_correlation, 0.0)
+    close(best.rate, best.mutual_information)
 
 
-@pytest.mark.parametrize(("beta", "latent_dim", "s2"), [FIXED[1], FIXED[2], LEARNED[1], LEARNED[4]])
+@pytest.mark.parametrize(("beta", "latent_dim", "s2"), [FIXED[2], LEARNED[1]])
 def test_descent_from_a_random_start_ends_at_the_optimum(
     beta: float, latent_dim: int, s2: float | None
 ) -> None:
@@ -436,17 +418,6 @@ def test_descent_from_a_random_start_ends_at_the_optimum(
 
     optimiser.step(closure)
     close(closure().detach(), best.loss(beta), tolerance=1e-6)
-
-
-@pytest.mark.parametrize(("beta", "latent_dim", "s2"), FIXED + LEARNED)
-def test_aggregate_posterior_of_the_optimum_is_the_prior(
-    beta: float, latent_dim: int, s2: float | None
-) -> None:
-    best = LinearGaussian.optimum(SPECTRUM, beta, latent_dim, s2)
-    close(best.C, torch.eye(latent_dim))
-    close(best.marginal_kl, 0.0)
-    close(best.total_correlation, 0.0)
-    close(best.rate, best.mutual_information)
 
 
 @pytest.mark.parametrize(
@@ -483,18 +454,15 @@ def test_learned_variance_at_beta_one_is_that_of_probabilistic_pca() -> None:
 
 
 @pytest.mark.parametrize(("beta", "latent_dim", "s2"), LEARNED)
-def test_learned_variance_satisfies_its_conditions(beta: float, latent_dim: int, s2: None) -> None:
+def test_learned_variance_satisfies_its_conditions_and_is_the_best_of_all(
+    beta: float, latent_dim: int, s2: None
+) -> None:
     best = LinearGaussian.optimum(SPECTRUM, beta, latent_dim, s2)
     active = int((best.W.norm(dim=0) > 0).sum())
     close(best.s2, sum(SPECTRUM[active:]) / (4 - active * beta))
     assert all(value > beta * best.s2 for value in SPECTRUM[:active])
     assert active == latent_dim or SPECTRUM[active] <= beta * best.s2
-
-
-@pytest.mark.parametrize(("beta", "latent_dim", "s2"), LEARNED)
-def test_learned_variance_is_the_best_of_all_fixed_ones(beta: float, latent_dim: int, s2: None) -> None:
-    best = LinearGaussian.optimum(SPECTRUM, beta, latent_dim, s2)
-    fixed = [LinearGaussian.optimum(SPECTRUM, beta, latent_dim, float(v)) for v in torch.logspace(-2, 1, 60)]
+    fixed = [LinearGaussian.optimum(SPECTRUM, beta, latent_dim, float(v)) for v in torch.logspace(-2, 1, 30)]
     assert min(other.loss(beta) for other in fixed) >= best.loss(beta) - 1e-12
 
 

@@ -22,8 +22,9 @@ def rate_of(source: Tensor, conditional: Tensor) -> Tensor:
     return torch.where(joint > 0, joint * (joint / (source[:, None] * joint.sum(0))).log(), 0).sum()
 
 
-@pytest.mark.parametrize("p", [0.1, 0.3, 0.5])
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.99, 1.0, 3.0])
+@pytest.mark.parametrize(
+    ("p", "share"), [(0.3, 0.0), (0.1, 0.05), (0.5, 0.5), (0.3, 0.99), (0.5, 1.0), (0.1, 3.0)]
+)
 def test_binary_source_with_hamming_distortion(p: float, share: float) -> None:
     found = rate_distortion([p, 1 - p], HAMMING, target=share * p)
     close(found.rate, h(p) - h(min(share, 1) * p))
@@ -31,7 +32,7 @@ def test_binary_source_with_hamming_distortion(p: float, share: float) -> None:
     assert found.rate - found.lower_bound <= 1e-10
 
 
-@pytest.mark.parametrize("target", [0.05, 0.3, 0.7])
+@pytest.mark.parametrize("target", [0.05, 0.7])
 def test_uniform_source_with_hamming_distortion(target: float) -> None:
     size = 6
     found = rate_distortion([1 / size] * size, 1 - torch.eye(size), target=target)
@@ -49,7 +50,7 @@ def test_straight_curve_of_erasures(target: float) -> None:
     close(found.distortion, target)
 
 
-@pytest.mark.parametrize("target", [0.1, 0.4, 0.8])
+@pytest.mark.parametrize("target", [0.1, 0.8])
 def test_quantised_gaussian_source_is_near_the_formula(target: float) -> None:
     x = torch.linspace(-5, 5, 61)
     source = torch.exp(-0.5 * x.square())
@@ -82,7 +83,7 @@ def test_report_holds_together(source: Tensor, distortion: Tensor) -> None:
 def test_no_conditional_of_this_distortion_needs_less(source: Tensor, distortion: Tensor) -> None:
     found = rate_distortion(source, distortion, target=0.25)
     least = torch.nn.functional.one_hot(distortion.argmin(1), 10).double()
-    for _ in range(300):
+    for _ in range(100):
         other = (found.conditional.clamp(min=1e-6).log() + torch.randn(7, 10)).softmax(-1)
         error = (source[:, None] * other * distortion).sum()
         finest = (source[:, None] * least * distortion).sum()
@@ -91,7 +92,7 @@ def test_no_conditional_of_this_distortion_needs_less(source: Tensor, distortion
         assert rate_of(source, mixed) >= found.lower_bound
 
 
-@pytest.mark.parametrize("slope", [0.5, 3.0, 20.0, 500.0])
+@pytest.mark.parametrize("slope", [0.5, 20.0, 500.0])
 def test_points_of_a_slope_lie_on_the_curve(source: Tensor, distortion: Tensor, slope: float) -> None:
     point = blahut_arimoto(distortion, source=source, slope=slope)
     assert point.rate - point.lower_bound <= 1e-9

@@ -19,7 +19,7 @@ def plain(level: float) -> tuple[float, float]:
     return rate, sum(min(level, value) for value in SPECTRUM)
 
 
-@pytest.mark.parametrize("level", [1e-6, 0.3, 0.5, 1.7, 3.0, 4.0, 5.999, 6.0])
+@pytest.mark.parametrize("level", [1e-6, 0.5, 1.7, 3.0, 5.999, 6.0])
 def test_all_three_places_lead_to_the_same_point(level: float) -> None:
     rate, distortion = plain(level)
     for place in ({"level": level}, {"distortion": distortion}, {"rate": rate}):
@@ -104,7 +104,7 @@ def test_singular_covariance_costs_nothing_where_it_has_no_variance() -> None:
     close(gradient, torch.tensor([1 / 6, 0.0, 1 / 2]))
 
 
-@pytest.mark.parametrize("beta", [0.3, 1.0, 2.5, 20.0])
+@pytest.mark.parametrize("beta", [0.3, 2.5, 20.0])
 def test_optimal_linear_vae_lies_on_the_curve(beta: float) -> None:
     s2 = 0.4
     best = LinearGaussian.optimum(SPECTRUM, beta, latent_dim=5, s2=s2)

@@ -19,24 +19,23 @@ def ticks(ax):
     return [label.get_text() for label in ax.get_xticklabels()]
 
 
-def test_lower_bars_are_the_information_sorted():
-    information, _ = parts(information_per_dimension(RATE, GAP))
+def test_bars_are_information_below_and_divergence_above_sorted_by_information():
+    ax = information_per_dimension(RATE, GAP)
+    information, gap = parts(ax)
     assert [bar.get_height() for bar in information] == pytest.approx([1.8, 1.5, 0.1])
     assert [bar.get_y() for bar in information] == [0, 0, 0]
-
-
-def test_upper_bars_are_the_dimensionwise_kl_in_the_same_order():
-    _, gap = parts(information_per_dimension(RATE, GAP))
     assert [bar.get_height() for bar in gap] == pytest.approx(list(GAP[ORDER]))
-
-
-def test_a_whole_bar_is_the_rate():
-    _, gap = parts(information_per_dimension(RATE, GAP))
     assert [bar.get_y() + bar.get_height() for bar in gap] == pytest.approx(list(RATE[ORDER]))
+    assert ticks(ax) == ["2", "1", "0"]
+    # without standard errors no error bars
+    assert len(ax.containers) == 2
 
 
-def test_ticks_name_the_dimensions():
-    assert ticks(information_per_dimension(RATE, GAP)) == ["2", "1", "0"]
+def test_the_grid_lies_below_the_bars():
+    ax = information_per_dimension(RATE, GAP)
+    assert ax.get_axisbelow() is True
+    assert [line.get_visible() for line in ax.get_ygridlines()[:1]] == [True]
+    assert [line.get_visible() for line in ax.get_xgridlines()[:1]] == [False]
 
 
 def test_names_follow_their_dimensions():
@@ -57,14 +56,12 @@ def test_error_bars_stand_at_the_information_in_the_same_order():
     assert [tuple(segment[:, 1]) for segment in segments] == [pytest.approx(pair) for pair in expected]
 
 
-def test_without_standard_error_no_error_bars():
-    assert len(information_per_dimension(RATE, GAP).containers) == 2
-
-
-def test_tensors_with_gradients_are_drawn():
-    rate = torch.tensor([1.0, 2.0], dtype=torch.bfloat16, requires_grad=True)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64, torch.bool])
+def test_tensors_of_every_kind_are_drawn(dtype):
+    rate = torch.tensor([0, 1]).to(dtype)
+    rate.requires_grad_(dtype.is_floating_point)
     information, _ = parts(information_per_dimension(rate, torch.zeros(2)))
-    assert [bar.get_height() for bar in information] == [2, 1]
+    assert [bar.get_height() for bar in information] == [1, 0]
 
 
 def test_labels_and_legend_have_units_and_symbols():

@@ -11,10 +11,6 @@ def picture(ax):
     return np.asarray(image.get_array())
 
 
-def limits(ax):
-    return ax.images[0].get_clim()
-
-
 def texts(labels):
     return [label.get_text() for label in labels]
 
@@ -30,6 +26,29 @@ def test_reconstructions_lie_below_their_images(channels):
         assert np.array_equal(drawn[9:, columns], made[j].detach().reshape(8, 8))
 
 
+def test_gutters_grow_with_the_images_and_are_white():
+    for size, gutter in ((8, 1), (16, 1), (28, 2), (64, 4)):
+        drawn = picture(reconstructions(torch.zeros(3, size, size), torch.zeros(3, size, size)))
+        assert drawn.shape == (2 * size + gutter, 3 * size + 2 * gutter)
+        assert (drawn[size : size + gutter] == 1).all()
+        assert (drawn == 1).sum() == drawn.size - 6 * size**2
+
+
+def test_two_channels_stand_side_by_side():
+    images = torch.rand(2, 5, 2, 8, 6)
+    drawn = picture(traversals(images))
+    assert drawn.shape == (17, 5 * 12 + 4)
+    assert np.array_equal(drawn[9:, 13:19], images[1, 1, 0])
+    assert np.array_equal(drawn[9:, 19:25], images[1, 1, 1])
+
+
+def test_more_tiles_make_a_larger_figure():
+    few, many = (
+        traversals(np.zeros(shape)).figure.get_size_inches() for shape in ((2, 3, 8, 8), (5, 9, 8, 8))
+    )
+    assert (many > few).all()
+
+
 def test_ten_are_shown_by_default_and_all_when_there_are_fewer():
     assert picture(reconstructions(torch.rand(12, 8, 8), torch.rand(12, 8, 8))).shape == (17, 89)
     assert picture(reconstructions(torch.rand(4, 8, 8), torch.rand(4, 8, 8))).shape == (17, 35)
@@ -42,12 +61,13 @@ def test_colour_images_are_drawn_in_colour():
     assert np.allclose(drawn[9:, :8], made[0].permute(1, 2, 0))
 
 
-def test_black_and_white_are_zero_and_one():
-    assert limits(reconstructions(torch.full((2, 8, 8), 0.3), torch.full((2, 8, 8), 0.6))) == (0, 1)
-
-
-def test_values_beyond_widen_the_scale_of_all_tiles():
-    assert limits(reconstructions(torch.full((2, 8, 8), -1.0), torch.full((2, 8, 8), 3.0))) == (-1, 3)
+@pytest.mark.parametrize(
+    ("low", "high", "limits"), [(0.3, 0.6, (0, 1)), (-2, 0.5, (-2, 1)), (0, 255, (0, 255)), (-1, 3, (-1, 3))]
+)
+def test_black_and_white_are_zero_and_one_or_what_lies_beyond_in_any_tile(low, high, limits):
+    images, made = torch.full((2, 8, 8), float(low)), torch.full((2, 8, 8), float(high))
+    assert reconstructions(images, made).images[0].get_clim() == limits
+    assert (images == low).all()
 
 
 def test_colour_values_beyond_are_scaled_and_not_clipped():
@@ -100,10 +120,11 @@ def test_a_row_is_a_traversal(channels):
 
 
 def test_rows_and_columns_are_labelled():
-    ax = traversals(np.zeros((2, 3, 8, 8)), values=torch.tensor([-1.5, 0.0, 1.5]))
+    ax = traversals(np.zeros((2, 3, 5, 7)), values=torch.tensor([-1.5, 0.0, 1.5]))
     assert texts(ax.get_yticklabels()) == ["$z_{0}$", "$z_{1}$"]
     assert texts(ax.get_xticklabels()) == ["−1.5", "0", "1.5"]
-    assert ax.get_xticks().tolist() == [3.5, 12.5, 21.5]
+    assert ax.get_xticks().tolist() == [3, 11, 19]
+    assert ax.get_yticks().tolist() == [2, 8]
     assert ax.get_xlabel()
 
 

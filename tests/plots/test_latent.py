@@ -1,10 +1,11 @@
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from pyro_infomax.plots import latent_scatter
+from pyro_infomax.plots import latent_scatter, most_informative
 
 
 @pytest.fixture
@@ -48,6 +49,13 @@ def test_a_marker_is_a_label(z):
     assert shapes[:10] * 6 == shapes
 
 
+def test_drawing_leaves_the_settings_of_matplotlib_and_what_came_in_alone(z):
+    before, points = dict(mpl.rcParams), z.detach().clone()
+    latent_scatter(z, torch.arange(60) % 3)
+    assert dict(mpl.rcParams) == before
+    assert torch.equal(z, points)
+
+
 def test_legend_orders_numbers_as_numbers(z):
     ax = latent_scatter(z, np.resize([10, 2, 9], 60))
     assert legend(ax) == ["2", "9", "10"]
@@ -61,7 +69,7 @@ def test_legend_takes_the_colour_of_its_points(z):
     assert keys == face_colours(ax)[:2]
 
 
-@pytest.mark.parametrize("count", [1, 5, 6, 10, 11, 20])
+@pytest.mark.parametrize("count", [5, 6, 10, 11, 20])
 def test_up_to_twenty_labels_have_colours_of_their_own(z, count):
     assert len(set(face_colours(latent_scatter(z, torch.arange(60) % count)))) == count
 
@@ -95,6 +103,12 @@ def test_too_many_labels_are_refused(z):
         latent_scatter(z, torch.arange(60))
 
 
+@pytest.mark.parametrize("dimensions", [(0, 4), (-1, 0), (), (0, 1, 2)])
+def test_dimensions_that_are_not_there_are_refused(z, dimensions):
+    with pytest.raises(ValueError, match="Expected one or two dimensions from 0 to 3 but got"):
+        latent_scatter(z, dimensions=dimensions)
+
+
 @pytest.mark.parametrize(("latent", "dimensions"), [(1, (0, 1)), (4, (2,))])
 def test_a_single_dimension_is_refused(z, latent, dimensions):
     with pytest.raises(ValueError, match="Expected two dimensions to scatter but got 1 of z with shape"):
@@ -104,3 +118,21 @@ def test_a_single_dimension_is_refused(z, latent, dimensions):
 def test_nan_is_refused(z):
     with pytest.raises(ValueError, match="Expected finite z but got 240 nan or infinite values"):
         latent_scatter(z * torch.nan)
+
+
+# ---- Which dimensions are worth an axis.
+
+
+def test_best_first_and_two_by_default():
+    assert most_informative([0.5, -0.1, 3.0, 2.0], count=3) == (2, 3, 0)
+    assert most_informative(torch.tensor([0.5, 3.0, 2.0])) == (1, 2)
+
+
+def test_ties_keep_their_order_and_fewer_than_asked_are_all():
+    assert most_informative([1, 2, 2, 1], count=4) == (1, 2, 0, 3)
+    assert most_informative([1.0], count=2) == (0,)
+
+
+def test_a_count_below_one_is_refused():
+    with pytest.raises(ValueError, match="Expected count >= 1 but got 0"):
+        most_informative([1.0], count=0)

@@ -18,17 +18,13 @@ def texts(labels):
 
 
 @BOTH
-def test_rows_are_latent_dimensions_and_columns_are_factors(function):
-    ax = function(MATRIX)
+def test_rows_are_latent_dimensions_and_columns_are_factors_and_cells_hold_their_numbers(function):
+    ax = function(torch.tensor(MATRIX, requires_grad=True))
     np.testing.assert_allclose(cells(ax), MATRIX)
     assert texts(ax.get_yticklabels()) == ["$z_{0}$", "$z_{1}$", "$z_{2}$", "$z_{3}$"]
     assert texts(ax.get_xticklabels()) == ["$v_{0}$", "$v_{1}$", "$v_{2}$"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("factor", "latent dimension")
-
-
-@BOTH
-def test_cells_hold_their_numbers(function):
-    assert texts(function(MATRIX).texts) == [f"{value:.2f}" for value in MATRIX.ravel()]
+    assert texts(ax.texts) == [f"{value:.2f}" for value in MATRIX.ravel()]
 
 
 @BOTH
@@ -41,7 +37,7 @@ def test_ordered_rows_lie_on_a_diagonal_with_their_names_and_the_idle_last(funct
 
 @BOTH
 def test_a_large_matrix_has_no_numbers_and_names_that_stand_at_their_rows(function):
-    ax = function(np.ones((100, 3)), ordered=True)
+    ax = function(np.ones((60, 2)), ordered=True)
     assert len(ax.texts) == 0
     assert len(ax.get_yticks()) <= 12
     names = texts(ax.get_yticklabels())
@@ -52,7 +48,7 @@ def test_a_large_matrix_has_no_numbers_and_names_that_stand_at_their_rows(functi
 def test_names_of_columns_that_are_long_do_not_hide_each_other(function):
     names = [f"the factor of number {k}" for k in range(5)]
     ax = function(
-        np.ones((10, 5)), factor_names=names, latent_names=[f"the latent of number {k}" for k in range(10)]
+        np.ones((3, 5)), factor_names=names, latent_names=[f"the latent of number {k}" for k in range(3)]
     )
     ax.figure.canvas.draw()
     assert {label.get_rotation() for label in ax.get_xticklabels()} == {30}
@@ -61,7 +57,7 @@ def test_names_of_columns_that_are_long_do_not_hide_each_other(function):
 
 @BOTH
 def test_one_column_leaves_room_for_the_title(function):
-    ax = function(np.ones((6, 1)), factor_names=["digit"])
+    ax = function(np.ones((2, 1)), factor_names=["digit"])
     ax.figure.canvas.draw()
     frame = ax.figure.bbox
     for text in (ax.title, ax.collections[0].colorbar.ax.yaxis.label):
@@ -78,11 +74,6 @@ def test_draws_on_the_given_axes(function):
 
 
 @BOTH
-def test_tensors_with_gradients_are_drawn(function):
-    np.testing.assert_allclose(cells(function(torch.tensor(MATRIX, requires_grad=True))), MATRIX)
-
-
-@BOTH
 def test_a_matrix_of_nothing_is_white(function):
     ax = function(np.zeros((2, 2)))
     assert ax.collections[0].get_clim() == (0.0, 1.0)
@@ -96,13 +87,11 @@ def test_with_entropies_the_cells_are_shares_of_what_there_is_to_know():
 
 
 def test_information_has_its_unit_and_is_scaled_to_its_largest():
-    ax = information_matrix(MATRIX)
+    ax = information_matrix([[-0.01, 0.9]])
     assert ax.collections[0].colorbar.ax.get_ylabel() == "mutual information, nats"
     assert ax.collections[0].get_clim() == (0.0, 0.9)
-
-
-def test_an_estimate_below_nothing_is_drawn_as_nothing():
-    assert cells(information_matrix([[-0.01, 1.0]]))[0, 0] == 0
+    # an estimate below nothing is drawn as nothing
+    assert cells(ax)[0, 0] == 0
 
 
 def test_importance_below_nothing_is_refused():

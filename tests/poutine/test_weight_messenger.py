@@ -159,37 +159,33 @@ ZEROS = [0.0, torch.tensor(0.0), torch.tensor([0.0, 1.0, 0.0, 2.0])]
 WEIGHTS = [0.25, 4.0, torch.tensor(4.0), torch.tensor([4.0, 1.0, 0.25, 2.0])]
 
 
+def under(handler, value, place):
+    """The site with the weight around the handler or inside it, and without the weight."""
+    handlers = [HANDLERS[handler], lambda: weight(observed=value)]
+    weighed = traced(observe(*(handlers if place == "around" else handlers[::-1])))
+    return weighed.nodes["x"], traced(observe(HANDLERS[handler])).nodes["x"]
+
+
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("place", ["inside", "around"])
-@pytest.mark.parametrize("value", WEIGHTS, ids=str)
-def test_multiplies_under_any_handler_in_any_order(value, place, handler):
-    handlers = [HANDLERS[handler], lambda: weight(observed=value)]
-    site = traced(observe(*(handlers if place == "around" else handlers[::-1]))).nodes["x"]
-    plain = traced(observe(HANDLERS[handler])).nodes["x"]
-    assert torch.allclose(site["log_prob"], value * plain["log_prob"])
-
-
-AROUND = [("inside", handler) for handler in HANDLERS]
-AROUND += [("around", handler) for handler in HANDLERS]
-
-
-@pytest.mark.parametrize(("place", "handler"), AROUND)
-@pytest.mark.parametrize("value", WEIGHTS, ids=str)
-def test_what_a_site_would_count_for_without_weights_is_known(value, place, handler):
-    handlers = [HANDLERS[handler], lambda: weight(observed=value)]
-    site = traced(observe(*(handlers if place == "around" else handlers[::-1]))).nodes["x"]
-    plain = traced(observe(HANDLERS[handler])).nodes["x"]
-    assert torch.allclose(unweighted_log_prob(site), plain["log_prob"])
+def test_weights_multiply_under_any_handler_and_what_the_site_counts_for_without_them_is_known(
+    place, handler
+):
+    for value in WEIGHTS:
+        site, plain = under(handler, value, place)
+        assert torch.allclose(site["log_prob"], value * plain["log_prob"])
+        assert torch.allclose(unweighted_log_prob(site), plain["log_prob"])
 
 
 # A scale or a mask around a weight of 0 leaves no trace in the site.
-@pytest.mark.parametrize(("place", "handler"), [*AROUND[:4], ("around", "plate"), ("around", "subsampled")])
-@pytest.mark.parametrize("value", ZEROS, ids=str)
-def test_what_a_site_of_weight_zero_would_count_for_is_known(value, place, handler):
-    handlers = [HANDLERS[handler], lambda: weight(observed=value)]
-    site = traced(observe(*(handlers if place == "around" else handlers[::-1]))).nodes["x"]
-    plain = traced(observe(HANDLERS[handler])).nodes["x"]
-    assert torch.allclose(unweighted_log_prob(site), plain["log_prob"])
+@pytest.mark.parametrize(
+    ("place", "handler"),
+    [*(("inside", handler) for handler in HANDLERS), ("around", "plate"), ("around", "subsampled")],
+)
+def test_what_a_site_of_weight_zero_would_count_for_is_known(place, handler):
+    for value in ZEROS:
+        site, plain = under(handler, value, place)
+        assert torch.allclose(unweighted_log_prob(site), plain["log_prob"])
 
 
 def test_weights_of_zero_and_others_nest_with_scales_between_them():
@@ -214,14 +210,9 @@ def impossible():
 
 
 @pytest.mark.parametrize("value", [0.0, torch.tensor(0.0)])
-def test_weight_zero_of_an_impossible_datum_is_zero(value):
+def test_weight_zero_of_an_impossible_datum_is_zero_and_so_is_its_gradient(value):
     total = traced(weight(impossible, observed=value)).log_prob_sum()
     assert total.item() == 0.0
-
-
-@pytest.mark.parametrize("value", [0.0, torch.tensor(0.0)])
-def test_weight_zero_of_an_impossible_datum_has_the_gradient_zero(value):
-    total = traced(weight(impossible, observed=value)).log_prob_sum()
     if total.requires_grad:
         total.backward()
         assert pyro.param("p").grad.item() == 0.0
@@ -265,10 +256,10 @@ def test_a_messenger_of_ones_own_says_what_a_site_counts_for():
 @pytest.mark.parametrize(
     "value", [-1.0, math.nan, math.inf, torch.tensor(-1.0), torch.tensor([1.0, math.nan])]
 )
-@pytest.mark.parametrize("role", ["observed", "latent"])
-def test_refuses_what_is_negative_or_not_finite(role, value):
-    with pytest.raises(ValueError, match=f"Expected {role} >= 0 but got"):
-        WeightMessenger(**{role: value})
+def test_refuses_what_is_negative_or_not_finite(value):
+    for role in ("observed", "latent"):
+        with pytest.raises(ValueError, match=f"Expected {role} >= 0 but got"):
+            WeightMessenger(**{role: value})
 
 
 @pytest.mark.parametrize("value", ["1", None, [1.0]])
