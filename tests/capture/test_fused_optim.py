@@ -165,6 +165,17 @@ class TestSameAsPyro:
             optimizer([parameter])
         torch.testing.assert_close(parameter, -rows)
 
+    @pytest.mark.parametrize("case", ["Adam", "amsgrad", "maximize"])
+    def test_from_the_second_step_on_the_kernel_alone_is_called(self, case: str) -> None:
+        optimizer = FusedOptim(*OPTIMISERS[case])
+        run(optimizer, range(1))
+        (group,) = optimizer.groups(map(leaf, NAMES))
+        before = values()
+        group.optimizer.step = None  # what torch does around the kernel
+        run(optimizer, range(1, 3))
+        assert not torch.equal(values()["scale"], before["scale"])
+        assert optimizer.get_state()["scale"]["state"][0]["step"] == 3
+
     def test_hooks_of_the_torch_optimiser_are_called(self) -> None:
         optimizer, calls = FusedOptim(optim.Adam, {"lr": 0.1}), []
         (group,) = optimizer.groups(map(leaf, NAMES))
