@@ -17,7 +17,6 @@ from pyro.infer.autoguide import AutoDelta
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_infomax._random import isolated_random_state
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.diagnostics import decompose
 from pyro_infomax.infer import (
@@ -202,7 +201,7 @@ def trained(programs: str, stepper: str, fabric: Any = None) -> Report:
 
 def isolated(step: Callable[..., float]) -> Callable[..., float]:
     def quietly(*args: Any) -> float:
-        with isolated_random_state():
+        with torch.random.fork_rng(devices=[]):
             return step(*args)
 
     return quietly
