@@ -59,8 +59,9 @@ def test_codes_are_shuffled_row_by_row_and_factors_not_at_all():
     assert np.array_equal(codes[:, 1] - codes[:, 0], np.ones(12))
 
 
-def test_a_resampled_datum_keeps_its_factors():
+def test_half_of_the_data_is_drawn_without_repetition_and_a_datum_keeps_its_factors():
     _, (codes, factors), _ = given_to_a_score(CODES, FACTORS, calibration=Calibration(1, 0))
+    assert len(np.unique(codes[:, 0])) == len(codes) == 6
     assert np.array_equal(factors[:, 0], codes[:, 0] / 2 % 3)
     assert np.array_equal(factors[:, 1], codes[:, 0] // 12)
 

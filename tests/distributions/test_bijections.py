@@ -169,3 +169,5 @@ def test_the_value_made_last_is_remembered_if_it_is_to_be(support, event):
         assert (cached.inv(y) is x) == bool(size)
         assert cached.inv(y.clone()) is not x
         torch.testing.assert_close(cached.inv(y.clone()), x)
+        # and what is far off still stays inside
+        assert site.support.check(cached(torch.full_like(x, -300.0))).all()
