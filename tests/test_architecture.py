@@ -76,7 +76,6 @@ PRIVATE_TESTS = {
     "test_progress.py": "when a bar appears",
     "test_ranks.py": "what processes say to each other",
     "training/test_distributed.py": "the share of each process, without starting any",
-    "two_processes.py": "the script of the second process",
 }
 ROOT = Path(__file__).resolve().parents[1]
 
