@@ -77,6 +77,13 @@ def test_both_have_the_history_of_one(together: list[dict[str, Any]], case: tupl
         np.testing.assert_allclose(found[str(case)]["history"], expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("stepper", ["svi", "captured"])
+def test_terms_of_a_user_s_own_are_in_the_history(together: list[dict[str, Any]], stepper: str) -> None:
+    for found in together:
+        columns = found[str(("own_objective", stepper))]["columns"]
+        assert {"first", "second", "validation_first", "validation_second"} <= set(columns)
+
+
 def test_the_histories_of_both_are_one(together: list[dict[str, Any]]) -> None:
     first, second = (found[str(("regression", "svi"))]["seconds"] for found in together)
     assert first == second

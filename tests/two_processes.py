@@ -17,7 +17,6 @@ from pyro.infer.autoguide import AutoDelta
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pyro_infomax._random import isolated_random_state
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.diagnostics import decompose
 from pyro_infomax.infer import (
@@ -26,6 +25,7 @@ from pyro_infomax.infer import (
     TraceEnum_InfoMaxELBO,
     TraceMeanField_BetaELBO,
     TraceMeanField_InfoMaxELBO,
+    TraceMeanField_WeightedELBO,
 )
 from pyro_infomax.schedules import Linear
 from pyro_infomax.training import EarlyStopping, fit
@@ -123,12 +123,28 @@ def closed_form() -> tuple[Any, Any, Any]:
     return model, guide, TraceMeanField_BetaELBO(beta=3.0)
 
 
+class ByDimension(TraceMeanField_WeightedELBO):
+    """An objective of a user's, whose terms are the rates of the two latent dimensions."""
+
+    def latent_cost(self, model_site: Any, guide_site: Any) -> dict[str, Tensor]:
+        posterior, prior = (site["fn"].base_dist for site in (guide_site, model_site))
+        rate = torch.distributions.kl_divergence(posterior, prior)
+        return {"first": rate[:, 0], "second": rate[:, 1]}
+
+
+def own_objective() -> tuple[Any, Any, Any]:
+    """The same programs under weights for terms of one's own, one of them scheduled."""
+    model, guide, _ = closed_form()
+    return model, guide, ByDimension(weights={"first": Linear(0.0, 4.0, 12), "second": 0.5})
+
+
 QUIET: dict[str, Callable[[], tuple[Any, Any, Any]]] = {
     "regression": regression,
     "subsampled": subsampled,
     "global_latent": global_latent,
     "enumerated": enumerated,
     "closed_form": closed_form,
+    "own_objective": own_objective,
 }
 
 
@@ -147,6 +163,7 @@ STEPPERS: dict[str, Callable[[Any, Any, Any], SVI]] = {
 }
 TRAINED = [(name, "svi") for name in QUIET]
 TRAINED += [("regression", "fused"), ("subsampled", "captured"), ("closed_form", "captured")]
+TRAINED += [("own_objective", "captured")]
 
 
 def trained(programs: str, stepper: str, fabric: Any = None) -> Report:
@@ -174,6 +191,7 @@ def trained(programs: str, stepper: str, fabric: Any = None) -> Report:
     return {
         "parameters": parameters(),
         "seconds": history["seconds"].tolist(),
+        "columns": columns,
         "history": history.to_frame().reset_index()[columns].to_numpy(),
         "captured": getattr(svi, "captured", None),
         "reason": getattr(svi, "reason", None),
@@ -183,7 +201,7 @@ def trained(programs: str, stepper: str, fabric: Any = None) -> Report:
 
 def isolated(step: Callable[..., float]) -> Callable[..., float]:
     def quietly(*args: Any) -> float:
-        with isolated_random_state():
+        with torch.random.fork_rng(devices=[]):
             return step(*args)
 
     return quietly

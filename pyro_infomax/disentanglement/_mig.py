@@ -122,14 +122,14 @@ def mutual_informations(bins: Integers, factors: Integers) -> Floats:
     return np.array([[_information(bin_, factor) for factor in factors.T] for bin_ in bins.T])
 
 
-def corrected_mutual_informations(bins: Integers, factors: Integers, *, level: float = _LEVEL) -> Floats:
+def corrected_mutual_informations(bins: Integers, factors: Integers) -> Floats:
     r"""Mutual information without what chance alone shows, in nats.
 
     .. math:: \tilde I_{lk} = m_{lk} \frac{I_{lk} - E_{lk}}{m_{lk} - E_{lk}}, \qquad m_{lk} = \min(H_l, H_k),
 
     with the expectation :math:`E` over permutations: columns that determine each other keep their whole
     entropy, those that know nothing have 0 on average. What chance would exceed anywhere in the matrix with
-    probability ``level`` is set to 0, so that many codes that know nothing do not add up to something.
+    probability 0.001 is set to 0, so that many codes that know nothing do not add up to something.
 
     Reference: Vinh, Epps and Bailey (2010), *Information theoretic measures for clusterings comparison*.
     """
@@ -138,7 +138,7 @@ def corrected_mutual_informations(bins: Integers, factors: Integers, *, level: f
     whole = np.minimum.outer(entropies(bins), entropies(factors))
     information = np.minimum(information, whole)  # but for rounding
     room = whole - chance.mean
-    kept = _beyond_chance(information, chance, level / information.size) & (room > _EPSILON)
+    kept = _beyond_chance(information, chance, _LEVEL / information.size) & (room > _EPSILON)
     excess = whole * (information - chance.mean)
     return np.divide(excess, room, out=np.zeros_like(excess), where=kept)
 

@@ -75,49 +75,60 @@ class Callback(abc.ABC):
 
 
 @final
-class Monitor:
-    """Watches a column of the history for improvements.
+class BestEpoch:
+    """The best epoch so far by a column of the history, with its parameters and buffers where they are kept.
 
-    An epoch improves when its value lies by more than ``min_delta`` below the best one so far (above it for
-    the ``elbo`` columns); nan never improves. The best epoch is 0 before there is one.
+    An epoch is the best when its value lies by more than ``min_delta`` below the best one so far (above it
+    for the ``elbo`` columns); nan never is. Its number is 0 before there is one.
     """
 
-    def __init__(self, column: str, *, min_delta: float = 0.0) -> None:
+    def __init__(self, column: str, *, min_delta: float, keep_weights: bool = True) -> None:
         if not min_delta >= 0:
             raise ValueError(f"Expected min_delta >= 0 but got {min_delta}.")
         self.column = column
         self.min_delta = min_delta
-        self._cost = math.inf
         self.epoch = 0
+        self._cost = math.inf
+        self._keep_weights = keep_weights
+        self._weights: State | None = None
 
     @property
     def value(self) -> float:
-        """The best value so far, nan before there is one."""
+        """Its value, nan before there is one."""
         return self._sign * self._cost if self.epoch else math.nan
 
-    def improves(self, state: TrainingState) -> bool:
-        """Whether the epoch that has just ended is the best one so far, by more than ``min_delta``."""
+    def follow(self, state: TrainingState) -> None:
+        """Takes the epoch that has just ended for the best one, if it is."""
         # The same object may serve one training after another
         if len(state.history) == 1:
-            self._cost, self.epoch = math.inf, 0
+            self._cost, self.epoch, self._weights = math.inf, 0, None
         cost = self._sign * value_of(self.column, state)
-        if not cost < self._cost - self.min_delta:
-            return False
-        self._cost, self.epoch = cost, state.epoch
-        return True
+        if cost < self._cost - self.min_delta:
+            self._cost, self.epoch = cost, state.epoch
+            self._weights = state.snapshot().state_dict() if self._keep_weights else None
 
-    def state_dict(self) -> dict[str, float | str]:
-        """What it has seen."""
-        return {"column": self.column, "cost": self._cost, "epoch": self.epoch}
+    def restore(self, state: TrainingState) -> None:
+        """Puts its parameters in the place of the present ones, if there are any."""
+        if self._weights is not None:
+            best = state.snapshot()
+            best.load_state_dict(self._weights)
+            best.restore()
 
-    def load_state_dict(self, state: Mapping[str, float | str]) -> None:
-        """Goes on from what another one has seen."""
-        if state["column"] != self.column:
+    def state_dict(self) -> State:
+        """Which epoch it was, and its parameters."""
+        monitor = {"column": self.column, "cost": self._cost, "epoch": self.epoch}
+        return {"monitor": monitor, "best": self._weights}
+
+    def load_state_dict(self, state: State) -> None:
+        """Goes on from what another one has kept."""
+        monitor = state["monitor"]
+        if monitor["column"] != self.column:
             raise ValueError(
                 f"Expected the state of a callback that watches {self.column!r} but it has watched "
-                f"{state['column']!r}: watch the same column, or begin another training."
+                f"{monitor['column']!r}: watch the same column, or begin another training."
             )
-        self._cost, self.epoch = float(state["cost"]), int(state["epoch"])
+        self._cost, self.epoch = float(monitor["cost"]), int(monitor["epoch"])
+        self._weights = state["best"]
 
     @property
     def _sign(self) -> float:
@@ -132,39 +143,6 @@ def value_of(column: str, state: TrainingState) -> float:
             f"{', '.join(state.history.columns)}: monitor one of these, or pass validation= to fit."
         )
     return state.row[column]
-
-
-@final
-class BestEpoch:
-    """The parameters, where they are kept at all, and the buffers of modules, of the best epoch so far."""
-
-    def __init__(self, column: str, *, min_delta: float, keep_weights: bool = True) -> None:
-        self.monitor = Monitor(column, min_delta=min_delta)
-        self._keep_weights = keep_weights
-        self._weights: State | None = None
-
-    def follow(self, state: TrainingState) -> None:
-        """Takes the epoch that has just ended for the best one, if it is."""
-        if self.monitor.improves(state):
-            self._weights = state.snapshot().state_dict() if self._keep_weights else None
-        elif not self.monitor.epoch:
-            self._weights = None
-
-    def restore(self, state: TrainingState) -> None:
-        """Puts its parameters in the place of the present ones, if there are any."""
-        if self._weights is not None:
-            best = state.snapshot()
-            best.load_state_dict(self._weights)
-            best.restore()
-
-    def state_dict(self) -> State:
-        """The best epoch, and its parameters."""
-        return {"monitor": self.monitor.state_dict(), "best": self._weights}
-
-    def load_state_dict(self, state: State) -> None:
-        """Goes on from what another one has kept."""
-        self.monitor.load_state_dict(state["monitor"])
-        self._weights = state["best"]
 
 
 # ---- Stopping when a column of the history no longer improves.
@@ -210,7 +188,7 @@ class EarlyStopping(Callback):
 
     def __call__(self, state: TrainingState) -> None:
         self._best.follow(state)
-        if state.epoch - self._best.monitor.epoch >= self.patience:
+        if state.epoch - self._best.epoch >= self.patience:
             state.stop(self._reason())
 
     def finish(self, state: TrainingState) -> None:
@@ -231,7 +209,7 @@ class EarlyStopping(Callback):
         )
 
     def _reason(self) -> str:
-        best = f"{self._best.monitor.value:.6g} of epoch {self._best.monitor.epoch}"
+        best = f"{self._best.value:.6g} of epoch {self._best.epoch}"
         return f"early stopping: {self.monitor} did not improve on the {best} for {self.patience} epochs"
 
 
@@ -278,12 +256,12 @@ class BestWeights(Callback):
     @property
     def epoch(self) -> int:
         """The best epoch so far, counted from 1; 0 before there is one."""
-        return self._best.monitor.epoch
+        return self._best.epoch
 
     @property
     def value(self) -> float:
         """The monitored value of that epoch, in nats per datum; nan before there is one."""
-        return self._best.monitor.value
+        return self._best.value
 
     def restore(self) -> None:
         """Puts the parameters of the best epoch in the place of the present ones.
@@ -293,7 +271,7 @@ class BestWeights(Callback):
         """
         if not self.epoch or self._training is None:
             raise ValueError(
-                f"Expected an epoch with a {self._best.monitor.column} that is a number, but there was none: "
+                f"Expected an epoch with a {self._best.column} that is a number, but there was none: "
                 "pass this callback to fit first."
             )
         self._best.restore(self._training)
@@ -314,8 +292,7 @@ class BestWeights(Callback):
         self._best.load_state_dict(state)
 
     def __repr__(self) -> str:
-        monitor = self._best.monitor
-        return f"BestWeights(monitor={monitor.column!r}, min_delta={monitor.min_delta})"
+        return f"BestWeights(monitor={self._best.column!r}, min_delta={self._best.min_delta})"
 
 
 # ---- Advancing learning-rate schedulers after each epoch of a training.

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, TypeVar, cast, final, runtime_checkable
+from typing import Any, Final, Protocol, cast, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -181,19 +181,14 @@ def _described(content: object) -> str:
 
 # ---- State that consists of tensors and plain values, which a file can hold without any code.
 
-_Values = TypeVar("_Values")
 _VALUES: Final = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _BASES: Final[tuple[type, ...]] = (str, int, float, tuple)
 _MAPPINGS: Final = (dict, OrderedDict, Counter)
 _SEQUENCES: Final = (list, tuple, set)
 
 
-def plain_values(state: _Values, *, of: str) -> _Values:
-    """A state of tensors and plain values as ``torch.load(weights_only=True)`` reads it."""
-    return cast(_Values, _plain_value(state, of, ""))
-
-
-def _plain_value(value: object, of: str, path: str) -> object:
+def plain_values(value: object, path: str = "") -> Any:
+    """Tensors and plain values, nested as they may be, as ``torch.load(weights_only=True)`` reads them."""
     if isinstance(value, Tensor):
         return _without_the_rest(value.detach())
     if isinstance(value, np.generic):
@@ -203,17 +198,17 @@ def _plain_value(value: object, of: str, path: str) -> object:
         return value
     if isinstance(value, Mapping) and kind in _MAPPINGS:
         pairs = ((key, each, f"{path}.{key}") for key, each in value.items())
-        return kind({_plain_value(key, of, at): _plain_value(each, of, at) for key, each, at in pairs})
+        return kind({plain_values(key, at): plain_values(each, at) for key, each, at in pairs})
     if isinstance(value, _SEQUENCES) and kind in _SEQUENCES:
-        return kind(_plain_value(each, of, f"{path}.{number}") for number, each in enumerate(value))
+        return kind(plain_values(each, f"{path}.{number}") for number, each in enumerate(value))
     for base in _BASES:
         if isinstance(value, base):
-            return _plain_value(base(value), of, path)
+            return plain_values(base(value), path)
     if isinstance(value, Mapping):
-        return _plain_value(dict(value), of, path)
+        return plain_values(dict(value), path)
     raise ValueError(
-        f"Expected the state of {of} to consist of tensors and plain values, so that a checkpoint can hold "
-        f"it, but got a {type(value).__name__} at {path.removeprefix('.') or 'its root'!r}."
+        "Expected the state of the training to consist of tensors and plain values, so that a checkpoint can "
+        f"hold it, but got a {type(value).__name__} at {path.removeprefix('.') or 'its root'!r}."
     )
 
 
@@ -483,7 +478,7 @@ class Keeper:
 
     def _write(self, part: EpochPart | None) -> None:
         started = time.perf_counter()
-        content = plain_values(self._content(part), of="the training")
+        content = plain_values(self._content(part))
         self.ranks.together(lambda: self._write_first(content))
         self._epochs_kept = len(self.training.history)
         self._written = time.perf_counter()

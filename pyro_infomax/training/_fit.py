@@ -6,8 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from types import TracebackType
-from typing import Any, Final, Self, final
+from typing import Any, Final, Never, final
 
 from pyro import validation_enabled
 from pyro.infer import SVI
@@ -111,11 +110,6 @@ class Divergence:
         forget_moments(self._state.svi.optim)
 
 
-def count_non_finite(batch: Batch) -> int:
-    """The number of values of a batch that are nan or infinite."""
-    return sum(int((~tensor.isfinite()).sum()) for tensor in batch)
-
-
 def _advice(count: int) -> str:
     if count:
         return f"its batch holds {count} nan or infinite values, so remove those rows or fill them in"
@@ -131,27 +125,15 @@ def _origin(history: History) -> str:
 _NOT_SHOWN: Final = ("epoch", "step", "seconds", "elbo")
 
 
-@final
-class ProgressBar:
-    """A bar on stderr with a step an epoch; a string as ``progress`` is its title."""
+def _bar(epochs: int, *, progress: bool | str) -> "tqdm[Never]":
+    title = progress if isinstance(progress, str) else None
+    return tqdm(desc=title, total=epochs, unit="epoch", disable=progress is False)
 
-    def __init__(self, epochs: int, *, progress: bool | str) -> None:
-        title = progress if isinstance(progress, str) else None
-        self._bar = tqdm(desc=title, total=epochs, unit="epoch", disable=progress is False)
 
-    def follow(self, history: History) -> None:
-        """Shows the history as it is now."""
-        if len(history):
-            self._bar.set_postfix_str(_summary(history.rows[-1]), refresh=False)
-            self._bar.update(len(history) - self._bar.n)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.close()
+def _show(history: History, bar: "tqdm[Never]") -> None:
+    if len(history):
+        bar.set_postfix_str(_summary(history.rows[-1]), refresh=False)
+        bar.update(len(history) - bar.n)
 
 
 def _summary(row: Row) -> str:
@@ -218,8 +200,8 @@ class TrainingRun:
         """Runs the epochs that are left, and the callbacks after each."""
         state = self.state
         shown = progress if self._execution.ranks.is_first else False
-        with _without_pyro_warnings(), ProgressBar(state.epochs, progress=shown) as bar:
-            bar.follow(state.history)
+        with _without_pyro_warnings(), _bar(state.epochs, progress=shown) as bar:
+            _show(state.history, bar)
             while len(state.history) < state.epochs and state.history.stopped is None:
                 state.epoch = len(state.history) + 1
                 # Processes need not take the same time for an epoch
@@ -227,7 +209,7 @@ class TrainingRun:
                 for callback in self._callbacks:
                     callback(state)
                 state.history.stopped = self._first_reason(state.history.stopped)
-                bar.follow(state.history)
+                _show(state.history, bar)
                 if self._keeper is not None:
                     self._keeper.after_epoch()
         if self._keeper is not None:
@@ -306,7 +288,7 @@ class TrainingRun:
         return self._execution.reduce({"": float(number)})[""]
 
     def _count_non_finite(self, batch: Batch) -> int:
-        return int(self._sum(count_non_finite(batch)))
+        return int(self._sum(sum(int((~tensor.isfinite()).sum()) for tensor in batch)))
 
     def _validate(self) -> Row:
         if self._held_out is None:

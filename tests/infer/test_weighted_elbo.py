@@ -171,17 +171,19 @@ def test_without_weights_the_elbo_is_minus_the_loss(programs, objective):
     assert elbo.loss(pair.model, pair.guide) == pytest.approx(-elbo.terms.elbo)
 
 
-@pytest.mark.parametrize("vectorize", [True, False])
 @pytest.mark.parametrize("objective", BETAS)
-def test_particles_are_averaged(programs, objective, vectorize):
-    """The loss of K particles is linear in its terms, and of the size of one."""
+def test_particles_one_after_another_are_averaged(programs, objective):
+    """Those at once are held against closed forms, in the tests of each objective."""
     pair = programs.NormalPair()
-    elbo = quiet(objective, 0.25, num_particles=200, vectorize_particles=vectorize, max_plate_nesting=1)
+    torch.manual_seed(3)
+    elbo = quiet(objective, 0.25, num_particles=5, max_plate_nesting=1)
     loss = elbo.loss(pair.model, pair.guide)
-    expected = programs.reference(pair)
-    assert loss == pytest.approx(elbo.terms.distortion + 0.25 * elbo.terms.rate)
-    assert elbo.terms.distortion == pytest.approx(expected.distortion.item(), rel=0.2)
-    assert elbo.terms.rate == pytest.approx(expected.rate.item(), rel=0.2)
+    torch.manual_seed(3)
+    single = quiet(objective, 0.25, max_plate_nesting=1)
+    losses, terms = zip(*((single.loss(pair.model, pair.guide), single.terms) for _ in range(5)), strict=True)
+    assert loss == pytest.approx(sum(losses) / 5)
+    for name in ("distortion", "rate", "elbo"):
+        assert elbo.terms[name] == pytest.approx(sum(each[name] for each in terms) / 5)
 
 
 def impossible():
@@ -259,8 +261,7 @@ def beta_of(elbo, loss):
     return (float(loss) - elbo.terms.distortion) / elbo.terms.rate
 
 
-@pytest.mark.parametrize("particles", [1, 3])
-@pytest.mark.parametrize("vectorize", [True, False])
+@pytest.mark.parametrize(("particles", "vectorize"), [(1, False), (3, False), (3, True)])
 @pytest.mark.parametrize("objective", BETAS)
 def test_a_schedule_advances_once_a_training_step(programs, objective, vectorize, particles):
     pair, schedule = programs.NormalPair(), Linear(0.0, 4.0, 4)

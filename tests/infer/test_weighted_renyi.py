@@ -95,10 +95,15 @@ def test_reparameterised(programs, variant, alpha):
         assert elbo.terms.elbo == pytest.approx(unweighted.item(), abs=1e-10)
 
 
-@pytest.mark.parametrize("lam", WEIGHTS_APART)
 @pytest.mark.parametrize(
-    "variant",
-    ["plain", "subsampled", "scaled", "likelihood_scaled", "masked", "obs_masked", "guide_factor"],
+    ("variant", "lam"),
+    [
+        ("plain", -0.75),
+        *itertools.product(
+            ["plain", "subsampled", "scaled", "likelihood_scaled", "masked", "obs_masked", "guide_factor"],
+            [3.0],
+        ),
+    ],
 )
 def test_distortion_and_rate_are_those_of_the_particles(programs, variant, lam):
     expected = programs.reference(programs.NormalPair(variant))
@@ -120,13 +125,23 @@ def test_score_function_loss_is_the_bound_of_two_particles(programs, variant, la
     elbo = Renyi_InfoMaxELBO(
         lam=lam, alpha=alpha, num_particles=2, vectorize_particles=True, max_plate_nesting=1
     )
-    losses = torch.tensor([elbo.loss(pair.model, pair.guide) for _ in range(200)])
-    assert abs(losses.mean() + expected) < 4 * losses.std() / math.sqrt(200)
+    # each datum has particles of its own, so that many copies of the data are many draws at once
+    pair.x = pair.x.repeat(20)
+    losses = torch.tensor([elbo.loss(pair.model, pair.guide) / 20 for _ in range(20)])
+    assert abs(losses.mean() + expected) < 5 * losses.std() / math.sqrt(20)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
-@pytest.mark.parametrize("lam", WEIGHTS_APART)
-@pytest.mark.parametrize("variant", ["plain", "likelihood_scaled", "guide_factor", "score_factor", "masked"])
+@pytest.mark.parametrize(
+    ("variant", "lam"),
+    [
+        ("plain", -0.75),
+        *itertools.product(
+            ["plain", "likelihood_scaled", "guide_factor", "score_factor", "masked"],
+            [3.0],
+        ),
+    ],
+)
 def test_score_function_gradient_tends_to_that_of_the_bound(programs, variant, lam, alpha):
     """Pyro's estimator is self-normalised: right as the particles become many."""
     pair = programs.DiscretePair(variant)

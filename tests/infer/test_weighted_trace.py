@@ -33,17 +33,19 @@ def test_a_score_reaches_the_costs_of_other_plates():
     def guide():
         z = pyro.sample("z", dist.Bernoulli(logits=pyro.param("logit", torch.tensor(0.3))))
         with pyro.plate("three", 3):
-            pyro.factor("f", z.unsqueeze(-1) * torch.tensor([1.0, 2.0, 3.0]), has_rsample=True)
+            pyro.factor("f", z * torch.tensor([1.0, 2.0, 3.0]), has_rsample=True)
+
+    elbo = Trace_BetaELBO(beta=2.0, num_particles=200, vectorize_particles=True, max_plate_nesting=1)
 
     def gradient():
         pyro.clear_param_store()
-        Trace_BetaELBO(beta=2.0).loss_and_grads(model, guide)
+        elbo.loss_and_grads(model, guide)
         return pyro.param("logit").grad
 
-    draws = torch.stack([gradient() for _ in range(400)])
+    draws = torch.stack([gradient() for _ in range(20)])
     q = torch.tensor(0.3).sigmoid()
     expected = 2.0 * q * (1 - q) * (6.0 + 0.3)  # d/dlogit of 6 q − H(q)
-    assert abs(draws.mean() - expected) < 4 * draws.std() / 20
+    assert abs(draws.mean() - expected) < 5 * draws.std() / 20**0.5 < 0.5
 
 
 @pytest.mark.parametrize("pair", ["NormalPair", "DiscretePair"])

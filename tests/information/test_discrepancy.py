@@ -118,25 +118,18 @@ def test_where_the_two_agree_errors_are_those_that_are_reported() -> None:
     assert float((values / torch.stack([each.standard_error for each in found])).abs().max()) < 5
 
 
-def test_by_hand_for_three_draws() -> None:
-    found = mmd(encoded(), prior(), kernel=KERNEL, num_samples=3, seed=0)
-    z, u = drawn(encoded(), prior(), 3)
-    pairs = [
-        KERNEL(z[[i]], z[[j]]) + KERNEL(u[[i]], u[[j]]) - KERNEL(z[[i]], u[[j]]) - KERNEL(z[[j]], u[[i]])
-        for i, j in ((0, 1), (0, 2), (1, 2))
-    ]
-    each = torch.stack(pairs).squeeze()
-    torch.testing.assert_close(found.value, each.mean())
-    # leaving one of three out leaves one pair
-    torch.testing.assert_close(found.standard_error, (2 * each.var(correction=0)).sqrt())
-
-
-def test_draws_that_do_not_fit_at_once_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = mmd(encoded(), prior(), num_samples=100, seed=0)
-    monkeypatch.setattr("pyro_infomax.information._mmd._PAIRS_AT_ONCE", 700)
-    parts = mmd(encoded(), prior(), num_samples=100, seed=0)
-    torch.testing.assert_close(whole.value, parts.value, rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(whole.standard_error, parts.standard_error, rtol=1e-12, atol=1e-15)
+@pytest.mark.parametrize("num_samples", [3, 400])  # the latter do not fit at once
+def test_all_pairs_of_draws_by_hand(num_samples: int) -> None:
+    found = mmd(encoded(), prior(), kernel=KERNEL, num_samples=num_samples, seed=0)
+    z, u = drawn(encoded(), prior(), num_samples)
+    cross = KERNEL(z, u)
+    pairs = KERNEL(z, z) + KERNEL(u, u) - cross - cross.T
+    pairs.fill_diagonal_(0.0)
+    total, size = pairs.sum(), num_samples
+    torch.testing.assert_close(found.value, total / (size * (size - 1)))
+    left = (total - 2 * pairs.sum(1)) / ((size - 1) * (size - 2))  # without each draw in turn
+    jackknife = (left - left.mean()).square().sum() * (size - 1) / size
+    torch.testing.assert_close(found.standard_error, jackknife.sqrt())
 
 
 def test_gradients_are_those_of_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,6 +166,20 @@ def test_generating_draws_what_is_local_and_observed():
     assert float(nodes["x"]["value"].max()) < 1e5
 
 
+def test_generating_leaves_what_is_conditioned_on():
+    def with_global(x):
+        theta = pyro.sample("theta", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(theta, 1e-9), obs=x)
+
+    x = torch.zeros(5)
+    conditioned = poutine.condition(with_global, {"theta": torch.tensor(7.0)})
+    nodes = local(conditioned, x).generating().trace((x,)).nodes
+    assert nodes["theta"]["is_observed"]
+    assert not nodes["x"]["is_observed"]
+    torch.testing.assert_close(nodes["x"]["value"], torch.full((5,), 7.0), rtol=0, atol=1e-6)
+
+
 def test_running_another_program_of_the_same_sites():
     def other(x):
         with pyro.plate("data", len(x), dim=-1):

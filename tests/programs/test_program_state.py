@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributions import constraints
 from torch.nn.modules.module import _global_forward_pre_hooks
 
-from pyro_infomax.nn import MLPDecoder, MLPEncoder
+from pyro_infomax.nn import InstanceName, MLPDecoder, MLPEncoder
 from pyro_infomax.programs import ProgramState
 from pyro_infomax.vae import VAE
 
@@ -62,6 +62,26 @@ def test_followers_meet_a_parameter_once_and_before_it_moves():
         with torch.no_grad():
             programs.parameters["loc"].add_(1.0)
     assert met == [("scale", [0.0, 0.0]), ("loc", [0.0, 0.0, 0.0])]
+
+
+@pytest.mark.parametrize("other", ["scale", "scale_2", "decoder_3.weight"])
+def test_parameters_of_instances_have_names_that_are_the_same_in_each_process(other):
+    """Instances are numbered anew, kind by kind in the order of statement; other names stay."""
+    first, second, third = (InstanceName("StableNet") for _ in range(3))
+    del first  # of another training in this process
+    alone = InstanceName("StableOne")
+    stated = [f"{third}.a", f"{second}.a", f"{third}.b", f"{alone}.a", other]
+
+    def program():
+        for name in stated:
+            pyro.param(name, torch.zeros(1))
+
+    programs = ProgramState(program)
+    for _ in range(2):
+        run(programs, program)
+        stable = ["StableNet.a", "StableNet_2.a", "StableNet.b", "StableOne.a", other]
+        assert [programs.stable_names[name] for name in stated] == stable
+    assert list(programs.state_dict()["parameters"]) == stable
 
 
 # -- buffers ---------------------------------------------------------------------------------------

@@ -25,29 +25,19 @@ CASES = [
 
 
 @pytest.mark.parametrize(("subject", "shape"), CASES)
-def test_values_are_held_in_the_program_s_shape(subject, shape):
-    assert subject.held(torch.randn(1, ROWS, *subject.shape), ROWS).shape == shape
-
-
-@pytest.mark.parametrize(("subject", "shape"), CASES)
-def test_one_value_for_all_rows(subject, shape):
-    z = torch.randn(1, 1, *subject.shape)
-    assert torch.equal(subject.rows(subject.held(z, ROWS), ROWS), z.expand(1, ROWS, *subject.shape))
-
-
-@pytest.mark.parametrize("outer", [1, 3])
-@pytest.mark.parametrize(("subject", "shape"), CASES)
-def test_rows_are_the_inverse(subject, shape, outer):
-    z = torch.randn(outer, ROWS, *subject.shape)
-    assert torch.equal(subject.rows(subject.held(z, ROWS), ROWS), z)
-    assert torch.equal(subject.rows(subject.place(z, ROWS), ROWS), z)
-
-
-@pytest.mark.parametrize(("subject", "shape"), CASES)
-def test_an_outer_dimension_stands_left_of_all_others(subject, shape):
-    placed = subject.held(torch.randn(3, ROWS, *subject.shape), ROWS)
-    assert placed.dim() == 1 + subject.depth + len(subject.event_shape)
-    assert placed.shape[0] == 3
+def test_values_are_held_in_the_program_s_shape_and_rows_are_the_inverse(subject, shape):
+    for outer in (1, 3):
+        z = torch.randn(outer, ROWS, *subject.shape)
+        held = subject.held(z, ROWS)
+        assert torch.equal(subject.rows(held, ROWS), z)
+        assert torch.equal(subject.rows(subject.place(z, ROWS), ROWS), z)
+        if outer == 1:
+            assert held.shape == shape
+        else:  # which stands left of all others
+            assert held.dim() == 1 + subject.depth + len(subject.event_shape)
+            assert held.shape[0] == outer
+    one = torch.randn(1, 1, *subject.shape)  # for all rows
+    assert torch.equal(subject.rows(subject.held(one, ROWS), ROWS), one.expand(1, ROWS, *subject.shape))
 
 
 def test_inner_plates_keep_their_places():

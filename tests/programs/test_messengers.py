@@ -1,11 +1,109 @@
-"""What a tensor without values tells, and what it does not."""
+"""Values and rows by choice, and tensors without values."""
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 
-from pyro_infomax.programs import Placeholder, needs_data, no_placeholder_parameters
+from pyro_infomax.programs import (
+    Placeholder,
+    ProgramStopped,
+    RowsMessenger,
+    ValuesMessenger,
+    needs_data,
+    no_placeholder_parameters,
+)
+
+# ---- Values for sites, and programs that stop early
+
+
+def program():
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    b = pyro.sample("b", dist.Normal(a, 1.0))
+    return pyro.sample("x", dist.Normal(b, 1.0), obs=torch.tensor(9.0))
+
+
+def trace_of(messenger):
+    return poutine.trace(messenger(program)).get_trace()
+
+
+def test_latent_sites_stay_latent():
+    site = trace_of(ValuesMessenger({"a": torch.tensor(2.0)})).nodes["a"]
+    assert site["value"].item() == 2.0
+    assert not site["is_observed"]
+
+
+def test_later_sites_see_the_value():
+    trace = trace_of(ValuesMessenger({"a": torch.tensor(200.0)}))
+    assert trace.nodes["b"]["fn"].loc.item() == 200.0
+
+
+def test_observed_sites_stay_observed():
+    site = trace_of(ValuesMessenger({"x": torch.tensor(3.0)})).nodes["x"]
+    assert site["value"].item() == 3.0
+    assert site["is_observed"]
+
+
+def test_other_sites_are_drawn():
+    messenger = ValuesMessenger({"a": torch.tensor(2.0)})
+    assert trace_of(messenger).nodes["b"]["value"] != trace_of(messenger).nodes["b"]["value"]
+
+
+def test_the_program_stops_after_the_last_site_that_is_awaited():
+    handler = poutine.trace(ValuesMessenger({}, stop_after=["b", "a"])(program))
+    for _ in range(2):  # a messenger serves more than one run
+        with pytest.raises(ProgramStopped):
+            handler.get_trace()
+        assert list(handler.trace.nodes) == ["_INPUT", "a", "b"]
+
+
+def test_it_runs_on_while_a_site_is_awaited():
+    assert ValuesMessenger({}, stop_after=["a", "missing"])(program)().item() == 9.0
+
+
+def test_it_runs_to_its_end_by_default():
+    assert ValuesMessenger({})(program)().item() == 9.0
+
+
+# ---- Rows of a subsampling plate by choice
+
+
+def subsampled(x):
+    with (
+        pyro.plate("data", len(x), subsample_size=3) as rows,
+        pyro.plate("inner", 4, subsample_size=2, dim=-2),
+    ):
+        pyro.sample("x", dist.Normal(0.0, 1.0), obs=x[rows])
+
+
+def test_the_plate_takes_these_rows():
+    x = torch.arange(10.0)
+    trace = poutine.trace(RowsMessenger("data", torch.tensor([7, 0, 7]))(subsampled)).get_trace(x)
+    assert trace.nodes["x"]["value"].tolist() == [7.0, 0.0, 7.0]
+
+
+def test_other_plates_stay_random():
+    rows = RowsMessenger("data", torch.arange(3))
+    inner = {
+        tuple(poutine.trace(rows(subsampled)).get_trace(torch.zeros(10)).nodes["inner"]["value"].tolist())
+        for _ in range(20)
+    }
+    assert len(inner) > 1
+
+
+def test_sites_of_that_name_are_left_alone():
+    with RowsMessenger("z", torch.arange(3)):
+        assert pyro.sample("z", dist.Normal(0.0, 1.0)).shape == ()
+
+
+def test_another_number_of_rows_is_refused():
+    with pytest.raises(ValueError, match="subsample_size does not match"):
+        RowsMessenger("data", torch.arange(2))(subsampled)(torch.zeros(10))
+
+
+# ---- What a tensor without values tells, and what it does not
 
 
 @pytest.fixture
