@@ -14,6 +14,7 @@ from pyro.optim import ClippedAdam
 from scipy.optimize import minimize
 from torch import nn
 
+from pyro_infomax.capture import CapturedSVI
 from pyro_infomax.diagnostics import decompose
 from pyro_infomax.guides import (
     AmortizedDelta,
@@ -52,7 +53,7 @@ def train(model, guide, x, *, epochs, batch_size=None, particles=1, lr=0.05):
     several = {"num_particles": particles, "vectorize_particles": particles > 1, "max_plate_nesting": 1}
     decay = 0.1 ** (1 / (epochs * math.ceil(len(x) / (batch_size or len(x)))))  # a step
     optim = ClippedAdam({"lr": lr, "betas": (0.9, 0.95), "lrd": decay, "clip_norm": 1e3})
-    svi = SVI(model, guide, optim, BetaELBO(beta=1.0, **several))
+    svi = CapturedSVI(model, guide, optim, BetaELBO(beta=1.0, **several))
     guide(x)  # makes the heads
     average = Average(guide)
     fit(svi, x, epochs=epochs, batch_size=batch_size, callbacks=[average], progress=False, seed=0)

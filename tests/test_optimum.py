@@ -13,6 +13,7 @@ import torch
 from pyro.infer import SVI
 from pyro.optim import ClippedAdam
 
+from pyro_infomax.capture import CapturedSVI
 from pyro_infomax.guides import AmortizedNormal
 from pyro_infomax.infer import BetaELBO, InfoMaxELBO
 from pyro_infomax.oracles import LinearGaussian, gaussian_rate_distortion
@@ -119,7 +120,7 @@ def sweep(latent_dim: int) -> dict[float, LinearGaussian]:
         steps = FURTHER_STEPS if pairs else FIRST_STEPS
         optim = ClippedAdam({"lr": 0.05, "betas": (0.9, 0.95), "lrd": 0.05 ** (1 / steps)})
         objective = BetaELBO(beta=beta, num_particles=8, vectorize_particles=True, max_plate_nesting=1)
-        svi = SVI(generative, representation, optim, objective)
+        svi = CapturedSVI(generative, representation, optim, objective)
         fit(svi, x, epochs=steps, batch_size=None, progress=False, seed=0)
         W, V, Delta = (pyro.param(name).detach().clone() for name in ("W", "V", "Delta"))
         pairs[beta] = LinearGaussian(covariance(x), W, S2, V, Delta)

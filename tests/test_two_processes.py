@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 pytest.importorskip("lightning_fabric")
 
@@ -31,10 +32,21 @@ def _module() -> Any:
 alone = _module()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of the two processes found."""
-    folder = tmp_path_factory.mktemp("two_processes")
+    """What each of the two processes found, who run once however many workers there are."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all workers
+    folder /= "two_processes"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            run_both(folder)
+    return [torch.load(folder / f"rank_{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+def run_both(folder: Path) -> None:
+    folder.mkdir()
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder)],
@@ -44,7 +56,6 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         env=environment,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return [torch.load(folder / f"rank_{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *, atol: float = 0.0) -> None:
