@@ -191,6 +191,16 @@ def test_without_a_weight_its_elbo_is_the_bound_that_is_returned(programs, metho
     assert elbo.terms.elbo == pytest.approx(-loss, abs=1e-10)
 
 
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_one_particle_alone_gives_the_elbo(programs, vectorize):
+    pair = programs.NormalPair("plain")
+    elbo = Renyi_InfoMaxELBO(
+        lam=0.0, alpha=0.5, num_particles=1, vectorize_particles=vectorize, max_plate_nesting=1
+    )
+    loss = elbo.loss(pair.model, pair.guide)
+    assert loss == pytest.approx(elbo.terms.distortion + elbo.terms.rate, abs=1e-9)
+
+
 def test_its_elbo_is_tighter_than_minus_distortion_minus_rate(programs):
     pair = programs.NormalPair()
     elbo = Renyi_InfoMaxELBO(lam=3.0, num_particles=10)
