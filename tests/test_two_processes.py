@@ -41,12 +41,11 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder /= "two_processes"
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
-            run_both(folder)
+            run_both(tmp_path_factory.mktemp("running")).rename(folder)
     return [torch.load(folder / f"rank_{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
-def run_both(folder: Path) -> None:
-    folder.mkdir()
+def run_both(folder: Path) -> Path:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(folder)],
@@ -56,6 +55,7 @@ def run_both(folder: Path) -> None:
         env=environment,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    return folder
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *, atol: float = 0.0) -> None:

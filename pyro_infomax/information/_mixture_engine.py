@@ -263,7 +263,7 @@ _WORTH_OF_A_SCALE: Final = 4.0
 
 @final
 class Leaves:
-    """Components ordered in space and by scale, in runs ("leaves") of one to two times ``size``.
+    """Components ordered in space and by scale, in runs ("leaves") of at most two times ``size``.
 
     Attributes:
         components: in their new order.

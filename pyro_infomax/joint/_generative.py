@@ -220,8 +220,8 @@ class GenerativeJoint:
     def _log_prior_alone(self, z: SiteValues | Tensor, size: int) -> Tensor:
         program = self._prior_program(size)
         known = self._program or program
-        missing = not isinstance(z, Tensor) and z.keys() - program.latents.keys()
-        if program.error is not None and missing:
+        unknown = not isinstance(z, Tensor) and z.keys() - program.latents.keys()
+        if program.error is not None and unknown:
             raise needs_data(program.error)
         sites = LatentSpace(program.latents).checked(z, others=known.observed)
         try:

@@ -30,11 +30,12 @@ class DiscreteHead(nn.Module, ABC):
     """Logits that are linear in the features, and near 0 at first. Abstract.
 
     The last ``variable_axes`` axes of an event make one variable; the distribution is a product over the
-    others. A variable has the logits of its elements, or ``num_categories`` of them if its values are
-    integers.
+    others. A variable has the logits of its elements, or as many as there are ``_categories`` if its values
+    are integers.
     """
 
     variable_axes: ClassVar[int] = 0
+    _categories: tuple[int, ...] = ()
 
     def __init__(
         self,
@@ -43,7 +44,6 @@ class DiscreteHead(nn.Module, ABC):
         *,
         enumerate: bool | None = None,
         temperature: Temperature | None = None,
-        num_categories: int | None = None,
     ) -> None:
         super().__init__()
         if len(event_shape) < self.variable_axes:
@@ -54,8 +54,7 @@ class DiscreteHead(nn.Module, ABC):
         self._independent = len(event_shape) - self.variable_axes
         check_discrete_options(self.enumerate, self.temperature)
         self._check_enumerable()
-        categories = () if num_categories is None else (num_categories,)
-        self._logits_shape = torch.Size([*event_shape, *categories])
+        self._logits_shape = torch.Size([*event_shape, *self._categories])
         self.linear = nn.Linear(in_features, self._logits_shape.numel())
         nn.init.zeros_(self.linear.bias)
         with torch.no_grad():
@@ -161,13 +160,13 @@ class CategoricalHead(DiscreteHead):
         enumerate: bool | None = None,
         temperature: Temperature | None = None,
     ) -> None:
-        num_categories = whole_number("num_categories", num_categories, at_least=1)
+        self._categories = (whole_number("num_categories", num_categories, at_least=1),)
         if temperature is not None:
             raise NotImplementedError(
                 "Expected no temperature for a categorical site, whose integers carry no gradient, but got "
                 f"{temperature}: let the model sample it from a OneHotCategorical, or enumerate it."
             )
-        super().__init__(in_features, event_shape, enumerate=enumerate, num_categories=num_categories)
+        super().__init__(in_features, event_shape, enumerate=enumerate)
 
     def _exact(self, logits: Tensor) -> dist.TorchDistribution:
         return dist.Categorical(logits=logits)

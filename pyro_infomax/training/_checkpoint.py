@@ -8,7 +8,7 @@ import time
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast, final, runtime_checkable
@@ -375,20 +375,30 @@ class Keeper:
         self._check_stated(content["stated_at_first"], programs.state_dict()["parameters"])
         self._check_callbacks(content["callbacks"])
         put_back = prepare_moments(svi.optim, content["optimizer"], programs)
+        self._load_callbacks([kept for _, kept in content["callbacks"]])
         # Moments belong to the parameters that stand when they are put back
         programs.load_state_dict(content["programs"])
         put_back()
         for thing, kept in ((objective(svi), content["objective"]), (svi, content["svi"])):
             if kept is not None:
                 cast(KeepsState, thing).load_state_dict(kept)
-        for callback, (_, kept) in zip(self._kept, content["callbacks"], strict=True):
-            callback.load_state_dict(kept)
         self.training.step = content["step"]
         self.training.history.load_state_dict(content["history"])
         self.training.epoch = len(self.training.history)
         self._epochs_kept = len(self.training.history)
         self._stated_at_first = content["stated_at_first"]
         self._restore_place(content, part)
+
+    def _load_callbacks(self, states: Sequence[State]) -> None:
+        """All of them or, where one refuses its state, none."""
+        before = [callback.state_dict() for callback in self._kept]
+        try:
+            for callback, state in zip(self._kept, states, strict=True):
+                callback.load_state_dict(state)
+        except Exception:
+            for callback, state in zip(self._kept, before, strict=True):
+                callback.load_state_dict(state)
+            raise
 
     def _restore_place(self, content: State, part: EpochPart) -> None:
         streams = content["streams"][self.ranks.rank]

@@ -181,6 +181,12 @@ def test_no_categories_are_refused(k):
         CategoricalHead(4, (), num_categories=k)
 
 
+@pytest.mark.parametrize("head", [BernoulliHead, OneHotHead])
+def test_other_heads_have_no_number_of_categories(head):
+    with pytest.raises(TypeError, match="num_categories"):
+        head(16, (3,), num_categories=5)
+
+
 def test_one_hot_vectors_need_an_axis():
     with pytest.raises(ValueError, match="Expected an event shape"):
         OneHotHead(4, ())
