@@ -143,6 +143,7 @@ def to_arviz(
     with local latents ``arviz.loo`` would be wrong, since leaving a datum out leaves its latent the prior.
 
     Args:
+        model, guide, data, seed, data_plate: as for :func:`decompose`.
         num_samples: draws per datum.
         history: of the training (:class:`~pyro_infomax.training.History`, or a DataFrame with a row an
             epoch).
@@ -150,7 +151,6 @@ def to_arviz(
         dims: site names to the names of their event dimensions.
         predictive_data: the number of data, from the first on, with posterior predictive draws; None for all.
         decomposition: an account made before; None to make one.
-        model, guide, data, seed, data_plate: as for :func:`decompose`.
 
     Returns:
         ``InferenceData`` before ArviZ 1, ``DataTree`` from 1 on. Dimensions are (chain, draw, datum, event…).

@@ -139,11 +139,11 @@ def convergence(
     lower bound, for the bound ln N.
 
     Args:
+        model, data, batch_size, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`.
         guide: a Pyro program over the same local latent sites; it encodes the data once.
         sizes: numbers of data, from 2 to all of them; None for all and halves of halves, down to some 64.
         num_samples: draws of z per datum.
         seed: isolates the draws and the choice of the subsets from torch's global state.
-        model, data, batch_size, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`.
 
     Returns:
         The curves, in nats per datum.

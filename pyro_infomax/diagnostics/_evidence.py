@@ -139,10 +139,10 @@ def importance_weighted_evidence(
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
 
     Args:
+        model, guide, data, seed, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`.
         num_samples: S, draws of z for each datum, at least 2.
         batch_size: the most rows, draws times data, that a program is run on at once, where it follows the
             length of its arguments.
-        model, guide, data, seed, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`.
 
     Raises:
         ValueError: for fewer than two samples, data with nan, a guide that lacks a site of the model, no data

@@ -92,7 +92,8 @@ def chen_mig(
         reference: whether by the definition of its authors: :math:`A_{jk} = \max(I_{jk}, 0) / \ln n_k` with
             the number :math:`n_k` of values of a factor, and no correction. They leave the shape of dSprites
             out: for their number pass ``factors[:, 1:]``.
-        calibration, seed, progress: as for :func:`score`.
+        calibration: how often it is computed anew; None for the score alone.
+        seed, progress: as for :func:`score`.
 
     Returns:
         The score, with parts ``mutual_information`` :math:`H(v_k) A_{jk}`, ``uncorrected_information``

@@ -77,11 +77,13 @@ def dci(
     Args:
         codes: (n, L), or a callable from observations to codes.
         factors: (n, K) integers with two factors or more, or a source of factors.
+        reference: whether by the definition of the field's reference implementation.
         learner: another classifier of scikit-learn's with ``feature_importances_`` or ``coef_``, which is
             cloned for every factor; one with a ``random_state`` of None is seeded.
         calibration: how often for intervals and floors; None for the scores alone. ``"own"`` takes 3 of each,
             and None in reference mode or with another learner, which may take minutes each time.
-        reference, num_points, seed, progress: as for :func:`score`.
+        num_points: how many data to draw from a source.
+        seed, progress: as for :func:`score`.
 
     Returns:
         D, with C and informativeness as the companions ``dci_completeness`` and ``dci_informativeness``. Its

@@ -63,7 +63,9 @@ def factor_vae_score(
         codes: (n, L), or a callable from a batch of observations to codes.
         factors: (n, K) integers, K of 2 or more, or a source such as a
             :class:`~pyro_infomax.datasets.FactorDataset`.
-        reference, calibration, seed, progress: as for :func:`score`.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often it is computed anew; None for the score alone.
+        seed, progress: as for :func:`score`.
 
     Returns:
         The score; parts ``votes`` (L, K), of the draws that were learned from, ``active`` (L,) the codes that

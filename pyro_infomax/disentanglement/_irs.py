@@ -55,7 +55,9 @@ def irs(
         factors: (n, K) integers, or a source such as a :class:`~pyro_infomax.datasets.FactorDataset`, of
             which 10,000 points are drawn.
         quantile: of the deviations of each value, above 0 and at most 1, which is their maximum.
-        reference, calibration, seed, progress: as for :func:`score`.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often it is computed anew; None for the score alone.
+        seed, progress: as for :func:`score`.
 
     Returns:
         The score; parts ``robustness`` (L, K), ``parents`` (L,) with -1 for a constant code, ``weights``
@@ -143,7 +145,10 @@ def _deviations(codes: Floats, factors: Integers, quantile: float, *, corrected:
 
 
 def _left(codes: Floats, values: Integers, quantile: float, *, corrected: bool) -> Floats:
-    """The deviation of each code that one factor leaves, (L,); corrected, values count by their frequency."""
+    """The deviation of each code that one factor leaves, (L,).
+
+    If ``corrected``, values count by their frequency, and those of a single datum are left out.
+    """
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.diff(values[order], prepend=-1))
     counts = np.diff(starts, append=len(values))

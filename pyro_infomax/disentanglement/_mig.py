@@ -47,7 +47,10 @@ def mig(
     Args:
         codes: (n, L), at least two, or a callable from observations to codes.
         factors: (n, K) integers, or a source of factors and observations.
-        reference, calibration, num_points, seed, progress: as for :func:`score`.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often it is computed anew; None for the score alone.
+        num_points: how many data to draw from a source.
+        seed, progress: as for :func:`score`.
 
     Returns:
         The score, with parts ``mutual_information`` (L, K) and ``entropy`` (K,) in nats, ``per_factor`` (K,),

@@ -59,7 +59,10 @@ def modularity(
     Args:
         codes: (n, L), or a callable from observations to codes.
         factors: (n, K) integers, at least two, or a source of factors and observations.
-        reference, calibration, num_points, seed, progress: as for :func:`score`.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often it is computed anew; None for the score alone.
+        num_points: how many data to draw from a source.
+        seed, progress: as for :func:`score`.
 
     Returns:
         The score, with parts ``mutual_information`` (L, K) in nats, and ``per_code`` (L,), which is nan for a
@@ -152,7 +155,10 @@ def explicitness(
     Args:
         codes: (n, L), or a callable from observations to codes.
         factors: (n, K) integers, or a source of factors.
-        reference, calibration, num_points, seed, progress: as for :func:`score`.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often for interval and floor; None for the score alone.
+        num_points: how many data to draw from a source.
+        seed, progress: as for :func:`score`.
 
     Returns:
         The score; its parts are ``per_factor`` (K,), on the score's scale, and the areas ``auc_train`` and

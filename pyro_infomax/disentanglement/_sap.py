@@ -60,10 +60,12 @@ def sap(
     Args:
         codes: (n, L) with two codes or more, or a callable from observations to codes.
         factors: (n, K) integers, or a source of factors; any real numbers with ``continuous``.
+        reference: whether by the definition of the field's reference implementation.
         continuous: whether factors are quantities, to be told by a straight line.
         calibration: how often for interval and floor; None for the score alone. ``"own"`` takes 5 of each,
             100 and 50 where factors are continuous, and None in reference mode, where learning takes long.
-        reference, num_points, seed, progress: as for :func:`score`.
+        num_points: how many data to draw from a source.
+        seed, progress: as for :func:`score`.
 
     Returns:
         The score; its parts are ``separability`` (L, K) and ``per_factor`` (K,). A dead code tells nothing:

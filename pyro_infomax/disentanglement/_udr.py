@@ -64,7 +64,9 @@ def udr(
             0.01 or less are left out. Without it all codes count that are not constant, also those that hold
             noise, which goes with nothing.
         correlation: ``"lasso"`` or ``"spearman"``.
-        reference, calibration, seed, progress: as for :func:`score`.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often it is computed anew; None for the score alone.
+        seed, progress: as for :func:`score`.
 
     Returns:
         The score; parts ``per_model`` (M,), ``pairwise`` (M, M), where the model of the row predicts that of

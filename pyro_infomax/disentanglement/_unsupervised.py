@@ -54,7 +54,9 @@ def gaussian_total_correlation_score(
         codes: (n, L), at least two, or a callable from observations to codes.
         factors: not looked at, but for a source that makes observations for a callable.
         reference: whether by the definition of the field's reference implementation, nothing taken off.
-        calibration, num_points, seed, progress: as for :func:`score`.
+        calibration: how often it is computed anew; None for the score alone.
+        num_points: how many data to draw from a source.
+        seed, progress: as for :func:`score`.
 
     Returns:
         The score, with part ``covariance`` (L, L).
@@ -106,7 +108,10 @@ def wasserstein_correlation(
     Args:
         codes: (n, L), at least two, or a callable from observations to codes.
         factors: not looked at, but for a source that makes observations for a callable.
-        reference, calibration, num_points, seed, progress: as for :func:`score`.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often it is computed anew; None for the score alone.
+        num_points: how many data to draw from a source.
+        seed, progress: as for :func:`score`.
 
     Returns:
         The score, with parts ``normalised``, which is the score over :math:`\mathrm{tr}\, \Sigma`, and
@@ -158,7 +163,10 @@ def mutual_information_score(
     Args:
         codes: (n, L), at least two, or a callable from observations to codes.
         factors: not looked at, but for a source that makes observations for a callable.
-        reference, calibration, num_points, seed, progress: as for :func:`score`.
+        reference: whether by the definition of the field's reference implementation.
+        calibration: how often it is computed anew; None for the score alone.
+        num_points: how many data to draw from a source.
+        seed, progress: as for :func:`score`.
 
     Returns:
         The score, with part ``mutual_information`` (L, L), the entropies of the bins on its diagonal.

@@ -89,11 +89,12 @@ class StraightThroughOneHotCategorical(_StraightThrough, dist.OneHotCategorical)
 
     Draws are exact; the gradient is biased, less so and noisier the lower the temperature τ is. ``log_prob``
     is the probability of the value, :math:`\sum_k z_k \log p_k`, differentiable in the value too.
+    Attributes and errors are those of :class:`StraightThroughBernoulli`.
 
     Reference: Jang, Gu and Poole, 2017, "Categorical reparameterization with Gumbel-softmax".
 
     Args:
-        temperature: as :class:`StraightThroughBernoulli`; so are attributes and errors.
+        temperature: τ > 0, a number or a tensor without axes.
         probs: probabilities, (..., K).
         logits: log-probabilities up to a constant, instead of ``probs``.
 

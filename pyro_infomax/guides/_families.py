@@ -218,8 +218,9 @@ class AmortizedFlow(ContinuousGuide):
     Args:
         model, encoder, heads, structured, create_plates, init_scale: as :class:`AmortizedNormal`.
         flow: called as ``flow(elements, features)`` for each site, it gives what
-            :func:`~pyro_infomax.distributions.to_flow` takes: conditional transforms of Pyro, or a flow of
-            zuko, ``zuko.flows.NSF`` as it is. None for the flow of :class:`~pyro_infomax.nn.FlowHead`.
+            :func:`~pyro_infomax.distributions.to_flow` takes: a conditional transform of Pyro, a list of
+            them, or a flow of zuko: ``zuko.flows.NSF`` as it is, after ``pip install pyro_infomax[flows]``.
+            None for the flow of :class:`~pyro_infomax.nn.FlowHead`.
 
     Raises:
         ValueError: for a flow that is no function, and as :class:`AmortizedNormal`.

@@ -131,8 +131,8 @@ class _InfoMax(WeightedELBO):
 class Trace_InfoMaxELBO(_InfoMax, Trace_WeightedELBO):
     """The InfoMax objective by sampled log-probabilities, with reparameterised or score-function gradients.
 
-    Weights and terms are those of :class:`TraceMeanField_InfoMaxELBO`, all else is as
-    :class:`Trace_BetaELBO`.
+    Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments, and what is
+    refused, those of :class:`Trace_BetaELBO`.
     """
 
 
@@ -170,8 +170,8 @@ class TraceMeanField_InfoMaxELBO(_InfoMax, TraceMeanField_WeightedELBO):
 class TraceGraph_InfoMaxELBO(_InfoMax, TraceGraph_WeightedELBO):
     """The InfoMax objective with score-function gradients of lower variance, by dependencies between sites.
 
-    Weights and terms are those of :class:`TraceMeanField_InfoMaxELBO`, all else is as
-    :class:`TraceGraph_BetaELBO`.
+    Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments, and what is
+    refused, those of :class:`TraceGraph_BetaELBO`.
     """
 
 
@@ -179,8 +179,8 @@ class TraceGraph_InfoMaxELBO(_InfoMax, TraceGraph_WeightedELBO):
 class TraceEnum_InfoMaxELBO(_InfoMax, TraceEnum_WeightedELBO):
     """The InfoMax objective with exact sums over the sites that are enumerated.
 
-    Weights and terms are those of :class:`TraceMeanField_InfoMaxELBO`, all else is as
-    :class:`TraceEnum_BetaELBO`.
+    Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments, and what is
+    refused, those of :class:`TraceEnum_BetaELBO`.
     """
 
 

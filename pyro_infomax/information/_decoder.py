@@ -92,10 +92,10 @@ def decoder_gap(
     Reference: Barber and Agakov (2003), The IM algorithm: a variational approach to information maximization.
 
     Args:
+        posterior, log_likelihood, num_samples, seed: as for :func:`barber_agakov`.
         data_entropy: H[X] of the population in nats, on the base measure of the likelihood; None for that of
             N distinct data. The empirical entropy of repeated data, whose copies share their posterior, may
             stand here too: the value is then that of these data.
-        posterior, log_likelihood, num_samples, seed: as for :func:`barber_agakov`.
 
     Returns:
         An estimate in nats per datum: of bound "exact" for the data themselves, which makes no statement on a

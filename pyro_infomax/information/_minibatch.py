@@ -194,8 +194,8 @@ def minibatch_stratified(
     autoencoders, appendix C; here with the stratum of each datum's own component for every datum alike.
 
     Args:
-        data_size: N, the number of data that the minibatch was drawn from, at least B.
         posterior, num_samples, seed: as for :func:`info_nce`.
+        data_size: N, the number of data that the minibatch was drawn from, at least B.
 
     Returns:
         An estimate in nats per datum, of bound "upper", and otherwise as that of :func:`info_nce`.
@@ -233,8 +233,8 @@ def minibatch_weighted(
     autoencoders, section 4.1.
 
     Args:
-        data_size: N, the number of data that the minibatch was drawn from, at least B.
         posterior, num_samples, seed: as for :func:`info_nce`.
+        data_size: N, the number of data that the minibatch was drawn from, at least B.
 
     Returns:
         An estimate in nats per datum, of bound "upper", whose ``target`` repeats the warning. Its value is

@@ -179,10 +179,10 @@ class OneHotHead(DiscreteHead):
     .. math:: q(z = e_k \mid h) = \mathrm{softmax}(A h + a)_k
 
     Args:
-        event_shape: shape of one latent, with the K categories along the last axis; only a single vector,
-            (K,), can be enumerated.
         in_features, enumerate, temperature: as :class:`BernoulliHead`, with
             :class:`~pyro_infomax.distributions.StraightThroughOneHotCategorical`.
+        event_shape: shape of one latent, with the K categories along the last axis; only a single vector,
+            (K,), can be enumerated.
 
     Raises:
         ValueError: unless temperature > 0, for a temperature with ``enumerate=True``, and for an event

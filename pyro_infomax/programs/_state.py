@@ -360,7 +360,19 @@ def _constrained(name: str, leaf: Tensor, message: Site) -> Tensor:
 
 @final
 class Snapshot:
-    """Copies of the parameters, and of the buffers of modules, which can be put back in place."""
+    """Copies of the parameters, and of the buffers of modules, which can be put back in place.
+
+    Args:
+        programs: the live tensors.
+
+    Example:
+        >>> layer = torch.nn.BatchNorm1d(2)
+        >>> snapshot = Snapshot(ProgramState(layer.forward))
+        >>> _ = layer.running_mean.fill_(3.0)
+        >>> snapshot.restore()
+        >>> layer.running_mean
+        tensor([0., 0.])
+    """
 
     def __init__(self, programs: ProgramState) -> None:
         self._programs = programs
@@ -407,7 +419,11 @@ class Snapshot:
         }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Takes over the copies of another process, of what the programs have so far."""
+        """Takes over the copies of another process, of what the programs have so far.
+
+        Raises:
+            ValueError: if one does not fit the programs.
+        """
         live, saved = self._programs.parameters, state["parameters"]
         names = {old: new for old, new in self._programs.stable_names.items() if new in saved}
         for old, new in names.items():
