@@ -422,7 +422,7 @@ class Snapshot:
         """Takes over the copies of another process, of what the programs have so far.
 
         Raises:
-            ValueError: if one does not fit the programs.
+            ValueError: if a parameter does not fit the programs.
         """
         live, saved = self._programs.parameters, state["parameters"]
         names = {old: new for old, new in self._programs.stable_names.items() if new in saved}
