@@ -831,6 +831,21 @@ def test_under_autocast():
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+def test_another_default_dtype():
+    def make():
+        torch.set_default_dtype(torch.float64)
+        return shifted(lambda x, a, _: torch.full((3,), 1 / 3))()
+
+    def data(step):
+        return batch(step).double()
+
+    ours = compared(make, hook=at(8, lambda _: torch.set_default_dtype(torch.float32)), data=data)
+    torch.set_default_dtype(torch.float64)
+    stays = Training(SVI, make, data=data)
+    # a third of single precision is another number
+    assert ours.losses[8] != stays.losses[8]
+
+
 def test_what_changes_each_step():
     def hook(step, svi):
         svi.model.state["c"] = step / 10
