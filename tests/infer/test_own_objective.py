@@ -213,16 +213,16 @@ def test_masks_and_users_weights_reach_the_terms():
     assert elbo.terms.rate == pytest.approx(rate.item())
 
 
-def two_sites(x):
+def two_sites(x, other="y"):
     with pyro.plate("data", len(x)):
-        y = pyro.sample("y", dist.Normal(0.0, 1.0))
+        y = pyro.sample(other, dist.Normal(0.0, 1.0))
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         pyro.sample("x", dist.Normal(y + z, 1.0), obs=x)
 
 
-def two_sites_guide(x):
+def two_sites_guide(x, other="y"):
     with pyro.plate("data", len(x)):
-        pyro.sample("y", dist.Normal(0.3 * x, 0.5))
+        pyro.sample(other, dist.Normal(0.3 * x, 0.5))
         pyro.sample("z", dist.Normal(0.5 * x, 0.25))
 
 
@@ -246,20 +246,11 @@ def test_a_weight_may_be_a_tensor_with_a_value_for_each_datum():
 
 
 def test_a_mapping_may_name_sites_that_look_like_halves():
-    def halves(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            y = pyro.sample("z_observed", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(y + z, 1.0), obs=x)
-
-    def halves_guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(0.3 * x, 0.5))
-            pyro.sample("z_observed", dist.Normal(0.5 * x, 0.25))
-
-    Halves(weights={"one": {"z": 2.0, "z_observed": 3.0}}).loss(halves, halves_guide, X[:, 0])
+    Halves(weights={"one": {"z": 2.0, "z_observed": 3.0}}).loss(
+        two_sites, two_sites_guide, X[:, 0], "z_observed"
+    )
     with pytest.raises(ValueError, match="Expected one to name 'z_observed' too"):
-        Halves(weights={"one": {"z": 2.0}}).loss(halves, halves_guide, X[:, 0])
+        Halves(weights={"one": {"z": 2.0}}).loss(two_sites, two_sites_guide, X[:, 0], "z_observed")
 
 
 def test_a_mapping_names_sites_of_the_model():
