@@ -208,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     runs.to_csv(args.out / "runs.csv")
     evidence.to_csv(args.out / "evidence.csv")
-    table.to_csv(args.out / "digits_guides.csv")
+    table.rename_axis("pair").to_csv(args.out / "digits_guides.csv")
     draw(evidence, table, args.out / "digits_guides.png")
     print(f"\nTables and a picture are in {args.out}")
 

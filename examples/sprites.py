@@ -360,7 +360,7 @@ def matrix(values: np.ndarray, factor_names: Sequence[str]) -> pd.DataFrame:
 def save_tables(out: Path, found: Trained) -> None:
     found.history.to_frame().to_csv(out / "history.csv")
     found.account.to_frame().to_csv(out / "decomposition.csv")
-    found.scores.to_frame().rename_axis("score").to_csv(out / "scores.csv")
+    found.scores.to_frame().rename_axis("name").to_csv(out / "scores.csv")
     known_shares(found.scores, found.factor_names).to_csv(out / "information.csv")
     importance = found.scores["dci"].parts["importance"]
     matrix(importance, found.factor_names).to_csv(out / "importance.csv")

@@ -232,6 +232,7 @@ def test_sprites_of_a_file_that_come_unevenly(tmp_path, capsys, monkeypatch):
     # hearts of the right half are left out of the training, not of the scores
     assert "160 images" in capsys.readouterr().out
     assert (tmp_path / "out" / "training.pt").exists()
+    assert pd.read_csv(tmp_path / "out" / "scores.csv").columns[:2].tolist() == ["name", "score"]
     shares = pd.read_csv(tmp_path / "out" / "information.csv", index_col=0)
     assert tuple(shares.columns) == sprites.factor_names
 
