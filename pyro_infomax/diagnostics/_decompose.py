@@ -40,7 +40,7 @@ from pyro_infomax.information import (
     training_gap,
 )
 from pyro_infomax.nn import evaluation_mode
-from pyro_infomax.poutine import unweighted_scale_and_mask
+from pyro_infomax.programs import is_masked
 
 # ---- The account, and what it says.
 
@@ -77,7 +77,8 @@ class Decomposition:
         mutual_information_upper: an upper bound on it in expectation: the smaller of rate and leave-one-out.
         active_units: the number of latent dimensions with Var_x E[z_j|x] > 0.01.
         data_size: N.
-        saturated: whether I > ln N − 1, so that it says more about N than about the representation.
+        saturated: whether I > ln N − 1, so that it says more about N than about the representation; None
+            where there is no I.
         latent_names: a name for every latent dimension.
         site_rate: of several latent sites, R_s = E[log q(z_s|z_<s, x) − log p(z_s|…)] of each, with its own
             densities in guide and model; sums to the rate. None for a single site, as the next two.
@@ -93,15 +94,15 @@ class Decomposition:
     distortion: Estimate
     rate: Estimate
     elbo: Estimate
-    mutual_information: Estimate
+    mutual_information: Estimate | None
     marginal_kl: Estimate | None
     total_correlation: Estimate | None
     dimensionwise_kl: Estimate | None
-    mutual_information_lower: Estimate
-    mutual_information_upper: Estimate
+    mutual_information_lower: Estimate | None
+    mutual_information_upper: Estimate | None
     active_units: int | None
     data_size: int
-    saturated: bool
+    saturated: bool | None
     dimensionwise_rate: Estimate | None = None
     prior_dependence: Estimate | None = None
     latent_names: tuple[str, ...] = ()
@@ -218,6 +219,20 @@ _PLAIN = {
 
 # ---- Making an account.
 
+_OF_MIXTURE = (
+    "mutual_information",
+    "mutual_information_lower",
+    "mutual_information_upper",
+    "saturated",
+    "marginal_kl",
+    "prior_gap",
+    "total_correlation",
+    "conditional_total_correlation",
+    "dimensionwise_kl",
+    "prior_dependence",
+    "decoder_gap",
+    "active_units",
+)
 _OF_PRIOR = ("marginal_kl", "prior_gap", "dimensionwise_kl", "prior_dependence", "dimensionwise_rate")
 
 
@@ -308,15 +323,16 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
     # What cannot be had of these programs becomes None, and the reason is kept
     attempt = Attempt()
     several = len(pair.site_names) > 1
+    sizes = pair.site_sizes if several else None
+    # Posteriors of which a mask leaves out parts have no mixture, and still a rate by the scores of the draws
+    of_sites = ["site_information", "site_marginal_kl"] if several else []
+    mixtures = attempt(lambda: pair.mixtures(sizes), *_OF_MIXTURE, *of_sites)
     # Without one prior for all data there is no KL from it, but still a rate by the scores of the draws
     prior = attempt(pair.prior, *_OF_PRIOR, *(["site_marginal_kl"] if several else []))
     # The distortion's error is taken from its spread over draws, hence two at least
     scored = pair.score(pair.draw(max(2, num_samples)))
     # All terms of q(z) come from one exact mixture over the data, so that their identities hold
-    sizes = pair.site_sizes if several else None
-    draws = Draws(
-        pair.posterior, prior, z=scored.z[:num_samples], site_sizes=sizes, mixtures=pair.mixtures(sizes)
-    )
+    draws = Draws(pair.posterior, prior, z=scored.z[:num_samples], site_sizes=sizes, mixtures=mixtures)
     account = Account(draws)
     distortion = _sampled(-scored.log_likelihood, "exact", "the distortion of these data")
     rate = (
@@ -324,9 +340,9 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
         if prior is None
         else account.rate
     )
-    information = account.mutual_information
+    information = attempt(lambda: account.mutual_information, "mutual_information")
     entropy = attempt(lambda: data_entropy(pair), "data_entropy", "decoder_gap")
-    site_rate, site_information, site_marginal_kl = _of_sites(account, scored)
+    site_rate, site_information, site_marginal_kl = _of_sites(account, scored, attempt)
     of_dimensions = partial(attempt, reason=cache(lambda: _no_marginals(pair)))
     return Decomposition(
         distortion=distortion,
@@ -344,13 +360,19 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
         if _factors(prior) is not None
         else of_dimensions(lambda: account.prior_dependence, "prior_dependence"),
         dimensionwise_rate=attempt(lambda: _dimensionwise_rate(account.draws), "dimensionwise_rate"),
-        mutual_information_lower=information_lower_bound(account),
-        mutual_information_upper=information_upper_bound(account),
+        mutual_information_lower=attempt(
+            lambda: information_lower_bound(account), "mutual_information_lower"
+        ),
+        mutual_information_upper=attempt(
+            lambda: information_upper_bound(account), "mutual_information_upper"
+        ),
         active_units=attempt(lambda: _active_units(pair.posterior), "active_units"),
         data_size=pair.data_size,
-        saturated=is_saturated(information, pair.data_size),
+        saturated=None if information is None else is_saturated(information, pair.data_size),
         data_entropy=entropy,
-        decoder_gap=None if entropy is None else _decoder_gap(distortion, information, entropy),
+        decoder_gap=None
+        if entropy is None or information is None
+        else _decoder_gap(distortion, information, entropy),
         latent_names=tuple(pair.latent_names()),
         unavailable=attempt.reasons,
         site_names=tuple(pair.site_names),
@@ -370,16 +392,20 @@ def _no_marginals(pair: Pair) -> str:
 # ---- Its terms, one by one.
 
 
-def _of_sites(account: Account, scored: ScoredDraws) -> tuple[Estimate | None, ...]:
+def _of_sites(account: Account, scored: ScoredDraws, attempt: "Attempt") -> tuple[Estimate | None, ...]:
     """Rate, information and marginal KL of each latent site; without a prior no marginal KL."""
     draws = account.draws
     if draws.site_sizes is None:
         return None, None, None
-    if draws.prior is None:
-        rate = _sampled(scored.log_posterior_sites - scored.log_prior_sites, "exact", "the rate of each site")
-        return rate, SiteAccount(account).mutual_information, None
-    sites = SiteAccount(account, scored.log_prior_sites[: len(draws.z)])
-    return sites.rate, sites.mutual_information, sites.marginal_kl
+    known = None if draws.prior is None else scored.log_prior_sites[: len(draws.z)]
+    sites = SiteAccount(account, known)
+    rate = (
+        _sampled(scored.log_posterior_sites - scored.log_prior_sites, "exact", "the rate of each site")
+        if draws.prior is None
+        else sites.rate
+    )
+    information = attempt(lambda: sites.mutual_information, "site_information")
+    return rate, information, attempt(lambda: sites.marginal_kl, "site_marginal_kl")
 
 
 def _site_distortion(scored: ScoredDraws) -> Estimate | None:
@@ -519,7 +545,7 @@ def _check_pmf(site: Site) -> None:
             "densities have no decoder gap under the empirical data distribution, and "
             f"{site['name']!r} is {full_name(fn)}"
         )
-    if _is_masked(site):
+    if is_masked(site):
         raise NotImplementedError(f"{site['name']!r} is masked, so that its values are known in part only")
     value = site["value"]
     if value.shape[value.dim() - len(fn.event_shape) :] != fn.event_shape:
@@ -540,17 +566,6 @@ def _support_of(fn: Distribution) -> Constraint:
     if support is None:
         raise NotImplementedError(f"{full_name(fn)} does not tell whether it is discrete")
     return support
-
-
-def _is_masked(site: Site) -> bool:
-    if unweighted_scale_and_mask(site)[1] is not None:
-        return True
-    fn = site["fn"]
-    while not isinstance(fn, dist.MaskedDistribution):
-        if not hasattr(fn, "base_dist"):
-            return False
-        fn = fn.base_dist
-    return True
 
 
 def _first_equals(pair: Pair) -> torch.Tensor:

@@ -23,6 +23,7 @@ from pyro_infomax.joint import (
     cycled,
     dependences,
     in_type_of_sites,
+    no_mixture,
     posterior_of_all,
 )
 from pyro_infomax.poutine import UnknownPlateError
@@ -118,7 +119,7 @@ class Pair:
     Raises:
         ValueError: if the two do not share their latent sites, the data hold nan, or there is not one data
             plate.
-        NotImplementedError: if a latent site is global.
+        NotImplementedError: if a latent site is global, or masked otherwise in the model than in the guide.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -140,8 +141,10 @@ class Pair:
     ) -> None:
         whole_number("batch_size", batch_size, at_least=1)
         self.ranks = ranks
+        self.masked: list[str] = []
         ranks.together(lambda: self._read(model, guide, data, data_plate, batch_size))
         self._sizes = [int(size) for size in ranks.all_of(self.own_size)]
+        self.masked = sorted({name for each in ranks.all_of(self.masked) for name in each})
 
     def _read(
         self,
@@ -162,6 +165,9 @@ class Pair:
         self.space = self.representation.space
         _check_densities(self.representation.program.point_masses)
         _check_sites(model=self.program.latents, guide=self.space.layouts)
+        own = self.representation.program.presence(self.data)
+        _check_masks(model=self.program.presence(self.data), guide=own)
+        self.masked = list(own)
 
     @property
     def own_size(self) -> int:
@@ -187,7 +193,12 @@ class Pair:
 
         Args:
             site_sizes: the number of latent dimensions of each site, where there are several.
+
+        Raises:
+            NotImplementedError: if latent sites are masked for some data.
         """
+        if self.masked:
+            raise NotImplementedError(no_mixture(self.masked))
         progress = self.ranks.is_first
         own = WholeAggregate(self._own_posterior, site_sizes=site_sizes, progress=progress)
         return own if self.ranks.world_size == 1 else ShardedAggregate(own, self.ranks)
@@ -370,6 +381,19 @@ def _check_densities(point_masses: list[str]) -> None:
         )
 
 
+def _check_masks(*, model: Mapping[str, torch.Tensor], guide: Mapping[str, torch.Tensor]) -> None:
+    for name in sorted(model.keys() | guide.keys()):
+        both = name in model and name in guide
+        if both and torch.equal(model[name], guide[name]):
+            continue
+        found = "model and guide mask different values" if both else "only the model masks values"
+        found = "only the guide masks values" if name not in model else found
+        raise NotImplementedError(
+            f"Expected the same mask around {name!r} in model and guide but {found} of it, so that the ELBO "
+            "bounds no evidence; put the mask around it in both"
+        )
+
+
 def _check_no_nan(data: Tensors) -> None:
     for position, tensor in enumerate(data):
         count, first = count_nan(tensor)
@@ -413,7 +437,8 @@ def _data_like(training: Tensors, holdout: Data) -> Tensors:
 @torch.no_grad()
 def _check_amortised(training: Pair, holdout: Tensors) -> None:
     """Parameters of the training data would be taken for those of the holdout where the sizes agree."""
-    if training.representation.program.follows:
+    program = training.representation.program
+    if program.follows and program.whole_size is None:
         return
     with isolated_random_state():
         z = training.space.unflatten(training.draw(1)[0, :1])

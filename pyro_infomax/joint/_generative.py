@@ -284,6 +284,8 @@ class GenerativeJoint:
         """
         data = aligned(as_data(x), number_of_values(z))
         program = self.program(data)
+        if program.whole_size is not None and len(data[0]) % program.whole_size:
+            _check_free_of_rows(program, data)
         sites = LatentSpace(program.latents).checked(z, others=program.observed)
         return site_scores(program, data, sites, [*program.latents, *program.observed])
 
@@ -299,9 +301,14 @@ class GenerativeJoint:
             that scores by running the model: batch shape (), event shape (latent,).
 
         Raises:
-            NotImplementedError: if it depends on the data.
+            NotImplementedError: if it depends on the data, or is masked.
         """
         data = as_data(data)
+        if masked := list(self.program(data).presence(data)):
+            raise NotImplementedError(
+                f"the latent sites {masked} are masked for some of the data, for which the model has no "
+                "density of them"
+            )
         product = self._product_prior(space, data)
         if product is not None:
             return product
@@ -343,6 +350,14 @@ class GenerativeJoint:
         pieces = ((torch.arange(start, start + piece).clamp(max=size - 1)) for start in starts)
         values = ({name: each[rows] for name, each in sites.items()} for rows in pieces)
         return torch.cat([total(site_scores(program, part, each, list(each))) for each in values])[:size]
+
+
+def _check_free_of_rows(program: LocalProgram, data: Tensors) -> None:
+    if program.is_bound_to_rows(data):
+        raise ValueError(
+            f"Expected all {program.whole_size} data of the plate {program.plate!r}, in their order, but got "
+            f"{len(data[0])}, and the model has values of its own for each row of the plate"
+        )
 
 
 def _drawn(program: LocalProgram, data: Tensors) -> dict[str, Tensor]:

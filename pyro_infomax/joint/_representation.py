@@ -238,8 +238,19 @@ class RepresentationJoint:
 
     @property
     def aggregate(self) -> AggregatePosterior:
-        """q(z), the mixture of the posteriors of all data, encoded at each access."""
+        """q(z), the mixture of the posteriors of all data, encoded at each access.
+
+        Raises:
+            NotImplementedError: if latent sites are masked for some data, which then have no density to mix.
+        """
+        if masked := self.masked:
+            raise NotImplementedError(no_mixture(masked))
         return AggregatePosterior(self.posterior)
+
+    @property
+    def masked(self) -> list[str]:
+        """The latent sites that a mask leaves out, wholly or in part, for some of the data."""
+        return list(self.program.presence(self.data))
 
     def sample(self, num_samples: int, *, seed: int | None = None) -> Draw:
         """Draws of a datum and of its latent sites.
@@ -261,7 +272,7 @@ class RepresentationJoint:
         return Draw(sites, index, rows_of(self.data, index))
 
     def _drawn_for(self, index: Tensor) -> dict[str, Tensor]:
-        if self.program.follows:
+        if self.program.follows and not self.program.is_bound_to_rows(self.data):
             return self.program.draw(rows_of(self.data, index))
         # a guide that is made for all data draws for all of them: the k-th time that a row comes up takes the
         # k-th draw
@@ -290,27 +301,14 @@ class RepresentationJoint:
 
     def _check_own(self, data: Tensors) -> None:
         """Parameters that belong to the rows of the data say nothing about other data."""
-        if self.program.follows or _are_same_data(data, self.data):
+        free = self.program.follows and self.program.whole_size is None
+        if free or _are_same_data(data, self.data):
             return
-        if not self.program.subsamples or self._is_bound_to_rows():
+        if self.program.whole_size is None or self.program.is_bound_to_rows(self.data):
             raise ValueError(
                 f"Expected the joint's own {self.data_size} data but got others, for which the guide has no "
                 "parameters; score with joint.data as x"
             )
-
-    @torch.no_grad()
-    def _is_bound_to_rows(self) -> bool:
-        """Whether the same data in other rows of a subsampling plate have other posteriors."""
-        rows = torch.arange(self.program.piece)
-        with isolated_random_state():
-            z = self.program.values(self.program.trace(self.data, rows), len(rows))
-        here = self._scored(z, self.data, rows)
-        moved = tuple(each.roll(1, 0) for each in self.data)
-        return not torch.allclose(here, self._scored(z, moved, (rows + 1) % self.data_size))
-
-    def _scored(self, z: SiteValues, data: Tensors, rows: Tensor) -> Tensor:
-        trace = self.program.trace(data, rows, values={name: each[None] for name, each in z.items()})
-        return total({name: self.program.log_prob(trace.nodes[name], len(rows)) for name in z})
 
     def log_aggregate(self, z: SiteValues | Tensor) -> Tensor:
         r"""log q(z) = log :math:`\frac1N \sum_n q(z \mid x_n)`.
@@ -339,6 +337,14 @@ class RepresentationJoint:
 
     def _flat(self, z: SiteValues | Tensor) -> Tensor:
         return self.space.flatten(self.space.checked(z))
+
+
+def no_mixture(masked: Sequence[str]) -> str:
+    """Why posteriors of which a part is masked have no mixture."""
+    return (
+        f"the latent sites {list(masked)} are masked for some of the data, for which q(z|x) is no density of "
+        "them, so that the posteriors have no mixture q(z)"
+    )
 
 
 def _turns(index: Tensor) -> Tensor:

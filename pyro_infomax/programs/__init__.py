@@ -4,7 +4,7 @@ What stands here is for sister rooms, not for users.
 """
 
 from pyro_infomax.programs._layout import SiteLayout
-from pyro_infomax.programs._local_program import LocalProgram
+from pyro_infomax.programs._local_program import LocalProgram, is_masked as is_masked
 from pyro_infomax.programs._messengers import (
     Placeholder as Placeholder,
     ProgramStopped as ProgramStopped,

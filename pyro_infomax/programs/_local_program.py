@@ -54,6 +54,7 @@ class Probe:
     trace: poutine.Trace
     frame: CondIndepStackFrame  # of the data plate
     follows: bool = False  # whether the program takes data of any length, its plate with them
+    fixed_size: int | None = None  # of the whole plate, where it takes pieces of any length up to it
     error: Exception | None = None  # what ended the run of a prior after some latent sites
 
 
@@ -74,11 +75,18 @@ def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None 
         for name in made:
             del pyro.get_param_store()[name]
         if seen is not None and not made and subject.run_on_all_of(fewer):
-            return replace(seen, follows=True)
+            return replace(seen, follows=True, fixed_size=_fixed_size(seen))
     # Else it runs on all of them, and on few only to see whether its plate follows
     whole = subject.run(data)
-    follows = subject.run_on_all_of(few) and subject.run_on_all_of(fewer)
-    return replace(whole, follows=bool(follows))
+    runs = subject.run_on_all_of(few), subject.run_on_all_of(fewer)
+    if None not in runs:
+        return replace(whole, follows=True, fixed_size=_fixed_size(runs[1]))
+    # A plate of the size of the data has no room for more of them
+    runs = subject.run_on_all_of(fewer), subject.run_on_all_of(rows_of(fewer, slice(1, None)))
+    sizes = {None if each is None else _fixed_size(each) for each in runs}
+    if len(sizes) == 1 and (size := sizes.pop()) is not None:
+        return replace(whole, follows=True, fixed_size=size)
+    return whole
 
 
 @final
@@ -108,6 +116,8 @@ class _Subject:
 
     def run_on_all_of(self, few: Tensors) -> Probe | None:
         """A run whose data plate takes just these rows, None where there is no such run."""
+        if not len(few[0]):
+            return None
         try:
             seen = self.run(few)
         except Exception:  # whatever a program that was made for all of its data says to fewer
@@ -130,6 +140,12 @@ class _RowsInReach(Messenger):
         if taken is not None and taken < msg["fn"].size:
             msg["value"] = torch.arange(taken) % self.size
             msg["done"] = True
+
+
+def _fixed_size(seen: Probe | None) -> int | None:
+    """The size of a plate of which a run took a part, as ``pyro.plate("data", N, subsample_size=len(x))``."""
+    whole = None if seen is None else seen.frame.full_size
+    return whole if seen is not None and whole != seen.frame.size else None
 
 
 def _latents(trace: poutine.Trace) -> list[Site]:
@@ -209,11 +225,42 @@ class LocalProgram:
         # whether its plate takes a fixed number of rows of the data
         self.subsamples = not seen.follows and _subsamples(seen.frame)
         self.piece: int = batch_size if seen.follows else seen.frame.size  # rows of a run, or the most
+        self.fixed_size = seen.fixed_size
+        if self.fixed_size is not None:
+            self.piece = min(batch_size, self.fixed_size)
         self.error = seen.error
         self._refuse_unknown_densities(seen, data)
         self.latents = self._layouts(seen, observed=False)  # in the program's order
         self.observed = self._layouts(seen, observed=True)  # factors included
         self.point_masses = [name for name in self.latents if is_point_mass(seen.trace.nodes[name]["fn"])]
+        # latent sites of which parts may be left out, as mask and obs_mask do
+        self.masked = [name for name in self.latents if is_masked(seen.trace.nodes[name])]
+        # of a plate that takes part of its rows, whether as many as it is told or as many as the data
+        self.whole_size = seen.frame.full_size if self.subsamples else self.fixed_size
+        if role != "prior" and self.whole_size != self.data_size and self.is_bound_to_rows(data):
+            raise ValueError(
+                f"Expected {self.whole_size} data, the size of the plate {self.plate!r}, but got "
+                f"{self.data_size}, and the {role} has values of its own for each row of the plate; pass the "
+                "data that these belong to"
+            )
+
+    @torch.no_grad()
+    def is_bound_to_rows(self, data: Tensors) -> bool:
+        """Whether the same data in other rows of a plate of fixed size have other densities."""
+        if self.whole_size is None:
+            return False
+        size = max(len(data[0]), 1 + (self.piece if self.subsamples else 1))
+        data = rows_of(data, torch.arange(size) % len(data[0]))
+        moved = tuple(each.roll(1, 0) for each in data)
+        rows = torch.arange(min(self.piece, size - 1))
+        with isolated_random_state(), evaluation_mode(self.program):
+            z = self.values(self.trace(data, rows), len(rows))
+            here, there = (self._scores(z, *each) for each in ((data, rows), (moved, (rows + 1) % size)))
+        return any(not torch.allclose(here[name], there[name], equal_nan=True) for name in here)
+
+    def _scores(self, z: SiteValues, data: Tensors, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        trace = self.trace(data, rows, values={name: each[None] for name, each in z.items()})
+        return {name: self.log_prob(trace.nodes[name], len(rows)) for name in self.latents | self.observed}
 
     def _refuse_unknown_densities(self, seen: Probe, data: Tensors) -> None:
         if self.subsamples and self.plate not in seen.trace.nodes:
@@ -365,6 +412,9 @@ class LocalProgram:
         layouts = self.latents | self.observed if values else {}
         held = {name: layouts[name].held(z, len(rows)) for name, z in (values or {}).items()}
         program = ValuesMessenger(held, stop_after=stop_after)(self.program)
+        if self.fixed_size is not None:
+            # what a program keeps for each row of its plate belongs to the rows of these data
+            program = RowsMessenger(self.plate, rows % self.fixed_size)(program)
         if self.subsamples:
             # a plate of the data's size cannot take more rows than there are
             enough = data if len(everything) >= self.piece else rows_of(data, rows)
@@ -385,6 +435,33 @@ class LocalProgram:
             name: layout.rows(trace.nodes[name]["value"], rows)[0] for name, layout in self.latents.items()
         }
 
+    @torch.no_grad()
+    def presence(self, data: Tensors) -> dict[str, torch.Tensor]:
+        """Which values of the masked latent sites count, (size, *shape), of sites that leave some out."""
+        if not self.masked:
+            return {}
+
+        def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            trace = self.trace(data, rows, stop_after=list(self.latents))
+            return {name: self._present(trace.nodes[name], len(rows)) for name in self.masked}
+
+        with isolated_random_state(), evaluation_mode(self.program):
+            found = self.together(len(data[0]), run)
+        return {name: each for name, each in found.items() if not bool(each.all())}
+
+    def _present(self, site: Site, rows: int) -> torch.Tensor:
+        """(rows, *shape)."""
+        fn, layout = site["fn"], self.latents[site["name"]]
+        shape = fn.batch_shape + fn.event_shape
+        masks = [(unweighted_scale_and_mask(site)[1], len(fn.event_shape))]
+        masks += [(each._mask, len(each.event_shape)) for each in within(fn) if hasattr(each, "_mask")]
+        present = torch.ones(shape, dtype=torch.bool)
+        for mask, event_dim in masks:
+            if mask is not None:
+                mask = torch.as_tensor(mask, dtype=torch.bool)
+                present = present & mask.reshape(mask.shape + (1,) * event_dim)
+        return layout.rows(present, rows)[0]
+
     def log_prob(self, site: Site, rows: int, *, z: torch.Tensor | None = None) -> torch.Tensor:
         """log p of a site of a :meth:`trace` datum by datum, inner plates summed: (outer, rows), float64.
 
@@ -404,6 +481,21 @@ class LocalProgram:
                 f"Expected {rows} rows in the plate {self.plate!r} around {site['name']!r} but got {size}; "
                 "a program made for other data cannot score these"
             )
+
+
+def is_masked(site: Site) -> bool:
+    """Whether a mask is around a site or within its distribution."""
+    mask = unweighted_scale_and_mask(site)[1]
+    if mask is not None and mask is not True:
+        return True
+    return any(isinstance(each, dist.MaskedDistribution) for each in within(site["fn"]))
+
+
+def within(fn: object) -> Iterator[Any]:
+    """A distribution, and those that it wraps one in the other."""
+    while fn is not None:
+        yield fn
+        fn = getattr(fn, "base_dist", None)
 
 
 def _score(fn: TorchDistribution, layout: SiteLayout, z: torch.Tensor, rows: int) -> torch.Tensor:
