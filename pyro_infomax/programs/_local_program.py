@@ -20,7 +20,7 @@ from torch import nn
 from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Program, Site
-from pyro_infomax.distributions import is_point_mass
+from pyro_infomax.distributions import closed_quantiles, is_discrete, is_point_mass
 from pyro_infomax.nn import evaluation_mode, modules_behind
 from pyro_infomax.poutine import (
     data_frame,
@@ -171,6 +171,82 @@ def _awaits_data(program: Program) -> bool:
     return isinstance(poutine.unwrap(program), Messenger) or any(g.prototype_trace is None for g in guides)
 
 
+# ---- Global latents: sites outside the data plate, fixed or drawn before a program is read datum by datum.
+
+
+@final
+class GlobalLatentsError(NotImplementedError):
+    """A program has latent sites outside its data plate, the names of which it holds."""
+
+    def __init__(self, sites: Sequence[Site], *, role: str, plate: str) -> None:
+        self.names = [site["name"] for site in sites]
+        self.auxiliary = [site["name"] for site in sites if site["infer"].get("is_auxiliary")]
+        self.role = role
+        latents = " and ".join(repr(name) for name in self.names if name not in self.auxiliary)
+        super().__init__(
+            f"The latent site {latents} of the {role} is outside the data plate {plate!r} and so global; "
+            "give it to the guide too, or fix it with pyro.poutine.condition and ask for the local ones"
+        )
+
+
+@torch.no_grad()
+def global_values(
+    program: Program, data: Tensors, names: Sequence[str], *, medians: bool = False
+) -> dict[str, torch.Tensor]:
+    """Values of some global latent sites of one run of a program.
+
+    Args:
+        program: a model or a guide.
+        data: its positional arguments.
+        names: the sites.
+        medians: the median of each, given those before it, instead of a draw. A transformed variable takes
+            the image of its base's median, and what has no median in closed form that of draws, in
+            unconstrained coordinates.
+    """
+    handler = _MedianMessenger(names) if medians else Messenger()
+    stopping = ValuesMessenger({}, stop_after=names)(handler(program))
+    with evaluation_mode(program):
+        trace: Any = _trace(_RowsInReach(len(data[0]))(stopping), data)
+    if missing := [name for name in names if name not in trace.nodes]:
+        raise ValueError(f"Expected the global latent sites {list(names)} but a run lacks {missing}")
+    return {name: trace.nodes[name]["value"] for name in names}
+
+
+@final
+class _MedianMessenger(Messenger):
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if msg["name"] in self.names and not msg["done"]:
+            msg["value"] = _median(msg["fn"])
+            msg["done"] = True
+
+
+_MEDIAN_DRAWS: Final = 1001
+
+
+def _median(fn: Any) -> torch.Tensor:
+    closed = closed_quantiles(fn, torch.tensor([0.5]))
+    if closed is not None:
+        return closed[0]
+    match fn:
+        case torch.distributions.Independent():
+            return _median(fn.base_dist)
+        case torch.distributions.TransformedDistribution():
+            value = _median(fn.base_dist)
+            for transform in fn.transforms:
+                value = transform(value)
+            return value
+    with isolated_random_state(0):
+        draws = fn.sample(torch.Size([_MEDIAN_DRAWS]))
+    if is_discrete(fn):
+        return draws.sort(0).values[_MEDIAN_DRAWS // 2]
+    unconstrained = torch.distributions.biject_to(fn.support)
+    return unconstrained(unconstrained.inv(draws).median(0).values)
+
+
 # ---- The program as its layout shows it: run in pieces, with values given, scored datum by datum.
 
 
@@ -233,6 +309,7 @@ class LocalProgram:
         self.latents = self._layouts(seen, observed=False)  # in the program's order
         self.observed = self._layouts(seen, observed=True)  # factors included
         self.point_masses = [name for name in self.latents if is_point_mass(seen.trace.nodes[name]["fn"])]
+        self.given = [site["name"] for site in sample_sites(seen.trace) if site.get("given")]
         # latent sites of which parts may be left out, as mask and obs_mask do
         self.masked = [name for name in self.latents if is_masked(seen.trace.nodes[name])]
         # of a plate that takes part of its rows, whether as many as it is told or as many as the data
@@ -263,6 +340,9 @@ class LocalProgram:
         return {name: self.log_prob(trace.nodes[name], len(rows)) for name in self.latents | self.observed}
 
     def _refuse_unknown_densities(self, seen: Probe, data: Tensors) -> None:
+        outside = [site for site in _latents(seen.trace) if not self._is_local(site)]
+        if outside and self.role != "prior":
+            raise GlobalLatentsError(outside, role=self.role, plate=self.plate)
         if self.subsamples and self.plate not in seen.trace.nodes:
             raise NotImplementedError(
                 f"The plate {self.plate!r} of the {self.role} took its subsample before the program ran; "
@@ -287,10 +367,7 @@ class LocalProgram:
                 "use a guide without auxiliary sites"
             )
         if not observed and not self._is_local(site):
-            raise NotImplementedError(
-                f"The latent site {name!r} of the {self.role} is outside the data plate {self.plate!r} and "
-                "so global; fix global latents with pyro.poutine.condition and ask for the local ones"
-            )
+            raise GlobalLatentsError([site], role=self.role, plate=self.plate)
 
     def _counts_in_guide(self, site: Site) -> bool:
         # a guide that is a messenger runs the model, whose observed sites these are
@@ -359,6 +436,10 @@ class LocalProgram:
     def generating(self) -> "LocalProgram":
         """The program with its local observed sites drawn; what is conditioned on stays fixed."""
         return self.running(GenerateMessenger(self.observed)(self.program))
+
+    def runs_whole(self, size: int) -> bool:
+        """Whether one run takes so many data, all of them."""
+        return not self.subsamples and (self.whole_size is None or size <= self.whole_size)
 
     def pieces(self, size: int) -> Iterator[torch.Tensor]:
         """The rows of ``size`` data, as many at a time as one run takes.
