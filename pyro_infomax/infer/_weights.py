@@ -327,8 +327,8 @@ class ModelRole(SiteWeightMessenger):
                 self._check_enumerated(msg)
             elif twin["is_observed"]:
                 raise ValueError(
-                    f"Expected the guide to draw {msg['name']!r} or to leave it out but it is observed there: "
-                    "leave it out of the guide, and condition the model alone"
+                    f"Expected the guide to draw {msg['name']!r} or to leave it out but it is observed "
+                    "there: leave it out of the guide, and condition the model alone"
                 )
         super()._pyro_sample(msg)
 
@@ -376,8 +376,8 @@ def _check_left_to_the_model(site: Site, twin: Site) -> None:
         )
     raise ValueError(
         f"Expected the guide to leave out what the model observes but {name!r} is observed and the guide "
-        f"{does}: let the guide sample {name!r} only in calls in which the model does, `if y is None: ...`, as "
-        "the amortised guides of a model do by themselves"
+        f"{does}: let the guide sample {name!r} only in calls in which the model does, `if y is None: ...`, "
+        "as the amortised guides of a model do by themselves"
     )
 
 
@@ -387,8 +387,8 @@ def _check_same_plates(site: Site, twin: Site) -> None:
     if found != expected:
         raise ValueError(
             f"Expected {site['name']!r} in the same plates in both programs but got, as (axis, size, full "
-            f"size), {sorted(expected)} in the model and {sorted(found)} in the guide: use the same plates in "
-            "both, with the same subsample_size"
+            f"size), {sorted(expected)} in the model and {sorted(found)} in the guide: use the same plates "
+            "in both, with the same subsample_size"
         )
 
 
@@ -401,4 +401,4 @@ def _plates(site: Site) -> set[tuple[int, int, int]]:
 
 def _how_to_enumerate(name: str) -> str:
     # Pyro drops the infer= of a site with an obs_mask
-    return ", by pyro.infer.config_enumerate(model) beside obs_mask" if name.endswith(_SPLIT[1]) else ""
+    return " (beside obs_mask by pyro.infer.config_enumerate(model))" if name.endswith(_SPLIT[1]) else ""

@@ -7,6 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer import config_enumerate
 
 from pyro_infomax.infer import (
     Renyi_InfoMaxELBO,
@@ -241,3 +242,52 @@ def test_particles_are_counted(count):
     for objective in OBJECTIVES.values():
         with pytest.raises(ValueError, match="Expected num_particles to be an integer >= 1"):
             objective(1.0, num_particles=count)
+
+
+# ---- what the model enumerates
+
+
+def test_a_global_site_is_not_summed_over_a_subsample(programs):
+    def model(x):
+        y = pyro.sample("y", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        with pyro.plate("data", 6, subsample_size=len(x)):
+            pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+
+    sentence = (
+        r"summed over \['y'\] to have one scale but got .*'y': 1.0, 'x': 2.0.* enumerate \['y'\] in the"
+    )
+    elbo = TraceEnum_BetaELBO(1.0, max_plate_nesting=1)
+    programs.assert_refused(ValueError, sentence, elbo.loss, model, lambda x: None, X)
+
+
+def test_a_loss_whose_terms_are_unknown_is_refused_before_it_is_computed(programs):
+    """Where the weight of one site makes up for the scale of another."""
+
+    def model():
+        y = pyro.sample("y", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        with poutine.scale(scale=0.5):
+            pyro.sample("x", dist.Normal(y, 1.0), obs=torch.tensor(0.5))
+
+    elbo = TraceEnum_BetaELBO({"y": 0.5}, max_plate_nesting=0)
+    sentence = r"summed over \['y'\] to have one scale but got .*'y': 1.0, 'x': 0.5"
+    programs.assert_refused(ValueError, sentence, elbo.loss, model, lambda: None)
+
+
+def partly_labelled(x, y, seen):
+    with pyro.plate("data", len(x)):
+        infer = {"enumerate": "parallel"}
+        y = pyro.sample("y", dist.Categorical(torch.ones(3)), obs=y, obs_mask=seen, infer=infer)
+        pyro.sample("x", dist.Normal(y.to(x.dtype), 1.0), obs=x)
+
+
+def test_enumeration_beside_a_mask_has_to_be_configured():
+    """Pyro drops what obs_mask is given beside infer=."""
+    seen = torch.tensor([True, False, False])
+    args = X, torch.tensor([0, 1, 2]), seen
+    elbo = TraceEnum_BetaELBO(1.0, max_plate_nesting=1)
+    with pytest.raises(ValueError, match=r"lacks 'y_unobserved': .* obs_mask by pyro.infer.config_enumerate"):
+        elbo.loss(partly_labelled, lambda *args: None, *args)
+    log_x = dist.Normal(torch.arange(3.0), 1.0).log_prob(X[:, None]) - math.log(3)  # (data, y)
+    expected = torch.where(seen, log_x[range(3), args[1]], log_x.logsumexp(-1)).sum()
+    loss = elbo.loss(config_enumerate(partly_labelled), lambda *args: None, *args)
+    assert loss == pytest.approx(-expected.item())
