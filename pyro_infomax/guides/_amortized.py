@@ -18,7 +18,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import is_integer, whole_number
+from pyro_infomax._data import as_arguments
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Args, Program, Site, State
 from pyro_infomax.distributions import check_levels, closed_quantiles, sorted_quantiles
@@ -83,8 +84,8 @@ def split_count(args: Args, num_samples: int | None) -> tuple[Args, int]:
     """The data, and the number of samples, which may come last."""
     # a flag of the model is an int too
     last = args[-1] if args else None
-    if num_samples is None and isinstance(last, int) and not isinstance(last, bool):
-        args, num_samples = args[:-1], last
+    if num_samples is None and is_integer(last):
+        args, num_samples = args[:-1], last  # type: ignore[assignment]
     return args, whole_number("num_samples", 1 if num_samples is None else num_samples, at_least=1)
 
 
@@ -542,6 +543,7 @@ class AmortizedGuide(AutoGuide):
     @contextmanager
     def _outside_of_inference(self, *args: object, **kwargs: object) -> Iterator[Tensor]:
         """The features of all data, in a run of its own, so that no handler around sees the parameters."""
+        args = as_arguments(args)
         with pyro.poutine.block(), self._pyro_context:
             self._ensure_prototype(*args, **kwargs)
             self._register()

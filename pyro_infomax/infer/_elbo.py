@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._recording import is_literal, literal_number
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_relaxed
@@ -192,6 +193,7 @@ class WeightedELBO(ELBO):
                 "TraceMeanField_WeightedELBO, or Trace_, TraceGraph_ or TraceEnum_WeightedELBO, as its base."
             )
         super().__init__(**kwargs)
+        whole_number("num_particles", self.num_particles, at_least=1)
         self._weights = TermWeights(weights or {}, rate_by_sites=self._rate_by_sites)
         self._check_terms(self._weights)
         self._step = 0
