@@ -43,6 +43,7 @@ from pyro_infomax.nn import (
     prototype_features,
     register,
 )
+from pyro_infomax.poutine import plain_errors
 
 Plates: TypeAlias = pyro.plate | Iterable[pyro.plate]
 Head: TypeAlias = nn.Module | type[object] | partial[object]
@@ -451,7 +452,7 @@ class AmortizedGuide(AutoGuide):
         size = data_size(args)
         if self.model is None:
             raise ValueError("Expected a guide that has run but this one was pickled before: build it anew.")
-        with torch.inference_mode(False), torch.no_grad(), isolated_random_state():
+        with torch.inference_mode(False), torch.no_grad(), isolated_random_state(), plain_errors():
             trace = self._run_model(*args, **kwargs)
             plate = find_data_plate(trace, size, own_plates=self._own_plates(*args, **kwargs))
             self._sites = find_latent_sites(trace, plate)
