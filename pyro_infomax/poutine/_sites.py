@@ -1,7 +1,9 @@
 """Which plate of a program holds the data."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
@@ -90,6 +92,10 @@ def _fitting(candidates: Frames, size: int, role: str) -> Frame:
 # ---- The sentence of an error without what Pyro adds to it.
 
 
+# As torch's matrix products, convolutions and losses say it
+_OF_DTYPES: Final = re.compile(r"same d(ata)?type|scalar type|type .* should be the same")
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Lets the errors of a traced program leave it as they were raised, each once.
@@ -102,6 +108,11 @@ def plain_errors() -> Iterator[None]:
         yield
     except (ValueError, RuntimeError) as error:
         said, shapes = _first_said(error)
+        if _OF_DTYPES.search(str(said)):
+            raise ValueError(
+                f"Expected data and parameters of one dtype but torch found: {said} Convert the data, as by "
+                "x.float() or array.astype('float32')."
+            ) from said
         if said is error:
             raise
         if not str(said).startswith("Expected "):
