@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.nn.parameter import is_lazy
 
-from pyro_infomax._checks import shown, whole_number
+from pyro_infomax._checks import explain_wrong_arguments, shown, whole_number
 from pyro_infomax._data import as_arguments, as_tensor
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import State
@@ -370,3 +370,6 @@ def _join(module: nn.Module, network: object) -> None:
     """Brings a module to the dtype and device of a network."""
     reference = _reference(network)
     module.to(reference.device, reference.dtype)
+
+
+explain_wrong_arguments(__name__)

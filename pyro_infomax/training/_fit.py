@@ -488,7 +488,7 @@ def _warn_unfinished_schedules(svi: SVI, steps: int) -> None:
             f"reach their end value, after {steps} in this training. "
             "Train for more epochs or shorten the schedule.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
