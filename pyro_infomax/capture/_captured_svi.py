@@ -57,8 +57,6 @@ class Programs:
         self.weighted = objective if isinstance(objective, WeightedELBO) else None
         # Kept, so that no other can have the identity of one that was seen
         self._weights_seen: list[object] = []
-        public = {name: each for name, each in vars(objective).items() if not name.startswith("_")}
-        self._numbers = [name for name, each in public.items() if isinstance(each, bool | int | float)]
 
     def evaluate(self, *args: object, **kwargs: object) -> SurrogateLoss:
         """Loss and terms in tensors."""
@@ -79,15 +77,13 @@ class Programs:
 
     def settings(self) -> Hashable:
         """What a recording fixes of the objective."""
-        given = vars(self.objective)
-        numbers = tuple([given[name] for name in self._numbers])
         if self.weighted is None:
-            return numbers
+            return None
         weights = self.weighted.weights
         if not self.weights_are_set:
             known = set(map(id, self._weights_seen))
             self._weights_seen += [each for each in weights.all if id(each) not in known]
-        return numbers, weights.labels if self.weights_are_set else tuple(map(id, weights.all))
+        return weights.labels if self.weights_are_set else tuple(map(id, weights.all))
 
 
 @final
@@ -526,7 +522,8 @@ class CapturedSVI(SVI):
     def _record(self, call: Call, graph: "_Graph") -> CapturedStep:
         self._check_objective()
         before = self._state.parameters
-        graph.python = PythonState(self.model, self.guide, *self._modules, *self._own_objective())
+        roots = self.model, self.guide, self._programs.objective, *self._modules
+        graph.python = PythonState(roots, self._state.parameters)
         stored = dict(pyro.get_param_store().named_parameters())
         graph.stored = {name: stored[name] for name in self._state.parameters if name in stored}
         try:
@@ -551,11 +548,6 @@ class CapturedSVI(SVI):
                 raise NotCapturableError(
                     f"{kind.__name__} has a loss_and_grads of its own, which a replayed step would not call"
                 )
-
-    def _own_objective(self) -> tuple[object, ...]:
-        """The objective, if it is of the user's own code; what those of libraries read is an input."""
-        loss = self._programs.objective
-        return () if isinstance(loss, ELBO) and is_library(type(loss)) else (loss,)
 
     def _undo_rebinding(self, before: Mapping[str, Tensor]) -> None:
         after = self._state.parameters
