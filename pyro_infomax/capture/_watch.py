@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dis import get_instructions
 from functools import lru_cache, partial
+from itertools import chain
 from operator import attrgetter, is_, itemgetter
 from pathlib import Path
 from traceback import walk_stack, walk_tb
@@ -39,6 +40,7 @@ import numpy as np
 import torch
 from pyro.distributions.distribution import Distribution as PyroDistribution
 from pyro.infer import ELBO
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
@@ -46,7 +48,8 @@ from torch._ops import OpOverload
 from torch.distributions import Distribution, Transform
 from torch.distributions.constraints import Constraint
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_infomax._recording import is_literal, literal_number
@@ -78,6 +81,7 @@ class Call:
     Attributes:
         tensors: the tensors in them, also those in containers.
         layout: all else, hashable: shapes, dtypes, containers and plain values.
+        plain: the plain values.
 
     Raises:
         NotCapturableError: where something is neither a tensor nor a plain value.
@@ -89,10 +93,12 @@ class Call:
         if not kwargs and all(type(each) is Tensor for each in args):
             self.tensors = cast(tuple[Tensor, ...], args)
             self.layout: Hashable = tuple(map(_layout, args))
+            self.plain: tuple[object, ...] = ()
             return
         leaves, spec = tree_flatten((args, kwargs))
         self.tensors = tuple(each for each in leaves if isinstance(each, Tensor))
         self.layout = spec, tuple(map(_layout, leaves))
+        self.plain = tuple(each for each in leaves if not isinstance(each, Tensor))
 
     def rebuilt(self, tensors: Sequence[Tensor]) -> tuple[Args, Kwargs]:
         """The same arguments with other tensors."""
@@ -107,6 +113,8 @@ def _layout(leaf: object) -> Hashable:
     if isinstance(leaf, Tensor):
         if leaf.requires_grad:
             raise NotCapturableError("an argument collects a gradient of its own")
+        if leaf.layout is not torch.strided:
+            raise NotCapturableError("an argument is a sparse tensor; pass a dense one")
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
     if isinstance(leaf, _PLAIN_ARGUMENTS):
         return type(leaf), leaf
@@ -120,14 +128,37 @@ def surroundings() -> Hashable:
 
     Pyro handlers around the step may say what they do by a hashable ``capture_key``.
     """
+    if torch.is_anomaly_enabled():
+        raise NotCapturableError("anomaly detection looks at each operation, which a replay would pass over")
     handlers = tuple(map(_key_of_handler, _PYRO_STACK)) if _PYRO_STACK else ()
+    modes = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
+    autocast = [each for each in _AUTOCAST if torch.is_autocast_enabled(each)]
     return (
         handlers,
         torch.get_default_dtype(),
-        torch.is_autocast_enabled("cpu"),
-        torch.is_autocast_enabled("cuda"),
         torch.is_grad_enabled(),
         torch.are_deterministic_algorithms_enabled(),
+        tuple(map(_key_of_mode, _modes())) if modes else (),
+        tuple((each, torch.get_autocast_dtype(each)) for each in autocast) if autocast else (),
+        # The first step after it is switched on is an ordinary one, which validates
+        is_validation_enabled(),
+        Distribution._validate_args,
+    )
+
+
+_AUTOCAST: Final = ("cpu", "cuda")
+
+
+def _modes() -> list[object]:
+    functions = [torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack())]
+    return [*functions, *_get_current_dispatch_mode_stack()]
+
+
+def _key_of_mode(mode: object) -> Hashable:
+    if isinstance(mode, DeviceContext):
+        return mode.device
+    raise NotCapturableError(
+        f"it runs inside of the mode {type(mode).__name__}, which looks at each operation of torch"
     )
 
 
@@ -448,10 +479,12 @@ class Reach:
 
     Attributes:
         parts: what holds values.
-        views: functions that give further values, with a name for these.
-        sizes: functions that show what has come or gone, with a name.
+        functions: whose code and defaults may be replaced.
+        keyed: dicts whose keys count too, with their names.
+        namespaces: of which some keys alone are in parts, but what comes and goes is seen, with their names.
+        leaves: tensors that collect gradients, whose hooks count.
         contents: memory that counts by its bytes, with its name.
-        contexts: context variables, with their names.
+        contexts: context variables and weak references, with their names.
         generators: random generators other than the global ones, with their names.
 
     Raises:
@@ -462,21 +495,21 @@ class Reach:
 
     def __init__(self, roots: Iterable[object], parameters: Mapping[str, Tensor]) -> None:
         self.parts: list[Part] = []
-        self.views: list[tuple[View, str]] = []
-        self.sizes: list[tuple[View, str]] = []
+        self.functions: list[FunctionType] = []
+        self.keyed: list[tuple[Container, str]] = []
+        self.namespaces: list[tuple[Container, str]] = []
+        self.leaves: list[Tensor] = []
         self.contents: list[tuple[Any, str]] = []
-        self.contexts: list[tuple[ContextVar[Any], str]] = []
+        self.contexts: list[tuple[ContextVar[Any] | weakref.ref[Any], str]] = []
         self.generators: list[tuple[object, str]] = []
         self._seen: dict[int, object] = {}
         # What code names is watched in the globals of its file and in each module that the programs reach
         self._globals: dict[int, tuple[Container, str, set[str]]] = {}
         self._names: set[str] = set()
-        self._leaves: list[Tensor] = []
-        self.views.append((partial(_hooks_of, self._leaves), "a hook of a parameter"))
         self._waiting: list[tuple[object, str]] = [(root, type(root).__name__) for root in roots]
         self._waiting += [(parameter, name) for name, parameter in parameters.items()]
         for hooks in _HOOKS_OF_ALL_MODULES:
-            self._watch_hooks(hooks, "a hook of all modules")
+            self._hold(hooks, "a hook of all modules", hooks.items())
         self._follow()
         self.parts += [
             Part(space, name, _ATTRIBUTE if name else "{key}", tuple(taken))
@@ -532,10 +565,9 @@ class Reach:
                 self._look_into_class(type(value))
             case ContextVar():
                 self.contexts.append((value, name))
-                self.views.append((lambda: (value.get(None),), name))
                 self._waiting.append((value.get(None), name))
             case weakref.ref():
-                self.sizes.append((lambda: (value(),), name))
+                self.contexts.append((value, name))
                 self._waiting.append((value(), name))
             case tuple() | frozenset() | MappingProxyType() | property() | classmethod() | staticmethod():
                 self._waiting += [(each, name) for each in gc.get_referents(value)]
@@ -556,7 +588,7 @@ class Reach:
     def _look_into_tensor(self, tensor: Tensor, name: str) -> None:
         if not (tensor.requires_grad and tensor.is_leaf):
             return
-        self._leaves.append(tensor)
+        self.leaves.append(tensor)
         if tensor._post_accumulate_grad_hooks:
             raise NotCapturableError(
                 f"a hook waits until the gradient of {name} is accumulated, which a replay does not do"
@@ -567,7 +599,7 @@ class Reach:
         attributes = getattr(value, "__dict__", None)
         match value:
             case dict():
-                self.sizes.append((value.keys, name))
+                self.keyed.append((value, name))
                 self._hold(value, name, value.items(), _ENTRY)
             case list() | deque():
                 self._hold(value, name, enumerate(value), _ENTRY)
@@ -586,16 +618,12 @@ class Reach:
     def _look_into_module(self, module: nn.Module, name: str) -> None:
         own = [each for each in vars(module) if each not in _OF_EVERY_MODULE]
         self._take(vars(module), own, name)
-        self.sizes.append((lambda: (len(vars(module)),), name))
+        self.namespaces.append((vars(module), name))
         for part in _PARTS_OF_A_MODULE:
             self._hold(getattr(module, part), name, getattr(module, part).items(), _ATTRIBUTE)
         for part in _HOOKS_OF_A_MODULE:
-            self._watch_hooks(getattr(module, part), f"a hook of {name}")
+            self._hold(getattr(module, part), f"a hook of {name}", getattr(module, part).items())
         self._look_into_class(type(module))
-
-    def _watch_hooks(self, hooks: Mapping[int, object], name: str) -> None:
-        self.views.append((hooks.values, name))
-        self._waiting += [(each, name) for each in hooks.values()]
 
     def _look_into_class(self, kind: type) -> None:
         for each in kind.__mro__:
@@ -607,7 +635,7 @@ class Reach:
 
     def _look_into_function(self, function: FunctionType) -> None:
         name = function.__name__
-        self.views.append((partial(_parts_of_a_function, function), name))
+        self.functions.append(function)
         # A wrapper of a library leads to what it wraps, and nowhere else
         own = not is_library(function)
         if own:
@@ -663,10 +691,6 @@ class Reach:
         self._waiting += [(each, part.name_of(key)) for key, each in items]
 
 
-def _parts_of_a_function(function: FunctionType) -> Iterable[object]:
-    return cast(tuple[object, ...], _PARTS_OF_A_FUNCTION(function))
-
-
 def _slots_of(value: object) -> list[str]:
     return [
         name
@@ -679,6 +703,10 @@ def _slots_of(value: object) -> list[str]:
 def memory_of(value: Any) -> Any:
     """What has the bytes of an array."""
     return value if isinstance(value, np.ndarray) else memoryview(value)
+
+
+def _present(context: ContextVar[Any] | weakref.ref[Any]) -> object:
+    return context.get(None) if isinstance(context, ContextVar) else context()
 
 
 def _hooks_of(leaves: Iterable[Tensor]) -> list[object]:
@@ -725,7 +753,7 @@ class PythonState:
         ]
         self._take_down()
         if len(self._values) > _MOST_VALUES:
-            _, largest = max((len(each), number) for number, each in enumerate(self._by_view))
+            _, largest = max((len(each), number) for number, each in enumerate(self._by_name))
             refuse_too_much(self._named[largest][1].name)
 
     def changed(self) -> str | None:
@@ -745,7 +773,7 @@ class PythonState:
         return None
 
     def _look(self) -> list[object]:
-        # One call for all that is held as a whole, since this comes before each replay
+        # This comes before each replay: one call for as much as possible
         found = gc.get_referents(*self._whole)
         for view in self._views:
             found += view()
@@ -753,16 +781,31 @@ class PythonState:
 
     def _take_down(self) -> None:
         """Notes what is there now."""
-        parts = sorted(self._reach.parts, key=lambda part: part.keys is not None)
-        others = [(view, Part(None, name)) for view, name in (*self._reach.views, *self._reach.sizes)]
-        self._named: list[tuple[View, Part]] = [*((part.view(), part) for part in parts), *others]
-        self._whole = [part.container for part in parts if part.keys is None]
-        self._views = [view for view, _ in self._named[len(self._whole) :]]
-        self._by_view = [list(view()) for view, _ in self._named]
-        self._values = [value for values in self._by_view for value in values]
+        reach = self._reach
+        whole = [part for part in reach.parts if part.keys is None]
+        some = [part for part in reach.parts if part.keys is not None]
+        self._whole = [part.container for part in whole]
+        self._views = [part.view() for part in some] + [
+            lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions)),
+            partial(chain.from_iterable, [each for each, _ in reach.keyed]),
+            partial(map, len, [each for each, _ in reach.namespaces]),
+            partial(_hooks_of, reach.leaves),
+            partial(map, _present, [each for each, _ in reach.contexts]),
+        ]
+        self._values = self._look()
+        # The same one by one, to find out what it was that changed
+        self._named: list[tuple[View, Part]] = [
+            *((part.view(), part) for part in (*whole, *some)),
+            *((partial(_PARTS_OF_A_FUNCTION, each), Part(None, each.__name__)) for each in reach.functions),
+            *((partial(iter, each), Part(None, name)) for each, name in reach.keyed),
+            *((partial(map, len, [each]), Part(None, name)) for each, name in reach.namespaces),
+            (partial(_hooks_of, reach.leaves), Part(None, "a hook of a parameter")),
+            *((partial(map, _present, [each]), Part(None, name)) for each, name in reach.contexts),
+        ]
+        self._by_name = [list(view()) for view, _ in self._named]
 
     def _first_change(self) -> str | None:
-        for (view, part), values in zip(self._named, self._by_view, strict=True):
+        for (view, part), values in zip(self._named, self._by_name, strict=True):
             try:
                 found = list(view())
             except (AttributeError, LookupError):
@@ -782,15 +825,15 @@ class PythonState:
         change numbers, strings or the size of a container, or draw from one of the two random states.
         """
         copies = [Copy(part) for part in self._reach.parts]
-        views = [(list(view()), view, name) for view, name in self._reach.views]
+        contexts = [(each, _present(each), name) for each, name in self._reach.contexts]
         draws = [ForeignDraws(*each) for each in [*GLOBAL_GENERATORS, *self._reach.generators]]
         context = copy_context()
-        tokens = [each.set(each.get()) for each, _ in self._reach.contexts if each in context]
+        tokens = [each.set(each.get()) for each, _, _ in contexts if each in context]
         try:
             yield
         finally:
             drawn = [each.name for each in draws if each.put_back()]
-            changed = [name for values, view, name in views if not _all_unchanged(view(), values)]
+            changed = [name for each, value, name in contexts if not _unchanged(_present(each), value)]
             for token in tokens:
                 token.var.reset(token)
             for memory, content, name in self._contents:
@@ -899,11 +942,6 @@ def _write(memory: Any, content: bytes) -> None:
         memory[...] = np.frombuffer(content, memory.dtype).reshape(memory.shape)
     else:
         memory.cast("B")[:] = content
-
-
-def _all_unchanged(values: Iterable[object], others: Sequence[object]) -> bool:
-    found = list(values)
-    return len(found) == len(others) and all(map(_unchanged, found, others))
 
 
 def _unchanged(value: object, other: object) -> bool:
