@@ -22,6 +22,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor, nn
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Args, Kwargs, Program, Site
@@ -423,10 +424,8 @@ def transmitted_information(
         >>> abs(float(estimate) - 0.5 * math.log(2)) < 3 * float(estimate.standard_error)
         True
     """
-    if num_samples < 2:
-        raise ValueError(f"Expected num_samples >= 2 but got {num_samples}.")
-    if uses < 1:
-        raise ValueError(f"Expected uses >= 1 but got {uses}.")
+    num_samples = whole_number("num_samples", num_samples, at_least=2)
+    uses = whole_number("uses", uses, at_least=1)
     with seeded_draws(seed), torch.no_grad(), evaluation_mode(decoder, sender):
         run = _run(decoder, sender, args)
         particles, blocks = (1, 1) if _is_enumerated(run.sender) else _plan(num_samples)
