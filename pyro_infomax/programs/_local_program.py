@@ -21,7 +21,7 @@ from torch import nn
 from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Program, Site
-from pyro_infomax.distributions import closed_quantiles, is_discrete, is_point_mass
+from pyro_infomax.distributions import closed_quantiles, full_name, is_discrete, is_point_mass
 from pyro_infomax.nn import evaluation_mode, modules_behind
 from pyro_infomax.poutine import (
     data_frame,
@@ -609,7 +609,14 @@ class LocalProgram:
         """
         layout = (self.latents | self.observed)[site["name"]]
         self._refuse_other_rows(site, rows)
-        score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
+        try:
+            score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
+        except (KeyError, NotImplementedError) as error:
+            # transforms that have no inverse raise either
+            raise NotImplementedError(
+                f"The site {site['name']!r} of the {self.role} is {_with_transforms(site['fn'])}, which "
+                "scores only what it has just drawn; use a flow whose inverse is known, such as AmortizedFlow's"
+            ) from error
         _, mask = unweighted_scale_and_mask(site)
         return layout.summed(scale_and_mask(score, mask=mask).double(), rows)
 
@@ -620,6 +627,12 @@ class LocalProgram:
                 f"Expected {rows} rows in the plate {self.plate!r} around {site['name']!r} but got {size}; "
                 "a program made for other data cannot score these"
             )
+
+
+def _with_transforms(fn: Any) -> str:
+    """The family, and the names of its transforms."""
+    names = [type(each).__name__ for each in getattr(fn, "transforms", ())]
+    return full_name(fn) + (f" by {', '.join(names)}" if names else "")
 
 
 @final
