@@ -615,7 +615,7 @@ class LocalProgram:
             # transforms that have no inverse raise either
             raise NotImplementedError(
                 f"The site {site['name']!r} of the {self.role} is {_with_transforms(site['fn'])}, which "
-                "scores only what it has just drawn; use a flow whose inverse is known, such as AmortizedFlow's"
+                "scores only what it has just drawn; use a flow whose inverse is known, as AmortizedFlow's"
             ) from error
         _, mask = unweighted_scale_and_mask(site)
         return layout.summed(scale_and_mask(score, mask=mask).double(), rows)
