@@ -7,6 +7,7 @@ torch posteriors do without it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.distributions._divergences import closed_divergence
 from pyro_infomax.distributions._families import (
     diagonal_normal as diagonal_normal,
@@ -112,3 +113,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_WITH_PYRO})
+
+
+explain_wrong_arguments(__name__)
