@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, MultivariateNormal
 
-from pyro_infomax.distributions import Density, Posterior, full_name, is_factorised, joint_forms
+from pyro_infomax.distributions import Density, Posterior, full_name, is_angular, is_factorised, joint_forms
 from pyro_infomax.information._account import Account
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._draws import Draws
@@ -311,6 +311,8 @@ def _root(covariance: Tensor) -> Tensor:
 
 def finite_mean(posterior: Posterior) -> Tensor:
     """E[z|x], (batch, latent), float64."""
+    if is_angular(posterior):  # its mean is that of points on the circle
+        raise NotImplementedError(_unknown("mean", posterior))
     try:
         return _finite("mean", posterior, cast(Distribution, posterior).mean.detach().double())
     except (NotImplementedError, AttributeError):
