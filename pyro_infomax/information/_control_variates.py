@@ -29,6 +29,7 @@ _DRAWS_PER_COVARIATE: Final = 20
 _RELATIVE_RANK: Final = 1e-10
 _LEAST_REST: Final = 1e-6  # of a draw that the fit passes through: its residual is rounding
 _FEWEST_DRAWS: Final = 50  # fewer may all have missed what the value is made of
+_STUDENT: Final = 1.2  # its quantile of 97.5 % is that of the Normal, times 1 + 1.2 / degrees of freedom
 _MOST_WIDENING: Final = 0.25  # of an error, for skewness: beyond, what a few draws say decides
 ROUNDING: Final = 1e-9  # nats
 _NOT_FINITE: Final = (
@@ -97,12 +98,8 @@ class CorrectedMean:
         )
 
     def _standard_error(self) -> Tensor:
-        """Of the draws; wider where these are few or skewed, so that 1.96 of it hold the truth as often.
-
-        To second order: Student's t for the noise of the error itself, and its correlation with the mean.
-        """
-        error = ((self.residual**2).mean((0, 1)) / self._draws).sqrt()
-        error = error * (1 + 1.2 / self._draws + self._widening)
+        """Of the draws; wider where these are skewed, for then the error is least where the mean is far off."""
+        error = ((self.residual**2).mean((0, 1)) / self._draws).sqrt() * (1 + self._widening)
         return error.masked_fill(self.datum.mean(0).isinf() & error.isfinite(), 0.0)
 
     @property
@@ -111,6 +108,7 @@ class CorrectedMean:
 
     @cached_property
     def _widening(self) -> Tensor:
+        """What brings the coverage of 1.96 errors back to 95 %, to second order in the skewness."""
         second, third = ((self.noise**k).mean((0, 1)) for k in (2, 3))
         skewness = third / second**1.5  # nan without noise
         return (1.08 * skewness**2 / self._draws).nan_to_num(0.0)
@@ -148,7 +146,8 @@ class ControlVariates:
 
     References: Glasserman (2003), Monte Carlo Methods in Financial Engineering, section 4.1; Long and Ervin
     (2000), Using heteroscedasticity consistent standard errors in the linear regression model; Cochran
-    (1977), Sampling Techniques, section 5A.12, for strata with a single unit each.
+    (1977), Sampling Techniques, section 5A.12, for strata with a single unit each; Hall (1992), The bootstrap
+    and Edgeworth expansion, section 2.6, for few and skewed draws.
     """
 
     def __init__(self, covariates: Tensor, exact: Tensor, *, neighbours: Tensor | None = None) -> None:
@@ -199,9 +198,11 @@ class ControlVariates:
         return weight * math.sqrt(draws / available) / (1 - leverage).clamp(min=_LEAST_REST)
 
     def _compared(self, residual: Tensor) -> Tensor:
+        # Wider by Student's t, since an error from few draws is noisy itself; pairs share their members
         if self.neighbours is None:
-            return residual
-        return (residual - residual[:, self.neighbours]) / math.sqrt(2)
+            return residual * (1 + _STUDENT / max(self.freedom, 1))
+        pairs = (residual - residual[:, self.neighbours]) / math.sqrt(2)
+        return pairs * (1 + 1.5 * _STUDENT / max(self.freedom, 1))
 
 
 def affordable(covariates: Tensor) -> bool:

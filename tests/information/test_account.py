@@ -327,7 +327,7 @@ def test_without_any_closed_form_terms_are_paired_differences() -> None:
     torch.testing.assert_close(found.value, difference.mean())
     noise = difference - difference.mean()
     skewness = (noise**3).mean() / (noise**2).mean() ** 1.5
-    wider = 1 + (1.2 + 1.08 * skewness**2) / 50
+    wider = (1 + 1.2 / 49) * (1 + 1.08 * skewness**2 / 50)
     torch.testing.assert_close(found.standard_error, wider * difference.std() / math.sqrt(50))
 
 
