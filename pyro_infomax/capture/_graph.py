@@ -107,10 +107,10 @@ class RecordedGraph:
                 self._simplify_call(node, seen, aliases)
             if isinstance(self.values.get(node), Tensor):
                 _remember(aliases, node, self.values[node])
-        # Only now is it known what nobody reads. Shapes that depend on values are refused last, since those
-        # that depend on constants have been folded
-        self._drop_unread()
+        # Shapes that depend on constants have been folded. Of another one the program may have read the size,
+        # which leaves no trace in the graph: it is refused even where nobody reads the values
         self._refuse_shapes_of_values()
+        self._drop_unread()
         self.graph.lint()
         self.module.recompile()
 
@@ -567,6 +567,12 @@ class GradientBuffers:
         for parameter in present:
             views[parameter].add_(parameter.grad)  # type: ignore[arg-type]
             parameter.grad = None
+
+    def take_present(self) -> None:
+        """Has the flat gradients hold what is in ``.grad``, and nothing else."""
+        for flat in self.flat:
+            flat.zero_()
+        self.add_present()
 
     def apply(self) -> None:
         """Has the optimiser step by what the flat gradients hold, and by what other parameters have."""
