@@ -1,8 +1,8 @@
 """Draws that represent a guide exactly, so that an average over them is an expectation.
 
 Tables of a guide are quarters: four draws hold each value as often as its probability says. Two draws of
-noise, −1 and 1, have the mean and the variance of a Normal, which is all that a second-degree polynomial sees.
-Particle s of an objective takes draw s of the product over all sites.
+noise, −1 and 1, have the mean and the variance of a Normal, which is all that a polynomial of second degree
+sees. Particle s of an objective takes draw s of the product over all sites.
 """
 
 import itertools

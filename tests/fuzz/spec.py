@@ -1,8 +1,8 @@
-"""Descriptions of small pairs of programs, drawn at random: plain data, from which source and exact answer come.
+"""Descriptions of small pairs of programs, drawn at random: plain data, to build and to solve them from.
 
 A pair is a conditional linear-Gaussian network. A discrete site has a table of probabilities, with an axis a
-discrete parent; a Normal one has a table of locations, to which its Normal parents are added. Probabilities in
-guides are quarters, so that a small population of draws represents them exactly.
+discrete parent; a Normal one has a table of locations, to which its Normal parents are added. Probabilities
+in guides are quarters, so that a small population of draws represents them exactly.
 """
 
 import itertools
@@ -14,6 +14,7 @@ import numpy as np
 Level = Literal["global", "row", "inner"]
 LEVELS: Final = ("global", "row", "inner")
 DISCRETE: Final = ("bernoulli", "categorical")
+_QUARTERS: Final = {2: ((1, 3), (2, 2), (3, 1)), 3: ((1, 1, 2), (1, 2, 1), (2, 1, 1))}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor ``offset + slope * feature + weight * value of the site + tilt * parameter``, in its site's plates."""
+    """A factor in the plates of a site: offset + 0.3 feature + weight · the site's value + tilt · parameter."""
 
     name: str
     site: str
@@ -74,8 +75,8 @@ class Pair:
     """A model, a guide and data.
 
     Attributes:
-        plate: how the data plate is written: as long as its data, as the ``total`` that they are a batch of, or
-            with a subsample of ``batch`` rows that is drawn.
+        plate: how the data plate is written: as long as its data, as the ``total`` that they are a batch of,
+            or with a subsample of ``batch`` rows that is drawn.
         inner_total: of what the inner plate is a subsample.
         inner_first: whether the inner plate has the leftmost of the two dimensions.
         conditioned: observed sites whose values come by ``pyro.condition``.
@@ -347,10 +348,7 @@ class _Drawing:
         cells = []
         for _ in itertools.product(*map(range, axes)):
             if quarters:
-                first = self.choice(
-                    [(1, 3), (2, 2), (3, 1)] if values == 2 else [(1, 1, 2), (1, 2, 1), (2, 1, 1)]
-                )
-                cells.append([each / 4 for each in first])
+                cells.append([each / 4 for each in self.choice(_QUARTERS[values])])
             else:
                 raw = self.rng.uniform(0.2, 1.0, size=values)
                 cell = (raw / raw.sum()).round(2)
