@@ -3,6 +3,7 @@
 Discrete latents are enumerated, up to two Normal ones are put on a grid.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,19 +32,26 @@ class Account:
     weight_variance: tuple[float, ...] | None = None
 
 
-def account_of(pair: Pair) -> Account:
-    """Masked latents are absent: what is said of q(z) is said given which are present."""
-    costs = Oracle(pair, scaled=False).costs()
+def account_of(pair: Pair, given: Mapping[str, float] | None = None) -> Account:
+    """Masked latents are absent: what is said of q(z) is said given which are present.
+
+    Args:
+        pair: the pair.
+        given: values of its global latents, whose account is not asked for.
+    """
+    given = dict(given or {})
+    costs = Oracle(pair, scaled=False, given=given).costs()
     size = pair.shown
     found = Account(costs.distortion / size, costs.rate / size)
     known = not (
         pair.guide_factor
         or pair.enumerated_in_model
-        or any(site.auxiliary or site.level == "global" for site in (*pair.model, *pair.guide))
+        or any(site.auxiliary or site.redrawn for site in pair.guide)
+        or any(site.level == "global" and site.name not in given for site in (*pair.model, *pair.guide))
     )
     if not known or not _tabulable(pair):
         return found
-    return _tabulated(pair, found)
+    return _tabulated(pair, found, given)
 
 
 def _tabulable(pair: Pair) -> bool:
@@ -57,7 +65,8 @@ Axis = tuple[str, int, np.ndarray, np.ndarray]  # site, inner element, values, w
 
 
 def _axes(pair: Pair) -> list[Axis]:
-    elements = [(site, m) for site in pair.guide for m in range(pair.inner if site.level == "inner" else 1)]
+    local = [site for site in pair.guide if site.level != "global"]
+    elements = [(site, m) for site in local for m in range(pair.inner if site.level == "inner" else 1)]
     normal = sum(not site.discrete for site, _ in elements)
     points = {0: 0, 1: 800, 2: 220}.get(normal, 10**6)
     grid = np.linspace(-_REACH, _REACH, points) if 0 < points < 10**6 else np.zeros(points)
@@ -74,7 +83,7 @@ def _cells(axes: list[Axis]) -> int:
     return int(np.prod([float(len(values)) for _, _, values, _ in axes]))
 
 
-def _tabulated(pair: Pair, found: Account) -> Account:
+def _tabulated(pair: Pair, found: Account, given: Mapping[str, float]) -> Account:
     axes = _axes(pair)
     oracle = Oracle(pair, scaled=False)
     shape = tuple(len(values) for _, _, values, _ in axes)
@@ -82,18 +91,19 @@ def _tabulated(pair: Pair, found: Account) -> Account:
     cell = np.ones(shape)
     for axis, (_, _, _, weights) in enumerate(axes):
         cell = cell * weights.reshape([-1 if n == axis else 1 for n in range(len(axes))])
-    values = dict(oracle.data)
-    for site in pair.guide:
+    values = {**oracle.data, **{name: np.full((1, 1, 1), value) for name, value in given.items()}}
+    local = [site for site in pair.guide if site.name not in given]
+    for site in local:
         columns = [mesh[n].reshape(-1) for n, (name, _, _, _) in enumerate(axes) if name == site.name]
         values[site.name] = np.stack(columns, -1)[:, None, :]  # (cells, 1, inner or 1)
-    log_q = _joint(oracle, pair.guide, values, 0.0)  # by site, (cells, rows or 1, elements)
-    log_p = _joint(oracle, pair.latents, values, pair.theta)
+    log_q = _joint(oracle, local, values, 0.0)  # by site, (cells, rows or 1, elements)
+    log_p = _joint(oracle, [s for s in pair.latents if s.name not in given], values, pair.theta)
     patterns = _patterns(pair, axes)  # (rows, axes): which latents a datum has
     log_x = sum(
         oracle.counted(site, oracle._whole(site, oracle.log_density(site, values, pair.theta))).sum(2)
         for site in pair.observed
     )
-    if pair.model_factor:
+    if pair.model_factor and pair.model_factor.level != "global":
         factor = oracle.factor(pair.model_factor, values, pair.theta)
         log_x = log_x + oracle._whole(pair.model_factor, factor).sum(2)
     parts = []
@@ -142,7 +152,8 @@ def _patterns(pair: Pair, axes: list[Axis]) -> np.ndarray:
     for n, (name, m, _, _) in enumerate(axes):
         site = pair.of_guide(name)
         if site.masked:
-            patterns[:, n] = [row[m] for row in pair.keep_inner] if site.level == "inner" else pair.keep
+            there = [row[m] for row in pair.keep_inner] if site.level == "inner" else pair.keep
+            patterns[:, n] = [each != site.complement for each in there]
     return patterns
 
 

@@ -101,7 +101,7 @@ class Objective:
     def counts(self, role: str, name: str) -> float:
         """What a site counts for in the loss."""
         if isinstance(self.weight, dict):
-            names = name.split("+")
+            names = [each for part in name.split("+") for each in (part, part.rsplit("_", 1)[0])]
             weights = {self.weight[each] for each in names if each in self.weight} or {None}
             (weight,) = weights
         else:
@@ -130,7 +130,7 @@ def _weight(pair: Pair, label: str, estimator: str, rng: np.random.Generator) ->
         return dict.fromkeys(component, number if label == "lam" or number else 0.5)
     if rng.random() < 0.3:
         site = pair.model[int(rng.integers(len(pair.model)))]
-        return {site.name: number}
+        return {site.name.split("_")[0]: number}
     return number
 
 

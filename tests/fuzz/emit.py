@@ -36,7 +36,7 @@ def built(pair: Pair) -> SimpleNamespace:
 
 
 def arguments(pair: Pair) -> list[str]:
-    found = [site.name for site in pair.observed]
+    found = [site.column for site in pair.observed]
     sites = (*pair.model, *pair.guide)
     if any(site.masked and site.level == "row" for site in sites) or pair.half_seen:
         found.append("keep")
@@ -48,14 +48,10 @@ def arguments(pair: Pair) -> list[str]:
 def _data(pair: Pair) -> Iterator[str]:
     columns = {**pair.data, "keep": pair.keep, "keep_inner": pair.keep_inner}
     for name in arguments(pair):
-        discrete = name in pair.data and next(s for s in pair.observed if s.name == name).discrete
-        dtype = ", dtype=torch.get_default_dtype()" if discrete and _family(pair, name) == "bernoulli" else ""
+        is_bernoulli = any(s.column == name and s.family == "bernoulli" for s in pair.observed)
+        dtype = ", dtype=torch.get_default_dtype()" if is_bernoulli else ""
         yield f"{name} = torch.tensor({_listed(columns[name])}{dtype})"
     yield f"data = ({', '.join(arguments(pair))},)"
-
-
-def _family(pair: Pair, name: str) -> str:
-    return next(site.family for site in pair.observed if site.name == name)
 
 
 def _listed(values: Any) -> str:
@@ -103,6 +99,8 @@ def _body(pair: Pair, role: str) -> Iterator[str]:
     lines = list(_plates(pair))
     first = True
     for site in (*sites, *([factor] if factor else [])):
+        if role == "model" and site.name.endswith("_unobserved"):
+            continue  # obs_mask makes it
         text = _factor(pair, factor, role) if isinstance(site, Factor) else _site(pair, site, role)
         if site.level == "global":
             lines += text
@@ -137,7 +135,7 @@ def _joined(lines: list[str]) -> Iterator[str]:
 
 def _plates(pair: Pair) -> Iterator[str]:
     sites = (*pair.model, *pair.guide)
-    name = pair.observed[0].name
+    name = pair.observed[0].column
     size = {
         "length": f"len({name})",
         "whole": f"{pair.total}, subsample_size=len({name})",
@@ -157,9 +155,9 @@ def _columns(pair: Pair, role: str) -> Iterator[str]:
         names = arguments(pair)
         yield f"{', '.join(names)} = {', '.join(f'{name}[rows]' for name in names)}"
     if (role == "guide" and any(s.slope or s.by_data for s in pair.guide)) or _factor_needs(pair, role):
-        yield f"feature = {_feature(pair, first.name, first.level)}"
+        yield f"feature = {_feature(pair, first.column, first.level)}"
         if first.level == "inner":
-            yield f"features = {_column(pair, first.name, 'inner')}"
+            yield f"features = {_column(pair, first.column, 'inner')}"
 
 
 def _factor_needs(pair: Pair, role: str) -> bool:
@@ -186,6 +184,11 @@ def _site(pair: Pair, site: Site, role: str) -> Iterator[str]:
     fn = _distribution(pair, site, role)
     contexts = []
     mask = _column(pair, "keep_inner" if site.level == "inner" else "keep", site.level)
+    mask = f"~{mask}" if site.complement else mask
+    if site.observed and pair.half_seen and site.name != site.column:
+        call = f'"{site.column}", {fn}, obs={_column(pair, site.column, site.level)}, obs_mask={mask}'
+        yield f"pyro.sample({call})"
+        return
     if site.masked and site.mask_style == "dist":
         fn += f".mask({mask})"
     elif site.masked:
@@ -199,7 +202,7 @@ def _site(pair: Pair, site: Site, role: str) -> Iterator[str]:
         infer["is_auxiliary"] = True
     call = f'"{site.name}", {fn}'
     if site.observed and not pair.conditioned:
-        call += f", obs={_column(pair, site.name, site.level)}"
+        call += f", obs={_column(pair, site.column, site.level)}"
     if infer:
         call += f", infer={infer}"
     left = "" if site.observed else f"{site.name} = "

@@ -53,17 +53,23 @@ class Oracle:
     """Evaluates a pair at values of its parameters.
 
     Arrays have the axes (assignment, row, inner), an axis of one where a site is outside of a plate.
+
+    Args:
+        pair: the pair.
+        scaled: whether scales count.
+        given: values of global sites, whose own densities then do not count.
     """
 
-    def __init__(self, pair: Pair, *, scaled: bool = True) -> None:
+    def __init__(self, pair: Pair, *, scaled: bool = True, given: Mapping[str, float] | None = None) -> None:
         self.pair = pair
         self.scaled = scaled
+        self.given = dict(given or {})
         first = pair.observed[0]
-        values = np.array(pair.data[first.name], dtype=float)
+        values = np.array(pair.data[first.column], dtype=float)
         self.feature = values[:, :1] if first.level == "inner" else values[:, None]  # (rows, 1)
         self.features = values if first.level == "inner" else self.feature  # (rows, inner or 1)
         self.data = {
-            site.name: self._column(pair.data[site.name], site.level)[None] for site in pair.observed
+            site.name: self._column(pair.data[site.column], site.level)[None] for site in pair.observed
         }
         self.masks = {
             "row": np.array(pair.keep, dtype=float)[:, None],
@@ -125,7 +131,9 @@ class Oracle:
         """Logs with mask and, where wanted, scale."""
         masked = getattr(site, "masked", False)
         # a mask of zeros lets nothing through, not even what is infinite
-        logs = logs * self.masks[site.level] if masked else logs
+        if masked:
+            mask = self.masks[site.level]
+            logs = logs * (1 - mask if site.complement else mask)
         return logs * self.pair.scale_of(site) if self.scaled else logs
 
     # ---- what the guide draws
@@ -133,7 +141,10 @@ class Oracle:
     def assignments(self, phi: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """All values of the guide's sites, and their probabilities, (assignments, rows, inner)."""
         sites = self.pair.guide
-        choices = [range(site.values) if site.discrete else range(len(_NODES)) for site in sites]
+        choices = [
+            range(1 if site.name in self.given else site.values if site.discrete else len(_NODES))
+            for site in sites
+        ]
         combinations = list(itertools.product(*choices))
         table = np.array(combinations, dtype=int).reshape(len(combinations), len(sites))
         values: dict[str, np.ndarray] = {}
@@ -141,7 +152,9 @@ class Oracle:
         weights = np.ones((len(table), rows, inner))
         for n, site in enumerate(sites):
             chosen = table[:, n].reshape(-1, 1, 1)
-            if site.discrete:
+            if site.name in self.given:
+                values[site.name] = np.full(chosen.shape, self.given[site.name])
+            elif site.discrete:
                 values[site.name] = chosen.astype(float)
                 weights = weights * np.exp(self.log_density(site, values, phi))
             else:
@@ -170,7 +183,7 @@ class Oracle:
         pair = self.pair
         theta = pair.theta if theta is None else theta
         values, weights = self.assignments(phi)
-        values = {**self.data, **values}
+        values = {**values, **self.data}
         observed, latent, guide = {}, {}, {}
         summed_out = self._component(theta)
         # a subsample that is drawn shows each datum equally often, and is scaled up
@@ -183,11 +196,11 @@ class Oracle:
             return self._mean(cost, weights) * share.get(site.level, rest)
 
         for site in pair.model:
-            if site.name in summed_out:
+            if site.name in summed_out or site.name in self.given:
                 continue
             logs = self.log_density(site, values, theta)
             (observed if site.observed else latent)[site.name] = -mean(site, logs)
-        if pair.model_factor:
+        if pair.model_factor and not (self.given and pair.model_factor.level == "global"):
             observed[pair.model_factor.name] = -mean(
                 pair.model_factor, self.factor(pair.model_factor, values, theta)
             )
@@ -197,7 +210,12 @@ class Oracle:
             (observed if data else latent)[name] = (
                 -self._summed_out(summed_out, values, weights, theta) * rest
             )
+        seen = {site.name for site in pair.observed}
         for site in pair.guide:
+            if site.name in self.given:
+                continue
+            if site.name in seen:  # which has its value from the data, whatever the guide draws
+                continue
             cost = mean(site, self.log_density(site, values, phi))
             if site.auxiliary:
                 guide[site.name] = cost

@@ -83,7 +83,7 @@ def checks_of(pair: Pair, *, everything: bool = False) -> Iterator[Any]:
     yield from (checks[n] for n in (order if everything else order[:3]))
     validate = bool(rng.random() < 0.5)
     if everything or rng.random() < 0.35:
-        yield AccountCheck(validate)
+        yield AccountCheck(validate, given=bool(rng.random() < 0.5))
     if everything or rng.random() < 0.1:
         yield EvidenceCheck(validate)
 

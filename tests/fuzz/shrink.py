@@ -47,10 +47,10 @@ def simplifications(pair: Pair) -> Iterator[Pair]:
         yield _without(pair, site.name)
     for site in pair.observed:
         if len(pair.observed) > 1:
-            data = {name: values for name, values in pair.data.items() if name != site.name}
+            data = {name: values for name, values in pair.data.items() if name != site.column}
             yield replace(pair, model=tuple(s for s in pair.model if s.name != site.name), data=data)
     for site in pair.guide:
-        if site.auxiliary:
+        if site.auxiliary or site.redrawn:
             yield _without(pair, site.name)
     yield from _plain(pair)
     if pair.rows > 1 and pair.plate != "subsample":
@@ -59,10 +59,12 @@ def simplifications(pair: Pair) -> Iterator[Pair]:
     for role in ("model", "guide"):
         sites = getattr(pair, role)
         for n, site in enumerate(sites):
+            if role == "model" and site.name.endswith(("_observed", "_unobserved")):
+                continue  # the two are one
             twin = pair.of_guide(site.name) if role == "model" else site.auxiliary
             for simpler in _simpler_sites(site, alone=not twin or site.observed or site.auxiliary):
                 yield replace(pair, **{role: (*sites[:n], simpler, *sites[n + 1 :])})
-    names = [site.name for site in pair.latents if pair.of_guide(site.name)]
+    names = [site.name for site in pair.latents if pair.of_guide(site.name) and not site.complement]
     for name in names:
         for change in ({"scale": 1.0}, {"masked": False}, {"enumerated": None}):
             yield _on_both(pair, name, **change)
@@ -80,7 +82,6 @@ def _plain(pair: Pair) -> Iterator[Pair]:
         "program_scale": 1.0,
         "modules": False,
         "conditioned": False,
-        "half_seen": False,
         "nesting_given": False,
         "inner_first": False,
         "theta": 0.0,
@@ -170,7 +171,7 @@ def _without_inner(pair: Pair) -> Pair:
     def factor(each: Factor | None) -> Factor | None:
         return replace(each, level="row") if each and each.level == "inner" else each
 
-    inner = {site.name for site in pair.observed if site.level == "inner"}
+    inner = {site.column for site in pair.observed if site.level == "inner"}
     data = {
         name: tuple(row[0] for row in values) if name in inner else values
         for name, values in pair.data.items()

@@ -51,6 +51,13 @@ class Site:
     enumerated: str | None = None
     observed: bool = False
     auxiliary: bool = False
+    complement: bool = False  # whether its mask is the other way round
+    redrawn: bool = False  # whether the guide draws what the model observes
+
+    @property
+    def column(self) -> str:
+        """The argument that an observed site's values stand in."""
+        return self.name.removesuffix("_observed")
 
     @property
     def discrete(self) -> bool:
@@ -80,7 +87,6 @@ class Pair:
         inner_total: of what the inner plate is a subsample.
         inner_first: whether the inner plate has the leftmost of the two dimensions.
         conditioned: observed sites whose values come by ``pyro.condition``.
-        half_seen: an observed site that is given for the rows of ``keep`` only, by ``obs_mask``.
     """
 
     seed: int
@@ -101,7 +107,6 @@ class Pair:
     keep_inner: tuple = ()
     modules: bool = False
     conditioned: bool = False
-    half_seen: bool = False
     nesting_given: bool = False
     expanded: bool = False
     theta: float = 0.0
@@ -150,6 +155,17 @@ class Pair:
         return next((site for site in self.guide if site.name == name), None)
 
     @property
+    def counted_otherwise(self) -> bool:
+        """Whether a latent site has another scale or mask in the guide than in the model."""
+        pairs = [(site, self.of_guide(site.name)) for site in self.latents]
+        return any(twin and (twin.scale, twin.masked) != (site.scale, site.masked) for site, twin in pairs)
+
+    @property
+    def half_seen(self) -> bool:
+        """Whether a site is given for the rows of ``keep`` only, by ``obs_mask``."""
+        return any(site.name.endswith("_observed") for site in self.model)
+
+    @property
     def enumerated_in_model(self) -> tuple[Site, ...]:
         return tuple(site for site in self.latents if site.enumerated and self.of_guide(site.name) is None)
 
@@ -170,12 +186,15 @@ class Pair:
             "model factor": self.model_factor is not None,
             "guide factor": self.guide_factor is not None,
             "auxiliary": any(site.auxiliary for site in self.guide),
-            "other order": [s.name for s in self.guide if not s.auxiliary] != [s.name for s in self.latents],
+            "other order": [s.name for s in self.guide if not s.auxiliary and not s.redrawn]
+            != [s.name for s in self.latents],
             "enumerated in guide": any(site.enumerated for site in self.guide),
             "enumerated in model": bool(self.enumerated_in_model),
             "module": self.modules,
             "conditioned": self.conditioned,
             "half seen": self.half_seen,
+            "redrawn": any(site.redrawn for site in self.guide),
+            "counted otherwise": self.counted_otherwise,
         }
         return frozenset(name for name, there in found.items() if there)
 
@@ -247,7 +266,7 @@ class _Drawing:
                 values = self.rng.integers(site.values, size=shape)
             else:
                 values = self.rng.normal(0.0, 1.5, size=shape).round(2)
-            found[site.name] = as_tuple(values)
+            found[site.column] = as_tuple(values)
         return found
 
     # ---- the sites
@@ -360,6 +379,8 @@ class _Drawing:
 
     def _with_features(self, pair: Pair) -> Pair:
         for feature in (
+            self._half_seen,
+            self._redrawn,
             self._scales,
             self._masks,
             self._factors,
@@ -370,10 +391,31 @@ class _Drawing:
             pair = feature(pair)
         return pair
 
+    def _half_seen(self, pair: Pair) -> Pair:
+        site = pair.observed[0]
+        if site.level != "row" or not self.chance(self.rate / 2):
+            return pair
+        seen = replace(site, name=f"{site.name}_observed", masked=True)
+        filled = replace(seen, name=f"{site.name}_unobserved", observed=False, complement=True)
+        model = tuple(each for one in pair.model for each in ((seen, filled) if one is site else (one,)))
+        drawn = self._site(filled.name, site.family, "row", pair.guide, in_guide=True, like=site)
+        drawn = replace(drawn, masked=self.chance(0.8), complement=True)
+        at = int(self.rng.integers(len(pair.guide) + 1)) if not drawn.parents else len(pair.guide)
+        return replace(pair, model=model, guide=(*pair.guide[:at], drawn, *pair.guide[at:]))
+
+    def _redrawn(self, pair: Pair) -> Pair:
+        if pair.half_seen or not self.chance(self.rate / 4):
+            return pair
+        site = self.choice(pair.observed)
+        drawn = self._site(site.name, site.family, site.level, pair.guide, in_guide=True, like=site)
+        return replace(pair, guide=(*pair.guide, replace(drawn, redrawn=True)))
+
     def _scales(self, pair: Pair) -> Pair:
         if not self.chance():
             return pair
-        chosen = self.choice(pair.model).name
+        chosen = self.choice(
+            [site for site in pair.model if site.column == site.name and not site.complement]
+        ).name
         scale = self.choice([0.5, 2.0, 3.0])
         return self._laid_on(pair, {chosen}, scale=scale)
 
@@ -385,7 +427,9 @@ class _Drawing:
     def _masks(self, pair: Pair) -> Pair:
         if not self.chance():
             return pair
-        sites = [site for site in pair.model if site.level != "global"]
+        sites = [site for site in pair.model if site.level != "global" and not site.masked]
+        if not sites:
+            return pair
         kind = self.choice(["observed", "latent", "all", "one"])
         names = {
             site.name
@@ -396,7 +440,9 @@ class _Drawing:
 
     def _factors(self, pair: Pair) -> Pair:
         if self.chance(self.rate / 2):
-            pair = replace(pair, model_factor=self._factor("m", pair.latents, None))
+            pair = replace(
+                pair, model_factor=self._factor("m", tuple(s for s in pair.latents if not s.complement), None)
+            )
         if self.chance(self.rate / 2):
             pair = replace(pair, guide_factor=self._factor("q", pair.guide, self.chance(0.5)))
         return pair
@@ -409,19 +455,19 @@ class _Drawing:
         return Factor(name, site.name, site.level, self.number(-1, 1), self.number(-1, 1), tilt, has_rsample)
 
     def _enumeration(self, pair: Pair) -> Pair:
-        discrete = [site.name for site in pair.guide if site.discrete]
-        if not discrete or not self.chance(0.25):
+        discrete = [site.name for site in pair.guide if site.discrete and not site.redrawn]
+        if not discrete or not self.chance(0.35):
             return pair
         how = "sequential" if self.chance(0.2) else "parallel"
         one = {self.choice(discrete)} if self.chance(0.5) else set(discrete)
-        if self.chance(0.35) and how == "parallel":
+        if self.chance(0.5) and how == "parallel":
             return self._summed_out(pair, one)
         guide = tuple(replace(s, enumerated=how) if s.name in one else s for s in pair.guide)
         return replace(pair, guide=guide)
 
     def _summed_out(self, pair: Pair, names: set[str]) -> Pair:
         """Sites that the model enumerates and the guide lacks; those of one level."""
-        level = next(site.level for site in pair.model if site.name in names)
+        level = next((site.level for site in pair.model if site.name in names), "global")
         names = {site.name for site in pair.latents if site.name in names and site.level == level}
         used = {parent for site in pair.guide if site.name not in names for parent in site.parents}
         factors = [factor.site for factor in (pair.model_factor, pair.guide_factor) if factor]
@@ -431,7 +477,7 @@ class _Drawing:
         drawn = [pair.of_guide(parent) for site in together for parent in (site.name, *site.parents)]
         apart = any(site and (site.level != level or not site.discrete) for site in drawn if site)
         apart = apart or any(not site.discrete and not site.observed for site in together)
-        if used & names or names & set(factors) or auxiliary or level == "global":
+        if used & names or names & set(factors) or auxiliary or level == "global" or pair.half_seen:
             return pair
         if apart and any(site and site.name not in names for site in drawn):
             return pair
@@ -445,7 +491,7 @@ class _Drawing:
         return replace(pair, inner_total=pair.inner * self.choice([2, 3]))
 
     def _conditioned(self, pair: Pair) -> Pair:
-        if pair.plate == "subsample" or (pair.masks and not self.chance(0.5)):
+        if pair.plate == "subsample" or pair.half_seen or (pair.masks and not self.chance(0.5)):
             return pair
         return replace(pair, conditioned=self.chance(self.rate / 2))
 
