@@ -1,12 +1,232 @@
 """Arguments checked once, with a sentence that says what was expected and what came."""
 
+import inspect
+import math
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import wraps
+from itertools import islice
+from numbers import Real
+from types import FunctionType, UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+
 import numpy as np
 
+LARGEST_NUMPY_SEED: Final = 2**32 - 1
+_TORCH_SEEDS: Final = (-(2**63), 2**64 - 1)
 
-def whole_number(name: str, value: object, *, at_least: int | None = None) -> int:
+
+def whole_number(name: str, value: object, *, at_least: int | None = None, at_most: int | None = None) -> int:
     """An argument that has to be an integer, as an ``int``; NumPy's integers count, booleans do not."""
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not is_integer or (at_least is not None and value < at_least):  # type: ignore[operator]
+    number = int(value) if is_integer(value) else None  # type: ignore[call-overload]
+    too_small = number is not None and at_least is not None and number < at_least
+    too_large = number is not None and at_most is not None and number > at_most
+    if number is None or too_small or too_large:
         bound = "" if at_least is None else f" >= {at_least}"
-        raise ValueError(f"Expected {name} to be an integer{bound} but got {value!r}.")
-    return int(value)  # type: ignore[call-overload,no-any-return]
+        bound += "" if at_most is None else f"{' and' if bound else ''} <= {at_most}"
+        raise ValueError(f"Expected {name} to be an integer{bound} but got {shown(value)}.")
+    return number
+
+
+def real_number(
+    name: str, value: object, *, at_least: float | None = None, above: float | None = None
+) -> float:
+    """An argument that has to be a finite number, as a ``float``; booleans and strings do not count."""
+    is_real = isinstance(value, Real | np.floating | np.integer) and not isinstance(value, bool)
+    number = float(value) if is_real else math.nan  # type: ignore[arg-type]
+    wrong = not math.isfinite(number)
+    wrong |= at_least is not None and number < at_least
+    wrong |= above is not None and number <= above
+    if wrong:
+        bound = f" >= {at_least}" if at_least is not None else f" > {above}" if above is not None else ""
+        raise ValueError(f"Expected {name} to be a finite number{bound} but got {shown(value)}.")
+    return number
+
+
+def seed_number(seed: object) -> int:
+    """The seed of a generator of torch's, as an ``int``; NumPy's integers count."""
+    lowest, highest = _TORCH_SEEDS
+    if not is_integer(seed) or not lowest <= int(seed) <= highest:  # type: ignore[call-overload]
+        raise ValueError(
+            f"Expected seed to be an integer that torch.manual_seed takes but got {shown(seed)}."
+        )
+    return int(seed)  # type: ignore[call-overload,no-any-return]
+
+
+def random_state(seed: object) -> np.random.RandomState:
+    """NumPy's legacy generator at a seed; at one of the system's choice for None."""
+    if seed is None:
+        return np.random.RandomState()
+    return np.random.RandomState(whole_number("seed", seed, at_least=0, at_most=LARGEST_NUMPY_SEED))
+
+
+def one_of(name: str, value: object, allowed: Iterable[object]) -> None:
+    """Checks an argument that names one of a few things."""
+    options = list(allowed)
+    if not any(type(value) is type(each) and value == each for each in options):
+        choices = " or ".join(repr(each) for each in options)
+        raise ValueError(f"Expected {name} to be {choices} but got {shown(value)}.")
+
+
+def is_integer(value: object) -> bool:
+    """Whether a value is a Python or NumPy integer and no boolean."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def shown(value: object) -> str:
+    """A value in a sentence: short ones as they are, others by their type and shape."""
+    text = repr(value)
+    if len(text) <= 60 and "\n" not in text:
+        return text
+    shape = getattr(value, "shape", None)
+    return f"a {type(value).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
+
+
+# ---- Errors of public functions, told of the argument that is to blame.
+
+_IMPLICIT: Final = (
+    TypeError,
+    AttributeError,
+    LookupError,
+    NameError,
+    AssertionError,
+    ArithmeticError,
+    ValueError,
+    RuntimeError,
+)
+_KINDS: Final = {
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+    str: "a string",
+    object: "anything",
+    type(None): "None",
+    "Tensor": "a tensor",
+    "ndarray": "an array",
+    "PathLike": "a path",
+    "Callable": "a function",
+    "Mapping": "a mapping",
+    "Sequence": "a sequence",
+    "Iterable": "an iterable",
+}
+_MOST_ELEMENTS: Final = 100
+
+
+def explain_wrong_arguments(module_name: str) -> None:
+    """Has the public functions and classes of a module name the argument by which they failed.
+
+    An argument of another kind than its annotation says fails somewhere deep, as an AttributeError of torch's
+    for instance. Where a call has failed so, and only then, its arguments are compared with the annotations,
+    and the error becomes a sentence. What runs at each step, or for each datum, is left alone.
+    """
+    module = sys.modules[module_name]
+    for name in module.__all__:
+        thing = vars(module).get(name)  # none where it is loaded later
+        if isinstance(thing, type):
+            _explain_methods(thing)
+        elif isinstance(thing, FunctionType) and not hasattr(thing, "__wrapped__"):
+            told = _explained(thing)
+            # Under both names, so that pickle finds the function where it says it is
+            setattr(module, name, told)
+            setattr(sys.modules[thing.__module__], name, told)
+
+
+def _explain_methods(kind: type) -> None:
+    foreign = {name for base in kind.__mro__ if not _is_own(base) for name in vars(base)} - {"__init__"}
+    if issubclass(kind, BaseException) or getattr(kind, "_is_protocol", False) or "rsample" in foreign:
+        return
+    for name, method in list(vars(kind).items()):
+        is_public = name == "__init__" or not name.startswith("_")
+        if not is_public or name in foreign or name in ("model", "guide"):
+            continue
+        if isinstance(method, FunctionType):
+            setattr(kind, name, _explained(method))
+        elif isinstance(method, classmethod | staticmethod) and isinstance(method.__func__, FunctionType):
+            setattr(kind, name, type(method)(_explained(method.__func__)))
+
+
+def _is_own(kind: type) -> bool:
+    return kind.__module__.startswith("pyro_infomax")
+
+
+def _explained(function: FunctionType) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: object, **kwargs: object) -> object:
+        try:
+            return function(*args, **kwargs)
+        except _IMPLICIT as error:
+            sentence = None if _is_sentence(error) else _blamed(function, args, kwargs)
+            if sentence is None:
+                raise
+            raise TypeError(sentence) from error
+
+    return call
+
+
+def _is_sentence(error: Exception) -> bool:
+    return str(error).startswith("Expected ") and isinstance(error, ValueError | TypeError | RuntimeError)
+
+
+def _blamed(function: FunctionType, args: tuple[object, ...], kwargs: dict[str, object]) -> str | None:
+    """What is wrong with the first argument that is not of the kind of its annotation."""
+    try:
+        hints, signature = get_type_hints(function), inspect.signature(function)
+        given = signature.bind(*args, **kwargs).arguments
+    except (TypeError, NameError):
+        return None
+    for name, value in given.items():
+        kind = signature.parameters[name].kind
+        several = {kind.VAR_POSITIONAL: list, kind.VAR_KEYWORD: dict.values}.get(kind)
+        for each in [value] if several is None else several(value):  # type: ignore[operator]
+            hint = hints.get(name, object)
+            if not _fits(each, hint):
+                return f"Expected {name} to be {' or '.join(_kinds_of(hint))} but got {shown(each)}."
+    return None
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value is of the kind that an annotation says; where that cannot be known, it is."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if origin is Literal:
+        return any(type(value) is type(each) and value == each for each in inner)
+    if hint is None:
+        return value is None
+    if hint is int:
+        return is_integer(value)
+    if hint is float:
+        is_text = isinstance(value, bool | np.bool_ | str | bytes | complex)
+        return hasattr(value, "__float__") and not is_text and not getattr(value, "ndim", 0)
+    if hint is bool:
+        return isinstance(value, bool | np.bool_)
+    kind = origin if isinstance(origin, type) else hint
+    # Any is a class, too
+    if hint is Any or not isinstance(kind, type) or kind is object or getattr(kind, "_is_protocol", False):
+        return True
+    if not isinstance(value, kind) or (isinstance(value, str | bytes) and kind not in (str, bytes, object)):
+        return False
+    return _elements_fit(value, kind, inner)
+
+
+def _elements_fit(value: Any, kind: type, inner: tuple[Any, ...]) -> bool:
+    if not inner or kind is type or callable(value):
+        return True
+    if issubclass(kind, Mapping):
+        key, element = inner
+        return all(_fits(each, key) and _fits(value[each], element) for each in value)
+    if issubclass(kind, tuple) and inner[-1] is not Ellipsis:
+        return len(value) == len(inner) and all(map(_fits, value, inner))
+    # What is no collection could be used up by looking at it
+    is_collection = issubclass(kind, Collection) and not isinstance(value, str | bytes | np.ndarray)
+    return not is_collection or all(_fits(each, inner[0]) for each in islice(value, _MOST_ELEMENTS))
+
+
+def _kinds_of(hint: Any) -> list[str]:
+    if get_origin(hint) in (Union, UnionType):
+        return list(dict.fromkeys(kind for each in get_args(hint) for kind in _kinds_of(each)))
+    if get_origin(hint) is Literal:
+        return [repr(each) for each in get_args(hint)]
+    origin = get_origin(hint) or hint
+    name = getattr(origin, "__name__", str(origin))
+    return [_KINDS.get(origin) or _KINDS.get(name) or f"a {name}"]

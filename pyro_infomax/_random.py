@@ -1,13 +1,43 @@
 """Randomness that leaves no trace in torch's global generators."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import torch
 
+from pyro_infomax._checks import seed_number
+
 _GOLDEN_RATIO: Final = 0x9E3779B97F4A7C15
 _LARGEST_SEED: Final = 2**63 - 1
+_PATIENCE: Final = 10.0  # seconds
+
+# The generators, Pyro's handlers and its parameter store are the process's, not the thread's
+_PROCESS_STATE: Final = threading.RLock()
+
+
+@contextmanager
+def one_thread(what: str, *, patience: float = _PATIENCE) -> Iterator[None]:
+    """Runs its block while no other thread runs one of these.
+
+    A second thread would draw from the first one's seed and be sent back with it, without a word. What is
+    short is waited for. What is long is refused, since threads that wait for each other would wait for ever.
+
+    Args:
+        what: for the sentence of the error.
+        patience: how long to wait for another thread, in seconds.
+    """
+    if not _PROCESS_STATE.acquire(timeout=patience):
+        raise RuntimeError(
+            f"Expected one thread at a time to {what}, but another one has not finished: torch's generators "
+            "and Pyro's handlers belong to the whole process. Run them one after the other, or in processes "
+            "as sweep(..., n_jobs=2) does."
+        )
+    try:
+        yield
+    finally:
+        _PROCESS_STATE.release()
 
 
 @contextmanager
@@ -16,10 +46,11 @@ def isolated_random_state(seed: int | None = None) -> Iterator[None]:
 
     The copies start at the seed, or continue from the present state where there is none.
     """
+    start = None if seed is None else seed_number(seed)
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        if seed is not None:
-            _seed(seed, cuda=bool(devices))
+    with one_thread("draw with a seed"), torch.random.fork_rng(devices=devices):
+        if start is not None:
+            _seed(start, cuda=bool(devices))
         yield
 
 
@@ -34,7 +65,7 @@ def seeded_draws(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with isolated_random_state((seed + 1) * _GOLDEN_RATIO % _LARGEST_SEED):
+    with isolated_random_state((seed_number(seed) + 1) * _GOLDEN_RATIO % _LARGEST_SEED):
         yield
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import explain_wrong_arguments, whole_number
 from pyro_infomax._types import State
 from pyro_infomax.distributions import FlowDistribution, to_flow
 from pyro_infomax.nn import drop_weak_references
@@ -346,3 +346,6 @@ class FlowPrior(Prior):
             A distribution with batch shape () and event shape (latent_dim,).
         """
         return self.flow()
+
+
+explain_wrong_arguments(__name__)

@@ -8,6 +8,8 @@ import math
 from abc import ABC, abstractmethod
 from typing import final
 
+from pyro_infomax._checks import explain_wrong_arguments
+
 __all__ = ["Constant", "Cyclical", "Linear", "Schedule"]
 
 
@@ -151,3 +153,6 @@ class Cyclical(Schedule):
 
     def __repr__(self) -> str:
         return f"Cyclical({self.start}, {self.end}, {self.period}, cycles={self.cycles}, ramp={self.ramp})"
+
+
+explain_wrong_arguments(__name__)

@@ -15,7 +15,8 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.nn.parameter import is_lazy
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import explain_wrong_arguments, shown, whole_number
+from pyro_infomax._data import as_arguments, as_tensor
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import State
 from pyro_infomax.guides import Head, LatentSite, build_head, check_posterior, infer_of, is_head, median_of
@@ -31,6 +32,7 @@ from pyro_infomax.nn import (
     register,
     to_likelihood,
 )
+from pyro_infomax.poutine import plain_errors
 from pyro_infomax.priors import check_prior, to_prior
 
 __all__ = ["VAE"]
@@ -119,6 +121,9 @@ class VAE(nn.Module):
         head: Head | None = None,
     ) -> None:
         super().__init__()
+        for name, network in (("encoder", encoder), ("decoder", decoder)):
+            if not callable(network):
+                raise TypeError(f"Expected the {name} to be a module or function but got {shown(network)}.")
         self.latent_dim = whole_number("latent_dim", latent_dim, at_least=1)
         self._name = InstanceName("VAE")
         self.encoder = encoder
@@ -150,6 +155,7 @@ class VAE(nn.Module):
         Returns:
             The latents, (batch, latent_dim).
         """
+        x = x if isinstance(x, Tensor) else as_tensor("x", x)
         for part in ("decoder", "likelihood", "prior"):
             register(f"{self._name}.{part}", getattr(self, part))
         prior = self._prior(register)
@@ -168,6 +174,7 @@ class VAE(nn.Module):
         Returns:
             The latents, (batch, latent_dim).
         """
+        x = x if isinstance(x, Tensor) else as_tensor("x", x)
         register(f"{self._name}.encoder", self.encoder)
         self._build_head(x, *rest)
         register(f"{self._name}.head", self.head)
@@ -186,10 +193,12 @@ class VAE(nn.Module):
         Returns:
             A distribution with batch shape (batch,) and event shape (latent_dim,).
         """
+        x, rest = as_tensor("x", x), as_arguments(rest)
         self._adopt("encoder")
-        self._build_head(x, *rest)
-        self._adopt("head")
-        return self._posterior(x, *rest)
+        with plain_errors():
+            self._build_head(x, *rest)
+            self._adopt("head")
+            return self._posterior(x, *rest)
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
         """The likelihood p(x|z).
@@ -200,8 +209,10 @@ class VAE(nn.Module):
         Returns:
             A distribution with batch shape (...) and the shape of one datum as event shape.
         """
+        z = as_tensor("z", z)
         self._adopt("decoder", "likelihood")
-        return self._likelihood(z, self._decoded(z))
+        with plain_errors():
+            return self._likelihood(z, self._decoded(z))
 
     @torch.no_grad()
     def sample(self, n: int, *, seed: int | None = None) -> Tensor:
@@ -214,6 +225,7 @@ class VAE(nn.Module):
         Returns:
             Data, (n, ...).
         """
+        n = whole_number("n", n, at_least=1)
         self._adopt("prior")
         with nullcontext() if seed is None else isolated_random_state(seed):
             x: Tensor = self.decode(self._prior(adopt).expand([n]).sample()).sample()
@@ -358,3 +370,6 @@ def _join(module: nn.Module, network: object) -> None:
     """Brings a module to the dtype and device of a network."""
     reference = _reference(network)
     module.to(reference.device, reference.dtype)
+
+
+explain_wrong_arguments(__name__)

@@ -17,6 +17,7 @@ from pyro.infer import ELBO, SVI
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_infomax import _random
 from pyro_infomax._ranks import Ranks
 from pyro_infomax.infer import TraceMeanField_InfoMaxELBO
 
@@ -84,9 +85,20 @@ class ThreadRanks(Ranks):
         return torch.cat(self._exchanged(tensor))
 
 
+class NoLock:
+    """For threads that stand for processes, which share nothing."""
+
+    def acquire(self, timeout: float) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
 @pytest.fixture
-def as_ranks() -> Callable[..., list[Any]]:
+def as_ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Calls a function as each of some processes at once; what they return, or the error that they raise."""
+    monkeypatch.setattr(_random, "_PROCESS_STATE", NoLock())
 
     def run(size: int, function: Callable[[Ranks], Any]) -> list[Any]:
         board: list[Any] = [None] * size

@@ -1,6 +1,9 @@
 """Training steps as one graph: record a step of SVI once, then replay or compile it; a fused optimiser."""
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.capture._captured_svi import CapturedSVI
 from pyro_infomax.capture._optim import FusedOptim
 
 __all__ = ["CapturedSVI", "FusedOptim"]
+
+explain_wrong_arguments(__name__)

@@ -1,5 +1,6 @@
 """The terms of a trained pair with their errors and bounds, and its posterior for ArviZ."""
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.diagnostics._annealed import AnnealedEvidence, Simulated, annealed_importance_sampling
 from pyro_infomax.diagnostics._arviz import to_arviz, to_native
 from pyro_infomax.diagnostics._convergence import Convergence, convergence
@@ -22,3 +23,5 @@ __all__ = [
     "to_arviz",
     "to_native",
 ]
+
+explain_wrong_arguments(__name__)

@@ -1,5 +1,6 @@
 """Scores of codes against the factors that made the data, each with its interval, floor and ceiling."""
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.disentanglement._beta_vae_score import beta_vae_score
 from pyro_infomax.disentanglement._chen_mig import chen_mig
 from pyro_infomax.disentanglement._dci import dci
@@ -39,3 +40,5 @@ __all__ = [
     "udr",
     "wasserstein_correlation",
 ]
+
+explain_wrong_arguments(__name__)

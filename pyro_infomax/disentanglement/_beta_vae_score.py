@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix
 from sklearn.preprocessing import StandardScaler
 
+from pyro_infomax._checks import random_state
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
     FixedFactorDraws,
@@ -80,7 +81,7 @@ def beta_vae_score(
         >>> beta_vae_score(-2 * factors, factors, calibration=None).score
         1.0
     """
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     interventions = held_fixed(
         codes, factors, pairs=True, num_background=0, reference=reference, rng=rng, progress=progress
     )

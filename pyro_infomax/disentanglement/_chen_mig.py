@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.interpolate import BSpline, make_interp_spline
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import random_state, whole_number
 from pyro_infomax._progress import patiently
 from pyro_infomax._types import Array, Floats, Integers
 from pyro_infomax.disentanglement._mig import entropies, two_best
@@ -120,7 +120,7 @@ def chen_mig(
         raise ValueError(
             "Expected at least two codes but got 1: the gap is between the two that know most of a factor."
         )
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     # A draw from each of num_samples posteriors, scored once in all mixtures: what resampling then weighs
     posteriors = _with_draws(to_sample(loc, factors), scale, num_samples, rng)
     terms = _InformationTerms.of(posteriors, 0 if reference else _SHUFFLES, rng, progress=progress)

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone, is_classifier
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.utils import check_random_state
 
+from pyro_infomax._checks import random_state
 from pyro_infomax._types import Array, Floats
 from pyro_infomax.disentanglement._interventions import NUM_POINTS, GivenCodes, GivenFactors, drawn_sample
 from pyro_infomax.disentanglement._sample import Sample, Split, to_split
@@ -104,7 +105,7 @@ def dci(
         dci_completeness 1.000
         dci_informativeness 1.000
     """
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
     _check_codes_and_factors(sample)
     chosen = _chosen(learner, reference=reference)

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_infomax._checks import random_state
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
     FixedFactorDraws,
@@ -81,7 +82,7 @@ def factor_vae_score(
         >>> result.score, result.parts["votes"].argmax(axis=1)
         (1.0, array([0, 1, 2]))
     """
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     interventions = held_fixed(
         codes,
         factors,

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_infomax._checks import random_state
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_TRAIN, GivenCodes, GivenFactors, drawn_sample
 from pyro_infomax.disentanglement._sample import Sample, equal_width_bins, variance_shares
@@ -79,7 +80,7 @@ def irs(
         raise ValueError(
             f"Expected 0 < quantile <= 1 but got {quantile!r}: 0.99 is usual, 1 takes the largest deviation."
         )
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     sample = drawn_sample(codes, factors, num_points=NUM_TRAIN, rng=rng, progress=progress)
     if not reference:
         _check_shared(sample)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln, xlogy
 from scipy.stats import gamma
 
+from pyro_infomax._checks import random_state
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_TRAIN, GivenCodes, GivenFactors, drawn_sample
 from pyro_infomax.disentanglement._sample import Binned, binned
@@ -67,7 +68,7 @@ def mig(
         >>> round(once.score, 3), twice.parts["per_factor"].round(3).tolist()
         (1.0, [1.0, 0.0])
     """
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
     if sample.num_codes < 2:
         raise ValueError(

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from pyro_infomax._checks import random_state
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import (
     NUM_POINTS,
@@ -78,7 +79,7 @@ def modularity(
         modularity 1.000
         Code 2 tells no more of any factor than chance would and is left out of the mean.
     """
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
     if sample.num_factors < 2:
         raise ValueError(
@@ -175,7 +176,7 @@ def explicitness(
         >>> score.score > 0.95, score.parts["auc_test"].shape
         (True, (2,))
     """
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
     split = to_split(sample, reference=reference, rng=rng)
     statistic = partial(_explicitness, reference=reference)

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
+from pyro_infomax._checks import random_state
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_POINTS, GivenCodes, GivenFactors, drawn_sample
 from pyro_infomax.disentanglement._sample import Sample, Split, ordered, to_split
@@ -80,7 +81,7 @@ def sap(
         >>> print(sap(factors * [1.0, 1e-6], factors, seed=0, calibration=Calibration(5, 20)))
         sap 1.000 [0.9..., 1.000] (floor 0.0..., ceiling 1.000)
     """
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     sample = drawn_sample(
         codes, factors, num_points=num_points, rng=rng, progress=progress, continuous=continuous
     )

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Self, TypeAlias, final
 import numpy as np
 import pandas as pd
 
+from pyro_infomax._checks import random_state
 from pyro_infomax._progress import patiently
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.disentanglement._beta_vae_score import beta_vae_score
@@ -125,7 +126,7 @@ def calibrated_score(
             f"{type(function).__name__}: calibrated_score(function, codes, factors)."
         )
     name = _name_of(function) if name is None else name
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     sample = drawn_sample(codes, factors, num_points=num_points, rng=rng, progress=progress)
     return calibrated(
         name,
@@ -305,7 +306,7 @@ def score(
     """
     functions = _known_scores(which)
     codes = encoder_of(codes, factors, progress=progress) or codes
-    points = drawn(codes, factors, num_points=num_points, rng=np.random.RandomState(seed), progress=progress)
+    points = drawn(codes, factors, num_points=num_points, rng=random_state(seed), progress=progress)
     # What is wrong for every score is an error, not a reason for each
     if functions.keys() <= _UNSUPERVISED.keys():
         codes_array(points[0])

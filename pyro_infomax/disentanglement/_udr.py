@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from sklearn.linear_model import Lasso
 
+from pyro_infomax._checks import random_state
 from pyro_infomax._types import Floats
 from pyro_infomax.disentanglement._sample import as_floats, codes_array
 from pyro_infomax.disentanglement._score import Calibration, Score, ScoreOutcome, calibrated
@@ -89,7 +90,7 @@ def udr(
     kept = zip(arrays, _kept(arrays, kl), strict=True)
     models = _Models(arrays, tuple(told & (np.ptp(each, axis=0) > 0) for each, told in kept))
     statistic = partial(_udr, correlation=correlation, reference=reference)
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     return calibrated("udr", statistic, models, calibration=calibration, rng=rng, progress=progress)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import digamma
 
+from pyro_infomax._checks import random_state
 from pyro_infomax._types import Array, Floats, Integers
 from pyro_infomax.disentanglement._interventions import NUM_TRAIN, GivenCodes, GivenFactors, drawn
 from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
@@ -226,7 +227,7 @@ def _of_codes_alone(
     seed: int,
     progress: bool,
 ) -> Score:
-    rng = np.random.RandomState(seed)
+    rng = random_state(seed)
     array = codes_array(drawn(codes, factors, num_points=num_points, rng=rng, progress=progress)[0])
     if array.shape[1] < 2:
         raise ValueError(

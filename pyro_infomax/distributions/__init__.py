@@ -7,6 +7,7 @@ torch posteriors do without it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.distributions._divergences import closed_divergence
 from pyro_infomax.distributions._families import (
     diagonal_normal as diagonal_normal,
@@ -14,6 +15,7 @@ from pyro_infomax.distributions._families import (
     full_name as full_name,
     in_double as in_double,
     in_dtype_of as in_dtype_of,
+    is_angular as is_angular,
     is_discrete as is_discrete,
     is_factorised as is_factorised,
     is_normal as is_normal,
@@ -110,3 +112,6 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_WITH_PYRO})
+
+
+explain_wrong_arguments(__name__)

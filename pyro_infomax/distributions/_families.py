@@ -164,7 +164,30 @@ def is_point_mass(fn: object) -> bool:
     return is_called(fn, "Delta")
 
 
-# ---- What an objective must know of the distribution of a site.
+# ---- What an objective or a guide must know of the distribution of a site.
+
+
+def is_angular(fn: object) -> bool:
+    """Whether the values of a distribution are angles, of which its support says that they are real.
+
+    Angles that differ by a full turn are the same, and the density is that of a single turn. A distribution
+    on the whole line, such as a Normal or a flow, counts every turn, and its ELBO bounds nothing. Within all
+    wrappers, transforms and mixtures: ``VonMises``, ``SineBivariateVonMises`` and ``SineSkewed``. Points on a
+    sphere are none: the support of ``VonMises3D`` and ``ProjectedNormal`` says what it is.
+
+    >>> from torch.distributions import Independent, Normal, VonMises
+    >>> is_angular(Independent(VonMises(torch.zeros(2), 1.0), 1)), is_angular(Normal(0.0, 1.0))
+    (True, False)
+    """
+    if is_called(fn, "VonMises", "SineBivariateVonMises", "SineSkewed"):
+        return True
+    parts = getattr(fn, "parts", None)
+    inner = [getattr(fn, name, None) for name in _WITHIN] + (parts if isinstance(parts, list) else [])
+    return any(is_angular(each) for each in inner if each is not None)
+
+
+# by which wrappers, transforms and mixtures name what they are made of
+_WITHIN = ("base_dist", "component_distribution", "component0", "component1")
 
 
 def is_discrete(fn: Distribution) -> bool | None:

@@ -1,5 +1,6 @@
 """Amortised guides q(z|x) for any Pyro model with a plate of data."""
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.guides._amortized import (
     AmortizedGuide,
     Head as Head,
@@ -30,3 +31,5 @@ __all__ = [
     "InnerPlate",
     "LatentSite",
 ]
+
+explain_wrong_arguments(__name__)

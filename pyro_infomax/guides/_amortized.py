@@ -18,7 +18,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import is_integer, whole_number
+from pyro_infomax._data import as_arguments
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Args, Program, Site, State
 from pyro_infomax.distributions import check_levels, closed_quantiles, sorted_quantiles
@@ -42,6 +43,7 @@ from pyro_infomax.nn import (
     prototype_features,
     register,
 )
+from pyro_infomax.poutine import plain_errors
 
 Plates: TypeAlias = pyro.plate | Iterable[pyro.plate]
 Head: TypeAlias = nn.Module | type[object] | partial[object]
@@ -83,8 +85,8 @@ def split_count(args: Args, num_samples: int | None) -> tuple[Args, int]:
     """The data, and the number of samples, which may come last."""
     # a flag of the model is an int too
     last = args[-1] if args else None
-    if num_samples is None and isinstance(last, int) and not isinstance(last, bool):
-        args, num_samples = args[:-1], last
+    if num_samples is None and is_integer(last):
+        args, num_samples = args[:-1], last  # type: ignore[assignment]
     return args, whole_number("num_samples", 1 if num_samples is None else num_samples, at_least=1)
 
 
@@ -450,7 +452,7 @@ class AmortizedGuide(AutoGuide):
         size = data_size(args)
         if self.model is None:
             raise ValueError("Expected a guide that has run but this one was pickled before: build it anew.")
-        with torch.inference_mode(False), torch.no_grad(), isolated_random_state():
+        with torch.inference_mode(False), torch.no_grad(), isolated_random_state(), plain_errors():
             trace = self._run_model(*args, **kwargs)
             plate = find_data_plate(trace, size, own_plates=self._own_plates(*args, **kwargs))
             self._sites = find_latent_sites(trace, plate)
@@ -542,6 +544,7 @@ class AmortizedGuide(AutoGuide):
     @contextmanager
     def _outside_of_inference(self, *args: object, **kwargs: object) -> Iterator[Tensor]:
         """The features of all data, in a run of its own, so that no handler around sees the parameters."""
+        args = as_arguments(args)
         with pyro.poutine.block(), self._pyro_context:
             self._ensure_prototype(*args, **kwargs)
             self._register()

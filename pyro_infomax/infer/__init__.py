@@ -7,6 +7,7 @@ ones. The ``_IM`` classes train the input of a given channel, by the IM algorith
 
 from typing import NoReturn
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.infer._elbo import SurrogateLoss, Terms, WeightedELBO, surrogate_loss
 from pyro_infomax.infer._enum import TraceEnum_WeightedELBO
 from pyro_infomax.infer._estimators import (
@@ -85,3 +86,6 @@ def __getattr__(name: str) -> NoReturn:
     if name in _INEXACT:
         raise NotImplementedError(f"{name} does not exist: {_INEXACT[name]}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+explain_wrong_arguments(__name__)

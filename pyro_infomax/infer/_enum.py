@@ -372,16 +372,31 @@ class TraceEnum_WeightedELBO(WeightedELBO, SummedELBO):
         components = enumerated_components(model_trace, guide_trace)
         sites = [site for component in components for site in component.sites]
         enumerated = [site for component in components for site in component.enumerated]
-        self._check_one_scale({name: _scalar(model_trace.nodes[name]["scale"]) for name in sites}, enumerated)
+        if not sites:
+            return
+        own = {name: _scalar(unweighted_scale_and_mask(model_trace.nodes[name])[0]) for name in sites}
+        _check_one_scale(
+            own,
+            f"Expected the sites summed over {enumerated} to have one scale",
+            "the logarithm of a sum over values is no sum over rows, so put all of them into the plate that "
+            f"subsamples or the poutine.scale, take all rows of that plate, or enumerate {enumerated} in the "
+            "guide",
+        )
+        mapping = ", ".join(f"{site!r}: ..." for site in sites)
+        _check_one_scale(
+            {name: _scalar(model_trace.nodes[name]["scale"]) for name in sites},
+            f"Expected the sites summed over {enumerated} to carry one weight",
+            f"weigh them alike by a mapping, {self._weights.label_of_sites}={{{mapping}}}",
+        )
 
-    def _check_one_scale(self, scales: dict[str, Weight], enumerated: list[str]) -> None:
-        expected = f"Expected the sites summed over {enumerated} to carry one weight"
-        mapping = ", ".join(f"{site!r}: ..." for site in scales)
-        remedy = f"weigh them alike by a mapping, {self._weights.label_of_sites}={{{mapping}}}"
-        for scale in scales.values():
-            if not holds(scale == next(iter(scales.values())), f"{expected}; {remedy}"):
-                numbers = {name: float(each) for name, each in scales.items()}
-                raise ValueError(f"{expected} but got the scales {numbers}; {remedy}")
+
+def _check_one_scale(scales: dict[str, Weight], expected: str, remedy: str) -> None:
+    first = next(iter(scales.values()))
+    for scale in scales.values():
+        # What a weight was taken out of is known up to its rounding
+        if not holds(abs(scale - first) <= 1e-5 * abs(first), f"{expected}; {remedy}"):
+            numbers = {name: float(each) for name, each in scales.items()}
+            raise ValueError(f"{expected} but got the scales {numbers}; {remedy}")
 
 
 def _scalar(scale: Weight) -> Weight:

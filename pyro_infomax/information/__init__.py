@@ -1,5 +1,6 @@
 """Nats from tensors: the aggregate posterior, and every quantity that compares with it."""
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.information._account import Account, SiteAccount
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._decoder import barber_agakov, decoder_gap
@@ -43,6 +44,7 @@ from pyro_infomax.information._sites import (
     Prefixes as Prefixes,
     ShardedAggregate as ShardedAggregate,
     WholeAggregate as WholeAggregate,
+    sums_of as sums_of,
 )
 
 __all__ = [
@@ -78,3 +80,5 @@ __all__ = [
     "sigmoid_schedule",
     "total_correlation",
 ]
+
+explain_wrong_arguments(__name__)

@@ -1,5 +1,6 @@
 """Encoders and decoders, likelihoods, and the heads that make distributions of features."""
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.nn._discrete_heads import (
     BernoulliHead,
     CategoricalHead,
@@ -69,3 +70,5 @@ __all__ = [
     "discrete_head",
     "to_likelihood",
 ]
+
+explain_wrong_arguments(__name__)

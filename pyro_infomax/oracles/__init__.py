@@ -1,5 +1,6 @@
 """Problems whose answer is known in closed form. An oracle imports nothing that it judges."""
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.oracles._bottleneck import (
     GaussianInformationBottleneck,
     InformationBottleneck,
@@ -61,3 +62,5 @@ __all__ = [
     "rate_distortion",
     "sparse_covariance",
 ]
+
+explain_wrong_arguments(__name__)

@@ -1,5 +1,6 @@
 """Arrays in, Axes out: histories, rate and information of each dimension, and the latent space."""
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.plots._account import (
     information_over_size,
     information_per_dimension,
@@ -29,3 +30,5 @@ __all__ = [
     "traversal_animation",
     "traversals",
 ]
+
+explain_wrong_arguments(__name__)

@@ -1,5 +1,6 @@
 """Per-site weights in an objective, and the plates and frames of a site."""
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.poutine._sites import (
     UnknownPlateError,
     data_frame as data_frame,
@@ -29,3 +30,5 @@ __all__ = [
     "unweighted_scale_and_mask",
     "weight",
 ]
+
+explain_wrong_arguments(__name__)

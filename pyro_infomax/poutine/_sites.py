@@ -1,7 +1,9 @@
 """Which plate of a program holds the data."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
@@ -49,7 +51,8 @@ def _frames_around(sites: list[Site]) -> Frames:
 
 def _around_observed(trace: Trace) -> Frames:
     """The plates around every observed site that is in a plate at all."""
-    sites = [site for site in sample_sites(trace) if site["is_observed"] and not is_deterministic(site)]
+    observed = [site for site in sample_sites(trace) if site["is_observed"] and not site.get("given")]
+    sites = [site for site in observed if not is_deterministic(site)]
     each = [_frames_around([site]) for site in sites if frames_of(site)]
     shared = set.intersection(*map(set, each)) if each else set()
     return {name: frame for frames in each for name, frame in frames.items() if name in shared}
@@ -90,24 +93,38 @@ def _fitting(candidates: Frames, size: int, role: str) -> Frame:
 # ---- The sentence of an error without what Pyro adds to it.
 
 
+# As torch's matrix products, convolutions and losses say it
+_OF_DTYPES: Final = re.compile(r"same d(ata)?type|scalar type|type .* should be the same")
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Lets the errors of this package leave a traced program as they were raised.
+    """Lets the errors of a traced program leave it as they were raised, each once.
 
-    Every trace of Pyro appends the shapes of all sites and parameters to an error that passes through it.
-    That helps with errors of torch, and buries a sentence that already says what was expected, what came and
-    what to do.
+    Every trace of Pyro raises an error that passes through it anew and appends the shapes of all sites and
+    parameters. That helps with errors of torch, where the shapes of the innermost trace become a note. It
+    buries a sentence of this package, which already says what was expected, what came and what to do.
     """
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        said = _first_said(error)
-        if said is error or not str(said).startswith("Expected "):
+        said, shapes = _first_said(error)
+        if _OF_DTYPES.search(str(said)):
+            raise ValueError(
+                f"Expected data and parameters of one dtype but torch found: {said} Convert the data, as by "
+                "x.float() or array.astype('float32')."
+            ) from said
+        if said is error:
             raise
-        raise said from None
+        if not str(said).startswith("Expected "):
+            said.add_note(shapes)
+        raise said from said.__cause__
 
 
-def _first_said(error: BaseException) -> BaseException:
+def _first_said(error: BaseException) -> tuple[BaseException, str]:
+    """The error as it was raised, and what the innermost trace has appended to it."""
+    shapes = ""
     while error.__cause__ is not None and str(error).startswith(str(error.__cause__)):
+        shapes = str(error).removeprefix(str(error.__cause__)).strip("\n")
         error = error.__cause__
-    return error
+    return error, shapes

@@ -251,5 +251,5 @@ def _warn_failures(points: list[Point], outcomes: list[PointOutcome], store: Sto
         f"{len(failed)} of {len(points)} points failed; the first, at {point}, with {failure}. "
         f"{store.where(point, failure)}",
         UserWarning,
-        stacklevel=3,
+        stacklevel=4,
     )

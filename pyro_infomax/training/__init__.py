@@ -1,5 +1,6 @@
 """Training: SVI over data, a history of its terms, and a clean stop at a loss that is not finite."""
 
+from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.programs import Snapshot
 from pyro_infomax.training._callbacks import (
@@ -29,3 +30,5 @@ __all__ = [
     "TrainingState",
     "fit",
 ]
+
+explain_wrong_arguments(__name__)

@@ -5,7 +5,7 @@ import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Final, TypeGuard, final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import count_nan
+from pyro_infomax._data import as_tensor, count_nan, is_column
 from pyro_infomax._types import Array
 
 Batch = tuple[Tensor, ...]
 Column = Tensor | Array
-TrainingData = Column | tuple[Column, ...] | Dataset[object] | DataLoader[object]
+TrainingData = Any  # a tensor, array or frame, a tuple of these, a Dataset or a DataLoader
 
 _BLOCK: Final = 1024
 
@@ -170,11 +170,13 @@ def to_batches(data: TrainingData, *, batch_size: int | None, name: str = "data"
         case Dataset():
             return _dataset_batches(data, batch_size, name)
     parts = data if isinstance(data, tuple) else (data,)
-    if parts and all(_is_column(part) for part in parts):
-        return _column_batches(parts, batch_size, name)
+    if parts and all(is_column(part) for part in parts):
+        # Only what is in a file stays an array: its rows are read as they are needed
+        columns = [part if _is_memory_mapped(part) else as_tensor(name, part) for part in parts]
+        return _column_batches(columns, batch_size, name)
     raise ValueError(
-        f"Expected {name} to be a tensor, a memory-mapped array, a tuple of these, a Dataset or a "
-        f"DataLoader but got {_kind(data)}."
+        f"Expected {name} to be a tensor, an array, a frame, a tuple of these, a Dataset or a DataLoader but "
+        f"got {_kind(data)}."
     )
 
 
@@ -194,10 +196,6 @@ def _column_batches(columns: Sequence[Column], batch_size: int | None, name: str
     return IndexedBatches(
         lambda index: tuple([take(index) for take in takes]), size=size, batch_size=batch_size, device=device
     )
-
-
-def _is_column(part: object) -> TypeGuard[Column]:
-    return isinstance(part, Tensor) or _is_memory_mapped(part)
 
 
 def _is_memory_mapped(part: object) -> bool:

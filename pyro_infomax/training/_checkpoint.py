@@ -418,7 +418,7 @@ class Keeper:
                 f"The checkpoint {self._path} has got to epoch {done + begun}, further than the "
                 f"{self.training.epochs} epochs that were asked for; it is returned as it is.",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=5,
             )
 
     def _check_setting(self, kept: State) -> None:

@@ -8,14 +8,16 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, Never, final
 
+import torch
 from pyro import validation_enabled
 from pyro.infer import SVI
 from tqdm import tqdm
 
-from pyro_infomax._checks import whole_number
-from pyro_infomax._random import isolated_random_state
+from pyro_infomax._checks import seed_number, whole_number
+from pyro_infomax._random import isolated_random_state, one_thread
 from pyro_infomax._types import State
 from pyro_infomax.nn import evaluation_mode
+from pyro_infomax.poutine import plain_errors
 from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot
 from pyro_infomax.training._batches import Batch, Batches, TrainingData, to_batches
 from pyro_infomax.training._callbacks import Callback, TrainingState
@@ -403,23 +405,28 @@ def fit(
         >>> bool((pyro.param("loc") - 3.0).abs() < 0.1)
         True
     """
-    if not isinstance(svi, SVI):
-        raise ValueError(f"Expected a pyro.infer.SVI but got {type(svi).__name__}.")
-    whole_number("epochs", epochs, at_least=1)
+    _check_can_train(svi)
+    epochs = whole_number("epochs", epochs, at_least=1)
+    seed = None if seed is None else seed_number(seed)
     kept = _checkpoint(checkpoint, resume)
     after_epoch = _checked_callbacks(callbacks)
     execution: Execution = SingleProcess() if fabric is None else DataParallel(fabric)
     batches, held_out = execution.ranks.together(lambda: _both_batches(data, validation, batch_size))
-    run = TrainingRun(
-        svi,
-        epochs=epochs,
-        batches=batches,
-        held_out=held_out,
-        callbacks=after_epoch,
-        execution=execution,
-        streams=RandomStreams(data, validation),
-    )
-    with nullcontext() if seed is None else isolated_random_state(seed):
+    # Pyro's handlers, its parameter store and torch's generator belong to the process
+    with (
+        one_thread("train", patience=0.0),
+        plain_errors(),
+        nullcontext() if seed is None else isolated_random_state(seed),
+    ):
+        run = TrainingRun(
+            svi,
+            epochs=epochs,
+            batches=batches,
+            held_out=held_out,
+            callbacks=after_epoch,
+            execution=execution,
+            streams=RandomStreams(data, validation),
+        )
         if kept is not None:
             setting = training_setting(
                 svi,
@@ -430,9 +437,30 @@ def fit(
                 processes=execution.ranks.world_size,
             )
             run.keep_in(kept, resume=resume, setting=setting)
-        run.train(progress=progress)
+        try:
+            run.train(progress=progress)
+        finally:
+            _let_pickle(run.state)
     _warn_unfinished_schedules(svi, run.state.step)
     return run.state.history
+
+
+def _let_pickle(state: TrainingState) -> None:
+    """Removes what Pyro hangs on parameters and pickle refuses; the next run hangs it on again."""
+    for parameter in state.programs.parameters.values():
+        parameter.__dict__.pop("unconstrained", None)
+
+
+def _check_can_train(svi: object) -> None:
+    """Checks what would let a training run to its end and move nothing."""
+    if not isinstance(svi, SVI):
+        raise ValueError(f"Expected a pyro.infer.SVI but got {type(svi).__name__}.")
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        raise RuntimeError(
+            "Expected gradients to train with but got a call of fit under torch.no_grad or "
+            "torch.inference_mode, where no parameter would move: call fit outside of it."
+        )
+    whole_number("num_particles", getattr(objective(svi), "num_particles", 1), at_least=1)
 
 
 def _checkpoint(checkpoint: Checkpoint | str | os.PathLike[str] | None, resume: bool) -> Checkpoint | None:
@@ -460,7 +488,7 @@ def _warn_unfinished_schedules(svi: SVI, steps: int) -> None:
             f"reach their end value, after {steps} in this training. "
             "Train for more epochs or shorten the schedule.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

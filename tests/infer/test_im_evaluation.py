@@ -160,5 +160,5 @@ def test_modules_are_evaluated_and_go_back_to_training():
 
 @pytest.mark.parametrize(("name", "value"), [("num_samples", 1), ("uses", 0)])
 def test_wrong_counts_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"Expected {name} >= {value + 1} but got {value}"):
+    with pytest.raises(ValueError, match=f"Expected {name} to be an integer >= {value + 1} but got {value}"):
         transmitted_information(decode, send, **{name: value})

@@ -1,4 +1,8 @@
+import traceback
+
+import pyro
 import pytest
+import torch
 from pyro import poutine
 
 from pyro_infomax.poutine import plain_errors
@@ -20,3 +24,15 @@ def test_other_errors_keep_the_shapes():
 
     with pytest.raises(RuntimeError, match="Trace Shapes"), plain_errors():
         poutine.trace(model).get_trace()
+
+
+def test_an_error_of_torch_is_told_once_with_the_shapes_once():
+    def model():
+        pyro.param("weight", torch.ones(2, 3))
+        torch.ones(2) @ torch.ones(3)
+
+    with pytest.raises(RuntimeError) as caught, plain_errors():
+        poutine.trace(poutine.trace(poutine.trace(model))).get_trace()
+    told = "".join(traceback.format_exception(caught.value))
+    assert told.count("Traceback") == 1
+    assert told.count("weight 2 3") == 1

@@ -4,6 +4,7 @@ import pickle
 import warnings
 
 import numpy as np
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -477,7 +478,10 @@ WITH_NAN = torch.tensor([[0.0, 1.0], [torch.nan, 1.0], [torch.nan, torch.nan]])
         ({"epochs": "3"}, r"epochs to be an integer >= 1 but got '3'"),
         ({"batch_size": 0}, r"batch_size to be an integer >= 1 but got 0"),
         ({"batch_size": 1.5}, r"batch_size .* got 1.5"),
-        ({"data": torch.ones(3).numpy()}, r"data to be a tensor, .* got the type ndarray"),
+        ({"data": 3.0}, r"data to be a tensor, an array, .* got the type float"),
+        ({"data": np.array(["a", "b"])}, r"data to be numbers, .* values of dtype <U1"),
+        ({"data": pd.DataFrame({"x": [1.0, None]})}, r"data without missing values but got 1"),
+        ({"seed": 1.5}, r"seed to be an integer .* got 1.5"),
         ({"data": [torch.ones(3)]}, r"data to be .* got a list of Tensor"),
         ({"data": ()}, r"data to be .* got a tuple of nothing"),
         ({"data": (torch.ones(3), "y")}, r"data to be .* got a tuple of Tensor and str"),
