@@ -241,7 +241,10 @@ class RecordedGraph:
             if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
                 deciding = [each for each in self._deciding(node) if each not in self.literals]
                 if deciding:
-                    raise NotCapturableError(f"a shape depends on the values of a tensor ({_operator(node)})")
+                    raise NotCapturableError(
+                        f"a shape depends on the values of a tensor ({_operator(node)}); torch.where and "
+                        "poutine.mask leave shapes as they are"
+                    )
 
     def _deciding(self, node: Node) -> Sequence[Node]:
         """The arguments whose values decide on the shape of what a node gives."""

@@ -279,22 +279,26 @@ def is_library(thing: FunctionType | ModuleType | type) -> bool:
 
 
 def place_of(error: BaseException) -> str:
-    """The line of the user's own that an error comes from, as ``" (model.py, line 3)"``; or nothing."""
-    return _last_own_line(list(walk_tb(error.__traceback__)))
+    """The line of the user's own that an error comes from, as ``" (model.py, line 3)"``; or Pyro's function."""
+    return _innermost(list(walk_tb(error.__traceback__)))
 
 
 def present_place() -> str:
     """The line of the user's own that has led here, in the same form."""
-    return _last_own_line(list(walk_stack(None))[::-1])
+    return _innermost(list(walk_stack(None))[::-1])
 
 
-def _last_own_line(frames: Iterable[tuple[FrameType, int]]) -> str:
-    own = [
-        f" ({Path(frame.f_code.co_filename).name}, line {line})"
-        for frame, line in frames
-        if not _names_library(frame.f_globals) and frame.f_code.co_filename != "<string>"
-    ]
-    return own[-1] if own else ""
+def _innermost(frames: Iterable[tuple[FrameType, int]]) -> str:
+    own, others = "", ""
+    for frame, line in frames:
+        module = str(frame.f_globals.get("__name__") or "")
+        if module.startswith("pyro_infomax.capture._captured"):
+            own = others = ""  # a line that calls a step is none of the programs
+        elif module.startswith(("pyro.", "torch.distributions.")):
+            others = f" (in {frame.f_code.co_qualname})"
+        elif not _names_library(frame.f_globals) and frame.f_code.co_filename != "<string>":
+            own = f" ({Path(frame.f_code.co_filename).name}, line {line})"
+    return own or others
 
 
 def _names_library(namespace: Mapping[str, object]) -> bool:
