@@ -279,22 +279,26 @@ def is_library(thing: FunctionType | ModuleType | type) -> bool:
 
 
 def place_of(error: BaseException) -> str:
-    """The line of the user's own that an error comes from, as ``" (model.py, line 3)"``; or nothing."""
-    return _last_own_line(list(walk_tb(error.__traceback__)))
+    """The line of the user's own that an error comes from, as ``" (model.py, line 3)"``; or Pyro's function."""
+    return _innermost(list(walk_tb(error.__traceback__)))
 
 
 def present_place() -> str:
     """The line of the user's own that has led here, in the same form."""
-    return _last_own_line(list(walk_stack(None))[::-1])
+    return _innermost(list(walk_stack(None))[::-1])
 
 
-def _last_own_line(frames: Iterable[tuple[FrameType, int]]) -> str:
-    own = [
-        f" ({Path(frame.f_code.co_filename).name}, line {line})"
-        for frame, line in frames
-        if not _names_library(frame.f_globals) and frame.f_code.co_filename != "<string>"
-    ]
-    return own[-1] if own else ""
+def _innermost(frames: Iterable[tuple[FrameType, int]]) -> str:
+    own, others = "", ""
+    for frame, line in frames:
+        module = str(frame.f_globals.get("__name__") or "")
+        if module.startswith("pyro_infomax.capture._captured"):
+            own = others = ""  # a line that calls a step is none of the programs
+        elif module.startswith(("pyro.", "torch.distributions.")):
+            others = f" (in {frame.f_code.co_qualname})"
+        elif not _names_library(frame.f_globals) and frame.f_code.co_filename != "<string>":
+            own = f" ({Path(frame.f_code.co_filename).name}, line {line})"
+    return own or others
 
 
 def _names_library(namespace: Mapping[str, object]) -> bool:
@@ -403,7 +407,7 @@ _WITHOUT_PARTS: Final = frozenset(
 
 _MOST_VALUES: Final = 10_000  # some 0.2 ms for each look at them
 _LARGEST_CONTENT: Final = 4096  # bytes
-_OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
+_OF_EVERY_MODULE: Final = vars(nn.Module()).keys() - {"training"}
 _PARTS_OF_A_MODULE: Final = ("_parameters", "_buffers", "_modules")
 _HOOKS_OF_A_MODULE: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOKS_OF_ALL_MODULES: Final = tuple(
@@ -413,7 +417,10 @@ _PARTS_OF_A_FUNCTION: Final = attrgetter("__code__", "__defaults__", "__kwdefaul
 _CACHED_FUNCTION: Final = type(lru_cache(int))
 
 # Instances of libraries that users fill with values of their own; those of other libraries are left alone
-_LOOKED_INTO: Final = (Constraint, Distribution, ELBO, Messenger, PyroDistribution, Transform)
+_LOOKED_INTO: Final = (
+    *(Constraint, Distribution, ELBO, Messenger, PyroDistribution, Transform),
+    *(deque, dict, list, partial, set),
+)
 _PACKAGES_LOOKED_INTO: Final = frozenset(
     {"_thread", "argparse", "builtins", "collections", "configparser", "functools", "os", "types"}
 )
@@ -479,6 +486,7 @@ class Reach:
 
     Attributes:
         parts: what holds values.
+        objects: whose class may be another one, with their names.
         functions: whose code and defaults may be replaced.
         keyed: dicts whose keys count too, with their names.
         namespaces: of which some keys alone are in parts, but what comes and goes is seen, with their names.
@@ -495,6 +503,7 @@ class Reach:
 
     def __init__(self, roots: Iterable[object], parameters: Mapping[str, Tensor]) -> None:
         self.parts: list[Part] = []
+        self.objects: list[tuple[object, str]] = []
         self.functions: list[FunctionType] = []
         self.keyed: list[tuple[Container, str]] = []
         self.namespaces: list[tuple[Container, str]] = []
@@ -574,6 +583,7 @@ class Reach:
             case _ if type(value) is _CACHED_FUNCTION:
                 self._waiting.append((value.__wrapped__, name))
             case _ if not is_library(type(value)):
+                self.objects.append((value, name))
                 self._look_into_object(value, name)
                 self._look_into_class(type(value))
             case Iterator():
@@ -606,7 +616,7 @@ class Reach:
             case set():
                 self._hold(value, name, enumerate(value))
             case partial():
-                self._hold(value, name, enumerate((value.func, value.args, value.keywords)))
+                self._hold(value, name, enumerate(gc.get_referents(value)))
             case _ if own := _slots_of(value):
                 self._take(Slots(value), own, name)
             case _ if attributes is None:
@@ -786,6 +796,7 @@ class PythonState:
         some = [part for part in reach.parts if part.keys is not None]
         self._whole = [part.container for part in whole]
         self._views = [part.view() for part in some] + [
+            partial(map, type, [each for each, _ in reach.objects]),
             lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions)),
             partial(chain.from_iterable, [each for each, _ in reach.keyed]),
             partial(map, len, [each for each, _ in reach.namespaces]),
@@ -796,6 +807,7 @@ class PythonState:
         # The same one by one, to find out what it was that changed
         self._named: list[tuple[View, Part]] = [
             *((part.view(), part) for part in (*whole, *some)),
+            *((partial(map, type, [each]), Part(None, name)) for each, name in reach.objects),
             *((partial(_PARTS_OF_A_FUNCTION, each), Part(None, each.__name__)) for each in reach.functions),
             *((partial(iter, each), Part(None, name)) for each, name in reach.keyed),
             *((partial(map, len, [each]), Part(None, name)) for each, name in reach.namespaces),
@@ -828,7 +840,7 @@ class PythonState:
         contexts = [(each, _present(each), name) for each, name in self._reach.contexts]
         draws = [ForeignDraws(*each) for each in [*GLOBAL_GENERATORS, *self._reach.generators]]
         context = copy_context()
-        tokens = [each.set(each.get()) for each, _, _ in contexts if each in context]
+        tokens = [each.set(context[each]) for each, _, _ in contexts if each in list(context)]
         try:
             yield
         finally:
