@@ -36,6 +36,7 @@ from pyro_infomax.guides._prototype import (
     check_same_ancestors,
     check_same_plate,
     check_same_site,
+    check_serves,
     find_data_plate,
     is_masked,
     kind_of_call,
@@ -136,9 +137,10 @@ def build_head(
         with _naming(site):
             head = _new_head(own, site, in_features, model)
         head = head.to(like.device, like.dtype).train(training)
-    if any(is_lazy(parameter) for parameter in head.parameters()):
-        with evaluation_mode(head):
-            head(like.new_zeros(1, in_features))
+    is_own = own is not None and not isinstance(own, AmortizedGuide)
+    if is_own or any(is_lazy(parameter) for parameter in head.parameters()):
+        with evaluation_mode(head), torch.no_grad():
+            check_serves(site, head(like.new_zeros(1, in_features)))
     return head
 
 

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any, Final, NamedTuple, TypeAlias, cast, final
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -16,8 +17,9 @@ from torch.distributions import constraints, transform_to
 from torch.distributions.constraints import Constraint
 from torch.nn.functional import one_hot, relu
 
+from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Args, Kwargs, Program, Site
-from pyro_infomax.distributions import unwrapped
+from pyro_infomax.distributions import family_name, is_angular, is_discrete, is_point_mass, unwrapped
 from pyro_infomax.poutine import frames_of, is_deterministic, sample_sites
 
 # ---- The plate of the data, and the latent sites inside.
@@ -50,6 +52,7 @@ class LatentSite:
         event_shape: shape of one latent.
         plates: the plates around it beside that of the data, from left to right.
         masked: whether the model masks it.
+        angular: whether its values are angles, though the support says that they are real.
     """
 
     name: str
@@ -57,6 +60,7 @@ class LatentSite:
     event_shape: torch.Size
     plates: tuple[InnerPlate, ...] = ()
     masked: bool = False
+    angular: bool = False
 
 
 @final
@@ -362,8 +366,9 @@ def _local(site: Site, plate: DataPlate) -> LatentSite:
                 f"{plate.name!r}: let {each.name!r} take all of its rows, only the data plate may subsample."
             )
     cells = tuple(InnerPlate(each.name, each.dim, each.size) for each in inner)
-    masked = is_masked(site["fn"], site["mask"])
-    return LatentSite(name, site["fn"].support, site["fn"].event_shape, cells, masked)
+    fn = site["fn"]
+    masked = is_masked(fn, site["mask"])
+    return LatentSite(name, fn.support, fn.event_shape, cells, masked, is_angular(fn))
 
 
 def _plates(site: Site) -> dict[str, Any]:
@@ -378,7 +383,13 @@ def _latent_sites(trace: Trace) -> list[Site]:
 
 
 def check_continuous(site: LatentSite, family: str) -> None:
-    """Refuses a discrete site in the name of a family that was asked to serve it."""
+    """Refuses a discrete site, or one of angles, in the name of a family that was asked to serve it."""
+    if site.angular:
+        raise NotImplementedError(
+            f"Latent site {site.name!r} is an angle, which {family} does not cover: a density on the whole "
+            "line counts every turn, and the ELBO bounds nothing. Give the site a head of its own, "
+            f"{family}(model, encoder, heads={{{site.name!r}: dist.VonMises}})."
+        )
     if not site.support.is_discrete:
         return
     name = (
@@ -391,6 +402,43 @@ def check_continuous(site: LatentSite, family: str) -> None:
         f"{name}: {own % 'AmortizedDiscrete'}, or hide it by pyro.poutine.block(model, hide=[{site.name!r}]) "
         "and enumerate it in the model, with a TraceEnum objective."
     )
+
+
+def check_serves(site: LatentSite, trial: object) -> None:
+    """Refuses the head of a user that draws what the prior of its site cannot be.
+
+    It is tried on features of zero; what it gives may be narrower than the prior, not wider.
+    """
+    if not isinstance(trial, dist.torch_distribution.TorchDistributionMixin):
+        return
+    if site.angular and not is_angular(trial):
+        raise NotImplementedError(
+            f"Latent site {site.name!r} is an angle but its head gives {family_name(trial)}, whose density "
+            f"on the whole line counts every turn: use heads={{{site.name!r}: dist.VonMises}}."
+        )
+    if trial.event_shape != site.event_shape or _alike(trial, site.support):
+        return
+    if is_discrete(trial) is (not site.support.is_discrete) and not is_point_mass(trial):
+        raise NotImplementedError(
+            f"Expected a head of {site.name!r} on the support {site.support} of its prior but "
+            f"{family_name(trial)} is {'discrete' if is_discrete(trial) else 'continuous'}."
+        )
+    with isolated_random_state(0):
+        draws = trial.sample(torch.Size([200]))
+    inside = site.support.check(draws)
+    if not inside.all():
+        raise NotImplementedError(
+            f"Expected a head of {site.name!r} that draws within the support {site.support} of its prior but "
+            f"{family_name(trial)} drew {draws[~inside][0].tolist()}: use a distribution on that support."
+        )
+
+
+def _alike(trial: Any, support: Constraint) -> bool:
+    try:
+        own = trial.support
+    except NotImplementedError:  # as of some mixtures
+        return False
+    return isinstance(unwrapped(support), type(unwrapped(own))) and str(own) == str(support)
 
 
 def check_discrete(site: LatentSite, family: str) -> None:
