@@ -458,7 +458,7 @@ def _check_measures(model_trace: Trace, guide_trace: Trace) -> None:
                 "density on the whole line counts every turn, so that the ELBO bounds nothing: draw it from "
                 f"dist.VonMises (heads={{{name!r}: dist.VonMises}} in an amortised guide)"
             )
-        if {is_discrete(fn), is_discrete(prior)} == {True, False}:
+        if {is_discrete(fn), is_discrete(prior)} == {True, False}:  # type: ignore[arg-type]
             raise ValueError(
                 f"Expected {name!r} to be discrete, or continuous, in both programs but got "
                 f"{family_name(prior)} in the model and {family_name(fn)} in the guide"
