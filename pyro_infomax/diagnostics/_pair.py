@@ -464,7 +464,7 @@ def _naming_the_holdout() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{error} (of the holdout)") from error
+        raise ValueError(f"{str(error).rstrip('.')} (of the holdout)") from error
 
 
 def _data_like(training: Tensors, holdout: Data) -> Tensors:

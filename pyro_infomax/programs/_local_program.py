@@ -183,9 +183,10 @@ class GlobalLatentsError(NotImplementedError):
         self.names = [site["name"] for site in sites]
         self.auxiliary = [site["name"] for site in sites if site["infer"].get("is_auxiliary")]
         self.role = role
-        latents = " and ".join(repr(name) for name in self.names if name not in self.auxiliary)
+        first, *rest = [name for name in self.names if name not in self.auxiliary] or self.names
+        others = f", as {' and '.join(map(repr, rest))} {'are' if rest[1:] else 'is'}," if rest else ""
         super().__init__(
-            f"The latent site {latents} of the {role} is outside the data plate {plate!r} and so global; "
+            f"The latent site {first!r} of the {role} is outside the data plate {plate!r}{others} and so global; "
             "give it to the guide too, or fix it with pyro.poutine.condition and ask for the local ones"
         )
 
