@@ -206,7 +206,9 @@ class Pair:
     def at(self, values: SiteValues) -> "Pair":
         """The pair given other values of the global latent sites."""
         options: dict[str, Any] = {**self._options, "ranks": self.ranks, "progress": self.progress}
-        return Pair(*self.programs, self.data, global_values=values, **options)
+        twin = Pair(*self.programs, self.data, global_values=values, **options)
+        twin._auxiliary = self._auxiliary
+        return twin
 
     @property
     def own_size(self) -> int:
