@@ -590,7 +590,7 @@ class Keeper:
         began = [each["began"] for each in content["part"] or ()]
         if any(len(each["generators"]) != own for each in (*content["streams"], *began)):
             raise ValueError(
-                f"Expected loaders and datasets with as many generators of their own as {self._path} holds but "
+                f"Expected loaders and datasets with as many generators of their own as {self._path} has but "
                 f"got {own}."
             )
         if lacking := [name for name in content["stated_at_first"] if name not in content["optimizer"]]:
