@@ -13,7 +13,6 @@ from pyro.infer import ELBO, SVI
 from pyro.infer.util import torch_item, zero_grads
 from pyro.optim import PyroOptim
 from pyro.poutine import Trace
-from pyro.util import warn_if_nan
 from torch import Tensor, nn
 
 from pyro_infomax._random import isolated_random_state
@@ -57,8 +56,6 @@ class Programs:
         self.weighted = objective if isinstance(objective, WeightedELBO) else None
         # Kept, so that no other can have the identity of one that was seen
         self._weights_seen: list[object] = []
-        public = {name: each for name, each in vars(objective).items() if not name.startswith("_")}
-        self._numbers = [name for name, each in public.items() if isinstance(each, bool | int | float)]
 
     def evaluate(self, *args: object, **kwargs: object) -> SurrogateLoss:
         """Loss and terms in tensors."""
@@ -79,15 +76,13 @@ class Programs:
 
     def settings(self) -> Hashable:
         """What a recording fixes of the objective."""
-        given = vars(self.objective)
-        numbers = tuple([given[name] for name in self._numbers])
         if self.weighted is None:
-            return numbers
+            return None
         weights = self.weighted.weights
         if not self.weights_are_set:
             known = set(map(id, self._weights_seen))
             self._weights_seen += [each for each in weights.all if id(each) not in known]
-        return numbers, weights.labels if self.weights_are_set else tuple(map(id, weights.all))
+        return weights.labels if self.weights_are_set else tuple(map(id, weights.all))
 
 
 @final
@@ -213,7 +208,7 @@ class Outcome:
         self.numbers = dict(numbers)
         self.gradients = {parameter: each.detach().clone() for parameter, each in gradients.items()}
         self.buffers = {name: each.clone() for name, each in buffers.items()}
-        self.random_state = torch.get_rng_state()
+        self.random_states = _random_states()
 
     def difference(self, other: "Outcome", names: Mapping[Tensor, str]) -> str | None:
         """What differs by more than rounding, in words; None if nothing does."""
@@ -232,9 +227,32 @@ class Outcome:
         for name, buffer in self.buffers.items():
             if name not in other.buffers or not _close(buffer, other.buffers[name]):
                 return f"the buffer {name} differs"
-        if not torch.equal(self.random_state, other.random_state):
+        if not all(map(torch.equal, self.random_states, other.random_states)):
             return "it draws other random numbers"
         return None
+
+
+@final
+class Standing:
+    """Where the random states stand, and what some tensors hold, to be put back."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._random_states = _random_states()
+        self._values = [(each, each.clone()) for each in tensors]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Puts both back."""
+        cpu, *cuda = self._random_states
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        for each, value in self._values:
+            each.copy_(value)
+
+
+def _random_states() -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
 
 
 @contextmanager
@@ -285,10 +303,20 @@ def _largest(value: Tensor) -> float:
 
 _MOST_GRAPHS: Final = 16
 _MOST_CHANGES: Final = 16
-_EARLY_CHECKS: Final = frozenset({3, 10, 100})
-_CHECK_EVERY: Final = 1000
+_LONGEST_DISTANCE: Final = 512  # between two comparisons, of which each takes as long as some six replays
+_NO_STEP_YET: Final = "no step has been taken yet"
+_FIRST_OF_ITS_KIND: Final = "the first step on data of a kind, and after each change, is an ordinary one"
 _RECORDED: Final = frozenset(
-    {"_programs", "_given_loss_and_grads", "_state", "_modules", "_parameters", "_graphs", "_changes"}
+    {
+        "_programs",
+        "_given_loss_and_grads",
+        "_state",
+        "_modules",
+        "_parameters",
+        "_graphs",
+        "_changes",
+        "_last",
+    }
 )
 
 
@@ -362,6 +390,8 @@ class CapturedSVI(SVI):
         self.reduce_gradients: Callable[[list[Tensor]], None] | None = None
         self._objective = loss
         self._reason: str | None = None
+        self._steps = 0
+        self._doubted = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -373,6 +403,7 @@ class CapturedSVI(SVI):
         self._parameters: tuple[Tensor, ...] = ()
         self._graphs: dict[Hashable, _Graph] = {}
         self._changes = 0
+        self._last: str | None = _NO_STEP_YET
 
     def __getstate__(self) -> State:
         """The state without recordings, which stand for the very tensors that they have met."""
@@ -390,8 +421,16 @@ class CapturedSVI(SVI):
 
     @property
     def reason(self) -> str | None:
-        """Why it goes on by ordinary steps; None if it does not."""
-        return self._reason
+        """Why it goes on by ordinary steps, or why the last one was ordinary; None if it was not."""
+        return self._reason if self._reason is not None else self._last
+
+    def compare_next_step(self) -> None:
+        """Has the next step on data of each kind compared with an ordinary one.
+
+        :func:`~pyro_infomax.training.fit` asks for it after callbacks of the user's own. In a loop of one's
+        own, call it after code that may have changed what no graph can see.
+        """
+        self._doubted = self._steps
 
     def step(self, *args: object, **kwargs: object) -> float:
         """Takes a gradient step.
@@ -403,6 +442,7 @@ class CapturedSVI(SVI):
         Returns:
             The loss, in nats, summed over the data.
         """
+        self._steps += 1
         if self._reason is not None:
             return self._eager_step(args, kwargs)
         try:
@@ -415,15 +455,16 @@ class CapturedSVI(SVI):
         self._check_own_parts()
         graph = self._graph_for(call)
         if graph is None:
+            self._last = _FIRST_OF_ITS_KIND
             loss = self._eager_step(args, kwargs)
             self._expect(call)
             return loss
-        graph.steps += 1
+        self._last = None
         if graph.step is None or not self._is_current(graph.step):
-            graph.steps, graph.step = 2, self._record(call, graph)
-            return self._checked_step(graph.step, call, args, kwargs)
-        if graph.steps in _EARLY_CHECKS or graph.steps % _CHECK_EVERY == 0:
-            return self._checked_step(graph.step, call, args, kwargs)
+            graph.begin(self._record(call, graph), self._steps)
+            return self._checked_step(graph, call, args, kwargs)
+        if graph.is_due(after=self._doubted):
+            return self._checked_step(graph, call, args, kwargs)
         return self._replay(graph.step, call, args, kwargs)
 
     def _check_own_parts(self) -> None:
@@ -455,23 +496,29 @@ class CapturedSVI(SVI):
         return None
 
     def _replay(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> float:
-        found = step.evaluate(call)
-        loss: Any = found.loss.item()
+        standing = Standing(step.written(call))
+        try:
+            found = step.evaluate(call)
+            loss: Any = found.loss.item()
+        except Exception:
+            loss = math.nan
         if not math.isfinite(loss):
-            self._raise_as_ordinary(step, call, args, kwargs)
+            # An ordinary step looks at such values, and may raise an error: it is taken from the same state
+            standing.put_back()
+            loss, _ = self._eager_gradients(args, kwargs)
+            step.gradients.take_present()
+            self._update(step)
+            return float(loss)
         step.gradients.add_present()
+        self._update(step)
+        if self._programs.weighted is not None:
+            self._programs.weighted.adopt(found, step.subsampled)
+        return float(loss)
+
+    def _update(self, step: CapturedStep) -> None:
         if self.reduce_gradients is not None:
             self.reduce_gradients(step.gradients.flat)
         step.gradients.apply()
-        if self._programs.weighted is not None:
-            self._programs.weighted.adopt(found, step.subsampled)
-        warn_if_nan(loss, "loss")
-        return float(loss)
-
-    def _raise_as_ordinary(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> None:
-        """Raises what an ordinary step would, where that looks at values that are not finite."""
-        with undone(self._state, step.written(call)), _without_warnings():
-            self.evaluate_loss(*args, **kwargs)
 
     def _eager_step(self, args: Args, kwargs: Kwargs) -> float:
         loss, parameters = self._eager_gradients(args, kwargs)
@@ -491,20 +538,43 @@ class CapturedSVI(SVI):
         self.optim(set(parameters))
         zero_grads(set(parameters))
 
-    def _checked_step(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> float:
+    def _checked_step(self, graph: "_Graph", call: Call, args: Args, kwargs: Kwargs) -> float:
         """An ordinary step, after which the graph goes on only if it has found the same."""
+        step = graph.step
+        assert step is not None
+        captured, difference = None, None
         with undone(self._state, step.written(call)):
-            found = step.evaluate(call)
-            captured = Outcome(_numbers(found), step.gradients.accumulated, self._buffers(step.written(call)))
+            try:
+                found = step.evaluate(call)
+                accumulated = step.gradients.accumulated
+                captured = Outcome(_numbers(found), accumulated, self._buffers(step.written(call)))
+            except Exception as error:
+                difference = f"it fails ({_first_line(error)})"
         loss, parameters = self._eager_gradients(args, kwargs)
-        gradients = {each: each.grad for each in parameters if each.grad is not None}
-        eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
-        names = {leaf: name for name, leaf in self._state.parameters.items()}
-        difference = eager.difference(captured, names)
+        if captured is not None:
+            gradients = {each: each.grad for each in parameters if each.grad is not None}
+            eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
+            names = {leaf: name for name, leaf in self._state.parameters.items()}
+            difference = eager.difference(captured, names)
+        if difference is None:
+            # As a replay does, since other processes may replay this step
+            step.gradients.take_present()
+            self._update(step)
+            graph.compared = self._steps
+            return float(loss)
+        since = self._doubtful_steps()
         self._eager_update(parameters)
-        if difference is not None:
-            self._go_without(f"step is not the step that the programs take: {difference}")
+        self._go_without(f"step is not the step that the programs take: {difference}{since}")
         return loss
+
+    def _doubtful_steps(self) -> str:
+        """Which steps may have been wrong, as a part of a sentence."""
+        last = min(graph.compared for graph in self._graphs.values() if graph.step is not None)
+        first, end = last + 1, self._steps - 1
+        if first > end:
+            return ""
+        steps = f"step {first}" if first == end else f"steps {first} to {end}"
+        return f"; {steps} may have been wrong, since the two were last compared in step {last}"
 
     def _go_without(self, finding: str) -> None:
         """Goes on without what has turned out to be wrong."""
@@ -526,7 +596,8 @@ class CapturedSVI(SVI):
     def _record(self, call: Call, graph: "_Graph") -> CapturedStep:
         self._check_objective()
         before = self._state.parameters
-        graph.python = PythonState(self.model, self.guide, *self._modules, *self._own_objective())
+        roots = self.model, self.guide, self._programs.objective, *self._modules
+        graph.python = PythonState(roots, self._state.parameters)
         stored = dict(pyro.get_param_store().named_parameters())
         graph.stored = {name: stored[name] for name in self._state.parameters if name in stored}
         try:
@@ -546,16 +617,13 @@ class CapturedSVI(SVI):
 
     def _check_objective(self) -> None:
         """A replayed step calls no method of the objective, so that code of the user's own would not run."""
-        for kind in type(self._programs.objective).__mro__:
-            if "loss_and_grads" in vars(kind) and not is_library(kind):
-                raise NotCapturableError(
-                    f"{kind.__name__} has a loss_and_grads of its own, which a replayed step would not call"
-                )
-
-    def _own_objective(self) -> tuple[object, ...]:
-        """The objective, if it is of the user's own code; what those of libraries read is an input."""
-        loss = self._programs.objective
-        return () if isinstance(loss, ELBO) and is_library(type(loss)) else (loss,)
+        objective = self._programs.objective
+        kinds = [kind for kind in type(objective).__mro__ if not is_library(kind)]
+        if any("loss_and_grads" in vars(each) for each in (objective, *kinds)):
+            name = getattr(objective, "__name__", type(objective).__name__)
+            raise NotCapturableError(
+                f"{name} has a loss_and_grads of its own, which a replayed step would not call"
+            )
 
     def _undo_rebinding(self, before: Mapping[str, Tensor]) -> None:
         after = self._state.parameters
@@ -576,7 +644,12 @@ class CapturedSVI(SVI):
         if len(self._graphs) < _MOST_GRAPHS:
             self._graphs.setdefault(key, _Graph())
         elif key not in self._graphs:
-            sentence = f"its data come in more than {_MOST_GRAPHS} shapes, or with as many plain arguments"
+            sentence = f"its data come in more than {_MOST_GRAPHS} shapes"
+            if call.plain:
+                sentence = (
+                    f"its arguments come with more than {_MOST_GRAPHS} plain values or shapes, the last one "
+                    f"with {', '.join(map(repr, call.plain))}; pass a number that changes as a tensor"
+                )
             self._give_up(sentence, depth=2)
 
     def _terms(self) -> dict[str, float]:
@@ -592,13 +665,31 @@ class CapturedSVI(SVI):
 
 @final
 class _Graph:
-    """How often there was a step on data of one kind, and its recording."""
+    """The recording for data of one kind, and when it was compared."""
 
     def __init__(self) -> None:
-        self.steps = 1
         self.step: CapturedStep | None = None
         self.python = PythonState()
         self.stored: dict[str, Tensor] = {}
+        self.compared = 0
+        self._since = 0
+        self._due = 1
+
+    def begin(self, step: CapturedStep, number: int) -> None:
+        """Begins with a recording, which is made in the step of this number."""
+        self.step, self.compared = step, number - 1
+        self._since, self._due = 0, 1
+
+    def is_due(self, *, after: int) -> bool:
+        """Counts a step; whether it is to be compared.
+
+        So it is at doubling distances from the recording on, and where it was not since step ``after``.
+        """
+        self._since += 1
+        if self._since >= self._due:
+            self._due = self._since + min(self._since, _LONGEST_DISTANCE)
+            return True
+        return self.compared <= after
 
     def changed(self) -> str | None:
         """What the recording has read and is no longer so."""

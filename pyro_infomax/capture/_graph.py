@@ -6,6 +6,7 @@ the graph compiled to machine code.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from itertools import accumulate, groupby
 from typing import Any, Final, TypeAlias, cast, final
 
@@ -107,10 +108,10 @@ class RecordedGraph:
                 self._simplify_call(node, seen, aliases)
             if isinstance(self.values.get(node), Tensor):
                 _remember(aliases, node, self.values[node])
-        # Only now is it known what nobody reads. Shapes that depend on values are refused last, since those
-        # that depend on constants have been folded
-        self._drop_unread()
+        # Shapes that depend on constants have been folded. Of another one the program may have read the size,
+        # which leaves no trace in the graph: it is refused even where nobody reads the values
         self._refuse_shapes_of_values()
+        self._drop_unread()
         self.graph.lint()
         self.module.recompile()
 
@@ -148,6 +149,8 @@ class RecordedGraph:
                 assert callable(node.target)
                 args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
                 self.values[node] = node.target(*args, **kwargs)
+            if getattr(self.values.get(node), "layout", torch.strided) is not torch.strided:
+                raise NotCapturableError("the programs make sparse tensors")
 
     def _written_memory(self) -> Iterator[int]:
         for node in self.graph.nodes:
@@ -238,7 +241,10 @@ class RecordedGraph:
             if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
                 deciding = [each for each in self._deciding(node) if each not in self.literals]
                 if deciding:
-                    raise NotCapturableError(f"a shape depends on the values of a tensor ({_operator(node)})")
+                    raise NotCapturableError(
+                        f"a shape depends on the values of a tensor ({_operator(node)}); torch.where and "
+                        "poutine.mask leave shapes as they are"
+                    )
 
     def _deciding(self, node: Node) -> Sequence[Node]:
         """The arguments whose values decide on the shape of what a node gives."""
@@ -346,18 +352,17 @@ def fast_operation(node: Node, recorded: RecordedGraph, *, out: Tensor | None = 
         return None if out is not None else target
     # torch has an operation under several names, with other defaults and overloads here and there: a trial on
     # the recorded values shows which one does the same
-    expected = _effect(target, node, recorded)
     keywords = {} if out is None else {"out": out}
     name = target.name().removeprefix("aten::").split(".")[0]
-    for candidate in (getattr(owner, name, None) for owner in (torch, Tensor, torch.special)):
-        if not callable(candidate):
-            continue
-        try:
-            found = _effect(candidate, node, recorded, **keywords)
-        except (TypeError, RuntimeError, ValueError, NotImplementedError):
-            continue
-        if len(expected) == len(found) and all(map(_identical, expected, found)):
-            return candidate
+    candidates = [getattr(owner, name, None) for owner in (torch, Tensor, torch.special)]
+    # What was written to later is not what the operation met, and may not suit it: then there is no trial
+    with suppress(TypeError, RuntimeError, ValueError, NotImplementedError):
+        expected = _effect(target, node, recorded)
+        for candidate in filter(callable, candidates):
+            with suppress(TypeError, RuntimeError, ValueError, NotImplementedError):
+                found = _effect(candidate, node, recorded, **keywords)
+                if len(expected) == len(found) and all(map(_identical, expected, found)):
+                    return candidate
     return None if out is not None else getattr(target, "_op", target)
 
 
@@ -567,6 +572,12 @@ class GradientBuffers:
         for parameter in present:
             views[parameter].add_(parameter.grad)  # type: ignore[arg-type]
             parameter.grad = None
+
+    def take_present(self) -> None:
+        """Has the flat gradients hold what is in ``.grad``, and nothing else."""
+        for flat in self.flat:
+            flat.zero_()
+        self.add_present()
 
     def apply(self) -> None:
         """Has the optimiser step by what the flat gradients hold, and by what other parameters have."""

@@ -4,26 +4,52 @@ A recording fixes whatever is no operation on tensors. Here is what watches that
 numbers and writes that a recording does not show, reads of values, and what the programs can reach in Python.
 """
 
+import gc
+import os
 import pickle
 import random
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+import weakref
+from array import array
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from dis import get_instructions
-from functools import partial
+from functools import lru_cache, partial
+from itertools import chain
+from operator import attrgetter, is_, itemgetter
 from pathlib import Path
 from traceback import walk_stack, walk_tb
-from types import CellType, CodeType, FrameType, FunctionType, MappingProxyType, MethodType, ModuleType
+from types import (
+    BuiltinMethodType,
+    CellType,
+    CodeType,
+    FrameType,
+    FunctionType,
+    GetSetDescriptorType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+)
 from typing import Any, Final, NamedTuple, TypeAlias, cast, final
 
 import numpy as np
 import torch
+from pyro.distributions.distribution import Distribution as PyroDistribution
+from pyro.infer import ELBO
+from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.distributions import Distribution, Transform
+from torch.distributions.constraints import Constraint
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_infomax._recording import is_literal, literal_number
@@ -55,6 +81,7 @@ class Call:
     Attributes:
         tensors: the tensors in them, also those in containers.
         layout: all else, hashable: shapes, dtypes, containers and plain values.
+        plain: the plain values.
 
     Raises:
         NotCapturableError: where something is neither a tensor nor a plain value.
@@ -66,10 +93,12 @@ class Call:
         if not kwargs and all(type(each) is Tensor for each in args):
             self.tensors = cast(tuple[Tensor, ...], args)
             self.layout: Hashable = tuple(map(_layout, args))
+            self.plain: tuple[object, ...] = ()
             return
         leaves, spec = tree_flatten((args, kwargs))
         self.tensors = tuple(each for each in leaves if isinstance(each, Tensor))
         self.layout = spec, tuple(map(_layout, leaves))
+        self.plain = tuple(each for each in leaves if not isinstance(each, Tensor))
 
     def rebuilt(self, tensors: Sequence[Tensor]) -> tuple[Args, Kwargs]:
         """The same arguments with other tensors."""
@@ -84,6 +113,8 @@ def _layout(leaf: object) -> Hashable:
     if isinstance(leaf, Tensor):
         if leaf.requires_grad:
             raise NotCapturableError("an argument collects a gradient of its own")
+        if leaf.layout is not torch.strided:
+            raise NotCapturableError("an argument is a sparse tensor; pass a dense one")
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
     if isinstance(leaf, _PLAIN_ARGUMENTS):
         return type(leaf), leaf
@@ -97,14 +128,37 @@ def surroundings() -> Hashable:
 
     Pyro handlers around the step may say what they do by a hashable ``capture_key``.
     """
+    if torch.is_anomaly_enabled():
+        raise NotCapturableError("anomaly detection looks at each operation, which a replay would pass over")
     handlers = tuple(map(_key_of_handler, _PYRO_STACK)) if _PYRO_STACK else ()
+    modes = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
+    autocast = [each for each in _AUTOCAST if torch.is_autocast_enabled(each)]
     return (
         handlers,
         torch.get_default_dtype(),
-        torch.is_autocast_enabled("cpu"),
-        torch.is_autocast_enabled("cuda"),
         torch.is_grad_enabled(),
         torch.are_deterministic_algorithms_enabled(),
+        tuple(map(_key_of_mode, _modes())) if modes else (),
+        tuple((each, torch.get_autocast_dtype(each)) for each in autocast) if autocast else (),
+        # The first step after it is switched on is an ordinary one, which validates
+        is_validation_enabled(),
+        Distribution._validate_args,
+    )
+
+
+_AUTOCAST: Final = ("cpu", "cuda")
+
+
+def _modes() -> list[object]:
+    functions = [torch._C._get_function_stack_at(i) for i in range(torch._C._len_torch_function_stack())]
+    return [*functions, *_get_current_dispatch_mode_stack()]
+
+
+def _key_of_mode(mode: object) -> Hashable:
+    if isinstance(mode, DeviceContext):
+        return mode.device
+    raise NotCapturableError(
+        f"it runs inside of the mode {type(mode).__name__}, which looks at each operation of torch"
     )
 
 
@@ -200,7 +254,19 @@ class WritesUndone(TorchDispatchMode):
 
 _LIBRARIES: Final = sys.stdlib_module_names | {
     *("arviz", "matplotlib", "numpy", "opt_einsum", "pandas", "pyro", "pyro_infomax", "scipy", "sklearn"),
-    *("torch", "xarray"),
+    *(
+        "torch",
+        "xarray",
+        "einops",
+        "gpytorch",
+        "IPython",
+        "ipykernel",
+        "jax",
+        "joblib",
+        "lightning",
+        "numpyro",
+    ),
+    *("_pytest", "pytest", "tensorboard", "torchvision", "tqdm", "transformers", "wandb"),
 }
 
 
@@ -213,22 +279,26 @@ def is_library(thing: FunctionType | ModuleType | type) -> bool:
 
 
 def place_of(error: BaseException) -> str:
-    """The line of the user's own that an error comes from, as ``" (model.py, line 3)"``; or nothing."""
-    return _last_own_line(list(walk_tb(error.__traceback__)))
+    """The line of the user's own that an error comes from, as ``" (model.py, line 3)"``; or Pyro's function."""
+    return _innermost(list(walk_tb(error.__traceback__)))
 
 
 def present_place() -> str:
     """The line of the user's own that has led here, in the same form."""
-    return _last_own_line(list(walk_stack(None))[::-1])
+    return _innermost(list(walk_stack(None))[::-1])
 
 
-def _last_own_line(frames: Iterable[tuple[FrameType, int]]) -> str:
-    own = [
-        f" ({Path(frame.f_code.co_filename).name}, line {line})"
-        for frame, line in frames
-        if not _names_library(frame.f_globals) and frame.f_code.co_filename != "<string>"
-    ]
-    return own[-1] if own else ""
+def _innermost(frames: Iterable[tuple[FrameType, int]]) -> str:
+    own, others = "", ""
+    for frame, line in frames:
+        module = str(frame.f_globals.get("__name__") or "")
+        if module.startswith("pyro_infomax.capture._captured"):
+            own = others = ""  # a line that calls a step is none of the programs
+        elif module.startswith(("pyro.", "torch.distributions.")):
+            others = f" (in {frame.f_code.co_qualname})"
+        elif not _names_library(frame.f_globals) and frame.f_code.co_filename != "<string>":
+            own = f" ({Path(frame.f_code.co_filename).name}, line {line})"
+    return own or others
 
 
 def _names_library(namespace: Mapping[str, object]) -> bool:
@@ -330,149 +400,341 @@ def _holds_tensors(value: object) -> bool:
 # ---- Where programs find values of Python: attributes, closures, globals, and containers of these.
 
 _COUNTED_BY_VALUE: Final = (bool, int, float, complex, str, bytes, type(None))
+_WITHOUT_PARTS: Final = frozenset(
+    {*_COUNTED_BY_VALUE, torch.dtype, torch.device, torch.Size, range, slice}
+    | {GetSetDescriptorType, MemberDescriptorType}
+)
 
-_LARGEST: Final = 100  # entries
-_MOST_OBJECTS: Final = 2000
-_OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
-_PARTS_OF_A_MODULE: Final = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+_MOST_VALUES: Final = 10_000  # some 0.2 ms for each look at them
+_LARGEST_CONTENT: Final = 4096  # bytes
+_OF_EVERY_MODULE: Final = vars(nn.Module()).keys() - {"training"}
+_PARTS_OF_A_MODULE: Final = ("_parameters", "_buffers", "_modules")
+_HOOKS_OF_A_MODULE: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS_OF_ALL_MODULES: Final = tuple(
+    getattr(torch.nn.modules.module, f"_global{hooks}") for hooks in _HOOKS_OF_A_MODULE
+)
+_PARTS_OF_A_FUNCTION: Final = attrgetter("__code__", "__defaults__", "__kwdefaults__", "__closure__")
+_CACHED_FUNCTION: Final = type(lru_cache(int))
+
+# Instances of libraries that users fill with values of their own; those of other libraries are left alone
+_LOOKED_INTO: Final = (
+    *(Constraint, Distribution, ELBO, Messenger, PyroDistribution, Transform),
+    *(deque, dict, list, partial, set),
+)
+_PACKAGES_LOOKED_INTO: Final = frozenset(
+    {"_thread", "argparse", "builtins", "collections", "configparser", "functools", "os", "types"}
+)
+
+Container: TypeAlias = Any  # what holds values: a dict, a list, an object, the cell of a closure
+View: TypeAlias = Callable[[], Iterable[object]]
+
+# How the entries of a container are called
+_ENTRY: Final = "{name}[{key!r}]"
+_ATTRIBUTE: Final = "{name}.{key}"
 
 
-Container: TypeAlias = Any  # a dict, a list, the attributes of an object, or the cell of a closure
-
-
-class Entry(NamedTuple):
-    """Where a value stands, which one, and what to call it."""
+@final
+class Part(NamedTuple):
+    """A container, or some of its keys; ``owner`` is the class whose namespace it is."""
 
     container: Container
-    key: object
-    value: object
     name: str
+    form: str = "{name}"
+    keys: tuple[Any, ...] | None = None
+    owner: type | None = None
+
+    def name_of(self, key: object) -> str:
+        """What an entry is called."""
+        return self.form.format(name=self.name, key=key)
+
+    def view(self) -> View:
+        """A function that gives the values."""
+        if self.keys is None:
+            return partial(gc.get_referents, self.container)
+        get = (attrgetter if isinstance(self.container, Slots) else itemgetter)(*self.keys, self.keys[0])
+        return partial(get, self.container.object if isinstance(self.container, Slots) else self.container)
+
+
+@final
+class Slots:
+    """The attributes of an object that stand in slots, as a mapping."""
+
+    def __init__(self, value: object) -> None:
+        self.object = value
+
+    def __contains__(self, key: str) -> bool:
+        return hasattr(self.object, key)
+
+    def __getitem__(self, key: str) -> object:
+        return getattr(self.object, key)
+
+    def __setitem__(self, key: str, value: object) -> None:
+        object.__setattr__(self.object, key, value)
 
 
 @final
 class Reach:
     """The values that programs can reach from their code.
 
-    It looks into functions, modules, handlers, objects of the user's own classes and small containers, not
-    into libraries.
+    It looks into functions, classes and objects of the user's own, modules, handlers, distributions and
+    containers, and into no other part of a library. Of a namespace that many share, such as the globals of a
+    file, it takes what the code names.
+
+    Args:
+        roots: the programs.
+        parameters: the tensors that they train, by name.
 
     Attributes:
-        entries: the values in dicts, lists and namespaces.
-        cells: the values in closures, whose containers are cells.
-        containers: dicts and lists all of whose entries are among these, by name.
-        namespaces: the attributes of objects, by the object's name.
-        generators: random generators other than the global ones, by name.
+        parts: what holds values.
+        objects: whose class may be another one, with their names.
+        functions: whose code and defaults may be replaced.
+        keyed: dicts whose keys count too, with their names.
+        namespaces: of which some keys alone are in parts, but what comes and goes is seen, with their names.
+        leaves: tensors that collect gradients, whose hooks count.
+        contents: memory that counts by its bytes, with its name.
+        contexts: context variables and weak references, with their names.
+        generators: random generators other than the global ones, with their names.
+
+    Raises:
+        NotCapturableError: for iterators, which a run of the programs advances; for TorchScript, whose
+            attributes Python does not see; for hooks that no replay calls; and for more values than can be
+            looked at in each step.
     """
 
-    def __init__(self, roots: Iterable[object]) -> None:
-        self.entries: list[Entry] = []
-        self.cells: list[Entry] = []
-        self.containers: list[tuple[Container, str]] = []
+    def __init__(self, roots: Iterable[object], parameters: Mapping[str, Tensor]) -> None:
+        self.parts: list[Part] = []
+        self.objects: list[tuple[object, str]] = []
+        self.functions: list[FunctionType] = []
+        self.keyed: list[tuple[Container, str]] = []
         self.namespaces: list[tuple[Container, str]] = []
+        self.leaves: list[Tensor] = []
+        self.contents: list[tuple[Any, str]] = []
+        self.contexts: list[tuple[ContextVar[Any] | weakref.ref[Any], str]] = []
         self.generators: list[tuple[object, str]] = []
         self._seen: dict[int, object] = {}
-        waiting = [(root, type(root).__name__) for root in roots]
-        # Depth first, each object once; a program that reaches more than this is not followed to its end
-        while waiting and len(self._seen) < _MOST_OBJECTS:
-            value, name = waiting.pop()
-            if id(value) in self._seen or isinstance(value, (*_COUNTED_BY_VALUE, Tensor, type)):
-                continue
-            self._seen[id(value)] = value
-            waiting += [(entry.value, entry.name) for entry in self._inside(value, name)]
+        # What code names is watched in the globals of its file and in each module that the programs reach
+        self._globals: dict[int, tuple[Container, str, set[str]]] = {}
+        self._names: set[str] = set()
+        self._waiting: list[tuple[object, str]] = [(root, type(root).__name__) for root in roots]
+        self._waiting += [(parameter, name) for name, parameter in parameters.items()]
+        for hooks in _HOOKS_OF_ALL_MODULES:
+            self._hold(hooks, "a hook of all modules", hooks.items())
+        self._follow()
+        self.parts += [
+            Part(space, name, _ATTRIBUTE if name else "{key}", tuple(taken))
+            for space, name, taken in self._globals.values()
+            if taken
+        ]
 
-    def _inside(self, value: object, name: str) -> list[Entry]:
+    def _follow(self) -> None:
+        while self._waiting:
+            while self._waiting:
+                value, name = self._waiting.pop()
+                if type(value) not in _WITHOUT_PARTS and id(value) not in self._seen:
+                    self._seen[id(value)] = value
+                    self._look_into(value, name)
+            for space, name, _ in list(self._globals.values()):
+                if name:
+                    self._take_names(space, name, self._names & space.keys())
+
+    def _look_into(self, value: Any, name: str) -> None:
         match value:
+            case Tensor():
+                self._look_into_tensor(value, name)
             case torch.Generator() | np.random.Generator() | random.Random():
                 self.generators.append((value, name))
-                return []
+            case torch.jit.ScriptModule() | torch.jit.ScriptFunction():
+                raise NotCapturableError(
+                    f"{name} is TorchScript, whose attributes may change unseen; "
+                    "use the module that it is made from"
+                )
+            case np.ndarray() | bytearray() | array():
+                memory = memory_of(value)
+                if (
+                    memory.nbytes <= _LARGEST_CONTENT
+                    and not getattr(memory, "dtype", np.dtype(int)).hasobject
+                ):
+                    self.contents.append((value, name))
             case FunctionType():
-                return self._in_function(value)
-            case MethodType():
-                return [
-                    Entry(None, None, each, type(each).__name__) for each in (value.__func__, value.__self__)
-                ]
-            case partial():
-                return [Entry(None, None, each, name) for each in (value.func, value.args, value.keywords)]
+                self._look_into_function(value)
+            case CellType():
+                self._hold(value, name, enumerate(gc.get_referents(value)))
+            case MethodType() | BuiltinMethodType() | MethodWrapperType():
+                self._waiting += [(value.__self__, type(value.__self__).__name__)]
+                self._waiting += [(getattr(value, "__func__", None), name)]
+            case ModuleType():
+                if not is_library(value):
+                    self._take_names(vars(value), value.__name__.rpartition(".")[2], ())
+            case type():
+                self._look_into_class(value)
             case nn.Module():
-                return self._in_module(value, name)
-            case dict() | list() if len(value) <= _LARGEST:
-                return self._in_container(value, name)
-            case tuple() if len(value) <= _LARGEST:
-                return [Entry(None, None, each, f"{name}[{i}]") for i, each in enumerate(value)]
-        if isinstance(value, WeightedELBO):
-            return self._in_object(value, vars(value).keys() - value.state_of_evaluation, name)
-        if hasattr(value, "__dict__") and (isinstance(value, Messenger) or not is_library(type(value))):
-            return self._in_object(value, vars(value), name)
-        return []
+                self._look_into_module(value, name)
+            case WeightedELBO():
+                self._take(vars(value), vars(value).keys() - value.state_of_evaluation, name)
+                self._look_into_class(type(value))
+            case ContextVar():
+                self.contexts.append((value, name))
+                self._waiting.append((value.get(None), name))
+            case weakref.ref():
+                self.contexts.append((value, name))
+                self._waiting.append((value(), name))
+            case tuple() | frozenset() | MappingProxyType() | property() | classmethod() | staticmethod():
+                self._waiting += [(each, name) for each in gc.get_referents(value)]
+            case _ if type(value) is _CACHED_FUNCTION:
+                self._waiting.append((value.__wrapped__, name))
+            case _ if not is_library(type(value)):
+                self.objects.append((value, name))
+                self._look_into_object(value, name)
+                self._look_into_class(type(value))
+            case Iterator():
+                raise NotCapturableError(
+                    f"the programs reach the iterator {name}, which a replay would not advance"
+                )
+            case _ if (
+                isinstance(value, _LOOKED_INTO) or _package(type(value).__module__) in _PACKAGES_LOOKED_INTO
+            ):
+                self._look_into_object(value, name)
 
-    def _in_object(self, value: object, names: Iterable[str], name: str) -> list[Entry]:
-        self.namespaces.append((vars(value), name))
-        found = self._in_namespace(vars(value), names, name)
-        for space in [vars(each) for each in type(value).__mro__ if not is_library(each)]:
-            found += self._in_namespace(space, [key for key in space if not key.startswith("__")], name)
-            found += [
-                Entry(None, None, each, name) for each in space.values() if isinstance(each, FunctionType)
-            ]
-        return found
+    def _look_into_tensor(self, tensor: Tensor, name: str) -> None:
+        if not (tensor.requires_grad and tensor.is_leaf):
+            return
+        self.leaves.append(tensor)
+        if tensor._post_accumulate_grad_hooks:
+            raise NotCapturableError(
+                f"a hook waits until the gradient of {name} is accumulated, which a replay does not do"
+            )
+        self._waiting += [(hook, f"a hook of {name}") for hook in (tensor._backward_hooks or {}).values()]
 
-    def _in_function(self, function: FunctionType) -> list[Entry]:
-        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        found = [Entry(cell, None, cell.cell_contents, name) for name, cell in cells if _is_filled(cell)]
-        self.cells += found
-        defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-        found += [Entry(None, None, each, function.__name__) for each in defaults]
-        return found if is_library(function) else found + self._in_globals(function)
+    def _look_into_object(self, value: Any, name: str) -> None:
+        attributes = getattr(value, "__dict__", None)
+        match value:
+            case dict():
+                self.keyed.append((value, name))
+                self._hold(value, name, value.items(), _ENTRY)
+            case list() | deque():
+                self._hold(value, name, enumerate(value), _ENTRY)
+            case set():
+                self._hold(value, name, enumerate(value))
+            case partial():
+                self._hold(value, name, enumerate(gc.get_referents(value)))
+            case _ if own := _slots_of(value):
+                self._take(Slots(value), own, name)
+            case _ if attributes is None:
+                self._hold(value, name, enumerate(gc.get_referents(value)))
+        if isinstance(attributes, dict) and id(attributes) not in self._seen:
+            self._seen[id(attributes)] = attributes
+            self._hold(attributes, name, attributes.items(), _ATTRIBUTE)
 
-    def _in_globals(self, function: FunctionType) -> list[Entry]:
-        names = dict.fromkeys(_names(function.__code__))
-        found = self._in_namespace(function.__globals__, dict.fromkeys(_globals(function.__code__)), "")
-        for spaces in [entry for entry in found if isinstance(entry.value, ModuleType | type)]:
-            space: Any = spaces.value
-            if not is_library(space):
-                found += self._in_namespace(vars(space), names, spaces.name)
-        return found
-
-    def _in_namespace(self, namespace: Mapping[str, object], names: Iterable[str], owner: str) -> list[Entry]:
-        prefix = f"{owner}." if owner else ""
-        found = [
-            Entry(namespace, each, namespace[each], prefix + each) for each in names if each in namespace
-        ]
-        self.entries += found
-        return found
-
-    def _in_module(self, module: nn.Module, name: str) -> list[Entry]:
+    def _look_into_module(self, module: nn.Module, name: str) -> None:
         own = [each for each in vars(module) if each not in _OF_EVERY_MODULE]
-        found = self._in_object(module, own, name)
+        self._take(vars(module), own, name)
+        self.namespaces.append((vars(module), name))
         for part in _PARTS_OF_A_MODULE:
-            found += self._in_container(getattr(module, part), name, "{name}.{key}")
-        return found
+            self._hold(getattr(module, part), name, getattr(module, part).items(), _ATTRIBUTE)
+        for part in _HOOKS_OF_A_MODULE:
+            self._hold(getattr(module, part), f"a hook of {name}", getattr(module, part).items())
+        self._look_into_class(type(module))
 
-    def _in_container(self, container: Container, name: str, form: str = "{name}[{key!r}]") -> list[Entry]:
-        items = container.items() if isinstance(container, dict) else enumerate(container)
-        found = [Entry(container, key, each, form.format(name=name, key=key)) for key, each in items]
-        self.containers.append((container, name))
-        self.entries += found
-        return found
+    def _look_into_class(self, kind: type) -> None:
+        for each in kind.__mro__:
+            # The dict itself, of which Python shows a proxy
+            (space,) = gc.get_referents(vars(each))
+            if not is_library(each) and id(space) not in self._seen:
+                self._seen[id(space)] = space
+                self._hold(space, each.__name__, space.items(), _ATTRIBUTE, owner=each)
+
+    def _look_into_function(self, function: FunctionType) -> None:
+        name = function.__name__
+        self.functions.append(function)
+        # A wrapper of a library leads to what it wraps, and nowhere else
+        own = not is_library(function)
+        if own:
+            self._hold(vars(function), name, vars(function).items(), _ATTRIBUTE)
+            self._waiting.append((function.__kwdefaults__, name))
+        defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        self._waiting += [(each, name) for each in defaults]
+        if own:
+            self._look_into_code(function)
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        self._waiting += [(cell, variable) for variable, cell in cells]
+
+    def _look_into_code(self, function: FunctionType) -> None:
+        space, codes = function.__globals__, list(_codes(function.__code__))
+        steps = [step for code in codes for step in get_instructions(code)]
+        called = {step.argval for step in steps if step.opname == "LOAD_GLOBAL"}
+        # A name may come as a string: globals()["beta"], getattr(config, "beta")
+        texts = {each for code in codes for each in code.co_consts if isinstance(each, str)}
+        self._take_names(space, "", (called | texts if "globals" in called else called) & space.keys())
+        names = {each for code in codes for each in code.co_names} | texts
+        self._names |= names
+        # What a function imports itself is in no namespace
+        places = {place for each in names for place in (each, f"{space.get('__package__') or ''}.{each}")}
+        self._waiting += [(sys.modules[place], place) for place in places & sys.modules.keys()]
+        if names & {"environ", "getenv"}:
+            self._waiting.append((os.environ, "os.environ"))
+
+    def _take_names(self, space: Container, name: str, keys: Iterable[str]) -> None:
+        _, known, taken = self._globals.get(id(space), (space, "", set()))
+        name = name or known
+        self._globals[id(space)] = space, name, taken
+        prefix = f"{name}." if name else ""
+        self._waiting += [(space[key], prefix + key) for key in keys if key not in taken]
+        taken.update(keys)
+
+    def _take(self, space: Container, keys: Iterable[str], name: str) -> None:
+        if found := tuple(keys):
+            self.parts.append(Part(space, name, _ATTRIBUTE, found))
+            self._waiting += [(space[key], f"{name}.{key}") for key in found]
+
+    def _hold(
+        self,
+        value: Container,
+        name: str,
+        items: Iterable[tuple[object, object]],
+        form: str = "{name}",
+        *,
+        owner: type | None = None,
+    ) -> None:
+        if isinstance(value, Sized) and len(value) > _MOST_VALUES:
+            refuse_too_much(name)
+        self.parts.append(part := Part(value, name, form, owner=owner))
+        self._waiting += [(each, part.name_of(key)) for key, each in items]
 
 
-def _is_filled(cell: CellType) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return False
-    return True
+def _slots_of(value: object) -> list[str]:
+    return [
+        name
+        for kind in type(value).__mro__
+        for name, each in vars(kind).items()
+        if isinstance(each, MemberDescriptorType) and not is_library(kind) and hasattr(value, name)
+    ]
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    """The names that code looks up in globals or as attributes."""
-    for each in _codes(code):
-        yield from each.co_names
+def memory_of(value: Any) -> Any:
+    """What has the bytes of an array."""
+    return value if isinstance(value, np.ndarray) else memoryview(value)
 
 
-def _globals(code: CodeType) -> Iterator[str]:
-    """The names that code looks up in globals."""
-    for each in _codes(code):
-        yield from (step.argval for step in get_instructions(each) if step.opname == "LOAD_GLOBAL")
+def _present(context: ContextVar[Any] | weakref.ref[Any]) -> object:
+    return context.get(None) if isinstance(context, ContextVar) else context()
+
+
+def _hooks_of(leaves: Iterable[Tensor]) -> list[object]:
+    return [
+        hook
+        for leaf in leaves
+        for hooks in (leaf._backward_hooks, leaf._post_accumulate_grad_hooks)
+        if hooks
+        for hook in hooks.values()
+    ]
+
+
+def refuse_too_much(name: str) -> None:
+    """Refuses to look at so much in each step."""
+    raise NotCapturableError(
+        f"the programs reach more than {_MOST_VALUES:,} values of Python, those of {name} among them, too "
+        "many to look at in each step; make them a tuple or a tensor, or keep them out of reach"
+    )
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -493,33 +755,78 @@ class PythonState:
     Numbers and strings count by their value, everything else, tensors among it, by its identity.
     """
 
-    def __init__(self, *roots: object) -> None:
-        reach = Reach(roots)
-        self._entries, self._cells = reach.entries, reach.cells
-        self._containers, self._generators = reach.containers, reach.generators
-        sized = [*reach.containers, *reach.namespaces]
-        self._sized, self._names = [each for each, _ in sized], [name for _, name in sized]
-        self._sizes = list(map(len, self._sized))
+    def __init__(self, roots: Iterable[object] = (), parameters: Mapping[str, Tensor] | None = None) -> None:
+        self._reach = Reach(roots, parameters or {})
+        self._contents = [
+            (memory, memory.tobytes(), name)
+            for memory, name in ((memory_of(each), name) for each, name in self._reach.contents)
+        ]
+        self._take_down()
+        if len(self._values) > _MOST_VALUES:
+            _, largest = max((len(each), number) for number, each in enumerate(self._by_name))
+            refuse_too_much(self._named[largest][1].name)
 
     def changed(self) -> str | None:
         """What is no longer as it was, by name; None if everything is."""
-        # This runs before each replay, so that values are compared only where they are other objects
-        name = None
         try:
-            for container, key, value, name in self._entries:
-                if container[key] is not value and not _unchanged(container[key], value):
-                    return name
-            for cell, _, value, name in self._cells:
-                if cell.cell_contents is not value and not _unchanged(cell.cell_contents, value):
-                    return name
-        except (KeyError, IndexError, ValueError):
-            return name
-        if list(map(len, self._sized)) != self._sizes:
-            return next(
-                name
-                for each, size, name in zip(self._sized, self._sizes, self._names, strict=True)
-                if len(each) != size
-            )
+            found = self._look()
+        except (AttributeError, LookupError):
+            return self._first_change()
+        if len(found) != len(self._values) or not all(map(is_, found, self._values)):
+            if (name := self._first_change()) is not None:
+                return name
+            # Other objects of equal values, which are the known ones from now on
+            self._take_down()
+        for memory, content, name in self._contents:
+            if memory.tobytes() != content:
+                return name
+        return None
+
+    def _look(self) -> list[object]:
+        # This comes before each replay: one call for as much as possible
+        found = gc.get_referents(*self._whole)
+        for view in self._views:
+            found += view()
+        return found
+
+    def _take_down(self) -> None:
+        """Notes what is there now."""
+        reach = self._reach
+        whole = [part for part in reach.parts if part.keys is None]
+        some = [part for part in reach.parts if part.keys is not None]
+        self._whole = [part.container for part in whole]
+        self._views = [part.view() for part in some] + [
+            partial(map, type, [each for each, _ in reach.objects]),
+            lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions)),
+            partial(chain.from_iterable, [each for each, _ in reach.keyed]),
+            partial(map, len, [each for each, _ in reach.namespaces]),
+            partial(_hooks_of, reach.leaves),
+            partial(map, _present, [each for each, _ in reach.contexts]),
+        ]
+        self._values = self._look()
+        # The same one by one, to find out what it was that changed
+        self._named: list[tuple[View, Part]] = [
+            *((part.view(), part) for part in (*whole, *some)),
+            *((partial(map, type, [each]), Part(None, name)) for each, name in reach.objects),
+            *((partial(_PARTS_OF_A_FUNCTION, each), Part(None, each.__name__)) for each in reach.functions),
+            *((partial(iter, each), Part(None, name)) for each, name in reach.keyed),
+            *((partial(map, len, [each]), Part(None, name)) for each, name in reach.namespaces),
+            (partial(_hooks_of, reach.leaves), Part(None, "a hook of a parameter")),
+            *((partial(map, _present, [each]), Part(None, name)) for each, name in reach.contexts),
+        ]
+        self._by_name = [list(view()) for view, _ in self._named]
+
+    def _first_change(self) -> str | None:
+        for (view, part), values in zip(self._named, self._by_name, strict=True):
+            try:
+                found = list(view())
+            except (AttributeError, LookupError):
+                return part.name or "a global"
+            if len(found) != len(values):
+                return part.name
+            for place, (value, other) in enumerate(zip(found, values, strict=True)):
+                if not _unchanged(value, other):
+                    return part.name_of(_key_at(part, place, len(values)))
         return None
 
     @contextmanager
@@ -529,14 +836,25 @@ class PythonState:
         From then on it passes over what the block has put other objects in place of. It refuses programs that
         change numbers, strings or the size of a container, or draw from one of the two random states.
         """
-        copies = [(container, container.copy(), name) for container, name in self._containers]
-        draws = [ForeignDraws(*each) for each in [*GLOBAL_GENERATORS, *self._generators]]
+        copies = [Copy(part) for part in self._reach.parts]
+        contexts = [(each, _present(each), name) for each, name in self._reach.contexts]
+        draws = [ForeignDraws(*each) for each in [*GLOBAL_GENERATORS, *self._reach.generators]]
+        context = copy_context()
+        tokens = [each.set(context[each]) for each, _, _ in contexts if each in list(context)]
         try:
             yield
         finally:
             drawn = [each.name for each in draws if each.put_back()]
-            changed = [*_resized(copies), *self._rebound()]
-            self._sizes = list(map(len, self._sized))
+            changed = [name for each, value, name in contexts if not _unchanged(_present(each), value)]
+            for token in tokens:
+                token.var.reset(token)
+            for memory, content, name in self._contents:
+                if memory.tobytes() != content:
+                    _write(memory, content)
+                    changed.append(name)
+            changed += [name for copy in copies for name in copy.put_back()]
+            self._reach.parts = [part for copy in copies if (part := copy.rest()) is not None]
+            self._take_down()
         if drawn:
             raise NotCapturableError(
                 f"the programs draw random numbers from {drawn[0]}, not from torch's own state"
@@ -544,39 +862,98 @@ class PythonState:
         if changed:
             raise NotCapturableError(f"the programs change {changed[0]} whenever they run")
 
-    def _rebound(self) -> list[str]:
-        """Puts rebound values back; the names of those that are numbers and the like."""
-        names = []
-        for entry in [
-            each for each in (*self._entries, *self._cells) if not _unchanged(_present(each), each.value)
-        ]:
-            if isinstance(entry.value, _COUNTED_BY_VALUE) and isinstance(_present(entry), _COUNTED_BY_VALUE):
-                names.append(entry.name)
-            _put_back(entry)
-            (self._cells if isinstance(entry.container, CellType) else self._entries).remove(entry)
-        return names
 
+@final
+class Copy:
+    """The entries of a container, to be put back."""
 
-def _present(entry: Entry) -> object:
-    if isinstance(entry.container, CellType):
-        return entry.container.cell_contents
-    return entry.container[entry.key]
+    def __init__(self, part: Part) -> None:
+        self._part, self._container = part, part.container
+        self._entries = self._present()
+        self._rebound: set[object] = set()
 
+    def _present(self) -> dict[Any, object]:
+        container = self._container
+        if self._part.keys is not None:
+            return {key: container[key] for key in self._part.keys if _has(container, key)}
+        if isinstance(container, dict):
+            return dict(container)
+        ordered = isinstance(container, list | deque)
+        return dict(enumerate(container if ordered else gc.get_referents(container)))
 
-def _put_back(entry: Entry) -> None:
-    if isinstance(entry.container, CellType):
-        entry.container.cell_contents = entry.value
-    elif not isinstance(entry.container, MappingProxyType):  # that of a class is read alone
-        entry.container[entry.key] = entry.value
+    def put_back(self) -> list[str]:
+        """Puts the entries back; the names of those that were not just put another object in place of."""
+        now, entries = self._present(), self._entries
+        self._rebound = {key for key in entries if key not in now or not _unchanged(now[key], entries[key])}
+        plain = [
+            self._part.name_of(key)
+            for key in self._rebound & now.keys()
+            if isinstance(now[key], _COUNTED_BY_VALUE) and isinstance(entries[key], _COUNTED_BY_VALUE)
+        ]
+        # Attributes may be left behind. What comes into another container is there to be read
+        resized = now.keys() < entries.keys() or (
+            now.keys() != entries.keys() and self._part.form != _ATTRIBUTE
+        )
+        if resized or (self._rebound and not self._put(self._rebound)):
+            self._refill()
+            return [*plain, self._part.name]
+        return plain
 
+    def rest(self) -> Part | None:
+        """What there is beside the entries that others were put in place of."""
+        if not self._rebound:
+            return self._part
+        keys = tuple(key for key in self._entries if key not in self._rebound)
+        return self._part._replace(keys=keys) if keys and not isinstance(self._container, CellType) else None
 
-def _resized(containers: Sequence[tuple[Container, Container, str]]) -> Iterator[str]:
-    """Puts back containers that are of another size, and names them."""
-    for container, copy, name in containers:
-        if len(container) != len(copy):
+    def _put(self, keys: Iterable[Any]) -> bool:
+        """Whether entries can be put in their places one by one."""
+        container = self._container
+        for key in keys:
+            if self._part.owner is not None:
+                setattr(self._part.owner, key, self._entries[key])
+            elif isinstance(container, CellType):
+                container.cell_contents = self._entries[key]
+            elif isinstance(container, dict | list | Slots):
+                container[key] = self._entries[key]
+            else:
+                return False
+        return True
+
+    def _refill(self) -> None:
+        container, values = self._container, list(self._entries.values())
+        if isinstance(container, dict) and self._part.keys is None:
             container.clear()
-            (container.update if isinstance(container, dict) else container.extend)(copy)
-            yield name
+            container.update(self._entries)
+        elif isinstance(container, dict | Slots):
+            self._put(self._entries)
+        elif isinstance(container, list | deque):
+            container.clear()
+            container.extend(values)
+        elif isinstance(container, set):
+            container.clear()
+            container.update(values)
+
+
+def _has(container: Any, key: Any) -> bool:
+    return 0 <= key < len(container) if isinstance(container, list | deque) else key in container
+
+
+def _key_at(part: Part, place: int, count: int) -> object:
+    """The key of one of the values that a part has given."""
+    if part.keys is not None:
+        return part.keys[place % len(part.keys)]
+    if isinstance(part.container, dict) and count:
+        # The keys come with the values where not all are strings
+        return list(part.container)[place * len(part.container) // count]
+    return place
+
+
+def _write(memory: Any, content: bytes) -> None:
+    if isinstance(memory, np.ndarray):
+        memory[...] = np.frombuffer(content, memory.dtype).reshape(memory.shape)
+    else:
+        memory.cast("B")[:] = content
 
 
 def _unchanged(value: object, other: object) -> bool:

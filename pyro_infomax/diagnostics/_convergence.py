@@ -166,6 +166,7 @@ def convergence(
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
         build = partial(Pair, model, guide, data_plate=data_plate, batch_size=batch_size)
         pair = build(data)
+        pair.mixtures()  # which refuses posteriors that have none
         chosen = _halves(pair.data_size) if sizes is None else _within_data(sizes, pair.data_size)
         # as many as decompose takes, so that both have the same draws of one seed
         z = pair.draw(max(2, num_samples))[:num_samples]

@@ -3,10 +3,10 @@
 import hashlib
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Final, Literal, TypeVar, final
+from typing import Any, Final, Literal, TypeVar, final
 
 import pandas as pd
 import pyro.distributions as dist
@@ -15,7 +15,8 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, rows_of
+from pyro_infomax._data import Data, SiteValues, rows_of
+from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Fabric, Ranks, ranks_of
 from pyro_infomax._types import Array, Program, Site
@@ -37,10 +38,11 @@ from pyro_infomax.information import (
     active_units,
     held_out_gap,
     spread,
+    sums_of,
     training_gap,
 )
 from pyro_infomax.nn import evaluation_mode
-from pyro_infomax.poutine import unweighted_scale_and_mask
+from pyro_infomax.programs import is_masked
 
 # ---- The account, and what it says.
 
@@ -77,7 +79,8 @@ class Decomposition:
         mutual_information_upper: an upper bound on it in expectation: the smaller of rate and leave-one-out.
         active_units: the number of latent dimensions with Var_x E[z_j|x] > 0.01.
         data_size: N.
-        saturated: whether I > ln N − 1, so that it says more about N than about the representation.
+        saturated: whether I > ln N − 1, so that it says more about N than about the representation; None
+            where there is no I.
         latent_names: a name for every latent dimension.
         site_rate: of several latent sites, R_s = E[log q(z_s|z_<s, x) − log p(z_s|…)] of each, with its own
             densities in guide and model; sums to the rate. None for a single site, as the next two.
@@ -87,21 +90,25 @@ class Decomposition:
         site_names: the latent sites in the guide's order, in which z_<s are those before.
         observed_names: the observed sites, factors included.
         unavailable: field names to the reason why they are None.
+        global_values: the values of global latent sites, those outside the data plate, given which all of
+            this holds; empty where there are none, or where draws of them were averaged.
+        num_global_draws: how many of these draws there were.
+        global_spread: names of quantities to their standard deviation over draws of the global latents.
         holdout: the account of held-out data, with their own mixture and its ceiling ln N; None without any.
     """
 
     distortion: Estimate
     rate: Estimate
     elbo: Estimate
-    mutual_information: Estimate
+    mutual_information: Estimate | None
     marginal_kl: Estimate | None
     total_correlation: Estimate | None
     dimensionwise_kl: Estimate | None
-    mutual_information_lower: Estimate
-    mutual_information_upper: Estimate
+    mutual_information_lower: Estimate | None
+    mutual_information_upper: Estimate | None
     active_units: int | None
     data_size: int
-    saturated: bool
+    saturated: bool | None
     dimensionwise_rate: Estimate | None = None
     prior_dependence: Estimate | None = None
     latent_names: tuple[str, ...] = ()
@@ -117,6 +124,9 @@ class Decomposition:
     site_distortion: Estimate | None = None
     site_names: tuple[str, ...] = ()
     observed_names: tuple[str, ...] = ()
+    global_values: dict[str, torch.Tensor] = field(default_factory=dict)
+    num_global_draws: int = 0
+    global_spread: dict[str, float] = field(default_factory=dict)
 
     def axis(self, quantity: str) -> tuple[str, tuple[str, ...]]:
         """What a vector of estimates runs along: ``latent``, ``site`` or ``observed``, and the names there.
@@ -150,6 +160,8 @@ class Decomposition:
         held-out data stand beside, ``holdout_value`` and so on.
         """
         frame = frame_of(dict(self.estimates()), {name: (self._fact(name), _PLAIN[name]) for name in _PLAIN})
+        if self.global_spread:
+            frame["global_spread"] = pd.Series(self.global_spread)
         return frame if self.holdout is None else side_by_side(frame, self.holdout.to_frame())
 
     def _fact(self, name: str) -> float:
@@ -168,10 +180,34 @@ class Decomposition:
         latent = len(self.latent_names)
         units = latent if self.active_units is None else f"{self.active_units} active of {latent}"
         yield f"{units} latent dimensions, {self.data_size} data"
+        if self.global_values:
+            yield f"given global latents: {', '.join(map(_shown, self.global_values.items()))}"
+        if self.num_global_draws:
+            names = ("rate", "distortion", "mutual_information")
+            spread = (
+                f"{name} {self.global_spread[name]:.4f}" for name in names if name in self.global_spread
+            )
+            yield (
+                f"means over {self.num_global_draws} draws of the global latents, over which the standard "
+                f"deviations are: {', '.join(spread)}"
+            )
         if self.saturated:
             cap = information_ceiling(self.data_size)
             yield f"saturated: I is within a nat of its cap ln N = {cap:.4f}; the population's may be larger"
+        yield from _noted({name: getattr(self, name) for name in _QUANTITIES})
         yield from missing_lines(self.unavailable)
+
+
+def _noted(estimates: Mapping[str, Estimate | None]) -> Iterator[str]:
+    """A line a note, with all the estimates that it is on."""
+    notes = {name: each.note for name, each in estimates.items() if each is not None}
+    for note in dict.fromkeys(filter(None, notes.values())):
+        yield f"{', '.join(name for name, each in notes.items() if each == note)}: {note}"
+
+
+def _shown(site: tuple[str, torch.Tensor]) -> str:
+    name, value = site
+    return f"{name} = {float(value):.4g}" if value.numel() == 1 else f"{name} {tuple(value.shape)}"
 
 
 def _shared_first(notes: dict[str, list[str]]) -> Iterator[str]:
@@ -218,6 +254,20 @@ _PLAIN = {
 
 # ---- Making an account.
 
+_OF_MIXTURE = (
+    "mutual_information",
+    "mutual_information_lower",
+    "mutual_information_upper",
+    "saturated",
+    "marginal_kl",
+    "prior_gap",
+    "total_correlation",
+    "conditional_total_correlation",
+    "dimensionwise_kl",
+    "prior_dependence",
+    "decoder_gap",
+    "active_units",
+)
 _OF_PRIOR = ("marginal_kl", "prior_gap", "dimensionwise_kl", "prior_dependence", "dimensionwise_rate")
 
 
@@ -231,7 +281,10 @@ def decompose(
     seed: int | None = None,
     data_plate: str | None = None,
     holdout: Data | None = None,
+    global_values: SiteValues | None = None,
+    num_global_draws: int = 0,
     fabric: Fabric | None = None,
+    progress: bool = True,
 ) -> Decomposition:
     r"""Accounts for the nats of a pair: distortion, rate, information, marginal KL and its parts.
 
@@ -255,10 +308,15 @@ def decompose(
         data_plate: the name of the data plate, where it is not the only candidate.
         holdout: further data of the same kind, which neither model nor guide was trained on: a tensor or a
             tuple of tensors like ``data``.
+        global_values: values of global latent sites, those outside the data plate; the account is that of the
+            local ones given these. None for the medians that the guide gives them.
+        num_global_draws: at least 2 to average the account over draws of the guide's global latents instead,
+            and to report its spread; its standard errors are then those of these draws.
         fabric: a ``lightning_fabric.Fabric`` that was launched, whose processes each pass the part of the
             data (and of the holdout) that they hold, as many as they like; None for one process. Each of
             them runs the programs on its own data and scores all draws under its own posteriors alone; the
             mixture is put together by a reduced logsumexp, exactly.
+        progress: show a bar where the mixture takes more than a few seconds.
 
     Returns:
         The account, in nats per datum; that of the held-out data in its ``holdout``. Over several processes
@@ -270,7 +328,8 @@ def decompose(
         ValueError: for data with nan or of different lengths, a guide that lacks a site of the model, no data
             plate or several; for a holdout of another kind, or a guide whose parameters belong to the
             training data.
-        NotImplementedError: for global latents, which :func:`pyro.poutine.condition` can fix.
+        NotImplementedError: for global latents of the model that the guide has not, which
+            :func:`pyro.poutine.condition` can fix, and for latents that only one of the two masks.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -283,14 +342,84 @@ def decompose(
     whole_number("num_samples", num_samples, at_least=1)
     ranks = ranks_of(fabric)
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(_seed_of_all(seed, ranks)):
-        build = partial(Pair, model, guide, data_plate=data_plate, batch_size=batch_size, ranks=ranks)
-        pair = build(data)
-        held_out = None if holdout is None else held_out_pair(pair, build, holdout)
-        account = account_of(pair, num_samples=num_samples)
-        if held_out is not None:
-            account = replace(account, holdout=account_of(held_out, num_samples=num_samples, training=pair))
+        options: dict[str, Any] = {"data_plate": data_plate, "batch_size": batch_size, "ranks": ranks}
+        build: Callable[..., Pair] = partial(Pair, model, guide, progress=progress, **options)
+        pair = build(data, global_values=global_values)
+        if num_global_draws:
+            drawn = _global_draws(pair, num_global_draws)
+            rounds = patiently(drawn, "global latents", progress=progress)
+            made = [_made(build, data, holdout, num_samples, values) for values in rounds]
+            account = _averaged(made)
+        else:
+            account = _made(build, data, holdout, num_samples, pair.global_values, pair=pair)
     # What is the same to rounding would still print and compare as different
     return ranks.broadcast(account)
+
+
+def _made(
+    build: Callable[..., Pair],
+    data: Data,
+    holdout: Data | None,
+    num_samples: int,
+    global_values: SiteValues,
+    *,
+    pair: Pair | None = None,
+) -> Decomposition:
+    """The account given some values of the global latents, with that of the held-out data."""
+    given = partial(build, global_values=global_values)
+    pair = pair or given(data)
+    held_out = None if holdout is None else held_out_pair(pair, given, holdout)
+    account = account_of(pair, num_samples=num_samples)
+    if held_out is not None:
+        account = replace(account, holdout=account_of(held_out, num_samples=num_samples, training=pair))
+    return account
+
+
+def _global_draws(pair: Pair, number: int) -> list[SiteValues]:
+    whole_number("num_global_draws", number, at_least=2)
+    if not pair.global_values:
+        raise ValueError(
+            "Expected a guide with latent sites outside its data plate for num_global_draws but it has none"
+        )
+    return [pair.draw_global_values() for _ in range(number)]
+
+
+def _averaged(accounts: Sequence[Decomposition]) -> Decomposition:
+    """The means over accounts given draws of the global latents, and their spread."""
+    first = accounts[0]
+    fields = {name: [getattr(each, name) for each in accounts] for name in _QUANTITIES}
+    means: dict[str, Any] = {
+        name: None if None in each else _mean_over_draws(each) for name, each in fields.items()
+    }
+    columns = [dict(account.estimates()) for account in accounts]
+    shared = [name for name in columns[0] if all(name in each for each in columns)]
+    values = {name: torch.tensor([float(each[name]) for each in columns]) for name in shared}
+    information = means["mutual_information"]
+    holdouts = [each.holdout for each in accounts if each.holdout is not None]
+    return replace(
+        first,
+        **means,
+        saturated=None if information is None else is_saturated(information, first.data_size),
+        unavailable={name: reason for each in accounts for name, reason in each.unavailable.items()},
+        global_values={},
+        num_global_draws=len(accounts),
+        global_spread={name: float(each.std()) for name, each in values.items()},
+        holdout=_averaged(holdouts) if holdouts else None,
+    )
+
+
+def _mean_over_draws(estimates: Sequence[Estimate]) -> Estimate:
+    values = torch.stack([each.value for each in estimates])
+    errors = [
+        each.population_standard_error for each in estimates if each.population_standard_error is not None
+    ]
+    population = torch.stack(errors).square().mean(0).sqrt() if errors else None
+    error = values.std(0) / math.sqrt(len(values))
+    if population is not None:
+        population = torch.maximum(population, error)
+    return replace(
+        estimates[0], value=values.mean(0), standard_error=error, population_standard_error=population
+    )
 
 
 def _seed_of_all(seed: int | None, ranks: Ranks) -> int | None:
@@ -308,30 +437,29 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
     # What cannot be had of these programs becomes None, and the reason is kept
     attempt = Attempt()
     several = len(pair.site_names) > 1
+    sizes = pair.site_sizes if several else None
+    # Posteriors of which a mask leaves out parts have no mixture, and still a rate by the scores of the draws
+    of_sites = ["site_information", "site_marginal_kl"] if several else []
+    mixtures = attempt(lambda: pair.mixtures(sizes), *_OF_MIXTURE, *of_sites)
     # Without one prior for all data there is no KL from it, but still a rate by the scores of the draws
     prior = attempt(pair.prior, *_OF_PRIOR, *(["site_marginal_kl"] if several else []))
     # The distortion's error is taken from its spread over draws, hence two at least
     scored = pair.score(pair.draw(max(2, num_samples)))
     # All terms of q(z) come from one exact mixture over the data, so that their identities hold
-    sizes = pair.site_sizes if several else None
-    draws = Draws(
-        pair.posterior, prior, z=scored.z[:num_samples], site_sizes=sizes, mixtures=pair.mixtures(sizes)
-    )
+    draws = Draws(pair.posterior, prior, z=scored.z[:num_samples], site_sizes=sizes, mixtures=mixtures)
     account = Account(draws)
     distortion = _sampled(-scored.log_likelihood, "exact", "the distortion of these data")
-    rate = (
-        _sampled(scored.log_posterior - scored.log_prior, "exact", "the rate of these data")
-        if prior is None
-        else account.rate
-    )
-    information = account.mutual_information
+    each = None if prior is not None else pair.closed_rates()  # (data, latent or 1)
+    rates = joint_forms(pair.posterior, prior).rate if each is None else each.sum(-1)  # (data,)
+    rate = account.rate if prior is not None else _rate(scored, rates)
+    information = attempt(lambda: account.mutual_information, "mutual_information")
     entropy = attempt(lambda: data_entropy(pair), "data_entropy", "decoder_gap")
-    site_rate, site_information, site_marginal_kl = _of_sites(account, scored)
+    site_rate, site_information, site_marginal_kl = _of_sites(account, scored, each, attempt)
     of_dimensions = partial(attempt, reason=cache(lambda: _no_marginals(pair)))
     return Decomposition(
         distortion=distortion,
         rate=rate,
-        elbo=_elbo(distortion, rate, scored, account.draws),
+        elbo=_elbo(distortion, rate, scored, rates, paired=prior is None, target=evidence_of(pair)),
         mutual_information=information,
         marginal_kl=attempt(lambda: account.marginal_kl, "marginal_kl"),
         prior_gap=attempt(lambda: _prior_gap(account, training), "prior_gap"),
@@ -344,14 +472,21 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
         if _factors(prior) is not None
         else of_dimensions(lambda: account.prior_dependence, "prior_dependence"),
         dimensionwise_rate=attempt(lambda: _dimensionwise_rate(account.draws), "dimensionwise_rate"),
-        mutual_information_lower=information_lower_bound(account),
-        mutual_information_upper=information_upper_bound(account),
+        mutual_information_lower=attempt(
+            lambda: information_lower_bound(account), "mutual_information_lower"
+        ),
+        mutual_information_upper=attempt(
+            lambda: information_upper_bound(account), "mutual_information_upper"
+        ),
         active_units=attempt(lambda: _active_units(pair.posterior), "active_units"),
         data_size=pair.data_size,
-        saturated=is_saturated(information, pair.data_size),
+        saturated=None if information is None else is_saturated(information, pair.data_size),
         data_entropy=entropy,
-        decoder_gap=None if entropy is None else _decoder_gap(distortion, information, entropy),
+        decoder_gap=None
+        if entropy is None or information is None
+        else _decoder_gap(distortion, information, entropy),
         latent_names=tuple(pair.latent_names()),
+        global_values=pair.global_sites,
         unavailable=attempt.reasons,
         site_names=tuple(pair.site_names),
         observed_names=tuple(pair.observed_names),
@@ -370,16 +505,27 @@ def _no_marginals(pair: Pair) -> str:
 # ---- Its terms, one by one.
 
 
-def _of_sites(account: Account, scored: ScoredDraws) -> tuple[Estimate | None, ...]:
-    """Rate, information and marginal KL of each latent site; without a prior no marginal KL."""
+def _of_sites(
+    account: Account, scored: ScoredDraws, rates: torch.Tensor | None, attempt: "Attempt"
+) -> tuple[Estimate | None, ...]:
+    """Rate, information and marginal KL of each latent site; without a prior no marginal KL.
+
+    ``rates`` are those of each datum and dimension, (data, latent), where they are known without a prior.
+    """
     draws = account.draws
     if draws.site_sizes is None:
         return None, None, None
-    if draws.prior is None:
-        rate = _sampled(scored.log_posterior_sites - scored.log_prior_sites, "exact", "the rate of each site")
-        return rate, SiteAccount(account).mutual_information, None
-    sites = SiteAccount(account, scored.log_prior_sites[: len(draws.z)])
-    return sites.rate, sites.mutual_information, sites.marginal_kl
+    known = None if draws.prior is None else scored.log_prior_sites[: len(draws.z)]
+    sites = SiteAccount(account, known)
+    if draws.prior is not None:
+        rate = sites.rate
+    elif rates is not None:
+        rate = _closed(sums_of(rates, draws.site_sizes), "the rate of each site")
+    else:
+        per_draw = scored.log_posterior_sites - scored.log_prior_sites
+        rate = _sampled(per_draw, "exact", "the rate of each site")
+    information = attempt(lambda: sites.mutual_information, "site_information")
+    return rate, information, attempt(lambda: sites.marginal_kl, "site_marginal_kl")
 
 
 def _site_distortion(scored: ScoredDraws) -> Estimate | None:
@@ -400,18 +546,46 @@ def _sampled(per_draw: torch.Tensor, bound: Literal["lower", "upper", "exact"], 
     return Estimate(per_draw.mean((0, 1)), error, population, bound, target)
 
 
-def _elbo(distortion: Estimate, rate: Estimate, scored: ScoredDraws, draws: Draws) -> Estimate:
-    rates = joint_forms(draws.posterior, draws.prior).rate  # (data,)
-    per_draw = scored.log_weight if rates is None else scored.log_likelihood - rates
-    paired = _sampled(per_draw, "lower", "the mean log-evidence of these data")
-    error = paired.standard_error
-    if rates is None and draws.prior is not None:
+def _rate(scored: ScoredDraws, rates: torch.Tensor | None) -> Estimate:
+    """The rate from priors that depend on the data, by those of each datum (data,) where they are known."""
+    target = "the rate of these data"
+    if rates is None:
+        return _sampled(scored.log_posterior - scored.log_prior, "exact", target)
+    return _closed(rates, target)
+
+
+def _closed(of_each: torch.Tensor, target: str) -> Estimate:
+    """The mean of values of each datum that are known, (data,) or (data, several)."""
+    return Estimate(of_each.mean(0), torch.zeros_like(of_each[0]), spread(of_each), "exact", target)
+
+
+def evidence_of(pair: Pair) -> str:
+    """What a bound on the evidence bounds."""
+    return "the mean log-evidence of these data" + (
+        ", given the global latents" if pair.global_values else ""
+    )
+
+
+def _elbo(
+    distortion: Estimate,
+    rate: Estimate,
+    scored: ScoredDraws,
+    rates: torch.Tensor | None,
+    *,
+    paired: bool,
+    target: str,
+) -> Estimate:
+    """Distortion and rate together; ``paired`` says that both are plain means of the same draws."""
+    per_draw = scored.log_weight if rates is None else scored.log_likelihood - rates  # (samples, data)
+    found = _sampled(per_draw, "lower", target)
+    error = found.standard_error
+    if rates is None and not paired:
         # the regression took noise out of the rate alone, which therefore no longer cancels the distortion's
         error = distortion.standard_error + rate.standard_error
-    assert paired.population_standard_error is not None
-    population = torch.maximum(paired.population_standard_error, error)
+    assert found.population_standard_error is not None
+    population = torch.maximum(found.population_standard_error, error)
     value = -distortion.value - rate.value
-    return replace(paired, value=value, standard_error=error, population_standard_error=population)
+    return replace(found, value=value, standard_error=error, population_standard_error=population)
 
 
 def _factors(distribution: object) -> Distribution | None:
@@ -440,9 +614,7 @@ def _dimensionwise_rate(draws: Draws) -> Estimate:
     rates = closed_divergence(posterior, prior)  # (data, latent)
     if rates is None:
         raise NotImplementedError("the divergence of single latent dimensions has no closed form")
-    rates = rates.double()
-    target = "the rate of each latent dimension of these data"
-    return Estimate(rates.mean(0), torch.zeros_like(rates[0]), spread(rates), "exact", target)
+    return _closed(rates.double(), "the rate of each latent dimension of these data")
 
 
 def _active_units(posterior: Posterior) -> int:
@@ -519,7 +691,7 @@ def _check_pmf(site: Site) -> None:
             "densities have no decoder gap under the empirical data distribution, and "
             f"{site['name']!r} is {full_name(fn)}"
         )
-    if _is_masked(site):
+    if is_masked(site):
         raise NotImplementedError(f"{site['name']!r} is masked, so that its values are known in part only")
     value = site["value"]
     if value.shape[value.dim() - len(fn.event_shape) :] != fn.event_shape:
@@ -540,17 +712,6 @@ def _support_of(fn: Distribution) -> Constraint:
     if support is None:
         raise NotImplementedError(f"{full_name(fn)} does not tell whether it is discrete")
     return support
-
-
-def _is_masked(site: Site) -> bool:
-    if unweighted_scale_and_mask(site)[1] is not None:
-        return True
-    fn = site["fn"]
-    while not isinstance(fn, dist.MaskedDistribution):
-        if not hasattr(fn, "base_dist"):
-            return False
-        fn = fn.base_dist
-    return True
 
 
 def _first_equals(pair: Pair) -> torch.Tensor:

@@ -2,18 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 import pandas as pd
 import torch
 from pyro.ops.stats import fit_generalized_pareto
 
-from pyro_infomax._data import Data
+from pyro_infomax._data import Data, SiteValues
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Program
-from pyro_infomax.diagnostics._decompose import lines_of
+from pyro_infomax.diagnostics._decompose import evidence_of, lines_of
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.information import Estimate, ImportanceWeights, tail_length
 from pyro_infomax.nn import evaluation_mode
@@ -51,6 +51,8 @@ def _fit(tail: torch.Tensor) -> float:
     excess = tail[tail > cutoff].exp() - cutoff.exp()
     if len(excess) < _FEWEST_IN_TAIL:
         return math.inf
+    if float(excess.max() - excess.min()) <= _CONSTANT * float(excess.max()):
+        return -math.inf  # weights of a few values only, as those of discrete latents, end there
     k, _ = fit_generalized_pareto(excess)
     return k if math.isfinite(k) else math.inf
 
@@ -124,6 +126,8 @@ def importance_weighted_evidence(
     batch_size: int = 1024,
     seed: int | None = None,
     data_plate: str | None = None,
+    global_values: SiteValues | None = None,
+    progress: bool = True,
 ) -> ImportanceWeightedEvidence:
     r"""The importance-weighted bound on the log-evidence of data, with a Pareto k for each datum.
 
@@ -139,15 +143,18 @@ def importance_weighted_evidence(
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
 
     Args:
-        model, guide, data, seed, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`.
+        model, guide, data, seed, data_plate, global_values: as for
+            :func:`~pyro_infomax.diagnostics.decompose`; the evidence is given the global latents.
         num_samples: S, draws of z for each datum, at least 2.
         batch_size: the most rows, draws times data, that a program is run on at once, where it follows the
             length of its arguments.
+        progress: show a bar where this takes more than a few seconds.
 
     Raises:
         ValueError: for fewer than two samples, data with nan, a guide that lacks a site of the model, no data
             plate or several.
-        NotImplementedError: for global latents, which :func:`pyro.poutine.condition` can fix.
+        NotImplementedError: for global latents of the model that the guide has not, and for latents that only
+            one of the two masks.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -160,12 +167,14 @@ def importance_weighted_evidence(
         0
     """
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
-        pair = Pair(model, guide, data, data_plate=data_plate, batch_size=batch_size)
+        pair = Pair(
+            model, guide, data, data_plate=data_plate, batch_size=batch_size, global_values=global_values
+        )
         weights = ImportanceWeights(num_samples, pair.data_size)
-        for chunk in patiently(_chunks(pair, num_samples), "importance weights"):
+        for chunk in patiently(_chunks(pair, num_samples), "importance weights", progress=progress):
             weights.add(pair.score(pair.draw(chunk)).log_weight)
     return ImportanceWeightedEvidence(
-        estimate=weights.estimate,
+        estimate=replace(weights.estimate, target=evidence_of(pair)),
         per_datum=weights.log_mean,
         standard_error=weights.variance.sqrt(),
         pareto_k=pareto_k(weights),

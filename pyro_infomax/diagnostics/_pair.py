@@ -1,21 +1,28 @@
 """A model and a guide on the same data, and draws from the guide that both have scored."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Final, TypeVar, final
+from functools import cached_property, partial
+from typing import Any, Final, TypeVar, final
 
 import torch
 from torch.distributions import Distribution
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, Tensors, as_data, count_nan, rows_of
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data, count_nan
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._ranks import ONE_RANK, Ranks
 from pyro_infomax._types import Program
-from pyro_infomax.distributions import Density, Posterior, in_double, in_dtype_of, marginals_of
+from pyro_infomax.distributions import (
+    Density,
+    Posterior,
+    closed_divergence,
+    in_double,
+    in_dtype_of,
+    is_factorised,
+)
 from pyro_infomax.information import AggregateScorer, Prefixes, ShardedAggregate, WholeAggregate
 from pyro_infomax.joint import (
     GenerativeJoint,
@@ -23,42 +30,11 @@ from pyro_infomax.joint import (
     cycled,
     dependences,
     in_type_of_sites,
+    no_mixture,
     posterior_of_all,
 )
 from pyro_infomax.poutine import UnknownPlateError
-from pyro_infomax.programs import SiteLayout
-
-# ---- The prior of a lone latent site, by the distribution that the model gave it.
-
-
-@final
-class SitePrior:
-    """p(z) as :mod:`pyro_infomax.information` takes priors, its marginals included where they are known.
-
-    Pyro expands a distribution over the plate around it; the prior is what it is for any one datum, of batch
-    shape (1,).
-    """
-
-    def __init__(self, fn: Distribution) -> None:
-        self.fn = fn
-        self.batch_shape = torch.Size()
-        self.event_shape = fn.event_shape
-
-    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
-        """log p(z), (...), of z (..., latent)."""
-        return self.fn.log_prob(self._beside_batch(z)).squeeze(-1)
-
-    def log_prob_marginals(self, z: torch.Tensor) -> torch.Tensor:
-        """log p(z_j), (..., latent), of z (..., latent), where the marginals of the family are known."""
-        return marginals_of(self.fn).log_prob(self._beside_batch(z)).squeeze(-2)
-
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> torch.Tensor:
-        """z ~ p(z), (*sample_shape, latent)."""
-        return self.fn.sample(torch.Size(sample_shape)).squeeze(-2)
-
-    def _beside_batch(self, z: torch.Tensor) -> torch.Tensor:
-        return in_dtype_of(self.fn, z).unsqueeze(-2)  # (..., 1, latent)
-
+from pyro_infomax.programs import FixedMessenger, GlobalLatentsError, SiteLayout, global_values
 
 # ---- The pair, and draws that both of its programs have scored.
 
@@ -112,13 +88,17 @@ class Pair:
         data: a tensor or a tuple of tensors, whose first axis is the data.
         data_plate: the name of the data plate, None to find it.
         batch_size: the most rows that a program is run on at once.
+        global_values: values of latent sites outside the data plate; the guide's others are at their
+            medians, and all of them in this attribute afterwards.
         ranks: the processes, each of which holds a part of the data; what is known of them is known of the
             data of all, those of the first process first.
+        progress: show a bar where the mixture takes more than a few seconds.
 
     Raises:
         ValueError: if the two do not share their latent sites, the data hold nan, or there is not one data
             plate.
-        NotImplementedError: if a latent site is global.
+        NotImplementedError: if the model has a global latent site that the guide has not, or a latent site is
+            masked otherwise in the model than in the guide.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -136,32 +116,97 @@ class Pair:
         *,
         data_plate: str | None = None,
         batch_size: int = 1024,
+        global_values: SiteValues | None = None,
         ranks: Ranks = ONE_RANK,
+        progress: bool = True,
     ) -> None:
         whole_number("batch_size", batch_size, at_least=1)
         self.ranks = ranks
-        ranks.together(lambda: self._read(model, guide, data, data_plate, batch_size))
+        self.progress = progress and ranks.is_first
+        self._options = {
+            "data_plate": data_plate,
+            "batch_size": batch_size,
+            "ranks": ranks,
+            "progress": progress,
+        }
+        self.masked: list[str] = []
+        self.programs = model, guide
+        given = global_values or {}
+        self.global_values = {name: torch.as_tensor(each) for name, each in given.items()}
+        self._auxiliary: list[str] = []  # global sites that the guide has for itself
+        ranks.together(lambda: self._read(data, data_plate, batch_size))
         self._sizes = [int(size) for size in ranks.all_of(self.own_size)]
+        self.masked = sorted({name for each in ranks.all_of(self.masked) for name in each})
 
-    def _read(
-        self,
-        model: Program,
-        guide: Program,
-        data: Data,
-        data_plate: str | None,
-        batch_size: int,
-    ) -> None:
+    def _read(self, data: Data, data_plate: str | None, batch_size: int) -> None:
         self.data = as_data(data)
         _check_no_nan(self.data)
-        self.representation, self.generative = _with_plate(
-            data_plate,
-            lambda plate: RepresentationJoint(guide, data, data_plate=plate, batch_size=batch_size),
-            lambda plate: _on_data(GenerativeJoint(model, data_plate=plate), self.data, batch_size),
+        self.representation, self.generative = self._fixed_joints(
+            partial(self._joints, data_plate=data_plate, batch_size=batch_size)
         )
         self.program = self.generative.program(self.data)
+        known = {*self.program.given, *self.representation.program.given}
+        if unknown := sorted(self.global_values.keys() - known):
+            raise ValueError(
+                f"Expected values of latent sites outside the data plate, {sorted(known)}, but got {unknown} "
+                "too"
+            )
         self.space = self.representation.space
         _check_densities(self.representation.program.point_masses)
         _check_sites(model=self.program.latents, guide=self.space.layouts)
+        own = self.representation.program.presence(self.data)
+        of_model = self.program.presence(self.data)
+        kept = self.space.layouts.keys() & of_model.keys()
+        _check_masks(model={name: of_model[name] for name in kept}, guide=own)
+        self.masked = list(own)
+
+    def _joints(
+        self, model: Program, guide: Program, *, data_plate: str | None, batch_size: int
+    ) -> "_Joints":
+        def representation(plate: str | None) -> RepresentationJoint:
+            return RepresentationJoint(guide, self.data, data_plate=plate, batch_size=batch_size)
+
+        def generative(plate: str | None, kept: Collection[str]) -> GenerativeJoint:
+            joint = GenerativeJoint(model, data_plate=plate, kept=kept)
+            joint.program(self.data, batch_size=batch_size)
+            return joint
+
+        return _with_plate(data_plate, representation, generative)
+
+    def _fixed_joints(self, build: Callable[..., "_Joints"]) -> "_Joints":
+        """Both joints with the global latent sites fixed, at what was given or at the guide's medians."""
+        programs = self.programs
+        if self.global_values:
+            programs = self._fixed()
+        try:
+            return build(*programs)
+        except GlobalLatentsError as error:
+            if error.role != "guide":
+                raise
+            medians = global_values(programs[1], self.data, error.names, medians=True)
+            self.global_values = {**self.global_values, **medians}
+            self._auxiliary = error.auxiliary
+        return build(*self._fixed())
+
+    def _fixed(self) -> tuple[Program, Program]:
+        model, guide = (FixedMessenger(self.global_values)(each) for each in self.programs)
+        return model, guide
+
+    @property
+    def global_sites(self) -> dict[str, torch.Tensor]:
+        """The values of the global latent sites, without those that the guide has for itself."""
+        return {name: each for name, each in self.global_values.items() if name not in self._auxiliary}
+
+    def draw_global_values(self) -> dict[str, torch.Tensor]:
+        """The guide's global latent sites drawn once, those that it has for itself included."""
+        guide, names = self.programs[1], list(self.global_values)
+        drawn = self.ranks.together(lambda: global_values(guide, self.data, names))
+        return self.ranks.broadcast(drawn)
+
+    def at(self, values: SiteValues) -> "Pair":
+        """The pair given other values of the global latent sites."""
+        options: dict[str, Any] = {**self._options, "ranks": self.ranks, "progress": self.progress}
+        return Pair(*self.programs, self.data, global_values=values, **options)
 
     @property
     def own_size(self) -> int:
@@ -187,9 +232,13 @@ class Pair:
 
         Args:
             site_sizes: the number of latent dimensions of each site, where there are several.
+
+        Raises:
+            NotImplementedError: if latent sites are masked for some data.
         """
-        progress = self.ranks.is_first
-        own = WholeAggregate(self._own_posterior, site_sizes=site_sizes, progress=progress)
+        if self.masked:
+            raise NotImplementedError(no_mixture(self.masked))
+        own = WholeAggregate(self._own_posterior, site_sizes=site_sizes, progress=self.progress)
         return own if self.ranks.world_size == 1 else ShardedAggregate(own, self.ranks)
 
     def prior(self) -> Density:
@@ -198,7 +247,7 @@ class Pair:
         Raises:
             NotImplementedError: if it depends on the data.
         """
-        found = self.ranks.together(self._own_prior)
+        found = self.ranks.together(lambda: self.generative.prior(self.space, self.data))
         if self.ranks.world_size > 1:
             self._check_one_prior(found)
         return found
@@ -213,21 +262,27 @@ class Pair:
         if not all(torch.allclose(scores, each, rtol=1e-6, equal_nan=True) for each in others):
             raise NotImplementedError("the prior depends on the data, so that there is no one p(z)")
 
-    def _own_prior(self) -> Density:
-        found = self.generative.prior(self.space, self.data)
-        return found if isinstance(found, Distribution) else self._site_prior() or found
-
     @torch.no_grad()
-    def _site_prior(self) -> SitePrior | None:
-        """The prior of a lone vector, which knows more than one that is scored by running the model."""
-        if len(self.space.layouts) != 1 or not self.program.follows:
+    def closed_rates(self) -> torch.Tensor | None:
+        """KL[q(z|x_n) ‖ p(z)] of each datum in closed form, where its prior may have covariates.
+
+        (data, latent) where posterior and prior are products over the latent dimensions, else (data, 1).
+        """
+        sent = self.ranks.all_of(self.ranks.together(self._own_closed_rates))
+        known = [each for each in sent if each is not None]
+        return torch.cat(known) if len(known) == len(sent) else None
+
+    def _own_closed_rates(self) -> torch.Tensor | None:
+        prior = self.generative.prior_of_each(self.space, self.data)
+        posterior = self._own_posterior
+        if prior is None or not isinstance(posterior, Distribution):
             return None
-        (name,) = self.space.layouts
-        with isolated_random_state():
-            trace = self.program.trace(rows_of(self.data, slice(0, 1)), stop_after=[name])
-        fn, mask = trace.nodes[name]["fn"], trace.nodes[name]["mask"]
-        plain = mask is None and fn.batch_shape == (1,) and fn.event_shape == (self.space.size,)
-        return SitePrior(fn) if plain else None
+        if is_factorised(posterior) and is_factorised(prior):
+            rates = closed_divergence(posterior.base_dist, prior.base_dist)
+        else:
+            whole = closed_divergence(posterior, in_double(prior))
+            rates = None if whole is None else whole.unsqueeze(-1)
+        return None if rates is None else rates.double()
 
     @torch.no_grad()
     def draw(self, num_samples: int) -> torch.Tensor:
@@ -303,6 +358,7 @@ class Pair:
 
 
 _Joint = TypeVar("_Joint")
+_Joints = tuple[RepresentationJoint, GenerativeJoint]
 _FEW: Final = 16  # draws that tell one prior from another
 
 
@@ -336,17 +392,15 @@ def _check_sites(*, model: Mapping[str, SiteLayout], guide: Mapping[str, SiteLay
             )
 
 
-def _on_data(joint: GenerativeJoint, data: Tensors, batch_size: int) -> GenerativeJoint:
-    joint.program(data, batch_size=batch_size)
-    return joint
-
-
 def _with_plate(
     name: str | None,
     representation: Callable[[str | None], RepresentationJoint],
-    generative: Callable[[str | None], GenerativeJoint],
-) -> tuple[RepresentationJoint, GenerativeJoint]:
-    """Both joints by the named plate; a program that calls its plate otherwise finds it by itself."""
+    generative: Callable[[str | None, Collection[str]], GenerativeJoint],
+) -> "_Joints":
+    """Both joints by the named plate; a program that calls its plate otherwise finds it by itself.
+
+    What the guide does not draw may be summed out of the model.
+    """
     unknown: list[UnknownPlateError] = []
 
     def built(build: Callable[[str | None], _Joint]) -> _Joint:
@@ -356,10 +410,11 @@ def _with_plate(
             unknown.append(error)
             return build(None)
 
-    joints = built(representation), built(generative)
-    if len(unknown) == len(joints):
+    q = built(representation)
+    p = built(lambda plate: generative(plate, list(q.space.layouts)))
+    if len(unknown) == 2:
         raise unknown[0]
-    return joints
+    return q, p
 
 
 def _check_densities(point_masses: list[str]) -> None:
@@ -367,6 +422,19 @@ def _check_densities(point_masses: list[str]) -> None:
         raise NotImplementedError(
             f"The guide's sites {point_masses} are Deltas, which have no density, so that their rate and "
             "information are infinite; use a guide with a density, such as AmortizedNormal"
+        )
+
+
+def _check_masks(*, model: Mapping[str, torch.Tensor], guide: Mapping[str, torch.Tensor]) -> None:
+    for name in sorted(model.keys() | guide.keys()):
+        both = name in model and name in guide
+        if both and torch.equal(model[name], guide[name]):
+            continue
+        found = "model and guide mask different values" if both else "only the model masks values"
+        found = "only the guide masks values" if name not in model else found
+        raise NotImplementedError(
+            f"Expected the same mask around {name!r} in model and guide but {found} of it, so that the ELBO "
+            "bounds no evidence; put the mask around it in both"
         )
 
 
@@ -413,7 +481,8 @@ def _data_like(training: Tensors, holdout: Data) -> Tensors:
 @torch.no_grad()
 def _check_amortised(training: Pair, holdout: Tensors) -> None:
     """Parameters of the training data would be taken for those of the holdout where the sizes agree."""
-    if training.representation.program.follows:
+    program = training.representation.program
+    if program.follows and program.whole_size is None:
         return
     with isolated_random_state():
         z = training.space.unflatten(training.draw(1)[0, :1])

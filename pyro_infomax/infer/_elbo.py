@@ -193,7 +193,7 @@ class WeightedELBO(ELBO):
                 "TraceMeanField_WeightedELBO, or Trace_, TraceGraph_ or TraceEnum_WeightedELBO, as its base."
             )
         super().__init__(**kwargs)
-        whole_number("num_particles", self.num_particles, at_least=1)
+        self.num_particles = whole_number("num_particles", self.num_particles, at_least=1)
         self._weights = TermWeights(weights or {}, rate_by_sites=self._rate_by_sites)
         self._check_terms(self._weights)
         self._step = 0
@@ -363,7 +363,7 @@ class WeightedELBO(ELBO):
         with plain_errors():
             traces = super()._get_trace(*programs, args, kwargs)  # type: ignore[safe-super]
         self._check(*traces)
-        self._subsampled = _subsampled_plates(traces[0])
+        self._subsampled = subsampled_data(traces[0], args, lambda site: site["is_observed"])
         self._record(*traces)
         return traces
 
@@ -455,15 +455,20 @@ def _weighable(model_trace: Trace) -> list[str]:
     ]
 
 
-def _subsampled_plates(model_trace: Trace) -> dict[int, int]:
-    """Sizes of the plates around observed sites to what they are subsamples of."""
-    return {
-        frame.size: frame.full_size
-        for site in model_trace.nodes.values()
-        if site["type"] == "sample" and site["is_observed"]
-        for frame in site["cond_indep_stack"]
-        if frame.vectorized and frame.full_size and frame.full_size > frame.size
-    }
+def subsampled_data(trace: Trace, args: Args, is_data: Callable[[Site], bool]) -> dict[int, int]:
+    """The size of the data plate to what it is a subsample of; nothing where it takes all of its rows."""
+    sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
+    frames = {site["name"]: [f for f in site["cond_indep_stack"] if f.vectorized] for site in sites}
+    candidates = {f.name: f for site in sites if is_data(site) for f in frames[site["name"]]}
+    if all(frame.size == (frame.full_size or frame.size) for frame in candidates.values()):
+        return {}
+    # Others may subsample too: the data plate has the rows of the batch, then most sites, or is outermost
+    rows = len(args[0]) if args and isinstance(args[0], Tensor) and args[0].dim() else None
+    fitting = {n: f for n, f in candidates.items() if rows in (f.size, f.full_size)} or candidates
+    sites_in = {name: sum(any(f.name == name for f in each) for each in frames.values()) for name in fitting}
+    data = fitting[max(fitting, key=sites_in.__getitem__)]
+    whole = data.full_size or data.size
+    return {} if data.size == whole else {data.size: whole}
 
 
 def unweighted_sum(site: Site) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Weights on Pyro's Trace, TraceGraph and TraceMeanField ELBOs; terms of one's own on the last."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 import torch
@@ -8,7 +8,6 @@ from pyro import poutine
 from pyro.distributions.distribution import Distribution
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
-from pyro.infer.trace_mean_field_elbo import _check_mean_field_requirement
 from pyro.infer.util import (
     MultiFrameTensor,
     check_fully_reparametrized,
@@ -22,11 +21,12 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
+from pyro_infomax._recording import holds
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import closed_divergence, family_name, is_relaxed
 from pyro_infomax.infer._elbo import Loss, WeightedELBO, unweighted_sum
 from pyro_infomax.infer._weights import ResolvedWeights, TermWeights
-from pyro_infomax.poutine import SiteWeight, Weight, unweighted_scale_and_mask
+from pyro_infomax.poutine import SiteWeight, Weight, is_deterministic, unweighted_scale_and_mask
 
 # ---- Log-probabilities alone.
 
@@ -79,32 +79,53 @@ class _ClosedFormELBO(TraceMeanField_ELBO):
         if any(node["type"] == "sample" and name not in closed for name, node in guide_trace.nodes.items()):
             _without(guide_trace, closed).compute_score_parts()
         if validate:
-            self._check_traces(model_trace, guide_trace)
+            self._check_shapes(model_trace, guide_trace)
         return model_trace, guide_trace
 
-    def _check_traces(self, model_trace: Trace, guide_trace: Trace) -> None:
-        for trace in (model_trace, guide_trace):
+    def _check_shapes(self, *traces: Trace) -> None:
+        for trace in traces:
             for site in trace.nodes.values():
                 if site["type"] == "sample":
                     check_site_shape(_with_shape(site), self.max_plate_nesting)
-        _check_mean_field_requirement(model_trace, guide_trace)
 
 
 def _note_divergences(model_trace: Trace, guide_trace: Trace) -> set[str]:
     """Leaves each divergence that has a closed form at its sites in both traces, and names these."""
     found = set()
-    sites: Mapping[str, Site] = guide_trace.nodes
-    for name, site in sites.items():
-        twin: Site = model_trace.nodes.get(name)
-        if site["type"] != "sample" or twin is None or twin["is_observed"]:
-            continue
-        if not _is_reparameterised(site["fn"]):
+    for name, site in _drawn_in_turn(model_trace, guide_trace):
+        twin: Site = model_trace.nodes[name]
+        if not (_is_reparameterised(site["fn"]) and _counts_alike(site, twin)):
             continue
         divergence = closed_divergence(site["fn"], twin["fn"])
         if divergence is not None:
             site["divergence"] = twin["divergence"] = divergence
             found.add(name)
     return found
+
+
+# A closed form is an expectation given what the prior depends on, which must not depend on the draw in turn
+def _drawn_in_turn(model_trace: Trace, guide_trace: Trace) -> Iterator[tuple[str, Site]]:
+    """The latent sites that the guide draws after all those that the model draws before them."""
+    place = {name: k for k, name in enumerate(guide_trace.nodes)}
+    last = -1
+    for name, site in model_trace.nodes.items():
+        if site["type"] == "sample" and not site["is_observed"] and place.get(name, -1) > last:
+            last = place[name]
+            yield name, guide_trace.nodes[name]
+
+
+# The closed form is scaled and masked once, for both
+def _counts_alike(site: Site, twin: Site) -> bool:
+    pairs = ((site[key], twin[key]) for key in ("scale", "mask"))
+    return all(one is other or _same(one, other, site["name"]) for one, other in pairs)
+
+
+def _same(one: Tensor | float | None, other: Tensor | float | None, name: str) -> bool:
+    if not isinstance(one, Tensor) and not isinstance(other, Tensor):
+        return (True if one is None else one) == (True if other is None else other)
+    sentence = f"Expected {name!r} to have one scale and mask in model and guide, as when this was recorded"
+    alike = torch.as_tensor(True if one is None else one) == torch.as_tensor(True if other is None else other)
+    return holds(alike.all(), sentence)
 
 
 # Rejection samplers are reparameterised in part, and say so in score parts of their own
@@ -218,7 +239,7 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
             else:
                 loss = loss + self._latent_terms(site, guide_trace.nodes[name], terms, costs)
         for name, site in guide_trace.nodes.items():
-            if site["type"] == "sample" and name not in sites:
+            if site["type"] == "sample" and name not in sites and not is_deterministic(site):
                 weight = 1.0 if terms is None else terms.of_term("rate", name)
                 loss = loss + self._auxiliary(site, weight)
                 costs.add("rate")
@@ -240,11 +261,6 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         return total
 
     def _auxiliary(self, site: Site, weight: Weight) -> Tensor:
-        if not site["infer"].get("is_auxiliary"):
-            raise ValueError(
-                f"Expected every site of the guide to be one of the model or auxiliary but {site['name']!r} "
-                "is neither: mark it infer={'is_auxiliary': True}"
-            )
         self._check_reparameterised(site)
         self._check_not_relaxed(site)
         self._add("rate", unweighted_sum(site))
@@ -262,6 +278,11 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
             raise NotImplementedError(
                 f"{type(self).__name__} computes terms from the value of the relaxed site {name!r}, through "
                 "which no gradient would pass: use a guide without the relaxation, or a TraceEnum_ class"
+            )
+        if not _counts_alike(guide_site, model_site):
+            raise ValueError(
+                f"Expected {name!r} to have one scale and mask in model and guide, since "
+                f"{type(self).__name__} splits its cost: put poutine.scale and poutine.mask around both"
             )
         scale, mask = unweighted_scale_and_mask(guide_site)
         by_messengers: SiteWeight | None = guide_site.get("weight")
@@ -321,7 +342,8 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
             raise NotImplementedError(
                 f"{ours} needs a divergence in closed form for the relaxed site {site['name']!r} "
                 f"({family_name(site['fn'])}) but finds none; give the site a prior of its own family in the "
-                f"model, or use {ours.replace('MeanField', 'Enum')} and enumerate it without the relaxation"
+                "model, after the same sites and with the same scale and mask in both programs, or use "
+                f"{ours.replace('MeanField', 'Enum')} and enumerate it without the relaxation"
             )
 
 

@@ -27,7 +27,7 @@ from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_discrete, is_point_mass
-from pyro_infomax.infer._elbo import Terms, Traces, WeightedELBO
+from pyro_infomax.infer._elbo import Terms, Traces, WeightedELBO, subsampled_data
 from pyro_infomax.infer._weights import TermWeights
 from pyro_infomax.information import Estimate
 from pyro_infomax.nn import evaluation_mode
@@ -256,7 +256,9 @@ class _IM(WeightedELBO):
             for model_trace, guide_trace in super()._get_traces(line.receive, line.send, args, kwargs):
                 for name in line.channel:
                     _silence(guide_trace.nodes[name])
-                self._record_line(line, model_trace, guide_trace)
+                self._subsampled = subsampled_data(model_trace, args, lambda site: not is_deterministic(site))
+                with torch.no_grad():
+                    self._add("input_entropy", -self._expectation(line.scored, guide_trace))
                 yield model_trace, guide_trace
 
     def _refuse_enumeration(self) -> str | None:
@@ -266,17 +268,6 @@ class _IM(WeightedELBO):
             f"{type(self).__name__} cannot enumerate but the site {{site!r}} asks for it; use TraceEnum_IM, "
             "or drop its infer['enumerate']"
         )
-
-    def _record_line(self, line: Line, model_trace: Trace, guide_trace: Trace) -> None:
-        scored = [site for site in sample_sites(model_trace) if not is_deterministic(site)]
-        with torch.no_grad():
-            self._add("input_entropy", -self._expectation(line.scored, guide_trace))
-        self._subsampled = {
-            frame.size: frame.full_size
-            for site in scored
-            for frame in frames_of(site)
-            if frame.full_size and frame.full_size > frame.size
-        }
 
     def _expectation(self, names: list[str], guide_trace: Trace) -> float | Tensor:
         """The expected sum of log-probabilities of sites of one trace of the sender."""

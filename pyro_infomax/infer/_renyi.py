@@ -1,14 +1,16 @@
 """The variational Rényi bound in tensors alone, and weights on its likelihood."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from typing import final
 
 import torch
-from pyro.distributions.util import is_identically_zero
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import RenyiELBO
 from pyro.infer.util import get_dependent_plate_dims, torch_sum
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 
 from pyro_infomax._recording import holds
 from pyro_infomax._types import Args, Kwargs, Program, Site
@@ -20,7 +22,13 @@ from pyro_infomax.infer._elbo import (
     accumulate_gradients,
     as_number,
 )
-from pyro_infomax.poutine import Weight, is_deterministic, sample_sites, unweighted_log_prob
+from pyro_infomax.poutine import (
+    Weight,
+    is_deterministic,
+    sample_sites,
+    unweighted_log_prob,
+    unweighted_scale_and_mask,
+)
 
 # ---- RenyiELBO by a bound that stays in tensors.
 
@@ -28,7 +36,10 @@ from pyro_infomax.poutine import Weight, is_deterministic, sample_sites, unweigh
 class RenyiBound(RenyiELBO):
     r"""The variational Rényi bound, in one graph of tensor operations for all particles.
 
-    .. math:: \frac{1}{1 - \alpha} \log \frac{1}{K} \sum_k w_k^{1 - \alpha}
+    .. math:: \frac{s}{1 - \alpha} \log \frac{1}{K} \sum_k w_k^{1 - \alpha}
+
+    in each cell of the plates that all sites of the model share, with the scale s that its latents have in
+    common, by a plate that subsamples or by :func:`pyro.poutine.scale`.
 
     Li and Turner, 2016, Rényi divergence variational inference.
     """
@@ -45,32 +56,72 @@ class RenyiBound(RenyiELBO):
         accumulate_gradients(surrogate, traces, retain_graph=self.retain_graph)
         return as_number(loss)
 
+    # The mean over particles is one over draws of z: a subsample must be the same for all
+    def _get_traces(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> Traces:
+        if self.num_particles == 1 or self.vectorize_particles:
+            return super()._get_traces(model, guide, args, kwargs)  # type: ignore[no-any-return]
+        rows = _SameRows()
+        return super()._get_traces(rows(model), rows(guide), args, kwargs)  # type: ignore[no-any-return]
+
     def _loss_and_surrogate(self, traces: Traces) -> tuple[torch.Tensor, torch.Tensor]:
-        pairs = [self._log_weight_and_signal(*each) for each in traces]
-        log_weights, signals = (self._by_particle(each) for each in zip(*pairs, strict=True))
+        traces = list(traces)
+        scale = self._common_scale(*traces[0])
+        weights = [log_weight(*each) / scale for each in traces]
+        # A score counts 1 / (1 − α) in the gradient of the bound. The mean of those that a mask takes out of
+        # the weights is zero in expectation, and all that they are where nothing depends on the draw.
+        scores = [self._scores(*each) / (1.0 - self.alpha) for each in traces]
+        masked = [self._masked_scores(*each) / (1.0 - self.alpha) for each in traces]
+        log_weights = self._by_particle([each.detach() for each in weights])
+        signals = self._by_particle([weight + score for weight, score in zip(weights, scores, strict=True)])
         shares = torch.softmax((1.0 - self.alpha) * log_weights, 0)
-        return -self._bound(log_weights), -(shares * signals).sum()
+        surrogate = (shares * signals).sum() - self._by_particle(masked).sum() / self.num_particles
+        return -scale * self._bound(log_weights), -scale * surrogate
 
-    def _log_weight_and_signal(
-        self, model_trace: Trace, guide_trace: Trace
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The log-weight of one particle, and what has the gradients that its share in the bound is for."""
-        joint = summed_within_particles(model_trace, model_trace)
-        log_weight = joint - summed_within_particles(guide_trace, model_trace)
-        signal = joint + summed_within_particles(guide_trace, model_trace, self._guide_signal)
-        return log_weight.detach(), signal
+    # What all latents count for in common, by a plate that subsamples say, belongs outside of the mean
+    def _common_scale(self, model_trace: Trace, guide_trace: Trace) -> Weight:
+        """The scale of the latent sites, without weights; refuses what has none."""
+        if self.num_particles == 1:
+            return 1.0
+        ours = type(self).__name__
+        sites = [site for trace in (guide_trace, model_trace) for site in _scored(trace)]
+        if apart := _subsampled_apart(sites, _shared_frames(model_trace)):
+            raise NotImplementedError(
+                f"{ours} cannot subsample the plate {apart[0]!r}, which some sites of the model are outside "
+                "of: a mean of weights that are estimates themselves is no bound; take all of its rows, or "
+                "use Trace_InfoMaxELBO"
+            )
+        latent = [site for site in sites if not site["is_observed"]] or sites
+        scales = [unweighted_scale_and_mask(site)[0] for site in latent] or [1.0]
+        names = sorted({site["name"] for site in latent})
+        sentence = f"{ours} needs the latent sites {names} to have one scale, a number, in both"
+        if not all(_is_number(each) and holds(_are_same(each, scales[0]), sentence) for each in scales):
+            raise NotImplementedError(
+                f"{sentence} programs but got {scales}; put one poutine.scale around all, or use "
+                "Trace_InfoMaxELBO"
+            )
+        return scales[0]
 
-    # A score counts 1 / (1 − α) in the bound; the log-weight itself counts −1.
-    def _guide_signal(self, site: Site) -> torch.Tensor | float:
+    def _scores(self, model_trace: Trace, guide_trace: Trace) -> torch.Tensor:
+        """The log-probabilities of the draws that are not reparameterised, without scales and masks."""
+        return summed_within_particles(guide_trace, model_trace, self._score)
+
+    def _masked_scores(self, model_trace: Trace, guide_trace: Trace) -> torch.Tensor:
+        """Of these, what the masks leave out."""
+        return summed_within_particles(guide_trace, model_trace, self._masked_score)
+
+    def _masked_score(self, site: Site) -> torch.Tensor | float:
+        score = self._score(site)
+        return 0.0 if site["mask"] is None else score - scale_and_mask(score, mask=site["mask"])
+
+    def _score(self, site: Site) -> torch.Tensor | float:
         _, score_function, entropy_term = site["score_parts"]
-        if is_identically_zero(score_function):
-            return 0.0 if is_identically_zero(entropy_term) else -site["log_prob"]
-        if not is_identically_zero(entropy_term):
+        if not (is_identically_zero(score_function) or is_identically_zero(entropy_term)):
             raise NotImplementedError(
                 f"{type(self).__name__} has no gradient for {site['name']!r}, which is reparameterised in "
                 "part; use a Trace_ class"
             )
-        return self.alpha / (1.0 - self.alpha) * site["log_prob"]
+        score: torch.Tensor | float = score_function
+        return score
 
     def _by_particle(self, each: Sequence[torch.Tensor]) -> torch.Tensor:
         """(particles, *shared plates)."""
@@ -83,16 +134,68 @@ class RenyiBound(RenyiELBO):
         return means.sum() / order
 
 
+@final
+class _SameRows(Messenger):
+    """Has every run take the subsamples of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rows: dict[str, torch.Tensor] = {}
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if site_is_subsample(msg) and msg["name"] in self._rows:
+            msg["value"], msg["done"] = self._rows[msg["name"]], True
+
+    def _pyro_post_sample(self, msg: Site) -> None:
+        if site_is_subsample(msg):
+            self._rows[msg["name"]] = msg["value"]
+
+
 def summed_within_particles(
     trace: Trace,
     model_trace: Trace,
     of_site: Callable[[Site], torch.Tensor | float] = lambda site: site["log_prob"],
 ) -> torch.Tensor:
     """A quantity of the sites of a trace, summed over what the sites of a model do not share."""
-    dims = get_dependent_plate_dims(model_trace.nodes.values())
-    terms = [of_site(site) for site in sample_sites(trace)]
+    dims = get_dependent_plate_dims(_scored(model_trace))
+    terms = [of_site(site) for site in _scored(trace)]
     sums = [torch_sum(term, dims) if isinstance(term, torch.Tensor) else term for term in terms]
     return torch.as_tensor(sum(sums))
+
+
+def log_weight(
+    model_trace: Trace,
+    guide_trace: Trace,
+    of_site: Callable[[Site], torch.Tensor] = lambda site: site["log_prob"],
+) -> torch.Tensor:
+    """Of one particle, log p(x, z) − log q(z), in each cell of the plates that the model's sites share."""
+    joint = summed_within_particles(model_trace, model_trace, of_site)
+    return joint - summed_within_particles(guide_trace, model_trace, of_site)
+
+
+def _scored(trace: Trace) -> list[Site]:
+    return [site for site in sample_sites(trace) if not is_deterministic(site)]
+
+
+def _shared_frames(model_trace: Trace) -> set[str]:
+    each = [{frame.name for frame in site["cond_indep_stack"]} for site in _scored(model_trace)]
+    return set.intersection(*each) if each else set()
+
+
+def _is_number(scale: Weight) -> bool:
+    return not isinstance(scale, torch.Tensor) or scale.numel() == 1
+
+
+def _subsampled_apart(sites: list[Site], shared: set[str]) -> list[str]:
+    """The plates that subsample and that not all sites of the model share."""
+    frames = (frame for site in sites for frame in site["cond_indep_stack"])
+    return [f.name for f in frames if f.name not in shared and (f.full_size or f.size) > f.size]
+
+
+def _are_same(scale: Weight, other: Weight) -> bool | torch.Tensor:
+    if not isinstance(scale, torch.Tensor) and not isinstance(other, torch.Tensor):
+        return scale is other or bool(scale == other)
+    return (torch.as_tensor(scale) == torch.as_tensor(other)).all()
 
 
 # ---- Weights on the likelihood within the bound.
@@ -101,38 +204,18 @@ def summed_within_particles(
 class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
     """The variational Rényi bound; only observed sites can be weighed exactly."""
 
-    state_of_evaluation = WeightedELBO.state_of_evaluation | {"_log_weights", "_refuse_wrong_scores"}
+    state_of_evaluation = WeightedELBO.state_of_evaluation | {"_log_weights", "_scale"}
     _log_weights: Sequence[torch.Tensor] = ()  # of the particles of the last evaluation
+    _scale: Weight = 1.0
 
     def _reset(self) -> None:
         super()._reset()
         self._log_weights = ()
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
-        """The weighted loss, its gradients added to the parameters'.
-
-        Raises:
-            NotImplementedError: where a guide site that is not reparameterised is scaled, by a subsampling
-                plate say, or masked while later sites are not: its score term would be wrong.
-        """
-        with self._gradients_are_wanted():
-            return super().loss_and_grads(model, guide, *args, **kwargs)
-
     def _surrogate(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> SurrogateLoss:
-        with self._gradients_are_wanted():
-            loss, surrogate = self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))
+        loss, surrogate = self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))
         terms = {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
         return SurrogateLoss(loss, surrogate, {**terms, "elbo": self._unweighted_bound()})
-
-    @contextmanager
-    def _gradients_are_wanted(self) -> Iterator[None]:
-        self._refuse_wrong_scores = True
-        try:
-            yield
-        finally:
-            self._refuse_wrong_scores = False
-
-    _refuse_wrong_scores = False
 
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(model_trace, guide_trace)
@@ -140,7 +223,6 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample":
                 self._check_guide_site(name, site)
-                self._check_score(name, model_trace, guide_trace)
 
     # Pyro keeps the plates that all sites of the model share; a site outside of them would count many times.
     def _check_plates(self, model_trace: Trace, guide_trace: Trace) -> None:
@@ -161,24 +243,11 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
                 f"use Trace_, TraceGraph_ or TraceMeanField_{ours.split('_')[-1]}"
             )
 
-    def _check_score(self, name: str, model_trace: Trace, guide_trace: Trace) -> None:
-        site = guide_trace.nodes[name]
-        if not self._refuse_wrong_scores or is_identically_zero(site["score_parts"].score_function):
-            return
-        sentence = (
-            f"{type(self).__name__} has no right gradient for {name!r}, which is not reparameterised yet "
-            "scaled (by poutine.scale or a subsampling plate), or masked where later sites are not; "
-            "use Trace_InfoMaxELBO"
-        )
-        later = [node for trace in (model_trace, guide_trace) for node in _later(name, trace)]
-        conditions = [_is_one(site["scale"]), *(_counts_no_further(site, node) for node in later)]
-        if not all(holds(condition, sentence) for condition in conditions):
-            raise NotImplementedError(sentence)
-
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
         super()._record(model_trace, guide_trace)
-        log_weight = _log_weight(model_trace, model_trace) - _log_weight(guide_trace, model_trace)
-        self._log_weights = [*self._log_weights, log_weight]
+        unweighted = log_weight(model_trace, guide_trace, lambda site: unweighted_log_prob(site).detach())
+        self._log_weights = [*self._log_weights, unweighted]
+        self._scale = self._common_scale(model_trace, guide_trace)
 
     def _named_terms(self, values: dict[str, float], loss: float) -> Terms:
         # The bound is no sum of the two; one that was computed elsewhere is among the values
@@ -187,31 +256,4 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
         return super()._named_terms(values, loss)
 
     def _unweighted_bound(self) -> torch.Tensor:
-        return self._bound(self._by_particle(self._log_weights))
-
-
-def _log_weight(trace: Trace, model_trace: Trace) -> torch.Tensor:
-    return summed_within_particles(trace, model_trace, lambda site: unweighted_log_prob(site).detach())
-
-
-def _is_one(scale: Weight) -> bool | torch.Tensor:
-    return (scale == 1).all() if isinstance(scale, torch.Tensor) else bool(scale == 1)
-
-
-def _later(name: str, trace: Trace) -> list[Site]:
-    """The sites with a density that follow a given one."""
-    names = list(trace.nodes)
-    after = names[names.index(name) + 1 :] if name in names else []
-    return [site for site in sample_sites(trace) if site["name"] in after and not is_deterministic(site)]
-
-
-# A masked site has no score term, which is right only if nothing that counts depends on its value.
-def _counts_no_further(site: Site, later: Site) -> bool | torch.Tensor:
-    """Whether a later site is masked out wherever the given one is."""
-    if site["mask"] is None or site["mask"] is True:
-        return True
-    return ~(~torch.as_tensor(site["mask"]) & _as_mask(later["mask"])).any()
-
-
-def _as_mask(mask: torch.Tensor | bool | None) -> torch.Tensor:
-    return torch.as_tensor(True if mask is None else mask)
+        return self._scale * self._bound(self._by_particle(self._log_weights) / self._scale)

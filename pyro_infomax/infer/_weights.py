@@ -1,7 +1,7 @@
 """Weights of an objective's terms as users write them, and the messengers that bring them to the sites."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from typing import NamedTuple, TypeAlias, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
 from pyro import poutine
@@ -9,7 +9,7 @@ from pyro.poutine.util import site_is_subsample
 
 from pyro_infomax._recording import is_recording
 from pyro_infomax._types import Program, Site
-from pyro_infomax.poutine import SiteWeightMessenger, Weight, checked_weight
+from pyro_infomax.poutine import SiteWeightMessenger, Weight, checked_weight, is_deterministic
 
 # ---- One weight: a number, a tensor, a schedule, or one of these a site.
 
@@ -285,41 +285,120 @@ class GuideRole(SiteWeightMessenger):
         self.weights = weights
         self.runs_model = isinstance(poutine.unwrap(guide), poutine.messenger.Messenger)
         self.refuse_enumeration = refuse_enumeration
-        self.sites: set[str] = set()
+        self.sites: dict[str, Site] = {}
 
     def site_weight(self, msg: Site) -> Weight:
         return self.weights.of(msg["name"], observed=self.runs_model and msg["is_observed"])
 
     def _pyro_sample(self, msg: Site) -> None:
-        self.sites.add(msg["name"])
         latent = not (msg["is_observed"] or site_is_subsample(msg))
         if self.refuse_enumeration and latent and msg["infer"].get("enumerate"):
             raise NotImplementedError(self.refuse_enumeration.format(site=msg["name"]))
         super()._pyro_sample(msg)
 
+    # What handlers around the guide make of a site stands only now
+    def _pyro_post_sample(self, msg: Site) -> None:
+        if not site_is_subsample(msg):
+            self.sites[msg["name"]] = msg
+
 
 @final
 class ModelRole(SiteWeightMessenger):
-    """Weighs the sites of a model, and sees that the guide, run before, has sampled every latent one."""
+    """Weighs the sites of a model, and sees that the guide, run before, draws all its latent sites alone."""
 
     def __init__(self, weights: ResolvedWeights, guide: GuideRole) -> None:
         super().__init__()
         self.weights = weights
         self.guide = guide
+        self.sites: set[str] = set()
 
     def site_weight(self, msg: Site) -> Weight:
         return self.weights.of(msg["name"], observed=msg["is_observed"])
 
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        super().__exit__(kind, *error)
+        if kind is None:
+            self._check_guide()
+
     def _pyro_sample(self, msg: Site) -> None:
-        if not (msg["is_observed"] or site_is_subsample(msg) or msg["name"] in self.guide.sites):
-            self._check_enumerated(msg)
+        if not (msg["is_observed"] or site_is_subsample(msg)):
+            twin = self.guide.sites.get(msg["name"])
+            if twin is None:
+                self._check_enumerated(msg)
+            elif twin["is_observed"]:
+                raise ValueError(
+                    f"Expected the guide to draw {msg['name']!r} or to leave it out but it is observed "
+                    "there: leave it out of the guide, and condition the model alone"
+                )
         super()._pyro_sample(msg)
 
+    def _pyro_post_sample(self, msg: Site) -> None:
+        self.sites.add(msg["name"])
+        twin = self.guide.sites.get(msg["name"])
+        if twin is not None:
+            check = _check_left_to_the_model if msg["is_observed"] else _check_same_plates
+            check(msg, twin)
+
     def _check_enumerated(self, msg: Site) -> None:
+        name = msg["name"]
         if not msg["infer"].get("enumerate"):
+            how = f"enumerate it in the model and use a TraceEnum objective{_how_to_enumerate(name)}"
             raise ValueError(
-                f"Expected the guide to sample every latent site of the model but it lacks {msg['name']!r}: "
-                "sample it in the guide, or enumerate it in the model and use a TraceEnum objective"
+                f"Expected the guide to sample every latent site of the model but it lacks {name!r}: "
+                f"sample it in the guide, or {how}"
             )
         if self.guide.refuse_enumeration:
-            raise NotImplementedError(self.guide.refuse_enumeration.format(site=msg["name"]))
+            raise NotImplementedError(self.guide.refuse_enumeration.format(site=name))
+
+    def _check_guide(self) -> None:
+        for name, site in self.guide.sites.items():
+            if (
+                name not in self.sites
+                and not site["infer"].get("is_auxiliary")
+                and not is_deterministic(site)
+            ):
+                raise ValueError(
+                    f"Expected every site of the guide to be one of the model or auxiliary but {name!r} is "
+                    "neither: mark it infer={'is_auxiliary': True}, or leave it out where the model does"
+                )
+
+
+# The guide would pay for its draw, which the model does not see
+def _check_left_to_the_model(site: Site, twin: Site) -> None:
+    name = site["name"]
+    if is_deterministic(site) and is_deterministic(twin):
+        return
+    does = "has it too" if twin["is_observed"] else "draws it"
+    if is_deterministic(site):
+        raise ValueError(
+            f"Expected the guide to draw latent sites of the model but {name!r} is computed there and the "
+            f"guide {does}: draw what it is computed from (with obs_mask, '{name}_unobserved' under its mask)"
+        )
+    raise ValueError(
+        f"Expected the guide to leave out what the model observes but {name!r} is observed and the guide "
+        f"{does}: let the guide sample {name!r} only in calls in which the model does, `if y is None: ...`, "
+        "as the amortised guides of a model do by themselves"
+    )
+
+
+# Pyro compares sizes alone, and only in validation
+def _check_same_plates(site: Site, twin: Site) -> None:
+    found, expected = _plates(twin), _plates(site)
+    if found != expected:
+        raise ValueError(
+            f"Expected {site['name']!r} in the same plates in both programs but got, as (axis, size, full "
+            f"size), {sorted(expected)} in the model and {sorted(found)} in the guide: use the same plates "
+            "in both, with the same subsample_size"
+        )
+
+
+def _plates(site: Site) -> set[tuple[int, int, int]]:
+    frames = site["cond_indep_stack"]
+    return {
+        (f.dim or 0, f.size, f.full_size or f.size) for f in frames if f.vectorized or f.full_size != f.size
+    }
+
+
+def _how_to_enumerate(name: str) -> str:
+    # Pyro drops the infer= of a site with an obs_mask
+    return " (beside obs_mask by pyro.infer.config_enumerate(model))" if name.endswith(_SPLIT[1]) else ""

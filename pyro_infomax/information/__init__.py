@@ -44,6 +44,7 @@ from pyro_infomax.information._sites import (
     Prefixes as Prefixes,
     ShardedAggregate as ShardedAggregate,
     WholeAggregate as WholeAggregate,
+    sums_of as sums_of,
 )
 
 __all__ = [

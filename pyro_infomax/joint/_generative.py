@@ -1,8 +1,8 @@
 """The generative joint p(z) p(x|z) of a model."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import final
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, SiteValues, Tensors, as_data
 from pyro_infomax._random import isolated_random_state, seeded_draws
-from pyro_infomax._types import Program
+from pyro_infomax._types import Program, Site
 from pyro_infomax.joint._latent_space import (
     LatentSpace,
     aligned,
@@ -21,7 +21,7 @@ from pyro_infomax.joint._latent_space import (
     site_scores,
     total,
 )
-from pyro_infomax.joint._product import of_any_datum, product_of_sites
+from pyro_infomax.joint._product import lone_vector, of_any_datum, product_of_sites
 from pyro_infomax.programs import LocalProgram, Placeholder, needs_data, no_placeholder_parameters
 
 # ---- A prior that is scored by running its model.
@@ -95,11 +95,16 @@ class GenerativeJoint:
 
     Args:
         model, data_plate: as :func:`generative`.
+        kept: the latent sites that stay, as those of a guide; what the model enumerates beside these, by
+            ``infer={"enumerate": "parallel"}``, is summed out. None to take none out.
     """
 
-    def __init__(self, model: Program, *, data_plate: str | None = None) -> None:
+    def __init__(
+        self, model: Program, *, data_plate: str | None = None, kept: Collection[str] | None = None
+    ) -> None:
         self.model = model
         self.data_plate = data_plate
+        self.kept = kept
         self._program: LocalProgram | None = None
         self._kind: tuple[object, ...] = ()
         self._data: Tensors | None = None
@@ -125,7 +130,12 @@ class GenerativeJoint:
         known = self._program
         if known is None or kind != self._kind or not (known.follows or known.data_size == len(data[0])):
             self._program = LocalProgram(
-                self.model, data, role="model", data_plate=self.data_plate, batch_size=self._batch_size
+                self.model,
+                data,
+                role="model",
+                data_plate=self.data_plate,
+                batch_size=self._batch_size,
+                kept=self.kept,
             )
             self._kind = kind
         self._data = data
@@ -236,7 +246,11 @@ class GenerativeJoint:
     def _prior_program(self, size: int) -> LocalProgram:
         with no_placeholder_parameters():
             return LocalProgram(
-                self.model, self._placeholders(size), role="prior", data_plate=self.data_plate
+                self.model,
+                self._placeholders(size),
+                role="prior",
+                data_plate=self.data_plate,
+                kept=self.kept,
             )
 
     def _placeholders(self, size: int) -> Tensors:
@@ -284,6 +298,8 @@ class GenerativeJoint:
         """
         data = aligned(as_data(x), number_of_values(z))
         program = self.program(data)
+        if program.whole_size is not None and len(data[0]) % program.whole_size:
+            _check_free_of_rows(program, data)
         sites = LatentSpace(program.latents).checked(z, others=program.observed)
         return site_scores(program, data, sites, [*program.latents, *program.observed])
 
@@ -295,16 +311,23 @@ class GenerativeJoint:
             data: data of the model.
 
         Returns:
-            A product of univariate distributions, such as a diagonal Normal, where it is one, else an object
-            that scores by running the model: batch shape (), event shape (latent,).
+            A product of univariate distributions, such as a diagonal Normal, or the distribution of a lone
+            vector, such as a multivariate Normal, where it is one; else an object that scores by running the
+            model: batch shape (), event shape (latent,).
 
         Raises:
-            NotImplementedError: if it depends on the data.
+            NotImplementedError: if it depends on the data, or is masked.
         """
         data = as_data(data)
-        product = self._product_prior(space, data)
-        if product is not None:
-            return product
+        if masked := [name for name in self.program(data).presence(data) if name in space.layouts]:
+            raise NotImplementedError(
+                f"the latent sites {masked} are masked for some of the data, for which the model has no "
+                "density of them"
+            )
+        each = self.prior_of_each(space, data)
+        common = None if each is None else of_any_datum(each)
+        if common is not None:
+            return common
         if self._prior_depends_on(data):
             raise NotImplementedError("the prior depends on the data, so that there is no one p(z)")
         return LocalPrior(
@@ -314,13 +337,29 @@ class GenerativeJoint:
         )
 
     @torch.no_grad()
-    def _product_prior(self, space: LatentSpace, data: Tensors) -> Distribution | None:
+    def prior_of_each(self, space: LatentSpace, data: Data) -> Distribution | None:
+        """The prior of each datum over all latent dimensions, which may depend on covariates: batch (N,).
+
+        Args:
+            space: the latent sites in the order wanted.
+            data: data of the model.
+
+        Returns:
+            A product of univariate distributions, or the distribution of a lone vector; None where it is
+            neither.
+        """
+        data = as_data(data)
         program = self.program(data)
-        if program.latents.keys() != space.layouts.keys():
+        if program.latents.keys() != space.layouts.keys() or program.mixes_latents:
             return None
         own = LatentSpace({name: program.latents[name] for name in space.layouts})
-        found = product_of_sites(program, data, own)
-        return None if found is None else of_any_datum(found)
+        product = product_of_sites(program, data, own)
+        if product is not None or len(own.layouts) > 1 or not program.runs_whole(len(data[0])):
+            return product
+        (name,) = own.layouts
+        with isolated_random_state():
+            trace = program.trace(data, stop_after=[name])
+        return lone_vector(cast(Site, trace.nodes[name]), len(data[0]))
 
     @torch.no_grad()
     def _prior_depends_on(self, data: Tensors) -> bool:
@@ -343,6 +382,14 @@ class GenerativeJoint:
         pieces = ((torch.arange(start, start + piece).clamp(max=size - 1)) for start in starts)
         values = ({name: each[rows] for name, each in sites.items()} for rows in pieces)
         return torch.cat([total(site_scores(program, part, each, list(each))) for each in values])[:size]
+
+
+def _check_free_of_rows(program: LocalProgram, data: Tensors) -> None:
+    if program.is_bound_to_rows(data):
+        raise ValueError(
+            f"Expected all {program.whole_size} data of the plate {program.plate!r}, in their order, but got "
+            f"{len(data[0])}, and the model has values of its own for each row of the plate"
+        )
 
 
 def _drawn(program: LocalProgram, data: Tensors) -> dict[str, Tensor]:

@@ -1,9 +1,8 @@
 """Sites that do not depend on each other, as one product over all latent dimensions; and which ones do."""
 
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, cast
 
-import pyro.distributions as dist
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
@@ -18,13 +17,14 @@ from pyro_infomax.distributions import (
     batch_mapped,
     elsewhere,
     factors_of,
+    in_double,
     is_factorised,
+    is_normal,
     joined,
     tensors_of,
 )
 from pyro_infomax.joint._latent_space import LatentSpace, site_scores
-from pyro_infomax.poutine import unweighted_scale_and_mask
-from pyro_infomax.programs import LocalProgram, SiteLayout
+from pyro_infomax.programs import LocalProgram, SiteLayout, is_masked
 
 # ---- The factors of all sites for all data, where sites do not depend on each other.
 
@@ -51,14 +51,61 @@ def product_of_sites(program: LocalProgram, data: Tensors, space: LatentSpace) -
     return Independent(_together(parts, space), 1)
 
 
-def of_any_datum(product: Distribution) -> Distribution | None:
-    """The distribution of a datum, where those of all data of a :func:`product_of_sites` are the same."""
-    base = cast("Independent[Distribution]", product).base_dist
+def lone_vector(site: Site, size: int) -> Distribution | None:
+    """The distribution of a site whose batch is the data and whose event is a vector; float64 if Normal."""
+    fn = in_double(site["fn"]) if is_normal(site["fn"]) else site["fn"]
+    plain = not is_masked(site) and fn.batch_shape == (size,) and len(fn.event_shape) == 1
+    whole = not isinstance(fn, Independent) or not fn.base_dist.event_shape
+    if not (plain and whole and isinstance(fn, Distribution)):
+        return None
+    with isolated_random_state(), torch.no_grad():
+        z = torch.stack([fn.sample().double() for _ in range(2)])  # (2, data, latent)
+    return fn if broadcasts(fn.log_prob, z) else None
+
+
+@torch.no_grad()
+def broadcasts(score: Callable[[Tensor], Tensor], z: Tensor) -> bool:
+    """Whether vectors (outer, data, latent) get the same scores, (outer, data), together as one by one."""
+    try:
+        together = score(z)
+    except (RuntimeError, ValueError, IndexError, KeyError):
+        return False
+    apart = torch.cat([score(each[None]) for each in z])
+    return together.shape == apart.shape and torch.allclose(together, apart, rtol=_MISTAKE, atol=_MISTAKE)
+
+
+_MISTAKE: Final = 1e-3  # wrong values are some nats off; single precision rounds a sharp density to 1e-5
+
+
+def of_any_datum(found: Distribution) -> Distribution | None:
+    """The distribution of a datum, where those of all data are the same.
+
+    Of a :func:`product_of_sites` or a :func:`lone_vector`.
+    """
+    if not (isinstance(found, Independent) and len(found.base_dist.batch_shape) == 2):
+        return _first_of(found)
+    base = found.base_dist
     parts = base.parts if isinstance(base, SideBySide) else [base]
     if not all(torch.equal(each, each[:1].expand_as(each)) for part in parts for each in _of_batch(part)):
         return None
     firsts = [batch_mapped([part], part.batch_shape[1:], lambda tensors: tensors[0][0]) for part in parts]
     return Independent(SideBySide(firsts) if isinstance(base, SideBySide) else firsts[0], 1)
+
+
+@torch.no_grad()
+def _first_of(fn: Distribution) -> Distribution | None:
+    with isolated_random_state():
+        z = fn.sample()
+    expected = fn.log_prob(z)
+    moved = fn.log_prob(z.roll(1, 0)).roll(-1, 0)
+    if not torch.allclose(expected, moved, rtol=1e-6, equal_nan=True):
+        return None
+    try:
+        first = batch_mapped([fn], [], lambda tensors: tensors[0][0])
+        # what belongs to no datum may be taken for something that does, where it has as many rows
+        return first if torch.allclose(first.log_prob(z), expected, rtol=1e-6, equal_nan=True) else None
+    except (NotImplementedError, RuntimeError, ValueError):
+        return None
 
 
 def in_type_of_sites(posterior: Posterior, space: LatentSpace) -> Posterior:
@@ -151,8 +198,7 @@ def _read(space: LatentSpace, trace: Trace, rows: int) -> Factors | None:
     for name, layout in space.layouts.items():
         site = trace.nodes[name]
         factors = factors_of(site["fn"])
-        masked = unweighted_scale_and_mask(site)[1] is not None
-        if factors is None or masked or isinstance(factors, dist.MaskedDistribution):
+        if factors is None or is_masked(site):
             return None
         try:
             found[name] = _flat(factors, layout, rows)

@@ -1,19 +1,19 @@
 """The representation joint q(z|x) p_D(x) of a guide and its data."""
 
 from collections.abc import Callable, Sequence
-from typing import Final, cast, final
+from typing import cast, final
 
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, SiteValues, Tensors, as_data, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Ranks
 from pyro_infomax._types import Program, Site
-from pyro_infomax.distributions import Posterior, batch_mapped, in_double, is_normal, is_parametric
+from pyro_infomax.distributions import Posterior, batch_mapped, is_parametric
 from pyro_infomax.information import AggregatePosterior, points_at_once
 from pyro_infomax.joint._latent_space import (
     LatentSpace,
@@ -24,12 +24,10 @@ from pyro_infomax.joint._latent_space import (
     site_scores,
     total,
 )
-from pyro_infomax.joint._product import product_of_sites
+from pyro_infomax.joint._product import broadcasts, lone_vector, product_of_sites
 from pyro_infomax.programs import LocalProgram
 
 # ---- A guide's posterior that is scored by running the guide.
-
-_MISTAKE: Final = 1e-3  # wrong values are some nats off; single precision rounds a sharp density to 1e-5
 
 
 @final
@@ -112,17 +110,6 @@ class LocalPosterior:
     def _by_site(self, trace: Trace, sites: dict[str, Tensor], rows: int) -> Tensor:
         scores = [self.program.log_prob(trace.nodes[name], rows, z=each) for name, each in sites.items()]
         return torch.stack(torch.broadcast_tensors(*scores), -1)
-
-
-@torch.no_grad()
-def broadcasts(score: Callable[[Tensor], Tensor], z: Tensor) -> bool:
-    """Whether vectors (outer, data, latent) get the same scores, (outer, data), together as one by one."""
-    try:
-        together = score(z)
-    except (RuntimeError, ValueError, IndexError):
-        return False
-    apart = torch.cat([score(each[None]) for each in z])
-    return together.shape == apart.shape and torch.allclose(together, apart, rtol=_MISTAKE, atol=_MISTAKE)
 
 
 # ---- The representation joint of a guide and its data.
@@ -215,31 +202,29 @@ class RepresentationJoint:
         product = product_of_sites(self.program, self.data, self.space)
         if product is not None:
             return product
-        if len(self.space.layouts) > 1 or self.program.subsamples:
+        if len(self.space.layouts) > 1 or not self.program.runs_whole(self.data_size):
             return LocalPosterior(self.program, self.data)
         with isolated_random_state():
             trace = self.program.trace(self.data, stop_after=list(self.space.layouts))
-        return self._lone_distribution(trace) or LocalPosterior(self.program, self.data, trace)
-
-    def _lone_distribution(self, trace: Trace) -> Distribution | None:
-        """The distribution of a lone site whose batch is the data and whose event is a vector."""
         (name,) = self.space.layouts
-        site = cast(Site, trace.nodes[name])
-        fn = in_double(site["fn"]) if is_normal(site["fn"]) else site["fn"]
-        plain = site["mask"] is None and fn.batch_shape == (self.data_size,) and len(fn.event_shape) == 1
-        vector = isinstance(fn, Distribution) and (
-            not isinstance(fn, Independent) or not fn.base_dist.event_shape
-        )
-        if not (plain and vector):
-            return None
-        with isolated_random_state(), torch.no_grad():
-            z = torch.stack([fn.sample().double() for _ in range(2)])  # (2, data, latent)
-        return fn if broadcasts(fn.log_prob, z) else None
+        found = lone_vector(cast(Site, trace.nodes[name]), self.data_size)
+        return found or LocalPosterior(self.program, self.data, trace)
 
     @property
     def aggregate(self) -> AggregatePosterior:
-        """q(z), the mixture of the posteriors of all data, encoded at each access."""
+        """q(z), the mixture of the posteriors of all data, encoded at each access.
+
+        Raises:
+            NotImplementedError: if latent sites are masked for some data, which then have no density to mix.
+        """
+        if masked := self.masked:
+            raise NotImplementedError(no_mixture(masked))
         return AggregatePosterior(self.posterior)
+
+    @property
+    def masked(self) -> list[str]:
+        """The latent sites that a mask leaves out, wholly or in part, for some of the data."""
+        return list(self.program.presence(self.data))
 
     def sample(self, num_samples: int, *, seed: int | None = None) -> Draw:
         """Draws of a datum and of its latent sites.
@@ -261,7 +246,7 @@ class RepresentationJoint:
         return Draw(sites, index, rows_of(self.data, index))
 
     def _drawn_for(self, index: Tensor) -> dict[str, Tensor]:
-        if self.program.follows:
+        if self.program.follows and not self.program.is_bound_to_rows(self.data):
             return self.program.draw(rows_of(self.data, index))
         # a guide that is made for all data draws for all of them: the k-th time that a row comes up takes the
         # k-th draw
@@ -290,27 +275,14 @@ class RepresentationJoint:
 
     def _check_own(self, data: Tensors) -> None:
         """Parameters that belong to the rows of the data say nothing about other data."""
-        if self.program.follows or _are_same_data(data, self.data):
+        free = self.program.follows and self.program.whole_size is None
+        if free or _are_same_data(data, self.data):
             return
-        if not self.program.subsamples or self._is_bound_to_rows():
+        if self.program.whole_size is None or self.program.is_bound_to_rows(self.data):
             raise ValueError(
                 f"Expected the joint's own {self.data_size} data but got others, for which the guide has no "
                 "parameters; score with joint.data as x"
             )
-
-    @torch.no_grad()
-    def _is_bound_to_rows(self) -> bool:
-        """Whether the same data in other rows of a subsampling plate have other posteriors."""
-        rows = torch.arange(self.program.piece)
-        with isolated_random_state():
-            z = self.program.values(self.program.trace(self.data, rows), len(rows))
-        here = self._scored(z, self.data, rows)
-        moved = tuple(each.roll(1, 0) for each in self.data)
-        return not torch.allclose(here, self._scored(z, moved, (rows + 1) % self.data_size))
-
-    def _scored(self, z: SiteValues, data: Tensors, rows: Tensor) -> Tensor:
-        trace = self.program.trace(data, rows, values={name: each[None] for name, each in z.items()})
-        return total({name: self.program.log_prob(trace.nodes[name], len(rows)) for name in z})
 
     def log_aggregate(self, z: SiteValues | Tensor) -> Tensor:
         r"""log q(z) = log :math:`\frac1N \sum_n q(z \mid x_n)`.
@@ -339,6 +311,14 @@ class RepresentationJoint:
 
     def _flat(self, z: SiteValues | Tensor) -> Tensor:
         return self.space.flatten(self.space.checked(z))
+
+
+def no_mixture(masked: Sequence[str]) -> str:
+    """Why posteriors of which a part is masked have no mixture."""
+    return (
+        f"the latent sites {list(masked)} are masked for some of the data, for which q(z|x) is no density of "
+        "them, so that the posteriors have no mixture q(z)"
+    )
 
 
 def _turns(index: Tensor) -> Tensor:

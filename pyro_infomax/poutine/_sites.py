@@ -51,7 +51,8 @@ def _frames_around(sites: list[Site]) -> Frames:
 
 def _around_observed(trace: Trace) -> Frames:
     """The plates around every observed site that is in a plate at all."""
-    sites = [site for site in sample_sites(trace) if site["is_observed"] and not is_deterministic(site)]
+    observed = [site for site in sample_sites(trace) if site["is_observed"] and not site.get("given")]
+    sites = [site for site in observed if not is_deterministic(site)]
     each = [_frames_around([site]) for site in sites if frames_of(site)]
     shared = set.intersection(*map(set, each)) if each else set()
     return {name: frame for frames in each for name, frame in frames.items() if name in shared}

@@ -5,8 +5,14 @@ What stands here is for sister rooms, not for users.
 
 from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.programs._layout import SiteLayout
-from pyro_infomax.programs._local_program import LocalProgram
+from pyro_infomax.programs._local_program import (
+    GlobalLatentsError as GlobalLatentsError,
+    LocalProgram,
+    global_values as global_values,
+    is_masked as is_masked,
+)
 from pyro_infomax.programs._messengers import (
+    FixedMessenger as FixedMessenger,
     Placeholder as Placeholder,
     ProgramStopped as ProgramStopped,
     RowsMessenger as RowsMessenger,

@@ -1,7 +1,7 @@
 """A Pyro program read datum by datum."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.distributions.util import scale_and_mask
+from pyro.infer import infer_discrete
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
@@ -20,7 +21,7 @@ from torch import nn
 from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Program, Site
-from pyro_infomax.distributions import is_point_mass
+from pyro_infomax.distributions import closed_quantiles, full_name, is_discrete, is_point_mass
 from pyro_infomax.nn import evaluation_mode, modules_behind
 from pyro_infomax.poutine import (
     data_frame,
@@ -54,6 +55,7 @@ class Probe:
     trace: poutine.Trace
     frame: CondIndepStackFrame  # of the data plate
     follows: bool = False  # whether the program takes data of any length, its plate with them
+    fixed_size: int | None = None  # of the whole plate, where it takes pieces of any length up to it
     error: Exception | None = None  # what ended the run of a prior after some latent sites
 
 
@@ -74,11 +76,18 @@ def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None 
         for name in made:
             del pyro.get_param_store()[name]
         if seen is not None and not made and subject.run_on_all_of(fewer):
-            return replace(seen, follows=True)
+            return replace(seen, follows=True, fixed_size=_fixed_size(seen))
     # Else it runs on all of them, and on few only to see whether its plate follows
     whole = subject.run(data)
-    follows = subject.run_on_all_of(few) and subject.run_on_all_of(fewer)
-    return replace(whole, follows=bool(follows))
+    runs = subject.run_on_all_of(few), subject.run_on_all_of(fewer)
+    if None not in runs:
+        return replace(whole, follows=True, fixed_size=_fixed_size(runs[1]))
+    # A plate of the size of the data has no room for more of them
+    runs = subject.run_on_all_of(fewer), subject.run_on_all_of(rows_of(fewer, slice(1, None)))
+    sizes = {None if each is None else _fixed_size(each) for each in runs}
+    if len(sizes) == 1 and (size := sizes.pop()) is not None:
+        return replace(whole, follows=True, fixed_size=size)
+    return whole
 
 
 @final
@@ -108,6 +117,8 @@ class _Subject:
 
     def run_on_all_of(self, few: Tensors) -> Probe | None:
         """A run whose data plate takes just these rows, None where there is no such run."""
+        if not len(few[0]):
+            return None
         try:
             seen = self.run(few)
         except Exception:  # whatever a program that was made for all of its data says to fewer
@@ -130,6 +141,12 @@ class _RowsInReach(Messenger):
         if taken is not None and taken < msg["fn"].size:
             msg["value"] = torch.arange(taken) % self.size
             msg["done"] = True
+
+
+def _fixed_size(seen: Probe | None) -> int | None:
+    """The size of a plate of which a run took a part, as ``pyro.plate("data", N, subsample_size=len(x))``."""
+    whole = None if seen is None else seen.frame.full_size
+    return whole if seen is not None and whole != seen.frame.size else None
 
 
 def _latents(trace: poutine.Trace) -> list[Site]:
@@ -155,6 +172,82 @@ def _awaits_data(program: Program) -> bool:
     return isinstance(poutine.unwrap(program), Messenger) or any(g.prototype_trace is None for g in guides)
 
 
+# ---- Global latents: sites outside the data plate, fixed or drawn before a program is read datum by datum.
+
+
+@final
+class GlobalLatentsError(NotImplementedError):
+    """A program has latent sites outside its data plate, the names of which it holds."""
+
+    def __init__(self, sites: Sequence[Site], *, role: str, plate: str) -> None:
+        self.names = [site["name"] for site in sites]
+        self.auxiliary = [site["name"] for site in sites if site["infer"].get("is_auxiliary")]
+        self.role = role
+        latents = " and ".join(repr(name) for name in self.names if name not in self.auxiliary)
+        super().__init__(
+            f"The latent site {latents} of the {role} is outside the data plate {plate!r} and so global; "
+            "give it to the guide too, or fix it with pyro.poutine.condition and ask for the local ones"
+        )
+
+
+@torch.no_grad()
+def global_values(
+    program: Program, data: Tensors, names: Sequence[str], *, medians: bool = False
+) -> dict[str, torch.Tensor]:
+    """Values of some global latent sites of one run of a program.
+
+    Args:
+        program: a model or a guide.
+        data: its positional arguments.
+        names: the sites.
+        medians: the median of each, given those before it, instead of a draw. A transformed variable takes
+            the image of its base's median, and what has no median in closed form that of draws, in
+            unconstrained coordinates.
+    """
+    handler = _MedianMessenger(names) if medians else Messenger()
+    stopping = ValuesMessenger({}, stop_after=names)(handler(program))
+    with evaluation_mode(program):
+        trace: Any = _trace(_RowsInReach(len(data[0]))(stopping), data)
+    if missing := [name for name in names if name not in trace.nodes]:
+        raise ValueError(f"Expected the global latent sites {list(names)} but a run lacks {missing}")
+    return {name: trace.nodes[name]["value"] for name in names}
+
+
+@final
+class _MedianMessenger(Messenger):
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if msg["name"] in self.names and not msg["done"]:
+            msg["value"] = _median(msg["fn"])
+            msg["done"] = True
+
+
+_MEDIAN_DRAWS: Final = 1001
+
+
+def _median(fn: Any) -> torch.Tensor:
+    closed = closed_quantiles(fn, torch.tensor([0.5]))
+    if closed is not None:
+        return closed[0]
+    match fn:
+        case torch.distributions.Independent():
+            return _median(fn.base_dist)
+        case torch.distributions.TransformedDistribution():
+            value = _median(fn.base_dist)
+            for transform in fn.transforms:
+                value = transform(value)
+            return value
+    with isolated_random_state(0):
+        draws = fn.sample(torch.Size([_MEDIAN_DRAWS]))
+    if is_discrete(fn):
+        return draws.sort(0).values[_MEDIAN_DRAWS // 2]
+    unconstrained = torch.distributions.biject_to(fn.support)
+    return unconstrained(unconstrained.inv(draws).median(0).values)
+
+
 # ---- The program as its layout shows it: run in pieces, with values given, scored datum by datum.
 
 
@@ -174,6 +267,8 @@ class LocalProgram:
             so that its data may be placeholders of the right length.
         data_plate: the name of the data plate, None to find it.
         batch_size: the largest number of rows of a run, where the program follows its arguments.
+        kept: the latent sites that a guide draws; what the model enumerates beside these is summed out. None
+            to take all latent sites for drawn.
 
     Raises:
         ValueError: if there is no data plate, or several, or a site has batch dimensions without plates.
@@ -199,6 +294,7 @@ class LocalProgram:
         role: str,
         data_plate: str | None = None,
         batch_size: int = 1024,
+        kept: Collection[str] | None = None,
     ) -> None:
         self.program = program
         self.role = role
@@ -209,13 +305,52 @@ class LocalProgram:
         # whether its plate takes a fixed number of rows of the data
         self.subsamples = not seen.follows and _subsamples(seen.frame)
         self.piece: int = batch_size if seen.follows else seen.frame.size  # rows of a run, or the most
+        self.fixed_size = seen.fixed_size
+        if self.fixed_size is not None:
+            self.piece = min(batch_size, self.fixed_size)
         self.error = seen.error
         self._refuse_unknown_densities(seen, data)
-        self.latents = self._layouts(seen, observed=False)  # in the program's order
+        latents = self._layouts(seen, observed=False)  # in the program's order
+        self.summed = {} if kept is None else self._enumerated(seen, latents, kept)
+        self.latents = {name: each for name, each in latents.items() if name not in self.summed}
         self.observed = self._layouts(seen, observed=True)  # factors included
         self.point_masses = [name for name in self.latents if is_point_mass(seen.trace.nodes[name]["fn"])]
+        self.given = [site["name"] for site in sample_sites(seen.trace) if site.get("given")]
+        # whether latent sites may depend on what is summed out, some of which comes before them
+        self.mixes_latents = list(latents)[: len(self.latents)] != list(self.latents)
+        # latent sites of which parts may be left out, as mask and obs_mask do
+        self.masked = [name for name in latents if is_masked(seen.trace.nodes[name])]
+        # of a plate that takes part of its rows, whether as many as it is told or as many as the data
+        self.whole_size = seen.frame.full_size if self.subsamples else self.fixed_size
+        if role != "prior" and self.whole_size != self.data_size and self.is_bound_to_rows(data):
+            raise ValueError(
+                f"Expected {self.whole_size} data, the size of the plate {self.plate!r}, but got "
+                f"{self.data_size}, and the {role} has values of its own for each row of the plate; pass the "
+                "data that these belong to"
+            )
+
+    @torch.no_grad()
+    def is_bound_to_rows(self, data: Tensors) -> bool:
+        """Whether the same data in other rows of a plate of fixed size have other densities."""
+        if self.whole_size is None:
+            return False
+        size = max(len(data[0]), 1 + (self.piece if self.subsamples else 1))
+        data = rows_of(data, torch.arange(size) % len(data[0]))
+        moved = tuple(each.roll(1, 0) for each in data)
+        rows = torch.arange(min(self.piece, size - 1))
+        with isolated_random_state(), evaluation_mode(self.program):
+            z = self.values(self.trace(data, rows), len(rows))
+            here, there = (self._scores(z, *each) for each in ((data, rows), (moved, (rows + 1) % size)))
+        return any(not torch.allclose(here[name], there[name], equal_nan=True) for name in here)
+
+    def _scores(self, z: SiteValues, data: Tensors, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        trace = self.trace(data, rows, values={name: each[None] for name, each in z.items()})
+        return {name: self.log_prob(trace.nodes[name], len(rows)) for name in self.latents | self.observed}
 
     def _refuse_unknown_densities(self, seen: Probe, data: Tensors) -> None:
+        outside = [site for site in _latents(seen.trace) if not self._is_local(site)]
+        if outside and self.role != "prior":
+            raise GlobalLatentsError(outside, role=self.role, plate=self.plate)
         if self.subsamples and self.plate not in seen.trace.nodes:
             raise NotImplementedError(
                 f"The plate {self.plate!r} of the {self.role} took its subsample before the program ran; "
@@ -240,10 +375,7 @@ class LocalProgram:
                 "use a guide without auxiliary sites"
             )
         if not observed and not self._is_local(site):
-            raise NotImplementedError(
-                f"The latent site {name!r} of the {self.role} is outside the data plate {self.plate!r} and "
-                "so global; fix global latents with pyro.poutine.condition and ask for the local ones"
-            )
+            raise GlobalLatentsError([site], role=self.role, plate=self.plate)
 
     def _counts_in_guide(self, site: Site) -> bool:
         # a guide that is a messenger runs the model, whose observed sites these are
@@ -270,6 +402,17 @@ class LocalProgram:
                     f"The observed site {name!r} of the {self.role} is outside the data plate {self.plate!r} "
                     "but depends on local latents, which makes the data dependent; put it into the plate"
                 )
+
+    def _enumerated(
+        self, seen: Probe, latents: Mapping[str, SiteLayout], kept: Collection[str]
+    ) -> dict[str, SiteLayout]:
+        nodes: Any = seen.trace.nodes
+        marked = {name: nodes[name]["infer"].get("enumerate") for name in latents}
+        return {
+            name: layout
+            for name, layout in latents.items()
+            if name not in kept and marked[name] == "parallel"
+        }
 
     def _layouts(self, seen: Probe, *, observed: bool) -> dict[str, SiteLayout]:
         sites = [site for site in sample_sites(seen.trace) if self._is_local(site)]
@@ -312,6 +455,10 @@ class LocalProgram:
     def generating(self) -> "LocalProgram":
         """The program with its local observed sites drawn; what is conditioned on stays fixed."""
         return self.running(GenerateMessenger(self.observed)(self.program))
+
+    def runs_whole(self, size: int) -> bool:
+        """Whether one run takes so many data, all of them."""
+        return not self.subsamples and (self.whole_size is None or size <= self.whole_size)
 
     def pieces(self, size: int) -> Iterator[torch.Tensor]:
         """The rows of ``size`` data, as many at a time as one run takes.
@@ -362,20 +509,62 @@ class LocalProgram:
         """
         everything = torch.arange(len(data[0]))
         rows = everything if rows is None else rows
-        layouts = self.latents | self.observed if values else {}
+        layouts = self.latents | self.summed | self.observed if values else {}
         held = {name: layouts[name].held(z, len(rows)) for name, z in (values or {}).items()}
         program = ValuesMessenger(held, stop_after=stop_after)(self.program)
+        if self.fixed_size is not None:
+            # what a program keeps for each row of its plate belongs to the rows of these data
+            program = RowsMessenger(self.plate, rows % self.fixed_size)(program)
         if self.subsamples:
             # a plate of the data's size cannot take more rows than there are
             enough = data if len(everything) >= self.piece else rows_of(data, rows)
             return _trace(RowsMessenger(self.plate, rows)(program), enough)
         return _trace(program, data if torch.equal(rows, everything) else rows_of(data, rows))
 
-    def draw(self, data: Tensors) -> dict[str, torch.Tensor]:
-        """The latent sites drawn once for each datum, (size, *shape), without the rest of the program."""
+    def enumerated(
+        self,
+        data: Tensors,
+        rows: torch.Tensor,
+        *,
+        values: SiteValues,
+        stop_after: Sequence[str] | None = None,
+    ) -> Any:
+        """The same with each value of the sites to be summed out, along axes to the left of all plates."""
+        depth = next(iter(self.summed.values())).depth
+        # what stops the program stands inside, so that each site has passed all handlers by then
+        stopping = ValuesMessenger({}, stop_after=stop_after)(self.program)
+        kept = _KeptMessenger([*self.latents, *self.observed])(stopping)
+        twin = self.running(poutine.enum(kept, first_available_dim=-1 - depth))
+        return twin.trace(data, rows, values=values)
+
+    def recovered(self, data: Tensors, values: SiteValues) -> dict[str, torch.Tensor]:
+        """A draw of the sites that are summed out, given data and latent sites, (size, *shape).
+
+        Args:
+            data: as many as there are values.
+            values: those of the latent sites, (size, *shape).
+        """
+        depth = next(iter(self.summed.values())).depth
 
         def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-            return self.values(self.trace(data, rows, stop_after=list(self.latents)), len(rows))
+            held = {n: self.latents[n].held(z[None, rows], len(rows)) for n, z in values.items()}
+            fixed = poutine.condition(_KeptMessenger([*held])(self.program), data=held)
+            drawing = infer_discrete(fixed, first_available_dim=-1 - depth, temperature=1)
+            nodes = self.running(drawing).trace(data, rows).nodes
+            return {n: each.rows(nodes[n]["value"], len(rows))[0] for n, each in self.summed.items()}
+
+        return self.together(len(data[0]), run)
+
+    def draw(self, data: Tensors, *, summed: bool = False) -> dict[str, torch.Tensor]:
+        """The latent sites drawn once for each datum, (size, *shape), without the rest of the program.
+
+        Those that are to be summed out are drawn too, and given back if wanted.
+        """
+        layouts = self.latents | self.summed if summed else self.latents
+
+        def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            nodes = self.trace(data, rows, stop_after=list(layouts)).nodes
+            return {name: each.rows(nodes[name]["value"], len(rows))[0] for name, each in layouts.items()}
 
         return self.together(len(data[0]), run)
 
@@ -385,6 +574,33 @@ class LocalProgram:
             name: layout.rows(trace.nodes[name]["value"], rows)[0] for name, layout in self.latents.items()
         }
 
+    @torch.no_grad()
+    def presence(self, data: Tensors) -> dict[str, torch.Tensor]:
+        """Which values of the masked latent sites count, (size, *shape), of sites that leave some out."""
+        if not self.masked:
+            return {}
+
+        def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            trace = self.trace(data, rows, stop_after=[*self.latents, *self.summed])
+            return {name: self._present(trace.nodes[name], len(rows)) for name in self.masked}
+
+        with isolated_random_state(), evaluation_mode(self.program):
+            found = self.together(len(data[0]), run)
+        return {name: each for name, each in found.items() if not bool(each.all())}
+
+    def _present(self, site: Site, rows: int) -> torch.Tensor:
+        """(rows, *shape)."""
+        fn, layout = site["fn"], (self.latents | self.summed)[site["name"]]
+        shape = fn.batch_shape + fn.event_shape
+        masks = [(unweighted_scale_and_mask(site)[1], len(fn.event_shape))]
+        masks += [(each._mask, len(each.event_shape)) for each in within(fn) if hasattr(each, "_mask")]
+        present = torch.ones(shape, dtype=torch.bool)
+        for mask, event_dim in masks:
+            if mask is not None:
+                mask = torch.as_tensor(mask, dtype=torch.bool)
+                present = present & mask.reshape(mask.shape + (1,) * event_dim)
+        return layout.rows(present, rows)[0]
+
     def log_prob(self, site: Site, rows: int, *, z: torch.Tensor | None = None) -> torch.Tensor:
         """log p of a site of a :meth:`trace` datum by datum, inner plates summed: (outer, rows), float64.
 
@@ -393,7 +609,14 @@ class LocalProgram:
         """
         layout = (self.latents | self.observed)[site["name"]]
         self._refuse_other_rows(site, rows)
-        score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
+        try:
+            score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
+        except (KeyError, NotImplementedError) as error:
+            # transforms that have no inverse raise either
+            raise NotImplementedError(
+                f"The site {site['name']!r} of the {self.role} is {_with_transforms(site['fn'])}, which "
+                "scores only what it has just drawn; use a flow whose inverse is known, as AmortizedFlow's"
+            ) from error
         _, mask = unweighted_scale_and_mask(site)
         return layout.summed(scale_and_mask(score, mask=mask).double(), rows)
 
@@ -404,6 +627,40 @@ class LocalProgram:
                 f"Expected {rows} rows in the plate {self.plate!r} around {site['name']!r} but got {size}; "
                 "a program made for other data cannot score these"
             )
+
+
+def _with_transforms(fn: Any) -> str:
+    """The family, and the names of its transforms."""
+    names = [type(each).__name__ for each in getattr(fn, "transforms", ())]
+    return full_name(fn) + (f" by {', '.join(names)}" if names else "")
+
+
+@final
+class _KeptMessenger(Messenger):
+    """Lets some sites be drawn or given that the program would enumerate."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if msg["name"] in self.names and msg["infer"]:
+            msg["infer"] = {key: each for key, each in msg["infer"].items() if key != "enumerate"}
+
+
+def is_masked(site: Site) -> bool:
+    """Whether a mask is around a site or within its distribution."""
+    mask = unweighted_scale_and_mask(site)[1]
+    if mask is not None and mask is not True:
+        return True
+    return any(isinstance(each, dist.MaskedDistribution) for each in within(site["fn"]))
+
+
+def within(fn: object) -> Iterator[Any]:
+    """A distribution, and those that it wraps one in the other."""
+    while fn is not None:
+        yield fn
+        fn = getattr(fn, "base_dist", None)
 
 
 def _score(fn: TorchDistribution, layout: SiteLayout, z: torch.Tensor, rows: int) -> torch.Tensor:

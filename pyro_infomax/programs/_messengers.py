@@ -70,6 +70,34 @@ class ValuesMessenger(Messenger):
             raise ProgramStopped
 
 
+# ---- A messenger that fixes latent sites.
+
+
+@final
+class FixedMessenger(Messenger):
+    """Fixes latent sites at values that are given, and marks them as such.
+
+    As :func:`pyro.poutine.condition` does, but that the plates around a fixed site are told from those around
+    the data.
+    """
+
+    def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if msg["name"] not in self.values or msg["is_observed"]:
+            return
+        value, expected = self.values[msg["name"]], tuple(msg["fn"].shape())
+        if tuple(value.shape) != expected:
+            raise ValueError(
+                f"Expected the global latent site {msg['name']!r} of shape {expected} but got "
+                f"{tuple(value.shape)}"
+            )
+        msg["value"] = value
+        msg["is_observed"] = msg["given"] = True
+
+
 # ---- A messenger that draws observed sites.
 
 

@@ -521,8 +521,8 @@ class DataParallel(Execution):
         return self._after_captured(svi, loss)
 
     def _after_captured(self, svi: CapturedSVI, loss: float) -> float:
-        ends = self.reduce({"bad": not math.isfinite(loss), "eager": svi.reason is not None})
-        if ends["eager"] and svi.reason is None:
+        ends = self.reduce({"bad": not math.isfinite(loss), "eager": svi._reason is not None})
+        if ends["eager"] and svi._reason is None:
             svi._give_up("another process does so")
         return _nan_if(ends["bad"], loss)
 

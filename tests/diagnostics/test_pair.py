@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_infomax.diagnostics import Pair
+from pyro_infomax.distributions import marginals_of
 from pyro_infomax.oracles import LinearGaussian
 
 
@@ -164,7 +165,7 @@ def test_a_lone_site_has_a_prior_with_marginals() -> None:
     torch.testing.assert_close(found.log_prob(z), prior.log_prob(z))
     component = prior.component_distribution.base_dist.log_prob(z[..., None, :])  # (…, component, latent)
     marginals = (component + torch.tensor([0.4, 0.6]).log()[:, None]).logsumexp(-2)
-    torch.testing.assert_close(found.log_prob_marginals(z), marginals)
+    torch.testing.assert_close(marginals_of(found).log_prob(z), marginals)
     assert found.sample((7,)).shape == (7, 3)
 
 
@@ -317,3 +318,21 @@ def test_draws_that_float32_takes_for_zero_have_a_density_in_the_model() -> None
     pair = Pair(gamma_model, gamma_guide, x)
     assert bool(pair.posterior.sample((5,)).float().eq(0).any())
     assert bool(pair.score(pair.draw(5)).log_weight.isfinite().all())
+
+
+def test_flows_without_an_inverse_are_refused() -> None:
+    planar = dist.transforms.planar(3)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(x, 1.0).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [planar]))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    pair = Pair(model, guide, torch.randn(5, 3))
+    with pytest.raises(NotImplementedError, match=r"'z' of the guide .*Planar.* scores only what"):
+        pair.score(pair.draw(2))

@@ -240,7 +240,10 @@ class DiscretePair(Pair):
         if self.variant == "likelihood_scaled":
             log_likelihood = log_likelihood * SCALE
         costs = {"guide_factor": p["c"], "score_factor": 0.7}.get(self.variant, 0.0) * torch.arange(3.0)
-        log_weights = observed * log_likelihood + p["prior"].log_softmax(-1) - self.log_posterior(p) - costs
+        log_ratio = p["prior"].log_softmax(-1) - self.log_posterior(p)
+        if self.variant == "latent_masked":
+            log_ratio = log_ratio * torch.tensor(MASK)[:, None]
+        log_weights = observed * log_likelihood + log_ratio - costs
         return log_weights * torch.tensor(MASK)[:, None] if self.variant == "masked" else log_weights
 
 

@@ -577,6 +577,26 @@ def test_it_knows_how_many_data_a_subsample_stands_for():
     assert (elbo.stands_for(8), elbo.stands_for(40)) == (40, 40)
 
 
+@pytest.mark.parametrize(("rows", "full", "expected"), [(25, None, 25), (20, None, 20), (20, 100, 100)])
+def test_only_the_data_plate_counts_as_data(rows, full, expected):
+    """Inside of it 20 of 60 pixels are drawn, perhaps as many as there are data."""
+
+    def model(x):
+        with pyro.plate("data", full or len(x), subsample_size=len(x), dim=-2):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            with pyro.plate("pixels", x.shape[1], subsample_size=20, dim=-1) as seen:
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, seen])
+
+    def guide(x):
+        with pyro.plate("data", full or len(x), subsample_size=len(x), dim=-2):
+            pyro.sample("z", dist.Normal(torch.ones(()), 1.0))
+
+    elbo = TraceMeanField_BetaELBO(1.0)
+    elbo.loss(model, guide, torch.zeros(rows, 60))
+    assert elbo.terms.rate / elbo.stands_for(rows) == pytest.approx(0.5)
+    assert elbo.stands_for(rows) == expected
+
+
 def test_a_mapping_cannot_weigh_a_deterministic_site():
     def model():
         mu = pyro.deterministic("mu", torch.tensor(1.0))
