@@ -279,7 +279,7 @@ def is_library(thing: FunctionType | ModuleType | type) -> bool:
 
 
 def place_of(error: BaseException) -> str:
-    """The line of the user's own that an error comes from, as ``" (model.py, line 3)"``; or Pyro's function."""
+    """The line of the user's own that an error comes from, or Pyro's function, in brackets; or nothing."""
     return _innermost(list(walk_tb(error.__traceback__)))
 
 
@@ -517,8 +517,7 @@ class Reach:
         self._names: set[str] = set()
         self._waiting: list[tuple[object, str]] = [(root, type(root).__name__) for root in roots]
         self._waiting += [(parameter, name) for name, parameter in parameters.items()]
-        for hooks in _HOOKS_OF_ALL_MODULES:
-            self._hold(hooks, "a hook of all modules", hooks.items())
+        self._waiting += [(hook, "a hook of all modules") for hook in _hooks_of_all_modules()]
         self._follow()
         self.parts += [
             Part(space, name, _ATTRIBUTE if name else "{key}", tuple(taken))
@@ -719,6 +718,12 @@ def _present(context: ContextVar[Any] | weakref.ref[Any]) -> object:
     return context.get(None) if isinstance(context, ContextVar) else context()
 
 
+def _hooks_of_all_modules() -> list[object]:
+    """Those of users; our own watch which modules are called, and change nothing."""
+    hooks = [hook for each in _HOOKS_OF_ALL_MODULES if each for hook in each.values()]
+    return [each for each in hooks if not str(getattr(each, "__module__", "")).startswith("pyro_infomax.")]
+
+
 def _hooks_of(leaves: Iterable[Tensor]) -> list[object]:
     return [
         hook
@@ -801,6 +806,7 @@ class PythonState:
             partial(chain.from_iterable, [each for each, _ in reach.keyed]),
             partial(map, len, [each for each, _ in reach.namespaces]),
             partial(_hooks_of, reach.leaves),
+            _hooks_of_all_modules,
             partial(map, _present, [each for each, _ in reach.contexts]),
         ]
         self._values = self._look()
@@ -812,6 +818,7 @@ class PythonState:
             *((partial(iter, each), Part(None, name)) for each, name in reach.keyed),
             *((partial(map, len, [each]), Part(None, name)) for each, name in reach.namespaces),
             (partial(_hooks_of, reach.leaves), Part(None, "a hook of a parameter")),
+            (_hooks_of_all_modules, Part(None, "a hook of all modules")),
             *((partial(map, _present, [each]), Part(None, name)) for each, name in reach.contexts),
         ]
         self._by_name = [list(view()) for view, _ in self._named]
