@@ -72,7 +72,7 @@ class RenyiBound(RenyiELBO):
         scores = [self._scores(*each) / (1.0 - self.alpha) for each in traces]
         masked = [self._masked_scores(*each) / (1.0 - self.alpha) for each in traces]
         log_weights = self._by_particle([each.detach() for each in weights])
-        signals = self._by_particle([sum(each) for each in zip(weights, scores, strict=True)])
+        signals = self._by_particle([weight + score for weight, score in zip(weights, scores, strict=True)])
         shares = torch.softmax((1.0 - self.alpha) * log_weights, 0)
         surrogate = (shares * signals).sum() - self._by_particle(masked).sum() / self.num_particles
         return -scale * self._bound(log_weights), -scale * surrogate

@@ -1,7 +1,7 @@
 """A Pyro program read datum by datum."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.distributions.util import scale_and_mask
+from pyro.infer import infer_discrete
 from pyro.infer.autoguide import AutoGuide
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
@@ -20,7 +21,7 @@ from torch import nn
 from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Program, Site
-from pyro_infomax.distributions import closed_quantiles, is_discrete, is_point_mass
+from pyro_infomax.distributions import closed_quantiles, full_name, is_discrete, is_point_mass
 from pyro_infomax.nn import evaluation_mode, modules_behind
 from pyro_infomax.poutine import (
     data_frame,
@@ -266,6 +267,8 @@ class LocalProgram:
             so that its data may be placeholders of the right length.
         data_plate: the name of the data plate, None to find it.
         batch_size: the largest number of rows of a run, where the program follows its arguments.
+        kept: the latent sites that a guide draws; what the model enumerates beside these is summed out. None
+            to take all latent sites for drawn.
 
     Raises:
         ValueError: if there is no data plate, or several, or a site has batch dimensions without plates.
@@ -291,6 +294,7 @@ class LocalProgram:
         role: str,
         data_plate: str | None = None,
         batch_size: int = 1024,
+        kept: Collection[str] | None = None,
     ) -> None:
         self.program = program
         self.role = role
@@ -306,12 +310,16 @@ class LocalProgram:
             self.piece = min(batch_size, self.fixed_size)
         self.error = seen.error
         self._refuse_unknown_densities(seen, data)
-        self.latents = self._layouts(seen, observed=False)  # in the program's order
+        latents = self._layouts(seen, observed=False)  # in the program's order
+        self.summed = {} if kept is None else self._enumerated(seen, latents, kept)
+        self.latents = {name: each for name, each in latents.items() if name not in self.summed}
         self.observed = self._layouts(seen, observed=True)  # factors included
         self.point_masses = [name for name in self.latents if is_point_mass(seen.trace.nodes[name]["fn"])]
         self.given = [site["name"] for site in sample_sites(seen.trace) if site.get("given")]
+        # whether latent sites may depend on what is summed out, some of which comes before them
+        self.mixes_latents = list(latents)[: len(self.latents)] != list(self.latents)
         # latent sites of which parts may be left out, as mask and obs_mask do
-        self.masked = [name for name in self.latents if is_masked(seen.trace.nodes[name])]
+        self.masked = [name for name in latents if is_masked(seen.trace.nodes[name])]
         # of a plate that takes part of its rows, whether as many as it is told or as many as the data
         self.whole_size = seen.frame.full_size if self.subsamples else self.fixed_size
         if role != "prior" and self.whole_size != self.data_size and self.is_bound_to_rows(data):
@@ -394,6 +402,17 @@ class LocalProgram:
                     f"The observed site {name!r} of the {self.role} is outside the data plate {self.plate!r} "
                     "but depends on local latents, which makes the data dependent; put it into the plate"
                 )
+
+    def _enumerated(
+        self, seen: Probe, latents: Mapping[str, SiteLayout], kept: Collection[str]
+    ) -> dict[str, SiteLayout]:
+        nodes: Any = seen.trace.nodes
+        marked = {name: nodes[name]["infer"].get("enumerate") for name in latents}
+        return {
+            name: layout
+            for name, layout in latents.items()
+            if name not in kept and marked[name] == "parallel"
+        }
 
     def _layouts(self, seen: Probe, *, observed: bool) -> dict[str, SiteLayout]:
         sites = [site for site in sample_sites(seen.trace) if self._is_local(site)]
@@ -490,7 +509,7 @@ class LocalProgram:
         """
         everything = torch.arange(len(data[0]))
         rows = everything if rows is None else rows
-        layouts = self.latents | self.observed if values else {}
+        layouts = self.latents | self.summed | self.observed if values else {}
         held = {name: layouts[name].held(z, len(rows)) for name, z in (values or {}).items()}
         program = ValuesMessenger(held, stop_after=stop_after)(self.program)
         if self.fixed_size is not None:
@@ -502,11 +521,50 @@ class LocalProgram:
             return _trace(RowsMessenger(self.plate, rows)(program), enough)
         return _trace(program, data if torch.equal(rows, everything) else rows_of(data, rows))
 
-    def draw(self, data: Tensors) -> dict[str, torch.Tensor]:
-        """The latent sites drawn once for each datum, (size, *shape), without the rest of the program."""
+    def enumerated(
+        self,
+        data: Tensors,
+        rows: torch.Tensor,
+        *,
+        values: SiteValues,
+        stop_after: Sequence[str] | None = None,
+    ) -> Any:
+        """The same with each value of the sites to be summed out, along axes to the left of all plates."""
+        depth = next(iter(self.summed.values())).depth
+        # what stops the program stands inside, so that each site has passed all handlers by then
+        stopping = ValuesMessenger({}, stop_after=stop_after)(self.program)
+        kept = _KeptMessenger([*self.latents, *self.observed])(stopping)
+        twin = self.running(poutine.enum(kept, first_available_dim=-1 - depth))
+        return twin.trace(data, rows, values=values)
+
+    def recovered(self, data: Tensors, values: SiteValues) -> dict[str, torch.Tensor]:
+        """A draw of the sites that are summed out, given data and latent sites, (size, *shape).
+
+        Args:
+            data: as many as there are values.
+            values: those of the latent sites, (size, *shape).
+        """
+        depth = next(iter(self.summed.values())).depth
 
         def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-            return self.values(self.trace(data, rows, stop_after=list(self.latents)), len(rows))
+            held = {n: self.latents[n].held(z[None, rows], len(rows)) for n, z in values.items()}
+            fixed = poutine.condition(_KeptMessenger([*held])(self.program), data=held)
+            drawing = infer_discrete(fixed, first_available_dim=-1 - depth, temperature=1)
+            nodes = self.running(drawing).trace(data, rows).nodes
+            return {n: each.rows(nodes[n]["value"], len(rows))[0] for n, each in self.summed.items()}
+
+        return self.together(len(data[0]), run)
+
+    def draw(self, data: Tensors, *, summed: bool = False) -> dict[str, torch.Tensor]:
+        """The latent sites drawn once for each datum, (size, *shape), without the rest of the program.
+
+        Those that are to be summed out are drawn too, and given back if wanted.
+        """
+        layouts = self.latents | self.summed if summed else self.latents
+
+        def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            nodes = self.trace(data, rows, stop_after=list(layouts)).nodes
+            return {name: each.rows(nodes[name]["value"], len(rows))[0] for name, each in layouts.items()}
 
         return self.together(len(data[0]), run)
 
@@ -523,7 +581,7 @@ class LocalProgram:
             return {}
 
         def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-            trace = self.trace(data, rows, stop_after=list(self.latents))
+            trace = self.trace(data, rows, stop_after=[*self.latents, *self.summed])
             return {name: self._present(trace.nodes[name], len(rows)) for name in self.masked}
 
         with isolated_random_state(), evaluation_mode(self.program):
@@ -532,7 +590,7 @@ class LocalProgram:
 
     def _present(self, site: Site, rows: int) -> torch.Tensor:
         """(rows, *shape)."""
-        fn, layout = site["fn"], self.latents[site["name"]]
+        fn, layout = site["fn"], (self.latents | self.summed)[site["name"]]
         shape = fn.batch_shape + fn.event_shape
         masks = [(unweighted_scale_and_mask(site)[1], len(fn.event_shape))]
         masks += [(each._mask, len(each.event_shape)) for each in within(fn) if hasattr(each, "_mask")]
@@ -551,7 +609,14 @@ class LocalProgram:
         """
         layout = (self.latents | self.observed)[site["name"]]
         self._refuse_other_rows(site, rows)
-        score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
+        try:
+            score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
+        except (KeyError, NotImplementedError) as error:
+            # transforms that have no inverse raise either
+            raise NotImplementedError(
+                f"The site {site['name']!r} of the {self.role} is {_with_transforms(site['fn'])}, which "
+                "scores only what it has just drawn; use a flow whose inverse is known, as AmortizedFlow's"
+            ) from error
         _, mask = unweighted_scale_and_mask(site)
         return layout.summed(scale_and_mask(score, mask=mask).double(), rows)
 
@@ -562,6 +627,25 @@ class LocalProgram:
                 f"Expected {rows} rows in the plate {self.plate!r} around {site['name']!r} but got {size}; "
                 "a program made for other data cannot score these"
             )
+
+
+def _with_transforms(fn: Any) -> str:
+    """The family, and the names of its transforms."""
+    names = [type(each).__name__ for each in getattr(fn, "transforms", ())]
+    return full_name(fn) + (f" by {', '.join(names)}" if names else "")
+
+
+@final
+class _KeptMessenger(Messenger):
+    """Lets some sites be drawn or given that the program would enumerate."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if msg["name"] in self.names and msg["infer"]:
+            msg["infer"] = {key: each for key, each in msg["infer"].items() if key != "enumerate"}
 
 
 def is_masked(site: Site) -> bool:

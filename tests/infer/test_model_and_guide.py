@@ -291,3 +291,20 @@ def test_enumeration_beside_a_mask_has_to_be_configured():
     expected = torch.where(seen, log_x[range(3), args[1]], log_x.logsumexp(-1)).sum()
     loss = elbo.loss(config_enumerate(partly_labelled), lambda *args: None, *args)
     assert loss == pytest.approx(-expected.item())
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_summed_out_and_masked_sums_to_one(own):
+    """A mask of the distribution's own as well as a handler's around it."""
+    keep = torch.tensor([True, False, False])
+
+    def model(x):
+        with pyro.plate("data", len(x)), poutine.mask(mask=torch.tensor(True) if own else keep):
+            c = pyro.sample("c", dist.Bernoulli(0.3).mask(keep if own else True))
+            pyro.sample("x", dist.Normal(c, 1.0).mask(keep), obs=x)
+
+    elbo = TraceEnum_BetaELBO(1.0, max_plate_nesting=1)
+    loss = elbo.loss(config_enumerate(model), lambda x: None, X)
+    log_x = dist.Normal(torch.arange(2.0), 1.0).log_prob(X[0]) + torch.tensor([0.7, 0.3]).log()
+    assert loss == pytest.approx(-log_x.logsumexp(-1).item())
+    assert elbo.terms.distortion == pytest.approx(loss)
