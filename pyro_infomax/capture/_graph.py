@@ -21,7 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax.capture._optim import FusedOptim, ParameterGroup
-from pyro_infomax.capture._watch import NotCapturableError, NotCompilableError
+from pyro_infomax.capture._refusals import NotCapturableError, NotCompilableError
 
 # ---- A graph recorded from a function, and simplified without a change of values.
 
