@@ -80,6 +80,8 @@ def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None 
             return replace(seen, follows=True, fixed_size=_fixed_size(seen))
     # Else it runs on all of them, and on few only to see whether its plate follows
     whole = subject.run(data)
+    # by its name, for few rows may be as many as another plate has
+    subject = replace(subject, data_plate=whole.frame.name)
     runs = subject.run_on_all_of(few), subject.run_on_all_of(fewer)
     if None not in runs:
         return replace(whole, follows=True, fixed_size=_fixed_size(runs[1]))
@@ -188,7 +190,8 @@ class GlobalLatentsError(NotImplementedError):
         others = f", as {' and '.join(map(repr, rest))} {'are' if rest[1:] else 'is'}," if rest else ""
         super().__init__(
             f"The latent site {first!r} of the {role} is outside the data plate {plate!r}{others} "
-            "and so global; give it to the guide too, or fix it with pyro.poutine.condition and ask for the local ones"
+            "and so global; give it to the guide too, or fix it with pyro.poutine.condition and ask for the "
+            "local ones"
         )
 
 
