@@ -261,7 +261,7 @@ class WeightedELBO(ELBO):
         """
         if set(state) != {"step"}:
             raise ValueError(f"Expected a state with the key 'step' but got {sorted(state)}")
-        self._step = int(state["step"])
+        self._step = whole_number("step", state["step"], at_least=0)
 
     # ---- Pyro's interface of an ELBO
 
