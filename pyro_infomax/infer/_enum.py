@@ -32,6 +32,7 @@ from pyro_infomax.infer._elbo import (
     WeightedELBO,
     accumulate_gradients,
     as_number,
+    check_nesting,
 )
 from pyro_infomax.poutine import Weight, sample_sites, unweighted_log_prob, unweighted_scale_and_mask
 
@@ -293,6 +294,7 @@ class SummedELBO(TraceEnum_ELBO):
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        check_nesting(self.max_plate_nesting, model_trace, guide_trace)
         for site in sample_sites(model_trace):
             if site["infer"].get("_enumerate_dim") is not None and site["name"] not in guide_trace.nodes:
                 _sum_to_one(site)

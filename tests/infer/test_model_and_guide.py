@@ -438,3 +438,21 @@ def test_masks_of_two_distributions_may_differ(event):
     elbo = TraceMeanField_BetaELBO(1.0, num_particles=2000, vectorize_particles=True, max_plate_nesting=1)
     losses = torch.tensor([elbo.loss(model, guide) for _ in range(20)])
     assert abs(losses.mean() - expected) < 4 * losses.std() / math.sqrt(20)
+
+
+def test_values_and_plates_have_axes_of_their_own():
+    """With validation Pyro's shapes do not match; without it the loss was another."""
+
+    def model(x):
+        with pyro.plate("outer", 2, dim=-2), pyro.plate("data", 3, dim=-1):
+            y = pyro.sample("y", dist.Bernoulli(0.4))
+            pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("outer", 2, dim=-2), pyro.plate("data", 3, dim=-1):
+            pyro.sample("y", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+
+    x = torch.randn(2, 3)
+    with pyro.validation_enabled(False), pytest.raises(ValueError, match="pass max_plate_nesting=2"):
+        TraceEnum_BetaELBO(1.0, max_plate_nesting=1).loss(model, guide, x)
+    assert math.isfinite(TraceEnum_BetaELBO(1.0).loss(model, guide, x))

@@ -604,10 +604,13 @@ def test_only_the_data_plate_counts_as_data(rows, full, expected):
         with pyro.plate("data", full or len(x), subsample_size=len(x), dim=-2):
             pyro.sample("z", dist.Normal(torch.ones(()), 1.0))
 
-    elbo = TraceMeanField_BetaELBO(1.0)
-    elbo.loss(model, guide, torch.zeros(rows, 60))
-    assert elbo.terms.rate / elbo.stands_for(rows) == pytest.approx(0.5)
-    assert elbo.stands_for(rows) == expected
+    for particles in (1, rows):
+        elbo = TraceMeanField_BetaELBO(
+            1.0, num_particles=particles, vectorize_particles=True, max_plate_nesting=2
+        )
+        elbo.loss(model, guide, torch.zeros(rows, 60))
+        assert elbo.terms.rate / elbo.stands_for(rows) == pytest.approx(0.5)
+        assert elbo.stands_for(rows) == expected
 
 
 def test_a_mapping_cannot_weigh_a_deterministic_site():
