@@ -169,10 +169,17 @@ def test_a_head_that_would_depend_on_a_site_must_have_been_made_for_it():
         guide(X)
 
 
-def test_a_head_may_wait_for_its_site():
-    guide = AmortizedNormal(model, features, heads={"y": AmortizedDiscrete, "w": AmortizedDiscrete})
-    guide(X, Y)
-    assert guide.posterior(X)["y"].probs.shape == (4, 3)
+@pytest.mark.parametrize("structured", [True, False])
+def test_a_site_that_is_given_a_head_may_first_be_observed(structured):
+    """Then later heads are made to depend on it, in the same order whichever call comes first."""
+    heads = {"y": AmortizedDiscrete, "w": AmortizedDiscrete}
+    first, other = (AmortizedNormal(model, features, heads=heads, structured=structured) for _ in range(2))
+    first(X, Y)
+    other(X)
+    other.load_state_dict(first.state_dict())
+    assert list(first(X)) == ["y", "w"]
+    for args in ((X,), (X, Y)):
+        assert torch.equal(first.posterior(*args)["w"].probs, other.posterior(*args)["w"].probs)
 
 
 # ---- sequences
@@ -250,3 +257,8 @@ def test_a_mask_by_what_is_drawn_is_refused():
 
     with pytest.raises(NotImplementedError, match="'b' is masked in the model by what it draws before"):
         AmortizedNormal(program, features)(X)
+
+
+def test_the_head_of_a_site_serves_what_a_mask_hides_of_it():
+    guide = AmortizedNormal(model, features, heads={"y": AmortizedDiscrete, "w": AmortizedDiscrete})
+    assert guide.posterior(X, Y, SEEN)["y_unobserved"].probs.shape == (4, 3)
