@@ -5,6 +5,7 @@ times with one or two of its arguments replaced, and reports how that ended:
 
 - fine: it returned, or was still at work after its time;
 - clear: it raised an error of this package that says what was wrong with a sentence;
+- torch: it never reached this package, as a call of an ``nn.Sequential``;
 - program: it raised inside the program that the example itself defines;
 - raw: anything else, such as an AttributeError from deep inside torch.
 
@@ -49,6 +50,9 @@ SECONDS: Final = 5.0
 MEMORY: Final = 4 * 2**30
 KINDS: Final = (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError)
 # What Python, torch and NumPy say of a number of bytes is clear enough
+OF_PYRO: Final = ("pyro/poutine/trace_struct.py", "pyro/util.py")
+# torch's own check of a value, which says what it expected
+OF_TORCH: Final = "torch/distributions/distribution.py"
 OF_MEMORY: Final = ("allocate memory", "Unable to allocate", "cannot allocate", "Storage size calculation")
 
 # ---- Values that are wrong.
@@ -167,11 +171,19 @@ def ending(function: Callable[..., object], args: Args, kwargs: Kwargs) -> dict[
         return {"end": "fine", "why": "time"}
     except BaseException as error:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        end = "clear" if is_clear(error) else "program" if _is_of_example(error) else "raw"
-        return {"end": end, "why": _told(error)}
+        return {"end": _end(error), "why": _told(error)}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return {"end": "fine", "why": ""}
+
+
+def _end(error: BaseException) -> str:
+    if is_clear(error):
+        return "clear"
+    if _is_of_example(error):
+        return "program"
+    ours = any(PACKAGE in Path(each.filename).parents for each in traceback.extract_tb(error.__traceback__))
+    return "raw" if ours else "torch"
 
 
 def is_clear(error: BaseException) -> bool:
@@ -187,9 +199,9 @@ def is_clear(error: BaseException) -> bool:
 def _is_ours(error: BaseException) -> bool:
     """Whether the package raised it by a statement of its own."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    if not frames:
-        return False
     frame, line = frames[-1]
+    if frame.f_code.co_filename.endswith(OF_TORCH):
+        return True
     file = Path(frame.f_code.co_filename)
     if PACKAGE not in file.parents:
         return False
@@ -199,7 +211,9 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _is_of_example(error: BaseException) -> bool:
-    return any(each.filename == EXAMPLE for each in traceback.extract_tb(error.__traceback__))
+    # Pyro scores the sites of the program after it has run, and names the site
+    files = {each.filename for each in traceback.extract_tb(error.__traceback__)}
+    return EXAMPLE in files or any(file.endswith(OF_PYRO) for file in files)
 
 
 def _told(error: BaseException) -> str:
@@ -217,6 +231,11 @@ def _told(error: BaseException) -> str:
 def docstrings() -> Iterator[doctest.DocTest]:
     """The examples of all modules of the package."""
     finder = doctest.DocTestFinder(exclude_empty=True)
+    for room in pkgutil.iter_modules(pyro_infomax.__path__, "pyro_infomax."):
+        # Some names are loaded when they are asked for
+        module = importlib.import_module(room.name)
+        for name in getattr(module, "__all__", ()):
+            getattr(module, name)
     for info in pkgutil.walk_packages(pyro_infomax.__path__, "pyro_infomax."):
         module = importlib.import_module(info.name)
         for test in finder.find(module, info.name, globs=vars(module)):
