@@ -51,8 +51,8 @@ MEMORY: Final = 4 * 2**30
 KINDS: Final = (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError)
 # What Python, torch and NumPy say of a number of bytes is clear enough
 OF_PYRO: Final = ("pyro/poutine/trace_struct.py", "pyro/util.py")
-# torch's own check of a value, which says what it expected
-OF_TORCH: Final = "torch/distributions/distribution.py"
+# torch's own checks of parameters and values
+OF_TORCH: Final = "torch/distributions/"
 OF_MEMORY: Final = ("allocate memory", "Unable to allocate", "cannot allocate", "Storage size calculation")
 
 # ---- Values that are wrong.
@@ -200,7 +200,7 @@ def _is_ours(error: BaseException) -> bool:
     """Whether the package raised it by a statement of its own."""
     frames = list(traceback.walk_tb(error.__traceback__))
     frame, line = frames[-1]
-    if frame.f_code.co_filename.endswith(OF_TORCH):
+    if OF_TORCH in frame.f_code.co_filename:
         return True
     file = Path(frame.f_code.co_filename)
     if PACKAGE not in file.parents:
@@ -231,11 +231,6 @@ def _told(error: BaseException) -> str:
 def docstrings() -> Iterator[doctest.DocTest]:
     """The examples of all modules of the package."""
     finder = doctest.DocTestFinder(exclude_empty=True)
-    for room in pkgutil.iter_modules(pyro_infomax.__path__, "pyro_infomax."):
-        # Some names are loaded when they are asked for
-        module = importlib.import_module(room.name)
-        for name in getattr(module, "__all__", ()):
-            getattr(module, name)
     for info in pkgutil.walk_packages(pyro_infomax.__path__, "pyro_infomax."):
         module = importlib.import_module(info.name)
         for test in finder.find(module, info.name, globs=vars(module)):
@@ -261,16 +256,26 @@ def run_example(source: str, space: dict[str, Any], called: Callable[..., object
     exec(compile(tree, EXAMPLE, "exec"), space)
 
 
-def is_public(function: object) -> bool:
-    """Whether a callable is the package's, by its module and by names without an underscore."""
-    owner = function if hasattr(function, "__qualname__") else type(function)
-    if isinstance(function, types.MethodType) and not hasattr(function, "__wrapped__"):
-        owner = function.__func__
-    module = getattr(owner, "__module__", None) or ""
-    if inspect.ismethod(function):
-        module = type(function.__self__).__module__ if not isinstance(function.__self__, type) else module
-    names = getattr(owner, "__qualname__", "").split(".")
-    return module.startswith("pyro_infomax.") and not any(name.startswith("_") for name in names)
+def exported() -> set[object]:
+    """The functions and classes that the modules list, with the classes that these derive from."""
+    found: set[object] = set()
+    for room in pkgutil.iter_modules(pyro_infomax.__path__, "pyro_infomax."):
+        module = importlib.import_module(room.name)
+        for name in getattr(module, "__all__", ()):
+            thing = getattr(module, name)
+            found |= set(thing.__mro__) if isinstance(thing, type) else {thing} if callable(thing) else set()
+    return {thing for thing in found if getattr(thing, "__module__", "").startswith("pyro_infomax.")}
+
+
+def is_public(function: object, public: set[object]) -> bool:
+    """Whether a callable is a public function, class, method or instance of the package."""
+    if isinstance(function, type | types.FunctionType):
+        return function in public
+    if isinstance(function, types.MethodType):
+        owner = function.__self__
+        kind = owner if isinstance(owner, type) else type(owner)
+        return kind in public and not function.__name__.startswith("_")
+    return type(function) in public
 
 
 def name_of(function: object) -> str:
@@ -290,13 +295,14 @@ class Fuzzer:
         self.each = each
         self.ends: Counter[str] = Counter()
         self.raw: list[str] = []
+        self.public = exported()
         self.called: Counter[str] = Counter()
         self.here: Counter[str] = Counter()
         self._depth = 0
 
     def __call__(self, function: Callable[..., Any], *args: object, **kwargs: object) -> object:
         """Tries the call with wrong arguments, and then makes it."""
-        if self._depth == 0 and is_public(function):
+        if self._depth == 0 and is_public(function, self.public):
             self._try(function, args, kwargs)
         self._depth += 1
         try:
