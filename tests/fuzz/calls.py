@@ -228,14 +228,21 @@ def _told(error: BaseException) -> str:
 # ---- The valid calls, out of the docstrings.
 
 
-def docstrings() -> Iterator[doctest.DocTest]:
-    """The examples of all modules of the package."""
+def rooms(only: str) -> list[types.ModuleType]:
+    """The modules of the package, or the one of this name."""
+    names = [
+        info.name for info in pkgutil.iter_modules(pyro_infomax.__path__) if not info.name.startswith("_")
+    ]
+    names = [name for name in found if not name.startswith("_") and only in ("", name)]
+    return [importlib.import_module(f"pyro_infomax.{name}") for name in names]
+
+
+def docstrings(room: types.ModuleType) -> Iterator[doctest.DocTest]:
+    """The examples of a module and of its files."""
+    files = pkgutil.iter_modules(getattr(room, "__path__", []), f"{room.__name__}.")
     finder = doctest.DocTestFinder(exclude_empty=True)
-    for info in pkgutil.walk_packages(pyro_infomax.__path__, "pyro_infomax."):
-        module = importlib.import_module(info.name)
-        for test in finder.find(module, info.name, globs=vars(module)):
-            if test.examples and (test.filename or "").endswith(".py"):
-                yield test
+    for module in [room, *(importlib.import_module(info.name) for info in files)]:
+        yield from (test for test in finder.find(module, module.__name__) if test.examples)
 
 
 class _Calls(ast.NodeTransformer):
@@ -256,12 +263,11 @@ def run_example(source: str, space: dict[str, Any], called: Callable[..., object
     exec(compile(tree, EXAMPLE, "exec"), space)
 
 
-def exported() -> set[object]:
+def exported(modules: list[types.ModuleType]) -> set[object]:
     """The functions and classes that the modules list, with the classes that these derive from."""
     found: set[object] = set()
-    for room in pkgutil.iter_modules(pyro_infomax.__path__, "pyro_infomax."):
-        module = importlib.import_module(room.name)
-        for name in getattr(module, "__all__", ()):
+    for module in modules:
+        for name in module.__all__:
             thing = getattr(module, name)
             found |= set(thing.__mro__) if isinstance(thing, type) else {thing} if callable(thing) else set()
     return {thing for thing in found if getattr(thing, "__module__", "").startswith("pyro_infomax.")}
@@ -290,12 +296,12 @@ def name_of(function: object) -> str:
 class Fuzzer:
     """Counts how mutated calls end, each batch of them in a child process of its own."""
 
-    def __init__(self, *, seed: int, each: int) -> None:
+    def __init__(self, public: set[object], *, seed: int, each: int) -> None:
         self.rng = random.Random(seed)
         self.each = each
         self.ends: Counter[str] = Counter()
         self.raw: list[str] = []
-        self.public = exported()
+        self.public = public
         self.called: Counter[str] = Counter()
         self.here: Counter[str] = Counter()
         self._depth = 0
@@ -357,11 +363,11 @@ def in_child(reports: Callable[[], Iterator[dict[str, str]]]) -> list[dict[str, 
     return lines[1::2] + (lines[-1:] if len(lines) % 2 else [])
 
 
-def fuzz(*, number: int, seed: int = 0, only: str = "", each: int = 0) -> Fuzzer:
-    """Fuzzes the examples whose name contains ``only`` until so many calls were made."""
-    tests = [test for test in docstrings() if only in test.name]
-    count = sum(example.source.count("(") for test in tests for example in test.examples)
-    fuzzer = Fuzzer(seed=seed, each=each or max(1, round(2.5 * number / max(1, count))))
+def fuzz(*, number: int, seed: int = 0, only: str = "", each: int = 10) -> Fuzzer:
+    """Fuzzes the examples of the package, or of one of its modules, until so many calls were made."""
+    modules = rooms(only)
+    fuzzer = Fuzzer(exported(modules), seed=seed, each=each)
+    tests = [test for room in modules for test in docstrings(room)]
     while sum(fuzzer.ends.values()) < number:
         before = sum(fuzzer.ends.values())
         for test in tests:
@@ -393,8 +399,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("-n", type=int, default=5000, help="how many calls")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="examples whose name contains this")
-    parser.add_argument("--each", type=int, default=0, help="wrong calls for each valid one")
+    parser.add_argument("--only", default="", help="one module, such as training")
+    parser.add_argument("--each", type=int, default=10, help="wrong calls for each valid one")
     options = parser.parse_args()
     fuzzer = fuzz(number=options.n, seed=options.seed, only=options.only, each=options.each)
     for line in sorted(fuzzer.raw):
