@@ -21,12 +21,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax.capture._optim import FusedOptim, ParameterGroup
-from pyro_infomax.capture._watch import NotCapturableError, NotCompilableError
+from pyro_infomax.capture._refusals import NotCapturableError, NotCompilableError
 
 # ---- A graph recorded from a function, and simplified without a change of values.
 
 Alias: TypeAlias = tuple[Hashable, ...]
 
+# Batch norm moves its running averages, which its schema does not say
+_WRITE_AVERAGES: Final = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
 _LIFTS: Final = ("aten::lift_fresh_copy", "aten::lift_fresh")
 _LARGEST_CONSTANT: Final = 2**20  # elements
 _SHAPE_ALONE: Final = frozenset(
@@ -272,6 +274,9 @@ def is_random(node: Node) -> bool:
 def written_arguments(node: Node) -> list[Node]:
     """The arguments that the operation of a node changes in place."""
     schema = getattr(node.target, "_schema", None)
+    if _operator(node) in _WRITE_AVERAGES:
+        *_, mean, variance, training = node.args[:6]
+        return [each for each in (mean, variance) if training and isinstance(each, Node)]
     if schema is None or not schema.is_mutable:
         return []
     given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pyro_infomax._checks import seed_number, whole_number
 from pyro_infomax._random import isolated_random_state, one_thread
 from pyro_infomax._types import State
+from pyro_infomax.capture import CapturedSVI
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import plain_errors
 from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot
@@ -210,8 +211,7 @@ class TrainingRun:
                 state.epoch = len(state.history) + 1
                 # Processes need not take the same time for an epoch
                 state.history.append(self._execution.ranks.broadcast(self._epoch()))
-                for callback in self._callbacks:
-                    callback(state)
+                self._call_back()
                 state.history.stopped = self._first_reason(state.history.stopped)
                 _show(state.history, bar)
                 if self._keeper is not None:
@@ -221,6 +221,13 @@ class TrainingRun:
         for callback in self._callbacks:
             if isinstance(callback, Callback):
                 callback.finish(state)
+
+    def _call_back(self) -> None:
+        for callback in self._callbacks:
+            callback(self.state)
+        # Ours change nothing that a captured step has recorded. What others change may be out of its sight
+        if isinstance(self.state.svi, CapturedSVI) and not all(map(_is_ours, self._callbacks)):
+            self.state.svi.compare_next_step()
 
     def _first_reason(self, reason: str | None) -> str | None:
         """A callback that stops one process stops all."""
@@ -507,6 +514,10 @@ def _warn_unfinished_schedules(svi: SVI, steps: int) -> None:
             UserWarning,
             stacklevel=4,
         )
+
+
+def _is_ours(callback: object) -> bool:
+    return type(callback).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _checked_callbacks(callbacks: object) -> tuple[Callable[[TrainingState], None], ...]:
