@@ -48,7 +48,7 @@ EXAMPLE: Final = "<example>"
 MOST_EACH: Final = 3  # calls of one function in one docstring
 SECONDS: Final = 5.0
 MEMORY: Final = 4 * 2**30
-KINDS: Final = (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError)
+KINDS: Final = (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError, OSError)
 # What Python, torch and NumPy say of a number of bytes is clear enough
 OF_PYRO: Final = ("pyro/poutine/trace_struct.py", "pyro/util.py")
 # torch's own checks of parameters and values
@@ -230,9 +230,7 @@ def _told(error: BaseException) -> str:
 
 def rooms(only: str) -> list[types.ModuleType]:
     """The modules of the package, or the one of this name."""
-    names = [
-        info.name for info in pkgutil.iter_modules(pyro_infomax.__path__) if not info.name.startswith("_")
-    ]
+    found = [info.name for info in pkgutil.iter_modules(pyro_infomax.__path__)]
     names = [name for name in found if not name.startswith("_") and only in ("", name)]
     return [importlib.import_module(f"pyro_infomax.{name}") for name in names]
 
