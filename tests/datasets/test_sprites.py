@@ -294,7 +294,7 @@ def test_what_is_rendered_is_one_each_or_one_for_all():
         Sprites().render("heart", 1.0, [0.0, 1.0], [0.1, 0.2, 0.3], 0.5)
     with pytest.raises(ValueError, match="or one for each image, but got 1, 0, 1, 1, 1"):
         Sprites().render("heart", [], 0.0, 0.5, 0.5)
-    with pytest.raises(ValueError, match="but got shape .* and dtype"):
+    with pytest.raises(ValueError, match=r"but got shape .* and dtype"):
         Sprites().render("heart", "large", 0.0, 0.5, 0.5)
 
 
