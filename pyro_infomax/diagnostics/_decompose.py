@@ -194,7 +194,15 @@ class Decomposition:
         if self.saturated:
             cap = information_ceiling(self.data_size)
             yield f"saturated: I is within a nat of its cap ln N = {cap:.4f}; the population's may be larger"
+        yield from _noted({name: getattr(self, name) for name in _QUANTITIES})
         yield from missing_lines(self.unavailable)
+
+
+def _noted(estimates: Mapping[str, Estimate | None]) -> Iterator[str]:
+    """A line a note, with all the estimates that it is on."""
+    notes = {name: each.note for name, each in estimates.items() if each is not None}
+    for note in dict.fromkeys(filter(None, notes.values())):
+        yield f"{', '.join(name for name, each in notes.items() if each == note)}: {note}"
 
 
 def _shown(site: tuple[str, torch.Tensor]) -> str:

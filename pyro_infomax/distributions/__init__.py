@@ -13,6 +13,7 @@ from pyro_infomax.distributions._families import (
     diagonal_normal as diagonal_normal,
     family_name as family_name,
     full_name as full_name,
+    has_all_moments as has_all_moments,
     in_double as in_double,
     in_dtype_of as in_dtype_of,
     is_angular as is_angular,

@@ -23,6 +23,7 @@ from torch.distributions import (
     ReshapeTransform,
     Transform,
     TransformedDistribution,
+    VonMises,
     Weibull,
     kl_divergence,
 )
@@ -165,8 +166,8 @@ def closed_divergence(posterior: Distribution, prior: Distribution) -> Tensor | 
     .. math:: \tfrac12 \sum_j \Big[ \frac{S_{jj} + (m_j - u_j)^2}{s_j^2} - 1 + \log s_j^2 \Big]
         - \tfrac12 \log |S| ;
 
-    every pair of LogNormal, Gamma, Exponential, Weibull and HalfNormal; pairs behind the same transforms; and
-    Normals that were reshaped. All of them factor by factor through ``Independent``.
+    every pair of LogNormal, Gamma, Exponential, Weibull and HalfNormal; a VonMises from another; pairs behind
+    the same transforms; and Normals that were reshaped. All of them factor by factor through ``Independent``.
 
     Reference: Kullback and Leibler (1951), On information and sufficiency; Zhang, Chen, Guo and Zhou (2018),
     WHAI: Weibull hybrid autoencoding inference for deep topic modeling, for Weibull and Gamma.
@@ -332,6 +333,18 @@ def _diagonal_from_dense(posterior: Distribution, prior: Distribution) -> Tensor
     return kl_divergence(normal, prior)
 
 
+def _of_angles(posterior: Distribution, prior: Distribution) -> Tensor | None:
+    """Von Mises: ln I0(k') - ln I0(k) + A(k) [k - k' cos(m - m')], where A = I1 / I0 is the mean cosine."""
+    if not (isinstance(posterior, VonMises) and isinstance(prior, VonMises)):
+        return None
+    k, other = posterior.concentration.double(), prior.concentration.double()
+    cosine = torch.special.i1e(k) / torch.special.i0e(k)
+    # the Bessel functions of a large concentration overflow unless they are scaled by exp(-k)
+    normalisers = torch.special.i0e(other).log() - torch.special.i0e(k).log() + other - k
+    turn = (posterior.loc - prior.loc).double().cos()
+    return (normalisers + cosine * (k - other * turn)).to(posterior.loc.dtype)
+
+
 def _is_dense(distribution: Distribution) -> bool:
     return isinstance(distribution, MultivariateNormal | LowRankMultivariateNormal)
 
@@ -368,5 +381,6 @@ _RULES: Final[tuple[Callable[[Distribution, Distribution], Tensor | None], ...]]
     _dense_from_diagonal,
     _diagonal_from_dense,
     positive_divergence,
+    _of_angles,
     _behind_one_transform,
 )

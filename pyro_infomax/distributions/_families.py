@@ -2,11 +2,12 @@
 
 import copy
 from functools import lru_cache
-from typing import TypeGuard, TypeVar, cast
+from typing import Final, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.distributions import (
+    AffineTransform,
     Distribution,
     Independent,
     LowRankMultivariateNormal,
@@ -122,6 +123,8 @@ def shapes_in_words(distribution: object) -> str:
 
 # ---- What is wrapped around a distribution. Pyro's classes are known by their names, without importing Pyro.
 
+_WITHIN: Final = ("base_dist", "component_distribution", "component0", "component1")
+
 
 def is_called(distribution: object, *names: str) -> bool:
     """Whether a distribution is of one of torch's or Pyro's classes with these names."""
@@ -139,6 +142,13 @@ def without_event_axes(distribution: Distribution) -> Distribution:
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     return distribution
+
+
+def made_of(distribution: object) -> list[object]:
+    """What a wrapper, a transform, a mixture or a product is made of; nothing for any other."""
+    parts = getattr(distribution, "parts", None)
+    inner = [getattr(distribution, name, None) for name in _WITHIN]
+    return [each for each in inner if each is not None] + (parts if isinstance(parts, list) else [])
 
 
 def innermost(distribution: object) -> object:
@@ -164,6 +174,32 @@ def is_point_mass(fn: object) -> bool:
     return is_called(fn, "Delta")
 
 
+# ---- How heavy the tails are.
+
+# beside the exponential families that torch counts as such; what is missing here is only not known
+_LIGHT: Final = (
+    *("ExponentialFamily", "MultivariateNormal", "LowRankMultivariateNormal", "Laplace", "AsymmetricLaplace"),
+    *("HalfNormal", "Weibull", "Gumbel", "Uniform", "VonMises", "Delta", "Categorical", "OneHotCategorical"),
+    *("Binomial", "NegativeBinomial", "Geometric", "Multinomial"),
+)
+
+
+def has_all_moments(distribution: object) -> bool:
+    """Whether every power of the values is known to have a mean, which it has where tails fall off fast.
+
+    It has none for Student's t and its like. Of what a transform made it is not known, unless it is linear.
+    """
+    if is_called(distribution, *_LIGHT):
+        return True
+    inner = made_of(distribution)
+    return bool(inner) and is_linear(distribution) and all(map(has_all_moments, inner))
+
+
+def is_linear(distribution: object) -> bool:
+    """Whether no transform does more than to shift and to scale."""
+    return all(isinstance(each, AffineTransform) for each in getattr(distribution, "transforms", ()))
+
+
 # ---- What an objective or a guide must know of the distribution of a site.
 
 
@@ -181,13 +217,7 @@ def is_angular(fn: object) -> bool:
     """
     if is_called(fn, "VonMises", "SineBivariateVonMises", "SineSkewed"):
         return True
-    parts = getattr(fn, "parts", None)
-    inner = [getattr(fn, name, None) for name in _WITHIN] + (parts if isinstance(parts, list) else [])
-    return any(is_angular(each) for each in inner if each is not None)
-
-
-# by which wrappers, transforms and mixtures name what they are made of
-_WITHIN = ("base_dist", "component_distribution", "component0", "component1")
+    return any(map(is_angular, made_of(fn)))
 
 
 def is_discrete(fn: Distribution) -> bool | None:

@@ -24,7 +24,17 @@ from torch.distributions import (
 from torch.distributions.constraints import Constraint
 
 from pyro_infomax.distributions._divergences import closed_divergence, expected_log_normal_density
-from pyro_infomax.distributions._families import diagonal_normal, full_name, is_factorised, is_normal
+from pyro_infomax.distributions._families import (
+    diagonal_normal,
+    full_name,
+    is_angular,
+    is_called,
+    is_discrete,
+    is_factorised,
+    is_linear,
+    is_normal,
+    made_of,
+)
 from pyro_infomax.distributions._posterior import Density, Posterior
 from pyro_infomax.distributions._transforms import elementwise, shared
 
@@ -292,6 +302,7 @@ class ClosedForms:
     log_posterior: Tensor | None = None  # E log q(z|x_n), minus the entropy
     log_prior: Tensor | None = None  # E log p(z), minus the cross-entropy
     rate: Tensor | None = None  # KL[q(z|x_n) ‖ p(z)]
+    endless: Tensor | None = None  # bool: where E log p(z) is minus infinity, and the rate infinite
 
 
 @torch.no_grad()
@@ -315,12 +326,17 @@ def _forms(posterior: object, prior: object, log_prior: Tensor | None) -> Closed
     own = None if entropies is None else -entropies
     if log_prior is not None:
         return ClosedForms(own, log_prior, None if own is None else own - log_prior)
-    rate = _closed(lambda: closed_divergence(q, p))
-    return ClosedForms(own, None if own is None or rate is None else own - rate, rate)
+    rate = _of_known(lambda: closed_divergence(q, p))
+    endless = _endless(q, p) if rate is None else rate == torch.inf
+    if rate is not None and bool(rate.isfinite().all()):
+        return ClosedForms(own, None if own is None else own - rate, rate)
+    return ClosedForms(own, endless=endless)
 
 
 def moments(posterior: object) -> tuple[Tensor, Tensor] | None:
     """Mean and variance, both (batch, latent)."""
+    if is_angular(posterior):  # what is called so there is that of points on the circle
+        return None
     mean = _closed(lambda: cast(Distribution, posterior).mean)
     variance = _closed(lambda: cast(Distribution, posterior).variance)
     return None if mean is None or variance is None else (mean, variance)
@@ -345,8 +361,51 @@ def _marginals_or_none(distribution: object) -> Marginals | None:
 
 def _closed(evaluate: Callable[[], Tensor | None]) -> Tensor | None:
     """A missing formula or moment is no error here: the draws take its place."""
+    value = _of_known(evaluate)
+    return None if value is None or not bool(value.isfinite().all()) else value
+
+
+def _of_known(evaluate: Callable[[], Tensor | None]) -> Tensor | None:
     try:
         value = evaluate()
     except (NotImplementedError, AttributeError):
         return None
-    return None if value is None or not bool(value.isfinite().all()) else value.double()
+    return None if value is None else value.double()
+
+
+# ---- Expectations that have no number: of a prior's log-density under tails that are too heavy for it.
+
+
+def _endless(posterior: Distribution, prior: Distribution) -> Tensor | None:
+    """Where E log p(z) is minus infinity, (batch,) or (batch, latent); None where nothing is known of it."""
+    order = _growth(prior)
+    if not bool(order.any()) or is_angular(posterior) or is_discrete(posterior) is not False:
+        return None
+    found = [
+        (order == power) & ~moment.isfinite()
+        for power, moment in enumerate(
+            map(_of_known, (lambda: posterior.mean, lambda: posterior.variance)), 1
+        )
+        if moment is not None
+    ]
+    if not found:
+        return None
+    endless = torch.stack(torch.broadcast_tensors(*found)).any(0)
+    return endless.any(-1) if posterior.event_shape else endless
+
+
+def _growth(prior: object) -> Tensor:
+    """The power of z with which -log p(z) grows, () or (latent,); 0 where it is slower, or not known."""
+    if is_called(prior, "Normal", "HalfNormal", "MultivariateNormal", "LowRankMultivariateNormal"):
+        return torch.tensor(2)
+    if is_called(prior, "Laplace", "Exponential", "Gamma"):
+        return torch.tensor(1)
+    if isinstance(prior, SideBySide):
+        return torch.cat(
+            [_growth(part).expand(size) for part, size in zip(prior.parts, prior.sizes, strict=True)]
+        )
+    inner = made_of(prior)
+    if not inner or not is_linear(prior):
+        return torch.tensor(0)
+    # a mixture falls off as its heaviest component
+    return torch.stack(torch.broadcast_tensors(*map(_growth, inner))).amin(0)

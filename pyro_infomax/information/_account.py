@@ -1,8 +1,10 @@
 """All quantities of one set of draws, from one regression, with identities that hold to rounding."""
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -10,17 +12,24 @@ from torch import Tensor
 from pyro_infomax.distributions import ClosedForms, is_factorised, joint_forms, marginal_forms
 from pyro_infomax.information._aggregate import check_leave_one_out
 from pyro_infomax.information._control_variates import (
+    ROUNDING,
     ControlVariates,
     CorrectedMean,
     affordable,
     covariates_of,
     nearest,
+    trend_of,
 )
 from pyro_infomax.information._draws import Draws
 from pyro_infomax.information._estimate import Estimate
 from pyro_infomax.information._sites import sums_of
 
 # ---- Every quantity over all latent dimensions together.
+
+_SATURATED: Final = (
+    "the information is within a nat of its cap ln N, and what takes it below is in few draws: the error may "
+    "be too small, and the value says nothing of the population"
+)
 
 
 @final
@@ -60,7 +69,7 @@ class Account:
     def mutual_information(self) -> Estimate:
         """See :func:`~pyro_infomax.information.mutual_information`."""
         target = "the mutual information of the representation under the empirical data distribution"
-        return (self._posterior - self._aggregate).estimate("exact", target)
+        return self._noted((self._posterior - self._aggregate).estimate("exact", target))
 
     @cached_property
     def leave_one_out(self) -> Estimate:
@@ -73,7 +82,7 @@ class Account:
     def marginal_kl(self) -> Estimate:
         """See :func:`~pyro_infomax.information.marginal_kl`."""
         target = "the KL divergence of these data's aggregate posterior from the prior"
-        return (self._aggregate - self._prior).estimate("exact", target)
+        return self._noted((self._aggregate - self._prior).estimate("exact", target))
 
     @cached_property
     def total_correlation(self) -> Estimate:
@@ -127,8 +136,9 @@ class Account:
     def _plan(self) -> ControlVariates:
         chosen = next(each for each in covariates_of(self.draws) if affordable(each.values))
         alone = len(self.draws.z) == 1
-        neighbours = nearest(self.draws.coordinates.base) if alone else None
-        return ControlVariates(chosen.values, chosen.exact, neighbours=neighbours)
+        base = self.draws.coordinates.base
+        neighbours, trend = (nearest(base), trend_of(base)) if alone else (None, None)
+        return ControlVariates(chosen.values, chosen.exact, neighbours=neighbours, trend=trend)
 
     @cached_property
     def _forms(self) -> ClosedForms:
@@ -160,7 +170,13 @@ class Account:
     def _prior_dependence(self) -> CorrectedMean:
         if is_factorised(self.draws.prior):
             return self._nothing
-        return self._prior_marginals.sum() - self._prior
+        found = self._prior_marginals.sum() - self._prior
+        if not bool(found.datum.isfinite().all()):
+            raise NotImplementedError(
+                "Expected posteriors under which the prior's log-density has a mean but it is infinite, and "
+                "so is that of its marginals: their difference is no number."
+            )
+        return found
 
     @property
     def _nothing(self) -> CorrectedMean:
@@ -211,6 +227,14 @@ class Account:
         """What each datum's own component adds to E log q(z), to leading order: the bias of N data, ()."""
         return half_mean(self.draws.log_aggregate - self.draws.log_leave_one_out)
 
+    def _noted(self, estimate: Estimate) -> Estimate:
+        """With a note where the information nears its cap: what takes it from there, few draws see."""
+        information = (self._posterior - self._aggregate).datum.mean()
+        saturated = bool(information > math.log(self.draws.data_size) - 1)
+        if estimate.note is not None or not saturated or not bool(estimate.standard_error > ROUNDING):
+            return estimate
+        return replace(estimate, note=_SATURATED)
+
     def _at_most_kl(
         self, bias: Tensor, aggregate: CorrectedMean, prior: Callable[[], CorrectedMean]
     ) -> Tensor:
@@ -248,7 +272,8 @@ def _of_prior(
         return plan.known(forms.log_prior)
     if forms.rate is not None:
         return posterior - plan.known(forms.rate)
-    return posterior + plan.expectation(difference())
+    found = posterior + plan.expectation(difference())
+    return found if forms.endless is None else found.endless(forms.endless)
 
 
 # ---- Every quantity of one set of draws, site by site.
@@ -305,11 +330,16 @@ class SiteAccount:
             raise ValueError(
                 "Expected log-densities of the sites under the model but got None; pass log_prior."
             )
-        if draws.site_sizes is not None and joint_forms(draws.posterior, draws.prior).rate is not None:
+        whole = joint_forms(draws.posterior, draws.prior).rate
+        if draws.site_sizes is None or whole is None:
+            return self.account.expectation(draws.log_posterior_sites - self.log_prior)
+        if is_factorised(draws.posterior) and is_factorised(draws.prior):
             each = marginal_forms(draws.posterior, draws.prior).rate
             if each is not None:
                 return self.account.known(sums_of(each, draws.site_sizes))
-        return self.account.expectation(draws.log_posterior_sites - self.log_prior)
+        # Sites that depend on each other are drawn, and the last has what is left of the whole
+        first = self.account.expectation((draws.log_posterior_sites - self.log_prior)[..., :-1])
+        return first.followed_by(self.account.known(whole) - first.sum())
 
     @cached_property
     def _information(self) -> CorrectedMean:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Final, Literal, final
 
 import numpy as np
@@ -13,6 +14,7 @@ from pyro_infomax.distributions import (
     Density,
     coordinates_of,
     diagonal_normal,
+    has_all_moments,
     joint_forms,
     marginal_forms,
     moments,
@@ -26,6 +28,17 @@ from pyro_infomax.information._estimate import Estimate
 _DRAWS_PER_COVARIATE: Final = 20
 _RELATIVE_RANK: Final = 1e-10
 _LEAST_REST: Final = 1e-6  # of a draw that the fit passes through: its residual is rounding
+_FEWEST_DRAWS: Final = 50  # fewer may all have missed what the value is made of
+_STUDENT: Final = 1.2  # its quantile of 97.5 % is that of the Normal, times 1 + 1.2 / degrees of freedom
+_MOST_WIDENING: Final = 0.25  # of an error, for skewness: beyond, what a few draws say decides
+ROUNDING: Final = 1e-9  # nats
+_NOT_FINITE: Final = (
+    "it has no finite value: the posteriors' tails are too heavy for a log-density, or reach where it is -inf"
+)
+_FEW_DECIDE: Final = (
+    "a few draws far out decide it, so that its error may be too small: take more of each datum, "
+    "num_samples, or posteriors of lighter tails"
+)
 
 
 @final
@@ -39,6 +52,7 @@ class CorrectedMean:
 
     datum: Tensor  # (batch,) or (batch, latent): the mean of each datum, after the correction
     residual: Tensor  # (samples, batch) or (samples, batch, latent): the error of each draw, as it is judged
+    noise: Tensor  # shaped alike: the same before it is compared with a neighbour's, which hides skewness
     bias: Tensor  # () or (latent,): what a finite number of data adds to the population's value, on average
 
     def __add__(self, other: "CorrectedMean") -> "CorrectedMean":
@@ -51,24 +65,64 @@ class CorrectedMean:
         return CorrectedMean(
             self.datum + sign * other.datum,
             self.residual + sign * other.residual,
+            self.noise + sign * other.noise,
             self.bias + sign * other.bias,
         )
+
+    def endless(self, where: Tensor) -> "CorrectedMean":
+        """Minus infinity for the data, or their dimensions, where it is known to be."""
+        whole = where.any(0)  # () or (latent,)
+        residual, noise = (part.masked_fill(whole, 0.0) for part in (self.residual, self.noise))
+        return CorrectedMean(self.datum.masked_fill(where, -math.inf), residual, noise, self.bias)
 
     def biased(self, bias: Tensor) -> "CorrectedMean":
         return replace(self, bias=bias)
 
     def sum(self) -> "CorrectedMean":
         """Over the latent dimensions."""
-        return CorrectedMean(self.datum.sum(-1), self.residual.sum(-1), self.bias.sum(-1))
+        return CorrectedMean(self.datum.sum(-1), self.residual.sum(-1), self.noise.sum(-1), self.bias.sum(-1))
+
+    def followed_by(self, last: "CorrectedMean") -> "CorrectedMean":
+        """One more entry of a vector."""
+        pairs = ((getattr(self, each.name), getattr(last, each.name)) for each in fields(self))
+        return CorrectedMean(*(torch.cat([several, one.unsqueeze(-1)], -1) for several, one in pairs))
 
     def estimate(self, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
         return Estimate(
-            self.datum.mean(0), self._standard_error(), self._population_standard_error(), bound, target
+            self.datum.mean(0),
+            self._standard_error(),
+            self._population_standard_error(),
+            bound,
+            target,
+            self._note(),
         )
 
     def _standard_error(self) -> Tensor:
-        draws = math.prod(self.residual.shape[:2])
-        return ((self.residual**2).mean((0, 1)) / draws).sqrt()
+        """Of the draws; wider where these are skewed: then it is least where the mean is far off."""
+        error = ((self.residual**2).mean((0, 1)) / self._draws).sqrt() * (1 + self._widening)
+        return error.masked_fill(self.datum.mean(0).isinf() & error.isfinite(), 0.0)
+
+    @property
+    def _draws(self) -> int:
+        return math.prod(self.residual.shape[:2])
+
+    @cached_property
+    def _widening(self) -> Tensor:
+        """What brings the coverage of 1.96 errors back to 95 %, to second order in the skewness."""
+        second, third = ((self.noise**k).mean((0, 1)) for k in (2, 3))
+        skewness = third / second**1.5  # nan without noise
+        return (1.08 * skewness**2 / self._draws).nan_to_num(0.0)
+
+    def _note(self) -> str | None:
+        if not bool(self.datum.mean(0).isfinite().all()):
+            return _NOT_FINITE
+        uncertain = ~(self._standard_error() <= ROUNDING)  # also where it is nan
+        if not bool(uncertain.any()):
+            return None
+        if self._draws < _FEWEST_DRAWS:
+            enough = math.ceil(_FEWEST_DRAWS / len(self.datum))
+            return f"{self._draws} draws are too few to judge its error by: take num_samples >= {enough}"
+        return _FEW_DECIDE if bool((uncertain & (self._widening > _MOST_WIDENING)).any()) else None
 
     def _population_standard_error(self) -> Tensor:
         batch = len(self.datum)
@@ -87,15 +141,24 @@ class ControlVariates:
 
     The error is the jackknife's: each residual counts as if its draw had been left out of the fit, for draws
     far out both pull the fit towards themselves and are the noisiest. A single draw for each datum cannot be
-    told from the datum's own mean. There, pairs of neighbours are compared, whose means differ little; what
-    they differ goes into the error, which is then rather too large.
+    told from the datum's own mean. There, what the data's own moments tell of these means is taken off, and
+    pairs of neighbours are compared, whose means differ little; what they still differ goes into the error,
+    which is then rather too large.
 
     References: Glasserman (2003), Monte Carlo Methods in Financial Engineering, section 4.1; Long and Ervin
     (2000), Using heteroscedasticity consistent standard errors in the linear regression model; Cochran
-    (1977), Sampling Techniques, section 5A.12, for strata with a single unit each.
+    (1977), Sampling Techniques, section 5A.12, for strata with a single unit each; Hall (1992), The bootstrap
+    and Edgeworth expansion, section 2.6, for few and skewed draws.
     """
 
-    def __init__(self, covariates: Tensor, exact: Tensor, *, neighbours: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        covariates: Tensor,
+        exact: Tensor,
+        *,
+        neighbours: Tensor | None = None,
+        trend: Tensor | None = None,
+    ) -> None:
         # Covariates from their means and of unit size, so that the rank of their products can be judged
         samples, batch, size = covariates.shape
         self.shape = (samples, batch)
@@ -111,6 +174,7 @@ class ControlVariates:
         self.freedom = available_draws(samples, batch) - rank
         self.influence = self._influence()
         self.neighbours = neighbours if samples == 1 else None
+        self.trend = trend if samples == 1 else None  # (batch, function of the datum), orthonormal
 
     def known(self, exact: Tensor) -> CorrectedMean:
         """A closed form: (batch,) or (batch, latent) without noise."""
@@ -129,10 +193,10 @@ class ControlVariates:
         surplus = torch.einsum("nk,k...->n...", self.surplus, fit)
         # The noise that is left, draw by draw, weighed by how much each draw moves the mean
         residual = torch.einsum("sn...,sn->sn...", centred - fitted, self.influence)
-        return self._expectation(y.mean(0) - surplus, self._compared(residual))
+        return self._expectation(y.mean(0) - surplus, residual)
 
-    def _expectation(self, datum: Tensor, residual: Tensor) -> CorrectedMean:
-        return CorrectedMean(datum, residual, torch.zeros_like(datum[0]))
+    def _expectation(self, datum: Tensor, noise: Tensor) -> CorrectedMean:
+        return CorrectedMean(datum, self._compared(noise), noise, torch.zeros_like(datum[0]))
 
     def _influence(self) -> Tensor:
         """By how much each draw moves the mean, in units of its residual, (samples, batch)."""
@@ -143,9 +207,17 @@ class ControlVariates:
         return weight * math.sqrt(draws / available) / (1 - leverage).clamp(min=_LEAST_REST)
 
     def _compared(self, residual: Tensor) -> Tensor:
-        if self.neighbours is None:
-            return residual
-        return (residual - residual[:, self.neighbours]) / math.sqrt(2)
+        freedom = float(self.freedom)
+        if self.trend is not None:
+            fitted = torch.einsum("nk,mk,sm...->sn...", self.trend, self.trend, residual)
+            rest = (1 - (self.trend**2).sum(-1)).clamp(min=_LEAST_REST).sqrt()  # (batch,)
+            residual = torch.einsum("sn...,n->sn...", residual - fitted, 1 / rest)
+            freedom -= self.trend.shape[1]
+        if self.neighbours is not None:
+            residual = (residual - residual[:, self.neighbours]) / math.sqrt(2)
+            freedom /= 1.5  # pairs share their members
+        # Wider by Student's t, since an error from few draws is noisy itself
+        return residual * (1 + _STUDENT / max(freedom, 1.0))
 
 
 def affordable(covariates: Tensor) -> bool:
@@ -212,15 +284,23 @@ def _nothing(draws: Draws) -> Covariates:
 def _of_joint(draws: Draws) -> list[Covariates]:
     forms = joint_forms(draws.posterior, draws.prior)
     own = _known(lambda: draws.log_posterior[..., None], forms.log_posterior)
+    if not _light(draws):
+        return own
     return own + _known(lambda: draws.log_prior[..., None], forms.log_prior)
 
 
 def _of_marginals(draws: Draws) -> list[Covariates]:
     forms = marginal_forms(draws.posterior, draws.prior)
     own = _known(lambda: draws.log_posterior_marginals, forms.log_posterior)
-    if _is_combination_of_powers(draws):
+    if _is_combination_of_powers(draws) or not _light(draws):
         return own
     return own + _known(lambda: draws.log_prior_marginals, forms.log_prior)
+
+
+def _light(draws: Draws) -> bool:
+    """Whether it is known that the prior's log-density of the draws has a variance."""
+    in_u = _is_combination_of_powers(draws)
+    return has_all_moments(draws.coordinates.base if in_u else draws.posterior)
 
 
 def _known(values: Callable[[], Tensor], exact: Tensor | None) -> list[Covariates]:
@@ -242,7 +322,8 @@ def _powers(draws: Draws) -> list[Covariates]:
 
     Powers of z itself may have tails that the draws do not reach, where u is Normal.
     """
-    known = moments(draws.coordinates.base)
+    base = draws.coordinates.base
+    known = moments(base) if has_all_moments(base) else None
     if known is None:
         return []
     mean, variance = known
@@ -251,7 +332,34 @@ def _powers(draws: Draws) -> list[Covariates]:
     return [Covariates(u, mean), Covariates(u**2, mean**2 + variance)]
 
 
-# ---- Which data have posteriors next to each other.
+# ---- What the data tell of their own means, and which have posteriors next to each other.
+
+_DATA_PER_FUNCTION: Final = 4
+
+
+@torch.no_grad()
+def trend_of(posterior: Density) -> Tensor | None:
+    """Functions of the datum, (batch, function), orthonormal and of mean 0: its mean, and squares of that.
+
+    None for unknown moments and for few data.
+    """
+    known = moments(posterior)
+    if known is None:
+        return None
+    mean = known[0] - known[0].mean(0)
+    batch, latent = mean.shape
+    if batch < 2 * latent * _DATA_PER_FUNCTION:
+        squares = (mean**2).sum(-1, keepdim=True)
+    else:
+        squares = mean**2
+    columns = torch.cat([mean, squares - squares.mean(0)], -1)
+    if batch < columns.shape[1] * _DATA_PER_FUNCTION:
+        return None
+    found = torch.linalg.qr(columns)
+    # moments that never move, or repeat each other, would leave arbitrary directions
+    told = found.R.diagonal().abs() > _RELATIVE_RANK * columns.norm(dim=0)
+    return found.Q[:, told]
+
 
 _FEWEST_DATA: Final = 50  # among fewer the neighbours are far, and their pairs too few to judge an error by
 _MOST_DIMENSIONS: Final = 4  # in more the nearest is hardly nearer than any other, and takes long to find

@@ -6,7 +6,7 @@ from typing import cast, final
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, constraints
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._random import seeded_draws
@@ -15,10 +15,13 @@ from pyro_infomax.distributions import (
     Density,
     Marginals,
     Posterior,
+    SideBySide,
     check_parameters,
+    factors_of,
     full_name,
     in_double,
     in_dtype_of,
+    is_angular,
     is_normal,
     marginals_of,
     shapes_in_words,
@@ -80,6 +83,8 @@ class Draws:
         self.site_sizes = site_sizes
         self._sites = whole.sites
         check_prior(prior, self.aggregate.latent_dim)
+        if is_angular(prior):
+            _check_angles(self.posterior, prior)
         self.prior = in_double(prior)
         with torch.no_grad():
             self.z = draws_of(self.posterior, num_samples, seed) if z is None else self._finite_draws(z)
@@ -243,3 +248,33 @@ def check_prior(prior: Density | None, latent_dim: int) -> None:
             "Independent(..., 1) or .to_event(1) do."
         )
     check_parameters(prior, "prior")
+
+
+def _check_angles(posterior: object, prior: object) -> None:
+    """Refuse posteriors that count every turn, of which an angle's prior knows a single one."""
+    pairs: Sequence[tuple[object, object]] = _side_by_side(posterior, prior) or [(posterior, prior)]
+    for q, p in pairs:
+        if is_angular(p) and not is_angular(q) and _is_real(q):
+            raise ValueError(
+                f"Expected posteriors of angles, such as VonMises, under the prior {full_name(p)} but got "
+                f"{full_name(q)}: it counts every turn, and has no divergence from a density of one turn; "
+                "heads={name: VonMises} makes an amortised guide draw angles."
+            )
+
+
+def _side_by_side(posterior: object, prior: object) -> list[tuple[Distribution, Distribution]]:
+    q, p = factors_of(posterior), factors_of(prior)
+    if isinstance(q, SideBySide) and isinstance(p, SideBySide) and q.sizes == p.sizes:
+        return list(zip(q.parts, p.parts, strict=True))
+    return []
+
+
+def _is_real(posterior: object) -> bool:
+    """Whether all reals are drawn, as far as it is told."""
+    try:
+        support = cast(Distribution, posterior).support
+    except (NotImplementedError, AttributeError):
+        return True
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is constraints.real

@@ -25,6 +25,8 @@ class Estimate:
             from, shaped like ``value``; None where no such statement is made.
         bound: whether ``value`` bounds its target from below, from above, or estimates it exactly.
         target: the quantity that is estimated or bounded, in words.
+        note: why the error, or the value, cannot be trusted; None where nothing speaks against them. That of
+            a vector tells of one of its dimensions at least.
 
     A vector is a sequence of scalar estimates.
 
@@ -43,6 +45,7 @@ class Estimate:
     population_standard_error: Tensor | None
     bound: Literal["lower", "upper", "exact"]
     target: str
+    note: str | None = None
 
     def __len__(self) -> int:
         if self.value.dim() == 0:
@@ -67,7 +70,8 @@ class Estimate:
     def __str__(self) -> str:
         pairs = zip(self.value.reshape(-1).tolist(), self.standard_error.reshape(-1).tolist(), strict=True)
         numbers = ", ".join(_with_error(value, error) for value, error in pairs)
-        return f"{numbers} ({self.bound})" if self.value.dim() == 0 else f"[{numbers}] ({self.bound})"
+        how = self.bound if self.note is None else f"{self.bound}, see its note"
+        return f"{numbers} ({how})" if self.value.dim() == 0 else f"[{numbers}] ({how})"
 
 
 def spread(per_datum: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, MultivariateNormal
 
-from pyro_infomax.distributions import Density, Posterior, full_name, is_factorised
+from pyro_infomax.distributions import Density, Posterior, full_name, is_angular, is_factorised, joint_forms
 from pyro_infomax.information._account import Account
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._draws import Draws
@@ -311,6 +311,8 @@ def _root(covariance: Tensor) -> Tensor:
 
 def finite_mean(posterior: Posterior) -> Tensor:
     """E[z|x], (batch, latent), float64."""
+    if is_angular(posterior):  # its mean is that of points on the circle
+        raise NotImplementedError(_unknown("mean", posterior))
     try:
         return _finite("mean", posterior, cast(Distribution, posterior).mean.detach().double())
     except (NotImplementedError, AttributeError):
@@ -574,7 +576,10 @@ def held_out_gap(account: Account, training: AggregateScorer) -> Estimate:
     with torch.no_grad():
         log_training = training.joint(draws.z.flatten(0, 1)).log_prob.unflatten(0, draws.z.shape[:2])
     # the prior stays in the difference: it takes noise out where too few draws allow no regression
-    return account.expectation(log_training - log_prior).estimate("exact", _ON_HELD_OUT_DATA)
+    gap = account.expectation(log_prior - log_training)
+    endless = joint_forms(draws.posterior, draws.prior).endless
+    gap = gap if endless is None else gap.endless(endless)
+    return (account.known(torch.zeros_like(gap.datum)) - gap).estimate("exact", _ON_HELD_OUT_DATA)
 
 
 def _check_dimensions(training: int, holdout: int) -> None:

@@ -195,7 +195,8 @@ def test_saturation_errs_by_no_more_than_the_kl(width: float) -> None:
             found.setdefault(term, []).append((off, estimate.population_standard_error))
     for term, pairs in found.items():
         off, error = (torch.stack(each).square().mean(0).sqrt() for each in zip(*pairs, strict=True))
-        assert (off < error).all(), (term, off, error)
+        # the ratio of two such means over 30 sets of data is known to 1 / sqrt(60)
+        assert (off < error * (1 + 60**-0.5)).all(), (term, off, error)
         assert (error < 3 * off.clamp(min=0.1)).all(), (term, off, error)
 
 
@@ -325,7 +326,10 @@ def test_without_any_closed_form_terms_are_paired_differences() -> None:
     found = Account(draws).mutual_information
     difference = (draws.log_posterior - draws.log_aggregate)[0]
     torch.testing.assert_close(found.value, difference.mean())
-    torch.testing.assert_close(found.standard_error, difference.std() / math.sqrt(50))
+    noise = difference - difference.mean()
+    skewness = (noise**3).mean() / (noise**2).mean() ** 1.5
+    wider = (1 + 1.2 / 49) * (1 + 1.08 * skewness**2 / 50)
+    torch.testing.assert_close(found.standard_error, wider * difference.std() / math.sqrt(50))
 
 
 def test_parameters_that_learn_give_plain_numbers() -> None:

@@ -1,6 +1,7 @@
 """Total correlation, conditional and Gaussian, from the posterior alone."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -215,6 +216,20 @@ def test_full_covariances_give_the_formula(family, batch: int) -> None:
     expected = correlation_of(covariance_of(posterior))
     found = gaussian_total_correlation(posterior).value
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_singular_covariance_has_an_infinite_correlation() -> None:
+    """All of it within the posteriors, of which a root of rank one rounds to eigenvalues below 0."""
+    direction = torch.tensor([0.3, -1.7, 2.9])
+    twins = SimpleNamespace(
+        batch_shape=torch.Size([5]),
+        event_shape=torch.Size([3]),
+        log_prob=None,
+        mean=torch.zeros(5, 3),
+        covariance_matrix=(direction[:, None] * direction).expand(5, 3, 3),
+    )
+    assert float(torch.linalg.eigvalsh(twins.covariance_matrix[0])[0]) <= 0
+    assert float(gaussian_total_correlation(twins)) == math.inf
 
 
 def test_factors_give_the_formula() -> None:
