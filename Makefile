@@ -9,8 +9,12 @@ METADATA := setup.cfg pyproject.toml constraints.txt
 export OMP_NUM_THREADS ?= 1
 export MPLBACKEND ?= Agg
 
+N ?= 1000
+SEED ?= 0
+JOBS ?= 2
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test doctest lint format docs bench clean
+.PHONY: help demo test fuzz doctest lint format docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -24,6 +28,9 @@ test: $(VENV)/.dev  ## all checks: lint, types, docs, doctests, tests
 
 doctest: $(VENV)/.dev  ## run the examples of the docstrings
 	$(BIN)/python -m pytest --quiet --doctest-modules pyro_infomax
+
+fuzz: $(VENV)/.dev  ## N random pairs of programs against exact answers, from SEED on, in JOBS processes
+	@$(BIN)/python -m tests.fuzz $(N) --seed $(SEED) --jobs $(JOBS)
 
 lint: $(VENV)/.dev  ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .

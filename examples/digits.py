@@ -3,8 +3,11 @@
     python examples/digits.py --objective infomax --lam 1 --out runs/digits
     python examples/digits.py --objective elbo --guide full --prior vamp --out runs/full_vamp
 
-Any npz with an array ``images`` or ``x``, and optionally ``labels``, takes the place of scikit-learn's
-digits.
+    python examples/digits.py --data mnist.npz --images-key x_train --labels-key y_train
+    python examples/digits.py --data train-images-idx3-ubyte.gz --labels train-labels-idx1-ubyte.gz
+
+Any npz with an array ``images`` or ``x``, and optionally ``labels``, or with arrays that are named takes the
+place of scikit-learn's digits, as do IDX files.
 """
 
 import argparse
@@ -28,7 +31,7 @@ from pyro.infer import SVI
 from pyro.optim import Adam
 from torch import Tensor, nn
 
-from pyro_infomax.datasets import LabelledImages, binarize, load_digits, load_npz
+from pyro_infomax.datasets import LabelledImages, binarize, load_digits, load_idx, load_npz
 from pyro_infomax.diagnostics import Convergence, Decomposition, convergence, decompose, to_arviz
 from pyro_infomax.distributions import CouplingFlow
 from pyro_infomax.guides import (
@@ -90,7 +93,12 @@ def parser() -> argparse.ArgumentParser:
     args.add_argument("--prior", choices=PRIORS, default="standard", help="p(z); all but the first train")
     args.add_argument("--latent-dim", type=int, default=4, help="at least 2")
     args.add_argument("--epochs", type=int, default=100)
-    args.add_argument("--data", type=Path, help="an npz with images or x, and optionally labels")
+    args.add_argument("--data", type=Path, help="an npz with images or x, and optionally labels; or IDX")
+    args.add_argument("--labels", type=Path, help="an IDX file of labels, beside an IDX file of images")
+    args.add_argument("--images-key", help="name of the array of images in the npz")
+    args.add_argument("--labels-key", help="name of the array of labels in the npz")
+    args.add_argument("--white", type=float, help="number that is white, where it is not 255 of bytes or 1")
+    args.add_argument("--channels", choices=["first", "last"], help="where colour images have their channels")
     args.add_argument("--out", type=Path, default=Path("runs/digits"), help="where tables and pictures go")
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--smoke", action="store_true", help="few data, one epoch: seconds")
@@ -156,8 +164,26 @@ def describe(objective: WeightedELBO) -> str:
     return f"{type(objective).__name__}: lambda = {lam:g}, beta = {beta:g}"
 
 
+def read(args: argparse.Namespace) -> LabelledImages:
+    named = {"--labels": args.labels, "--images-key": args.images_key, "--labels-key": args.labels_key}
+    named |= {"--white": args.white, "--channels": args.channels}
+    if args.data is None:
+        if given := [name for name, value in named.items() if value is not None]:
+            raise ValueError(f"Expected {given[0]} beside --data, whose images it is about")
+        return load_digits()
+    scale = {"white": args.white, "channels": args.channels}
+    is_npz = args.data.suffix == ".npz"
+    if wrong := [
+        name for name in (("--labels",) if is_npz else ("--images-key", "--labels-key")) if named[name]
+    ]:
+        raise ValueError(f"Expected keys with an npz file, --labels with an IDX file, but got {wrong[0]}")
+    if is_npz:
+        return load_npz(args.data, images=args.images_key, labels=args.labels_key, **scale)
+    return load_idx(args.data, args.labels, **scale)
+
+
 def load(args: argparse.Namespace) -> LabelledImages:
-    data = load_digits() if args.data is None else load_npz(args.data)
+    data = read(args)
     if len(data.images) < 3 or data.images.dim() > 4:
         raise ValueError(
             "Expected at least three images of at most three axes each but got shape "

@@ -3,7 +3,6 @@
 import os
 import sys
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -127,8 +126,8 @@ class LinearPair(nn.Module):
         self.encoder = nn.Linear(3, 4)
         self.decoder = nn.Linear(2, 3)
         self.dropout = nn.Dropout(0.25)
-        # no list: a program that fills one cannot be recorded
-        self.modes: deque[tuple[bool, bool]] = deque()
+        # put in place of one another: a program that fills a container cannot be recorded
+        self.modes: tuple[tuple[bool, bool], ...] = ()
 
     def model(self, x: Tensor) -> None:
         pyro.module("decoder", self.decoder)
@@ -138,7 +137,7 @@ class LinearPair(nn.Module):
             pyro.sample("x", dist.Normal(self.decoder(z), scale).to_event(1), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        self.modes.append((torch.is_grad_enabled(), self.dropout.training))
+        self.modes = (*self.modes, (torch.is_grad_enabled(), self.dropout.training))
         pyro.module("encoder", self.encoder)
         with pyro.plate("data", len(x), dim=-1):
             loc, log_scale = self.encoder(self.dropout(x)).chunk(2, dim=-1)

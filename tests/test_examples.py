@@ -169,6 +169,10 @@ WRONG = {
     "no known array": ({"a": np.zeros((5, 8, 8))}, [], "images"),
     "images out of range": ({"images": np.full((5, 8, 8), 16.0)}, [], r"\[0, 1\]"),
     "nan": ({"images": np.full((5, 8, 8), np.nan)}, [], "nan"),
+    "bytes that are not 0 to 255": ({"x": np.full((5, 8, 8), 16, dtype=np.uint8)}, [], "white=16"),
+    "a key that is not there": ({"a": np.zeros((5, 8, 8))}, ["--images-key", "b"], "named 'b'"),
+    "keys without a file": (None, ["--images-key", "b"], "--images-key beside --data"),
+    "labels of an IDX file for an npz": ({"x": np.zeros((5, 8))}, ["--labels", "b"], "but got --labels"),
     "labels of another length": ({"images": np.zeros((5, 8, 8)), "labels": np.zeros(4, int)}, [], "labels"),
     "negative beta": (None, ["--objective", "beta", "--beta", "-1"], "Expected beta >= 0 but got -1"),
     "lambda too small": (None, ["--lam", "-1"], "Expected lam > -1 but got -1"),
@@ -183,7 +187,7 @@ WRONG = {
 def test_wrong_input_gives_one_sentence(case, tmp_path, capsys):
     arrays, arguments, expected = WRONG[case]
     if arrays is not None:
-        arguments = ["--data", str(saved(tmp_path / "images.npz", **arrays))]
+        arguments = ["--data", str(saved(tmp_path / "images.npz", **arrays)), *arguments]
     digits = load_example("digits")
     with pytest.raises(SystemExit) as stopped:
         digits.main([*arguments, "--out", str(tmp_path / "out")])
@@ -191,6 +195,20 @@ def test_wrong_input_gives_one_sentence(case, tmp_path, capsys):
     assert stopped.value.code == 2
     assert re.search(expected, message), message
     assert message.count("\n") == 1
+
+
+def test_the_digits_may_be_those_of_keras_or_of_scikit_learn_or_idx_files(tmp_path):
+    digits, pixels = load_example("digits"), np.tile([[0, 4], [9, 16]], (5, 1, 1)).astype(np.uint8)
+    path = str(saved(tmp_path / "mnist.npz", x_train=pixels, y_train=np.arange(5)[:, None]))
+    header = bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 2, 0, 0, 0, 2])
+    (tmp_path / "images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+    (tmp_path / "labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 5, *range(5)]))
+    keys = ["--data", path, "--images-key", "x_train", "--labels-key", "y_train"]
+    files = ["--data", tmp_path / "images-idx3-ubyte", "--labels", tmp_path / "labels-idx1-ubyte"]
+    for arguments in (keys, files):
+        data = digits.load(digits.parser().parse_args([*map(str, arguments), "--white", "16"]))
+        assert data.images[4].tolist() == [[0, 0], [1, 1]]
+        assert data.labels.tolist() == [0, 1, 2, 3, 4]
 
 
 WRONG_SPRITES = {

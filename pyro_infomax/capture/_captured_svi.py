@@ -24,17 +24,15 @@ from pyro_infomax.capture._graph import (
     compile_graph,
     to_function,
 )
-from pyro_infomax.capture._watch import (
-    Call,
+from pyro_infomax.capture._refusals import (
     NotCapturableError,
     NotCompilableError,
-    PythonState,
     WritesUndone,
     is_library,
     place_of,
-    surroundings,
     value_reads_refused,
 )
+from pyro_infomax.capture._watch import Call, PythonState, surroundings
 from pyro_infomax.infer import SurrogateLoss, WeightedELBO, surrogate_loss
 from pyro_infomax.programs import ProgramState
 

@@ -6,6 +6,7 @@ the graph compiled to machine code.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import suppress
 from itertools import accumulate, groupby
 from typing import Any, Final, TypeAlias, cast, final
 
@@ -20,12 +21,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax.capture._optim import FusedOptim, ParameterGroup
-from pyro_infomax.capture._watch import NotCapturableError, NotCompilableError
+from pyro_infomax.capture._refusals import NotCapturableError, NotCompilableError
 
 # ---- A graph recorded from a function, and simplified without a change of values.
 
 Alias: TypeAlias = tuple[Hashable, ...]
 
+# Batch norm moves its running averages, which its schema does not say
+_WRITE_AVERAGES: Final = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
 _LIFTS: Final = ("aten::lift_fresh_copy", "aten::lift_fresh")
 _LARGEST_CONSTANT: Final = 2**20  # elements
 _SHAPE_ALONE: Final = frozenset(
@@ -148,6 +151,8 @@ class RecordedGraph:
                 assert callable(node.target)
                 args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
                 self.values[node] = node.target(*args, **kwargs)
+            if getattr(self.values.get(node), "layout", torch.strided) is not torch.strided:
+                raise NotCapturableError("the programs make sparse tensors")
 
     def _written_memory(self) -> Iterator[int]:
         for node in self.graph.nodes:
@@ -238,7 +243,10 @@ class RecordedGraph:
             if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
                 deciding = [each for each in self._deciding(node) if each not in self.literals]
                 if deciding:
-                    raise NotCapturableError(f"a shape depends on the values of a tensor ({_operator(node)})")
+                    raise NotCapturableError(
+                        f"a shape depends on the values of a tensor ({_operator(node)}); torch.where and "
+                        "poutine.mask leave shapes as they are"
+                    )
 
     def _deciding(self, node: Node) -> Sequence[Node]:
         """The arguments whose values decide on the shape of what a node gives."""
@@ -266,6 +274,9 @@ def is_random(node: Node) -> bool:
 def written_arguments(node: Node) -> list[Node]:
     """The arguments that the operation of a node changes in place."""
     schema = getattr(node.target, "_schema", None)
+    if _operator(node) in _WRITE_AVERAGES:
+        *_, mean, variance, training = node.args[:6]
+        return [each for each in (mean, variance) if training and isinstance(each, Node)]
     if schema is None or not schema.is_mutable:
         return []
     given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs
@@ -346,18 +357,17 @@ def fast_operation(node: Node, recorded: RecordedGraph, *, out: Tensor | None = 
         return None if out is not None else target
     # torch has an operation under several names, with other defaults and overloads here and there: a trial on
     # the recorded values shows which one does the same
-    expected = _effect(target, node, recorded)
     keywords = {} if out is None else {"out": out}
     name = target.name().removeprefix("aten::").split(".")[0]
-    for candidate in (getattr(owner, name, None) for owner in (torch, Tensor, torch.special)):
-        if not callable(candidate):
-            continue
-        try:
-            found = _effect(candidate, node, recorded, **keywords)
-        except (TypeError, RuntimeError, ValueError, NotImplementedError):
-            continue
-        if len(expected) == len(found) and all(map(_identical, expected, found)):
-            return candidate
+    candidates = [getattr(owner, name, None) for owner in (torch, Tensor, torch.special)]
+    # What was written to later is not what the operation met, and may not suit it: then there is no trial
+    with suppress(TypeError, RuntimeError, ValueError, NotImplementedError):
+        expected = _effect(target, node, recorded)
+        for candidate in filter(callable, candidates):
+            with suppress(TypeError, RuntimeError, ValueError, NotImplementedError):
+                found = _effect(candidate, node, recorded, **keywords)
+                if len(expected) == len(found) and all(map(_identical, expected, found)):
+                    return candidate
     return None if out is not None else getattr(target, "_op", target)
 
 

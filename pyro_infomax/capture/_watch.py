@@ -1,7 +1,7 @@
 """What a recorded step was recorded for, and so what it may be replayed for.
 
-A recording fixes whatever is no operation on tensors. Here is what watches that: the key of a call, random
-numbers and writes that a recording does not show, reads of values, and what the programs can reach in Python.
+A recording fixes whatever is no operation on tensors. Here is what watches that: the key of a call, what is
+around it, generators other than torch's own, and what the programs can reach in Python.
 """
 
 import gc
@@ -19,13 +19,10 @@ from dis import get_instructions
 from functools import lru_cache, partial
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
-from pathlib import Path
-from traceback import walk_stack, walk_tb
 from types import (
     BuiltinMethodType,
     CellType,
     CodeType,
-    FrameType,
     FunctionType,
     GetSetDescriptorType,
     MappingProxyType,
@@ -44,34 +41,19 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.distributions import Distribution, Transform
 from torch.distributions.constraints import Constraint
-from torch.overrides import TorchFunctionMode
 from torch.utils._device import DeviceContext
-from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyro_infomax._recording import is_literal, literal_number
 from pyro_infomax._types import Args, Kwargs
+from pyro_infomax.capture._refusals import NotCapturableError, is_library, package_of
 from pyro_infomax.infer import WeightedELBO
 
 # ---- What a step is recorded for: its arguments, and what is around it.
 
-# As they reach the modes of torch
-Arguments: TypeAlias = tuple[Any, ...]
-
 _PLAIN_ARGUMENTS = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
-
-
-@final
-class NotCapturableError(Exception):
-    """Why a step cannot be recorded, or not be replayed."""
-
-
-@final
-class NotCompilableError(Exception):
-    """Why a recorded step cannot be compiled."""
 
 
 @final
@@ -212,187 +194,6 @@ def _same_state(state: object, other: object) -> bool:
     return pickle.dumps(state) == pickle.dumps(other)
 
 
-# ---- Writes to tensors that were there before.
-
-
-@final
-class WritesUndone(TorchDispatchMode):
-    """Puts back, at its end, what tensors held before operations of its block wrote to them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}
-
-    def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: Arguments = (), kwargs: Kwargs | None = None
-    ) -> object:
-        if func._schema.is_mutable:
-            given = {each.name: value for each, value in zip(func._schema.arguments, args, strict=False)}
-            given |= kwargs or {}
-            for argument in func._schema.arguments:
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    self._keep(given.get(argument.name))
-        return func(*args, **(kwargs or {}))
-
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
-        # Windows on the same memory were kept at different times: the first time comes last
-        with torch.no_grad():
-            for tensor, copy in reversed(self._kept.values()):
-                tensor.copy_(copy)
-
-    def _keep(self, written: object) -> None:
-        for tensor in written if isinstance(written, list | tuple) else [written]:
-            if isinstance(tensor, Tensor) and tensor.numel():
-                window = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
-                # One that was made in this block is kept as well: nobody is there to mind
-                if window not in self._kept:
-                    self._kept[window] = tensor.detach(), tensor.detach().clone()
-
-
-# ---- Which code is the user's own, to be looked into and to be named in a sentence.
-
-_LIBRARIES: Final = sys.stdlib_module_names | {
-    *("arviz", "matplotlib", "numpy", "opt_einsum", "pandas", "pyro", "pyro_infomax", "scipy", "sklearn"),
-    *(
-        "torch",
-        "xarray",
-        "einops",
-        "gpytorch",
-        "IPython",
-        "ipykernel",
-        "jax",
-        "joblib",
-        "lightning",
-        "numpyro",
-    ),
-    *("_pytest", "pytest", "tensorboard", "torchvision", "tqdm", "transformers", "wandb"),
-}
-
-
-def is_library(thing: FunctionType | ModuleType | type) -> bool:
-    """Whether a function, a module or a class is of torch, Pyro, NumPy and their like."""
-    if isinstance(thing, FunctionType):
-        # A wrapper bears the module name of what it wraps
-        return _names_library(thing.__globals__)
-    return _package(thing.__name__ if isinstance(thing, ModuleType) else thing.__module__) in _LIBRARIES
-
-
-def place_of(error: BaseException) -> str:
-    """The line of the user's own that an error comes from, as ``" (model.py, line 3)"``; or nothing."""
-    return _last_own_line(list(walk_tb(error.__traceback__)))
-
-
-def present_place() -> str:
-    """The line of the user's own that has led here, in the same form."""
-    return _last_own_line(list(walk_stack(None))[::-1])
-
-
-def _last_own_line(frames: Iterable[tuple[FrameType, int]]) -> str:
-    own = [
-        f" ({Path(frame.f_code.co_filename).name}, line {line})"
-        for frame, line in frames
-        if not _names_library(frame.f_globals) and frame.f_code.co_filename != "<string>"
-    ]
-    return own[-1] if own else ""
-
-
-def _names_library(namespace: Mapping[str, object]) -> bool:
-    return _package(str(namespace.get("__name__") or "")) in _LIBRARIES
-
-
-def _package(name: str) -> str:
-    return name.partition(".")[0]
-
-
-# ---- Programs that read the values of tensors, which a recording would fix.
-
-# None of these is an operation on tensors: what they give is Python's, or memory that Python can read
-_READERS: Final = frozenset(
-    {
-        Tensor.__array__,
-        Tensor.__dlpack__,
-        Tensor.__format__,
-        Tensor.__repr__,
-        Tensor.numpy,
-        Tensor.storage,
-        Tensor.tolist,
-        Tensor.untyped_storage,
-    }
-)
-_MAKERS: Final = frozenset({torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor})
-
-
-@contextmanager
-def value_reads_refused() -> Iterator[None]:
-    """Has its block fail where the value of a tensor becomes one of Python's.
-
-    It fails at the end of the block too, should a program have caught the error.
-    """
-    refused: list[NotCapturableError] = []
-    with _PythonReads(refused), _OperationsThatRead(refused):
-        yield
-    if refused:
-        raise refused[0]
-
-
-class _Refusing:
-    """Refuses, and keeps what it has raised."""
-
-    def __init__(self, refused: list[NotCapturableError]) -> None:
-        super().__init__()
-        self._refused = refused
-
-    def _refuse(self) -> None:
-        place = present_place()
-        sentence = f"the programs read the value of a tensor{place}, which a recording would fix"
-        self._refused.append(NotCapturableError(sentence))
-        raise self._refused[-1]
-
-
-class _PythonReads(_Refusing, TorchFunctionMode):
-    def __torch_function__(
-        self, func: Callable[..., object], types: object, args: Arguments = (), kwargs: Kwargs | None = None
-    ) -> object:
-        if func in _WITHOUT_CHECKS:
-            func = _WITHOUT_CHECKS[func]
-        if (func in _READERS and not is_literal(args[0])) or (
-            func in _MAKERS and any(map(_holds_tensors, (*args, *(kwargs or {}).values())))
-        ):
-            self._refuse()
-        return func(*args, **(kwargs or {}))
-
-
-class _OperationsThatRead(_Refusing, TorchDispatchMode):
-    def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: Arguments = (), kwargs: Kwargs | None = None
-    ) -> object:
-        if func is torch.ops.aten._local_scalar_dense.default and is_literal(args[0]):
-            return literal_number(args[0])
-        if torch.Tag.data_dependent_output in func.tags:
-            self._refuse()
-        return func(*args, **(kwargs or {}))
-
-
-def _one_hot(index: Tensor, num_classes: int = -1) -> Tensor:
-    if num_classes < 0:
-        return torch.nn.functional.one_hot(index, num_classes)
-    return (index.unsqueeze(-1) == torch.arange(num_classes, device=index.device)).long()
-
-
-# Functions of torch that read values only to raise errors. By the first one distributions validate
-# themselves, whatever the switch of Pyro says.
-_WITHOUT_CHECKS: Final[dict[Callable[..., object], Callable[..., object]]] = {
-    torch._is_all_true: lambda _: True,
-    torch.nn.functional.one_hot: _one_hot,
-}
-
-
-def _holds_tensors(value: object) -> bool:
-    items = value if isinstance(value, list | tuple) else ()
-    return any(isinstance(each, Tensor) or _holds_tensors(each) for each in items)
-
-
 # ---- Where programs find values of Python: attributes, closures, globals, and containers of these.
 
 _COUNTED_BY_VALUE: Final = (bool, int, float, complex, str, bytes, type(None))
@@ -403,7 +204,7 @@ _WITHOUT_PARTS: Final = frozenset(
 
 _MOST_VALUES: Final = 10_000  # some 0.2 ms for each look at them
 _LARGEST_CONTENT: Final = 4096  # bytes
-_OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
+_OF_EVERY_MODULE: Final = vars(nn.Module()).keys() - {"training"}
 _PARTS_OF_A_MODULE: Final = ("_parameters", "_buffers", "_modules")
 _HOOKS_OF_A_MODULE: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOKS_OF_ALL_MODULES: Final = tuple(
@@ -413,7 +214,10 @@ _PARTS_OF_A_FUNCTION: Final = attrgetter("__code__", "__defaults__", "__kwdefaul
 _CACHED_FUNCTION: Final = type(lru_cache(int))
 
 # Instances of libraries that users fill with values of their own; those of other libraries are left alone
-_LOOKED_INTO: Final = (Constraint, Distribution, ELBO, Messenger, PyroDistribution, Transform)
+_LOOKED_INTO: Final = (
+    *(Constraint, Distribution, ELBO, Messenger, PyroDistribution, Transform),
+    *(deque, dict, list, partial, set),
+)
 _PACKAGES_LOOKED_INTO: Final = frozenset(
     {"_thread", "argparse", "builtins", "collections", "configparser", "functools", "os", "types"}
 )
@@ -427,7 +231,7 @@ _ATTRIBUTE: Final = "{name}.{key}"
 
 
 @final
-class Part(NamedTuple):
+class Holder(NamedTuple):
     """A container, or some of its keys; ``owner`` is the class whose namespace it is."""
 
     container: Container
@@ -444,8 +248,9 @@ class Part(NamedTuple):
         """A function that gives the values."""
         if self.keys is None:
             return partial(gc.get_referents, self.container)
-        get = (attrgetter if isinstance(self.container, Slots) else itemgetter)(*self.keys, self.keys[0])
-        return partial(get, self.container.object if isinstance(self.container, Slots) else self.container)
+        if isinstance(self.container, Slots):
+            return partial(attrgetter(*self.keys, self.keys[0]), self.container.object)
+        return partial(itemgetter(*self.keys, self.keys[0]), cast(Any, self.container))
 
 
 @final
@@ -479,6 +284,7 @@ class Reach:
 
     Attributes:
         parts: what holds values.
+        objects: whose class may be another one, with their names.
         functions: whose code and defaults may be replaced.
         keyed: dicts whose keys count too, with their names.
         namespaces: of which some keys alone are in parts, but what comes and goes is seen, with their names.
@@ -494,7 +300,8 @@ class Reach:
     """
 
     def __init__(self, roots: Iterable[object], parameters: Mapping[str, Tensor]) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[Holder] = []
+        self.objects: list[tuple[object, str]] = []
         self.functions: list[FunctionType] = []
         self.keyed: list[tuple[Container, str]] = []
         self.namespaces: list[tuple[Container, str]] = []
@@ -508,11 +315,10 @@ class Reach:
         self._names: set[str] = set()
         self._waiting: list[tuple[object, str]] = [(root, type(root).__name__) for root in roots]
         self._waiting += [(parameter, name) for name, parameter in parameters.items()]
-        for hooks in _HOOKS_OF_ALL_MODULES:
-            self._hold(hooks, "a hook of all modules", hooks.items())
+        self._waiting += [(hook, "a hook of all modules") for hook in _hooks_of_all_modules()]
         self._follow()
         self.parts += [
-            Part(space, name, _ATTRIBUTE if name else "{key}", tuple(taken))
+            Holder(space, name, _ATTRIBUTE if name else "{key}", tuple(taken))
             for space, name, taken in self._globals.values()
             if taken
         ]
@@ -574,6 +380,7 @@ class Reach:
             case _ if type(value) is _CACHED_FUNCTION:
                 self._waiting.append((value.__wrapped__, name))
             case _ if not is_library(type(value)):
+                self.objects.append((value, name))
                 self._look_into_object(value, name)
                 self._look_into_class(type(value))
             case Iterator():
@@ -581,7 +388,7 @@ class Reach:
                     f"the programs reach the iterator {name}, which a replay would not advance"
                 )
             case _ if (
-                isinstance(value, _LOOKED_INTO) or _package(type(value).__module__) in _PACKAGES_LOOKED_INTO
+                isinstance(value, _LOOKED_INTO) or package_of(type(value).__module__) in _PACKAGES_LOOKED_INTO
             ):
                 self._look_into_object(value, name)
 
@@ -606,7 +413,7 @@ class Reach:
             case set():
                 self._hold(value, name, enumerate(value))
             case partial():
-                self._hold(value, name, enumerate((value.func, value.args, value.keywords)))
+                self._hold(value, name, enumerate(gc.get_referents(value)))
             case _ if own := _slots_of(value):
                 self._take(Slots(value), own, name)
             case _ if attributes is None:
@@ -673,7 +480,7 @@ class Reach:
 
     def _take(self, space: Container, keys: Iterable[str], name: str) -> None:
         if found := tuple(keys):
-            self.parts.append(Part(space, name, _ATTRIBUTE, found))
+            self.parts.append(Holder(space, name, _ATTRIBUTE, found))
             self._waiting += [(space[key], f"{name}.{key}") for key in found]
 
     def _hold(
@@ -687,7 +494,7 @@ class Reach:
     ) -> None:
         if isinstance(value, Sized) and len(value) > _MOST_VALUES:
             refuse_too_much(name)
-        self.parts.append(part := Part(value, name, form, owner=owner))
+        self.parts.append(part := Holder(value, name, form, owner=owner))
         self._waiting += [(each, part.name_of(key)) for key, each in items]
 
 
@@ -707,6 +514,12 @@ def memory_of(value: Any) -> Any:
 
 def _present(context: ContextVar[Any] | weakref.ref[Any]) -> object:
     return context.get(None) if isinstance(context, ContextVar) else context()
+
+
+def _hooks_of_all_modules() -> list[object]:
+    """Those of users; our own watch which modules are called, and change nothing."""
+    hooks = [hook for each in _HOOKS_OF_ALL_MODULES if each for hook in each.values()]
+    return [each for each in hooks if not str(getattr(each, "__module__", "")).startswith("pyro_infomax.")]
 
 
 def _hooks_of(leaves: Iterable[Tensor]) -> list[object]:
@@ -786,21 +599,25 @@ class PythonState:
         some = [part for part in reach.parts if part.keys is not None]
         self._whole = [part.container for part in whole]
         self._views = [part.view() for part in some] + [
+            partial(map, type, [each for each, _ in reach.objects]),
             lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions)),
             partial(chain.from_iterable, [each for each, _ in reach.keyed]),
             partial(map, len, [each for each, _ in reach.namespaces]),
             partial(_hooks_of, reach.leaves),
+            _hooks_of_all_modules,
             partial(map, _present, [each for each, _ in reach.contexts]),
         ]
         self._values = self._look()
         # The same one by one, to find out what it was that changed
-        self._named: list[tuple[View, Part]] = [
+        self._named: list[tuple[View, Holder]] = [
             *((part.view(), part) for part in (*whole, *some)),
-            *((partial(_PARTS_OF_A_FUNCTION, each), Part(None, each.__name__)) for each in reach.functions),
-            *((partial(iter, each), Part(None, name)) for each, name in reach.keyed),
-            *((partial(map, len, [each]), Part(None, name)) for each, name in reach.namespaces),
-            (partial(_hooks_of, reach.leaves), Part(None, "a hook of a parameter")),
-            *((partial(map, _present, [each]), Part(None, name)) for each, name in reach.contexts),
+            *((partial(map, type, [each]), Holder(None, name)) for each, name in reach.objects),
+            *((partial(_PARTS_OF_A_FUNCTION, each), Holder(None, each.__name__)) for each in reach.functions),
+            *((partial(iter, each), Holder(None, name)) for each, name in reach.keyed),
+            *((partial(map, len, [each]), Holder(None, name)) for each, name in reach.namespaces),
+            (partial(_hooks_of, reach.leaves), Holder(None, "a hook of a parameter")),
+            (_hooks_of_all_modules, Holder(None, "a hook of all modules")),
+            *((partial(map, _present, [each]), Holder(None, name)) for each, name in reach.contexts),
         ]
         self._by_name = [list(view()) for view, _ in self._named]
 
@@ -828,7 +645,8 @@ class PythonState:
         contexts = [(each, _present(each), name) for each, name in self._reach.contexts]
         draws = [ForeignDraws(*each) for each in [*GLOBAL_GENERATORS, *self._reach.generators]]
         context = copy_context()
-        tokens = [each.set(each.get()) for each, _, _ in contexts if each in context]
+        variables = [each for each, _, _ in contexts if isinstance(each, ContextVar) and each in context]
+        tokens = [each.set(context[each]) for each in variables]
         try:
             yield
         finally:
@@ -855,7 +673,7 @@ class PythonState:
 class Copy:
     """The entries of a container, to be put back."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Holder) -> None:
         self._part, self._container = part, part.container
         self._entries = self._present()
         self._rebound: set[object] = set()
@@ -887,7 +705,7 @@ class Copy:
             return [*plain, self._part.name]
         return plain
 
-    def rest(self) -> Part | None:
+    def rest(self) -> Holder | None:
         """What there is beside the entries that others were put in place of."""
         if not self._rebound:
             return self._part
@@ -927,7 +745,7 @@ def _has(container: Any, key: Any) -> bool:
     return 0 <= key < len(container) if isinstance(container, list | deque) else key in container
 
 
-def _key_at(part: Part, place: int, count: int) -> object:
+def _key_at(part: Holder, place: int, count: int) -> object:
     """The key of one of the values that a part has given."""
     if part.keys is not None:
         return part.keys[place % len(part.keys)]

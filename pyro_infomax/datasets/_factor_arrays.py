@@ -4,7 +4,7 @@ import math
 import os
 import zipfile
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import h5py
 import numpy as np
@@ -12,45 +12,63 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax._types import Array, Floats, Integers
 from pyro_infomax.datasets._factors import (
     Correlated,
     FactorDataset,
     Seed,
     Where,
+    to_array,
     to_cells,
     to_distribution,
     to_random_state,
 )
-from pyro_infomax.datasets._stored import Hdf5Rows, Rows, channels_first, channels_last, npz_rows, undamaged
+from pyro_infomax.datasets._stored import (
+    MAX_BYTES,
+    Channels,
+    Hdf5Rows,
+    Rows,
+    channels_last,
+    check_npz_size,
+    check_size,
+    checked_white,
+    npz_rows,
+    undamaged,
+    white_of_bytes,
+)
 
 # ---- Images in an array or a file, with every combination of their factors or some.
 
-_BYTE_WHITE = 255
-_CHUNK = 4096
+_CHUNK: Final = 4096
+_ROUNDING: Final = 1e-6  # of a factor's range, that two of its values differ by if they are one
 
 
 @final
 class FactorArrays(FactorDataset):
     """Any images whose factors are known, with every combination of these or with some.
 
-    Each column of factors is numbered from 0 in the order of its values. A combination comes as often as
-    there are rows of it, and which of several rows is the observation is drawn. Images may stay in a file:
-    of a memory-mapped array or an ``h5py`` dataset only the rows that are asked for are read.
+    Each column of factors is numbered from 0 in the order of its values; floats that differ by no more than
+    rounding, a millionth of their range, are one value. A combination comes as often as there are rows of it,
+    and which of several rows is the observation is drawn. Images may stay in a file: of a memory-mapped array
+    or an ``h5py`` dataset only the rows that are asked for are read.
 
     Args:
-        images: array or tensor, (N, \\*shape), or anything with ``shape`` and ``dtype`` that takes an index.
-            Colour images with the channels last get them first.
+        images: array, tensor or frame, (N, \\*shape), or anything with ``shape`` and ``dtype`` that takes an
+            index. Colour images with the channels last get them first.
         factors: of each image, finite real numbers, (N, K).
         factor_names: K names; None for "factor 0", "factor 1" and so on.
         white: the number that becomes 1; None for 255 where images are 8-bit integers that hold more than 0
             and 1, and 1 otherwise.
+        channels: where (N, ., ., .) images have them, ``"first"`` or ``"last"``; None tells 1, 3 or 4
+            channels by the shape, and refuses what could be either.
         where: which of the combinations there are: a function from factors (n, K), numbered, to booleans.
         correlated: which factors come together, as for :class:`Sprites`.
 
     Raises:
-        ValueError: for arrays of other shapes, lengths or kinds, for names that are not K different ones, and
-            where nothing is left. :meth:`observations` raises it for combinations without an image and for
+        ValueError: for arrays of other shapes, lengths or kinds, for names that are not K different ones,
+            where it is open which number is white (bytes all below 128) or where the channels are, and where
+            nothing is left. :meth:`observations` raises it for combinations without an image and for
             pixels outside [0, 1].
 
     Example:
@@ -70,13 +88,15 @@ class FactorArrays(FactorDataset):
         *,
         factor_names: tuple[str, ...] | None = None,
         white: float | None = None,
+        channels: Channels | None = None,
         where: Where | None = None,
         correlated: Correlated | None = None,
     ) -> None:
         self._images = _checked_images(_to_rows(images))
         values = _checked_factors(factors, rows=self._images.shape[0])
         names = _checked_names(factor_names, values.shape[1])
-        numbered = [np.unique(column, return_inverse=True) for column in values.T]
+        self._channels_last = channels_last(self._images.shape, channels)
+        numbered = [_numbered(column) for column in values.T]
         sizes = _checked_grid(tuple(len(distinct) for distinct, _ in numbered))
         self._distinct = tuple(distinct for distinct, _ in numbered)
         cells = to_cells(np.stack([number for _, number in numbered], axis=1), sizes)
@@ -90,9 +110,7 @@ class FactorArrays(FactorDataset):
             names, sizes, where=where, correlated=correlated, cells=present, log_weights=weights
         )
         super().__init__(names, distribution)
-        if white is not None and not white > 0:
-            raise ValueError(f"Expected white > 0 but got {white!r}.")
-        self._white = _white(self._images) if white is None else white
+        self._white = _white(self._images) if white is None else checked_white(white)
 
     @property
     def factor_values(self) -> dict[str, tuple[float, ...]]:
@@ -106,7 +124,7 @@ class FactorArrays(FactorDataset):
     def observation_shape(self) -> tuple[int, ...]:
         """The images' shape, channels first."""
         shape = self._images.shape
-        return (shape[-1], *shape[1:-1]) if channels_last(shape) else tuple(shape[1:])
+        return (shape[-1], *shape[1:-1]) if self._channels_last else tuple(shape[1:])
 
     def _present(self, grid: int) -> tuple[Integers | None, Floats | None]:
         """The combinations that have images and their log-weights, None for all and for equal ones."""
@@ -121,7 +139,9 @@ class FactorArrays(FactorDataset):
         if self.draws:
             share = to_random_state(seed).random_sample(len(factors))
             rows = rows + np.floor(share * self._counts[places]).astype(np.int64)
-        images = channels_first(np.asarray(self._images[self._rows[rows]]))
+        images = np.asarray(self._images[self._rows[rows]])
+        if self._channels_last:
+            images = np.moveaxis(images, -1, 1)
         scaled = images.astype(np.float32, order="C") / np.float32(self._white)
         return torch.from_numpy(_checked_brightness(scaled))
 
@@ -140,8 +160,11 @@ class FactorArrays(FactorDataset):
 
 def _to_rows(images: Rows | Tensor) -> Rows:
     if isinstance(images, Tensor):
-        return images.detach().cpu().numpy()
-    return Hdf5Rows(Path(images.file.filename), images.name) if isinstance(images, h5py.Dataset) else images
+        return to_array(images, name="images")
+    if isinstance(images, h5py.Dataset):
+        return Hdf5Rows(Path(images.file.filename), images.name)
+    is_frame = hasattr(images, "to_numpy")
+    return images.to_numpy() if is_frame else images  # type: ignore[attr-defined]
 
 
 def _checked_images(images: Rows) -> Rows:
@@ -156,7 +179,7 @@ def _checked_images(images: Rows) -> Rows:
 
 
 def _checked_factors(factors: npt.ArrayLike, *, rows: int) -> Array:
-    values = factors.detach().cpu().numpy() if isinstance(factors, Tensor) else np.asarray(factors)
+    values = to_array(factors, name="factors")
     if values.ndim != 2 or len(values) != rows or 0 in values.shape:
         raise ValueError(
             f"Expected factors of shape ({rows}, K), a row for each image, but got shape {values.shape}."
@@ -183,12 +206,30 @@ def _checked_grid(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
+def _numbered(column: Array) -> tuple[Array, Integers]:
+    """The values of a factor in their order, and which of them each row has."""
+    distinct, number = np.unique(column, return_inverse=True)
+    if column.dtype.kind != "f" or len(distinct) < 2:
+        return distinct, number
+    near = _ROUNDING * float(distinct[-1] - distinct[0])
+    group = np.concatenate([[0], np.cumsum(np.diff(distinct) > near)])
+    first = np.searchsorted(group, np.arange(group[-1] + 1))
+    last = np.append(first[1:], len(distinct)) - 1
+    # A factor that runs through many values is none of a few with rounding
+    if (distinct[last] - distinct[first] > near).any():
+        return distinct, number
+    return distinct[first], group[number]
+
+
 def _white(images: Rows) -> float:
     if images.dtype != np.uint8:
         return 1
-    starts = range(0, images.shape[0], _CHUNK)
-    binary = all(images[start : start + _CHUNK].max() <= 1 for start in starts)
-    return 1 if binary else _BYTE_WHITE
+    brightest = 0
+    for start in range(0, images.shape[0], _CHUNK):
+        brightest = max(brightest, int(images[start : start + _CHUNK].max(initial=0)))
+        if 2 * brightest > np.iinfo(np.uint8).max:
+            break  # bright enough for a grey level of 255
+    return white_of_bytes(brightest)
 
 
 def _checked_brightness(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -211,6 +252,7 @@ def load_dsprites(
     unpack_to: str | os.PathLike[str] | None = None,
     where: Where | None = None,
     correlated: Correlated | None = None,
+    max_bytes: int = 4 * MAX_BYTES,
 ) -> FactorArrays:
     """The dSprites of the official npz file, by their factors.
 
@@ -227,17 +269,18 @@ def load_dsprites(
         unpack_to: the npy file to unpack the images to, if they are not to be kept in memory.
         where: which combinations there are, as for :class:`Sprites`.
         correlated: which factors come together, as for :class:`Sprites`.
+        max_bytes: how large the arrays may be, unpacked: 4 GiB, where the official ones take 3.
 
     Returns:
         Images (64, 64) with the factors shape, scale, orientation, position_x and position_y.
 
     Raises:
         FileNotFoundError: if there is no such file, or no folder to unpack to.
-        ValueError: if it is no npz file, is damaged or does not hold these arrays, and if ``unpack_to`` is
-            there already and holds something else.
+        ValueError: if it is no npz file, is damaged, does not hold these arrays or larger ones than allowed,
+            and if ``unpack_to`` is there already and holds something else.
     """
     file = Path(path)
-    classes = _classes(file)
+    classes = _classes(file, whole_number("max_bytes", max_bytes, at_least=1))
     copy = None if unpack_to is None else Path(unpack_to)
     return FactorArrays(
         npz_rows(file, "imgs", unpack_to=copy),
@@ -249,7 +292,7 @@ def load_dsprites(
     )
 
 
-def _classes(path: Path) -> Array:
+def _classes(path: Path, max_bytes: int) -> Array:
     if not path.exists():
         raise FileNotFoundError(f"Expected the npz file of dSprites but there is no {path}.")
     if not zipfile.is_zipfile(path):
@@ -259,6 +302,7 @@ def _classes(path: Path) -> Array:
             raise ValueError(
                 f"Expected arrays imgs and latents_classes in {path} but found {', '.join(file.files)}."
             )
+        check_npz_size(path, ("imgs", "latents_classes"), max_bytes=max_bytes)
         classes = file["latents_classes"]
     if np.ndim(classes) != 2 or classes.shape[1] != 1 + len(_DSPRITES_FACTORS):
         raise ValueError(
@@ -274,7 +318,11 @@ _SHAPES3D_FACTORS = ("floor_hue", "wall_hue", "object_hue", "scale", "shape", "o
 
 
 def load_shapes3d(
-    path: str | os.PathLike[str], *, where: Where | None = None, correlated: Correlated | None = None
+    path: str | os.PathLike[str],
+    *,
+    where: Where | None = None,
+    correlated: Correlated | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> FactorArrays:
     """The 3D Shapes of the official HDF5 file, by their factors; images are read when they are asked for.
 
@@ -285,6 +333,7 @@ def load_shapes3d(
         path: the HDF5 file, with ``images`` (N, 64, 64, 3), bytes, and ``labels`` (N, 6).
         where: which combinations there are, as for :class:`Sprites`.
         correlated: which factors come together, as for :class:`Sprites`.
+        max_bytes: how large the labels may be, which alone are read at once.
 
     Returns:
         Images (3, 64, 64) with the factors floor_hue, wall_hue, object_hue, scale, shape and orientation,
@@ -292,21 +341,27 @@ def load_shapes3d(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no HDF5 file, is damaged or does not hold these arrays.
+        ValueError: if it is no HDF5 file, is damaged, does not hold these arrays or larger ones than allowed.
     """
     file = Path(path)
     if not file.exists():
         raise FileNotFoundError(f"Expected the HDF5 file of 3D Shapes but there is no {file}.")
     if not h5py.is_hdf5(file):
         raise ValueError(f"Expected the HDF5 file of 3D Shapes but {file} is no HDF5 file.")
-    labels = _labels(file)
+    labels = _labels(file, whole_number("max_bytes", max_bytes, at_least=1))
     rows = Hdf5Rows(file, "images")
     return FactorArrays(
-        rows, labels, factor_names=_SHAPES3D_FACTORS, white=255, where=where, correlated=correlated
+        rows,
+        labels,
+        factor_names=_SHAPES3D_FACTORS,
+        white=255,
+        channels="last",
+        where=where,
+        correlated=correlated,
     )
 
 
-def _labels(path: Path) -> Array:
+def _labels(path: Path, max_bytes: int) -> Array:
     try:
         archive = h5py.File(path, "r")
     except OSError as error:
@@ -323,4 +378,5 @@ def _labels(path: Path) -> Array:
             raise ValueError(
                 f"Expected labels of shape (N, {len(_SHAPES3D_FACTORS)}) in {path} but got {labels.shape}."
             )
+        check_size(int(labels.nbytes), of=f"labels {labels.shape} of {path}", max_bytes=max_bytes)
         return labels[:]

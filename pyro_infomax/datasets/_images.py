@@ -1,19 +1,32 @@
 """Images with labels: loaders of what is installed and of the user's own files."""
 
+import gzip
+import math
 import os
 import zipfile
-from collections.abc import Mapping
+import zlib
+from numbers import Real
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Array
-from pyro_infomax.datasets._stored import channels_first, undamaged
+from pyro_infomax.datasets._stored import (
+    MAX_BYTES,
+    Channels,
+    channels_last,
+    check_npz_size,
+    check_size,
+    checked_white,
+    undamaged,
+    white_of_bytes,
+)
 
 # ---- What every loader returns.
 
@@ -76,6 +89,7 @@ def load_digits() -> LabelledImages:
 
 _LUMA: Final = (0.299, 0.587, 0.114)  # red, green, blue: Recommendation ITU-R BT.601
 _WHITE: Final = 255
+_MOST_PATCHES: Final = 2**48  # more than any memory holds
 
 
 def load_patches(*, side: int = 8, num_patches: int | None = None, seed: int | None = None) -> LabelledImages:
@@ -122,6 +136,7 @@ def load_patches(*, side: int = 8, num_patches: int | None = None, seed: int | N
         labels = torch.arange(len(grid)).repeat_interleave(grid.shape[1] * grid.shape[2])
         return LabelledImages(images=grid.flatten(0, 2), labels=labels)
     count = whole_number("num_patches", num_patches, at_least=1)
+    whole_number("num_patches", count, at_most=_MOST_PATCHES)
     with seeded_draws(seed):
         labels, top, left = (torch.randint(size, (count,)) for size in windows.shape[:3])
     return LabelledImages(images=windows[labels, top, left], labels=labels)
@@ -137,53 +152,92 @@ def _grey_photographs() -> Tensor:
 
 # ---- Images from the user's own npz file.
 
-_IMAGE_NAMES = ("images", "x")
-_LABEL_NAMES = ("labels", "y")
+_IMAGE_NAMES: Final = ("images", "x")
+_LABEL_NAMES: Final = ("labels", "y")
 
 
-def load_npz(path: str | os.PathLike[str]) -> LabelledImages:
+def load_npz(
+    path: str | os.PathLike[str],
+    *,
+    images: str | None = None,
+    labels: str | None = None,
+    white: float | None = None,
+    channels: Channels | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> LabelledImages:
     """Images, and labels where there are any, from an npz file.
 
-    The images are the array ``images`` or else ``x``, the labels ``labels`` or else ``y``. Unsigned 8-bit
-    integers are divided by 255 (unless they hold nothing but 0 and 1), booleans become 0 and 1, and other
-    numbers are taken as they are. Colour images with the channels last, (N, H, W, 3), get them first. Nothing
-    is unpickled, so a file from a stranger cannot run code.
+    The images are the array ``images`` or else ``x``, the labels ``labels`` or else ``y``; others are named,
+    such as ``images="x_train", labels="y_train"`` for the file of Keras. Unsigned 8-bit integers are divided
+    by 255 (unless they hold nothing but 0 and 1), booleans become 0 and 1, and other numbers are taken as
+    they are. Colour images with the channels last, (N, H, W, 3), get them first. Nothing is unpickled, so a
+    file from a stranger cannot run code, and nothing is unpacked that would be larger than ``max_bytes``.
 
     Args:
-        path: an npz file with an array of images (N, \\*shape) and, optionally, integer labels (N,).
+        path: an npz file with an array of images (N, \\*shape) and, optionally, labels (N,) or (N, 1).
+        images: the name of the array of images.
+        labels: the name of the array of labels.
+        white: the number that becomes 1, such as 16 for digits of scikit-learn that are stored as bytes.
+        channels: where (N, ., ., .) images have them, ``"first"`` or ``"last"``; None tells 1, 3 or 4
+            channels by the shape, and refuses what could be either.
+        max_bytes: how large the two arrays may be when they are unpacked.
 
     Returns:
-        ``images`` (N, \\*shape) float32 in [0, 1] and ``labels`` (N,) int64, or None without labels.
+        ``images`` (N, \\*shape) float32 in [0, 1] and ``labels`` (N,) int64, or None without labels. Labels
+        that are words are numbered in alphabetical order.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no npz file, has no array of a known name, or the array is empty, has fewer
-            than two axes, is not real-valued, holds nan or infinite values, or leaves [0, 1]; if the labels
-            are not integers, one per image.
+        ValueError: if it is no npz file, has no array of a known name, or one that is too large, empty, has
+            fewer than two axes, is not real-valued, holds nan or infinite values, or leaves [0, 1]; if bytes
+            are all below 128, so that white is not known; if it is open where the channels are; if the labels
+            are not integers or words, one per image.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = Path(folder) / "noise.npz"
-        ...     np.savez(file, images=np.full((3, 4, 4), 51, dtype=np.uint8), labels=[2, 0, 1])
-        ...     data = load_npz(file)
+        ...     np.savez(file, digits=np.full((3, 4, 4), 8, dtype=np.uint8), labels=[2, 0, 1])
+        ...     data = load_npz(file, images="digits", white=16)
         >>> data.images[0, 0], data.labels
-        (tensor([0.2000, 0.2000, 0.2000, 0.2000]), tensor([2, 0, 1]))
+        (tensor([0.5000, 0.5000, 0.5000, 0.5000]), tensor([2, 0, 1]))
     """
-    images, labels = _read(Path(path))
+    max_bytes = whole_number("max_bytes", max_bytes, at_least=1)
+    pixels, classes = _read(_checked_path(path), images, labels, max_bytes)
+    return _labelled(pixels, classes, white=white, channels=channels)
+
+
+def _labelled(
+    images: Array, labels: Array | None, *, white: float | None, channels: Channels | None
+) -> LabelledImages:
+    images = _checked_shape(images)
+    if channels_last(images.shape, channels):
+        images = np.moveaxis(images, -1, 1)
     return LabelledImages(
-        images=torch.from_numpy(_unit_scale(channels_first(_checked_shape(images)))),
+        images=torch.from_numpy(_unit_scale(images, white)),
         labels=None if labels is None else torch.from_numpy(_checked_labels(labels, size=len(images))),
     )
 
 
-def _read(path: Path) -> tuple[Array, Array | None]:
+def _checked_path(path: object) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"Expected the path of a file but got {type(path).__name__}.")
+    return Path(path)
+
+
+def _read(
+    path: Path, image_name: str | None, label_name: str | None, max_bytes: int
+) -> tuple[Array, Array | None]:
     if not path.exists():
         raise FileNotFoundError(f"Expected an npz file but there is no {path}.")
     try:
         with undamaged(path), np.load(_zip_archive(path), allow_pickle=False) as file:
-            images, labels = file[_image_name(file.files, path)], _first(file, _LABEL_NAMES)
-            return _checked_array(images, path), None if labels is None else _checked_array(labels, path)
+            of_images = _name_of("images", image_name, _IMAGE_NAMES, file.files, path)
+            of_labels = _name_of("labels", label_name, _LABEL_NAMES, file.files, path)
+            names = [each for each in (of_images, of_labels) if each is not None]
+            check_npz_size(path, names, max_bytes=max_bytes)
+            images, *labels = [_checked_array(file[name], path) for name in names]
+            return images, labels[0] if labels else None
     except ValueError as error:
         if "allow_pickle" not in str(error):
             raise
@@ -203,24 +257,25 @@ def _checked_array(array: object, path: Path) -> Array:
 
 def _zip_archive(path: Path) -> Path:
     if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"Expected an npz file but {path} is none; write one by numpy.savez(path, images=...)."
-        )
+        hint = "load_idx reads it" if _is_idx(path) else "write one by numpy.savez(path, images=...)"
+        raise ValueError(f"Expected an npz file but {path} is none; {hint}.")
     return path
 
 
-def _image_name(names: list[str], path: Path) -> str:
-    for name in _IMAGE_NAMES:
-        if name in names:
-            return name
+def _name_of(
+    what: str, asked: str | None, known: tuple[str, ...], names: list[str], path: Path
+) -> str | None:
+    found = [name for name in (known if asked is None else (asked,)) if name in names]
+    if found or (asked is None and what == "labels"):
+        return found[0] if found else None
+    wanted = " or ".join(map(repr, known if asked is None else (asked,)))
     raise ValueError(
-        f"Expected an array named 'images' or 'x' in {path} "
-        f"but found {', '.join(names) or 'no array at all'}; save one by numpy.savez(path, images=...)."
+        f"Expected an array named {wanted} in {path} but found {', '.join(names) or 'no array at all'}; "
+        f"save one by numpy.savez(path, {what}=...), or say which it is, as {what}='arr_0'."
     )
 
 
-def _first(file: Mapping[str, Array], names: tuple[str, ...]) -> Array | None:
-    return next((file[name] for name in names if name in file), None)
+# ---- What images and labels may be.
 
 
 def _checked_shape(images: Array) -> Array:
@@ -234,16 +289,22 @@ def _checked_shape(images: Array) -> Array:
     return images
 
 
-def _unit_scale(images: Array) -> Array:
-    if images.dtype == np.bool_:
-        return images.astype(np.float32, order="C")
-    if images.dtype == np.uint8 and images.max() > 1:
-        return images.astype(np.float32, order="C") / np.float32(255)
-    if images.dtype.kind not in "iuf":
+def _unit_scale(images: Array, white: float | None) -> Array:
+    if images.dtype.kind not in "biuf":
         raise ValueError(
             f"Expected images of real numbers, 8-bit integers or booleans but got dtype {images.dtype}."
         )
-    return _checked_range(_checked_finite(images)).astype(np.float32, order="C")
+    if white is not None:
+        white = checked_white(white)
+        scaled = _checked_finite(images) / np.float64(white)
+        return _checked_range(scaled, hint=f"divided by white={white:g} they leave it").astype(
+            np.float32, order="C"
+        )
+    if images.dtype == np.uint8:
+        return images.astype(np.float32, order="C") / np.float32(white_of_bytes(int(images.max())))
+    if images.dtype != np.bool_:
+        images = _checked_range(_checked_finite(images))
+    return images.astype(np.float32, order="C")
 
 
 def _checked_finite(images: Array) -> Array:
@@ -257,49 +318,167 @@ def _checked_finite(images: Array) -> Array:
     return images
 
 
-def _checked_range(images: Array) -> Array:
+_SCALE_THEM: Final = (
+    "scale them to [0, 1], say what number is white, white=..., or save grey levels 0 to 255 as unsigned "
+    "8-bit integers"
+)
+
+
+def _checked_range(images: Array, *, hint: str = _SCALE_THEM) -> Array:
     low, high = images.min(), images.max()
     if low < 0 or high > 1:
-        raise ValueError(
-            f"Expected images in [0, 1] but got values from {low:.9g} to {high:.9g}; scale them to [0, 1], "
-            "or save grey levels 0 to 255 as unsigned 8-bit integers."
-        )
+        raise ValueError(f"Expected images in [0, 1] but got values from {low:.9g} to {high:.9g}; {hint}.")
     return images
 
 
 def _checked_labels(labels: Array, *, size: int) -> Array:
-    if labels.dtype.kind not in "iub":
-        raise ValueError(f"Expected integer labels but got dtype {labels.dtype}; number the classes from 0.")
-    if labels.shape != (size,):
+    if labels.shape not in ((size,), (size, 1)):
+        one_hot = ", argmax(1) of one-hot labels" if labels.shape[:1] == (size,) else ""
         raise ValueError(
-            f"Expected one label per image, shape ({size},), but got labels of shape {labels.shape}."
+            f"Expected one label per image, shape ({size},){one_hot}, but got labels of shape {labels.shape}."
+        )
+    labels = labels.reshape(size)
+    if labels.dtype.kind in "US":
+        return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and (labels == np.rint(labels)).all())
+    if not whole:
+        raise ValueError(f"Expected integer labels but got dtype {labels.dtype}; number the classes from 0.")
+    if labels.dtype.kind != "b" and not -_LARGEST_LABEL <= labels.min() <= labels.max() <= _LARGEST_LABEL:
+        raise ValueError(
+            f"Expected labels up to {_LARGEST_LABEL} but got {labels.max()}; number the classes from 0."
         )
     return labels.astype(np.int64)
+
+
+_LARGEST_LABEL: Final = 2**53  # which floats hold, too
+
+
+# ---- Images in the format of MNIST.
+
+_IDX_TYPES: Final = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+
+def load_idx(
+    images: str | os.PathLike[str],
+    labels: str | os.PathLike[str] | None = None,
+    *,
+    white: float | None = None,
+    channels: Channels | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> LabelledImages:
+    """Images, and labels where there are any, from the IDX files of MNIST, compressed by gzip or not.
+
+    Reference:
+        LeCun, Cortes and Burges (1998), *The MNIST database of handwritten digits*.
+
+    Args:
+        images: the file of images, such as ``train-images-idx3-ubyte.gz``.
+        labels: the file of labels, such as ``train-labels-idx1-ubyte.gz``.
+        white, channels, max_bytes: as for :func:`load_npz`.
+
+    Returns:
+        As for :func:`load_npz`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no IDX file, is damaged, or holds what :func:`load_npz` refuses.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "images-idx3-ubyte"
+        ...     _ = file.write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 255]))
+        ...     load_idx(file).images
+        tensor([[[0., 1.]]])
+    """
+    max_bytes = whole_number("max_bytes", max_bytes, at_least=1)
+    pixels = _read_idx(_checked_path(images), max_bytes)
+    classes = None if labels is None else _read_idx(_checked_path(labels), max_bytes)
+    return _labelled(pixels, classes, white=white, channels=channels)
+
+
+def _read_idx(path: Path, max_bytes: int) -> Array:
+    if not path.exists():
+        raise FileNotFoundError(f"Expected an IDX file but there is no {path}.")
+    if not _is_idx(path):
+        raise ValueError(f"Expected an IDX file, as those of MNIST, but {path} is none.")
+    with undamaged(path), _opened(path) as file:
+        _, _, kind, axes = file.read(4)
+        sizes = file.read(4 * axes)
+        shape = tuple(int.from_bytes(sizes[at : at + 4], "big") for at in range(0, 4 * axes, 4))
+        dtype = np.dtype(_IDX_TYPES[kind])
+        size = math.prod(shape) * dtype.itemsize
+        check_size(size, of=f"{shape} of {path}", max_bytes=max_bytes)
+        content = file.read(size + 1)
+        if len(sizes) < 4 * axes or len(content) != size:
+            raise EOFError(f"it holds other than the {size} bytes that it declares")
+    array = np.frombuffer(content, dtype=dtype).reshape(shape)
+    return array.astype(dtype.newbyteorder("="))
+
+
+def _is_idx(path: Path) -> bool:
+    try:
+        with _opened(path) as file:
+            start = file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return len(start) == 4 and start[:2] == b"\0\0" and start[2] in _IDX_TYPES and start[3] > 0
+
+
+def _opened(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(path, "rb")) if packed else path.open("rb")
 
 
 # ---- Grey images to black and white ones.
 
 
-def binarize(images: Tensor, *, threshold: float = 0.5) -> Tensor:
+def binarize(images: Tensor | npt.ArrayLike, *, threshold: float = 0.5) -> Tensor:
     """Images with each pixel 1 where it exceeds a threshold and 0 elsewhere.
 
     A Bernoulli likelihood is a probability mass on {0, 1} only: on grey values its "nats" are those of no
     distribution. On binary images distortion, rate and :math:`H[X]` are measured on one base measure.
 
     Args:
-        images: any shape, floating point, on the scale [0, 1].
+        images: any shape, on the scale [0, 1].
         threshold: where black turns to white, in [0, 1).
 
     Returns:
         A tensor of 0 and 1 with the shape and dtype of ``images``.
 
     Raises:
-        ValueError: if the threshold is outside [0, 1).
+        ValueError: if the threshold is outside [0, 1), and for pixels that are nan or outside [0, 1], such as
+            bytes from 0 to 255.
 
     Example:
         >>> binarize(torch.tensor([0.2, 0.5, 0.7]))
         tensor([0., 0., 1.])
     """
-    if not 0 <= threshold < 1:
-        raise ValueError(f"Expected 0 <= threshold < 1 but got {threshold}.")
-    return torch.gt(images, threshold).to(images.dtype)
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 <= float(threshold) < 1:
+        raise ValueError(f"Expected 0 <= threshold < 1 but got {threshold!r}.")
+    tensor = _as_pixels(images)
+    if tensor.numel() and not (tensor.min() >= 0 and tensor.max() <= 1):
+        raise ValueError(
+            f"Expected images in [0, 1] but got values from {tensor.min():.9g} to {tensor.max():.9g}; divide "
+            "them by the number that is white, and leave out or impute nan."
+        )
+    return torch.gt(tensor, float(threshold)).to(tensor.dtype)
+
+
+def _as_pixels(images: Tensor | npt.ArrayLike) -> Tensor:
+    if isinstance(images, Tensor):
+        tensor = images
+    else:
+        array = np.asarray(images)
+        if array.dtype.kind not in "biuf":
+            raise ValueError(
+                "Expected images as a tensor or array of real numbers but got "
+                f"{type(images).__name__} of dtype {array.dtype}."
+            )
+        tensor = torch.tensor(array)
+    if tensor.is_complex() or tensor.is_meta:
+        raise ValueError(
+            f"Expected images of real numbers but got dtype {tensor.dtype} on the device {tensor.device}."
+        )
+    return tensor

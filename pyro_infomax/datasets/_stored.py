@@ -1,5 +1,7 @@
 """Arrays in files, of which the rows that are asked for are read."""
 
+import gzip
+import math
 import os
 import shutil
 import uuid
@@ -8,9 +10,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from tokenize import TokenError
-from typing import Protocol, final
+from typing import Final, Literal, Protocol, TypeAlias, final
 
 import h5py
 import numpy as np
@@ -104,12 +107,12 @@ class PackedRows:
 
 @contextmanager
 def undamaged(path: Path) -> Iterator[None]:
-    """Says in one sentence that an npz file is damaged, in whichever way that shows as it is read."""
+    """Says in one sentence that a packed file is damaged, in whichever way that shows as it is read."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, TokenError) as error:
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, TokenError) as error:
         raise ValueError(
-            f"Expected an npz file but {path} is damaged ({error}); fetch or write it again."
+            f"Expected a whole file but {path} is damaged ({error}); fetch or write it again."
         ) from None
 
 
@@ -171,28 +174,104 @@ def _unpack(path: Path, name: str, copy: Path) -> None:
 
 def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[np.generic], int]:
     """Shape and dtype of an array, and how long its npy header is in bytes."""
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran_order, dtype = read(member)
-        length = member.tell()
+    shape, fortran_order, dtype, length = _declared(path, name)
     if fortran_order or dtype.hasobject:
         raise ValueError(f"Expected {name} of {path} as numbers in C order but got {dtype}; save it anew.")
     return shape, dtype, length
 
 
-# ---- Which axis of images holds their channels.
+def _declared(path: Path, name: str) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        return (*read(member), member.tell())
 
-_CHANNELS = (1, 3, 4)
+
+# ---- How much a file may become in memory.
+
+MAX_BYTES: Final = 2**30
+_GIBIBYTE: Final = 2**30
 
 
-def channels_last(shape: Sequence[int]) -> bool:
-    """Whether images of this shape, the data first, have their channels last and not first."""
-    return len(shape) == 4 and shape[-1] in _CHANNELS and shape[1] not in _CHANNELS
+def check_npz_size(path: Path, names: Sequence[str], *, max_bytes: int) -> None:
+    """Refuses arrays that would be larger than allowed, before anything is unpacked.
+
+    A compressed file may be a thousandth of what it holds, and a damaged one may declare any size.
+    """
+    with undamaged(path), zipfile.ZipFile(path) as archive:
+        members = {each.filename: each.file_size for each in archive.infolist()}
+        arrays = {name: _declared(path, name) for name in names if f"{name}.npy" in members}
+        # As many bytes as are stored, or as the arrays say of themselves
+        stored = {name: members[f"{name}.npy" if name in arrays else name] for name in names}
+        declared = {
+            name: math.prod(shape) * dtype.itemsize
+            for name, (shape, _, dtype, _) in arrays.items()
+            if not dtype.hasobject
+        }
+        total = sum(max(size, declared.get(name, 0)) for name, size in stored.items())
+        shapes = (f"{name} {arrays[name][0]}" if name in arrays else name for name in names)
+        check_size(total, of=f"{', '.join(shapes)} of {path}", max_bytes=max_bytes)
+        for name, size in declared.items():
+            if min(arrays[name][0], default=0) < 0 or size > stored[name]:
+                raise zipfile.BadZipFile(f"{name} is shorter than the shape {arrays[name][0]} it declares")
 
 
-def channels_first(images: Array) -> Array:
-    """Images with the axis of channels, where there is one, before rows and columns."""
-    return np.moveaxis(images, -1, 1) if channels_last(images.shape) else images
+def check_size(size: int, *, of: str, max_bytes: int) -> None:
+    """Refuses what is larger than allowed."""
+    if size > max_bytes:
+        raise ValueError(
+            f"Expected at most {max_bytes / _GIBIBYTE:.3g} GiB but {of} would take {size / _GIBIBYTE:.3g}; "
+            f"if the file is what you want, pass max_bytes={size}."
+        )
+
+
+# ---- What a file or an array leaves open: where the channels are, and what number is white.
+
+Channels: TypeAlias = Literal["first", "last"]
+_CHANNELS: Final = (1, 3, 4)
+_FEW: Final = 16  # more channels are rows
+_LONGEST: Final = 2  # side of a picture, over the shorter
+_BYTE_WHITE: Final = 255
+
+
+def channels_last(shape: Sequence[int], channels: Channels | None = None) -> bool:
+    """Whether images of this shape, the data first, have their channels last and not first.
+
+    Without a word of the user (N, C, H, W) and (N, H, W, C) are told by C = 1, 3 or 4 where only one of the
+    two could be meant, and pictures are about as wide as high; else they are refused.
+    """
+    if channels not in (None, "first", "last"):
+        raise ValueError(f"Expected channels to be 'first', 'last' or None but got {channels!r}.")
+    if channels is not None or len(shape) != 4:
+        return channels == "last" and len(shape) == 4
+    _, front, middle, back = shape
+    first, last = front in _CHANNELS, back in _CHANNELS
+    if first and (not last or front != middle == back):
+        return False
+    if last and not first and max(front, middle) <= _LONGEST * min(front, middle):
+        return True
+    if not first and not last and not (front == middle != back and back <= _FEW):
+        return False
+    raise ValueError(
+        f"Expected to know which axis of images {tuple(shape)} holds the channels but it may be the second "
+        "or the last: say channels='first' or channels='last'."
+    )
+
+
+def white_of_bytes(brightest: int) -> int:
+    """The number that is white in images of bytes, none of which is brighter than this one."""
+    if brightest > 1 and 2 * brightest <= _BYTE_WHITE:
+        raise ValueError(
+            f"Expected bytes to be grey levels from 0 to {_BYTE_WHITE} but the brightest is {brightest}: say "
+            f"what number is white, white={brightest} or white={_BYTE_WHITE}."
+        )
+    return _BYTE_WHITE if brightest > 1 else 1
+
+
+def checked_white(white: object) -> float:
+    """A number above 0."""
+    if isinstance(white, bool) or not isinstance(white, Real) or not 0 < float(white) < math.inf:
+        raise ValueError(f"Expected white > 0 but got {white!r}.")
+    return float(white)

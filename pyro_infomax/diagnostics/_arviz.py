@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, final
 
@@ -10,9 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from pyro import poutine
+from torch import nn
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, Tensors, rows_of
+from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Array, Program
 from pyro_infomax._version import creation_attributes
@@ -20,7 +24,7 @@ from pyro_infomax.diagnostics._decompose import Decomposition, account_of
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.information import Estimate
 from pyro_infomax.nn import evaluation_mode
-from pyro_infomax.programs import LocalProgram
+from pyro_infomax.programs import FixedMessenger, LocalProgram, global_values
 from pyro_infomax.training import History
 
 # ---- Groups of arrays as the installed ArviZ's native type.
@@ -72,14 +76,22 @@ class Labels:
         coords: Mapping[str, Sequence[object]],
         dims: Mapping[str, Sequence[str]],
     ) -> None:
-        self.coords = dict(coords)
+        self.coords = {name: _plain(name, each) for name, each in coords.items()}
         self.dims = dict(dims)
         self._unused = set(self.coords) | set(self.dims)
         if _DATUM in coords:
-            _check_number(_DATUM, len(coords[_DATUM]), data_size)
+            _check_number(_DATUM, len(self.coords[_DATUM]), data_size)
 
     def dataset(self, arrays: Mapping[str, torch.Tensor], lead: Sequence[str]) -> xr.Dataset:
         """Arrays (*lead, *event) as one labelled dataset."""
+        taken = {*arrays, *lead}
+        for name in arrays:
+            own = self.dims.get(name, ())
+            if clash := [dim for dim in own if dim in taken or list(own).count(dim) > 1]:
+                raise ValueError(
+                    f"Expected names of dimensions for {name!r} that no site and no other dimension has but "
+                    f"got {clash}; call them otherwise, as {name}_dim"
+                )
         return xr.Dataset({name: self._array(name, each, lead) for name, each in arrays.items()})
 
     def check_used(self) -> None:
@@ -111,6 +123,17 @@ class Labels:
         return labels
 
 
+def _plain(name: str, labels: Any) -> Array:
+    """Labels as a plain array, which can be written to a file: pandas has types that cannot."""
+    index = labels if isinstance(labels, pd.Index) else pd.Index(labels)
+    if bool(pd.isna(np.asarray(index)).any()):
+        raise ValueError(f"Expected a label for each place along {name!r} but some are missing")
+    if isinstance(index, pd.MultiIndex):
+        return np.array([", ".join(map(str, each)) for each in index])
+    array = np.asarray(index)
+    return array if array.dtype != object else np.array([str(each) for each in array])
+
+
 def _check_number(dim: str, labels: int, size: int) -> None:
     if labels != size:
         raise ValueError(f"Expected {size} labels for the dimension {dim!r} but got {labels}")
@@ -134,10 +157,12 @@ def to_arviz(
     data_plate: str | None = None,
     predictive_data: int | None = _PREDICTIVE_DATA,
     decomposition: Decomposition | None = None,
+    progress: bool = True,
 ) -> Any:
     """Draws from the posterior of every datum, and what is known about them, for ArviZ.
 
-    Groups: ``posterior`` and ``prior`` (the latent sites), ``sample_stats`` (``log_weight`` = log p(x, z) −
+    Groups: ``posterior`` and ``prior`` (the latent sites, global ones and those that the model enumerates
+    included; nan where a mask leaves them out), ``sample_stats`` (``log_weight`` = log p(x, z) −
     log q(z|x)), ``posterior_predictive``, ``observed_data``, ``constant_data`` (arguments that are not
     observed), ``svi`` (the history) and ``information`` (the decomposition). There is no ``log_likelihood``:
     with local latents ``arviz.loo`` would be wrong, since leaving a datum out leaves its latent the prior.
@@ -151,6 +176,7 @@ def to_arviz(
         dims: site names to the names of their event dimensions.
         predictive_data: the number of data, from the first on, with posterior predictive draws; None for all.
         decomposition: an account made before; None to make one.
+        progress: show a bar where draws take more than a few seconds.
 
     Returns:
         ``InferenceData`` before ArviZ 1, ``DataTree`` from 1 on. Dimensions are (chain, draw, datum, event…).
@@ -158,7 +184,7 @@ def to_arviz(
     Raises:
         ValueError: for the errors of :func:`decompose`, labels whose number is not that of their dimension,
             and names of nothing that is converted.
-        NotImplementedError: for global latents.
+        NotImplementedError: for those of :func:`decompose`, and for observed sites that cannot be drawn.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -172,9 +198,9 @@ def to_arviz(
     if predictive_data is not None:
         whole_number("predictive_data", predictive_data, at_least=0)
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
-        pair = Pair(model, guide, data, data_plate=data_plate)
+        pair = Pair(model, guide, data, data_plate=data_plate, progress=progress)
         labels = Labels(pair.data_size, coords=coords or {}, dims=dims or {})
-        groups = _groups(pair, num_samples, predictive_data, labels)
+        groups = _groups(pair, num_samples, predictive_data, labels, progress=progress)
         groups["information"] = _information(decomposition or account_of(pair))
     if history is not None:
         groups["svi"] = _svi(history)
@@ -185,17 +211,32 @@ def to_arviz(
 _DRAWS = ("chain", "draw")
 
 
-def _groups(pair: Pair, num_samples: int, predictive: int | None, labels: Labels) -> dict[str, xr.Dataset]:
-    z = _as_stored(pair, pair.draw(num_samples))
-    sites = _sites(pair, z)
+@final
+@dataclass(frozen=True)
+class _Draws:
+    """Draws from the posterior of every datum, and what follows from them."""
+
+    sites: dict[str, torch.Tensor]  # (samples, data, *shape), what the model sums out included
+    shared: dict[str, torch.Tensor]  # global latents, (samples, *shape)
+    log_weight: torch.Tensor  # (samples, data)
+    predicted: dict[str, torch.Tensor]  # (samples, few, *shape)
+
+
+def _groups(
+    pair: Pair, num_samples: int, predictive: int | None, labels: Labels, *, progress: bool
+) -> dict[str, xr.Dataset]:
     few = pair.data_size if predictive is None else min(predictive, pair.data_size)
+    drawn = _posterior(pair, num_samples, few, progress=progress)
+    prior, shared_prior = _prior(pair, num_samples)
     observed, constant = _arguments(pair)
     of_draws, of_data = (*_DRAWS, "datum"), ("datum",)
     groups = {
-        "posterior": labels.dataset(_one_chain(sites), of_draws),
-        "sample_stats": labels.dataset(_one_chain({"log_weight": pair.score(z).log_weight}), of_draws),
-        "prior": labels.dataset(_one_chain(_prior(pair, num_samples)), _DRAWS),
-        "posterior_predictive": labels.dataset(_one_chain(_predicted(pair, z, few)), of_draws),
+        "posterior": labels.dataset(_one_chain(drawn.sites), of_draws).merge(
+            labels.dataset(_one_chain(drawn.shared), _DRAWS)
+        ),
+        "sample_stats": labels.dataset(_one_chain({"log_weight": drawn.log_weight}), of_draws),
+        "prior": labels.dataset(_one_chain(prior | shared_prior), _DRAWS),
+        "posterior_predictive": labels.dataset(_one_chain(drawn.predicted), of_draws),
         "observed_data": labels.dataset(observed, of_data),
         "constant_data": labels.dataset(constant, of_data),
     }
@@ -204,6 +245,38 @@ def _groups(pair: Pair, num_samples: int, predictive: int | None, labels: Labels
 
 def _one_chain(arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: array[None] for name, array in arrays.items()}
+
+
+def _posterior(pair: Pair, num_samples: int, few: int, *, progress: bool) -> _Draws:
+    """Draws of all latents together: local ones given a draw of the global ones each."""
+    if not pair.global_values:
+        return _draws(pair, num_samples, few)
+    rounds, shared = [], []
+    for _ in patiently(range(num_samples), "global latents", progress=progress):
+        at = pair.at(pair.draw_global_values())
+        rounds.append(_draws(at, 1, few))
+        shared.append(at.global_sites)
+    return _Draws(
+        sites=_end_to_end([each.sites for each in rounds]),
+        shared={name: torch.stack([each[name] for each in shared]) for name in shared[0]},
+        log_weight=torch.cat([each.log_weight for each in rounds]),
+        predicted=_end_to_end([each.predicted for each in rounds]),
+    )
+
+
+def _end_to_end(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _draws(pair: Pair, num_samples: int, few: int) -> _Draws:
+    z = _as_stored(pair, pair.draw(num_samples))
+    sites = _sites(pair, z)
+    if pair.program.summed:
+        each = [{name: value[s] for name, value in sites.items()} for s in range(num_samples)]
+        recovered = [pair.program.recovered(pair.data, values) for values in each]
+        sites |= {name: torch.stack([part[name] for part in recovered]) for name in recovered[0]}
+    predicted = _predicted(pair, sites, few)
+    return _Draws(_absent_as_nan(pair, sites), {}, pair.score(z).log_weight, predicted)
 
 
 def _sites(pair: Pair, z: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -216,13 +289,45 @@ def _as_stored(pair: Pair, z: torch.Tensor) -> torch.Tensor:
     return pair.space.flatten(_sites(pair, z))
 
 
-def _prior(pair: Pair, num_samples: int) -> dict[str, torch.Tensor]:
-    """Draws of the latent sites from the model; none if factors make it no program to draw from."""
-    try:
-        drawn = pair.generative.sample(num_samples, *pair.data)
-    except NotImplementedError:
-        return {}
-    return {name: drawn[name] for name in pair.space.layouts}
+def _absent_as_nan(pair: Pair, sites: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a mask leaves out has no posterior, and what was drawn for it says nothing."""
+    found = dict(sites)
+    for name, present in pair.program.presence(pair.data).items():
+        value = sites[name] if sites[name].is_floating_point() else sites[name].double()
+        found[name] = value.masked_fill(~present, torch.nan)
+    return found
+
+
+def _prior(pair: Pair, num_samples: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Draws of local and of global latent sites from the model, (samples, *shape).
+
+    None if factors make it no program to draw from. The rows of the data are taken in turn.
+    """
+    program, data = pair.program, pair.data
+    if any(not layout.size for layout in program.observed.values()):
+        return {}, {}
+    if not program.given:
+        return _rows_in_turn(program, data, num_samples), {}
+    model = pair.programs[0]
+    shared = [global_values(model, data, program.given) for _ in range(num_samples)]
+    local = [
+        _rows_in_turn(program.running(FixedMessenger(values)(model)), data, 1, first=number)
+        for number, values in enumerate(shared)
+    ]
+    together = {name: torch.stack([each[name] for each in shared]) for name in program.given}
+    return _end_to_end(local), together
+
+
+def _rows_in_turn(
+    program: LocalProgram, data: Tensors, number: int, *, first: int = 0
+) -> dict[str, torch.Tensor]:
+    """Latent sites drawn from a model, (number, *shape)."""
+    rows = torch.arange(first, first + number) % len(data[0])
+    if program.follows:
+        return program.draw(rows_of(data, rows), summed=True)
+    rounds = [program.draw(data, summed=True) for _ in range(-(-number // len(data[0])))]
+    drawn = _end_to_end(rounds)
+    return {name: each[first % len(data[0]) :][:number] for name, each in drawn.items()}
 
 
 def _arguments(pair: Pair) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -237,7 +342,10 @@ def _arguments(pair: Pair) -> tuple[dict[str, torch.Tensor], dict[str, torch.Ten
 
 
 def _argument_names(pair: Pair) -> list[str]:
-    parameters = inspect.signature(pair.generative.model).parameters.values()
+    model: Any = poutine.unwrap(pair.programs[0])
+    # a module passes on whatever its __call__ gets
+    inner = model.forward if isinstance(model, nn.Module) else model
+    parameters = inspect.signature(inner).parameters.values()
     named = [each.name for each in parameters if each.kind in _POSITIONAL]
     return [*named, *(f"data_{i}" for i in range(len(named), len(pair.data)))][: len(pair.data)]
 
@@ -262,14 +370,24 @@ def _observed(
     return program.together(size, run)
 
 
-def _predicted(pair: Pair, z: torch.Tensor, few: int) -> dict[str, torch.Tensor]:
+def _predicted(pair: Pair, sites: Mapping[str, torch.Tensor], few: int) -> dict[str, torch.Tensor]:
     """Draws of the observed sites of the first data, (samples, few, *event)."""
     if not few:
         return {}
     # a program made for all of its data has no shorter run
     size = few if pair.program.follows else pair.data_size
     data, program = rows_of(pair.data, slice(0, size)), pair.program.generating()
-    runs = [_observed(program, data, size, pair.space.unflatten(each[:size])) for each in z]
+    number = len(next(iter(sites.values())))
+    try:
+        runs = [
+            _observed(program, data, size, {name: each[s, :size] for name, each in sites.items()})
+            for s in range(number)
+        ]
+    except NotImplementedError as error:
+        raise NotImplementedError(
+            f"Expected observed sites, {pair.observed_names}, that can be drawn for posterior_predictive but "
+            f"got {str(error) or 'one without a method sample'}; pass predictive_data=0 to leave them out"
+        ) from error
     return {name: torch.stack([run[name][:few] for run in runs]) for name in runs[0]}
 
 

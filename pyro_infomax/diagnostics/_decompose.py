@@ -284,6 +284,7 @@ def decompose(
     global_values: SiteValues | None = None,
     num_global_draws: int = 0,
     fabric: Fabric | None = None,
+    progress: bool = True,
 ) -> Decomposition:
     r"""Accounts for the nats of a pair: distortion, rate, information, marginal KL and its parts.
 
@@ -315,6 +316,7 @@ def decompose(
             data (and of the holdout) that they hold, as many as they like; None for one process. Each of
             them runs the programs on its own data and scores all draws under its own posteriors alone; the
             mixture is put together by a reduced logsumexp, exactly.
+        progress: show a bar where the mixture takes more than a few seconds.
 
     Returns:
         The account, in nats per datum; that of the held-out data in its ``holdout``. Over several processes
@@ -340,11 +342,13 @@ def decompose(
     whole_number("num_samples", num_samples, at_least=1)
     ranks = ranks_of(fabric)
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(_seed_of_all(seed, ranks)):
-        build = partial(Pair, model, guide, data_plate=data_plate, batch_size=batch_size, ranks=ranks)
+        options: dict[str, Any] = {"data_plate": data_plate, "batch_size": batch_size, "ranks": ranks}
+        build: Callable[..., Pair] = partial(Pair, model, guide, progress=progress, **options)
         pair = build(data, global_values=global_values)
         if num_global_draws:
             drawn = _global_draws(pair, num_global_draws)
-            made = [_made(build, data, holdout, num_samples, values) for values in drawn]
+            rounds = patiently(drawn, "global latents", progress=progress)
+            made = [_made(build, data, holdout, num_samples, values) for values in rounds]
             account = _averaged(made)
         else:
             account = _made(build, data, holdout, num_samples, pair.global_values, pair=pair)
@@ -377,7 +381,7 @@ def _global_draws(pair: Pair, number: int) -> list[SiteValues]:
         raise ValueError(
             "Expected a guide with latent sites outside its data plate for num_global_draws but it has none"
         )
-    return [pair.draw_global_values() for _ in patiently(range(number), "global latents")]
+    return [pair.draw_global_values() for _ in range(number)]
 
 
 def _averaged(accounts: Sequence[Decomposition]) -> Decomposition:

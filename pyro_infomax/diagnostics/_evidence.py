@@ -127,6 +127,7 @@ def importance_weighted_evidence(
     seed: int | None = None,
     data_plate: str | None = None,
     global_values: SiteValues | None = None,
+    progress: bool = True,
 ) -> ImportanceWeightedEvidence:
     r"""The importance-weighted bound on the log-evidence of data, with a Pareto k for each datum.
 
@@ -147,6 +148,7 @@ def importance_weighted_evidence(
         num_samples: S, draws of z for each datum, at least 2.
         batch_size: the most rows, draws times data, that a program is run on at once, where it follows the
             length of its arguments.
+        progress: show a bar where this takes more than a few seconds.
 
     Raises:
         ValueError: for fewer than two samples, data with nan, a guide that lacks a site of the model, no data
@@ -169,7 +171,7 @@ def importance_weighted_evidence(
             model, guide, data, data_plate=data_plate, batch_size=batch_size, global_values=global_values
         )
         weights = ImportanceWeights(num_samples, pair.data_size)
-        for chunk in patiently(_chunks(pair, num_samples), "importance weights"):
+        for chunk in patiently(_chunks(pair, num_samples), "importance weights", progress=progress):
             weights.add(pair.score(pair.draw(chunk)).log_weight)
     return ImportanceWeightedEvidence(
         estimate=replace(weights.estimate, target=evidence_of(pair)),

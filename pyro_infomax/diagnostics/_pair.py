@@ -1,11 +1,11 @@
 """A model and a guide on the same data, and draws from the guide that both have scored."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Final, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 import torch
 from torch.distributions import Distribution
@@ -92,6 +92,7 @@ class Pair:
             medians, and all of them in this attribute afterwards.
         ranks: the processes, each of which holds a part of the data; what is known of them is known of the
             data of all, those of the first process first.
+        progress: show a bar where the mixture takes more than a few seconds.
 
     Raises:
         ValueError: if the two do not share their latent sites, the data hold nan, or there is not one data
@@ -117,9 +118,17 @@ class Pair:
         batch_size: int = 1024,
         global_values: SiteValues | None = None,
         ranks: Ranks = ONE_RANK,
+        progress: bool = True,
     ) -> None:
         whole_number("batch_size", batch_size, at_least=1)
         self.ranks = ranks
+        self.progress = progress and ranks.is_first
+        self._options = {
+            "data_plate": data_plate,
+            "batch_size": batch_size,
+            "ranks": ranks,
+            "progress": progress,
+        }
         self.masked: list[str] = []
         self.programs = model, guide
         given = global_values or {}
@@ -146,17 +155,23 @@ class Pair:
         _check_densities(self.representation.program.point_masses)
         _check_sites(model=self.program.latents, guide=self.space.layouts)
         own = self.representation.program.presence(self.data)
-        _check_masks(model=self.program.presence(self.data), guide=own)
+        of_model = self.program.presence(self.data)
+        kept = self.space.layouts.keys() & of_model.keys()
+        _check_masks(model={name: of_model[name] for name in kept}, guide=own)
         self.masked = list(own)
 
     def _joints(
         self, model: Program, guide: Program, *, data_plate: str | None, batch_size: int
     ) -> "_Joints":
-        return _with_plate(
-            data_plate,
-            lambda plate: RepresentationJoint(guide, self.data, data_plate=plate, batch_size=batch_size),
-            lambda plate: _on_data(GenerativeJoint(model, data_plate=plate), self.data, batch_size),
-        )
+        def representation(plate: str | None) -> RepresentationJoint:
+            return RepresentationJoint(guide, self.data, data_plate=plate, batch_size=batch_size)
+
+        def generative(plate: str | None, kept: Collection[str]) -> GenerativeJoint:
+            joint = GenerativeJoint(model, data_plate=plate, kept=kept)
+            joint.program(self.data, batch_size=batch_size)
+            return joint
+
+        return _with_plate(data_plate, representation, generative)
 
     def _fixed_joints(self, build: Callable[..., "_Joints"]) -> "_Joints":
         """Both joints with the global latent sites fixed, at what was given or at the guide's medians."""
@@ -188,6 +203,13 @@ class Pair:
         drawn = self.ranks.together(lambda: global_values(guide, self.data, names))
         return self.ranks.broadcast(drawn)
 
+    def at(self, values: SiteValues) -> "Pair":
+        """The pair given other values of the global latent sites."""
+        options: dict[str, Any] = {**self._options, "ranks": self.ranks, "progress": self.progress}
+        twin = Pair(*self.programs, self.data, global_values=values, **options)
+        twin._auxiliary = self._auxiliary
+        return twin
+
     @property
     def own_size(self) -> int:
         """The number of data of this process."""
@@ -218,8 +240,7 @@ class Pair:
         """
         if self.masked:
             raise NotImplementedError(no_mixture(self.masked))
-        progress = self.ranks.is_first
-        own = WholeAggregate(self._own_posterior, site_sizes=site_sizes, progress=progress)
+        own = WholeAggregate(self._own_posterior, site_sizes=site_sizes, progress=self.progress)
         return own if self.ranks.world_size == 1 else ShardedAggregate(own, self.ranks)
 
     def prior(self) -> Density:
@@ -373,17 +394,15 @@ def _check_sites(*, model: Mapping[str, SiteLayout], guide: Mapping[str, SiteLay
             )
 
 
-def _on_data(joint: GenerativeJoint, data: Tensors, batch_size: int) -> GenerativeJoint:
-    joint.program(data, batch_size=batch_size)
-    return joint
-
-
 def _with_plate(
     name: str | None,
     representation: Callable[[str | None], RepresentationJoint],
-    generative: Callable[[str | None], GenerativeJoint],
-) -> tuple[RepresentationJoint, GenerativeJoint]:
-    """Both joints by the named plate; a program that calls its plate otherwise finds it by itself."""
+    generative: Callable[[str | None, Collection[str]], GenerativeJoint],
+) -> "_Joints":
+    """Both joints by the named plate; a program that calls its plate otherwise finds it by itself.
+
+    What the guide does not draw may be summed out of the model.
+    """
     unknown: list[UnknownPlateError] = []
 
     def built(build: Callable[[str | None], _Joint]) -> _Joint:
@@ -393,10 +412,11 @@ def _with_plate(
             unknown.append(error)
             return build(None)
 
-    joints = built(representation), built(generative)
-    if len(unknown) == len(joints):
+    q = built(representation)
+    p = built(lambda plate: generative(plate, list(q.space.layouts)))
+    if len(unknown) == 2:
         raise unknown[0]
-    return joints
+    return q, p
 
 
 def _check_densities(point_masses: list[str]) -> None:
@@ -446,7 +466,7 @@ def _naming_the_holdout() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{error} (of the holdout)") from error
+        raise ValueError(f"{str(error).rstrip('.')} (of the holdout)") from error
 
 
 def _data_like(training: Tensors, holdout: Data) -> Tensors:

@@ -1,7 +1,7 @@
 """Modularity and explicitness, the two scores of Ridgeway and Mozer (2018)."""
 
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -16,7 +16,12 @@ from pyro_infomax.disentanglement._interventions import (
     GivenFactors,
     drawn_sample,
 )
-from pyro_infomax.disentanglement._mig import corrected_mutual_informations, mutual_informations
+from pyro_infomax.disentanglement._mig import (
+    INFORMATION_CALIBRATION,
+    REFERENCE_CALIBRATION,
+    PointwiseInformation,
+    mutual_informations,
+)
 from pyro_infomax.disentanglement._sample import Binned, Split, binned, to_split
 from pyro_infomax.disentanglement._score import (
     Calibration,
@@ -30,15 +35,13 @@ from pyro_infomax.disentanglement._score import (
 
 # ---- Modularity: whether a code tells of one factor and of no other.
 
-_CALIBRATION: Final = Calibration()
-
 
 def modularity(
     codes: GivenCodes,
     factors: GivenFactors,
     *,
     reference: bool = False,
-    calibration: Calibration | None = _CALIBRATION,
+    calibration: Calibration | Literal["own"] | None = "own",
     num_points: int = NUM_TRAIN,
     seed: int = 0,
     progress: bool = True,
@@ -47,9 +50,9 @@ def modularity(
 
     .. math:: 1 - \frac{\sum_{j \neq j^*} I_{lj}^2}{(K - 1)\, I_{lj^*}^2}, \qquad j^* = \arg\max_j I_{lj}
 
-    with the mutual information of code l and factor j. The codes are put into bins by rank and what chance
-    alone would show is taken out, as in :func:`mig`; a code that tells of no factor then is left out of the
-    mean and noted. Where no code is left the score is 0. So codes that know nothing score 0, the factors 1.
+    with the mutual information of code l and factor j, estimated without bins as in :func:`mig`. A code that
+    tells no more of any factor than chance would is left out of the mean and noted. Where no code is left the
+    score is 0. So codes that know nothing score 0, the factors 1.
 
     With ``reference`` the bins are 20 of equal width, the information is the plug-in estimate, and all codes
     count; one without any information at all counts 0. Codes that know nothing then score high, since chance
@@ -61,13 +64,13 @@ def modularity(
         codes: (n, L), or a callable from observations to codes.
         factors: (n, K) integers, at least two, or a source of factors and observations.
         reference: whether by the definition of the field's reference implementation.
-        calibration: how often it is computed anew; None for the score alone.
+        calibration: how often it is computed anew; None for the score alone, ``"own"`` as for :func:`mig`.
         num_points: how many data to draw from a source.
         seed, progress: as for :func:`score`.
 
     Returns:
-        The score, with parts ``mutual_information`` (L, K) in nats, and ``per_code`` (L,), which is nan for a
-        code left out.
+        The score, with parts ``mutual_information`` (L, K) in nats, by default with its ``standard_error``,
+        and ``per_code`` (L,), which is nan for a code left out.
 
     Raises:
         ValueError: for a single factor, and whatever :func:`score` refuses.
@@ -85,8 +88,14 @@ def modularity(
         raise ValueError(
             "Expected at least two factors but got 1: modularity asks whether a code tells of one only."
         )
-    data, statistic = binned(sample, reference=reference), _as_reference if reference else _corrected
-    return calibrated("modularity", statistic, data, calibration=calibration, rng=rng, progress=progress)
+    if reference:
+        chosen = REFERENCE_CALIBRATION if calibration == "own" else calibration
+        return calibrated(
+            "modularity", _as_reference, binned(sample), calibration=chosen, rng=rng, progress=progress
+        )
+    chosen = INFORMATION_CALIBRATION if calibration == "own" else calibration
+    data = PointwiseInformation.of(sample)
+    return calibrated("modularity", _of_informed, data, calibration=chosen, rng=rng, progress=progress)
 
 
 def _as_reference(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
@@ -96,13 +105,17 @@ def _as_reference(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
     return ScoreOutcome(float(modularities.mean()), parts)
 
 
-def _corrected(data: Binned, _rng: np.random.RandomState) -> ScoreOutcome:
-    information = corrected_mutual_informations(data.bins, data.factors)
+def _of_informed(data: PointwiseInformation, _rng: np.random.RandomState) -> ScoreOutcome:
+    information, _ = data.information()
     modularities = _modularities(information)
     told = ~np.isnan(modularities)
     score = float(modularities[told].mean()) if told.any() else 0.0
-    parts = {"mutual_information": information, "per_code": modularities}
-    return ScoreOutcome(score, parts, notes=_left_out(np.flatnonzero(~told).tolist()))
+    parts = {
+        "mutual_information": information,
+        "standard_error": data.standard_error,
+        "per_code": modularities,
+    }
+    return ScoreOutcome(score, parts, notes=(*data.notes(), *_left_out(np.flatnonzero(~told).tolist())))
 
 
 def _modularities(information: Floats) -> Floats:

@@ -236,28 +236,15 @@ class Binned:
         return replace(self, bins=self.best)
 
 
-def binned(sample: Sample, *, reference: bool) -> Binned:
-    """The codes of a sample in bins: 20 of equal width as the reference has them, or by rank."""
-    best = sample.as_codes().codes
-    if reference:
-        return Binned(equal_width_bins(sample.codes), sample.factors, equal_width_bins(best))
-    num_bins = num_rank_bins(len(sample), max(sample.sizes))
-    return Binned(rank_bins(sample.codes, num_bins), sample.factors, rank_bins(best, num_bins))
+def binned(sample: Sample) -> Binned:
+    """The codes of a sample in 20 bins of equal width, as the reference has them."""
+    return Binned(equal_width_bins(sample.codes), sample.factors, equal_width_bins(sample.as_codes().codes))
 
 
 def equal_width_bins(codes: Floats) -> Integers:
     """20 bins of equal width from the smallest to the largest value of each code; a constant code has one."""
     columns = [np.digitize(code, np.histogram_bin_edges(code, REFERENCE_BINS)[:-1]) - 1 for code in codes.T]
     return np.stack(columns, axis=1).astype(np.int64)
-
-
-def num_rank_bins(size: int, most: int) -> int:
-    r"""Bins enough to carry the factors: :math:`\max(\sqrt n, S)`.
-
-    S is the number of values of the largest factor. With fewer, a code could not tell all of them apart;
-    with many more, chance outweighs what the code knows.
-    """
-    return max(round(size**0.5), most)
 
 
 def rank_bins(codes: Floats, num_bins: int) -> Integers:

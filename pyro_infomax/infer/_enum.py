@@ -8,6 +8,7 @@ from functools import reduce
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar, final
 
+import pyro.distributions as dist
 import torch
 from opt_einsum import shared_intermediates
 from pyro import poutine
@@ -235,10 +236,12 @@ def guide_costs(guide_trace: Trace, ordering: dict[str, frozenset[str]]) -> Cost
 def model_costs(model_trace: Trace, guide_trace: Trace) -> ModelCosts:
     """Log-probabilities of a model's sites; refuses different scales of sites that are summed together."""
     components = enumerated_components(model_trace, guide_trace)
+    scale = _common_scale(model_trace, components)
     # Pyro's own comparison of scales would take their values
-    unscaled = mapped(model_trace, lambda site: {**site, "scale": 1.0}) if components else model_trace
-    costs, factors, ordering, summed, _ = _compute_model_factors(unscaled, guide_trace)
-    return ModelCosts(costs, factors, summed, _common_scale(model_trace, components), ordering)
+    if components:
+        model_trace = mapped(model_trace, lambda site: {**site, "scale": 1.0})
+    costs, factors, ordering, summed, _ = _compute_model_factors(model_trace, guide_trace)
+    return ModelCosts(costs, factors, summed, scale, ordering)
 
 
 def enumerated_components(model_trace: Trace, guide_trace: Trace) -> list[Component]:
@@ -292,6 +295,13 @@ def _site_dims(sites: Iterable[Site]) -> frozenset[str]:
 class SummedELBO(TraceEnum_ELBO):
     """Exact sums over enumerated sites, in one graph of tensor operations for all particles."""
 
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
+        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        for site in sample_sites(model_trace):
+            if site["infer"].get("_enumerate_dim") is not None and site["name"] not in guide_trace.nodes:
+                _sum_to_one(site)
+        return model_trace, guide_trace
+
     def loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """Minus the ELBO."""
         return as_number(self._summed_loss(self._get_traces(model, guide, args, kwargs)))
@@ -309,6 +319,23 @@ class SummedELBO(TraceEnum_ELBO):
 
     def _summed_loss(self, traces: Traces) -> Tensor:
         return torch.as_tensor(sum(-summed_elbo(*pair) for pair in traces) / self.num_particles)
+
+
+# What is summed out sums to 1 where a mask leaves it out: a handler's, which Pyro passes over, or its own
+def _sum_to_one(site: Site) -> None:
+    fn = _without_masks(site["fn"])
+    if fn is not site["fn"]:
+        log_prob = packed.pack(fn.log_prob(site["value"]), site["infer"]["_dim_to_symbol"])
+        site["packed"]["unscaled_log_prob"] = log_prob
+
+
+def _without_masks(fn: Any) -> Any:
+    if isinstance(fn, dist.MaskedDistribution):
+        return _without_masks(fn.base_dist)
+    if isinstance(fn, dist.Independent):
+        base = _without_masks(fn.base_dist)
+        return fn if base is fn.base_dist else base.to_event(fn.reinterpreted_batch_ndims)
+    return fn
 
 
 # ---- Weights on these sums, and their terms.
@@ -394,7 +421,7 @@ def _check_one_scale(scales: dict[str, Weight], expected: str, remedy: str) -> N
     first = next(iter(scales.values()))
     for scale in scales.values():
         # What a weight was taken out of is known up to its rounding
-        if not holds(abs(scale - first) <= 1e-5 * abs(first), f"{expected}; {remedy}"):
+        if not holds((scale - first) ** 2 <= (1e-5 * first) ** 2, f"{expected}; {remedy}"):
             numbers = {name: float(each) for name, each in scales.items()}
             raise ValueError(f"{expected} but got the scales {numbers}; {remedy}")
 

@@ -1,7 +1,7 @@
 """The generative joint p(z) p(x|z) of a model."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import cast, final
 
 import torch
@@ -95,11 +95,16 @@ class GenerativeJoint:
 
     Args:
         model, data_plate: as :func:`generative`.
+        kept: the latent sites that stay, as those of a guide; what the model enumerates beside these, by
+            ``infer={"enumerate": "parallel"}``, is summed out. None to take none out.
     """
 
-    def __init__(self, model: Program, *, data_plate: str | None = None) -> None:
+    def __init__(
+        self, model: Program, *, data_plate: str | None = None, kept: Collection[str] | None = None
+    ) -> None:
         self.model = model
         self.data_plate = data_plate
+        self.kept = kept
         self._program: LocalProgram | None = None
         self._kind: tuple[object, ...] = ()
         self._data: Tensors | None = None
@@ -125,7 +130,12 @@ class GenerativeJoint:
         known = self._program
         if known is None or kind != self._kind or not (known.follows or known.data_size == len(data[0])):
             self._program = LocalProgram(
-                self.model, data, role="model", data_plate=self.data_plate, batch_size=self._batch_size
+                self.model,
+                data,
+                role="model",
+                data_plate=self.data_plate,
+                batch_size=self._batch_size,
+                kept=self.kept,
             )
             self._kind = kind
         self._data = data
@@ -236,7 +246,11 @@ class GenerativeJoint:
     def _prior_program(self, size: int) -> LocalProgram:
         with no_placeholder_parameters():
             return LocalProgram(
-                self.model, self._placeholders(size), role="prior", data_plate=self.data_plate
+                self.model,
+                self._placeholders(size),
+                role="prior",
+                data_plate=self.data_plate,
+                kept=self.kept,
             )
 
     def _placeholders(self, size: int) -> Tensors:
@@ -305,7 +319,7 @@ class GenerativeJoint:
             NotImplementedError: if it depends on the data, or is masked.
         """
         data = as_data(data)
-        if masked := list(self.program(data).presence(data)):
+        if masked := [name for name in self.program(data).presence(data) if name in space.layouts]:
             raise NotImplementedError(
                 f"the latent sites {masked} are masked for some of the data, for which the model has no "
                 "density of them"
@@ -336,7 +350,7 @@ class GenerativeJoint:
         """
         data = as_data(data)
         program = self.program(data)
-        if program.latents.keys() != space.layouts.keys():
+        if program.latents.keys() != space.layouts.keys() or program.mixes_latents:
             return None
         own = LatentSpace({name: program.latents[name] for name in space.layouts})
         product = product_of_sites(program, data, own)

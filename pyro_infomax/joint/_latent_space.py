@@ -1,13 +1,23 @@
 """The local latent sites of a program, by name or side by side in one vector."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import final
+from typing import Any, cast, final
 
 import torch
+from opt_einsum import shared_intermediates
+from pyro.distributions import MaskedDistribution
+from pyro.distributions.util import scale_and_mask
+from pyro.ops import packed
+from pyro.ops.contract import contract_to_tensor
+from pyro.ops.rings import LogRing
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_infomax._data import SiteValues, Tensors, rows_of
+from pyro_infomax._types import Site
 from pyro_infomax.distributions import Density
+from pyro_infomax.poutine import frames_of, unweighted_scale_and_mask
 from pyro_infomax.programs import LocalProgram, SiteLayout
 
 # ---- Latent sites side by side in one vector, and back.
@@ -128,6 +138,8 @@ def site_scores(
     Values are (M or 1, *shape), those of sites that are not scored included.
     """
     latent_only = all(name in program.latents for name in names)
+    if program.summed and (program.mixes_latents or not latent_only):
+        return _scores_summed(program, data, values, names)
 
     def run(rows: Tensor) -> dict[str, Tensor]:
         own = {name: (each[rows] if len(each) > 1 else each)[None] for name, each in values.items()}
@@ -135,6 +147,72 @@ def site_scores(
         return {name: program.log_prob(trace.nodes[name], len(rows), z=own.get(name))[0] for name in names}
 
     return program.together(len(data[0]), run)
+
+
+# ---- The same where the model enumerates sites, which are summed out.
+
+
+def _scores_summed(
+    program: LocalProgram, data: Tensors, values: Mapping[str, Tensor], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """The log-densities of sites, (M,) each, given those before them among ``names``: latents come first."""
+    order = [*program.latents, *program.observed]
+    names = [name for name in order if name in names]
+    stop_after = names if all(name in program.latents for name in names) else None
+
+    def run(rows: Tensor) -> dict[str, Tensor]:
+        own = {name: (each[rows] if len(each) > 1 else each)[None] for name, each in values.items()}
+        trace = program.enumerated(data, rows, values=own, stop_after=stop_after)
+        factors = _factors(program, trace, names)
+        sums = [_summed_out(program, trace, factors, names[: k + 1], len(rows)) for k in range(len(names))]
+        steps = zip(sums, [torch.zeros_like(sums[0]), *sums], strict=False)
+        return {name: here - before for name, (here, before) in zip(names, steps, strict=True)}
+
+    return program.together(len(data[0]), run)
+
+
+def _factors(program: LocalProgram, trace: Trace, names: Sequence[str]) -> dict[str, Tensor]:
+    """The log-densities of named and summed sites, packed as Pyro packs them, in float64."""
+    trace.compute_log_prob()
+    trace.pack_tensors()
+    return {
+        name: _factor(cast(Site, trace.nodes[name]), masked=name not in program.summed)
+        for name in [*program.summed, *names]
+        if name in trace.nodes
+    }
+
+
+def _factor(site: Site, *, masked: bool) -> Tensor:
+    # what is summed out sums to one, also where a mask leaves it out
+    fn = site["fn"] if masked else _unmasked(site["fn"])
+    dims = site["infer"]["_dim_to_symbol"]
+    mask = unweighted_scale_and_mask(site)[1] if masked else None
+    score = scale_and_mask(fn.log_prob(site["value"]), mask=mask)
+    return packed.pack(score.double(), dims)
+
+
+def _unmasked(fn: Any) -> Any:
+    return fn.base_dist if isinstance(fn, MaskedDistribution) else fn
+
+
+def _summed_out(
+    program: LocalProgram, trace: Trace, factors: Mapping[str, Tensor], names: Sequence[str], rows: int
+) -> Tensor:
+    """The logarithm of the product of some sites, summed over those to be summed out: (rows,)."""
+    symbols = trace.plate_to_symbol
+    tree: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+    dims: set[str] = set()
+    for name in [*(each for each in program.summed if each in factors), *names]:
+        factor = factors[name]
+        frames = frames_of(cast(Site, trace.nodes[name]))
+        ordinal = frozenset(symbols[frame.name] for frame in frames if frame.size > 1)
+        dims |= set(factor._pyro_dims) - ordinal  # type: ignore[attr-defined]
+        tree.setdefault(ordinal, []).append(factor)
+    target = frozenset({symbols[program.plate]}) if rows > 1 else frozenset()
+    sizes = {symbols[program.plate]: rows}
+    with shared_intermediates() as cache:
+        found = contract_to_tensor(tree, dims, target, ring=LogRing(cache, dim_to_size=sizes))
+    return found.reshape(-1).expand(rows)
 
 
 def total(scores: Mapping[str, Tensor]) -> Tensor:

@@ -68,7 +68,7 @@ def broadcasts(score: Callable[[Tensor], Tensor], z: Tensor) -> bool:
     """Whether vectors (outer, data, latent) get the same scores, (outer, data), together as one by one."""
     try:
         together = score(z)
-    except (RuntimeError, ValueError, IndexError):
+    except (RuntimeError, ValueError, IndexError, KeyError):
         return False
     apart = torch.cat([score(each[None]) for each in z])
     return together.shape == apart.shape and torch.allclose(together, apart, rtol=_MISTAKE, atol=_MISTAKE)

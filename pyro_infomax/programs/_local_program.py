@@ -1,7 +1,7 @@
 """A Pyro program read datum by datum."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
@@ -11,16 +11,18 @@ import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.distributions.util import scale_and_mask
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer import infer_discrete
+from pyro.infer.autoguide import AutoGuide, AutoNormal
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import nn
+from torch.distributions import Transform, biject_to, transforms
 
 from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Program, Site
-from pyro_infomax.distributions import closed_quantiles, is_discrete, is_point_mass
+from pyro_infomax.distributions import closed_quantiles, full_name, is_discrete, is_point_mass
 from pyro_infomax.nn import evaluation_mode, modules_behind
 from pyro_infomax.poutine import (
     data_frame,
@@ -78,6 +80,8 @@ def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None 
             return replace(seen, follows=True, fixed_size=_fixed_size(seen))
     # Else it runs on all of them, and on few only to see whether its plate follows
     whole = subject.run(data)
+    # by its name, for few rows may be as many as another plate has
+    subject = replace(subject, data_plate=whole.frame.name)
     runs = subject.run_on_all_of(few), subject.run_on_all_of(fewer)
     if None not in runs:
         return replace(whole, follows=True, fixed_size=_fixed_size(runs[1]))
@@ -182,10 +186,12 @@ class GlobalLatentsError(NotImplementedError):
         self.names = [site["name"] for site in sites]
         self.auxiliary = [site["name"] for site in sites if site["infer"].get("is_auxiliary")]
         self.role = role
-        latents = " and ".join(repr(name) for name in self.names if name not in self.auxiliary)
+        first, *rest = [name for name in self.names if name not in self.auxiliary] or self.names
+        others = f", as {' and '.join(map(repr, rest))} {'are' if rest[1:] else 'is'}," if rest else ""
         super().__init__(
-            f"The latent site {latents} of the {role} is outside the data plate {plate!r} and so global; "
-            "give it to the guide too, or fix it with pyro.poutine.condition and ask for the local ones"
+            f"The latent site {first!r} of the {role} is outside the data plate {plate!r}{others} "
+            "and so global; give it to the guide too, or fix it with pyro.poutine.condition and ask for the "
+            "local ones"
         )
 
 
@@ -247,6 +253,54 @@ def _median(fn: Any) -> torch.Tensor:
     return unconstrained(unconstrained.inv(draws).median(0).values)
 
 
+# ---- Pyro's AutoNormal draws an auxiliary Normal for each site, and the site as a point mass of its image.
+
+_UNCONSTRAINED: Final = "_unconstrained"
+
+
+def _transforms_of_auxiliaries(program: Program, trace: poutine.Trace) -> dict[str, Transform]:
+    """The bijections from auxiliary sites to the local latent sites that are their images."""
+    guides = [each for each in modules_behind(program) if isinstance(each, AutoNormal)]
+    prototypes = [each.prototype_trace for each in guides if each.prototype_trace is not None]
+    known = {name: site for each in prototypes for name, site in each.iter_stochastic_nodes()}
+    found = {}
+    for site in _latents(trace):
+        name = site["name"].removesuffix(_UNCONSTRAINED)
+        image = name in trace.nodes and is_point_mass(trace.nodes[name]["fn"])
+        if site["infer"].get("is_auxiliary") and frames_of(site) and name in known and image:
+            found[name] = biject_to(known[name]["fn"].support)
+    return found
+
+
+@final
+class _PushForwardMessenger(Messenger):
+    """Draws such sites from the image of the Normal, whose density is known, and hides the Normal."""
+
+    def __init__(self, transforms: Mapping[str, Transform]) -> None:
+        super().__init__()
+        self.transforms = transforms
+        self._bases: dict[str, Any] = {}
+
+    def _pyro_sample(self, msg: Site) -> None:
+        name = msg["name"]
+        if name.removesuffix(_UNCONSTRAINED) in self.transforms and name.endswith(_UNCONSTRAINED):
+            self._bases[name.removesuffix(_UNCONSTRAINED)] = msg["fn"]
+            msg["stop"] = True
+        elif name in self._bases:
+            msg["fn"] = _image(self._bases.pop(name), self.transforms[name])
+
+
+def _image(base: Any, transform: Transform) -> Any:
+    """The distribution of the image; plain for the real line and for exp, by which closed forms know it."""
+    points = base.mean + 0.3
+    image = transform(points)
+    if image.shape == points.shape and torch.equal(image, points):
+        return base
+    if image.shape == points.shape and torch.equal(image, points.exp()):
+        return dist.TransformedDistribution(base, [transforms.ExpTransform()])
+    return dist.TransformedDistribution(base, [transform])
+
+
 # ---- The program as its layout shows it: run in pieces, with values given, scored datum by datum.
 
 
@@ -266,6 +320,8 @@ class LocalProgram:
             so that its data may be placeholders of the right length.
         data_plate: the name of the data plate, None to find it.
         batch_size: the largest number of rows of a run, where the program follows its arguments.
+        kept: the latent sites that a guide draws; what the model enumerates beside these is summed out. None
+            to take all latent sites for drawn.
 
     Raises:
         ValueError: if there is no data plate, or several, or a site has batch dimensions without plates.
@@ -291,11 +347,15 @@ class LocalProgram:
         role: str,
         data_plate: str | None = None,
         batch_size: int = 1024,
+        kept: Collection[str] | None = None,
     ) -> None:
-        self.program = program
         self.role = role
         self.data_size = len(data[0])
         seen = probe(program, data, role=role, data_plate=data_plate)
+        if transforms := _transforms_of_auxiliaries(program, seen.trace):
+            program = _PushForwardMessenger(transforms)(program)
+            seen = probe(program, data, role=role, data_plate=data_plate)
+        self.program = program
         self.plate: str = seen.frame.name
         self.follows = seen.follows
         # whether its plate takes a fixed number of rows of the data
@@ -306,12 +366,16 @@ class LocalProgram:
             self.piece = min(batch_size, self.fixed_size)
         self.error = seen.error
         self._refuse_unknown_densities(seen, data)
-        self.latents = self._layouts(seen, observed=False)  # in the program's order
+        latents = self._layouts(seen, observed=False)  # in the program's order
+        self.summed = {} if kept is None else self._enumerated(seen, latents, kept)
+        self.latents = {name: each for name, each in latents.items() if name not in self.summed}
         self.observed = self._layouts(seen, observed=True)  # factors included
         self.point_masses = [name for name in self.latents if is_point_mass(seen.trace.nodes[name]["fn"])]
         self.given = [site["name"] for site in sample_sites(seen.trace) if site.get("given")]
+        # whether latent sites may depend on what is summed out, some of which comes before them
+        self.mixes_latents = list(latents)[: len(self.latents)] != list(self.latents)
         # latent sites of which parts may be left out, as mask and obs_mask do
-        self.masked = [name for name in self.latents if is_masked(seen.trace.nodes[name])]
+        self.masked = [name for name in latents if is_masked(seen.trace.nodes[name])]
         # of a plate that takes part of its rows, whether as many as it is told or as many as the data
         self.whole_size = seen.frame.full_size if self.subsamples else self.fixed_size
         if role != "prior" and self.whole_size != self.data_size and self.is_bound_to_rows(data):
@@ -394,6 +458,17 @@ class LocalProgram:
                     f"The observed site {name!r} of the {self.role} is outside the data plate {self.plate!r} "
                     "but depends on local latents, which makes the data dependent; put it into the plate"
                 )
+
+    def _enumerated(
+        self, seen: Probe, latents: Mapping[str, SiteLayout], kept: Collection[str]
+    ) -> dict[str, SiteLayout]:
+        nodes: Any = seen.trace.nodes
+        marked = {name: nodes[name]["infer"].get("enumerate") for name in latents}
+        return {
+            name: layout
+            for name, layout in latents.items()
+            if name not in kept and marked[name] == "parallel"
+        }
 
     def _layouts(self, seen: Probe, *, observed: bool) -> dict[str, SiteLayout]:
         sites = [site for site in sample_sites(seen.trace) if self._is_local(site)]
@@ -490,7 +565,7 @@ class LocalProgram:
         """
         everything = torch.arange(len(data[0]))
         rows = everything if rows is None else rows
-        layouts = self.latents | self.observed if values else {}
+        layouts = self.latents | self.summed | self.observed if values else {}
         held = {name: layouts[name].held(z, len(rows)) for name, z in (values or {}).items()}
         program = ValuesMessenger(held, stop_after=stop_after)(self.program)
         if self.fixed_size is not None:
@@ -502,11 +577,50 @@ class LocalProgram:
             return _trace(RowsMessenger(self.plate, rows)(program), enough)
         return _trace(program, data if torch.equal(rows, everything) else rows_of(data, rows))
 
-    def draw(self, data: Tensors) -> dict[str, torch.Tensor]:
-        """The latent sites drawn once for each datum, (size, *shape), without the rest of the program."""
+    def enumerated(
+        self,
+        data: Tensors,
+        rows: torch.Tensor,
+        *,
+        values: SiteValues,
+        stop_after: Sequence[str] | None = None,
+    ) -> Any:
+        """The same with each value of the sites to be summed out, along axes to the left of all plates."""
+        depth = next(iter(self.summed.values())).depth
+        # what stops the program stands inside, so that each site has passed all handlers by then
+        stopping = ValuesMessenger({}, stop_after=stop_after)(self.program)
+        kept = _KeptMessenger([*self.latents, *self.observed])(stopping)
+        twin = self.running(poutine.enum(kept, first_available_dim=-1 - depth))
+        return twin.trace(data, rows, values=values)
+
+    def recovered(self, data: Tensors, values: SiteValues) -> dict[str, torch.Tensor]:
+        """A draw of the sites that are summed out, given data and latent sites, (size, *shape).
+
+        Args:
+            data: as many as there are values.
+            values: those of the latent sites, (size, *shape).
+        """
+        depth = next(iter(self.summed.values())).depth
 
         def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-            return self.values(self.trace(data, rows, stop_after=list(self.latents)), len(rows))
+            held = {n: self.latents[n].held(z[None, rows], len(rows)) for n, z in values.items()}
+            fixed = poutine.condition(_KeptMessenger([*held])(self.program), data=held)
+            drawing = infer_discrete(fixed, first_available_dim=-1 - depth, temperature=1)
+            nodes = self.running(drawing).trace(data, rows).nodes
+            return {n: each.rows(nodes[n]["value"], len(rows))[0] for n, each in self.summed.items()}
+
+        return self.together(len(data[0]), run)
+
+    def draw(self, data: Tensors, *, summed: bool = False) -> dict[str, torch.Tensor]:
+        """The latent sites drawn once for each datum, (size, *shape), without the rest of the program.
+
+        Those that are to be summed out are drawn too, and given back if wanted.
+        """
+        layouts = self.latents | self.summed if summed else self.latents
+
+        def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            nodes = self.trace(data, rows, stop_after=list(layouts)).nodes
+            return {name: each.rows(nodes[name]["value"], len(rows))[0] for name, each in layouts.items()}
 
         return self.together(len(data[0]), run)
 
@@ -523,7 +637,7 @@ class LocalProgram:
             return {}
 
         def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-            trace = self.trace(data, rows, stop_after=list(self.latents))
+            trace = self.trace(data, rows, stop_after=[*self.latents, *self.summed])
             return {name: self._present(trace.nodes[name], len(rows)) for name in self.masked}
 
         with isolated_random_state(), evaluation_mode(self.program):
@@ -532,7 +646,7 @@ class LocalProgram:
 
     def _present(self, site: Site, rows: int) -> torch.Tensor:
         """(rows, *shape)."""
-        fn, layout = site["fn"], self.latents[site["name"]]
+        fn, layout = site["fn"], (self.latents | self.summed)[site["name"]]
         shape = fn.batch_shape + fn.event_shape
         masks = [(unweighted_scale_and_mask(site)[1], len(fn.event_shape))]
         masks += [(each._mask, len(each.event_shape)) for each in within(fn) if hasattr(each, "_mask")]
@@ -551,7 +665,14 @@ class LocalProgram:
         """
         layout = (self.latents | self.observed)[site["name"]]
         self._refuse_other_rows(site, rows)
-        score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
+        try:
+            score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
+        except (KeyError, NotImplementedError) as error:
+            # transforms that have no inverse raise either
+            raise NotImplementedError(
+                f"The site {site['name']!r} of the {self.role} is {_with_transforms(site['fn'])}, which "
+                "scores only what it has just drawn; use a flow whose inverse is known, as AmortizedFlow's"
+            ) from error
         _, mask = unweighted_scale_and_mask(site)
         return layout.summed(scale_and_mask(score, mask=mask).double(), rows)
 
@@ -562,6 +683,25 @@ class LocalProgram:
                 f"Expected {rows} rows in the plate {self.plate!r} around {site['name']!r} but got {size}; "
                 "a program made for other data cannot score these"
             )
+
+
+def _with_transforms(fn: Any) -> str:
+    """The family, and the names of its transforms."""
+    names = [type(each).__name__ for each in getattr(fn, "transforms", ())]
+    return full_name(fn) + (f" by {', '.join(names)}" if names else "")
+
+
+@final
+class _KeptMessenger(Messenger):
+    """Lets some sites be drawn or given that the program would enumerate."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if msg["name"] in self.names and msg["infer"]:
+            msg["infer"] = {key: each for key, each in msg["infer"].items() if key != "enumerate"}
 
 
 def is_masked(site: Site) -> bool:

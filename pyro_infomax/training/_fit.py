@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, Never, final
 
+import pyro
 import torch
 from pyro import validation_enabled
 from pyro.infer import SVI
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from pyro_infomax._checks import seed_number, whole_number
 from pyro_infomax._random import isolated_random_state, one_thread
 from pyro_infomax._types import State
+from pyro_infomax.capture import CapturedSVI
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import plain_errors
 from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot
@@ -191,9 +193,10 @@ class TrainingRun:
         content = self._keeper.find(resume=resume)
         if content is None:
             return
-        self._create(content["stated_at_first"])
         part = EpochPart(Tally(self.state.svi), self._streams)
-        self._keeper.restore(content, part)
+        with _no_new_parameters_if_refused():
+            self._create(content["stated_at_first"])
+            self._keeper.restore(content, part)
         self._keeper.warn_of_fewer_epochs(content)
         if content["part"] is not None:
             self._part = part
@@ -208,8 +211,7 @@ class TrainingRun:
                 state.epoch = len(state.history) + 1
                 # Processes need not take the same time for an epoch
                 state.history.append(self._execution.ranks.broadcast(self._epoch()))
-                for callback in self._callbacks:
-                    callback(state)
+                self._call_back()
                 state.history.stopped = self._first_reason(state.history.stopped)
                 _show(state.history, bar)
                 if self._keeper is not None:
@@ -219,6 +221,13 @@ class TrainingRun:
         for callback in self._callbacks:
             if isinstance(callback, Callback):
                 callback.finish(state)
+
+    def _call_back(self) -> None:
+        for callback in self._callbacks:
+            callback(self.state)
+        # Ours change nothing that a captured step has recorded. What others change may be out of its sight
+        if isinstance(self.state.svi, CapturedSVI) and not all(map(_is_ours, self._callbacks)):
+            self.state.svi.compare_next_step()
 
     def _first_reason(self, reason: str | None) -> str | None:
         """A callback that stops one process stops all."""
@@ -234,15 +243,17 @@ class TrainingRun:
         elbo: Any = objective(svi)
         stood = elbo.state_dict() if hasattr(elbo, "state_dict") else None
         streams = self._streams.state_dict()
-        with _without_pyro_warnings(), self.state.programs.watch():
-            for batch in self._batches.ordered():
-                svi.evaluate_loss(*batch)
-                if set(wanted) <= set(self.state.programs.stable_names.values()):
-                    break
-        self._last_good.restore()
-        self._streams.load_state_dict(streams)
-        if stood is not None:
-            elbo.load_state_dict(stood)
+        try:
+            with _without_pyro_warnings(), self.state.programs.watch():
+                for batch in self._batches.ordered():
+                    svi.evaluate_loss(*batch)
+                    if set(wanted) <= set(self.state.programs.stable_names.values()):
+                        break
+        finally:
+            self._last_good.restore()
+            self._streams.load_state_dict(streams)
+            if stood is not None:
+                elbo.load_state_dict(stood)
 
     def _epoch(self) -> Row:
         part = self._part or EpochPart(Tally(self.state.svi), self._streams)
@@ -303,6 +314,19 @@ class TrainingRun:
                 tally.add(self._execution.evaluate(svi, batch), len(batch[0]), self._execution.share)
         means = tally.means(self._execution.reduce)
         return {f"validation_{name}": mean for name, mean in means.items()}
+
+
+@contextmanager
+def _no_new_parameters_if_refused() -> Iterator[None]:
+    """Takes what an error has left behind out of the parameter store again."""
+    store = pyro.get_param_store()
+    known = set(store.keys())
+    try:
+        yield
+    except Exception:
+        for name in set(store.keys()) - known:
+            del store[name]
+        raise
 
 
 @contextmanager
@@ -490,6 +514,10 @@ def _warn_unfinished_schedules(svi: SVI, steps: int) -> None:
             UserWarning,
             stacklevel=4,
         )
+
+
+def _is_ours(callback: object) -> bool:
+    return type(callback).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _checked_callbacks(callbacks: object) -> tuple[Callable[[TrainingState], None], ...]:

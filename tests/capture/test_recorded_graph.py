@@ -17,7 +17,7 @@ from pyro_infomax.capture._graph import (
     to_function,
     written_arguments,
 )
-from pyro_infomax.capture._watch import NotCapturableError
+from pyro_infomax.capture._refusals import NotCapturableError
 
 # ---- what is left of a recording
 

@@ -1,5 +1,6 @@
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -90,10 +91,21 @@ def test_what_is_left_out_and_what_goes_together_apply():
 
 
 def test_bytes_are_divided_by_255_unless_they_are_binary():
-    grey = FactorArrays(np.array([[[0, 51]], [[1, 0]]], dtype=np.uint8), [[0], [1]])
-    assert np.allclose(grey.observations([[0], [1]]), [[[0, 0.2]], [[1 / 255, 0]]])
+    grey = FactorArrays(np.array([[[0, 51]], [[1, 255]]], dtype=np.uint8), [[0], [1]])
+    assert np.allclose(grey.observations([[0], [1]]), [[[0, 0.2]], [[1 / 255, 1]]])
     binary = FactorArrays(np.array([[[0, 1]], [[1, 1]]], dtype=np.uint8), [[0], [1]])
     assert binary.observations([[0], [1]]).tolist() == [[[0, 1]], [[1, 1]]]
+
+
+@pytest.mark.parametrize("white", [2, 16, 127])
+def test_bytes_that_are_not_0_to_255_are_refused_unless_white_is_named(white):
+    images = np.full((5000, 1, 1), white, dtype=np.uint8)  # more than are looked at at once
+    factors = np.arange(5000)[:, None] // 2500
+    with pytest.raises(ValueError, match=f"the brightest is {white}: say .* white={white} or white=255"):
+        FactorArrays(images, factors)
+    assert FactorArrays(images, factors, white=white).observations([[1]], seed=0).item() == 1
+    images[-1] = 200
+    assert FactorArrays(images, factors).observations([[0]], seed=0).item() == np.float32(white / 255)
 
 
 def test_what_is_white_may_be_named():
@@ -108,7 +120,7 @@ def test_what_is_white_may_be_named():
         ((8, 6, 1), (1, 8, 6)),
         ((3, 8, 6), (3, 8, 6)),
         ((8, 6), (8, 6)),
-        ((3, 8, 3), (3, 8, 3)),
+        ((3, 8, 8), (3, 8, 8)),
     ],
 )
 def test_channels_come_first(shape, expected):
@@ -117,6 +129,42 @@ def test_channels_come_first(shape, expected):
     assert data.observation_shape == expected
     moved = np.moveaxis(images[1], -1, 0) if shape != expected else images[1]
     assert np.allclose(data.observations([[1]])[0], moved)
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (6, 100, 4)])
+def test_channels_that_could_be_either_axis_are_refused_unless_named(shape):
+    images = np.random.default_rng(0).random((2, *shape), dtype=np.float32)
+    with pytest.raises(ValueError, match="say channels='first' or channels='last'"):
+        FactorArrays(images, [[0], [1]])
+    first, last = (FactorArrays(images, [[0], [1]], channels=where) for where in ("first", "last"))
+    assert (first.observation_shape, last.observation_shape) == (shape, (shape[2], *shape[:2]))
+    assert np.array_equal(first.observations([[1]])[0], images[1])
+    assert np.array_equal(last.observations([[1]])[0], np.moveaxis(images[1], -1, 0))
+
+
+def test_values_that_differ_by_rounding_are_one():
+    size = np.array([0.1 + 0.2, 0.3, 0.3 + 1e-12, 0.6, 3 * 0.2, np.float32(0.9)])
+    data = FactorArrays(np.linspace(0, 1, 6)[:, None], size[:, None])
+    assert data.factor_sizes == (3,)
+    assert data.factor_values["factor 0"] == pytest.approx((0.3, 0.6, 0.9), abs=1e-7)
+    assert np.allclose(data.probabilities(), [1 / 2, 1 / 3, 1 / 6])
+
+
+def test_values_of_one_small_scale_and_of_many_steps_are_kept_apart():
+    small = FactorArrays(np.zeros((3, 1)), [[1e-12], [2e-12], [3e-12]])
+    assert small.factor_sizes == (3,)
+    steps = np.arange(4)[:, None] * 1e-7 + [[0], [0], [0], [1]]
+    chain = np.concatenate([np.arange(30)[:, None] * 1e-7, [[1.0]]])
+    assert FactorArrays(np.zeros((4, 1)), steps).factor_sizes == (2,)
+    assert FactorArrays(np.zeros((31, 1)), chain).factor_sizes == (31,)
+    numbers = FactorArrays(np.zeros((3, 1)), [[0], [1], [10**9]])
+    assert numbers.factor_sizes == (3,)
+
+
+def test_frames_are_arrays_too():
+    images = pd.DataFrame(images_of(GRID).reshape(6, -1))
+    data = FactorArrays(images, pd.DataFrame(GRID))
+    assert torch.equal(data.observations(GRID), arrays().observations(GRID).flatten(1))
 
 
 def test_tensors_and_memory_mapped_arrays_do_too(tmp_path):
@@ -136,7 +184,7 @@ def test_a_dataset_of_an_hdf5_file_is_read_row_by_row(tmp_path, chunks):
         assert torch.equal(data.observations(asked), FactorArrays(images_of(GRID), GRID).observations(asked))
 
 
-@pytest.mark.parametrize("white", [0, -1.0, np.nan])
+@pytest.mark.parametrize("white", [0, -1.0, np.nan, "1", True])
 def test_white_must_be_brighter_than_black(white):
     with pytest.raises(ValueError, match="Expected white > 0"):
         arrays(white=white)

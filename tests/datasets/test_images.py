@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.datasets
 import torch
@@ -64,3 +65,39 @@ def test_shape_and_dtype_are_kept(dtype):
 def test_thresholds_that_leave_one_value_only_are_refused(threshold):
     with pytest.raises(ValueError, match=r"Expected 0 <= threshold < 1 but got"):
         binarize(torch.rand(3, 3), threshold=threshold)
+
+
+@pytest.mark.parametrize("threshold", [None, "0.5", True, np.array([0.1, 0.2])])
+def test_thresholds_are_numbers(threshold):
+    with pytest.raises(ValueError, match=r"Expected 0 <= threshold < 1 but got"):
+        binarize(torch.rand(3, 3), threshold=threshold)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.tensor([0, 200], dtype=torch.uint8),
+        torch.tensor([0.2, np.nan]),
+        torch.tensor([0.2, 1.5]),
+        torch.tensor([-0.1, 0.5]),
+        np.array([3, 16]),
+    ],
+)
+def test_pixels_off_the_scale_are_neither_black_nor_white(images):
+    with pytest.raises(ValueError, match=r"Expected images in \[0, 1\] but got values from"):
+        binarize(images)
+
+
+@pytest.mark.parametrize("images", ["images", None, [[1j]], torch.tensor([1j]), [["a"]]])
+def test_what_holds_no_real_numbers_is_refused(images):
+    with pytest.raises(ValueError, match="of real numbers but got"):
+        binarize(images)
+
+
+def test_arrays_frames_and_lists_become_tensors():
+    pixels = [[0.2, 0.7], [1.0, 0.0]]
+    for images in (np.array(pixels), pd.DataFrame(pixels), pixels):
+        assert binarize(images).tolist() == [[0, 1], [1, 0]]
+    assert binarize(torch.tensor([True, False])).tolist() == [True, False]
+    assert binarize(torch.tensor([1, 0], dtype=torch.uint8)).tolist() == [1, 0]
+    assert binarize(torch.zeros(0, 8)).shape == (0, 8)

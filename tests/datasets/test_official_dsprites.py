@@ -206,3 +206,12 @@ def test_the_test_files_are_compressed_and_not(write):
     for save, kind in ((np.savez_compressed, zipfile.ZIP_DEFLATED), (np.savez, zipfile.ZIP_STORED)):
         with zipfile.ZipFile(write(save)) as archive:
             assert archive.getinfo("imgs.npy").compress_type == kind
+
+
+@pytest.mark.parametrize("unpack", [False, True])
+def test_arrays_larger_than_allowed_are_refused_before_they_are_unpacked(write, tmp_path, unpack):
+    path, copy = write(), tmp_path / "images.npy" if unpack else None
+    size = IMAGES.nbytes + CLASSES.nbytes + 1000
+    assert load_dsprites(path, max_bytes=size, unpack_to=copy).observation_shape == (64, 64)
+    with pytest.raises(ValueError, match=r"Expected at most .* GiB but imgs .* pass max_bytes="):
+        load_dsprites(path, max_bytes=1000, unpack_to=copy)

@@ -75,6 +75,14 @@ def test_other_labels_are_refused(write, labels):
         load_shapes3d(write(labels=labels))
 
 
+def test_labels_that_declare_any_size_are_refused_before_they_are_read(tmp_path):
+    with h5py.File(tmp_path / "huge.h5", "w") as file:
+        file.create_dataset("images", shape=(2**40, 64, 64, 3), dtype=np.uint8, chunks=(1, 64, 64, 3))
+        file.create_dataset("labels", shape=(2**40, 6), dtype=np.float64, chunks=(1, 6))
+    with pytest.raises(ValueError, match=r"Expected at most 1 GiB but labels \(1099511627776, 6\) of"):
+        load_shapes3d(tmp_path / "huge.h5")
+
+
 def test_images_that_are_no_bytes_are_refused(write):
     with pytest.raises(ValueError, match=r"Expected images of bytes in .* but got dtype float32"):
         load_shapes3d(write(images=IMAGES / np.float32(255)))

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -12,7 +13,7 @@ from scipy import stats
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from pyro_infomax import decompose
+from pyro_infomax import decompose, to_arviz
 from pyro_infomax.diagnostics import importance_weighted_evidence
 from pyro_infomax.guides import AmortizedNormal
 
@@ -170,7 +171,7 @@ def test_what_is_refused():
             pyro.sample("z", dist.Normal(0.5 * x, 0.6))
 
     with pytest.raises(
-        NotImplementedError, match=r"'loc' and 'scale' of the model.*give it to the guide too"
+        NotImplementedError, match=r"'loc' of the model.*as 'scale' is, .*give it to the guide too"
     ):
         decompose(model, local_only, X)
     given = {"loc": torch.tensor(0.0), "scale": torch.tensor(1.0)}
@@ -184,3 +185,40 @@ def test_what_is_refused():
         decompose(model, by_hand, X, global_values={"lco": torch.tensor(0.0)})
     with pytest.raises(ValueError, match=r"'loc' of shape \(\) but got \(2,\)"):
         decompose(model, by_hand, X, global_values={"loc": torch.zeros(2)})
+
+
+def test_groups_of_arviz():
+    found = to_arviz(model, by_hand, X, num_samples=300, dims={"z": []}, progress=False, seed=0)
+    posterior, prior = found.posterior, found.prior
+    assert posterior["loc"].dims == ("chain", "draw")
+    assert posterior["z"].dims == ("chain", "draw", "datum")
+    loc, z = posterior["loc"].values[0], posterior["z"].values[0]
+    assert abs(loc.mean() - 0.3) < 5 * 0.2 / math.sqrt(300)
+    # each draw of z is one given the draw of loc beside it
+    rest = z - 0.5 * (X.numpy() - loc[:, None])
+    assert abs(rest.std() / 0.6 - 1) < 5 / math.sqrt(2 * rest.size)
+    assert abs(np.corrcoef(z.mean(-1), loc)[0, 1] + 1) < 0.6
+    scale = posterior["scale"].values[0][:, None]
+    joint = stats.norm(z + loc[:, None], scale).logpdf(X.numpy()) + stats.norm().logpdf(z)
+    weights = joint - stats.norm(0.5 * (X.numpy() - loc[:, None]), 0.6).logpdf(z)
+    np.testing.assert_allclose(found.sample_stats["log_weight"].values[0], weights, rtol=1e-6, atol=1e-6)
+    assert abs(prior["loc"].values.std() - 1) < 5 / math.sqrt(600)
+    predicted = found.posterior_predictive["x"].values[0]
+    assert abs((predicted - z - loc[:, None]).std() - math.exp(-0.4)) < 0.05
+
+
+def test_masked_latents_are_nan_in_arviz():
+    present = torch.arange(70) % 2 == 0
+
+    def masked(x, present):
+        with pyro.plate("data", len(x)):
+            with poutine.mask(mask=present):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z * present, 1.0), obs=x)
+
+    def masked_guide(x, present):
+        with pyro.plate("data", len(x)), poutine.mask(mask=present):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.7))
+
+    z = to_arviz(masked, masked_guide, (X, present), num_samples=4, seed=0).posterior["z"].values
+    assert (np.isnan(z) == ~present.numpy()).all()

@@ -1,6 +1,7 @@
 """The posterior for ArviZ: its groups, its weights, its file and what ArviZ makes of it."""
 
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import arviz as az
@@ -536,3 +537,86 @@ def test_arviz_plots_a_selection(saved) -> None:
     drawn = az.plot_forest(saved[1], var_names=["z"], coords={"datum": [0]})
     assert np.size(drawn) >= 1
     plt.close("all")
+
+
+# ---- Names and labels of every kind.
+
+
+class Conditional(nn.Module):
+    def forward(self, x: Tensor, covariate: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1) + covariate, 1.0), obs=x)
+
+
+def of_covariate(x: Tensor, covariate: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.stack([x, covariate], -1), 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_covariates_of_a_module_have_their_names(wrapped: bool) -> None:
+    model = pyro.poutine.scale(Conditional(), scale=2.0) if wrapped else Conditional()
+    found = to_arviz(model, of_covariate, (torch.randn(5), torch.randn(5)), num_samples=2, seed=0)
+    assert list(found.constant_data) == ["covariate"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (pd.Categorical(["a", "b", "a", "b", "a"]), ["a", "b", "a", "b", "a"]),
+        (pd.array([3, 1, 4, 1, 5], dtype="Int64"), [3, 1, 4, 1, 5]),
+        (pd.MultiIndex.from_product([["a"], range(5)]), [f"a, {n}" for n in range(5)]),
+        (pd.Series(list("abcde"), dtype="string"), list("abcde")),
+        (["a", 1, 2.5, "b", True], ["a", "1", "2.5", "b", "True"]),
+    ],
+)
+def test_labels_of_pandas_survive_the_file(labels: Any, expected: list[Any], tmp_path: Path) -> None:
+    data = torch.randn(5), torch.randn(5)
+    found = to_arviz(Conditional(), of_covariate, data, num_samples=2, coords={"datum": labels}, seed=0)
+    path = str(tmp_path / "labels.nc")
+    found.to_netcdf(path)
+    read = az.from_netcdf(path)
+    assert read.posterior["datum"].values.tolist() == expected
+
+
+def test_names_and_labels_that_cannot_be_are_refused() -> None:
+    data = torch.randn(5), torch.randn(5)
+    convert = partial(to_arviz, Conditional(), of_covariate, data, num_samples=2, seed=0)
+    for dims in (["z"], ["draw"], ["datum"]):
+        with pytest.raises(ValueError, match="that no site and no other dimension has"):
+            convert(dims={"z": dims})
+    with pytest.raises(ValueError, match="some are missing"):
+        convert(coords={"datum": pd.array([1, None, 2, 3, 4], dtype="Int64")})
+
+
+def test_a_likelihood_that_cannot_be_drawn() -> None:
+    class Scored(dist.TorchDistribution):
+        arg_constraints = {}
+        support = dist.constraints.real
+        has_rsample = False
+
+        def __init__(self, loc: Tensor) -> None:
+            self.loc = loc
+            super().__init__(loc.shape, validate_args=False)
+
+        def expand(self, batch_shape: Any, _instance: Any = None) -> "Scored":
+            return Scored(self.loc.expand(batch_shape))
+
+        def log_prob(self, value: Tensor) -> Tensor:
+            return -(value - self.loc).abs()
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", Scored(z), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    x = torch.randn(5)
+    with pytest.raises(NotImplementedError, match=r"'x'.*pass predictive_data=0"):
+        to_arviz(model, guide, x, num_samples=2)
+    found = to_arviz(model, guide, x, num_samples=2, predictive_data=0, seed=0)
+    assert {"posterior", "prior"} <= set(found.groups())

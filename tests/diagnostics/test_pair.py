@@ -318,3 +318,21 @@ def test_draws_that_float32_takes_for_zero_have_a_density_in_the_model() -> None
     pair = Pair(gamma_model, gamma_guide, x)
     assert bool(pair.posterior.sample((5,)).float().eq(0).any())
     assert bool(pair.score(pair.draw(5)).log_weight.isfinite().all())
+
+
+def test_flows_without_an_inverse_are_refused() -> None:
+    planar = dist.transforms.planar(3)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(x, 1.0).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [planar]))
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    pair = Pair(model, guide, torch.randn(5, 3))
+    with pytest.raises(NotImplementedError, match=r"'z' of the guide .*Planar.* scores only what"):
+        pair.score(pair.draw(2))

@@ -13,7 +13,12 @@ from sklearn.ensemble import GradientBoostingClassifier
 from pyro_infomax.disentanglement._chen_mig import NormalMixtures
 from pyro_infomax.disentanglement._dci import BinnedBoosting
 from pyro_infomax.disentanglement._interventions import fixed_groups, fixed_pairs, held_fixed
-from pyro_infomax.disentanglement._mig import expected_by_chance, mutual_informations
+from pyro_infomax.disentanglement._mig import (
+    PointwiseInformation,
+    expected_by_chance,
+    mutual_informations,
+)
+from pyro_infomax.disentanglement._sample import to_sample
 
 # ---- Boosted trees on bins.
 
@@ -226,11 +231,35 @@ def test_shuffles_have_these_moments(counts):
     assert np.std(shuffles) == pytest.approx(deviation, rel=0.15)
 
 
+def test_few_data_have_the_moments_of_all_their_permutations():
+    bins, factor = np.repeat([0, 1, 2], [2, 2, 3]), np.repeat([0, 1], [3, 4])[:, None]
+    every = [mutual_informations(np.array([p]).T, factor) for p in set(itertools.permutations(bins.tolist()))]
+    chance = expected_by_chance(bins[:, None], factor)
+    assert chance.mean == pytest.approx(np.mean(every), rel=1e-9)
+    assert chance.variance == pytest.approx(np.var(every), rel=0.03)
+
+
 def test_large_counts_have_the_variance_of_the_likelihood_ratio_test():
     bins, factors = columns(100_000, 4), columns(100_000, 6, seed=1)
     chance = expected_by_chance(bins, factors)
     assert 2e5 * chance.mean[0, 0] == pytest.approx(15, rel=2e-3)
     assert 4e10 * chance.variance[0, 0] == pytest.approx(30, rel=5e-3)
+
+
+# ---- What is told at each datum.
+
+
+@pytest.mark.parametrize("grid", [None, 20], ids=["distinct codes", "codes that come again"])
+def test_shuffled_codes_tell_nothing_on_average_and_err_as_they_say(grid):
+    codes = np.random.RandomState(0).randn(300, 200)
+    data = PointwiseInformation.of(
+        to_sample(codes if grid is None else np.round(grid * codes), columns(300, 2, 7))
+    )
+    mean = data.told.mean(0)  # (code, factor)
+    spread = mean.std(0)
+    assert (np.abs(mean.mean(0)) < 4 * spread / 200**0.5).all()
+    ratio = spread / data.standard_error.mean(0)
+    assert ((ratio > 0.65) & (ratio < 1.1)).all()
 
 
 # ---- Rows that share a value.

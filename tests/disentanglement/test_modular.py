@@ -113,10 +113,12 @@ def test_dead_codes_score_nothing():
         assert alone(np.zeros((50, 2)), draw(50, (3, 2)), reference=reference).score == 0
 
 
-def test_scale_and_bending_do_not_count():
+def test_scale_does_not_count_and_bending_hardly():
     factors = draw(1000, (4, 7))
     codes = factors @ np.array([[1.0, 0.4], [0.2, 1.0]]) + noise(1000, 2)
-    assert alone(np.exp(3 * codes), factors).score == alone(codes, factors).score
+    score = alone(codes, factors).score
+    assert alone(codes * [2.0**20, -4.0], factors).score == score
+    assert alone(np.exp(3 * codes), factors).score == pytest.approx(score, abs=0.01)
 
 
 def test_a_seed_decides_and_nothing_else_changes():

@@ -1,8 +1,10 @@
+import itertools
 import math
 
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
+from scipy.stats import chi2
 
 from pyro_infomax.disentanglement import (
     Calibration,
@@ -152,6 +154,27 @@ def test_duplicated_codes_are_far_from_independent():
 def test_the_information_of_normal_codes_is_about_theirs():
     codes = np.random.RandomState(0).multivariate_normal([0, 0], [[1, 0.7], [0.7, 1]], 10_000)
     assert alone(mutual_information_score, codes).score == pytest.approx(-math.log(1 - 0.49) / 2, abs=0.03)
+
+
+def test_what_chance_reaches_once_in_a_thousand_matrices_is_nothing():
+    """Between two codes of few values and many data the test is that of the likelihood ratio."""
+    values, each = 5, 2000
+    threshold = chi2.isf(1e-3 / 4, (values - 1) ** 2)  # a matrix of four elements
+    left, right = np.divmod(np.arange(values**2), values)
+
+    def counts(moved):
+        """All margins alike, and a little more on the diagonal."""
+        return each - moved + moved * values * (left == right)
+
+    def ratio(moved):
+        return 2 * (counts(moved) * np.log(counts(moved) / each)).sum()
+
+    above = next(moved for moved in itertools.count(1) if ratio(moved) > 1.01 * threshold)
+    below = above - 2
+    assert 0.85 * threshold < ratio(below) < 0.99 * threshold
+    for moved, kept in ((below, False), (above, True)):
+        codes = np.stack([code.repeat(counts(moved)) for code in (left, right)], axis=1)
+        assert (alone(mutual_information_score, codes).score > 0) == kept
 
 
 def test_chance_is_taken_off_the_information():

@@ -309,6 +309,11 @@ def test_what_is_fully_determined_is_infinite() -> None:
     found = gaussian_total_correlation(Moments(line, torch.zeros(20, 2, 2)))
     assert float(found.value) == math.inf
     assert found.population_standard_error.isnan()
+    for _ in range(5):  # eigenvalues of 0 come out a little below it
+        direction = torch.randn(4, 1)
+        dense = (direction @ direction.T).expand(3, 4, 4)
+        found = gaussian_total_correlation(Moments(torch.zeros(3, 4), dense))
+        assert float(found.value) == math.inf
 
 
 def test_independent_dimensions_have_none() -> None:

@@ -1,0 +1,137 @@
+"""The account and the evidence that the library reports, against the tables."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pyro
+import torch
+
+from pyro_infomax import decompose
+from pyro_infomax.diagnostics import importance_weighted_evidence
+from tests.fuzz.account import Account, account_of
+from tests.fuzz.checks import SILENT, Outcome, outcome
+from tests.fuzz.emit import built
+from tests.fuzz.spec import Pair
+
+_SIGMAS: Final = 6.0
+_SEEDS: Final = 3
+
+
+def _globals_of(pair: Pair) -> dict[str, float]:
+    """Values of the global latents that are not those of the guide's median."""
+    return {
+        site.name: 0.0 if site.discrete else 0.25
+        for site in pair.guide
+        if site.level == "global" and not site.auxiliary
+    }
+
+
+@dataclass(frozen=True)
+class AccountCheck:
+    """``decompose`` of a pair; chance alone does not fail three times.
+
+    Attributes:
+        given: whether values of the global latents are passed, not left to the guide's median.
+    """
+
+    validate: bool
+    num_samples: int = 60
+    given: bool = False
+
+    def __call__(self, pair: Pair) -> Outcome:
+        for seed in range(_SEEDS):
+            found = outcome("decompose", lambda seed=seed: self._compared(pair, seed))
+            if found.kind != SILENT:
+                return found
+        return found
+
+    def simpler(self) -> "Iterator[AccountCheck]":
+        if not self.validate:
+            yield replace(self, validate=True)
+
+    def script(self) -> str:
+        return """
+from pyro_infomax import decompose
+
+print(decompose(model, guide, data, num_samples=1000, seed=0))
+"""
+
+    def _compared(self, pair: Pair, seed: int) -> dict[str, tuple[Any, float, float]]:
+        made = built(pair)
+        draws = self.num_samples * 4**seed
+        options: dict[str, Any] = {}
+        if self.given and (values := _globals_of(pair)):
+            options["global_values"] = {name: torch.tensor(value) for name, value in values.items()}
+        with pyro.validation_enabled(self.validate):
+            account = decompose(made.model, made.guide, made.data, num_samples=draws, seed=seed, **options)
+        exact = account_of(pair, {name: float(each) for name, each in account.global_values.items()})
+        found = {
+            "distortion": _against(account.distortion, exact.distortion),
+            "rate": _against(account.rate, exact.rate),
+            "elbo": _against(account.elbo, -exact.distortion - exact.rate),
+        }
+        names = ("mutual_information", "marginal_kl", "total_correlation", "prior_dependence")
+        for name in names:
+            value = getattr(exact, name)
+            if value is not None:
+                found[name] = _against(getattr(account, name), value)
+        if exact.dimensionwise_kl is not None and account.dimensionwise_kl is not None:
+            for name, estimate in zip(account.latent_names, account.dimensionwise_kl, strict=True):
+                found[f"dimensionwise_kl[{name}]"] = _against(estimate, exact.dimensionwise_kl[name])
+        return found
+
+
+def _against(estimate: Any, exact: float) -> tuple[Any, float, float]:
+    if estimate is None:
+        return None, exact, 0.0
+    error = float(estimate.standard_error)
+    # a grid is right to some digits, and rare values are missed by few draws
+    return float(estimate.value), exact, _SIGMAS * error + 2e-4 * (error > 0)
+
+
+@dataclass(frozen=True)
+class EvidenceCheck:
+    """``importance_weighted_evidence`` of a pair, a lower bound in expectation."""
+
+    validate: bool
+    num_samples: int = 2000
+
+    def __call__(self, pair: Pair) -> Outcome:
+        exact = account_of(pair, _globals_of(pair))
+        for seed in range(_SEEDS):
+            found = outcome("evidence", lambda seed=seed: self._compared(pair, exact, seed))
+            if found.kind != SILENT:
+                return found
+        return found
+
+    def simpler(self) -> "Iterator[EvidenceCheck]":
+        if not self.validate:
+            yield replace(self, validate=True)
+
+    def script(self) -> str:
+        return """
+from pyro_infomax.diagnostics import importance_weighted_evidence
+
+print(importance_weighted_evidence(model, guide, data, num_samples=2000, seed=0).per_datum)
+"""
+
+    def _compared(self, pair: Pair, exact: Account, seed: int) -> dict[str, tuple[Any, float, float]]:
+        made = built(pair)
+        values = {name: torch.tensor(value) for name, value in _globals_of(pair).items()}
+        options = {"global_values": values} if values else {}
+        number = self.num_samples if pair.plate == "length" else 100  # one run a draw
+        with pyro.validation_enabled(self.validate):
+            evidence = importance_weighted_evidence(
+                made.model, made.guide, made.data, num_samples=number, seed=seed, **options
+            )
+        found = {}
+        for n, value in enumerate(exact.log_evidence or ()):
+            assert exact.weight_variance is not None
+            variance = exact.weight_variance[n]
+            if variance > 20:  # weights of which a sample tells little
+                continue
+            error = (variance / number) ** 0.5
+            tolerance = _SIGMAS * error + variance / number + 1e-6
+            found[f"log_evidence[{n}]"] = (float(evidence.per_datum[n]), value, tolerance)
+        return found
