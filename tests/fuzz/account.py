@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from tests.fuzz.oracle import Oracle
-from tests.fuzz.spec import Pair
+from tests.fuzz.spec import Pair, flat
 
 _MOST_CELLS: Final = 200_000
 _REACH: Final = 9.0
@@ -65,7 +65,7 @@ Axis = tuple[str, int, np.ndarray, np.ndarray]  # site, inner element, values, w
 
 
 def _axes(pair: Pair) -> list[Axis]:
-    local = [site for site in pair.guide if site.level != "global"]
+    local = [site for site in flat(pair).guide if site.level != "global"]
     elements = [(site, m) for site in local for m in range(pair.inner if site.level == "inner" else 1)]
     normal = sum(not site.discrete for site, _ in elements)
     points = {0: 0, 1: 800, 2: 220}.get(normal, 10**6)
@@ -86,6 +86,8 @@ def _cells(axes: list[Axis]) -> int:
 def _tabulated(pair: Pair, found: Account, given: Mapping[str, float]) -> Account:
     axes = _axes(pair)
     oracle = Oracle(pair, scaled=False)
+    names = [_name(pair, axis) for axis in axes]
+    pair = oracle.pair
     shape = tuple(len(values) for _, _, values, _ in axes)
     mesh = np.meshgrid(*[values for _, _, values, _ in axes], indexing="ij")
     cell = np.ones(shape)
@@ -116,15 +118,18 @@ def _tabulated(pair: Pair, found: Account, given: Mapping[str, float]) -> Accoun
         p = tables.density(log_p, 0)
         parts.append((len(rows) / pair.rows, _terms(tables, q, p)))
         for n, table in zip(rows, q, strict=True):
-            weights = tables.density_with(log_p, np.broadcast_to(log_x, (log_x.shape[0], pair.rows))[:, n])
+            log_x_of = np.broadcast_to(log_x, (log_x.shape[0], pair.rows))[:, n]
+            weights = tables.density_with(log_p, log_x_of, n)
             evidence[n] = np.log((weights * tables.cell).sum())
             ratio = np.where(table > 1e-300, weights**2 / np.maximum(table, 1e-300), 0.0)
             variances[n] = (ratio * tables.cell).sum() / np.exp(2 * evidence[n]) - 1
-    names = [_name(pair, axis) for axis in axes]
     mean = {
         key: sum(share * terms[key] for share, terms in parts)
         for key in ("mutual_information", "marginal_kl", "total_correlation", "prior_dependence")
     }
+    if any(logs.shape[1] > 1 for logs in log_p.values()):
+        # there is no one prior
+        mean = dict.fromkeys(mean) | {key: mean[key] for key in ("mutual_information", "total_correlation")}
     by_dimension = {
         name: sum(share * terms["dimensions"].get(n, 0.0) for share, terms in parts)
         for n, name in enumerate(names)
@@ -133,7 +138,7 @@ def _tabulated(pair: Pair, found: Account, given: Mapping[str, float]) -> Accoun
         found.distortion,
         found.rate,
         **mean,
-        dimensionwise_kl=by_dimension,
+        dimensionwise_kl=None if mean["marginal_kl"] is None else by_dimension,
         log_evidence=tuple(evidence),
         weight_variance=tuple(variances),
     )
@@ -152,6 +157,9 @@ def _patterns(pair: Pair, axes: list[Axis]) -> np.ndarray:
     for n, (name, m, _, _) in enumerate(axes):
         site = pair.of_guide(name)
         if site.masked:
+            if site.mask_style == "never":
+                patterns[:, n] = False
+                continue
             there = [row[m] for row in pair.keep_inner] if site.level == "inner" else pair.keep
             patterns[:, n] = [each != site.complement for each in there]
     return patterns
@@ -183,8 +191,8 @@ class _Tables:
     def density(self, logs: dict[str, np.ndarray], row: int) -> np.ndarray:
         return np.exp(self._logs(logs, row)).reshape(self.shape)[self.first]
 
-    def density_with(self, logs: dict[str, np.ndarray], more: np.ndarray) -> np.ndarray:
-        return np.exp(self._logs(logs, 0) + more).reshape(self.shape)[self.first]
+    def density_with(self, logs: dict[str, np.ndarray], more: np.ndarray, row: int) -> np.ndarray:
+        return np.exp(self._logs(logs, row) + more).reshape(self.shape)[self.first]
 
     def marginal(self, density: np.ndarray, k: int) -> np.ndarray:
         """The density of the k-th present latent."""
@@ -222,4 +230,7 @@ def _log(density: np.ndarray) -> np.ndarray:
 
 def _name(pair: Pair, axis: Axis) -> str:
     name, m, _, _ = axis
-    return f"{name}[{m}]" if pair.of_guide(name).level == "inner" else name
+    name, _, element = name.partition("~")
+    index = [str(m)] if pair.of_guide(name).level == "inner" else []
+    index += [element] if element else []
+    return f"{name}[{','.join(index)}]" if index else name

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -74,7 +75,7 @@ def _without_names(reason: str) -> str:
             reason = reason.replace(f"{name}{objective}", f"{name}…")
     for site in (*"abcduxy",):
         reason = reason.replace(f"'{site}'", "'…'")
-    return reason[:160]
+    return re.sub(r"\[[^\]]*\]|\{[^}]*\}|\d+", "…", reason)[:160]
 
 
 def checks_of(pair: Pair, *, everything: bool = False) -> Iterator[Any]:
@@ -90,7 +91,7 @@ def checks_of(pair: Pair, *, everything: bool = False) -> Iterator[Any]:
         yield EvidenceCheck(validate)
     alpha, lam = float(rng.choice([0.0, 0.5, 2.0])), float(rng.choice([0.0, 1.0]))
     two = rng.random() < 0.3
-    if everything or rng.random() < 0.3:
+    if not pair.sequential and (everything or rng.random() < 0.3):
         yield RenyiCheck(alpha, lam, validate, two=bool(two))
     if everything or rng.random() < 0.03:
         yield CaptureCheck(checks[int(order[0])].objective, validate)
