@@ -82,14 +82,32 @@ print(decompose(model, guide, data, num_samples=1000, seed=0))
             "rate": _against(account.rate, exact.rate),
             "elbo": _against(account.elbo, -exact.distortion - exact.rate),
         }
-        names = ("mutual_information", "marginal_kl", "total_correlation", "prior_dependence")
+        names = (
+            "mutual_information",
+            "marginal_kl",
+            "total_correlation",
+            "prior_dependence",
+            "conditional_total_correlation",
+            "data_entropy",
+        )
         for name in names:
             value = getattr(exact, name)
             if value is not None:
                 found[name] = _against(getattr(account, name), value)
-        if exact.dimensionwise_kl is not None and account.dimensionwise_kl is not None:
-            for name, estimate in zip(account.latent_names, account.dimensionwise_kl, strict=True):
-                found[f"dimensionwise_kl[{name}]"] = _against(estimate, exact.dimensionwise_kl[name])
+        if account.decoder_gap is not None and exact.mutual_information is not None:
+            gap = exact.distortion - exact.data_entropy + exact.mutual_information
+            found["decoder_gap"] = _against(account.decoder_gap, gap)
+        for name in ("dimensionwise_kl", "dimensionwise_rate", "site_rate", "site_distortion"):
+            estimates, right = getattr(account, name), getattr(exact, name)
+            if estimates is None or right is None:
+                continue
+            for label, estimate in zip(account.axis(name)[1], estimates, strict=True):
+                if label in right:  # what is summed out together has one cost
+                    found[f"{name}[{label}]"] = _against(estimate, right[label])
+        if exact.mean_variance is not None and account.active_units is not None:
+            variances = exact.mean_variance.values()
+            if all(abs(each - 0.01) > 0.003 for each in variances):
+                found["active_units"] = (account.active_units, sum(each > 0.01 for each in variances), 0.0)
         return found
 
 
