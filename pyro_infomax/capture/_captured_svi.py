@@ -125,6 +125,11 @@ class CapturedStep:
             loss, *rest = self._function(*self._inputs(call))
         return SurrogateLoss(loss, loss, dict(zip(self._terms, rest, strict=True)))
 
+    @property
+    def writes(self) -> bool:
+        """Whether :meth:`written` is not empty."""
+        return bool(self._written or self._written_inputs)
+
     def written(self, call: Call) -> tuple[Tensor, ...]:
         """The tensors that were there before, and that an evaluation writes to."""
         inputs = self._inputs(call) if self._written_inputs else ()
@@ -234,9 +239,9 @@ class Outcome:
 class Standing:
     """Where the random states stand, and what some tensors hold, to be put back."""
 
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._random_states = _random_states()
-        self._values = [(each, each.clone()) for each in tensors]
+        self._values = [(each, each.clone()) for each in tensors] if tensors else ()
 
     @torch.no_grad()
     def put_back(self) -> None:
@@ -250,7 +255,8 @@ class Standing:
 
 
 def _random_states() -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+    cpu = torch.default_generator.get_state()
+    return [cpu, *torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else [cpu]
 
 
 @contextmanager
@@ -301,7 +307,7 @@ def _largest(value: Tensor) -> float:
 
 _MOST_GRAPHS: Final = 16
 _MOST_CHANGES: Final = 16
-_LONGEST_DISTANCE: Final = 512  # between two comparisons, of which each takes as long as some six replays
+_LONGEST_DISTANCE: Final = 1024  # between two comparisons, each of which takes as long as some ten replays
 _NO_STEP_YET: Final = "no step has been taken yet"
 _FIRST_OF_ITS_KIND: Final = "the first step on data of a kind, and after each change, is an ordinary one"
 _RECORDED: Final = frozenset(
@@ -494,7 +500,7 @@ class CapturedSVI(SVI):
         return None
 
     def _replay(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> float:
-        standing = Standing(step.written(call))
+        standing = Standing(step.written(call) if step.writes else ())
         try:
             found = step.evaluate(call)
             loss: Any = found.loss.item()
