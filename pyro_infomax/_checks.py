@@ -1,12 +1,16 @@
 """Arguments checked once, with a sentence that says what was expected and what came."""
 
 import inspect
+import linecache
 import math
 import sys
+import sysconfig
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import wraps
 from itertools import islice
 from numbers import Real
+from pathlib import Path
+from traceback import walk_tb
 from types import FunctionType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -82,18 +86,10 @@ def shown(value: object) -> str:
     return f"a {type(value).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
 
 
-# ---- Errors of public functions, told of the argument that is to blame.
+# ---- Errors of public functions, told of the arguments that are to blame.
 
-_IMPLICIT: Final = (
-    TypeError,
-    AttributeError,
-    LookupError,
-    NameError,
-    AssertionError,
-    ArithmeticError,
-    ValueError,
-    RuntimeError,
-)
+_TOLD: Final = (TypeError, ValueError, RuntimeError, NotImplementedError)
+_UNTOLD: Final = (AttributeError, LookupError, NameError, AssertionError, ArithmeticError)
 _KINDS: Final = {
     int: "an integer",
     float: "a number",
@@ -110,14 +106,16 @@ _KINDS: Final = {
     "Iterable": "an iterable",
 }
 _MOST_ELEMENTS: Final = 100
+_PACKAGE: Final = Path(__file__).parent
+_LIBRARIES: Final = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")})
 
 
 def explain_wrong_arguments(module_name: str) -> None:
-    """Has the public functions and classes of a module name the argument by which they failed.
+    """Has the public functions and classes of a module name the arguments with which they failed.
 
-    An argument of another kind than its annotation says fails somewhere deep, as an AttributeError of torch's
-    for instance. Where a call has failed so, and only then, its arguments are compared with the annotations,
-    and the error becomes a sentence. What runs at each step, or for each datum, is left alone.
+    Wrong arguments fail somewhere deep, as an AttributeError or an error of torch's. Where a call has failed
+    so, and only then, its arguments are compared with the annotations, and the error becomes a sentence.
+    Sentences of the package, and errors out of a user's own functions, stay as they are.
     """
     module = sys.modules[module_name]
     for name in module.__all__:
@@ -132,12 +130,14 @@ def explain_wrong_arguments(module_name: str) -> None:
 
 
 def _explain_methods(kind: type) -> None:
-    foreign = {name for base in kind.__mro__ if not _is_own(base) for name in vars(base)} - {"__init__"}
-    if issubclass(kind, BaseException) or getattr(kind, "_is_protocol", False) or "rsample" in foreign:
+    if issubclass(kind, BaseException) or getattr(kind, "_is_protocol", False):
         return
+    # What overrides a method of torch or Pyro runs at each step, or is asked for what it lacks
+    foreign = {name for base in kind.__mro__ if not _is_own(base) for name in vars(base)}
+    left_alone = (foreign | {"model", "guide"}) - {"__init__", "forward"}
     for name, method in list(vars(kind).items()):
-        is_public = name == "__init__" or not name.startswith("_")
-        if not is_public or name in foreign or name in ("model", "guide"):
+        is_public = name in ("__init__", "__call__") or not name.startswith("_")
+        if not is_public or name in left_alone:
             continue
         if isinstance(method, FunctionType):
             setattr(kind, name, _explained(method))
@@ -154,25 +154,56 @@ def _explained(function: FunctionType) -> Callable[..., Any]:
     def call(*args: object, **kwargs: object) -> object:
         try:
             return function(*args, **kwargs)
-        except _IMPLICIT as error:
-            sentence = None if _is_sentence(error) else _blamed(function, args, kwargs)
-            if sentence is None:
+        except (*_TOLD, *_UNTOLD) as error:
+            told = None if _is_said(error) else _told(error, function, args, kwargs)
+            if told is None:
                 raise
-            raise TypeError(sentence) from error
+            raise told from error
 
     return call
 
 
-def _is_sentence(error: Exception) -> bool:
-    return str(error).startswith("Expected ") and isinstance(error, ValueError | TypeError | RuntimeError)
+def _is_said(error: Exception) -> bool:
+    """Whether a statement of the package has raised it, and no operation of torch's, which has no frame."""
+    *_, (frame, line) = walk_tb(error.__traceback__)
+    file = Path(frame.f_code.co_filename)
+    return _PACKAGE in file.parents and linecache.getline(str(file), line).lstrip().startswith("raise")
 
 
-def _blamed(function: FunctionType, args: tuple[object, ...], kwargs: dict[str, object]) -> str | None:
+def _told(
+    error: Exception, function: FunctionType, args: tuple[object, ...], kwargs: dict[str, object]
+) -> Exception | None:
+    """The error with a sentence about the arguments; None where they are not to blame."""
+    try:
+        signature = inspect.signature(function)
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError:  # says itself which argument is missing, or one too many
+        return None
+    if (sentence := _blamed(function, signature, given)) is not None:
+        return TypeError(sentence)
+    if _is_of_users(error):
+        return None
+    kind = next((each for each in _TOLD if type(error) is each), None)
+    if kind is None and not isinstance(error, _UNTOLD):
+        return None  # an error of a class of its own says more by that
+    named = ", ".join(f"{name}={shown(value)}" for name, value in given.items() if name != "self")
+    return (kind or ValueError)(
+        f"Expected arguments of {function.__qualname__} that go together but it fails with {named}: "
+        f"{type(error).__name__}: {error}"
+    )
+
+
+def _is_of_users(error: Exception) -> bool:
+    """Whether the error has come through a function that is neither ours nor a library's."""
+    files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    return any(not file.startswith((str(_PACKAGE), "<frozen", *_LIBRARIES)) for file in files)
+
+
+def _blamed(function: FunctionType, signature: inspect.Signature, given: Mapping[str, object]) -> str | None:
     """What is wrong with the first argument that is not of the kind of its annotation."""
     try:
-        hints, signature = get_type_hints(function), inspect.signature(function)
-        given = signature.bind(*args, **kwargs).arguments
-    except (TypeError, NameError):
+        hints = get_type_hints(function)
+    except (TypeError, NameError):  # what only type checkers import
         return None
     for name, value in given.items():
         kind = signature.parameters[name].kind

@@ -19,6 +19,7 @@ from pyro_infomax.datasets._factors import (
     FactorDataset,
     Seed,
     Where,
+    to_array,
     to_cells,
     to_distribution,
     to_random_state,
@@ -159,7 +160,7 @@ class FactorArrays(FactorDataset):
 
 def _to_rows(images: Rows | Tensor) -> Rows:
     if isinstance(images, Tensor):
-        return images.detach().cpu().numpy()
+        return to_array(images, name="images")
     if isinstance(images, h5py.Dataset):
         return Hdf5Rows(Path(images.file.filename), images.name)
     is_frame = hasattr(images, "to_numpy")
@@ -178,7 +179,7 @@ def _checked_images(images: Rows) -> Rows:
 
 
 def _checked_factors(factors: npt.ArrayLike, *, rows: int) -> Array:
-    values = factors.detach().cpu().numpy() if isinstance(factors, Tensor) else np.asarray(factors)
+    values = to_array(factors, name="factors")
     if values.ndim != 2 or len(values) != rows or 0 in values.shape:
         raise ValueError(
             f"Expected factors of shape ({rows}, K), a row for each image, but got shape {values.shape}."

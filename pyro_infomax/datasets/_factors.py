@@ -20,9 +20,18 @@ from pyro_infomax._types import Array, Floats, Integers
 # ---- Factors as they come to factors that index a grid.
 
 
+def to_array(values: npt.ArrayLike, *, name: str) -> Array:
+    """An array, tensor or list as an array; messages call it by its name."""
+    if not isinstance(values, Tensor):
+        return np.asarray(values)
+    if values.is_meta:
+        raise ValueError(f"Expected {name} with values but got a tensor of the device meta, which has none.")
+    return values.detach().cpu().numpy()
+
+
 def to_factors(factors: npt.ArrayLike, *, names: Sequence[str], sizes: Sequence[int]) -> Integers:
     """Factors (n, K), an array or tensor of integers, as int64; each is checked to lie on its grid."""
-    array = factors.detach().cpu().numpy() if isinstance(factors, Tensor) else np.asarray(factors)
+    array = to_array(factors, name="factors")
     if array.ndim != 2 or array.shape[1] != len(sizes):
         raise ValueError(
             f"Expected factors of shape (n, {len(sizes)}), a column for each of {', '.join(names)}, "
@@ -48,6 +57,8 @@ def _check_range(array: Array, names: Sequence[str], sizes: Sequence[int]) -> No
 
 
 # ---- How often each combination of factors comes.
+
+_MOST_DRAWS: Final = 2**48  # more than any memory holds
 
 Where = Callable[[Integers], npt.NDArray[np.bool_]]
 Correlated = Mapping[tuple[str, str], float]
@@ -347,7 +358,7 @@ class FactorDataset(abc.ABC):
         Raises:
             ValueError: if n is no integer of at least 1.
         """
-        count = whole_number("the number of draws", n, at_least=1)
+        count = whole_number("the number of draws", n, at_least=1, at_most=_MOST_DRAWS)
         return self._distribution.sample(count, to_random_state(seed))
 
     def observations(self, factors: npt.ArrayLike, *, seed: Seed = None) -> Tensor:

@@ -89,6 +89,7 @@ def load_digits() -> LabelledImages:
 
 _LUMA: Final = (0.299, 0.587, 0.114)  # red, green, blue: Recommendation ITU-R BT.601
 _WHITE: Final = 255
+_MOST_PATCHES: Final = 2**48  # more than any memory holds
 
 
 def load_patches(*, side: int = 8, num_patches: int | None = None, seed: int | None = None) -> LabelledImages:
@@ -135,6 +136,7 @@ def load_patches(*, side: int = 8, num_patches: int | None = None, seed: int | N
         labels = torch.arange(len(grid)).repeat_interleave(grid.shape[1] * grid.shape[2])
         return LabelledImages(images=grid.flatten(0, 2), labels=labels)
     count = whole_number("num_patches", num_patches, at_least=1)
+    whole_number("num_patches", count, at_most=_MOST_PATCHES)
     with seeded_draws(seed):
         labels, top, left = (torch.randint(size, (count,)) for size in windows.shape[:3])
     return LabelledImages(images=windows[labels, top, left], labels=labels)
@@ -475,6 +477,8 @@ def _as_pixels(images: Tensor | npt.ArrayLike) -> Tensor:
                 f"{type(images).__name__} of dtype {array.dtype}."
             )
         tensor = torch.tensor(array)
-    if tensor.is_complex():
-        raise ValueError(f"Expected images of real numbers but got dtype {tensor.dtype}.")
+    if tensor.is_complex() or tensor.is_meta:
+        raise ValueError(
+            f"Expected images of real numbers but got dtype {tensor.dtype} on the device {tensor.device}."
+        )
     return tensor

@@ -10,13 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import shown, whole_number
 from pyro_infomax._types import Floats, Integers
 from pyro_infomax.datasets._factors import (
     Correlated,
     FactorDataset,
     Seed,
     Where,
+    to_array,
     to_distribution,
     to_random_state,
 )
@@ -326,6 +327,7 @@ class Sprites(FactorDataset):
         correlated: Correlated | None = None,
     ) -> None:
         self.size = whole_number("size", size, at_least=_SMALLEST_SIZE)
+        whole_number("size", self.size, at_most=_LARGEST_SIZE)
         self.shapes = _checked_shapes(shapes)
         self._values = GridValues(
             _checked_visible(_checked_scales(_spread(scales, 0.5, 1, "scales", alone=1)), self.size),
@@ -383,9 +385,13 @@ class Sprites(FactorDataset):
         """
         names = [shape] if isinstance(shape, str) else shape
         numbers = np.array([self._shape_number(name) for name in names])
-        number, scales, angles, xs, ys = np.broadcast_arrays(
-            numbers, *map(_vector, (scale, orientation, x, y))
-        )
+        vectors = [numbers, *map(_vector, (scale, orientation, x, y))]
+        if len({len(each) for each in vectors} - {1}) > 1 or not all(map(len, vectors)):
+            raise ValueError(
+                "Expected shape, scale, orientation, x and y to be one each, or one for each image, but got "
+                f"{', '.join(str(len(each)) for each in vectors)}."
+            )
+        number, scales, angles, xs, ys = np.broadcast_arrays(*vectors)
         left, x_offset = self._canvas.stand(_in_unit_interval(xs, "x"))
         top, y_offset = self._canvas.stand(_in_unit_interval(ys, "y"))
         poses = Poses(number, _checked_scales(scales), _finite(angles), x_offset, y_offset)
@@ -404,14 +410,25 @@ class Sprites(FactorDataset):
         return self.shapes.index(name)
 
 
+_LARGEST_SIZE: Final = 2**15  # pixels of a side
+_MOST_VALUES: Final = 2**24  # of a factor, which memory holds
+
+
 def _spread(
     values: CountOrValues, first: float, last: float, name: str, *, alone: float, endpoint: bool = True
 ) -> Floats:
     if isinstance(values, int | np.integer) and not isinstance(values, bool):
-        if values < 1:
-            raise ValueError(f"Expected {name} to be a number of values >= 1 but got {values}.")
+        if not 1 <= values <= _MOST_VALUES:
+            raise ValueError(
+                f"Expected {name} to be a number of values >= 1 and <= {_MOST_VALUES} but got {values}."
+            )
         return np.linspace(first, last, int(values), endpoint=endpoint) if values > 1 else np.array([alone])
-    return _checked_grid_values(np.asarray(values, dtype=np.float64), name)
+    array = to_array(values, name=name)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"Expected {name} to be a number or a list of finite values but got {shown(values)}."
+        )
+    return _checked_grid_values(array.astype(np.float64), name)
 
 
 def _checked_grid_values(values: Floats, name: str) -> Floats:
@@ -423,9 +440,11 @@ def _checked_grid_values(values: Floats, name: str) -> Floats:
 
 
 def _vector(value: npt.ArrayLike) -> Floats:
-    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    if array.ndim > 1:
-        raise ValueError(f"Expected a number, or one for each image, but got shape {array.shape}.")
+    array = to_array(value, name="scale, orientation, x and y")
+    if array.ndim > 1 or array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"Expected a number, or one for each image, but got shape {array.shape} and dtype {array.dtype}."
+        )
     return np.atleast_1d(array).astype(np.float64)
 
 

@@ -206,7 +206,9 @@ class Pair:
     def at(self, values: SiteValues) -> "Pair":
         """The pair given other values of the global latent sites."""
         options: dict[str, Any] = {**self._options, "ranks": self.ranks, "progress": self.progress}
-        return Pair(*self.programs, self.data, global_values=values, **options)
+        twin = Pair(*self.programs, self.data, global_values=values, **options)
+        twin._auxiliary = self._auxiliary
+        return twin
 
     @property
     def own_size(self) -> int:
@@ -464,7 +466,7 @@ def _naming_the_holdout() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{error} (of the holdout)") from error
+        raise ValueError(f"{str(error).rstrip('.')} (of the holdout)") from error
 
 
 def _data_like(training: Tensors, holdout: Data) -> Tensors:

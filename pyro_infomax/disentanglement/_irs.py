@@ -148,13 +148,14 @@ def _deviations(codes: Floats, factors: Integers, quantile: float, *, corrected:
 def _left(codes: Floats, values: Integers, quantile: float, *, corrected: bool) -> Floats:
     """The deviation of each code that one factor leaves, (L,).
 
-    If ``corrected``, values count by their frequency, and those of a single datum are left out.
+    If ``corrected``, values count by their frequency. Those of a single datum have no deviation then, neither
+    here nor by chance, so that they do not count.
     """
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.diff(values[order], prepend=-1))
     counts = np.diff(starts, append=len(values))
     spreads = _spreads(codes[order].T, starts, counts, quantile)  # (code, value)
-    weights = np.where(counts < 2, 0, counts) if corrected else np.ones_like(counts)
+    weights = counts if corrected else np.ones_like(counts)
     left: Floats = spreads @ (weights / weights.sum())
     return left
 

@@ -2,7 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
@@ -21,16 +21,28 @@ from torch.nn.parameter import is_lazy
 from pyro_infomax._checks import is_integer, whole_number
 from pyro_infomax._data import as_arguments
 from pyro_infomax._random import isolated_random_state, seeded_draws
-from pyro_infomax._types import Args, Program, Site, State
+from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.distributions import check_levels, closed_quantiles, sorted_quantiles
 from pyro_infomax.guides._prototype import (
     DataPlate,
     InnerPlate,
+    Kind,
     LatentSite,
+    Layout,
+    Seen,
     SiteInput,
+    check_latent,
+    check_masks,
+    check_same_ancestors,
+    check_same_plate,
+    check_same_site,
+    check_serves,
     find_data_plate,
-    find_latent_sites,
     is_masked,
+    kind_of_call,
+    may_be_called,
+    merged,
+    read_sites,
 )
 from pyro_infomax.nn import (
     DistributionFamily,
@@ -54,6 +66,13 @@ Turn: TypeAlias = tuple[LatentSite, dist.TorchDistribution, InferDict]
 _T = TypeVar("_T")
 
 _DRAWS: Final = 1000
+_MOST_KINDS: Final = (
+    1000  # of calls, of which a model with a counter among its arguments has another at each step
+)
+OBSERVED, UNOBSERVED = (
+    "_observed",
+    "_unobserved",
+)  # what obs_mask appends to the name of a site that it splits
 
 # ---- The arguments of a guide: data first, each with a row a datum.
 
@@ -118,9 +137,10 @@ def build_head(
         with _naming(site):
             head = _new_head(own, site, in_features, model)
         head = head.to(like.device, like.dtype).train(training)
-    if any(is_lazy(parameter) for parameter in head.parameters()):
-        with evaluation_mode(head):
-            head(like.new_zeros(1, in_features))
+    is_own = own is not None and not isinstance(own, AmortizedGuide)
+    if is_own or any(is_lazy(parameter) for parameter in head.parameters()):
+        with evaluation_mode(head), torch.no_grad():
+            check_serves(site, head(like.new_zeros(1, in_features)))
     return head
 
 
@@ -260,9 +280,11 @@ class AmortizedGuide(AutoGuide):
         self.heads = nn.ModuleList(each for each in self._own_heads.values() if is_head(each))
         self.structured = structured
         self._is_learning = False
-        self._data_plate: DataPlate | None = None
-        self._inner_plates: tuple[InnerPlate, ...] = ()
-        self._sites: list[LatentSite] = []
+        self._layouts: dict[Kind, Layout] = {}  # the first of them is that of the first call
+        self._known: dict[str, LatentSite] = {}  # the sites that have a head, in the order of the heads
+        self._per_cell: tuple[
+            InnerPlate, ...
+        ] = ()  # the plates of which the encoder gives features cell by cell
 
     @abstractmethod
     def make_head(self, site: LatentSite, in_features: int) -> nn.Module:
@@ -291,20 +313,32 @@ class AmortizedGuide(AutoGuide):
         Returns:
             The latents by site name, each (..., batch, \\*event).
         """
-        self._ensure_prototype(*args, **kwargs)
-        assert self._data_plate is not None
-        plates = self._create_plates(*args, **kwargs)
+        layout = self._layout(*args, **kwargs)
+        if not layout.sites:
+            return {}
+        plates = self._plates_of(layout, *args, **kwargs)
         self._register()
-        features = self._features(*self._subsample(plates[self._data_plate.name], args))
-        self._create_inner_plates(plates, features)
-        values: Sites = {}
-        for site, posterior, infer in self._in_turn(features, values):
-            _check_mask(site, posterior)
+        data_plate = plates[layout.plate.name]
+        features = self._features(layout, *self._subsample(data_plate, args))
+        self._create_inner_plates(layout, plates, features)
+        seen = self._seen(layout, layout.masked, args, kwargs, rows={data_plate.name: data_plate.indices})
+        values = self._observed(layout, seen)
+        drawn: Sites = {}
+        for site, posterior, infer in self._in_turn(layout, features, values):
+            masks = seen[site.name].masks if site.name in seen else ()
+            if not seen:
+                _check_mask(site, posterior)
             with ExitStack() as stack:
-                for name in (self._data_plate.name, *(plate.name for plate in site.plates)):
+                for name in (data_plate.name, *(plate.name for plate in site.plates)):
                     stack.enter_context(plates[name])
-                values[site.name] = pyro.sample(site.name, posterior, infer=infer)
-        return values
+                for mask, axes in masks:
+                    if axes:
+                        posterior = _masked_within(site, posterior, mask, axes)
+                    else:
+                        stack.enter_context(pyro.poutine.mask(mask=cast(torch.BoolTensor, mask)))
+                drawn[site.name] = pyro.sample(site.name, posterior, infer=infer)
+            values[site.name] = _filled_in(site, drawn[site.name], seen)
+        return drawn
 
     def posterior(
         self, *args: object, given: Mapping[str, Tensor] | None = None, **kwargs: object
@@ -325,12 +359,12 @@ class AmortizedGuide(AutoGuide):
             ValueError: for values of other sites, or of another shape.
         """
         found: Distributions = {}
-        with self._outside_of_inference(*args, **kwargs) as features:
-            values = self._known_values(given or {}, len(features))
-            for site, posterior, _ in self._in_turn(features, values):
+        with self._outside_of_inference(*args, **kwargs) as (layout, features, seen):
+            values = self._observed(layout, seen) | self._known_values(layout, given or {}, len(features))
+            for site, posterior, _ in self._in_turn(layout, features, values):
                 found[site.name] = posterior
-                if self.structured and site is not self._sites[-1] and site.name not in values:
-                    values[site.name] = median_of(posterior)
+                if self.structured and site is not layout.sites[-1] and site.name not in values:
+                    values[site.name] = _filled_in(site, median_of(posterior), seen)
         return found
 
     @torch.no_grad()
@@ -352,8 +386,8 @@ class AmortizedGuide(AutoGuide):
             ValueError: for a number of samples below 1.
         """
         args, size = split_count(args, num_samples)
-        with self._outside_of_inference(*args, **kwargs) as features:
-            return self._drawn(features, size, seed)
+        with self._outside_of_inference(*args, **kwargs) as (layout, features, seen):
+            return self._drawn(layout, features, seen, size, seed)
 
     def median(
         self, *args: object, num_samples: int = 1000, seed: int | None = None, **kwargs: object
@@ -402,17 +436,18 @@ class AmortizedGuide(AutoGuide):
         levels = check_levels(q)
         flat = levels.reshape(-1)
         args, size = split_count(args, num_samples)
-        with self._outside_of_inference(*args, **kwargs) as features:
-            closed = ((name, closed_quantiles(each, flat)) for name, each in self._marginals(features))
+        with self._outside_of_inference(*args, **kwargs) as (layout, features, seen):
+            alone = self._marginals(layout, features, seen)
+            closed = ((name, closed_quantiles(each, flat)) for name, each in alone)
             found = {name: each for name, each in closed if each is not None}
-            if len(found) < len(self._sites):
-                draws = self._drawn(features, size, seed)
+            if len(found) < len(layout.sites):
+                draws = self._drawn(layout, features, seen, size, seed)
                 found = {name: sorted_quantiles(each, flat) for name, each in draws.items()} | found
         return {name: each if levels.dim() else each[0] for name, each in found.items()}
 
     def _load_from_state_dict(self, state_dict: State, prefix: str, *args: object) -> None:
         heads = (f"{prefix}heads.", f"{prefix}inputs.")
-        if self._data_plate is None and any(key.startswith(heads) for key in state_dict):
+        if not self._layouts and any(key.startswith(heads) for key in state_dict):
             raise ValueError(
                 "Expected a guide with heads to load their state but this one has not run: call "
                 "guide.posterior(data) once before."
@@ -433,34 +468,50 @@ class AmortizedGuide(AutoGuide):
         twin._own_heads = copy.deepcopy(self._own_heads, memo)
         return twin
 
+    # ---- what the model has in a call
+
     def _ensure_prototype(self, *args: object, **kwargs: object) -> None:
-        if self._data_plate is not None:
-            return
+        self._layout(*args, **kwargs)
+
+    def _layout(self, *args: object, **kwargs: object) -> Layout:
+        """What the model has in this call; it runs where it has not been called so yet."""
+        kind = kind_of_call(args, kwargs, data_size(args))
+        found = self._layouts.get(kind)
+        return self._learned(kind, args, kwargs) if found is None else found
+
+    def _learned(self, kind: Kind, args: Args, kwargs: Kwargs) -> Layout:
         if self._is_learning:
             raise RuntimeError(
                 "The model asks its own guide for a posterior before the guide has seen the model: make "
                 "encoder and head first and give them to both, heads={name: head} and "
                 "VampPrior(u, posterior=lambda u: head(encoder(u)))."
             )
+        if self.model is None:
+            raise ValueError(
+                "Expected a guide that has run with arguments of this kind but this one was pickled before, "
+                "which leaves its model behind: let it run once more before, or build it anew."
+            )
         self._is_learning = True
         try:
             self._setup_prototype(*args, **kwargs)
         finally:
             self._is_learning = False
+        return self._layouts[kind]
 
     def _setup_prototype(self, *args: object, **kwargs: object) -> None:
         size = data_size(args)
-        if self.model is None:
-            raise ValueError("Expected a guide that has run but this one was pickled before: build it anew.")
         with torch.inference_mode(False), torch.no_grad(), isolated_random_state(), plain_errors():
             trace = self._run_model(*args, **kwargs)
             plate = find_data_plate(trace, size, own_plates=self._own_plates(*args, **kwargs))
-            self._sites = find_latent_sites(trace, plate)
-            self._inner_plates = _all_inner_plates(self._sites)
-            self._make_heads(plate, *first_rows(args, plate))
+            layout = Layout.of(trace, plate)
+            if not self._layouts and not layout.observed & self._own_heads.keys():
+                check_latent(layout)
+            self._check_masks(layout, args, kwargs)
+            self._make_heads(layout, *first_rows(args, plate))
         _forget_values(trace)
-        self._own_heads = {}
-        self._data_plate = plate
+        while len(self._layouts) >= _MOST_KINDS:
+            del self._layouts[list(self._layouts)[1]]
+        self._layouts[kind_of_call(args, kwargs, size)] = layout
 
     @staticmethod
     def _prototype_hide_fn(msg: "Message[..., object]") -> bool:
@@ -471,29 +522,90 @@ class AmortizedGuide(AutoGuide):
         # Unlike the method of the base, without a memory of the sizes of plates, which are made at each call
         model = pyro.poutine.block(self.model, self._prototype_hide_fn)
         trace = pyro.poutine.block(pyro.poutine.trace(model).get_trace)(*args, **kwargs)
-        if self.master is not None:
+        if self.master is not None and not self._layouts:
             self.master()._check_prototype(trace)
         self.prototype_trace = trace
         return trace
 
-    def _make_heads(self, data_plate: DataPlate, *data: object) -> None:
-        plates = self._inner_plates
-        features = prototype_features(self._module("encoder"), *data, plates=[each.name for each in plates])
-        per_cell = plates if features.dim() > 2 else ()
-        names = [site.name for site in self._sites]
-        if unknown := sorted(self._own_heads.keys() - set(names)):
+    def _check_masks(self, layout: Layout, args: Args, kwargs: Kwargs) -> None:
+        if not layout.masked:
+            return
+        size = layout.plate.subsample_size
+        rows = (
+            {}
+            if size is None
+            else {layout.plate.name: torch.arange(size, device=cast(Tensor, args[0]).device)}
+        )
+        with pyro.poutine.block():
+            runs = [
+                read_sites(self.model, layout.masked, rows, args, kwargs, draw=draw) for draw in (False, True)
+            ]
+        check_masks(*runs)
+
+    def _make_heads(self, layout: Layout, *data: object) -> None:
+        """Heads for the sites that have none yet; refuses what those that there are do not serve."""
+        names = [*layout.names, *self._known]
+        if unknown := sorted(self._own_heads.keys() - {*names, *layout.observed}):
             raise ValueError(f"Expected heads for the latent sites {names} but got {unknown}.")
-        inputs, heads = [], []
-        for k, site in enumerate(self._sites):
-            earlier = self._sites[:k] if self.structured else ()
-            seen = SiteInput(site, data_plate, features.shape[-1], earlier=earlier, per_cell=per_cell)
-            inputs.append(seen.to(features.device, features.dtype))
+        first = next(iter(self._layouts.values()), layout)
+        check_same_plate(first.plate, layout.plate)
+        for site, seen, _ in self._parts() if self._known else ():
+            if site.name in layout.names:
+                present = layout.sites[layout.names.index(site.name)]
+                check_same_site(site, present, per_cell=bool(self._per_cell))
+                if self.structured:
+                    check_same_ancestors(site.name, layout, [each.site.name for each in seen.earlier])
+        new = [site for site in layout.sites if site.name not in self._known]
+        if not new:
+            return
+        plates = layout.inner
+        features = prototype_features(self._module("encoder"), *data, plates=[each.name for each in plates])
+        if not self._known:
+            self._per_cell = plates if features.dim() > 2 else ()
+        parts = {site.name: (seen, head) for site, seen, head in self._parts()} if self._known else {}
+        for site in new:
+            earlier = layout.sites[: layout.names.index(site.name)] if self.structured else ()
+            seen = SiteInput(site, layout.plate, features.shape[-1], earlier=earlier, per_cell=self._per_cell)
             own = self._own_heads.get(site.name, self)
             head = build_head(
                 own, site, seen.out_features, like=features, model=self.model, training=self.training
             )
-            heads.append(head)
-        self.inputs, self.heads = nn.ModuleList(inputs), nn.ModuleList(heads)
+            parts[site.name] = seen.to(features.device, features.dtype), head
+        # In the order of the model, so that it is the same whichever call came first
+        known = {site.name: site for site in (*self._known.values(), *new)}
+        order = merged(list(self._known), layout.names)
+        self._known = {name: known[name] for name in order}
+        self.inputs, self.heads = (nn.ModuleList(parts[name][k] for name in order) for k in (0, 1))
+
+    # ---- what the model shows in a call before it draws
+
+    def _seen(
+        self, layout: Layout, wanted: Collection[str], args: Args, kwargs: Kwargs, rows: Sites
+    ) -> dict[str, Seen]:
+        """The masks of latent sites, and what the model observes of those that others depend on."""
+        if self.structured:
+            earlier = {each.site.name for _, seen, _ in self._parts() for each in seen.earlier}
+            halves = {
+                name.removesuffix(UNOBSERVED) + OBSERVED for name in earlier if name.endswith(UNOBSERVED)
+            }
+            wanted = {*wanted, *((earlier | halves) & layout.observed)}
+            if halves & layout.observed:
+                wanted |= layout.masked & earlier
+        if not wanted or self.model is None:
+            return {}
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            isolated_random_state(),
+            pyro.poutine.block(),
+        ):
+            return read_sites(self.model, wanted, rows, args, kwargs)
+
+    def _observed(self, layout: Layout, seen: Mapping[str, Seen]) -> Sites:
+        """The values of sites that have a head and are observed in this call."""
+        return {
+            name: each.value for name, each in seen.items() if name in self._known and name in layout.observed
+        }
 
     def _own_plates(self, *args: object, **kwargs: object) -> frozenset[str]:
         """The names of the plates that the user makes."""
@@ -504,17 +616,16 @@ class AmortizedGuide(AutoGuide):
             plates = guide.create_plates(*args, **kwargs)
         return frozenset(each.name for each in ([plates] if isinstance(plates, pyro.plate) else plates))
 
-    def _create_plates(self, *args: object, **kwargs: object) -> dict[str, pyro.plate]:
-        plates: dict[str, pyro.plate] = super()._create_plates(*args, **kwargs)
-        assert self._data_plate is not None
-        if self._data_plate.name not in plates:
-            plates[self._data_plate.name] = self._data_plate.create(data_size(args))
+    def _plates_of(self, layout: Layout, *args: object, **kwargs: object) -> dict[str, pyro.plate]:
+        plates: dict[str, pyro.plate] = self._create_plates(*args, **kwargs)
+        if layout.plate.name not in plates:
+            plates[layout.plate.name] = layout.plate.create(data_size(args))
         return plates
 
-    def _create_inner_plates(self, plates: dict[str, pyro.plate], features: Tensor) -> None:
-        """The plates within that of the data, as long as the encoder says, else as they were at first."""
-        sizes = features.shape[1:-1] or [plate.size for plate in self._inner_plates]
-        for plate, size in zip(self._inner_plates, sizes, strict=True):
+    def _create_inner_plates(self, layout: Layout, plates: dict[str, pyro.plate], features: Tensor) -> None:
+        """The plates within that of the data, as long as the encoder says, else as they are in the model."""
+        sizes = features.shape[1:-1] or [plate.size for plate in layout.inner]
+        for plate, size in zip(layout.inner, sizes, strict=True):
             if plate.name not in plates:
                 plates[plate.name] = pyro.plate(plate.name, size, dim=plate.dim)
 
@@ -530,51 +641,70 @@ class AmortizedGuide(AutoGuide):
             return iter(args)
         return (rows(arg, size, plate.indices) for arg in args)
 
-    def _features(self, *data: object) -> Tensor:
-        names = [plate.name for plate in self._inner_plates]
+    def _features(self, layout: Layout, *data: object) -> Tensor:
+        names = [plate.name for plate in layout.inner]
         return check_features(self._module("encoder")(*data), data_size(data), plates=names)
 
-    def _in_turn(self, features: Tensor, values: Sites) -> Iterator[Turn]:
+    def _in_turn(self, layout: Layout, features: Tensor, values: Sites) -> Iterator[Turn]:
         """Each site with its distribution and its ``infer``, given the values of the sites before."""
-        for site, seen, head in self._parts():
+        parts = {site.name: (seen, head) for site, seen, head in self._parts()}
+        for site in layout.sites:
+            seen, head = parts[site.name]
             inputs = seen(features, values)
             posterior = check_posterior(head(inputs), site, inputs.shape[:-1])
             yield site, posterior, infer_of(head)
 
     @contextmanager
-    def _outside_of_inference(self, *args: object, **kwargs: object) -> Iterator[Tensor]:
+    def _outside_of_inference(
+        self, *args: object, **kwargs: object
+    ) -> Iterator[tuple[Layout, Tensor, dict[str, Seen]]]:
         """The features of all data, in a run of its own, so that no handler around sees the parameters."""
         args = as_arguments(args)
         with pyro.poutine.block(), self._pyro_context:
-            self._ensure_prototype(*args, **kwargs)
+            layout = self._layout_outside(*args, **kwargs)
             self._register()
-            yield self._features(*args)
+            features = self._features(layout, *args) if layout.sites else torch.empty(data_size(args), 0)
+            yield layout, features, self._seen(layout, (), args, kwargs, rows={})
 
-    def _marginals(self, features: Tensor) -> Iterator[tuple[str, dist.TorchDistribution]]:
+    def _layout_outside(self, *args: object, **kwargs: object) -> Layout:
+        """As in inference, but that what the model alone takes may be left out, as if it were as before."""
+        kind = kind_of_call(args, kwargs, data_size(args))
+        if kind not in self._layouts and (self.model is None or not may_be_called(self.model, args, kwargs)):
+            for known, layout in self._layouts.items():
+                if known[: len(args)] == kind[: len(args)]:
+                    return layout
+        return self._layout(*args, **kwargs)
+
+    def _marginals(
+        self, layout: Layout, features: Tensor, seen: Mapping[str, Seen]
+    ) -> Iterator[tuple[str, dist.TorchDistribution]]:
         """The sites whose distribution depends on the data alone."""
-        sites = self._in_turn(features, {})
+        sites = self._in_turn(layout, features, self._observed(layout, seen))
         alone = islice(sites, 1 if self.structured else None)
         return ((site.name, posterior) for site, posterior, _ in alone)
 
-    def _drawn(self, features: Tensor, size: int, seed: int | None) -> Sites:
+    def _drawn(
+        self, layout: Layout, features: Tensor, seen: Mapping[str, Seen], size: int, seed: int | None
+    ) -> Sites:
         """Joint draws of all sites, (size, batch, \\*event) each."""
-        values: Sites = {}
+        drawn: Sites = {}
+        values = self._observed(layout, seen)
         with seeded_draws(seed):
-            for site, posterior, _ in self._in_turn(features, values):
+            for site, posterior, _ in self._in_turn(layout, features, values):
                 # what depends on earlier sites has their draws in its batch shape
-                values[site.name] = posterior.sample(() if self.structured and values else (size,))
-        return values
+                drawn[site.name] = posterior.sample(() if self.structured and drawn else (size,))
+                values[site.name] = _filled_in(site, drawn[site.name], seen)
+        return drawn
 
-    def _known_values(self, given: Mapping[str, Tensor], batch: int) -> Sites:
+    def _known_values(self, layout: Layout, given: Mapping[str, Tensor], batch: int) -> Sites:
         """Values of sites on which others depend."""
-        assert self._data_plate is not None
-        sites = {site.name: site for site in self._sites[:-1]} if self.structured else {}
+        sites = {site.name: site for site in layout.sites[:-1]} if self.structured else {}
         if unknown := sorted(given.keys() - sites.keys()):
             raise ValueError(
                 f"Expected values of the sites that others depend on, {list(sites)}, but got {unknown}."
             )
         for name, value in given.items():
-            _check_value(name, value, sites[name].event_shape, self._data_plate.dim, batch)
+            _check_value(name, value, sites[name].event_shape, layout.plate.dim, batch)
         return dict(given)
 
     def _register(self) -> None:
@@ -583,9 +713,9 @@ class AmortizedGuide(AutoGuide):
             register(f"{self._name}.{site.name}.input", seen)
             register(f"{self._name}.{site.name}", head)
 
-    def _parts(self) -> Iterator[tuple[LatentSite, nn.Module, nn.Module]]:
+    def _parts(self) -> Iterator[tuple[LatentSite, SiteInput, nn.Module]]:
         """Each site with what makes its input, and its head."""
-        return zip(self._sites, self._module("inputs"), self._module("heads"), strict=True)
+        return zip(self._known.values(), self._module("inputs"), self._module("heads"), strict=True)
 
     def _module(self, name: str) -> Any:
         # Plain attribute access of a PyroModule would register the module once more, under another name
@@ -612,10 +742,33 @@ def _check_value(name: str, value: Tensor, event_shape: torch.Size, data_dim: in
         )
 
 
-def _all_inner_plates(sites: Iterable[LatentSite]) -> tuple[InnerPlate, ...]:
-    """The plates within that of the data, from left to right."""
-    plates = {plate.name: plate for site in sites for plate in site.plates}
-    return tuple(sorted(plates.values(), key=lambda plate: (plate.dim, plate.name)))
+# Handlers do not reach the elements of an event
+def _masked_within(
+    site: LatentSite, posterior: dist.TorchDistribution, mask: Tensor | bool, axes: int
+) -> dist.TorchDistribution:
+    """The posterior with a mask on elements of its event, as the model has it."""
+    independent = getattr(posterior, "reinterpreted_batch_ndims", 0)
+    if independent < axes:
+        raise NotImplementedError(
+            f"Latent site {site.name!r} is masked in the model element by element, which "
+            f"{type(posterior).__name__} is not made of: give the site a head that returns "
+            "distribution.mask(...).to_event(...)."
+        )
+    base = posterior.base_dist.to_event(independent - axes)
+    masked: dist.TorchDistribution = base.mask(mask).to_event(axes)
+    return masked
+
+
+def _filled_in(site: LatentSite, value: Tensor, seen: Mapping[str, Seen]) -> Tensor:
+    """The value that later sites see: what the model observes of a site that obs_mask splits is known."""
+    half = seen.get(site.name.removesuffix(UNOBSERVED) + OBSERVED) if site.name.endswith(UNOBSERVED) else None
+    if half is None or site.name not in seen:
+        return value
+    for mask, axes in seen[site.name].masks:
+        hidden = torch.as_tensor(mask, device=value.device)
+        hidden = hidden.reshape(hidden.shape + (1,) * (len(site.event_shape) - axes))
+        value = torch.where(hidden, value, half.value)
+    return value
 
 
 def _forget_values(trace: Trace) -> None:

@@ -1,21 +1,26 @@
-"""What a guide learns from one run of its model: the plate of the data, and the latent sites inside."""
+"""What a guide learns from its model: the plate of the data, the latent sites inside, what is observed."""
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Final, final
+from typing import Any, Final, NamedTuple, TypeAlias, cast, final
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import constraints, transform_to
 from torch.distributions.constraints import Constraint
 from torch.nn.functional import one_hot, relu
 
-from pyro_infomax._types import Site
-from pyro_infomax.distributions import unwrapped
-from pyro_infomax.poutine import frames_of, sample_sites
+from pyro_infomax._random import isolated_random_state
+from pyro_infomax._types import Args, Kwargs, Program, Site
+from pyro_infomax.distributions import family_name, is_angular, is_discrete, is_point_mass, unwrapped
+from pyro_infomax.poutine import frames_of, is_deterministic, sample_sites
 
 # ---- The plate of the data, and the latent sites inside.
 
@@ -47,6 +52,7 @@ class LatentSite:
         event_shape: shape of one latent.
         plates: the plates around it beside that of the data, from left to right.
         masked: whether the model masks it.
+        angular: whether its values are angles, though the support says that they are real.
     """
 
     name: str
@@ -54,6 +60,7 @@ class LatentSite:
     event_shape: torch.Size
     plates: tuple[InnerPlate, ...] = ()
     masked: bool = False
+    angular: bool = False
 
 
 @final
@@ -102,24 +109,239 @@ def find_data_plate(trace: Trace, size: int, *, own_plates: Collection[str] = ()
     return DataPlate(frame.name, frame.dim, None if full else frame.size)
 
 
-def find_latent_sites(trace: Trace, plate: DataPlate) -> list[LatentSite]:
-    """The latent sites of a model, all of them inside the data plate."""
-    sites = [_local(site, plate) for site in _latent_sites(trace)]
-    if not sites:
-        raise ValueError(
-            f"Expected a latent site inside plate {plate.name!r} but the model has none: a model without "
-            "latents needs no guide, pass `lambda *args: None`."
+@final
+@dataclass(frozen=True)
+class Layout:
+    """What the model has in calls of one kind: those whose arguments are None, flags or of a shape alike."""
+
+    plate: DataPlate
+    sites: tuple[LatentSite, ...]
+    inner: tuple[InnerPlate, ...]  # the plates within that of the data, from left to right
+    observed: frozenset[str]
+
+    @classmethod
+    def of(cls, trace: Trace, plate: DataPlate) -> "Layout":
+        """As one run of the model shows it."""
+        sites = tuple(_local(site, plate) for site in _latent_sites(trace))
+        inner = {each.name: each for site in sites for each in site.plates}
+        observed = (
+            site for site in sample_sites(trace) if site["is_observed"] and not is_deterministic(site)
         )
-    return sites
+        return cls(
+            plate,
+            sites,
+            tuple(sorted(inner.values(), key=lambda each: (each.dim, each.name))),
+            frozenset(site["name"] for site in observed),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the latent sites."""
+        return tuple(site.name for site in self.sites)
+
+    @property
+    def masked(self) -> frozenset[str]:
+        """The latent sites that the model masks."""
+        return frozenset(site.name for site in self.sites if site.masked)
 
 
-def is_masked(fn: object, mask: object) -> bool:
-    """Whether some of a site's density may be left out; ``mask`` is that of the handlers around it."""
-    masks = [mask]
+def check_latent(layout: Layout) -> None:
+    """Refuses a model that has nothing for a guide to draw."""
+    if not layout.sites:
+        raise ValueError(
+            f"Expected a latent site inside plate {layout.plate.name!r} but the model has none: a model "
+            "without latents needs no guide, pass `lambda *args: None`; where labels leave none, let the "
+            "first call be one without them."
+        )
+
+
+def check_same_plate(first: DataPlate, plate: DataPlate) -> None:
+    """Refuses another data plate than that of the first call."""
+    if (first.name, first.dim) != (plate.name, plate.dim):
+        raise ValueError(
+            f"Expected the data plate {first.name!r} on axis {first.dim}, as in the first call, but got "
+            f"{plate.name!r} on axis {plate.dim}: use one guide for each."
+        )
+
+
+def check_same_site(known: LatentSite, site: LatentSite, *, per_cell: bool) -> None:
+    """Refuses a site that the head of its name was not made for."""
+    old, new = (
+        [(plate.name, plate.dim, None if per_cell else plate.size) for plate in each.plates]
+        for each in (known, site)
+    )
+    alike = known.event_shape == site.event_shape and type(known.support) is type(site.support)
+    if not alike or old != new:
+        raise ValueError(
+            f"Expected {known.name!r} as in earlier calls, of event shape {tuple(known.event_shape)} on "
+            f"{known.support} in the plates {old}, but got {tuple(site.event_shape)} on {site.support} in "
+            f"{new}: use one guide for each kind of call. An encoder that gives features of each cell, "
+            "(batch, *cells, h), serves any number of cells."
+        )
+
+
+def check_same_ancestors(name: str, layout: Layout, made_for: Collection[str]) -> None:
+    """Refuses a call in which other sites come before a site than its head was made to depend on."""
+    before = set(layout.names[: layout.names.index(name)])
+    if missing := sorted(before.difference(made_for)):
+        raise ValueError(
+            f"Expected the first call to draw {missing}, which the model draws before {name!r} in this one: "
+            "let the guide run once with arguments of this kind before all others, guide.posterior(...)."
+        )
+    if missing := sorted(set(made_for) - before - layout.observed):
+        raise ValueError(
+            f"Expected the model to have {missing}, which the head of {name!r} depends on, in this call too: "
+            "use structured=False, or one guide for each kind of call."
+        )
+
+
+def merged(known: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Known names and others, each after the one that it follows in ``names``."""
+    order = list(known)
+    for k, name in enumerate(names):
+        if name not in order:
+            order.insert(order.index(names[k - 1]) + 1 if k else 0, name)
+    return order
+
+
+def may_be_called(program: Program, args: Args, kwargs: Kwargs) -> bool:
+    """Whether a program takes such arguments, as far as can be told."""
+    function = program.forward if isinstance(program, nn.Module) else program
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return True
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+Kind: TypeAlias = tuple[object, ...]
+
+
+def kind_of_call(args: Args, kwargs: Kwargs, size: int) -> Kind:
+    """By what the model can tell one call from another before it looks at values: a hashable key.
+
+    Of tensors the shape of a row, of None, flags, counts and names what they are, of other things the type.
+    """
+    return (
+        *(_kind(arg, size) for arg in args),
+        *((name, _kind(kwargs[name], size)) for name in sorted(kwargs)),
+    )
+
+
+def _kind(arg: object, size: int) -> object:
+    if isinstance(arg, Tensor):
+        shape = arg.shape
+        return shape[1:] if shape[:1] == (size,) else (shape,)
+    if arg is None or isinstance(arg, bool | int | str):
+        return type(arg), arg
+    if isinstance(arg, tuple | list):
+        return type(arg), tuple(_kind(each, size) for each in arg)
+    if isinstance(arg, Mapping):
+        return type(arg), tuple((str(name), _kind(each, size)) for name, each in arg.items())
+    return type(arg)
+
+
+# ---- What a call shows before the guide has drawn a value: masks, and values that the model observes.
+
+
+class Seen(NamedTuple):
+    """A site of the model in the present call."""
+
+    value: Tensor
+    masks: list[tuple[Tensor | bool, int]]  # each with the number of event axes to its right
+
+
+def read_sites(
+    model: Program,
+    wanted: Collection[str],
+    rows: Mapping[str, Tensor],
+    args: Args,
+    kwargs: Kwargs,
+    *,
+    draw: bool = False,
+) -> dict[str, Seen]:
+    """Runs the model up to the last of the wanted sites, without a draw; plates take the given rows."""
+    reader = _Reader(wanted, rows, device=None if draw else cast(Tensor, args[0]).device)
+    try:
+        with reader:
+            model(*args, **kwargs)
+    except _AllSeenError:
+        return reader.found
+    missing = sorted(set(wanted) - reader.found.keys())
+    raise ValueError(
+        f"Expected the model to have the sites {missing} as in an earlier call with such arguments but it "
+        "has not: what it samples or observes must not depend on the values of its arguments."
+    )
+
+
+def check_masks(seen: Mapping[str, Seen], again: Mapping[str, Seen]) -> None:
+    """Refuses masks that depend on what is drawn, which a guide cannot see beforehand."""
+    for name, site in seen.items():
+        pairs = zip(site.masks, again[name].masks, strict=True)
+        if not all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for (a, _), (b, _) in pairs):
+            raise NotImplementedError(
+                f"Latent site {name!r} is masked in the model by what it draws before: let masks depend on "
+                "the data alone, or write the guide by hand."
+            )
+
+
+class _AllSeenError(BaseException):
+    """Ends a run of the model, whose own handlers of errors are passed by."""
+
+
+@final
+class _Reader(Messenger):
+    def __init__(
+        self, wanted: Collection[str], rows: Mapping[str, Tensor], *, device: torch.device | None
+    ) -> None:
+        super().__init__()
+        self.found: dict[str, Seen] = {}
+        self._wanted, self._rows, self._device = wanted, rows, device
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if site_is_subsample(msg):
+            if msg["name"] in self._rows:
+                msg["value"], msg["done"] = self._rows[msg["name"]], True
+        elif not msg["is_observed"] and self._device is not None:
+            msg["value"], msg["done"] = _placeholder(msg["fn"], self._device), True
+
+    def _pyro_post_sample(self, msg: Site) -> None:
+        if msg["name"] in self._wanted:
+            self.found[msg["name"]] = Seen(msg["value"], masks_of(msg["fn"], msg["mask"]))
+            if len(self.found) == len(self._wanted):
+                raise _AllSeenError
+
+
+def _placeholder(fn: Any, device: torch.device) -> Tensor:
+    """A value in the support that is not drawn, since a draw would move the random state."""
+    if fn.has_enumerate_support:
+        first: Tensor = fn.enumerate_support(expand=False)[0]
+        return first.expand(fn.shape())
+    if fn.support.is_discrete:
+        return torch.zeros(fn.shape(), device=device)
+    to_support = transform_to(fn.support)
+    value: Tensor = to_support(torch.zeros(to_support.inverse_shape(fn.shape()), device=device))
+    return value
+
+
+def masks_of(fn: object, mask: Tensor | bool | None) -> list[tuple[Tensor | bool, int]]:
+    """The masks of a site, by handlers and by its distribution, each with its number of event axes."""
+    masks = [(mask, 0)]
+    axes = 0
     while fn is not None:
-        masks.append(getattr(fn, "_mask", None))
+        masks.append((getattr(fn, "_mask", None), axes))
+        axes += getattr(fn, "reinterpreted_batch_ndims", 0)
         fn = getattr(fn, "base_dist", None)
-    return any(each is not None and each is not True for each in masks)
+    return [(each, axes) for each, axes in masks if each is not None and each is not True]
+
+
+def is_masked(fn: object, mask: Tensor | bool | None) -> bool:
+    """Whether some of a site's density may be left out; ``mask`` is that of the handlers around it."""
+    return bool(masks_of(fn, mask))
 
 
 def _local(site: Site, plate: DataPlate) -> LatentSite:
@@ -144,8 +366,9 @@ def _local(site: Site, plate: DataPlate) -> LatentSite:
                 f"{plate.name!r}: let {each.name!r} take all of its rows, only the data plate may subsample."
             )
     cells = tuple(InnerPlate(each.name, each.dim, each.size) for each in inner)
-    masked = is_masked(site["fn"], site["mask"])
-    return LatentSite(name, site["fn"].support, site["fn"].event_shape, cells, masked)
+    fn = site["fn"]
+    masked = is_masked(fn, site["mask"])
+    return LatentSite(name, fn.support, fn.event_shape, cells, masked, is_angular(fn))
 
 
 def _plates(site: Site) -> dict[str, Any]:
@@ -160,7 +383,13 @@ def _latent_sites(trace: Trace) -> list[Site]:
 
 
 def check_continuous(site: LatentSite, family: str) -> None:
-    """Refuses a discrete site in the name of a family that was asked to serve it."""
+    """Refuses a discrete site, or one of angles, in the name of a family that was asked to serve it."""
+    if site.angular:
+        raise NotImplementedError(
+            f"Latent site {site.name!r} is an angle, which {family} does not cover: a density on the whole "
+            "line counts every turn, and the ELBO bounds nothing. Give the site a head of its own, "
+            f"{family}(model, encoder, heads={{{site.name!r}: dist.VonMises}})."
+        )
     if not site.support.is_discrete:
         return
     name = (
@@ -173,6 +402,43 @@ def check_continuous(site: LatentSite, family: str) -> None:
         f"{name}: {own % 'AmortizedDiscrete'}, or hide it by pyro.poutine.block(model, hide=[{site.name!r}]) "
         "and enumerate it in the model, with a TraceEnum objective."
     )
+
+
+def check_serves(site: LatentSite, trial: object) -> None:
+    """Refuses the head of a user that draws what the prior of its site cannot be.
+
+    It is tried on features of zero; what it gives may be narrower than the prior, not wider.
+    """
+    if not isinstance(trial, dist.torch_distribution.TorchDistributionMixin):
+        return
+    if site.angular and not is_angular(trial):
+        raise NotImplementedError(
+            f"Latent site {site.name!r} is an angle but its head gives {family_name(trial)}, whose density "
+            f"on the whole line counts every turn: use heads={{{site.name!r}: dist.VonMises}}."
+        )
+    if trial.event_shape != site.event_shape or _alike(trial, site.support):
+        return
+    if is_discrete(trial) is (not site.support.is_discrete) and not is_point_mass(trial):
+        raise NotImplementedError(
+            f"Expected a head of {site.name!r} on the support {site.support} of its prior but "
+            f"{family_name(trial)} is {'discrete' if is_discrete(trial) else 'continuous'}."
+        )
+    with isolated_random_state(0):
+        draws = trial.sample(torch.Size([200]))
+    inside = site.support.check(draws)
+    if not inside.all():
+        raise NotImplementedError(
+            f"Expected a head of {site.name!r} that draws within the support {site.support} of its prior but "
+            f"{family_name(trial)} drew {draws[~inside][0].tolist()}: use a distribution on that support."
+        )
+
+
+def _alike(trial: Any, support: Constraint) -> bool:
+    try:
+        own = trial.support
+    except NotImplementedError:  # as of some mixtures
+        return False
+    return isinstance(unwrapped(support), type(unwrapped(own))) and str(own) == str(support)
 
 
 def check_discrete(site: LatentSite, family: str) -> None:

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from pyro_infomax._checks import whole_number
 from pyro_infomax._recording import is_literal, literal_number
 from pyro_infomax._types import Args, Kwargs, Program, Site
-from pyro_infomax.distributions import family_name, is_relaxed
+from pyro_infomax.distributions import family_name, is_angular, is_discrete, is_point_mass, is_relaxed
 from pyro_infomax.infer._weights import (
     GuideRole,
     ModelRole,
@@ -261,7 +261,7 @@ class WeightedELBO(ELBO):
         """
         if set(state) != {"step"}:
             raise ValueError(f"Expected a state with the key 'step' but got {sorted(state)}")
-        self._step = int(state["step"])
+        self._step = whole_number("step", state["step"], at_least=0)
 
     # ---- Pyro's interface of an ELBO
 
@@ -395,6 +395,7 @@ class WeightedELBO(ELBO):
                     self._check_distinct(weight.label, weight.ambiguous(name, nodes), name)
         if not self.relaxes:
             self._refuse_relaxed(guide_trace)
+        _check_measures(model_trace, guide_trace)
 
     def _check_known(self, label: str, name: str, model_trace: Trace) -> None:
         sites = _weighable(model_trace)
@@ -443,6 +444,25 @@ class WeightedELBO(ELBO):
         elbo = values.pop("elbo", -values["distortion"] - values["rate"])
         first = {name: values.pop(name) for name in ("distortion", "rate")}
         return Terms(**first, elbo=elbo, loss=loss, **values)
+
+
+# Densities of a guide and a prior can be compared only where they are densities of the same things
+def _check_measures(model_trace: Trace, guide_trace: Trace) -> None:
+    for name, site in guide_trace.nodes.items():
+        if site["type"] != "sample" or name not in model_trace.nodes or is_point_mass(site["fn"]):
+            continue
+        fn, prior = site["fn"], model_trace.nodes[name]["fn"]
+        if is_angular(prior) and not is_angular(fn):
+            raise NotImplementedError(
+                f"The latent {name!r} is an angle in the model but {family_name(fn)} in the guide, whose "
+                "density on the whole line counts every turn, so that the ELBO bounds nothing: draw it from "
+                f"dist.VonMises (heads={{{name!r}: dist.VonMises}} in an amortised guide)"
+            )
+        if {is_discrete(fn), is_discrete(prior)} == {True, False}:  # type: ignore[arg-type]
+            raise ValueError(
+                f"Expected {name!r} to be discrete, or continuous, in both programs but got "
+                f"{family_name(prior)} in the model and {family_name(fn)} in the guide"
+            )
 
 
 def _weighable(model_trace: Trace) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
-from pyro.distributions.util import is_identically_zero, scale_and_mask
+from pyro.distributions.util import is_identically_zero
 from pyro.infer import RenyiELBO
 from pyro.infer.util import get_dependent_plate_dims, torch_sum
 from pyro.poutine import Trace
@@ -66,16 +66,30 @@ class RenyiBound(RenyiELBO):
     def _loss_and_surrogate(self, traces: Traces) -> tuple[torch.Tensor, torch.Tensor]:
         traces = list(traces)
         scale = self._common_scale(*traces[0])
-        weights = [log_weight(*each) / scale for each in traces]
-        # A score counts 1 / (1 − α) in the gradient of the bound. The mean of those that a mask takes out of
-        # the weights is zero in expectation, and all that they are where nothing depends on the draw.
-        scores = [self._scores(*each) / (1.0 - self.alpha) for each in traces]
-        masked = [self._masked_scores(*each) / (1.0 - self.alpha) for each in traces]
-        log_weights = self._by_particle([each.detach() for each in weights])
-        signals = self._by_particle([weight + score for weight, score in zip(weights, scores, strict=True)])
+        each = [log_weight(*pair) / scale for pair in traces]
+        weights = self._by_particle(each)
+        scores = self._by_particle(
+            [self._scores(*pair).expand_as(one) for pair, one in zip(traces, each, strict=True)]
+        )
+        log_weights = weights.detach()
         shares = torch.softmax((1.0 - self.alpha) * log_weights, 0)
-        surrogate = (shares * signals).sum() - self._by_particle(masked).sum() / self.num_particles
-        return -scale * self._bound(log_weights), -scale * surrogate
+        surrogate = (shares * weights).sum() + (self._gains(log_weights) * scores).sum()
+        return -scale * self._bounds(log_weights).sum(), -scale * surrogate
+
+    # With the mean of the others in its place, as in VIMCO, which keeps the estimate unbiased (Mnih and
+    # Rezende, 2016, Variational inference for Monte Carlo objectives)
+    def _gains(self, log_weights: torch.Tensor) -> torch.Tensor:
+        """What each particle adds to the bound, the cost of its score: (particles, *shared plates)."""
+        if self.num_particles == 1:
+            return log_weights
+        powers = (1.0 - self.alpha) * log_weights
+        none = torch.full_like(powers[:1], -math.inf)
+        before = torch.cat([none, powers.logcumsumexp(0)[:-1]])
+        after = torch.cat([powers.flip(0).logcumsumexp(0).flip(0)[1:], none])
+        mean_of_others = (powers.sum(0) - powers) / (self.num_particles - 1)
+        without = torch.logaddexp(torch.logaddexp(before, after), mean_of_others)
+        bounds = (without - math.log(self.num_particles)) / (1.0 - self.alpha)
+        return self._bounds(log_weights) - bounds
 
     # What all latents count for in common, by a plate that subsamples say, belongs outside of the mean
     def _common_scale(self, model_trace: Trace, guide_trace: Trace) -> Weight:
@@ -105,14 +119,6 @@ class RenyiBound(RenyiELBO):
         """The log-probabilities of the draws that are not reparameterised, without scales and masks."""
         return summed_within_particles(guide_trace, model_trace, self._score)
 
-    def _masked_scores(self, model_trace: Trace, guide_trace: Trace) -> torch.Tensor:
-        """Of these, what the masks leave out."""
-        return summed_within_particles(guide_trace, model_trace, self._masked_score)
-
-    def _masked_score(self, site: Site) -> torch.Tensor | float:
-        score = self._score(site)
-        return 0.0 if site["mask"] is None else score - scale_and_mask(score, mask=site["mask"])
-
     def _score(self, site: Site) -> torch.Tensor | float:
         _, score_function, entropy_term = site["score_parts"]
         if not (is_identically_zero(score_function) or is_identically_zero(entropy_term)):
@@ -128,10 +134,10 @@ class RenyiBound(RenyiELBO):
         vectorized = self.vectorize_particles and self.num_particles > 1
         return each[0] if vectorized else torch.stack(torch.broadcast_tensors(*each))
 
-    def _bound(self, log_weights: torch.Tensor) -> torch.Tensor:
+    def _bounds(self, log_weights: torch.Tensor) -> torch.Tensor:
+        """The bound of each cell of the shared plates."""
         order = 1.0 - self.alpha
-        means = torch.logsumexp(order * log_weights, 0) - math.log(self.num_particles)
-        return means.sum() / order
+        return (torch.logsumexp(order * log_weights, 0) - math.log(self.num_particles)) / order
 
 
 @final
@@ -256,4 +262,4 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
         return super()._named_terms(values, loss)
 
     def _unweighted_bound(self) -> torch.Tensor:
-        return self._scale * self._bound(self._by_particle(self._log_weights) / self._scale)
+        return self._scale * self._bounds(self._by_particle(self._log_weights) / self._scale).sum()

@@ -18,6 +18,7 @@ from pyro_infomax.information._control_variates import (
     affordable,
     covariates_of,
     nearest,
+    trend_of,
 )
 from pyro_infomax.information._draws import Draws
 from pyro_infomax.information._estimate import Estimate
@@ -135,8 +136,9 @@ class Account:
     def _plan(self) -> ControlVariates:
         chosen = next(each for each in covariates_of(self.draws) if affordable(each.values))
         alone = len(self.draws.z) == 1
-        neighbours = nearest(self.draws.coordinates.base) if alone else None
-        return ControlVariates(chosen.values, chosen.exact, neighbours=neighbours)
+        base = self.draws.coordinates.base
+        neighbours, trend = (nearest(base), trend_of(base)) if alone else (None, None)
+        return ControlVariates(chosen.values, chosen.exact, neighbours=neighbours, trend=trend)
 
     @cached_property
     def _forms(self) -> ClosedForms:

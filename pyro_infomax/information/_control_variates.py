@@ -98,7 +98,7 @@ class CorrectedMean:
         )
 
     def _standard_error(self) -> Tensor:
-        """Of the draws; wider where these are skewed, for then the error is least where the mean is far off."""
+        """Of the draws; wider where these are skewed: then it is least where the mean is far off."""
         error = ((self.residual**2).mean((0, 1)) / self._draws).sqrt() * (1 + self._widening)
         return error.masked_fill(self.datum.mean(0).isinf() & error.isfinite(), 0.0)
 
@@ -141,8 +141,9 @@ class ControlVariates:
 
     The error is the jackknife's: each residual counts as if its draw had been left out of the fit, for draws
     far out both pull the fit towards themselves and are the noisiest. A single draw for each datum cannot be
-    told from the datum's own mean. There, pairs of neighbours are compared, whose means differ little; what
-    they differ goes into the error, which is then rather too large.
+    told from the datum's own mean. There, what the data's own moments tell of these means is taken off, and
+    pairs of neighbours are compared, whose means differ little; what they still differ goes into the error,
+    which is then rather too large.
 
     References: Glasserman (2003), Monte Carlo Methods in Financial Engineering, section 4.1; Long and Ervin
     (2000), Using heteroscedasticity consistent standard errors in the linear regression model; Cochran
@@ -150,7 +151,14 @@ class ControlVariates:
     and Edgeworth expansion, section 2.6, for few and skewed draws.
     """
 
-    def __init__(self, covariates: Tensor, exact: Tensor, *, neighbours: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        covariates: Tensor,
+        exact: Tensor,
+        *,
+        neighbours: Tensor | None = None,
+        trend: Tensor | None = None,
+    ) -> None:
         # Covariates from their means and of unit size, so that the rank of their products can be judged
         samples, batch, size = covariates.shape
         self.shape = (samples, batch)
@@ -166,6 +174,7 @@ class ControlVariates:
         self.freedom = available_draws(samples, batch) - rank
         self.influence = self._influence()
         self.neighbours = neighbours if samples == 1 else None
+        self.trend = trend if samples == 1 else None  # (batch, function of the datum), orthonormal
 
     def known(self, exact: Tensor) -> CorrectedMean:
         """A closed form: (batch,) or (batch, latent) without noise."""
@@ -198,11 +207,17 @@ class ControlVariates:
         return weight * math.sqrt(draws / available) / (1 - leverage).clamp(min=_LEAST_REST)
 
     def _compared(self, residual: Tensor) -> Tensor:
-        # Wider by Student's t, since an error from few draws is noisy itself; pairs share their members
-        if self.neighbours is None:
-            return residual * (1 + _STUDENT / max(self.freedom, 1))
-        pairs = (residual - residual[:, self.neighbours]) / math.sqrt(2)
-        return pairs * (1 + 1.5 * _STUDENT / max(self.freedom, 1))
+        freedom = float(self.freedom)
+        if self.trend is not None:
+            fitted = torch.einsum("nk,mk,sm...->sn...", self.trend, self.trend, residual)
+            rest = (1 - (self.trend**2).sum(-1)).clamp(min=_LEAST_REST).sqrt()  # (batch,)
+            residual = torch.einsum("sn...,n->sn...", residual - fitted, 1 / rest)
+            freedom -= self.trend.shape[1]
+        if self.neighbours is not None:
+            residual = (residual - residual[:, self.neighbours]) / math.sqrt(2)
+            freedom /= 1.5  # pairs share their members
+        # Wider by Student's t, since an error from few draws is noisy itself
+        return residual * (1 + _STUDENT / max(freedom, 1.0))
 
 
 def affordable(covariates: Tensor) -> bool:
@@ -317,7 +332,34 @@ def _powers(draws: Draws) -> list[Covariates]:
     return [Covariates(u, mean), Covariates(u**2, mean**2 + variance)]
 
 
-# ---- Which data have posteriors next to each other.
+# ---- What the data tell of their own means, and which have posteriors next to each other.
+
+_DATA_PER_FUNCTION: Final = 4
+
+
+@torch.no_grad()
+def trend_of(posterior: Density) -> Tensor | None:
+    """Functions of the datum, (batch, function), orthonormal and of mean 0: its mean, and squares of that.
+
+    None for unknown moments and for few data.
+    """
+    known = moments(posterior)
+    if known is None:
+        return None
+    mean = known[0] - known[0].mean(0)
+    batch, latent = mean.shape
+    if batch < 2 * latent * _DATA_PER_FUNCTION:
+        squares = (mean**2).sum(-1, keepdim=True)
+    else:
+        squares = mean**2
+    columns = torch.cat([mean, squares - squares.mean(0)], -1)
+    if batch < columns.shape[1] * _DATA_PER_FUNCTION:
+        return None
+    found = torch.linalg.qr(columns)
+    # moments that never move, or repeat each other, would leave arbitrary directions
+    told = found.R.diagonal().abs() > _RELATIVE_RANK * columns.norm(dim=0)
+    return found.Q[:, told]
+
 
 _FEWEST_DATA: Final = 50  # among fewer the neighbours are far, and their pairs too few to judge an error by
 _MOST_DIMENSIONS: Final = 4  # in more the nearest is hardly nearer than any other, and takes long to find

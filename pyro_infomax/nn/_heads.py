@@ -359,9 +359,10 @@ class DistributionHead(nn.Module):
 
     Each parameter is linear in the features but for the transform T that its constraint asks for: the
     softplus for positive numbers, the exponential for the diagonal of Cholesky factors, and what
-    :func:`torch.distributions.transform_to` knows for others. At first positive parameters are about 1 and
-    Cholesky factors about the identity. Where the family is that of the prior, the closed form of their
-    divergence applies, and in conjugate models the exact posterior is within reach.
+    :func:`torch.distributions.transform_to` knows for others. At first positive parameters are about 1, a
+    Student's degrees of freedom 4, and Cholesky factors about the identity. Where the family is that of the
+    prior, the closed form of their divergence applies, and in conjugate models the exact posterior is within
+    reach.
 
     Args:
         in_features: number of features.
@@ -459,6 +460,7 @@ class FamilyParameter:
     name: str
     transform: Transform
     shape: torch.Size
+    first: float = 1.0  # of a positive parameter
 
     @classmethod
     def of(
@@ -467,7 +469,10 @@ class FamilyParameter:
         """The parameter of a class for a latent of a shape, if its own shape and range can be told."""
         transform = _transform(kind, name, constraint)
         shape = _shape(kind, name, constraint, event_shape)
-        return cls(name, transform, torch.Size(transform.inverse_shape(shape)))
+        # Of two degrees of freedom or fewer there is no variance
+        is_student = issubclass(kind, dist.StudentT | dist.MultivariateStudentT)
+        first = 4.0 if is_student and name == "df" else 1.0
+        return cls(name, transform, torch.Size(transform.inverse_shape(shape)), first)
 
     @property
     def size(self) -> int:
@@ -486,8 +491,10 @@ class FamilyParameter:
 
     def start(self, like: Tensor) -> Tensor:
         """The reals (size,) of the parameter's first value: 1, the identity, or the middle of the range."""
-        is_softplus = isinstance(self.transform, Softplus)
-        return self.transform.inv(torch.ones_like(like)) if is_softplus else torch.zeros_like(like)
+        if not isinstance(self.transform, Softplus):
+            return torch.zeros_like(like)
+        reals: Tensor = self.transform.inv(torch.full_like(like, self.first))
+        return reals
 
 
 def _class_of(family: object) -> _Class:

@@ -24,6 +24,7 @@ from pyro_infomax.programs._state import (
     ProgramState,
     RandomStreams as RandomStreams,
     Snapshot as Snapshot,
+    check_fits as check_fits,
     is_of_programs as is_of_programs,
 )
 

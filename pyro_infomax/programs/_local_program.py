@@ -12,11 +12,12 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import infer_discrete
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoGuide, AutoNormal
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import nn
+from torch.distributions import Transform, biject_to, transforms
 
 from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
@@ -79,6 +80,8 @@ def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None 
             return replace(seen, follows=True, fixed_size=_fixed_size(seen))
     # Else it runs on all of them, and on few only to see whether its plate follows
     whole = subject.run(data)
+    # by its name, for few rows may be as many as another plate has
+    subject = replace(subject, data_plate=whole.frame.name)
     runs = subject.run_on_all_of(few), subject.run_on_all_of(fewer)
     if None not in runs:
         return replace(whole, follows=True, fixed_size=_fixed_size(runs[1]))
@@ -183,10 +186,12 @@ class GlobalLatentsError(NotImplementedError):
         self.names = [site["name"] for site in sites]
         self.auxiliary = [site["name"] for site in sites if site["infer"].get("is_auxiliary")]
         self.role = role
-        latents = " and ".join(repr(name) for name in self.names if name not in self.auxiliary)
+        first, *rest = [name for name in self.names if name not in self.auxiliary] or self.names
+        others = f", as {' and '.join(map(repr, rest))} {'are' if rest[1:] else 'is'}," if rest else ""
         super().__init__(
-            f"The latent site {latents} of the {role} is outside the data plate {plate!r} and so global; "
-            "give it to the guide too, or fix it with pyro.poutine.condition and ask for the local ones"
+            f"The latent site {first!r} of the {role} is outside the data plate {plate!r}{others} "
+            "and so global; give it to the guide too, or fix it with pyro.poutine.condition and ask for the "
+            "local ones"
         )
 
 
@@ -248,6 +253,54 @@ def _median(fn: Any) -> torch.Tensor:
     return unconstrained(unconstrained.inv(draws).median(0).values)
 
 
+# ---- Pyro's AutoNormal draws an auxiliary Normal for each site, and the site as a point mass of its image.
+
+_UNCONSTRAINED: Final = "_unconstrained"
+
+
+def _transforms_of_auxiliaries(program: Program, trace: poutine.Trace) -> dict[str, Transform]:
+    """The bijections from auxiliary sites to the local latent sites that are their images."""
+    guides = [each for each in modules_behind(program) if isinstance(each, AutoNormal)]
+    prototypes = [each.prototype_trace for each in guides if each.prototype_trace is not None]
+    known = {name: site for each in prototypes for name, site in each.iter_stochastic_nodes()}
+    found = {}
+    for site in _latents(trace):
+        name = site["name"].removesuffix(_UNCONSTRAINED)
+        image = name in trace.nodes and is_point_mass(trace.nodes[name]["fn"])
+        if site["infer"].get("is_auxiliary") and frames_of(site) and name in known and image:
+            found[name] = biject_to(known[name]["fn"].support)
+    return found
+
+
+@final
+class _PushForwardMessenger(Messenger):
+    """Draws such sites from the image of the Normal, whose density is known, and hides the Normal."""
+
+    def __init__(self, transforms: Mapping[str, Transform]) -> None:
+        super().__init__()
+        self.transforms = transforms
+        self._bases: dict[str, Any] = {}
+
+    def _pyro_sample(self, msg: Site) -> None:
+        name = msg["name"]
+        if name.removesuffix(_UNCONSTRAINED) in self.transforms and name.endswith(_UNCONSTRAINED):
+            self._bases[name.removesuffix(_UNCONSTRAINED)] = msg["fn"]
+            msg["stop"] = True
+        elif name in self._bases:
+            msg["fn"] = _image(self._bases.pop(name), self.transforms[name])
+
+
+def _image(base: Any, transform: Transform) -> Any:
+    """The distribution of the image; plain for the real line and for exp, by which closed forms know it."""
+    points = base.mean + 0.3
+    image = transform(points)
+    if image.shape == points.shape and torch.equal(image, points):
+        return base
+    if image.shape == points.shape and torch.equal(image, points.exp()):
+        return dist.TransformedDistribution(base, [transforms.ExpTransform()])
+    return dist.TransformedDistribution(base, [transform])
+
+
 # ---- The program as its layout shows it: run in pieces, with values given, scored datum by datum.
 
 
@@ -296,10 +349,13 @@ class LocalProgram:
         batch_size: int = 1024,
         kept: Collection[str] | None = None,
     ) -> None:
-        self.program = program
         self.role = role
         self.data_size = len(data[0])
         seen = probe(program, data, role=role, data_plate=data_plate)
+        if transforms := _transforms_of_auxiliaries(program, seen.trace):
+            program = _PushForwardMessenger(transforms)(program)
+            seen = probe(program, data, role=role, data_plate=data_plate)
+        self.program = program
         self.plate: str = seen.frame.name
         self.follows = seen.follows
         # whether its plate takes a fixed number of rows of the data

@@ -208,7 +208,17 @@ def _check_labels(found: xr.Dataset) -> None:
 _FORMAT: Final = "pyro_infomax sweep point"
 _VERSION: Final = 1
 # zipfile knows a compression or a password that it lacks as a RuntimeError
-_UNREADABLE: Final = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile)
+_UNREADABLE: Final = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    MemoryError,  # of a size that a damaged file declares
+    zipfile.BadZipFile,
+)
 
 
 @final
@@ -219,6 +229,12 @@ class Failure:
     kind: str  # the class of the exception
     message: str
     traceback: str
+
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """The class of the exception and the lines of code that it came through."""
+        lines = self.traceback.splitlines()
+        return self.kind, *(line for line in lines if line.startswith('  File "'))
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}" if self.message else self.kind
@@ -322,7 +338,13 @@ def _write_at_once(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def _packed(result: xr.Dataset, point: Point) -> dict[str, Any]:
     names = list(result.variables)
     variables = [[name, result[name].dims, result[name].attrs] for name in names]
-    header = {"format": _FORMAT, "version": _VERSION, "point": point.text, "variables": variables}
+    header = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "point": point.text,
+        "variables": variables,
+        "shapes": [list(result[name].shape) for name in names],
+    }
     arrays = {f"array_{i}": result[name].values for i, name in enumerate(names)}
     return {"header": np.array(json.dumps(header)), **arrays}
 
@@ -333,18 +355,29 @@ def _load_result(path: Path, point: Point) -> xr.Dataset:
         header = json.loads(str(arrays["header"]))
         if (header["format"], header["version"], header["point"]) != (_FORMAT, _VERSION, point.text):
             raise ValueError("it is of another point or another format")
-        return xr.Dataset(
-            {
-                name: (dims, arrays[f"array_{i}"], attrs)
-                for i, (name, dims, attrs) in enumerate(header["variables"])
-            }
-        )
+        variables = header["variables"]
+        places = [f"array_{i}" for i in range(len(variables))]
+        if {*arrays.files} != {"header", *places}:
+            raise ValueError("it does not hold the arrays that it names")
+        found = [arrays[place] for place in places]
+    shapes = [list(array.shape) for array in found]
+    if header.get("shapes", shapes) != shapes or any(array.dtype.kind not in _KINDS for array in found):
+        raise ValueError("its arrays are of other shapes or kinds than it says")
+    result = xr.Dataset(
+        {name: (dims, array, attrs) for (name, dims, attrs), array in zip(variables, found, strict=True)}
+    )
+    # The rules for what a run returns hold for what a file holds
+    if not result.equals(as_dataset(result, taken={*point.arguments, FAILURE})):
+        raise ValueError("it is not what a run returns")
+    return result
 
 
 def _load_failure(path: Path, point: Point) -> Failure:
     record = json.loads(path.read_bytes())
     if record.pop("point") != point.text:
         raise ValueError("it is of another point")
+    if not all(isinstance(each, str) for each in record.values()):
+        raise ValueError("it does not say why the point failed")
     return Failure(**record)
 
 

@@ -9,8 +9,8 @@ import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, Never, final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Never, final
 
 import numpy as np
 import pyro
@@ -29,6 +29,66 @@ from pyro_infomax.sweeps._results import Failure, PointOutcome, Store, as_datase
 
 # Random states, the parameter store and torch's settings belong to the process, so that threads take turns
 _ALONE: Final = threading.RLock()
+_FIRST: Final = 5
+_NOT_RUN: Final = "NotRun"
+
+
+@final
+@dataclass(frozen=True)
+class Settings:
+    """What is set for the whole process, beside its generators and its parameter store."""
+
+    dtype: torch.dtype
+    device: torch.device
+    threads: int  # of torch
+    determinism: int
+    matmul: str
+    anomalies: tuple[bool, bool]  # whether they are looked for, and nan too
+    numpy: Mapping[str, Any]  # what becomes of divisions by zero, overflows and the like
+    pyro: Mapping[str, Any]
+    filters: tuple[Any, ...]  # of warnings
+    folder: str | None
+
+    @classmethod
+    def present(cls) -> "Settings":
+        """Those of this process now."""
+        return cls(
+            dtype=torch.get_default_dtype(),
+            device=torch.get_default_device(),
+            threads=torch.get_num_threads(),
+            determinism=torch.get_deterministic_debug_mode(),
+            matmul=torch.get_float32_matmul_precision(),
+            anomalies=(torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+            numpy=np.geterr(),
+            pyro=pyro.settings.get(),
+            filters=tuple(warnings.filters),
+            folder=_folder(),
+        )
+
+    def take_effect(self) -> None:
+        """Sets them all."""
+        torch.set_default_dtype(self.dtype)
+        if torch.get_default_device() != self.device:
+            # The name of the usual device would slow every factory of tensors down
+            torch.set_default_device(None if self.device.type == "cpu" else self.device)
+        torch.set_num_threads(self.threads)
+        torch.set_deterministic_debug_mode(self.determinism)
+        torch.set_float32_matmul_precision(self.matmul)
+        torch.autograd.set_detect_anomaly(*self.anomalies)
+        np.seterr(**self.numpy)
+        pyro.settings.set(**self.pyro)
+        if tuple(warnings.filters) != self.filters:  # setting them makes Python show all warnings again
+            warnings.resetwarnings()
+            warnings.filters[:] = self.filters  # type: ignore[index]
+        if self.folder is not None and self.folder != _folder() and os.path.isdir(self.folder):
+            os.chdir(self.folder)
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it was removed
+        return None
 
 
 @final
@@ -38,8 +98,7 @@ class Worker:
 
     run: Program
     store: Store
-    dtype: torch.dtype  # torch's default, which a new process does not know
-    threads: int  # of torch, for each point
+    settings: Settings  # of the caller, which a new process does not know
 
     def __call__(self, point: Point) -> PointOutcome:
         """The outcome of the point: what another sweep on this store has found meanwhile, or else its own."""
@@ -51,7 +110,7 @@ class Worker:
         return outcome
 
     def _compute(self, point: Point) -> PointOutcome:
-        with isolated_point(point.seed, dtype=self.dtype, threads=self.threads):
+        with isolated_point(point.seed, settings=self.settings):
             try:
                 result = self.run(**point.arguments)
             except Exception as error:
@@ -61,30 +120,38 @@ class Worker:
 
 
 @contextmanager
-def isolated_point(seed: int, *, dtype: torch.dtype, threads: int) -> Iterator[None]:
+def isolated_point(seed: int, *, settings: Settings) -> Iterator[None]:
     """Runs its block with seeded generators and an empty parameter store, and puts back what was before.
 
     The block draws what it would draw after ``pyro.set_rng_seed(seed)``: the generators of torch, NumPy and
-    Python start there.
+    Python start there. It records gradients, whatever the caller does.
     """
-    with _ALONE, isolated_random_state(), pyro.get_param_store().scope(), _restored():
+    with (
+        _ALONE,
+        isolated_random_state(),
+        pyro.get_param_store().scope(),
+        _restored(),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
         pyro.set_rng_seed(seed)
-        torch.set_default_dtype(dtype)
-        torch.set_num_threads(threads)
+        settings.take_effect()
         yield
 
 
 @contextmanager
 def _restored() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    settings, environment = Settings.present(), dict(os.environ)
     try:
         yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)  # noqa: NPY002
-        torch.set_default_dtype(dtype)
-        torch.set_num_threads(threads)
+        settings.take_effect()
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
 
 
 # ---- The sweep.
@@ -105,10 +172,13 @@ def sweep(
 
     The function is called as ``run(beta=4.0, seed=0)``: by keywords, the names of the grid and ``seed``.
     Every call finds what it would find in a new process after ``pyro.set_rng_seed(seed)``: the generators of
-    torch, NumPy and Python start from the seed and Pyro's parameter store is empty. torch's default dtype is
-    the caller's. So a result is the same to the bit in whichever order, place and number of jobs the points
-    run, and the caller's own generators and parameters are left as they were. The function makes what it
-    trains, networks included: those that were made before would come to a point as another has left them.
+    torch, NumPy and Python start from the seed, Pyro's parameter store is empty and gradients are recorded.
+    The caller's own settings hold, in all processes: torch's default dtype and device, its determinism,
+    Pyro's settings (as whether it validates), what NumPy does about division by zero, warning filters and
+    working directory. What a call changes of them ends with it. So a result is the same to the bit in
+    whichever order, place and number of jobs the points run, and the caller's own generators and parameters
+    are left as they were. The function makes what it trains, networks included: those that were made before
+    would come to a point as another has left them.
 
     What a call returns becomes variables of the Dataset:
 
@@ -124,7 +194,9 @@ def sweep(
     Arrays may differ in length between points: labels are matched, and what a point lacks is nan.
 
     A call that raises an exception is a failing point: it is nan in the Dataset, its message stands in the
-    variable ``failure``, which is empty elsewhere, and the rest goes on.
+    variable ``failure``, which is empty elsewhere, and the rest goes on. Where the five points that are run
+    first, spread over the grid from its first point to its last, all fail alike, by the same exception at the
+    same line, the rest is not run.
 
     With a ``store`` each outcome is a file, written by the process that has found it. A sweep that was killed
     or extended finds them, and calls the function at the points that are missing. The store knows points,
@@ -170,17 +242,43 @@ def sweep(
     axes = axes_of(grid, seeds)
     points = points_of(axes)
     _check_takes(run, points[0])
-    whole_number("threads", threads, at_least=1)
+    threads = whole_number("threads", threads, at_least=1)
     kept = store_at(store)
     found = _found(points, kept, retry_failed=retry_failed)
     missing = [point for point in points if point.key not in found]
-    worker = Worker(run, kept, dtype=torch.get_default_dtype(), threads=threads)
+    worker = Worker(run, kept, replace(Settings.present(), threads=threads))
     with _bar(points, found, progress=progress) as bar:
-        made = _compute(worker, missing, n_jobs=n_jobs, bar=bar)
-    found |= {point.key: outcome for point, outcome in zip(missing, made, strict=True)}
+        for some in _in_turn(missing):
+            failures = [found[point.key] for point in missing if point.key in found]
+            stopped = _failed_alike(failures)
+            made = (
+                _compute(worker, some, n_jobs=n_jobs, bar=bar) if stopped is None else [stopped] * len(some)
+            )
+            found |= {point.key: outcome for point, outcome in zip(some, made, strict=True)}
     outcomes = [found[point.key] for point in points]
     _warn_failures(points, outcomes, kept)
     return assemble(axes, outcomes)
+
+
+def _in_turn(points: list[Point]) -> Iterator[list[Point]]:
+    """A few points first, which differ in every name of the grid, then the rest."""
+    if len(points) <= _FIRST:
+        yield points
+        return
+    # The ends of the grid have different values of each of its names
+    places = [round(place) for place in np.linspace(0, len(points) - 1, _FIRST)]
+    yield [points[place] for place in places]
+    yield [point for place, point in enumerate(points) if place not in places]
+
+
+def _failed_alike(outcomes: Sequence[PointOutcome]) -> Failure | None:
+    """What stands for points that are not run, since those before have all failed by one error."""
+    failures = [each for each in outcomes if isinstance(each, Failure)]
+    if len(failures) < max(_FIRST, len(outcomes)) or len({each.origin for each in failures}) > 1:
+        return None
+    return Failure(
+        _NOT_RUN, f"{len(failures)} other points failed alike: {failures[0]}", failures[0].traceback
+    )
 
 
 @final
@@ -247,9 +345,11 @@ def _warn_failures(points: list[Point], outcomes: list[PointOutcome], store: Sto
         return
     point, failure = failed[0]
     assert isinstance(failure, Failure)
+    not_run = sum(isinstance(each, Failure) and each.kind == _NOT_RUN for each in outcomes)
+    rest = f"The other {not_run} were not run, since these failed alike. " if not_run else ""
     warnings.warn(
-        f"{len(failed)} of {len(points)} points failed; the first, at {point}, with {failure}. "
-        f"{store.where(point, failure)}",
+        f"{len(failed) - not_run} of {len(points)} points failed; the first, at {point}, with {failure}. "
+        f"{rest}{store.where(point, failure)}",
         UserWarning,
         stacklevel=4,
     )

@@ -8,6 +8,7 @@ from typing import Protocol, cast, final
 from pyro.infer import SVI
 from pyro.optim import PyroOptim
 from pyro.optim.lr_scheduler import PyroLRScheduler
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pyro_infomax._checks import whole_number
@@ -121,18 +122,38 @@ class BestEpoch:
 
     def load_state_dict(self, state: State) -> None:
         """Goes on from what another one has kept."""
-        monitor = state["monitor"]
+        monitor, best = state.get("monitor"), state.get("best")
+        if not isinstance(monitor, dict) or monitor.keys() != {"column", "cost", "epoch"}:
+            raise ValueError(
+                f"Expected the state of a callback that watches {self.column!r} but got another."
+            )
+        if not (best is None or is_kept(best)):
+            raise ValueError("Expected the parameters and buffers of the best epoch but got others.")
         if monitor["column"] != self.column:
             raise ValueError(
                 f"Expected the state of a callback that watches {self.column!r} but it has watched "
                 f"{monitor['column']!r}: watch the same column, or begin another training."
             )
-        self._cost, self.epoch = float(monitor["cost"]), int(monitor["epoch"])
-        self._weights = state["best"]
+        if not isinstance(monitor["cost"], int | float):
+            raise ValueError(f"Expected the value of the best epoch but got {monitor['cost']!r}.")
+        self._cost = float(monitor["cost"])
+        self.epoch = whole_number("the best epoch", monitor["epoch"], at_least=0)
+        self._weights = best
 
     @property
     def _sign(self) -> float:
         return -1.0 if self.column.endswith("elbo") else 1.0
+
+
+def is_kept(value: object) -> bool:
+    """Whether a value is what programs keep: parameters and buffers, each by name."""
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"parameters", "buffers"}
+        and all(isinstance(each, dict) for each in value.values())
+        and all(isinstance(name, str) for each in value.values() for name in each)
+        and all(isinstance(tensor, Tensor) for each in value.values() for tensor in each.values())
+    )
 
 
 def value_of(column: str, state: TrainingState) -> float:
@@ -441,7 +462,7 @@ class ScalarLogger(Callback):
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Goes on where another one has stopped."""
-        self._written = int(state["written"])
+        self._written = whole_number("written", state["written"], at_least=0)
 
     def _write(self, state: TrainingState) -> None:
         self._written = state.epoch

@@ -1,5 +1,6 @@
 """A training in a file: where and how often it is kept, what the file holds, and how it is read again."""
 
+import copy
 import math
 import os
 import pickle
@@ -8,7 +9,7 @@ import time
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, cast, final, runtime_checkable
@@ -21,13 +22,13 @@ from pyro.optim.optim import _get_state_dict, _load_state_dict
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import is_integer, whole_number
 from pyro_infomax._ranks import Ranks
 from pyro_infomax._types import State
 from pyro_infomax.capture import FusedOptim
-from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot, is_of_programs
+from pyro_infomax.programs import ProgramState, RandomStreams, Snapshot, check_fits, is_of_programs
 from pyro_infomax.training._batches import TrainingData
-from pyro_infomax.training._callbacks import TrainingState
+from pyro_infomax.training._callbacks import TrainingState, is_kept
 from pyro_infomax.training._execution import EpochPart, objective
 
 # ---- checkpoint
@@ -66,6 +67,8 @@ class Checkpoint:
         self.path = Path(path).expanduser()
         if self.path.is_dir():
             raise ValueError(f"Expected the path of a file but {self.path} is a folder.")
+        if target_of(self.path).is_symlink():
+            raise ValueError(f"Expected the path of a file but {self.path} is a link that leads to itself.")
         if every_steps is not None:
             whole_number("every_steps", every_steps, at_least=1)
         if every_seconds is not None:
@@ -89,6 +92,11 @@ class Checkpoint:
 _FORMAT: Final = "pyro_infomax training"
 _VERSION: Final = 1
 _MOST_NAMED: Final = 3
+
+
+def target_of(path: Path) -> Path:
+    """The file that a path leads to: where it is a symbolic link, the link is to stay."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def write_checkpoint(path: Path, content: State) -> None:
@@ -124,11 +132,13 @@ def read_checkpoint(path: Path) -> State:
         raise ValueError(f"Expected {path} to be a checkpoint of fit but torch cannot read it.") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"Expected {path} to be a checkpoint of fit but it holds {_described(content)}.")
-    if content["version"] != _VERSION:
+    if content.get("version") != _VERSION:
         raise ValueError(
             f"Expected {path} to be a checkpoint of version {_VERSION} but it is of version "
-            f"{content['version']}: resume with the release that wrote it."
+            f"{content.get('version')}: resume with the release that wrote it."
         )
+    if flaw := next(_misfits(content), None):
+        raise ValueError(f"Expected {path} to be a checkpoint of fit but {flaw}.")
     return content
 
 
@@ -177,6 +187,112 @@ def _described(content: object) -> str:
     names = [repr(name) for name in content]
     more = ", …" if len(names) > _MOST_NAMED else ""
     return f"a {type(content).__name__} with the keys {', '.join(names[:_MOST_NAMED])}{more}"
+
+
+# ---- What a checkpoint holds: each part by itself, before anything is known of the programs.
+
+
+def _misfits(content: State) -> Iterator[str]:
+    """What is wrong with a content that ``fit`` has not written."""
+    for name, is_right in _PARTS.items():
+        if name not in content:
+            yield f"it lacks {name!r}"
+        elif not is_right(content[name]):
+            yield f"its {name!r} is not what fit writes there"
+    # All parts are what they should be here, and have to agree
+    rows, step, part = content["history"]["rows"], content["step"], content["part"]
+    taken = {each["taken"] for each in part or ()}
+    if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)) or len(
+        {tuple(row) for row in rows}
+    ) > 1:
+        yield "the rows of its history are not one an epoch, with the same columns"
+    if step != (rows[-1]["step"] if rows else 0) + sum(taken) or len(taken) > 1:
+        yield f"its step {step} is not where its history and its part of an epoch have got"
+    if (part is None) != (content["last_good"] is None) or len(part or content["streams"]) != len(
+        content["streams"]
+    ):
+        yield "it holds a part of an epoch, its beginning and its random streams of different processes"
+
+
+def _is_numbers(value: object, *names: str) -> bool:
+    """Numbers by name, those of these names among them."""
+    return (
+        isinstance(value, dict)
+        and {*names} <= value.keys()
+        and all(isinstance(each, int | float) and not isinstance(each, bool) for each in value.values())
+    )
+
+
+def _is_history(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"rows", "stopped"}
+        and isinstance(value["stopped"], str | None)
+        and isinstance(value["rows"], list)
+        and all(_is_numbers(row, "epoch", "step", "loss", "seconds") for row in value["rows"])
+    )
+
+
+def _is_stream(value: object) -> bool:
+    """Where generators stood, which a new generator can be brought to."""
+    if not isinstance(value, dict) or value.keys() != {"cpu", "cuda", "generators"}:
+        return False
+    if not isinstance(value["cuda"], list) or not isinstance(value["generators"], list):
+        return False
+    try:
+        for stood in (value["cpu"], *value["generators"]):
+            torch.Generator().set_state(stood)
+    except (TypeError, RuntimeError):
+        return False
+    return all(isinstance(each, Tensor) and each.dtype == torch.uint8 for each in value["cuda"])
+
+
+def _is_part(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"taken", "tally", "seconds", "began"}
+        and is_integer(value["taken"])
+        and value["taken"] >= 1
+        and _is_numbers({"seconds": value["seconds"]})
+        and _is_numbers(value["tally"], "loss", "size")
+        and _is_stream(value["began"])
+    )
+
+
+def _is_callbacks(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], str) for each in value
+    )
+
+
+def _is_states(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(key, str) and isinstance(each, dict) for key, each in value.items()
+    )
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _list_of(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, list) and bool(value) and all(map(is_right, value))
+
+
+_PARTS: Final[dict[str, Callable[[Any], bool]]] = {
+    "setting": lambda value: isinstance(value, dict),
+    "programs": is_kept,
+    "stated_at_first": _is_names,
+    "optimizer": _is_states,
+    "objective": lambda value: isinstance(value, dict | None),
+    "svi": lambda value: isinstance(value, dict | None),
+    "callbacks": _is_callbacks,
+    "step": lambda value: is_integer(value) and value >= 0,
+    "history": _is_history,
+    "streams": _list_of(_is_stream),
+    "part": lambda value: value is None or _list_of(_is_part)(value),
+    "last_good": lambda value: value is None or is_kept(value),
+}
 
 
 # ---- State that consists of tensors and plain values, which a file can hold without any code.
@@ -294,6 +410,9 @@ def prepare_moments(optim: PyroOptim, moments: State, programs: ProgramState) ->
             ready[parameters[name]] = optim._get_optim(parameters[name])
             _load_state_dict(ready[parameters[name]], waiting.pop(name))
 
+    for name in moments.keys() & set(programs.stable_names.values()):
+        _rehearse(optim, parameters[sites[name]], moments[name], name)
+
     def put_back() -> None:
         forget_moments(optim)
         if isinstance(optim, FusedOptim):
@@ -305,6 +424,73 @@ def prepare_moments(optim: PyroOptim, moments: State, programs: ProgramState) ->
         optim.set_state(waiting)
 
     return put_back
+
+
+def _rehearse(optim: PyroOptim, parameter: Tensor, kept: State, name: str) -> None:
+    """Steps a copy of a parameter, whose gradient is 0, with what was kept for it."""
+    fresh = _step_of_copy(optim, parameter, None)
+    if fresh is None:  # a new optimiser cannot step without more
+        return
+    loaded = _step_of_copy(optim, parameter, kept)
+    if loaded is None or not _goes_on(loaded, fresh[1], _moments(kept), parameter):
+        raise ValueError(
+            f"Expected what the optimiser keeps for {name!r} to be of this optimiser and this parameter, of "
+            f"shape {tuple(parameter.shape)}, but a step with it fails or is not finite."
+        )
+
+
+def _moments(kept: State) -> State:
+    found: State = kept.get("optimizer", kept)["state"].get(0, {})
+    return found
+
+
+def _goes_on(loaded: tuple[Tensor, State], fresh: State, kept: State, parameter: Tensor) -> bool:
+    """Whether what was kept has the form of what a new optimiser keeps, and a step with it is finite."""
+    value, state = loaded
+    tensors = [each for each in state.values() if isinstance(each, Tensor)]
+    if any(bool(each.isnan().any()) for each in tensors) or bool((value.isnan() & ~parameter.isnan()).any()):
+        return False
+    return not kept or (
+        fresh.keys() <= kept.keys()
+        and all(_is_like(kept[key], fresh[key]) for key in fresh)
+        and float(kept.get("step", 0)) >= 0
+    )
+
+
+def _is_like(kept: object, fresh: object) -> bool:
+    if isinstance(fresh, Tensor) and fresh.dim():
+        return isinstance(kept, Tensor) and (kept.shape, kept.dtype) == (fresh.shape, fresh.dtype)
+    # A count of steps is a number or a tensor of any dtype
+    is_number = isinstance(kept, int | float) or (isinstance(kept, Tensor) and kept.numel() == 1)
+    return fresh is None or is_number
+
+
+def _step_of_copy(optim: PyroOptim, parameter: Tensor, kept: State | None) -> tuple[Tensor, State] | None:
+    """The value of a copy after one step, and what is then kept for it; None where the step fails."""
+    try:
+        torch_optim: Any = optim._get_optim(parameter)
+        if isinstance(optim, FusedOptim) and optim.scheduler is not None:
+            torch_optim = optim.scheduler(torch_optim)
+        if kept is not None:
+            known = _get_state_dict(torch_optim).get("scheduler", {})
+            if any(_kind(each) != _kind(kept["scheduler"][key]) for key, each in known.items()):
+                return None
+            _load_state_dict(torch_optim, copy.deepcopy(kept))
+        twin: Any = copy.deepcopy(getattr(torch_optim, "optimizer", torch_optim))
+        (group,) = twin.param_groups
+        if not group["lr"] >= 0:
+            return None
+        (value,) = group["params"]
+        value.grad = torch.zeros_like(value)
+        twin.step()
+        return value.detach(), dict(twin.state[value])
+    except Exception:
+        # Whatever an optimiser of any make raises
+        return None
+
+
+def _kind(value: object) -> type:
+    return float if isinstance(value, int | float) else type(value)
 
 
 # ---- A training in its file: written as it goes on, read when it is resumed.
@@ -337,7 +523,7 @@ class Keeper:
     ranks: Ranks  # those that train; the first one writes
 
     def __post_init__(self) -> None:
-        self._path = self.checkpoint.path
+        self._path = target_of(self.checkpoint.path)
         self._kept: list[KeepsState] = [each for each in self.callbacks if isinstance(each, KeepsState)]
         self._epochs_kept = 0
         self._stated_at_first: list[str] | None = None
@@ -368,26 +554,69 @@ class Keeper:
 
     def restore(self, content: State, part: EpochPart) -> None:
         """Puts a training back to where a file has it; nothing is changed if it does not fit."""
-        programs, svi = self.training.programs, self.training.svi
-        # What may not fit comes first, so that an error leaves all as it was
+        try:
+            put_back_moments = self._fitting_moments(content)
+            stood = copy.deepcopy(self._content(None))
+            try:
+                self._load(content, part)
+            except Exception:
+                self._load(stood, None)
+                raise
+        except Exception as error:
+            if isinstance(error, ValueError) and str(error).startswith("Expected "):
+                raise
+            raise ValueError(
+                f"Expected the checkpoint {self._path} to be of this training but what it holds is refused: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        # They have been tried out, and belong to the parameters that stand now
+        put_back_moments()
+
+    def _fitting_moments(self, content: State) -> Callable[[], None]:
+        """Checks what can be checked without a change; what puts back the moments."""
+        programs = self.training.programs
         for kind, live in programs.state_dict().items():
-            self._check_names(kind, live, content["programs"][kind])
+            for kept in filter(None, (content["programs"], content["last_good"])):
+                self._check_names(kind, live, kept[kind])
+                self._check_values(live, kept[kind])
         self._check_stated(content["stated_at_first"], programs.state_dict()["parameters"])
         self._check_callbacks(content["callbacks"])
-        put_back = prepare_moments(svi.optim, content["optimizer"], programs)
+        if len(content["streams"]) != self.ranks.world_size:
+            raise ValueError(
+                f"Expected random streams of {self.ranks.world_size} processes in {self._path} but got "
+                f"{len(content['streams'])}."
+            )
+        own = len(self.streams.state_dict()["generators"])
+        began = [each["began"] for each in content["part"] or ()]
+        if any(len(each["generators"]) != own for each in (*content["streams"], *began)):
+            raise ValueError(
+                f"Expected loaders and datasets with as many generators of their own as {self._path} has but "
+                f"got {own}."
+            )
+        if lacking := [name for name in content["stated_at_first"] if name not in content["optimizer"]]:
+            raise ValueError(f"Expected the moments of {_some(lacking)} in {self._path} but it has none.")
+        return prepare_moments(self.training.svi.optim, content["optimizer"], programs)
+
+    def _load(self, content: State, part: EpochPart | None) -> None:
         self._load_callbacks([kept for _, kept in content["callbacks"]])
-        # Moments belong to the parameters that stand when they are put back
-        programs.load_state_dict(content["programs"])
-        put_back()
-        for thing, kept in ((objective(svi), content["objective"]), (svi, content["svi"])):
-            if kept is not None:
-                cast(KeepsState, thing).load_state_dict(kept)
+        self.training.programs.load_state_dict(content["programs"])
+        self._load_states(content)
         self.training.step = content["step"]
         self.training.history.load_state_dict(content["history"])
         self.training.epoch = len(self.training.history)
         self._epochs_kept = len(self.training.history)
         self._stated_at_first = content["stated_at_first"]
         self._restore_place(content, part)
+
+    def _load_states(self, content: State) -> None:
+        svi = self.training.svi
+        for thing, kept in ((objective(svi), content["objective"]), (svi, content["svi"])):
+            if (kept is None) == hasattr(thing, "state_dict"):
+                raise ValueError(
+                    f"Expected a state of {type(thing).__name__} in {self._path} or none at all."
+                )
+            if kept is not None:
+                cast(KeepsState, thing).load_state_dict(kept)
 
     def _load_callbacks(self, states: Sequence[State]) -> None:
         """All of them or, where one refuses its state, none."""
@@ -400,9 +629,9 @@ class Keeper:
                 callback.load_state_dict(state)
             raise
 
-    def _restore_place(self, content: State, part: EpochPart) -> None:
+    def _restore_place(self, content: State, part: EpochPart | None) -> None:
         streams = content["streams"][self.ranks.rank]
-        if content["part"] is None:
+        if part is None or content["part"] is None:
             self.last_good.update()
             self.streams.load_state_dict(streams)
             return
@@ -423,9 +652,9 @@ class Keeper:
 
     def _check_setting(self, kept: State) -> None:
         for name, value in self.setting.items():
-            if kept[name] != value:
+            if name not in kept or kept[name] != value:
                 raise ValueError(
-                    f"Expected {name} to be {kept[name]!r}, as in the checkpoint {self._path}, but got "
+                    f"Expected {name} to be {kept.get(name)!r}, as in the checkpoint {self._path}, but got "
                     f"{value!r}: the training would not go on as the same. Resume it with the same, or begin "
                     "another one under another path."
                 )
@@ -437,6 +666,15 @@ class Keeper:
                 f"Expected the checkpoint {self._path} to be of these programs, with the {what} "
                 f"{_some(list(live))}, but it holds {_some(list(kept))}, without {_some(lacking)}."
             )
+
+    def _check_values(self, live: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+        for name in live.keys() & kept.keys():
+            check_fits(name, live[name], kept[name])
+            # Where a value is not finite at first, as in a causal mask, it is meant
+            if not bool((kept[name].isfinite() | ~live[name].isfinite().cpu()).all()):
+                raise ValueError(
+                    f"Expected finite values of {name!r} in the checkpoint {self._path} but some are not."
+                )
 
     def _check_stated(self, kept: Iterable[str], live: Iterable[str]) -> None:
         missing = [name for name in kept if name not in set(live)]

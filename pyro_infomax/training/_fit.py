@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, Never, final
 
+import pyro
 import torch
 from pyro import validation_enabled
 from pyro.infer import SVI
@@ -192,9 +193,10 @@ class TrainingRun:
         content = self._keeper.find(resume=resume)
         if content is None:
             return
-        self._create(content["stated_at_first"])
         part = EpochPart(Tally(self.state.svi), self._streams)
-        self._keeper.restore(content, part)
+        with _no_new_parameters_if_refused():
+            self._create(content["stated_at_first"])
+            self._keeper.restore(content, part)
         self._keeper.warn_of_fewer_epochs(content)
         if content["part"] is not None:
             self._part = part
@@ -241,15 +243,17 @@ class TrainingRun:
         elbo: Any = objective(svi)
         stood = elbo.state_dict() if hasattr(elbo, "state_dict") else None
         streams = self._streams.state_dict()
-        with _without_pyro_warnings(), self.state.programs.watch():
-            for batch in self._batches.ordered():
-                svi.evaluate_loss(*batch)
-                if set(wanted) <= set(self.state.programs.stable_names.values()):
-                    break
-        self._last_good.restore()
-        self._streams.load_state_dict(streams)
-        if stood is not None:
-            elbo.load_state_dict(stood)
+        try:
+            with _without_pyro_warnings(), self.state.programs.watch():
+                for batch in self._batches.ordered():
+                    svi.evaluate_loss(*batch)
+                    if set(wanted) <= set(self.state.programs.stable_names.values()):
+                        break
+        finally:
+            self._last_good.restore()
+            self._streams.load_state_dict(streams)
+            if stood is not None:
+                elbo.load_state_dict(stood)
 
     def _epoch(self) -> Row:
         part = self._part or EpochPart(Tally(self.state.svi), self._streams)
@@ -310,6 +314,19 @@ class TrainingRun:
                 tally.add(self._execution.evaluate(svi, batch), len(batch[0]), self._execution.share)
         means = tally.means(self._execution.reduce)
         return {f"validation_{name}": mean for name, mean in means.items()}
+
+
+@contextmanager
+def _no_new_parameters_if_refused() -> Iterator[None]:
+    """Takes what an error has left behind out of the parameter store again."""
+    store = pyro.get_param_store()
+    known = set(store.keys())
+    try:
+        yield
+    except Exception:
+        for name in set(store.keys()) - known:
+            del store[name]
+        raise
 
 
 @contextmanager

@@ -80,6 +80,9 @@ def test_the_error_of_the_upper_bound_is_not_too_small() -> None:
     spread = (found.upper_per_datum - truth).std() / 600**0.5
     # the error counts the lower bound's spread too
     assert 0.2 < spread / found.upper.standard_error < 1.0
+    # what both bounds have of the spread over data is no error
+    own = (found.upper_per_datum - found.lower_per_datum).std() / 600**0.5
+    torch.testing.assert_close(found.upper.standard_error, own)
     assert found.upper.population_standard_error >= found.upper.standard_error
 
 

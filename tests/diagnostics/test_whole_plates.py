@@ -144,3 +144,24 @@ def test_model_with_a_parameter_a_row():
     assert float((account.distortion.value - distortion.mean()).abs()) < 5 * float(
         account.distortion.standard_error
     )
+
+
+@pytest.mark.parametrize("number", [1, 3, 12])
+def test_an_inner_plate_may_have_as_many_cells_as_a_run_has_rows(number):
+    def plates(x):
+        return pyro.plate("data", 12, subsample_size=len(x), dim=-2), pyro.plate("inner", 4, dim=-1)
+
+    def model(x):
+        rows, inner = plates(x)
+        with rows, inner:
+            b = pyro.sample("b", dist.Bernoulli(0.5))
+            pyro.sample("x", dist.Bernoulli(0.3 + 0.4 * b), obs=x)
+
+    def guide(x):
+        rows, inner = plates(x)
+        with rows, inner:
+            pyro.sample("b", dist.Bernoulli(0.25))
+
+    account = decompose(model, guide, torch.ones(number, 4), seed=0)
+    rate = 4 * (0.25 * math.log(0.5) + 0.75 * math.log(1.5))
+    assert float(account.rate) == pytest.approx(rate, rel=1e-6)

@@ -166,6 +166,13 @@ def test_a_value_of_a_single_datum_does_not_count():
     assert with_it.parts["robustness"][0, 0] == pytest.approx(without.parts["robustness"][0, 0], abs=0.02)
 
 
+def test_values_of_a_single_datum_say_nothing_of_codes_that_know_nothing():
+    """A datum alone does not deviate from its mean, so that two in three would seem robust."""
+    given = np.concatenate([np.arange(400), 400 + np.arange(200) // 10])[:, None]
+    robustness = score(noise(20, 600), given).parts["robustness"][:, 0]
+    assert abs(robustness.mean()) < 4 * robustness.std() / 20**0.5 + 0.03
+
+
 def test_a_value_counts_as_often_as_it_occurs():
     """One value in twenty has ten times the noise."""
     rare = np.arange(2000) % 20 == 0

@@ -84,6 +84,11 @@ def test_the_reference_counts_the_codes_that_may_vote():
     assert result.notes == ("Codes with a deviation below 0.05 may not vote: 3, 4.",)
 
 
+def test_codes_far_from_zero_vote_as_they_would_near_it():
+    codes = factors(600) + 0.0
+    assert score(codes + 1e8, factors(600)).score == score(codes, factors(600)).score == 1
+
+
 def test_the_default_keeps_small_codes_and_no_dead_ones():
     result = score(mixed(factors()))
     assert result.parts["active"].tolist() == [True, True, True, True, False]

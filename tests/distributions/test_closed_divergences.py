@@ -204,6 +204,13 @@ def test_folded_distributions_have_none():
     assert closed_divergence(dist.HalfCauchy(1.0), dist.HalfCauchy(1.0)) == 0.0
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_what_is_folded_on_one_side_has_none(swap):
+    """A half-Normal from |N(2, 1)|: .943 by quadrature, 2 by the divergence of what was folded."""
+    pair = dist.HalfNormal(1.0), dist.FoldedDistribution(dist.Normal(2.0, 1.0))
+    assert closed_divergence(*(reversed(pair) if swap else pair)) is None
+
+
 # ---- wrappers and shapes
 
 

@@ -86,3 +86,17 @@ def test_quantiles_of_integers_are_integers():
 def test_levels_outside_of_the_unit_interval_are_refused(q):
     with pytest.raises(ValueError, match=r"Expected one level or a list of levels from 0 to 1 but got"):
         check_levels(q)
+
+
+def test_a_tie_goes_to_the_lower_value():
+    """Half of the mass is reached at the first of two equally likely values: the least with F(z) >= q."""
+    half = torch.tensor([0.5])
+    assert closed_quantiles(dist.Bernoulli(half), half).tolist() == [[0.0]]
+    assert closed_quantiles(dist.Categorical(torch.tensor([0.5, 0.5])), half).tolist() == [0]
+
+
+def test_the_last_level_is_the_last_value():
+    """The sum of these probabilities rounds to less than 1."""
+    probs = torch.full((1, 10), 0.1)
+    assert float(probs.cumsum(-1)[0, -1]) < 1
+    assert closed_quantiles(dist.Categorical(probs), torch.ones(1)).tolist() == [[9]]

@@ -3,9 +3,9 @@
 import argparse
 import sys
 import time
-from itertools import groupby
 
-from tests.fuzz.run import Tally, run, script_of, shrunk_failure, table_of
+from tests.fuzz.faults import FAULTS
+from tests.fuzz.run import Tally, pairs_until_found, run, script_of, shrunk_failure, table_of
 
 
 def main() -> int:
@@ -14,7 +14,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first pair")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--shown", type=int, default=10, help="the most failures to print as scripts")
+    parser.add_argument("--faults", action="store_true", help="plant faults and see them found")
     given = parser.parse_args()
+    if given.faults:
+        return faults()
     start = time.monotonic()
 
     def progress(tally: Tally) -> None:
@@ -26,12 +29,22 @@ def main() -> int:
     tally = run(given.seed, given.number, jobs=given.jobs, progress=progress)
     for line in table_of(tally):
         print(line)
-    families = sorted(tally.failures, key=lambda failure: failure.family[:2])
-    shown = [next(members) for _, members in groupby(families, key=lambda failure: failure.family[:2])]
-    for failure in shown[: given.shown]:
+    shown = {failure.family: failure for failure in reversed(tally.failures)}
+    for failure in list(shown.values())[: given.shown]:
         print("\n" + "#" * 100)
         print(script_of(*shrunk_failure(failure)))
     return 1 if tally.failures else 0
+
+
+def faults() -> int:
+    """Plants each fault, and says by which pair it is found."""
+    missed = 0
+    for name, plant in FAULTS.items():
+        found = pairs_until_found(plant)
+        missed += found is None
+        how = "NOT FOUND" if found is None else f"{found[0]:5} pairs, by {found[1].outcome.check}"
+        print(f"{name:60} {how}", flush=True)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tests.fuzz.population import Population
 from tests.fuzz.spec import Pair
 
 RIGHT, REFUSED, RAW, SILENT = "right", "refused", "raw error", "silent error"
+UNKNOWN = "not compared"
 TOLERANCE: Final = 1e-6
 PACKAGE: Final = str(Path(pyro_infomax.__file__).parent)
 
@@ -46,6 +47,8 @@ def outcome(check: str, run: Callable[[], dict[str, tuple[Any, float]]]) -> Outc
             return Outcome(check, kind, f"{type(error).__name__}: {_first_line(error)}")
         except Exception as error:
             return Outcome(check, RAW, f"{type(error).__name__}: {_first_line(error)}")
+    if not found:
+        return Outcome(check, UNKNOWN)
     wrong = {name: values for name, values in found.items() if not agrees(*values)}
     if wrong:
         return Outcome(check, SILENT, ", ".join(wrong), wrong)

@@ -101,7 +101,7 @@ def _body(pair: Pair, role: str) -> Iterator[str]:
     for site in (*sites, *([factor] if factor else [])):
         if role == "model" and site.name.endswith("_unobserved"):
             continue  # obs_mask makes it
-        text = _factor(pair, factor, role) if isinstance(site, Factor) else _site(pair, site, role)
+        text = _factor(pair, factor, role) if isinstance(site, Factor) else site_source(pair, site, role)
         if site.level == "global":
             lines += text
             continue
@@ -180,7 +180,8 @@ def _column(pair: Pair, name: str, level: str) -> str:
     return f"{name}.T" if pair.inner_first else name
 
 
-def _site(pair: Pair, site: Site, role: str) -> Iterator[str]:
+def site_source(pair: Pair, site: Site, role: str) -> Iterator[str]:
+    """The lines that sample a site, in the plates around it."""
     fn = _distribution(pair, site, role)
     contexts = []
     mask = _column(pair, "keep_inner" if site.level == "inner" else "keep", site.level)
@@ -244,7 +245,7 @@ def _ones(table: Any) -> Any:
 
 
 def _parent(pair: Pair, name: str, role: str) -> Site:
-    sites = pair.model if role == "model" else pair.guide
+    sites = (*pair.model, *pair.guide) if role == "model" else pair.guide
     return next(site for site in sites if site.name == name)
 
 

@@ -27,11 +27,13 @@ class Costs:
         observed: −E log p of each observed site, factors included; with it what is enumerated in the model.
         latent: E[log q − log p] of each latent site.
         guide: E log q of what only the guide has, auxiliary sites and factors.
+        drawn: E log q of each site of the guide.
     """
 
     observed: dict[str, float]
     latent: dict[str, float]
     guide: dict[str, float]
+    drawn: dict[str, float]
 
     @property
     def distortion(self) -> float:
@@ -64,10 +66,12 @@ class Oracle:
         self.pair = pair
         self.scaled = scaled
         self.given = dict(given or {})
-        first = pair.observed[0]
-        values = np.array(pair.data[first.column], dtype=float)
-        self.feature = values[:, :1] if first.level == "inner" else values[:, None]  # (rows, 1)
-        self.features = values if first.level == "inner" else self.feature  # (rows, inner or 1)
+        self.feature = self.features = np.zeros((pair.rows, 1))  # (rows, 1) and (rows, inner or 1)
+        if pair.observed:
+            first = pair.observed[0]
+            values = np.array(pair.data[first.column], dtype=float)
+            self.feature = values[:, :1] if first.level == "inner" else values[:, None]
+            self.features = values if first.level == "inner" else self.feature
         self.data = {
             site.name: self._column(pair.data[site.column], site.level)[None] for site in pair.observed
         }
@@ -184,7 +188,7 @@ class Oracle:
         theta = pair.theta if theta is None else theta
         values, weights = self.assignments(phi)
         values = {**values, **self.data}
-        observed, latent, guide = {}, {}, {}
+        observed, latent, guide, drawn = {}, {}, {}, {}
         summed_out = self._component(theta)
         # a subsample that is drawn shows each datum equally often, and is scaled up
         share = {"global": 1.0}
@@ -217,6 +221,7 @@ class Oracle:
             if site.name in seen:  # which has its value from the data, whatever the guide draws
                 continue
             cost = mean(site, self.log_density(site, values, phi))
+            drawn[site.name] = cost
             if site.auxiliary:
                 guide[site.name] = cost
             else:
@@ -225,7 +230,7 @@ class Oracle:
             guide[pair.guide_factor.name] = mean(
                 pair.guide_factor, self.factor(pair.guide_factor, values, phi)
             )
-        return Costs(observed, latent, guide)
+        return Costs(observed, latent, guide, drawn)
 
     def _component(self, theta: float) -> tuple[str, ...]:
         """The names of what the model enumerates and of the sites that depend on it."""

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.fuzz.checks import RAW, REFUSED, RIGHT, SILENT, Outcome, objective_checks
+from tests.fuzz.channel import ChannelCheck, channel_checks, draw_channel
+from tests.fuzz.checks import RAW, REFUSED, RIGHT, SILENT, UNKNOWN, Outcome, objective_checks
 from tests.fuzz.diagnostics_checks import AccountCheck, EvidenceCheck
 from tests.fuzz.emit import HEADER, source_of
+from tests.fuzz.more_checks import CaptureCheck, RenyiCheck
 from tests.fuzz.shrink import shrunk
 from tests.fuzz.spec import Pair, draw
 
-KINDS = (RIGHT, REFUSED, RAW, SILENT)
+KINDS = (RIGHT, REFUSED, UNKNOWN, RAW, SILENT)
+CHANNELS = 10  # one for so many pairs
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,9 @@ class Failure:
     outcome: Outcome
 
     @property
-    def family(self) -> tuple[str, ...]:
+    def family(self) -> str:
         """Failures of one family are likely one fault."""
-        pair = draw(self.seed)
-        return (self.outcome.check.split("_")[0], *sorted(pair.features))
+        return f"{self.outcome.check.split('_')[0]} {self.outcome.reason}"
 
 
 @dataclass
@@ -46,15 +48,15 @@ class Tally:
     seeds: dict[Any, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
-    def add(self, pair: Pair, check: Any, found: Outcome) -> None:
-        name = found.check.split(".")[0]
+    def add(self, seed: int, check: Any, found: Outcome) -> None:
+        name = found.check.split(".")[0].removesuffix(" of two")
         self.counts[name, found.kind] += 1
         if found.kind in (REFUSED, RAW):
             key = (found.kind, _without_names(found.reason))
             self.reasons[key] += 1
-            self.seeds.setdefault(key, pair.seed)
+            self.seeds.setdefault(key, seed)
         if found.kind == SILENT:
-            self.failures.append(Failure(pair.seed, check, found))
+            self.failures.append(Failure(seed, check, found))
 
     def update(self, other: "Tally") -> None:
         self.pairs += other.pairs
@@ -86,6 +88,12 @@ def checks_of(pair: Pair, *, everything: bool = False) -> Iterator[Any]:
         yield AccountCheck(validate, given=bool(rng.random() < 0.5))
     if everything or rng.random() < 0.1:
         yield EvidenceCheck(validate)
+    alpha, lam = float(rng.choice([0.0, 0.5, 2.0])), float(rng.choice([0.0, 1.0]))
+    two = rng.random() < 0.3
+    if everything or rng.random() < 0.3:
+        yield RenyiCheck(alpha, lam, validate, two=bool(two))
+    if everything or rng.random() < 0.03:
+        yield CaptureCheck(checks[int(order[0])].objective, validate)
 
 
 def settle() -> None:
@@ -106,7 +114,10 @@ def run_seeds(seeds: range) -> Tally:
         tally.features.update(pair.features)
         torch.manual_seed(seed)
         for check in checks_of(pair):
-            tally.add(pair, check, check(pair))
+            tally.add(seed, check, check(pair))
+        if seed % CHANNELS == 0:
+            for check in channel_checks(seed):
+                tally.add(seed, check, check())
     return tally
 
 
@@ -154,6 +165,8 @@ def table_of(tally: Tally) -> Iterator[str]:
 def shrunk_failure(failure: Failure) -> tuple[Pair, Any, Outcome]:
     """The simplest pair and check that fail in the same way."""
     settle()
+    if isinstance(failure.check, ChannelCheck):  # which is small as it is
+        return draw_channel(failure.seed), failure.check, failure.outcome
     check = failure.check
     wrong = set(failure.outcome.details)
 
@@ -175,5 +188,26 @@ def script_of(pair: Pair, check: Any, found: Outcome) -> str:
         for name, values in found.details.items()
     ]
     head = f"# {found.check} on pair {pair.seed} ({', '.join(sorted(pair.features)) or 'plain'})"
+    if isinstance(check, ChannelCheck):
+        return "\n".join([head, *lines, check.script()])
     body = HEADER + "torch.set_default_dtype(torch.float64)\n\n\n" + source_of(pair) + "\n" + check.script()
     return "\n".join([head, *lines, body])
+
+
+# ---- planted faults
+
+
+def pairs_until_found(plant: Any, *, most: int = 2000) -> tuple[int, Failure] | None:
+    """How many pairs it takes to find a fault, and what it showed by; None if it is not found."""
+    for seed in range(most):
+        with plant():
+            failures = run_seeds(range(seed, seed + 1)).failures
+        known = (
+            {str(failure.check) for failure in run_seeds(range(seed, seed + 1)).failures}
+            if failures
+            else set()
+        )
+        for failure in failures:
+            if str(failure.check) not in known:
+                return seed + 1, failure
+    return None

@@ -204,10 +204,10 @@ class Pair:
 
 def draw(seed: int) -> Pair:
     """The pair of a seed."""
-    return _Drawing(seed).pair()
+    return Drawing(seed).pair()
 
 
-class _Drawing:
+class Drawing:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.rng = np.random.default_rng([seed, 14])
@@ -285,7 +285,7 @@ class _Drawing:
                 break
             levels = ["row"] * 6 + (["inner"] * 6 if inner else [])
             level = "global" if self.chance(self.rate / 4) else self.choice(levels)
-            sites.append(self._site(name, family, level, sites, in_guide=False))
+            sites.append(self.site(name, family, level, sites, in_guide=False))
         return tuple(sites)
 
     def _observed(self, latents: tuple[Site, ...], inner: int) -> tuple[Site, ...]:
@@ -295,7 +295,7 @@ class _Drawing:
         for name in "xy"[:number]:
             family = "normal" if normal and self.chance(0.7) else self.choice(["normal", *DISCRETE])
             level = "inner" if inner and self.chance(0.6) else "row"
-            site = self._site(name, family, level, latents, in_guide=False, most_parents=3)
+            site = self.site(name, family, level, latents, in_guide=False, most_parents=3)
             found.append(replace(site, observed=True))
         return tuple(found)
 
@@ -306,7 +306,7 @@ class _Drawing:
             # a discrete site has discrete parents only, which may be drawn in any order
         found: list[Site] = []
         for site in order:
-            found.append(self._site(site.name, site.family, site.level, found, in_guide=True, like=site))
+            found.append(self.site(site.name, site.family, site.level, found, in_guide=True, like=site))
         return tuple(found)
 
     def _with_auxiliary(self, guide: tuple[Site, ...]) -> tuple[Site, ...]:
@@ -316,14 +316,14 @@ class _Drawing:
         level = self.choice([site.level for site in guide])
         before = int(self.rng.integers(len(guide) + 1))
         first = list(guide[:before])
-        extra = replace(self._site("u", family, level, first, in_guide=True), auxiliary=True)
+        extra = replace(self.site("u", family, level, first, in_guide=True), auxiliary=True)
         rest = [
-            self._site(site.name, site.family, site.level, [*first, extra, *guide[before:n]], True, like=site)
+            self.site(site.name, site.family, site.level, [*first, extra, *guide[before:n]], True, like=site)
             for n, site in enumerate(guide[before:], before)
         ]
         return (*first, extra, *rest)
 
-    def _site(
+    def site(
         self,
         name: str,
         family: str,
@@ -398,7 +398,7 @@ class _Drawing:
         seen = replace(site, name=f"{site.name}_observed", masked=True)
         filled = replace(seen, name=f"{site.name}_unobserved", observed=False, complement=True)
         model = tuple(each for one in pair.model for each in ((seen, filled) if one is site else (one,)))
-        drawn = self._site(filled.name, site.family, "row", pair.guide, in_guide=True, like=site)
+        drawn = self.site(filled.name, site.family, "row", pair.guide, in_guide=True, like=site)
         drawn = replace(drawn, masked=self.chance(0.8), complement=True)
         at = int(self.rng.integers(len(pair.guide) + 1)) if not drawn.parents else len(pair.guide)
         return replace(pair, model=model, guide=(*pair.guide[:at], drawn, *pair.guide[at:]))
@@ -407,7 +407,7 @@ class _Drawing:
         if pair.half_seen or not self.chance(self.rate / 4):
             return pair
         site = self.choice(pair.observed)
-        drawn = self._site(site.name, site.family, site.level, pair.guide, in_guide=True, like=site)
+        drawn = self.site(site.name, site.family, site.level, pair.guide, in_guide=True, like=site)
         return replace(pair, guide=(*pair.guide, replace(drawn, redrawn=True)))
 
     def _scales(self, pair: Pair) -> Pair:

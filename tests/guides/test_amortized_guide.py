@@ -892,12 +892,53 @@ def in_part(x, mask):
 MASK = torch.tensor([True, False, True, True, False, True])
 
 
-@pytest.mark.parametrize(("program", "name"), [(masking, "z"), (in_part, "x_unobserved")])
-def test_a_site_that_the_model_alone_masks_is_refused(x, program, name):
+def within_the_event(x, mask):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).mask(mask[:, None]).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "expected"),
+    [
+        (masking, "z", MASK),
+        (lambda x, mask: masking(x, ~mask), "z", ~MASK),
+        (within_the_event, "z", MASK),
+        (in_part, "x_unobserved", ~MASK),
+    ],
+)
+def test_masks_of_the_model_are_taken_over(x, program, name, expected):
+    """Those of this call, whatever they were in the first."""
     guide = AmortizedNormal(program, lambda x, mask: x)
-    with pytest.raises(NotImplementedError, match=f"'{name}' is masked in the model .*than pass obs_mask"):
-        guide(x, MASK)
+    guide(x, ~MASK)
+    trace = pyro.poutine.trace(guide).get_trace(x, MASK)
+    trace.compute_log_prob()
+    assert torch.equal(trace.nodes[name]["log_prob"] != 0, expected)
+    assert math.isfinite(step(program, guide, x, MASK))
     assert guide.posterior(x, MASK)[name].batch_shape == (6,)
+
+
+def test_a_subsample_is_masked_by_the_rows_that_are_drawn(x):
+    def program(x, mask):
+        with pyro.plate("data", len(x), subsample_size=4) as rows, pyro.poutine.mask(mask=mask[rows]):
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x[rows])
+
+    guide = AmortizedNormal(program, lambda x, mask: x)
+    trace = pyro.poutine.trace(guide).get_trace(x, MASK)
+    trace.compute_log_prob()
+    assert torch.equal(trace.nodes["z"]["log_prob"] != 0, MASK[trace.nodes["data"]["value"]])
+
+
+def data_alone(x, mask):
+    return x
+
+
+def test_a_pickled_guide_cannot_see_the_masks_of_its_model(x):
+    guide = AmortizedNormal(masking, data_alone)
+    guide(x, MASK)
+    with pytest.raises(NotImplementedError, match="'z' is masked in the model but not in the guide"):
+        pickle.loads(pickle.dumps(guide))(x, MASK)
 
 
 class Masked(nn.Module):

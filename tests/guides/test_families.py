@@ -288,3 +288,65 @@ def test_it_finds_the_mode():
         svi.step(x)
     # Gamma(3 + x, 2) has its mode at (2 + x) / 2
     torch.testing.assert_close(guide.median(x)["rate"], (2 + x[:, 0]) / 2, rtol=1e-2, atol=0)
+
+
+# ---- angles, and heads whose draws the prior cannot be
+
+
+def winding(x):
+    with pyro.plate("data", len(x)):
+        phi = pyro.sample("phi", dist.VonMises(0.0, 1.0))
+        pyro.sample("x", dist.VonMises(phi, 4.0), obs=x[:, 0])
+
+
+def positive(x):
+    with pyro.plate("data", len(x)):
+        rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+        pyro.sample("x", dist.Normal(rate, 1.0), obs=x[:, 0])
+
+
+@pytest.mark.parametrize(
+    "family", [AmortizedNormal, AmortizedFlow, AmortizedDelta, AmortizedMultivariateNormal]
+)
+def test_a_family_on_the_line_refuses_angles(family):
+    with pytest.raises(NotImplementedError, match=r"'phi' is an angle.*heads=\{'phi': dist.VonMises\}"):
+        family(winding, lambda x: x)(torch.zeros(5, 1))
+
+
+def test_a_von_mises_head_serves_angles():
+    guide = AmortizedNormal(winding, lambda x: x, heads={"phi": dist.VonMises})
+    assert isinstance(guide.posterior(torch.zeros(5, 1))["phi"], dist.VonMises)
+
+
+class Wide(nn.Module):
+    def forward(self, features):
+        return dist.Normal(features[..., 0], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "head"),
+    [
+        (winding, "phi", dist.Normal),
+        (positive, "rate", dist.Normal),
+        (positive, "rate", Wide()),
+        (positive, "rate", dist.Poisson),
+    ],
+)
+def test_a_head_that_draws_what_the_prior_cannot_be_is_refused_at_once(program, name, head):
+    with pytest.raises(NotImplementedError, match=f"'{name}'.*(support|turn)"):
+        AmortizedNormal(program, lambda x: x, heads={name: head}).posterior(torch.zeros(5, 1))
+
+
+@pytest.mark.parametrize("head", [dist.Gamma, dist.LogNormal, dist.Beta, dist.Exponential])
+def test_a_head_may_draw_less_than_the_prior(head):
+    AmortizedNormal(positive, lambda x: x, heads={"rate": head}).posterior(torch.zeros(5, 1))
+
+
+def test_a_student_starts_with_a_variance():
+    def program(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+    guide = AmortizedNormal(program, lambda x: x, heads={"z": dist.StudentT})
+    assert guide.posterior(torch.randn(50, 1))["z"].variance.isfinite().all()

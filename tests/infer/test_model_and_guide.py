@@ -308,3 +308,50 @@ def test_what_is_summed_out_and_masked_sums_to_one(own):
     log_x = dist.Normal(torch.arange(2.0), 1.0).log_prob(X[0]) + torch.tensor([0.7, 0.3]).log()
     assert loss == pytest.approx(-log_x.logsumexp(-1).item())
     assert elbo.terms.distortion == pytest.approx(loss)
+
+
+# ---- angles
+
+
+@pytest.mark.parametrize("as_event", [False, True])
+def test_an_angle_is_not_drawn_from_a_density_on_the_line(programs, elbo, as_event):
+    """Its ELBO with a wide Normal would exceed any evidence."""
+
+    def of(fn):
+        return fn.expand([2]).to_event(1) if as_event else fn
+
+    def model():
+        phi = pyro.sample("phi", of(dist.VonMises(0.0, 1.0)))
+        pyro.sample("x", of(dist.VonMises(phi, 1.0)), obs=torch.tensor(0.5))
+
+    def guide():
+        pyro.sample("phi", of(dist.Normal(0.0, 50.0)))
+
+    sentence = r"'phi' is an angle in the model but .* draw it from dist.VonMises"
+    programs.assert_refused(NotImplementedError, sentence, elbo.loss, model, guide)
+
+
+def test_an_angle_is_drawn_from_the_circle(elbo):
+    def model():
+        pyro.sample("phi", dist.VonMises(0.3, 2.0))
+
+    if isinstance(elbo, TraceMeanField_BetaELBO):
+        return
+    assert elbo.loss(model, model) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "pair", [(dist.Gamma(1.0, 1.0), dist.Poisson(3.0)), (dist.Poisson(3.0), dist.Gamma(1.0, 1.0))]
+)
+def test_a_probability_is_not_compared_with_a_density(programs, elbo, pair):
+    prior, posterior = pair
+
+    def model():
+        pyro.sample("z", prior)
+
+    def guide():
+        pyro.sample("z", posterior)
+
+    with pyro.validation_enabled(False), pytest.raises((ValueError, NotImplementedError)) as caught:
+        elbo.loss(model, guide)
+    assert "'z' to be discrete, or continuous, in both programs" in str(caught.value)

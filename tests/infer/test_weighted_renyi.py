@@ -132,6 +132,36 @@ def test_score_function_loss_is_the_bound_of_two_particles(programs, variant, la
     assert abs(losses.mean() + expected) < 5 * losses.std() / math.sqrt(20)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("variant", ["plain", "scaled", "latent_masked"])
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_score_function_gradient_is_that_of_the_bound_of_a_few_particles(programs, alpha, variant, vectorize):
+    """Of all pairs of values: sum q_i q_j L_ij, by autograd."""
+    pair = programs.DiscretePair(variant)
+    p = pair.parameters()
+    log_w, q = pair.log_weights(p, observed=1.0), pair.log_posterior(p).exp()
+    order = 1.0 - alpha
+    bounds = [
+        q[:, i] * q[:, j] * ((order * log_w[:, [i, j]]).logsumexp(-1) - math.log(2)) / order
+        for i, j in itertools.product(range(3), repeat=2)
+    ]
+    counts = pair.counts()
+    loss = -(counts * sum(bounds)).sum()
+    gradients = torch.autograd.grad(loss, list(p.values()), allow_unused=True, materialize_grads=True)
+    expected = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    elbo = Renyi_InfoMaxELBO(
+        0.0, alpha=alpha, num_particles=2, vectorize_particles=vectorize, max_plate_nesting=1
+    )
+    # each datum has particles of its own, so that many copies of the data are many draws at once
+    copies = 500
+    pair.x = pair.x.repeat(copies)
+    pair.latent_context = lambda: poutine.mask(
+        mask=torch.tensor(programs.MASK).repeat(copies) if variant == "latent_masked" else torch.tensor(True)
+    )
+    found = torch.stack([programs.evaluate(elbo, pair).gradient / copies for _ in range(10)])
+    assert ((found.mean(0) - expected).abs() < 6 * found.std(0) / math.sqrt(10) + 1e-9).all()
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 @pytest.mark.parametrize(
     ("variant", "lam"),
@@ -153,7 +183,7 @@ def test_score_function_loss_is_the_bound_of_two_particles(programs, variant, la
     ],
 )
 def test_score_function_gradient_tends_to_that_of_the_bound(programs, variant, lam, alpha):
-    """Pyro's estimator is self-normalised: right as the particles become many."""
+    """As the particles become many it is that of the integral."""
     pair = programs.DiscretePair(variant)
     p = pair.parameters()
     log_w = pair.log_weights(p, observed=1 + lam)
@@ -161,11 +191,12 @@ def test_score_function_gradient_tends_to_that_of_the_bound(programs, variant, l
     loss = -(each if variant == "masked" else pair.counts() * each).sum()
     gradients = torch.autograd.grad(loss, list(p.values()), allow_unused=True, materialize_grads=True)
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    expected = programs.Reference(loss, flat, loss, loss)
     estimate = programs.estimated(
         programs.DiscretePair, variant, Renyi_InfoMaxELBO, num_particles=2000, lam=lam, alpha=alpha
     )
-    assert programs.beyond_error(estimate, expected, ["gradient"]) == []
+    # the bound of K particles is looser by something over K
+    errors = (estimate.mean.gradient - flat).abs() - 4 / 2000
+    assert (errors <= 5 * estimate.standard_error.gradient).all()
 
 
 @pytest.mark.parametrize("lam", WEIGHTS_APART)
@@ -454,7 +485,9 @@ def test_a_step_evaluates_what_pyros_own_objective_and_the_surrogate_do(programs
         args = elbo, pair.model, pair.guide, X
         expected = seeded(programs.evaluated, *args)
         of_pyro = seeded(programs.evaluated, stock, weighed, pair.guide, X)
-        assert programs.agree([expected[0], *expected[4:]], of_pyro), kwargs
+        # Pyro's gradient of a score is that of a bound of infinitely many particles
+        count = len(of_pyro) if make_pair is Normals else 1
+        assert programs.agree([expected[0], *expected[4:]][:count], of_pyro[:count]), kwargs
         assert programs.agree(seeded(programs.evaluated_in_tensors, *args), expected), kwargs
         terms = [torch.tensor(each) for each in elbo.terms.values()]
         assert programs.agree(terms, [*expected[1:4], expected[0]]), kwargs

@@ -195,7 +195,8 @@ def test_saturation_errs_by_no_more_than_the_kl(width: float) -> None:
             found.setdefault(term, []).append((off, estimate.population_standard_error))
     for term, pairs in found.items():
         off, error = (torch.stack(each).square().mean(0).sqrt() for each in zip(*pairs, strict=True))
-        assert (off < error).all(), (term, off, error)
+        # the ratio of two such means over 30 sets of data is known to 1 / sqrt(60)
+        assert (off < error * (1 + 60**-0.5)).all(), (term, off, error)
         assert (error < 3 * off.clamp(min=0.1)).all(), (term, off, error)
 
 

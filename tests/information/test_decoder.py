@@ -10,7 +10,7 @@ from scipy.stats import binom
 from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Laplace, Normal
 
-from pyro_infomax.information import Estimate, barber_agakov, decoder_gap, mutual_information
+from pyro_infomax.information import Estimate, barber_agakov, decoder_gap, leave_one_out, mutual_information
 from pyro_infomax.oracles import LinearGaussian
 
 LogLikelihood = Callable[[Tensor], Tensor]
@@ -58,6 +58,16 @@ def test_the_gap_is_the_oracle_s() -> None:
     assert 0 < float(found.standard_error) < float(found.population_standard_error)
     assert found.bound == "lower"
     assert "population" in found.target
+
+
+def test_the_population_s_error_has_the_bias_of_the_mixture() -> None:
+    """Of the information, which the gap takes over: half of what the own components add."""
+    pair = oracle(narrow=1e-3)
+    posterior, log_likelihood = linear_gaussian(pair, 60)
+    options = {"num_samples": 2, "seed": 0}
+    found = decoder_gap(posterior, log_likelihood, data_entropy=pair.data_entropy, **options)
+    bias = (leave_one_out(posterior, **options).value - mutual_information(posterior, **options).value) / 2
+    assert float(found.population_standard_error) > float(bias) > 2 * float(found.standard_error)
 
 
 def test_bound_and_gap_miss_the_population_on_the_stated_side() -> None:

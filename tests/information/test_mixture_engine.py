@@ -341,6 +341,15 @@ def test_gaps_between_far_components_are_not_interpolated() -> None:
     torch.testing.assert_close(found[few], summed(loc, scale, z[few]), rtol=1e-12, atol=ERROR)
 
 
+def test_clusters_with_gaps_keep_the_accuracy_of_the_spline() -> None:
+    """Where a gap begins the log-density bends in cells beside those in which the check of the spline fails."""
+    loc = (torch.arange(MANY) % 6) * 6.0 + 0.05 * torch.randn(MANY)
+    z, scale = torch.linspace(-4.0, 34.0, POINTS), torch.ones(MANY)
+    found, _ = evaluated(loc, scale, z)
+    near = ((z + 3.0) % 6.0 - 3.0).abs() > 2.0  # within the gaps
+    torch.testing.assert_close(found[near], summed(loc, scale, z[near]), rtol=0, atol=ERROR)
+
+
 def test_points_outside_the_grid_are_scored() -> None:
     loc, scale = torch.randn(MANY), torch.ones(MANY)
     z = torch.cat([torch.randn(POINTS), torch.tensor([-1e4, 50.0])])

@@ -1,6 +1,7 @@
 """Total correlation, conditional and Gaussian, from the posterior alone."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -217,6 +218,20 @@ def test_full_covariances_give_the_formula(family, batch: int) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_a_singular_covariance_has_an_infinite_correlation() -> None:
+    """All of it within the posteriors, of which a root of rank one rounds to eigenvalues below 0."""
+    direction = torch.tensor([0.3, -1.7, 2.9])
+    twins = SimpleNamespace(
+        batch_shape=torch.Size([5]),
+        event_shape=torch.Size([3]),
+        log_prob=None,
+        mean=torch.zeros(5, 3),
+        covariance_matrix=(direction[:, None] * direction).expand(5, 3, 3),
+    )
+    assert float(torch.linalg.eigvalsh(twins.covariance_matrix[0])[0]) <= 0
+    assert float(gaussian_total_correlation(twins)) == math.inf
+
+
 def test_factors_give_the_formula() -> None:
     posterior = diagonal(20)
     twin = MultivariateNormal(posterior.mean, posterior.variance.diag_embed())
@@ -294,6 +309,11 @@ def test_what_is_fully_determined_is_infinite() -> None:
     found = gaussian_total_correlation(Moments(line, torch.zeros(20, 2, 2)))
     assert float(found.value) == math.inf
     assert found.population_standard_error.isnan()
+    for _ in range(5):  # eigenvalues of 0 come out a little below it
+        direction = torch.randn(4, 1)
+        dense = (direction @ direction.T).expand(3, 4, 4)
+        found = gaussian_total_correlation(Moments(torch.zeros(3, 4), dense))
+        assert float(found.value) == math.inf
 
 
 def test_independent_dimensions_have_none() -> None:

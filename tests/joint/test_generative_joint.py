@@ -1007,8 +1007,8 @@ def test_values_and_data_of_different_numbers():
     [
         ((torch.zeros(3), torch.zeros(4)), r"one number of data.*\[3, 4\]"),
         (torch.zeros(0), r"at least 1.*\[0\]"),
-        ([1.0, 2.0], r"a tensor, or a tuple.*\['float', 'float'\]"),
-        (torch.tensor(1.0), "whose first axis is the data"),
+        ([1.0, 2.0], r"a tensor, an array or a frame, or a tuple.*\['float', 'float'\]"),
+        (torch.tensor(1.0), "a first axis over the data but got a tensor without axes"),
     ],
 )
 def test_wrong_data(x, message):

@@ -1104,7 +1104,7 @@ def test_values_and_data_of_different_numbers():
     [
         ((torch.zeros(3), torch.zeros(4)), r"one number of data.*\[3, 4\]"),
         (torch.zeros(0, 2), r"at least 1.*\[0\]"),
-        ((), "a tensor, or a tuple"),
+        ((), "a tensor, an array or a frame, or a tuple"),
         ([1.0], r"\['float'\]"),
     ],
 )

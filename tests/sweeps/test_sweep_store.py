@@ -109,6 +109,33 @@ def test_a_file_that_is_no_outcome_is_made_anew(tmp_path, harm):
     swept(never, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda header, arrays: arrays.update(array_0=np.zeros(5)),
+        lambda header, arrays: arrays.pop("array_0"),
+        lambda header, arrays: arrays.update(array_9=np.zeros(5)),
+        lambda header, arrays: header["variables"].pop(),
+        lambda header, arrays: header["variables"][1].__setitem__(0, "failure"),
+        lambda header, arrays: header["variables"][1].__setitem__(0, "beta"),
+        lambda header, arrays: header["variables"][1].__setitem__(0, 3),
+        lambda header, arrays: header["variables"][0].__setitem__(1, ["seed"]),
+        lambda header, arrays: header.update(variables=None),
+        lambda header, arrays: arrays.update(array_1=np.ones((), dtype=np.complex128)),
+    ],
+)
+def test_a_forged_file_is_no_outcome(tmp_path, forge):
+    first = swept(result, tmp_path)
+    (path,) = tmp_path.iterdir()
+    with np.load(path) as file:
+        arrays = dict(file)
+    header = json.loads(str(arrays["header"]))
+    forge(header, arrays)
+    np.savez(path, **(arrays | {"header": np.array(json.dumps(header))}))
+    with pytest.warns(UserWarning, match="is not the outcome of beta=0.5, seed=0 and is made anew"):
+        xr.testing.assert_identical(swept(result, tmp_path), first)
+
+
 def test_a_failure_file_that_is_none_is_made_anew(tmp_path):
     with pytest.warns(UserWarning, match="failed"):
         swept(fails, tmp_path)

@@ -208,6 +208,95 @@ def test_processes_give_the_same_dataset(grid, reference, capfd):
     assert "6/6" in capfd.readouterr().err
 
 
+def leak(step, seed):
+    """Says what it finds, and changes all of it."""
+    found = {
+        "gradients": torch.is_grad_enabled(),
+        "dtype": str(torch.get_default_dtype()),
+        "device": str(torch.ones(()).device),
+        "determinism": torch.get_deterministic_debug_mode(),
+        "matmul": torch.get_float32_matmul_precision(),
+        "anomalies": torch.is_anomaly_enabled(),
+        "division": np.geterr()["divide"],
+        "validation": pyro.settings.get("validate_distributions_pyro"),
+        "filters": str(warnings.filters[:1]),
+        "folder": os.getcwd(),
+        "variable": os.environ.get("LEAK", ""),
+    }
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float16)
+    torch.set_default_device("meta")
+    torch.use_deterministic_algorithms(True)
+    torch.set_float32_matmul_precision("medium")
+    torch.autograd.set_detect_anomaly(True)
+    np.seterr(divide="raise")
+    pyro.enable_validation(False)
+    warnings.simplefilter("ignore")
+    os.chdir("/")
+    os.environ["LEAK"] = "yes"
+    return found
+
+
+@pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode])
+def test_what_a_point_sets_ends_with_it(context):
+    with np.errstate(divide="ignore"):
+        before = settings()
+        with context():
+            found = sweep(leak, {"step": [0, 1, 2]}, progress=False)
+        assert settings() == before
+    first = found.isel(step=0)
+    for name in set(found.data_vars) - {"failure"}:
+        assert (found[name] == first[name]).all(), name
+    assert found["gradients"].all()
+    assert (found["division"] == "ignore").all()
+    assert (found["dtype"] == "torch.float64").all()
+
+
+def settings():
+    return {
+        "device": torch.ones(()).device,
+        "gradients": torch.is_grad_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "division": np.geterr(),
+        "pyro": pyro.settings.get(),
+        "filters": list(warnings.filters),
+        "folder": os.getcwd(),
+        "variable": os.environ.get("LEAK"),
+    }
+
+
+def test_the_caller_s_settings_hold_in_processes_too():
+    with np.errstate(divide="ignore"), pyro.validation_enabled(False), torch.no_grad():
+        alone = sweep(leak, {"step": [0, 1, 2]}, progress=False)
+        xr.testing.assert_identical(sweep(leak, {"step": [0, 1, 2]}, n_jobs=2, progress=False), alone)
+    assert not alone["validation"].any()
+
+
+def test_a_sweep_whose_points_all_fail_alike_stops(tmp_path):
+    def run(beta, depth, seed):
+        (tmp_path / f"{beta} {depth} {seed}").touch()
+        raise ValueError(f"no {beta}")
+
+    grid = {"beta": list(range(5)), "depth": [1, 2]}
+    with pytest.warns(UserWarning, match="5 of 20 points failed; .* The other 15 were not run"):
+        found = sweep(run, grid, seeds=2, store=tmp_path / "store", progress=False)
+    assert len(list(tmp_path.glob("* *"))) == 5
+    assert (found["failure"] != "").all()
+    # Only what was run is kept
+    assert len(list((tmp_path / "store").iterdir())) == 5
+
+
+def test_a_sweep_goes_on_where_one_value_is_to_blame():
+    def run(beta, depth, seed):
+        if depth == 1:
+            raise ValueError("too shallow")
+        return {"rate": 1.0}
+
+    with pytest.warns(UserWarning, match="10 of 20 points failed; "):
+        found = sweep(run, {"beta": list(range(5)), "depth": [1, 2]}, seeds=2, progress=False)
+    assert found["rate"].sum() == 10
+
+
 def test_a_surrounding_configuration_says_how_many_jobs(tmp_path):
     with joblib.parallel_config(n_jobs=2):
         ds = sweep(lambda beta, seed: {"process": os.getpid()}, BETAS, progress=False)

@@ -1,0 +1,133 @@
+"""Faults to plant in the library, each of which the fuzzer has to find: ``python -m tests.fuzz --faults``."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+
+from pyro_infomax.diagnostics import _pair
+from pyro_infomax.infer import _elbo, _enum, _estimators, _im, _renyi, _weights
+from pyro_infomax.information import _account
+
+
+@contextmanager
+def changed(owner: Any, name: str, to: Callable[[Any], Any]) -> Iterator[None]:
+    """Puts what ``to`` makes of an attribute in its place."""
+    there = vars(owner)[name]
+    setattr(owner, name, to(there))
+    try:
+        yield
+    finally:
+        setattr(owner, name, there)
+
+
+def _weight_twice() -> Any:
+    def to(site_weight: Any) -> Any:
+        return lambda self, msg: site_weight(self, msg) ** 2
+
+    return changed(_weights.ModelRole, "site_weight", to)
+
+
+def _closed_form_without(what: str) -> Any:
+    """The divergence of a site without its scale, or its mask."""
+
+    def to(scale_and_mask: Any) -> Any:
+        if what == "scale":
+            return lambda value, scale=1.0, mask=None: scale_and_mask(value, 1.0, mask)
+        return lambda value, scale=1.0, mask=None: scale_and_mask(value, scale, None)
+
+    return changed(_estimators, "scale_and_mask", to)
+
+
+def _any_order() -> Any:
+    def to(drawn_in_turn: Any) -> Any:
+        def every(model_trace: Any, guide_trace: Any) -> Any:
+            for name, site in model_trace.nodes.items():
+                if site["type"] == "sample" and not site["is_observed"] and name in guide_trace.nodes:
+                    yield name, guide_trace.nodes[name]
+
+        return every
+
+    return changed(_estimators, "_drawn_in_turn", to)
+
+
+def _particles_summed() -> Any:
+    def to(reset: Any) -> Any:
+        def without_mean(self: Any) -> None:
+            reset(self)
+            self._summed = 1
+
+        return without_mean
+
+    return changed(_elbo.WeightedELBO, "_reset", to)
+
+
+def _auxiliary_sign() -> Any:
+    def to(auxiliary: Any) -> Any:
+        return lambda self, site, weight: -auxiliary(self, site, weight)
+
+    return changed(_estimators.TraceMeanField_WeightedELBO, "_auxiliary", to)
+
+
+def _guide_costs_unscored() -> Any:
+    return changed(_estimators, "_score_of_guide_costs", lambda _: lambda model_trace, guide_trace: 0.0)
+
+
+def _guide_factor_dropped() -> Any:
+    def to(guide_costs: Any) -> Any:
+        def without(guide_trace: Any, ordering: Any) -> Any:
+            kept = guide_trace.copy()
+            for name, site in guide_trace.nodes.items():
+                if site["type"] == "sample" and site["is_observed"]:
+                    kept.remove_node(name)
+            return guide_costs(kept, ordering)
+
+        return without
+
+    return changed(_enum, "guide_costs", to)
+
+
+def _summed_without_scale() -> Any:
+    return changed(_enum, "_common_scale", lambda _: lambda model_trace, components: 1.0)
+
+
+def _rate_without_a_site() -> Any:
+    def to(terms: Any) -> Any:
+        def without(self: Any, z: torch.Tensor) -> list[torch.Tensor]:
+            latent, observed = terms(self, z)
+            latent[..., -1] = 0.0
+            return [latent, observed]
+
+        return without
+
+    return changed(_pair.Pair, "_terms", to)
+
+
+def _information_without_own_term() -> Any:
+    return changed(_account.Account, "mutual_information", lambda _: _account.Account.leave_one_out)
+
+
+def _renyi_scale_within() -> Any:
+    return changed(_renyi.RenyiBound, "_common_scale", lambda _: lambda self, model_trace, guide_trace: 1.0)
+
+
+def _channel_charged() -> Any:
+    return changed(_im, "_silence", lambda _: lambda site: None)
+
+
+FAULTS: Final[dict[str, Callable[[], Any]]] = {
+    "a weight is applied twice": _weight_twice,
+    "a closed form ignores the mask": lambda: _closed_form_without("mask"),
+    "a closed form ignores scales and subsampling": lambda: _closed_form_without("scale"),
+    "a closed form ignores the order of the latents": _any_order,
+    "terms are summed over particles": _particles_summed,
+    "an auxiliary site has the wrong sign": _auxiliary_sign,
+    "the score function lacks what only the guide pays for": _guide_costs_unscored,
+    "a guide's factor is dropped": _guide_factor_dropped,
+    "a sum over enumerated values has no scale": _summed_without_scale,
+    "the account's rate lacks a site": _rate_without_a_site,
+    "the information lacks the datum's own term": _information_without_own_term,
+    "Rényi's bound has the scale within the mean": _renyi_scale_within,
+    "the channel is charged for": _channel_charged,
+}
