@@ -5,7 +5,7 @@ times with one or two of its arguments replaced, and reports how that ended:
 
 - fine: it returned, or was still at work after its time;
 - clear: it raised an error of this package that says what was wrong with a sentence;
-- torch: it never reached this package, as a call of an ``nn.Sequential``, or torch's own validation refused it;
+- torch: it never reached this package, as a call of an ``nn.Sequential``, or torch's validation refused it;
 - program: it raised inside the program that the example itself defines;
 - raw: anything else, such as an AttributeError from deep inside torch.
 
