@@ -211,6 +211,7 @@ _HOOKS_OF_ALL_MODULES: Final = tuple(
     getattr(torch.nn.modules.module, f"_global{hooks}") for hooks in _HOOKS_OF_A_MODULE
 )
 _PARTS_OF_A_FUNCTION: Final = attrgetter("__code__", "__defaults__", "__kwdefaults__", "__closure__")
+_HOOKS_OF_A_TENSOR: Final = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _CACHED_FUNCTION: Final = type(lru_cache(int))
 
 # Instances of libraries that users fill with values of their own; those of other libraries are left alone
@@ -400,7 +401,7 @@ class Reach:
             raise NotCapturableError(
                 f"a hook waits until the gradient of {name} is accumulated, which a replay does not do"
             )
-        self._waiting += [(hook, f"a hook of {name}") for hook in (tensor._backward_hooks or {}).values()]
+        self._waiting.append((tensor._backward_hooks, f"the hooks of {name}"))
 
     def _look_into_object(self, value: Any, name: str) -> None:
         attributes = getattr(value, "__dict__", None)
@@ -518,18 +519,10 @@ def _present(context: ContextVar[Any] | weakref.ref[Any]) -> object:
 
 def _hooks_of_all_modules() -> list[object]:
     """Those of users; our own watch which modules are called, and change nothing."""
-    hooks = [hook for each in _HOOKS_OF_ALL_MODULES if each for hook in each.values()]
+    if not any(_HOOKS_OF_ALL_MODULES):
+        return []
+    hooks = [hook for each in _HOOKS_OF_ALL_MODULES for hook in each.values()]
     return [each for each in hooks if not str(getattr(each, "__module__", "")).startswith("pyro_infomax.")]
-
-
-def _hooks_of(leaves: Iterable[Tensor]) -> list[object]:
-    return [
-        hook
-        for leaf in leaves
-        for hooks in (leaf._backward_hooks, leaf._post_accumulate_grad_hooks)
-        if hooks
-        for hook in hooks.values()
-    ]
 
 
 def refuse_too_much(name: str) -> None:
@@ -598,15 +591,16 @@ class PythonState:
         whole = [part for part in reach.parts if part.keys is None]
         some = [part for part in reach.parts if part.keys is not None]
         self._whole = [part.container for part in whole]
-        self._views = [part.view() for part in some] + [
-            partial(map, type, [each for each, _ in reach.objects]),
-            lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions)),
-            partial(chain.from_iterable, [each for each, _ in reach.keyed]),
-            partial(map, len, [each for each, _ in reach.namespaces]),
-            partial(_hooks_of, reach.leaves),
-            _hooks_of_all_modules,
-            partial(map, _present, [each for each, _ in reach.contexts]),
+        others = [
+            (reach.objects, partial(map, type, [each for each, _ in reach.objects])),
+            (reach.functions, lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions))),
+            (reach.keyed, partial(chain.from_iterable, [each for each, _ in reach.keyed])),
+            (reach.namespaces, partial(map, len, [each for each, _ in reach.namespaces])),
+            (reach.leaves, lambda: chain.from_iterable(map(_HOOKS_OF_A_TENSOR, reach.leaves))),
+            (reach.contexts, partial(map, _present, [each for each, _ in reach.contexts])),
         ]
+        self._views = [part.view() for part in some]
+        self._views += [_hooks_of_all_modules, *(view for things, view in others if things)]
         self._values = self._look()
         # The same one by one, to find out what it was that changed
         self._named: list[tuple[View, Holder]] = [
@@ -615,7 +609,10 @@ class PythonState:
             *((partial(_PARTS_OF_A_FUNCTION, each), Holder(None, each.__name__)) for each in reach.functions),
             *((partial(iter, each), Holder(None, name)) for each, name in reach.keyed),
             *((partial(map, len, [each]), Holder(None, name)) for each, name in reach.namespaces),
-            (partial(_hooks_of, reach.leaves), Holder(None, "a hook of a parameter")),
+            *(
+                (partial(_HOOKS_OF_A_TENSOR, each), Holder(None, "a hook of a tensor"))
+                for each in reach.leaves
+            ),
             (_hooks_of_all_modules, Holder(None, "a hook of all modules")),
             *((partial(map, _present, [each]), Holder(None, name)) for each, name in reach.contexts),
         ]
