@@ -254,8 +254,7 @@ def _log_share(code: Floats, factor: Integers) -> tuple[Floats, float]:
     place = np.argsort(factor.astype(np.min_scalar_type(factor.max())), kind="stable")
     counts = np.bincount(factor)
     counts = counts[counts > 0]
-    most = np.minimum(np.maximum(np.rint(np.sqrt(counts) / _ROOTS), 1).astype(np.int64), counts - 1)
-    neighbours = np.repeat(most, counts)
+    neighbours = np.repeat(np.maximum(np.rint(np.sqrt(counts) / _ROOTS), 1).astype(np.int64), counts)
     groups = _Groups(code, place, counts)
     log_share, noise = groups.log_share(neighbours)
     if neighbours.max() > _FINE:

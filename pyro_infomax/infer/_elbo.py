@@ -28,6 +28,7 @@ from pyro_infomax.infer._weights import (
     WeightsLike,
 )
 from pyro_infomax.poutine import (
+    frames_of,
     is_deterministic,
     plain_errors,
     sample_sites,
@@ -475,10 +476,24 @@ def _weighable(model_trace: Trace) -> list[str]:
     ]
 
 
+def check_nesting(max_plate_nesting: float, *traces: Trace) -> None:
+    """Refuses plates on the axes of enumerated values, which Pyro notices in validation alone."""
+    frames = [frame for trace in traces for site in sample_sites(trace) for frame in frames_of(site)]
+    outermost = max((-frame.dim for frame in frames), default=0)
+    if outermost > max_plate_nesting:
+        raise ValueError(
+            f"Expected plates on {max_plate_nesting} axes, since max_plate_nesting={max_plate_nesting}, but "
+            f"got one on axis {-outermost}: pass max_plate_nesting={outermost}, or leave it out"
+        )
+
+
+_PARTICLES = "num_particles_vectorized"  # Pyro's plate, of which a model knows nothing
+
+
 def subsampled_data(trace: Trace, args: Args, is_data: Callable[[Site], bool]) -> dict[int, int]:
     """The size of the data plate to what it is a subsample of; nothing where it takes all of its rows."""
     sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
-    frames = {site["name"]: [f for f in site["cond_indep_stack"] if f.vectorized] for site in sites}
+    frames = {site["name"]: [f for f in frames_of(site) if f.name != _PARTICLES] for site in sites}
     candidates = {f.name: f for site in sites if is_data(site) for f in frames[site["name"]]}
     if all(frame.size == (frame.full_size or frame.size) for frame in candidates.values()):
         return {}
