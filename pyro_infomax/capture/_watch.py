@@ -620,7 +620,7 @@ class PythonState:
             (reach.leaves, lambda: chain.from_iterable(map(_HOOKS_OF_A_TENSOR, reach.leaves))),
             (reach.contexts, partial(map, _present, [each for each, _ in reach.contexts])),
         ]
-        self._views = [part.view() for part in some]
+        self._views: list[View] = [part.view() for part in some]
         self._views += [_hooks_of_all_modules, *(view for things, view in others if things)]
         self._values = self._look()
         # The same one by one, to find out what it was that changed
