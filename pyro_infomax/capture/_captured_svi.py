@@ -605,11 +605,11 @@ class CapturedSVI(SVI):
     def _record(self, call: Call, graph: "_Graph") -> CapturedStep:
         self._check_objective()
         before = self._state.parameters
-        roots = self.model, self.guide, self._programs.objective, *self._modules
-        graph.python = PythonState(roots, self._state.parameters)
         stored = dict(pyro.get_param_store().named_parameters())
         graph.stored = {name: stored[name] for name in self._state.parameters if name in stored}
+        roots = self.model, self.guide, self._programs.objective, *self._modules
         try:
+            graph.python = PythonState(roots, before)
             with graph.python.restored(), undone(self._state), _without_warnings():
                 return CapturedStep(self._programs, call, self.optim, backend=self.backend)
         except NotCapturableError:
