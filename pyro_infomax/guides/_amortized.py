@@ -66,9 +66,8 @@ Turn: TypeAlias = tuple[LatentSite, dist.TorchDistribution, InferDict]
 _T = TypeVar("_T")
 
 _DRAWS: Final = 1000
-_MOST_KINDS: Final = (
-    1000  # of calls, of which a model with a counter among its arguments has another at each step
-)
+# A model with a counter among its arguments is called in another way at each step
+_MOST_KINDS: Final = 1000
 # What obs_mask appends to the name of a site that it splits
 OBSERVED, UNOBSERVED = "_observed", "_unobserved"
 
@@ -588,6 +587,11 @@ class AmortizedGuide(AutoGuide):
             wanted = {*wanted, *((earlier | halves) & layout.observed)}
             if halves & layout.observed:
                 wanted |= layout.masked & earlier
+        if self.model is None and (unseen := sorted(set(wanted) & layout.observed)):
+            raise ValueError(
+                f"Expected the model to tell the values of {unseen} but this guide was pickled, which leaves "
+                "its model behind: build it anew, and load its state."
+            )
         if not wanted or self.model is None:
             return {}
         with (

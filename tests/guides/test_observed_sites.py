@@ -1,6 +1,7 @@
 """Guides follow what the model observes in a call: labels, conditions, masks, and sequences of any length."""
 
 import math
+import pickle
 
 import pyro
 import pyro.distributions as dist
@@ -134,6 +135,16 @@ def test_a_conditioned_site_is_not_drawn(objective):
     assert list(guide(X)) == ["b"]
     with pytest.raises(ValueError, match="lacks 'a'"):
         objective(1.0, **options).loss(program, guide, X)
+
+
+def test_a_pickled_guide_cannot_ask_for_labels():
+    guide = make_guide()
+    guide.posterior(X)
+    guide.posterior(X, Y)
+    revived = pickle.loads(pickle.dumps(guide))
+    assert torch.equal(revived.posterior(X)["y"].probs, guide.posterior(X)["y"].probs)
+    with pytest.raises(ValueError, match=r"tell the values of \['y'\] but this guide was pickled"):
+        revived.posterior(X, Y)
 
 
 def test_nothing_is_drawn_where_all_is_observed():
