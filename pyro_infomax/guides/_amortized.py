@@ -24,9 +24,9 @@ from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.distributions import check_levels, closed_quantiles, sorted_quantiles
 from pyro_infomax.guides._prototype import (
+    CallKind,
     DataPlate,
     InnerPlate,
-    Kind,
     LatentSite,
     Layout,
     Seen,
@@ -277,7 +277,7 @@ class AmortizedGuide(AutoGuide):
         self.heads = nn.ModuleList(each for each in self._own_heads.values() if is_head(each))
         self.structured = structured
         self._is_learning = False
-        self._layouts: dict[Kind, Layout] = {}  # the first of them is that of the first call
+        self._layouts: dict[CallKind, Layout] = {}  # the first of them is that of the first call
         self._known: dict[str, LatentSite] = {}  # the sites that have a head, in the order of the heads
         self._per_cell: tuple[
             InnerPlate, ...
@@ -476,7 +476,7 @@ class AmortizedGuide(AutoGuide):
         found = self._layouts.get(kind)
         return self._learned(kind, args, kwargs) if found is None else found
 
-    def _learned(self, kind: Kind, args: Args, kwargs: Kwargs) -> Layout:
+    def _learned(self, kind: CallKind, args: Args, kwargs: Kwargs) -> Layout:
         if self._is_learning:
             raise RuntimeError(
                 "The model asks its own guide for a posterior before the guide has seen the model: make "

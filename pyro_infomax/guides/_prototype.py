@@ -220,10 +220,10 @@ def may_be_called(program: Program, args: Args, kwargs: Kwargs) -> bool:
     return True
 
 
-Kind: TypeAlias = tuple[object, ...]
+CallKind: TypeAlias = tuple[object, ...]
 
 
-def kind_of_call(args: Args, kwargs: Kwargs, size: int) -> Kind:
+def kind_of_call(args: Args, kwargs: Kwargs, size: int) -> CallKind:
     """By what the model can tell one call from another before it looks at values: a hashable key.
 
     Of tensors the shape of a row, of None, flags, counts and names what they are, of other things the type.
