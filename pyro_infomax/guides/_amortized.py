@@ -231,8 +231,10 @@ class AmortizedGuide(AutoGuide):
     :math:`q_\psi(z \mid x) = \prod_s q_s(z_s \mid z_{<s}, \mathrm{encoder}(x))`.
 
     The first call runs the model once, without gradient and on a copy of the random state, to find the
-    data plate and the latent sites; later calls run the encoder alone. A family is a subclass that
-    implements :meth:`make_head`.
+    data plate and the latent sites; later calls run the encoder alone. A call of another kind, with None in
+    place of labels, another flag or rows of another shape, runs the model once more: what it observes is not
+    drawn then. Masks of the model are taken over in each call. A family is a subclass that implements
+    :meth:`make_head`.
 
     Args:
         model: the Pyro model. Its positional arguments are the data, one datum a row of the first axis.
@@ -248,12 +250,12 @@ class AmortizedGuide(AutoGuide):
             the data and the model's subsample size.
 
     Raises:
-        ValueError: at the first call, if the model has no data plate, several, or no latent site, or heads
-            name another site; at any call, if the number of features' rows is not the number of data, or
-            a head gives a distribution of another shape.
+        ValueError: at the first call of a kind, if the model has no data plate, several, or no latent site,
+            heads name another site, or a site is another than in calls before; at any call, if the number
+            of features' rows is not the number of data, or a head gives a distribution of another shape.
         NotImplementedError: at the first call, for global latents, inner plates that subsample or are
-            sequential, and supports that the family does not cover; at any call in inference, for a latent
-            that the model masks where the guide does not.
+            sequential, masks that depend on what is drawn, and supports that the family or a head does not
+            cover.
     """
 
     heads: nn.ModuleList
