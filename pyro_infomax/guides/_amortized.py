@@ -667,7 +667,9 @@ class AmortizedGuide(AutoGuide):
             layout = self._layout_outside(*args, **kwargs)
             self._register()
             features = self._features(layout, *args) if layout.sites else torch.empty(data_size(args), 0)
-            yield layout, features, self._seen(layout, (), args, kwargs, rows={})
+            seen = self._seen(layout, (), args, kwargs, rows={})
+            _check_whole(layout, seen, data_size(args))
+            yield layout, features, seen
 
     def _layout_outside(self, *args: object, **kwargs: object) -> Layout:
         """As in inference, but that what the model alone takes may be left out, as if it were as before."""
@@ -742,6 +744,15 @@ def _check_value(name: str, value: Tensor, event_shape: torch.Size, data_dim: in
         raise ValueError(
             f"Expected values of {name!r} for {batch} data, in axis {data_dim} before the event shape "
             f"{tuple(event_shape)}, but got shape {tuple(value.shape)}."
+        )
+
+
+def _check_whole(layout: Layout, seen: Mapping[str, Seen], size: int) -> None:
+    part = layout.plate.subsample_size
+    if seen and part is not None and part != size:
+        raise NotImplementedError(
+            f"The guide reads {sorted(seen)} from the model, which draws {part} of {size} rows: pass {part} "
+            "rows at a time."
         )
 
 
