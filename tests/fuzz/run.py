@@ -33,6 +33,10 @@ class Failure:
     outcome: Outcome
 
     @property
+    def line(self) -> str:
+        return f"{SILENT} (pair {self.seed}): {self.outcome.check}: {self.outcome.reason}"
+
+    @property
     def family(self) -> str:
         """Failures of one family are likely one fault."""
         return f"{self.outcome.check.split('_')[0]} {self.outcome.reason}"
@@ -78,13 +82,13 @@ def _without_names(reason: str) -> str:
     return re.sub(r"\[[^\]]*\]|\{[^}]*\}|\d+", "…", reason)[:160]
 
 
-def checks_of(pair: Pair, *, everything: bool = False) -> Iterator[Any]:
+def checks_of(pair: Pair, *, objectives: int = 3, everything: bool = False) -> Iterator[Any]:
     """The checks of a pair: a few of all, by its seed."""
     rng = np.random.default_rng([pair.seed, 41])
     checks = list(objective_checks(pair, rng))
     shares = np.array([_share(pair, check.objective) for check in checks])
     order = rng.choice(len(checks), size=len(checks), replace=False, p=shares / shares.sum())
-    yield from (checks[n] for n in (order if everything else order[:3]))
+    yield from (checks[n] for n in (order if everything else order[:objectives]))
     validate = bool(rng.random() < 0.5)
     if everything or rng.random() < 0.35:
         yield AccountCheck(validate, given=bool(rng.random() < 0.5))
@@ -169,7 +173,7 @@ def table_of(tally: Tally) -> Iterator[str]:
             if found == kind:
                 yield f"{count:7} {kind} (pair {tally.seeds[found, reason]}): {reason}"
     for failure in tally.failures:
-        yield f"{SILENT} (pair {failure.seed}): {failure.outcome.check}: {failure.outcome.reason}"
+        yield failure.line
     yield ""
     yield "pairs with: " + ", ".join(f"{name} {count}" for name, count in tally.features.most_common())
 
