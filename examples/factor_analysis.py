@@ -79,7 +79,7 @@ def load(seed: int) -> tuple[Tensor, Tensor, list[str]]:
     x = torch.as_tensor(wine.data, dtype=torch.get_default_dtype())
     x = (x - x.mean(0)) / x.std(0)
     seen = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) >= HIDDEN
-    return x, seen, [str(name) for name in wine.feature_names]
+    return x, seen, [str(name).replace("_", " ") for name in wine.feature_names]
 
 
 def draw(idata, names: list[str], path: Path) -> None:
@@ -87,7 +87,7 @@ def draw(idata, names: list[str], path: Path) -> None:
     sizes = idata.posterior["size"].values[0][..., 0]  # (draw, factor)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", width_ratios=[1, 3])
     left.boxplot(sizes, orientation="horizontal", showfliers=False)
-    left.set(xlabel="size of the factor", ylabel="factor", xscale="log")
+    left.set(xlabel="size of the factor", ylabel="factor", xlim=(0.0, None))
     left.invert_yaxis()
     limit = abs(loadings).max()
     image = right.imshow(loadings, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")

@@ -83,7 +83,7 @@ def shown(value: object) -> str:
     if len(text) <= 60 and "\n" not in text:
         return text
     shape = getattr(value, "shape", None)
-    return f"a {type(value).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
+    return f"a {type(value).__name__}" + (f" of shape {tuple(shape)}" if isinstance(shape, tuple) else "")
 
 
 # ---- Errors of public functions, told of the arguments that are to blame.
@@ -188,6 +188,12 @@ def _told(
         return TypeError(wrong)
     if _is_of_users(error):
         return None
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.get_default_device().type == "meta":
+        return ValueError(
+            f"Expected a default device that holds values but torch's is meta: call {function.__qualname__} "
+            "outside of torch.device('meta')."
+        )
     named = ", ".join(f"{name}={shown(value)}" for name, value in given.items() if name != "self")
     sentence = (
         f"Expected arguments of {function.__qualname__} that go together but it fails with {named}: "

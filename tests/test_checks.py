@@ -144,6 +144,15 @@ def test_an_error_names_what_was_wrong(call, sentence):
         call()
 
 
+def test_a_default_device_without_values_is_named():
+    networks_there = networks()
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match=r"default device that holds values .* is meta"),
+    ):
+        decompose(networks_there.model, networks_there.guide, torch.ones(3, 2))
+
+
 def test_errors_of_a_user_s_own_function_stay_as_they_are():
     def broken(x):
         raise KeyError("mine")

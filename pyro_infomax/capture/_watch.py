@@ -10,13 +10,12 @@ import pickle
 import random
 import sys
 import weakref
-from array import array
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dis import get_instructions
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
 from types import (
@@ -202,7 +201,7 @@ _WITHOUT_PARTS: Final = frozenset(
     | {GetSetDescriptorType, MemberDescriptorType}
 )
 
-_MOST_VALUES: Final = 10_000  # some 0.2 ms for each look at them
+_MOST_VALUES: Final = 50_000  # a millisecond for each look at them
 _LARGEST_CONTENT: Final = 4096  # bytes
 _OF_EVERY_MODULE: Final = vars(nn.Module()).keys() - {"training"}
 _PARTS_OF_A_MODULE: Final = ("_parameters", "_buffers", "_modules")
@@ -211,7 +210,9 @@ _HOOKS_OF_ALL_MODULES: Final = tuple(
     getattr(torch.nn.modules.module, f"_global{hooks}") for hooks in _HOOKS_OF_A_MODULE
 )
 _PARTS_OF_A_FUNCTION: Final = attrgetter("__code__", "__defaults__", "__kwdefaults__", "__closure__")
+_HOOKS_OF_A_TENSOR: Final = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _CACHED_FUNCTION: Final = type(lru_cache(int))
+_METHODS: Final = (FunctionType, classmethod, property, staticmethod, cached_property)
 
 # Instances of libraries that users fill with values of their own; those of other libraries are left alone
 _LOOKED_INTO: Final = (
@@ -219,7 +220,18 @@ _LOOKED_INTO: Final = (
     *(deque, dict, list, partial, set),
 )
 _PACKAGES_LOOKED_INTO: Final = frozenset(
-    {"_thread", "argparse", "builtins", "collections", "configparser", "functools", "os", "types"}
+    {
+        "_thread",
+        "_weakrefset",
+        "argparse",
+        "builtins",
+        "collections",
+        "configparser",
+        "functools",
+        "os",
+        "queue",
+    }
+    | {"threading", "types", "weakref"}
 )
 
 Container: TypeAlias = Any  # what holds values: a dict, a list, an object, the cell of a closure
@@ -289,7 +301,7 @@ class Reach:
         keyed: dicts whose keys count too, with their names.
         namespaces: of which some keys alone are in parts, but what comes and goes is seen, with their names.
         leaves: tensors that collect gradients, whose hooks count.
-        contents: memory that counts by its bytes, with its name.
+        contents: memory that counts by its bytes, as arrays or memory views, with its name.
         contexts: context variables and weak references, with their names.
         generators: random generators other than the global ones, with their names.
 
@@ -312,7 +324,8 @@ class Reach:
         self._seen: dict[int, object] = {}
         # What code names is watched in the globals of its file and in each module that the programs reach
         self._globals: dict[int, tuple[Container, str, set[str]]] = {}
-        self._names: set[str] = set()
+        self._names = {"__getattr__"}
+        self._methods: list[tuple[str, object, str]] = []
         self._waiting: list[tuple[object, str]] = [(root, type(root).__name__) for root in roots]
         self._waiting += [(parameter, name) for name, parameter in parameters.items()]
         self._waiting += [(hook, "a hook of all modules") for hook in _hooks_of_all_modules()]
@@ -333,25 +346,28 @@ class Reach:
             for space, name, _ in list(self._globals.values()):
                 if name:
                     self._take_names(space, name, self._names & space.keys())
+            self._waiting += [(value, name) for key, value, name in self._methods if self._is_run(key)]
+            self._methods = [each for each in self._methods if not self._is_run(each[0])]
+
+    def _is_run(self, name: str) -> bool:
+        return name in self._names or (name.startswith("__") and name.endswith("__"))
 
     def _look_into(self, value: Any, name: str) -> None:
         match value:
             case Tensor():
                 self._look_into_tensor(value, name)
-            case torch.Generator() | np.random.Generator() | random.Random():
+            case random.SystemRandom():
+                raise NotCapturableError(f"{name} draws random numbers that nobody can draw again")
+            case torch.Generator() | np.random.Generator() | np.random.RandomState() | random.Random():
                 self.generators.append((value, name))
             case torch.jit.ScriptModule() | torch.jit.ScriptFunction():
                 raise NotCapturableError(
                     f"{name} is TorchScript, whose attributes may change unseen; "
                     "use the module that it is made from"
                 )
-            case np.ndarray() | bytearray() | array():
-                memory = memory_of(value)
-                if (
-                    memory.nbytes <= _LARGEST_CONTENT
-                    and not getattr(memory, "dtype", np.dtype(int)).hasobject
-                ):
-                    self.contents.append((value, name))
+            case _ if (memory := _memory_of(value)) is not None:
+                if memory.nbytes <= _LARGEST_CONTENT:
+                    self.contents.append((memory, name))
             case FunctionType():
                 self._look_into_function(value)
             case CellType():
@@ -400,7 +416,7 @@ class Reach:
             raise NotCapturableError(
                 f"a hook waits until the gradient of {name} is accumulated, which a replay does not do"
             )
-        self._waiting += [(hook, f"a hook of {name}") for hook in (tensor._backward_hooks or {}).values()]
+        self._waiting.append((tensor._backward_hooks, f"the hooks of {name}"))
 
     def _look_into_object(self, value: Any, name: str) -> None:
         attributes = getattr(value, "__dict__", None)
@@ -438,7 +454,11 @@ class Reach:
             (space,) = gc.get_referents(vars(each))
             if not is_library(each) and id(space) not in self._seen:
                 self._seen[id(space)] = space
-                self._hold(space, each.__name__, space.items(), _ATTRIBUTE, owner=each)
+                # Methods that no code names are not run
+                methods = {key for key, value in space.items() if isinstance(value, _METHODS)}
+                self._methods += [(key, space[key], f"{each.__name__}.{key}") for key in methods]
+                values = [(key, value) for key, value in space.items() if key not in methods]
+                self._hold(space, each.__name__, values, _ATTRIBUTE, owner=each)
 
     def _look_into_function(self, function: FunctionType) -> None:
         name = function.__name__
@@ -507,9 +527,14 @@ def _slots_of(value: object) -> list[str]:
     ]
 
 
-def memory_of(value: Any) -> Any:
-    """What has the bytes of an array."""
-    return value if isinstance(value, np.ndarray) else memoryview(value)
+def _memory_of(value: Any) -> Any:
+    """What has the bytes of an array, or of whatever else lends its memory; None for other things."""
+    if isinstance(value, np.ndarray):
+        return None if value.dtype.hasobject else value
+    try:
+        return memoryview(value)
+    except TypeError:
+        return None
 
 
 def _present(context: ContextVar[Any] | weakref.ref[Any]) -> object:
@@ -518,18 +543,10 @@ def _present(context: ContextVar[Any] | weakref.ref[Any]) -> object:
 
 def _hooks_of_all_modules() -> list[object]:
     """Those of users; our own watch which modules are called, and change nothing."""
-    hooks = [hook for each in _HOOKS_OF_ALL_MODULES if each for hook in each.values()]
+    if not any(_HOOKS_OF_ALL_MODULES):
+        return []
+    hooks = [hook for each in _HOOKS_OF_ALL_MODULES for hook in each.values()]
     return [each for each in hooks if not str(getattr(each, "__module__", "")).startswith("pyro_infomax.")]
-
-
-def _hooks_of(leaves: Iterable[Tensor]) -> list[object]:
-    return [
-        hook
-        for leaf in leaves
-        for hooks in (leaf._backward_hooks, leaf._post_accumulate_grad_hooks)
-        if hooks
-        for hook in hooks.values()
-    ]
 
 
 def refuse_too_much(name: str) -> None:
@@ -560,10 +577,7 @@ class PythonState:
 
     def __init__(self, roots: Iterable[object] = (), parameters: Mapping[str, Tensor] | None = None) -> None:
         self._reach = Reach(roots, parameters or {})
-        self._contents = [
-            (memory, memory.tobytes(), name)
-            for memory, name in ((memory_of(each), name) for each, name in self._reach.contents)
-        ]
+        self._contents = [(memory, memory.tobytes(), name) for memory, name in self._reach.contents]
         self._take_down()
         if len(self._values) > _MOST_VALUES:
             _, largest = max((len(each), number) for number, each in enumerate(self._by_name))
@@ -574,7 +588,7 @@ class PythonState:
         try:
             found = self._look()
         except (AttributeError, LookupError):
-            return self._first_change()
+            return self._first_change() or "what the programs reach"
         if len(found) != len(self._values) or not all(map(is_, found, self._values)):
             if (name := self._first_change()) is not None:
                 return name
@@ -598,15 +612,16 @@ class PythonState:
         whole = [part for part in reach.parts if part.keys is None]
         some = [part for part in reach.parts if part.keys is not None]
         self._whole = [part.container for part in whole]
-        self._views = [part.view() for part in some] + [
-            partial(map, type, [each for each, _ in reach.objects]),
-            lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions)),
-            partial(chain.from_iterable, [each for each, _ in reach.keyed]),
-            partial(map, len, [each for each, _ in reach.namespaces]),
-            partial(_hooks_of, reach.leaves),
-            _hooks_of_all_modules,
-            partial(map, _present, [each for each, _ in reach.contexts]),
+        others = [
+            (reach.objects, partial(map, type, [each for each, _ in reach.objects])),
+            (reach.functions, lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions))),
+            (reach.keyed, partial(chain.from_iterable, [each for each, _ in reach.keyed])),
+            (reach.namespaces, partial(map, len, [each for each, _ in reach.namespaces])),
+            (reach.leaves, lambda: chain.from_iterable(map(_HOOKS_OF_A_TENSOR, reach.leaves))),
+            (reach.contexts, partial(map, _present, [each for each, _ in reach.contexts])),
         ]
+        self._views: list[View] = [part.view() for part in some]
+        self._views += [_hooks_of_all_modules, *(view for things, view in others if things)]
         self._values = self._look()
         # The same one by one, to find out what it was that changed
         self._named: list[tuple[View, Holder]] = [
@@ -615,7 +630,10 @@ class PythonState:
             *((partial(_PARTS_OF_A_FUNCTION, each), Holder(None, each.__name__)) for each in reach.functions),
             *((partial(iter, each), Holder(None, name)) for each, name in reach.keyed),
             *((partial(map, len, [each]), Holder(None, name)) for each, name in reach.namespaces),
-            (partial(_hooks_of, reach.leaves), Holder(None, "a hook of a parameter")),
+            *(
+                (partial(_HOOKS_OF_A_TENSOR, each), Holder(None, "a hook of a tensor"))
+                for each in reach.leaves
+            ),
             (_hooks_of_all_modules, Holder(None, "a hook of all modules")),
             *((partial(map, _present, [each]), Holder(None, name)) for each, name in reach.contexts),
         ]

@@ -17,7 +17,10 @@ import importlib
 import io
 import itertools
 import math
+import mmap
 import os
+import queue
+import random
 import sys
 import threading
 import types
@@ -158,6 +161,12 @@ def to(**values):
     return lambda own: vars(own).update(values)
 
 
+def mapped():
+    found = mmap.mmap(-1, 8)
+    found[0] = 1
+    return found
+
+
 def attribute(own):
     return own.value
 
@@ -207,14 +216,14 @@ held(
     lambda own: own.update(k300=0.501),
 )
 held(
-    "three_thousand_objects",
-    lambda: [[0.0] for _ in range(3000)],
-    lambda own: 0.5 + own[2999][0],
-    lambda own: own[2999].__setitem__(0, 0.5),
+    "two_thousand_objects",
+    lambda: [[0.0] for _ in range(2100)],
+    lambda own: 0.5 + own[2099][0],
+    lambda own: own[2099].__setitem__(0, 0.5),
 )
 held(
     "too_many_objects",
-    lambda: [[0.5] for _ in range(12_000)],
+    lambda: [[0.5] for _ in range(51_000)],
     lambda own: own[0][0],
     lambda own: own[0].__setitem__(0, 1.0),
     "refused",
@@ -369,6 +378,26 @@ held(
     lambda: {"c": torch.tensor(0.5)},
     item,
     lambda own: (own.update(c=torch.tensor(0.5)), own["c"].fill_(1.0)),
+)
+
+
+held("memory_of_ctypes", lambda: ctypes.c_double(0.5), attribute, set_value)
+held(
+    "a_memory_view",
+    lambda: memoryview(bytearray([1])),
+    lambda own: own[0] / 2,
+    lambda own: own.__setitem__(0, 2),
+)
+held("mapped_memory", mapped, lambda own: own[0] / 2, lambda own: own.__setitem__(0, 2))
+held(
+    "an_event_of_threading", threading.Event, lambda own: 1.0 if own.is_set() else 0.5, lambda own: own.set()
+)
+held("a_queue", queue.Queue, lambda own: 0.5 + 0.5 * own.qsize(), lambda own: own.put(1))
+held(
+    "a_weak_dictionary",
+    lambda: (plain := Plain(), weakref.WeakValueDictionary(c=plain)),
+    lambda own: own[1]["c"].value,
+    lambda own: set_value(own[0]),
 )
 
 
@@ -736,14 +765,6 @@ held(
     lambda own: own.__setitem__("c", [1.0]),
     "late",
 )
-held("memory_of_ctypes", lambda: ctypes.c_double(0.5), attribute, set_value, "late")
-held(
-    "an_event_of_threading",
-    threading.Event,
-    lambda own: 1.0 if own.is_set() else 0.5,
-    lambda own: own.set(),
-    "late",
-)
 fixed("evaluated_text", lambda: eval("NUMBER"), RAISE_NUMBER, "late")
 fixed(
     "an_attribute_of_a_library",
@@ -754,6 +775,15 @@ fixed(
 
 # ---- what a run of the programs uses up is refused
 
+held(
+    "numbers_of_a_random_state",
+    lambda: np.random.RandomState(0),
+    lambda own: 0.5 + 0 * own.rand(),
+    nothing,
+    "refused",
+)
+held("numbers_of_the_system", random.SystemRandom, lambda own: 0.5 + 0 * own.random(), nothing, "refused")
+held("a_queue_that_is_filled", queue.Queue, lambda own: (own.put(1), 0.5)[1], nothing, "refused")
 held("a_list_iterator", lambda: iter([0.5] * 99), next, nothing, "refused")
 held("a_generator", lambda: (0.5 for _ in range(99)), next, nothing, "refused")
 held("a_count", lambda: itertools.count(0), lambda own: 0.5 + 0 * next(own), nothing, "refused")

@@ -5,7 +5,7 @@ times with one or two of its arguments replaced, and reports how that ended:
 
 - fine: it returned, or was still at work after its time;
 - clear: it raised an error of this package that says what was wrong with a sentence;
-- torch: it never reached this package, as a call of an ``nn.Sequential``;
+- torch: it never reached this package, as a call of an ``nn.Sequential``, or torch's validation refused it;
 - program: it raised inside the program that the example itself defines;
 - raw: anything else, such as an AttributeError from deep inside torch.
 
@@ -44,6 +44,7 @@ Args = tuple[object, ...]
 Kwargs = dict[str, object]
 
 PACKAGE: Final = Path(pyro_infomax.__file__).parent
+INTERNAL: Final = "programs"  # for sister modules, not for users
 EXAMPLE: Final = "<example>"
 MOST_EACH: Final = 3  # calls of one function in one docstring
 SECONDS: Final = 5.0
@@ -182,8 +183,11 @@ def _end(error: BaseException) -> str:
         return "clear"
     if _is_of_example(error):
         return "program"
-    ours = any(PACKAGE in Path(each.filename).parents for each in traceback.extract_tb(error.__traceback__))
-    return "raw" if ours else "torch"
+    files = [each.filename for each in traceback.extract_tb(error.__traceback__)]
+    # torch's validation of a value, before a distribution of ours is asked
+    is_checked_by_torch = any(file.endswith(f"{OF_TORCH}distribution.py") for file in files)
+    is_ours = any(PACKAGE in Path(file).parents for file in files)
+    return "raw" if is_ours and not is_checked_by_torch else "torch"
 
 
 def is_clear(error: BaseException) -> bool:
@@ -231,7 +235,7 @@ def _told(error: BaseException) -> str:
 def rooms(only: str) -> list[types.ModuleType]:
     """The modules of the package, or the one of this name."""
     found = [info.name for info in pkgutil.iter_modules(pyro_infomax.__path__)]
-    names = [name for name in found if not name.startswith("_") and only in ("", name)]
+    names = [name for name in found if name[0] != "_" and name != INTERNAL and only in ("", name)]
     return [importlib.import_module(f"pyro_infomax.{name}") for name in names]
 
 

@@ -347,7 +347,7 @@ def honest(make_svi, data, tmp_path):
     return HONEST
 
 
-@pytest.mark.parametrize("forge", FORGERIES)
+@pytest.mark.parametrize("forge", FORGERIES, ids=range(len(FORGERIES)))
 def test_a_forged_checkpoint_changes_nothing(make_svi, data, path, honest, forge):
     forged = copy.deepcopy(honest)
     forge(forged)
