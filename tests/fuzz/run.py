@@ -1,7 +1,6 @@
 """Runs the checks of many pairs, counts what came of them, and makes scripts of those that failed."""
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -117,7 +116,6 @@ def settle() -> None:
     logging.getLogger("pyro").setLevel(logging.WARNING)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    os.environ["TQDM_DISABLE"] = "1"
 
 
 def run_seeds(seeds: range) -> Tally:
