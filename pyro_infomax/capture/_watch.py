@@ -96,9 +96,10 @@ def _layout(leaf: object) -> Hashable:
             raise NotCapturableError("an argument collects a gradient of its own")
         if leaf.layout is not torch.strided:
             raise NotCapturableError("an argument is a sparse tensor; pass a dense one")
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, type(leaf)
     if isinstance(leaf, _PLAIN_ARGUMENTS):
-        return type(leaf), leaf
+        # nan is no other value, and 0.0 and -0.0 are two
+        return type(leaf), repr(leaf) if isinstance(leaf, float) else leaf
     raise NotCapturableError(
         f"an argument of the type {type(leaf).__name__} may change unseen; pass tensors and plain values"
     )
@@ -612,7 +613,7 @@ class PythonState:
         whole = [part for part in reach.parts if part.keys is None]
         some = [part for part in reach.parts if part.keys is not None]
         self._whole = [part.container for part in whole]
-        others = [
+        others: list[tuple[Sized, View]] = [
             (reach.objects, partial(map, type, [each for each, _ in reach.objects])),
             (reach.functions, lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions))),
             (reach.keyed, partial(chain.from_iterable, [each for each, _ in reach.keyed])),
@@ -783,5 +784,7 @@ def _write(memory: Any, content: bytes) -> None:
 def _unchanged(value: object, other: object) -> bool:
     if value is other:
         return True
-    alike = type(value) is type(other) and isinstance(value, _COUNTED_BY_VALUE)
-    return alike and (value == other or (value != value and other != other))
+    if type(value) is not type(other) or not isinstance(value, _COUNTED_BY_VALUE):
+        return False
+    # nan is no other value, and 0.0 and -0.0 are two
+    return value == other if value and value == value else repr(value) == repr(other)

@@ -218,8 +218,8 @@ held(
 held(
     "two_thousand_objects",
     lambda: [[0.0] for _ in range(2100)],
-    lambda own: 0.5 + own[2099][0],
-    lambda own: own[2099].__setitem__(0, 0.5),
+    lambda own: 0.5 + own[0][0],
+    lambda own: own[0].__setitem__(0, 0.5),
 )
 held(
     "too_many_objects",
@@ -391,6 +391,12 @@ held(
 held("mapped_memory", mapped, lambda own: own[0] / 2, lambda own: own.__setitem__(0, 2))
 held(
     "an_event_of_threading", threading.Event, lambda own: 1.0 if own.is_set() else 0.5, lambda own: own.set()
+)
+held(
+    "a_zero_below",
+    lambda: [0.0],
+    lambda own: 0.75 - math.copysign(0.25, own[0]),
+    lambda own: own.__setitem__(0, -0.0),
 )
 held("a_queue", queue.Queue, lambda own: 0.5 + 0.5 * own.qsize(), lambda own: own.put(1))
 held(
