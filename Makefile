@@ -14,10 +14,10 @@ SEED ?= 0
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz doctest lint format docs bench clean
+.PHONY: help demo test fuzz fuzz-calls doctest lint format docs bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.runtime  ## train on the digits, print the account, leave pictures in runs/digits
 	$(BIN)/python examples/digits.py --out $(OUT)
@@ -25,6 +25,9 @@ demo: $(VENV)/.runtime  ## train on the digits, print the account, leave picture
 test: $(VENV)/.dev  ## all checks: lint, types, docs, doctests, tests
 	@$(MAKE) --no-print-directory --jobs 3 lint docs doctest
 	$(BIN)/python -m pytest --quiet --durations=5 --numprocesses auto --dist worksteal tests
+
+fuzz-calls: $(VENV)/.dev  ## N calls of public functions with wrong arguments, which shall end in sentences
+	$(BIN)/python tests/fuzz/calls.py -n $(N) --seed $(SEED)
 
 doctest: $(VENV)/.dev  ## run the examples of the docstrings
 	$(BIN)/python -m pytest --quiet --doctest-modules pyro_infomax

@@ -382,7 +382,7 @@ def _endless(posterior: Distribution, prior: Distribution) -> Tensor | None:
     if not bool(order.any()) or is_angular(posterior) or is_discrete(posterior) is not False:
         return None
     found = [
-        (order == power) & ~moment.isfinite()
+        (order >= power) & ~moment.isfinite()
         for power, moment in enumerate(
             map(_of_known, (lambda: posterior.mean, lambda: posterior.variance)), 1
         )

@@ -90,13 +90,14 @@ class CorrectedMean:
     def estimate(self, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
         return Estimate(
             self.datum.mean(0),
-            self._standard_error(),
+            self._standard_error,
             self._population_standard_error(),
             bound,
             target,
             self._note(),
         )
 
+    @cached_property
     def _standard_error(self) -> Tensor:
         """Of the draws; wider where these are skewed: then it is least where the mean is far off."""
         error = ((self.residual**2).mean((0, 1)) / self._draws).sqrt() * (1 + self._widening)
@@ -109,14 +110,14 @@ class CorrectedMean:
     @cached_property
     def _widening(self) -> Tensor:
         """What brings the coverage of 1.96 errors back to 95 %, to second order in the skewness."""
-        second, third = ((self.noise**k).mean((0, 1)) for k in (2, 3))
-        skewness = third / second**1.5  # nan without noise
-        return (1.08 * skewness**2 / self._draws).nan_to_num(0.0)
+        squares = self.noise * self.noise
+        second, third = squares.mean((0, 1)), (squares * self.noise).mean((0, 1))
+        return (1.08 * third**2 / second**3 / self._draws).nan_to_num(0.0)  # nan without noise
 
     def _note(self) -> str | None:
         if not bool(self.datum.mean(0).isfinite().all()):
             return _NOT_FINITE
-        uncertain = ~(self._standard_error() <= ROUNDING)  # also where it is nan
+        uncertain = ~(self._standard_error <= ROUNDING)  # also where it is nan
         if not bool(uncertain.any()):
             return None
         if self._draws < _FEWEST_DRAWS:
@@ -127,7 +128,7 @@ class CorrectedMean:
     def _population_standard_error(self) -> Tensor:
         batch = len(self.datum)
         spread = ((self.datum - self.datum.mean(0)) ** 2).sum(0) / (torch.ones_like(self.bias) * (batch - 1))
-        return torch.hypot(torch.maximum((spread / batch).sqrt(), self._standard_error()), self.bias)
+        return torch.hypot(torch.maximum((spread / batch).sqrt(), self._standard_error), self.bias)
 
 
 @final
@@ -178,7 +179,8 @@ class ControlVariates:
 
     def known(self, exact: Tensor) -> CorrectedMean:
         """A closed form: (batch,) or (batch, latent) without noise."""
-        return self._expectation(exact, exact.new_zeros(*self.shape, *exact.shape[1:]))
+        noise = exact.new_zeros(*self.shape, *exact.shape[1:])
+        return CorrectedMean(exact, noise, noise, torch.zeros_like(exact[0]))
 
     def expectation(self, y: Tensor) -> CorrectedMean:
         """The mean of y, (samples, batch) or (samples, batch, latent)."""
@@ -192,7 +194,8 @@ class ControlVariates:
         fitted = torch.einsum("snk,k...->sn...", self.covariates, fit)
         surplus = torch.einsum("nk,k...->n...", self.surplus, fit)
         # The noise that is left, draw by draw, weighed by how much each draw moves the mean
-        residual = torch.einsum("sn...,sn->sn...", centred - fitted, self.influence)
+        influence = self.influence if y.dim() == 2 else self.influence.unsqueeze(-1)
+        residual = (centred - fitted) * influence
         return self._expectation(y.mean(0) - surplus, residual)
 
     def _expectation(self, datum: Tensor, noise: Tensor) -> CorrectedMean:
@@ -209,9 +212,10 @@ class ControlVariates:
     def _compared(self, residual: Tensor) -> Tensor:
         freedom = float(self.freedom)
         if self.trend is not None:
-            fitted = torch.einsum("nk,mk,sm...->sn...", self.trend, self.trend, residual)
-            rest = (1 - (self.trend**2).sum(-1)).clamp(min=_LEAST_REST).sqrt()  # (batch,)
-            residual = torch.einsum("sn...,n->sn...", residual - fitted, 1 / rest)
+            by_datum = residual.reshape(len(self.trend), -1)  # a single draw for each
+            rest = (1 - (self.trend**2).sum(-1, keepdim=True)).clamp(min=_LEAST_REST).sqrt()  # (batch, 1)
+            fitted = self.trend @ (self.trend.mT @ by_datum)
+            residual = ((by_datum - fitted) / rest).reshape(residual.shape)
             freedom -= self.trend.shape[1]
         if self.neighbours is not None:
             residual = (residual - residual[:, self.neighbours]) / math.sqrt(2)

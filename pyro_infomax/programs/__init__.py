@@ -3,7 +3,6 @@
 What stands here is for sister rooms, not for users.
 """
 
-from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.programs._layout import SiteLayout
 from pyro_infomax.programs._local_program import (
     GlobalLatentsError as GlobalLatentsError,
@@ -29,5 +28,3 @@ from pyro_infomax.programs._state import (
 )
 
 __all__ = ["LocalProgram", "ProgramState", "SiteLayout"]
-
-explain_wrong_arguments(__name__)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
 from pyro_infomax import decompose, representation, to_arviz
-from pyro_infomax.diagnostics import importance_weighted_evidence
+from pyro_infomax.diagnostics import annealed_importance_sampling, importance_weighted_evidence
 from pyro_infomax.guides import AmortizedNormal
 
 SIZES = [1, 2, 5, 65, 130]
@@ -165,3 +165,20 @@ def test_an_inner_plate_may_have_as_many_cells_as_a_run_has_rows(number):
     account = decompose(model, guide, torch.ones(number, 4), seed=0)
     rate = 4 * (0.25 * math.log(0.5) + 0.75 * math.log(1.5))
     assert float(account.rate) == pytest.approx(rate, rel=1e-6)
+
+
+def test_annealing_keeps_to_the_rows():
+    x, offsets = torch.randn(12), torch.linspace(-3, 3, 12)
+
+    def model(x):
+        with pyro.plate("data", 12, subsample_size=len(x)) as rows:
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + offsets[rows], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 12, subsample_size=len(x)) as rows:
+            pyro.sample("z", dist.Normal(0.5 * (x - offsets[rows]), math.sqrt(0.5)))
+
+    options = {"num_temperatures": 2, "num_chains": 3, "num_leapfrog": 1, "batch_size": 5, "seed": 0}
+    found = annealed_importance_sampling(model, x, guide=guide, **options)
+    torch.testing.assert_close(found.lower_per_datum, gaussian_log_evidence((x - offsets)[:, None]))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from tests.fuzz.channel import ChannelCheck, channel_checks, draw_channel
-from tests.fuzz.checks import RAW, REFUSED, RIGHT, SILENT, UNKNOWN, Outcome, objective_checks
+from tests.fuzz.checks import RAW, REFUSED, RIGHT, SILENT, UNKNOWN, Objective, Outcome, objective_checks
 from tests.fuzz.diagnostics_checks import AccountCheck, EvidenceCheck
 from tests.fuzz.emit import HEADER, source_of
 from tests.fuzz.more_checks import CaptureCheck, RenyiCheck
@@ -74,14 +75,15 @@ def _without_names(reason: str) -> str:
             reason = reason.replace(f"{name}{objective}", f"{name}…")
     for site in (*"abcduxy",):
         reason = reason.replace(f"'{site}'", "'…'")
-    return reason[:160]
+    return re.sub(r"\[[^\]]*\]|\{[^}]*\}|\d+", "…", reason)[:160]
 
 
 def checks_of(pair: Pair, *, everything: bool = False) -> Iterator[Any]:
     """The checks of a pair: a few of all, by its seed."""
     rng = np.random.default_rng([pair.seed, 41])
     checks = list(objective_checks(pair, rng))
-    order = rng.permutation(len(checks))
+    shares = np.array([_share(pair, check.objective) for check in checks])
+    order = rng.choice(len(checks), size=len(checks), replace=False, p=shares / shares.sum())
     yield from (checks[n] for n in (order if everything else order[:3]))
     validate = bool(rng.random() < 0.5)
     if everything or rng.random() < 0.35:
@@ -90,10 +92,20 @@ def checks_of(pair: Pair, *, everything: bool = False) -> Iterator[Any]:
         yield EvidenceCheck(validate)
     alpha, lam = float(rng.choice([0.0, 0.5, 2.0])), float(rng.choice([0.0, 1.0]))
     two = rng.random() < 0.3
-    if everything or rng.random() < 0.3:
+    if not pair.sequential and (everything or rng.random() < 0.3):
         yield RenyiCheck(alpha, lam, validate, two=bool(two))
     if everything or rng.random() < 0.03:
         yield CaptureCheck(checks[int(order[0])].objective, validate)
+
+
+def _share(pair: Pair, objective: Objective) -> float:
+    """How often an objective is tried: seldom where it is slow, or is sure to refuse."""
+    enumerated = any(site.enumerated for site in (*pair.model, *pair.guide))
+    if enumerated and not objective.enumerates:
+        return 0.1
+    if objective.cls.startswith("TraceMeanField") and any(site.discrete for site in pair.guide):
+        return 0.1
+    return 0.4 if objective.cls.startswith("TraceGraph") else 1.0
 
 
 def settle() -> None:

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions.testing.rejection_gamma import ShapeAugmentedGamma
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_infomax.distributions import StraightThroughBernoulli, StraightThroughOneHotCategorical
@@ -149,6 +150,20 @@ def test_refuses_sites_that_are_not_reparameterised(programs, objective):
     sentence = f"guide sites but 'z' .* use {objective.__name__.replace('MeanField', 'Graph')}"
     for evaluate in (objective().loss, objective().loss_and_grads):
         programs.assert_refused(NotImplementedError, sentence, evaluate, pair.model, pair.guide)
+
+
+@pytest.mark.parametrize("wrap", [lambda fn: fn, lambda fn: fn.expand((2,)).to_event(1)])
+def test_refuses_sites_that_are_reparameterised_in_part(programs, wrap):
+    """Though their class has a divergence in closed form, its gradient lacks that of the rejections."""
+
+    def model():
+        pyro.sample("z", wrap(dist.Gamma(2.0, 1.0)))
+
+    def guide():
+        pyro.sample("z", wrap(ShapeAugmentedGamma(torch.tensor(3.0), torch.tensor(1.0))))
+
+    evaluate = TraceMeanField_BetaELBO().loss
+    programs.assert_refused(NotImplementedError, "guide sites but 'z'", evaluate, model, guide)
 
 
 def test_refuses_auxiliary_sites_that_are_not_reparameterised(programs):

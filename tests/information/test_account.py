@@ -200,6 +200,30 @@ def test_saturation_errs_by_no_more_than_the_kl(width: float) -> None:
         assert (error < 3 * off.clamp(min=0.1)).all(), (term, off, error)
 
 
+def test_the_population_error_has_half_of_what_the_own_components_add() -> None:
+    """So narrow are these posteriors that all else in it is nothing beside."""
+    posterior = Independent(Normal(torch.randn(40, 1), 1e-4), 1)
+    account = Account(Draws(posterior, num_samples=2, seed=0))
+    gap = float(account.leave_one_out) - float(account.mutual_information)
+    error = float(account.mutual_information.population_standard_error)
+    assert error == pytest.approx(gap / 2, rel=0.01)
+    marginals = (account.draws.log_aggregate_marginals - account.draws.log_leave_one_out_marginals).mean()
+    assert float(marginals) == pytest.approx(gap, rel=0.01)
+
+
+def test_a_divergence_that_noise_takes_below_zero_has_no_bias() -> None:
+    """The population's is at least 0, which leaves nothing for a bias to add."""
+    mean = 0.05 * torch.randn(60, 1)
+    found = [
+        Account(Draws(Independent(Normal(mean, 1.0), 1), standard_normal(1), seed=seed)).marginal_kl
+        for seed in range(12)
+    ]
+    below = [each for each in found if float(each) < -0.8 * float(each.standard_error)]
+    assert below
+    for each in below:
+        assert float(each.population_standard_error) < 1.15 * float(each.standard_error)
+
+
 def test_twins_halve_what_can_be_told_apart() -> None:
     apart = torch.arange(20.0)[:, None] * 100
     twins = Independent(Normal(apart.repeat_interleave(2, 0), 1.0), 1)

@@ -24,6 +24,7 @@ from pyro_infomax.information._control_variates import (
     affordable,
     covariates_of,
     nearest,
+    trend_of,
 )
 from pyro_infomax.oracles import LinearGaussian
 
@@ -86,6 +87,38 @@ def test_single_draws_are_compared_with_their_neighbours() -> None:
     assert float(torch.stack(reported).mean()) == pytest.approx(0.5 / math.sqrt(batch), rel=0.02)
     hits = torch.stack(errors).abs() <= 1.96 * torch.stack(reported)
     assert 0.90 < float(hits.double().mean()) < 0.99
+
+
+def test_pairs_have_fewer_degrees_of_freedom_than_draws() -> None:
+    noise, neighbours = torch.tensor([1.0, -1.0] * 30), (torch.arange(60) + 1) % 60  # without skewness
+    found = [
+        ControlVariates(torch.zeros(1, 60, 0), torch.zeros(60, 0), neighbours=each).expectation(noise[None])
+        for each in (None, neighbours)
+    ]
+    alone, pairs = (each.estimate("exact", "").standard_error for each in found)
+    assert float(alone) == pytest.approx((1 + 1.2 / 59) / math.sqrt(59))
+    assert float(pairs) == pytest.approx(math.sqrt(2 / 59) * (1 + 1.2 * 1.5 / 59))
+
+
+def test_what_the_data_tell_of_their_own_means_is_no_error() -> None:
+    """A mean that is a function of the posterior's, beside noise of unit size."""
+    mean = torch.randn(400, 2)
+    trend = trend_of(Independent(Normal(mean, 1.0), 1))
+    torch.testing.assert_close(trend.T @ trend, torch.eye(4))
+    torch.testing.assert_close(trend.mean(0), torch.zeros(4), rtol=0, atol=1e-12)
+    y = 5 * mean[:, 0] - 3 * mean[:, 1] ** 2 + torch.randn(400)
+    plan = ControlVariates(torch.zeros(1, 400, 0), torch.zeros(400, 0), trend=trend)
+    found = float(plan.expectation(y[None]).estimate("exact", "").standard_error)
+    assert found == pytest.approx(1 / math.sqrt(400), rel=0.15)  # 4 / sqrt(2 * 400)
+
+
+def test_moments_that_tell_nothing_are_no_trend() -> None:
+    assert trend_of(Independent(Normal(torch.zeros(60, 2), 1.0), 1)).shape == (60, 0)
+    twins = torch.randn(60, 1).expand(60, 2)
+    assert trend_of(Independent(Normal(twins, 1.0), 1)).shape == (60, 2)
+    assert trend_of(Independent(Normal(torch.randn(20, 4), 1.0), 1)).shape == (20, 5)  # one sum of squares
+    assert trend_of(Independent(Normal(torch.randn(19, 4), 1.0), 1)) is None
+    assert trend_of(Independent(Categorical(torch.rand(80, 2, 3)), 1)) is None
 
 
 def test_several_draws_need_no_neighbours() -> None:

@@ -59,6 +59,9 @@ def test_powers_of_heavy_tails_are_no_covariates() -> None:
         expected = torch.cat([own.sum(-1, keepdim=True), own], -1)
         torch.testing.assert_close(covariates_of(draws)[0].values, expected)
     assert covariates_of(Draws(mixture_of(3.0), standard(2), seed=0))[0].values.shape[-1] == 0
+    # the prior's log-density is linear in z, whose mean is known and whose variance is infinite
+    draws = Draws(product(Pareto(torch.ones(SIZE, 2), 1.5)), product(Exponential(torch.ones(2))), seed=0)
+    assert covariates_of(draws)[0].values.shape[-1] == 3
 
 
 def test_light_tails_keep_their_powers() -> None:
