@@ -530,11 +530,8 @@ class AmortizedGuide(AutoGuide):
         if not layout.masked:
             return
         size = layout.plate.subsample_size
-        rows = (
-            {}
-            if size is None
-            else {layout.plate.name: torch.arange(size, device=cast(Tensor, args[0]).device)}
-        )
+        device = cast(Tensor, args[0]).device
+        rows = {} if size is None else {layout.plate.name: torch.arange(size, device=device)}
         with pyro.poutine.block():
             runs = [
                 read_sites(self.model, layout.masked, rows, args, kwargs, draw=draw) for draw in (False, True)
@@ -730,10 +727,9 @@ class AmortizedGuide(AutoGuide):
 def _check_mask(site: LatentSite, posterior: dist.TorchDistribution) -> None:
     if site.masked and not is_masked(posterior, pyro.poutine.get_mask()):
         raise NotImplementedError(
-            f"Latent site {site.name!r} is masked in the model but not in the guide, whose density would "
-            "count where the model's does not: run the guide inside pyro.poutine.mask too, or give the site "
-            "a head that returns distribution.mask(...). For missing data, mask the observed site rather "
-            "than pass obs_mask."
+            f"Latent site {site.name!r} is masked in the model but not in the guide, which was pickled and "
+            "has no model to ask for the mask: run it inside pyro.poutine.mask too, or build it anew and load "
+            "its state."
         )
 
 
