@@ -142,10 +142,12 @@ class PointwiseInformation:
 
     estimates :math:`\ln p(v \mid z) - \ln p(v)`, without bias where :math:`p(v \mid z)` is the same for all
     of them, and its mean over shuffled data is 0 exactly. The information is the mean as a share of the mean
-    of :math:`\psi(N) - \psi(N_v)`, which a code that keeps the factor has, times the entropy. Where at least k others of the value have the very
-    code of the datum, all data with this code are its neighbours: codes of few values may be mere names.
-    k is :math:`\sqrt{N_v} / 3`, or 2 where that sees significantly more or less, since structure is finer
-    then. Where values end sharply, neighbours on each side by itself see that the code keeps the factor.
+    of :math:`\psi(N) - \psi(N_v)`, which a code that keeps the factor has, times the entropy.
+
+    Where at least k others of the value have the very code of the datum, all data with this code are its
+    neighbours: codes of few values may be mere names. k is :math:`\sqrt{N_v} / 3`, or 2 where that sees
+    significantly more or less, since structure is finer then. Where values end sharply, neighbours on each
+    side by itself see that the code keeps the factor.
 
     Reference: Ross (2014), *Mutual information between discrete and continuous data sets*.
     """
