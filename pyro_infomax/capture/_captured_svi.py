@@ -565,15 +565,17 @@ class CapturedSVI(SVI):
             eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
             names = {leaf: name for name, leaf in self._state.parameters.items()}
             difference = eager.difference(captured, names)
-        if difference is None:
+        if {each for each in parameters if each.grad is not None} == set(step.parameters):
             # As a replay does, since other processes may replay this step
             step.gradients.take_present()
             self._update(step)
+        else:
+            self._eager_update(parameters)
+        if difference is None:
             graph.compared = self._steps
-            return float(loss)
-        since = self._doubtful_steps()
-        self._eager_update(parameters)
-        self._go_without(f"step is not the step that the programs take: {difference}{since}")
+        else:
+            since = self._doubtful_steps()
+            self._go_without(f"step is not the step that the programs take: {difference}{since}")
         return loss
 
     def _doubtful_steps(self) -> str:
@@ -605,11 +607,11 @@ class CapturedSVI(SVI):
     def _record(self, call: Call, graph: "_Graph") -> CapturedStep:
         self._check_objective()
         before = self._state.parameters
-        roots = self.model, self.guide, self._programs.objective, *self._modules
-        graph.python = PythonState(roots, self._state.parameters)
         stored = dict(pyro.get_param_store().named_parameters())
         graph.stored = {name: stored[name] for name in self._state.parameters if name in stored}
+        roots = self.model, self.guide, self._programs.objective, *self._modules
         try:
+            graph.python = PythonState(roots, before)
             with graph.python.restored(), undone(self._state), _without_warnings():
                 return CapturedStep(self._programs, call, self.optim, backend=self.backend)
         except NotCapturableError:

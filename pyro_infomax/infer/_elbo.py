@@ -450,16 +450,17 @@ class WeightedELBO(ELBO):
 # Densities of a guide and a prior can be compared only where they are densities of the same things
 def _check_measures(model_trace: Trace, guide_trace: Trace) -> None:
     for name, site in guide_trace.nodes.items():
-        if site["type"] != "sample" or name not in model_trace.nodes or is_point_mass(site["fn"]):
+        if site["type"] != "sample" or name not in model_trace.nodes:
             continue
         fn, prior = site["fn"], model_trace.nodes[name]["fn"]
-        if is_angular(prior) and not is_angular(fn):
+        if is_angular(prior) and not (is_angular(fn) or is_point_mass(fn)):
             raise NotImplementedError(
                 f"The latent {name!r} is an angle in the model but {family_name(fn)} in the guide, whose "
                 "density on the whole line counts every turn, so that the ELBO bounds nothing: draw it from "
                 f"dist.VonMises (heads={{{name!r}: dist.VonMises}} in an amortised guide)"
             )
-        if {is_discrete(fn), is_discrete(prior)} == {True, False}:  # type: ignore[arg-type]
+        kinds = {is_discrete(fn), is_discrete(prior)}  # type: ignore[arg-type]
+        if kinds == {True, False} and not is_point_mass(fn):
             raise ValueError(
                 f"Expected {name!r} to be discrete, or continuous, in both programs but got "
                 f"{family_name(prior)} in the model and {family_name(fn)} in the guide"

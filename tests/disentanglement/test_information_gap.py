@@ -276,6 +276,14 @@ def test_rare_values_that_are_told_are_known(at):
         assert alone(np.column_stack([code, 0 * code]), factor).score > 0.95
 
 
+@pytest.mark.parametrize(("size", "values"), [(500, 5), (500, 64), (2000, 20)])
+def test_a_code_in_bins_is_told_by_the_code(size, values):
+    """Values end sharply, and nothing is between them."""
+    code = noise(size, 1)
+    factor = np.argsort(np.argsort(code, axis=0), axis=0) * values // size
+    assert alone(np.column_stack([code, 0 * code]), factor).score > 0.999
+
+
 def test_finer_structure_than_neighbours_is_seen():
     """Odd or even of 64 values: the neighbours of 250 data reach beyond the eight of one value."""
     steps = draw(500, (64,))
