@@ -14,10 +14,10 @@ SEED ?= 0
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz doctest lint format docs bench clean
+.PHONY: help demo test fuzz fuzz-calls fuzz-faults doctest lint format docs bench clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.runtime  ## train on the digits, print the account, leave pictures in runs/digits
 	$(BIN)/python examples/digits.py --out $(OUT)
@@ -26,11 +26,17 @@ test: $(VENV)/.dev  ## all checks: lint, types, docs, doctests, tests
 	@$(MAKE) --no-print-directory --jobs 3 lint docs doctest
 	$(BIN)/python -m pytest --quiet --durations=5 --numprocesses auto --dist worksteal tests
 
+fuzz-calls: $(VENV)/.dev  ## N calls of public functions with wrong arguments, which shall end in sentences
+	$(BIN)/python tests/fuzz/calls.py -n $(N) --seed $(SEED)
+
 doctest: $(VENV)/.dev  ## run the examples of the docstrings
 	$(BIN)/python -m pytest --quiet --doctest-modules pyro_infomax
 
 fuzz: $(VENV)/.dev  ## N random pairs of programs against exact answers, from SEED on, in JOBS processes
 	@$(BIN)/python -m tests.fuzz $(N) --seed $(SEED) --jobs $(JOBS)
+
+fuzz-faults: $(VENV)/.dev  ## plant faults in the library, each of which the fuzzer has to find
+	@$(BIN)/python -m tests.fuzz --faults
 
 lint: $(VENV)/.dev  ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .

@@ -83,7 +83,7 @@ def shown(value: object) -> str:
     if len(text) <= 60 and "\n" not in text:
         return text
     shape = getattr(value, "shape", None)
-    return f"a {type(value).__name__}" + ("" if shape is None else f" of shape {tuple(shape)}")
+    return f"a {type(value).__name__}" + (f" of shape {tuple(shape)}" if isinstance(shape, tuple) else "")
 
 
 # ---- Errors of public functions, told of the arguments that are to blame.
@@ -106,23 +106,27 @@ _KINDS: Final = {
     "Iterable": "an iterable",
 }
 _MOST_ELEMENTS: Final = 100
+# Of what overrides a method of torch or Pyro: what users call, and what torch calls on their behalf
+_ALWAYS: Final = frozenset({"__init__", "forward", "sample", "_call"})
+_MARK: Final = "explains_wrong_arguments"
 _PACKAGE: Final = Path(__file__).parent
 _LIBRARIES: Final = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")})
 
 
-def explain_wrong_arguments(module_name: str) -> None:
-    """Has the public functions and classes of a module name the arguments with which they failed.
+def explain_wrong_arguments(module_name: str, names: Iterable[str] | None = None) -> None:
+    """Has functions and classes of a module, all public ones by default, name what they failed with.
 
     Wrong arguments fail somewhere deep, as an AttributeError or an error of torch's. Where a call has failed
     so, and only then, its arguments are compared with the annotations, and the error becomes a sentence.
     Sentences of the package, and errors out of a user's own functions, stay as they are.
     """
     module = sys.modules[module_name]
-    for name in module.__all__:
+    for name in module.__all__ if names is None else names:
         thing = vars(module).get(name)  # none where it is loaded later
         if isinstance(thing, type):
-            _explain_methods(thing)
-        elif isinstance(thing, FunctionType) and not hasattr(thing, "__wrapped__"):
+            for kind in filter(_is_own, thing.__mro__):
+                _explain_methods(kind)
+        elif isinstance(thing, FunctionType) and not hasattr(thing, _MARK):
             told = _explained(thing)
             # Under both names, so that pickle finds the function where it says it is
             setattr(module, name, told)
@@ -134,15 +138,15 @@ def _explain_methods(kind: type) -> None:
         return
     # What overrides a method of torch or Pyro runs at each step, or is asked for what it lacks
     foreign = {name for base in kind.__mro__ if not _is_own(base) for name in vars(base)}
-    left_alone = (foreign | {"model", "guide"}) - {"__init__", "forward"}
+    left_alone = (foreign | {"model", "guide"}) - _ALWAYS
     for name, method in list(vars(kind).items()):
-        is_public = name in ("__init__", "__call__") or not name.startswith("_")
-        if not is_public or name in left_alone:
+        if name in left_alone or (name.startswith("_") and name not in _ALWAYS | {"__call__"}):
             continue
-        if isinstance(method, FunctionType):
-            setattr(kind, name, _explained(method))
-        elif isinstance(method, classmethod | staticmethod) and isinstance(method.__func__, FunctionType):
-            setattr(kind, name, type(method)(_explained(method.__func__)))
+        is_bound = isinstance(method, classmethod | staticmethod)
+        function = method.__func__ if is_bound else method
+        if isinstance(function, FunctionType) and not hasattr(function, _MARK):
+            told = _explained(function)
+            setattr(kind, name, type(method)(told) if is_bound else told)
 
 
 def _is_own(kind: type) -> bool:
@@ -160,6 +164,7 @@ def _explained(function: FunctionType) -> Callable[..., Any]:
                 raise
             raise told from error
 
+    setattr(call, _MARK, True)
     return call
 
 
@@ -179,18 +184,27 @@ def _told(
         given = signature.bind(*args, **kwargs).arguments
     except TypeError:  # says itself which argument is missing, or one too many
         return None
-    if (sentence := _blamed(function, signature, given)) is not None:
-        return TypeError(sentence)
+    if (wrong := _blamed(function, signature, given)) is not None:
+        return TypeError(wrong)
     if _is_of_users(error):
         return None
-    kind = next((each for each in _TOLD if type(error) is each), None)
-    if kind is None and not isinstance(error, _UNTOLD):
-        return None  # an error of a class of its own says more by that
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.get_default_device().type == "meta":
+        return ValueError(
+            f"Expected a default device that holds values but torch's is meta: call {function.__qualname__} "
+            "outside of torch.device('meta')."
+        )
     named = ", ".join(f"{name}={shown(value)}" for name, value in given.items() if name != "self")
-    return (kind or ValueError)(
+    sentence = (
         f"Expected arguments of {function.__qualname__} that go together but it fails with {named}: "
         f"{type(error).__name__}: {error}"
     )
+    if not isinstance(error, _TOLD):
+        return ValueError(sentence)
+    try:
+        return type(error)(sentence)
+    except TypeError:  # it is made of more than a sentence
+        return next(kind for kind in _TOLD if isinstance(error, kind))(sentence)
 
 
 def _is_of_users(error: Exception) -> bool:

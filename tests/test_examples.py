@@ -33,6 +33,7 @@ PROMISED = {
     "digits_guides.py": {"digits_guides.csv", "evidence.csv", "runs.csv"},
     "distributed.py": {"decomposition.csv", "history.csv"},
     "estimators.py": {"estimators.csv"},
+    "factor_analysis.py": {"account.csv", "posterior.nc"},
     "fast_steps.py": {"fast_steps.csv"},
     "guides.py": {
         f"{model}{what}.csv"
@@ -66,6 +67,7 @@ PICTURES = {
     "digits_guides.py": 1,
     "estimators.py": 1,
     "explaining_away.py": 1,
+    "factor_analysis.py": 1,
     "fast_steps.py": 1,
     "guides.py": 5,
     "im_algorithm.py": 1,

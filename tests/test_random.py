@@ -1,5 +1,7 @@
 """A seed repeats draws, leaves the global state as it was, and gives draws that no data know."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -44,3 +46,12 @@ def test_without_a_seed_the_global_state_is_used() -> None:
 def test_draws_share_nothing_with_data_of_the_same_seed(seed: int) -> None:
     data = torch.randn(1000, generator=torch.Generator().manual_seed(seed))
     assert abs(float(torch.corrcoef(torch.stack([data, draws(1000, seed)]))[0, 1])) < 4 / 1000**0.5
+
+
+def test_threads_with_seeds_draw_what_they_draw_alone() -> None:
+    alone = [draws(50, seed) for seed in range(6)]
+    state = torch.get_rng_state()
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda seed: draws(50, seed), range(6)))
+    assert all(map(torch.equal, alone, together))
+    assert torch.equal(torch.get_rng_state(), state)

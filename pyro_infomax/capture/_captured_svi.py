@@ -125,6 +125,11 @@ class CapturedStep:
             loss, *rest = self._function(*self._inputs(call))
         return SurrogateLoss(loss, loss, dict(zip(self._terms, rest, strict=True)))
 
+    @property
+    def writes(self) -> bool:
+        """Whether :meth:`written` is not empty."""
+        return bool(self._written or self._written_inputs)
+
     def written(self, call: Call) -> tuple[Tensor, ...]:
         """The tensors that were there before, and that an evaluation writes to."""
         inputs = self._inputs(call) if self._written_inputs else ()
@@ -234,9 +239,9 @@ class Outcome:
 class Standing:
     """Where the random states stand, and what some tensors hold, to be put back."""
 
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._random_states = _random_states()
-        self._values = [(each, each.clone()) for each in tensors]
+        self._values = [(each, each.clone()) for each in tensors] if tensors else ()
 
     @torch.no_grad()
     def put_back(self) -> None:
@@ -250,7 +255,8 @@ class Standing:
 
 
 def _random_states() -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+    cpu = torch.default_generator.get_state()
+    return [cpu, *torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else [cpu]
 
 
 @contextmanager
@@ -301,7 +307,7 @@ def _largest(value: Tensor) -> float:
 
 _MOST_GRAPHS: Final = 16
 _MOST_CHANGES: Final = 16
-_LONGEST_DISTANCE: Final = 512  # between two comparisons, of which each takes as long as some six replays
+_LONGEST_DISTANCE: Final = 1024  # between two comparisons, each of which takes as long as some ten replays
 _NO_STEP_YET: Final = "no step has been taken yet"
 _FIRST_OF_ITS_KIND: Final = "the first step on data of a kind, and after each change, is an ordinary one"
 _RECORDED: Final = frozenset(
@@ -323,20 +329,25 @@ class CapturedSVI(SVI):
     """SVI whose step is recorded once as a graph of tensor operations, and replayed from then on.
 
     It takes the place of :class:`pyro.infer.SVI` wherever that stands, with the same steps: what programs and
-    Pyro's handlers do in Python is done once, and what they do to tensors at each step. Schedules and
-    tensors as weights stay inputs of the graph.
+    Pyro's handlers do in Python is done once, and what they do to tensors at each step.
 
-    The first step on data of a shape is an ordinary one. The second is recorded, and compared with an
-    ordinary one under the same random state: loss, terms, gradients, buffers of modules and the random state
-    that is left. The comparison is repeated in the third step, after 10 and 100 steps, then every 1000. Where
-    the two differ, or programs cannot be recorded (since they read values of tensors, draw random numbers
-    elsewhere or change numbers of their own, say), a warning says why and training goes on by ordinary steps.
+    *What a captured step is a function of.* Like a function under ``jax.jit``, it is a function of tensors:
+    of those in its arguments, those that the programs reach, schedules and tensors as weights, and torch's
+    random state. All else is fixed when it is recorded (shapes, dtypes, plain arguments, the programs' code,
+    hooks, and the values of Python that they reach in attributes, closures, globals and containers), is
+    looked at before each replay, and leads to another recording where it has changed. What cannot be looked
+    at (a file, the clock, objects and large arrays of other libraries) must not change; if it does, the next
+    comparison with an ordinary step finds it, and a warning says since which step steps may have been wrong.
 
-    A graph stands for what was fixed when it was recorded: shapes and dtypes, plain arguments, the training
-    mode of modules, which parameters are trained, the objective's numbers, and the numbers and tensors in
-    attributes, closures, globals and containers that the programs reach. If one of these changes, another
-    graph is recorded. What programs read from elsewhere (a clock, a file, a NumPy array that is changed in
-    place) is noticed at the next comparison. Pyro's validation takes place in ordinary steps alone.
+    The first step on data of a kind is an ordinary one. The second is recorded, and compared with an ordinary
+    one under the same random state: loss, terms, gradients, buffers of modules and the random state that is
+    left. So are later steps, at distances that double from 1 to 1024 and then stay, and the first one after
+    callbacks of the user's own in :func:`~pyro_infomax.training.fit`; see :meth:`compare_next_step` for other
+    loops. Where the two differ, or programs cannot be recorded (since they read values of tensors or counts
+    from shapes, draw random numbers elsewhere, advance iterators, change numbers of their own or hold
+    TorchScript, say), a warning says why and training goes on by ordinary steps. A step whose loss is not
+    finite, or that fails, is taken anew as an ordinary one from the same state, so that errors are those of
+    SVI. Pyro's validation takes place in ordinary steps alone.
 
     Args:
         model: the model.
@@ -494,7 +505,7 @@ class CapturedSVI(SVI):
         return None
 
     def _replay(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> float:
-        standing = Standing(step.written(call))
+        standing = Standing(step.written(call) if step.writes else ())
         try:
             found = step.evaluate(call)
             loss: Any = found.loss.item()
@@ -554,15 +565,17 @@ class CapturedSVI(SVI):
             eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
             names = {leaf: name for name, leaf in self._state.parameters.items()}
             difference = eager.difference(captured, names)
-        if difference is None:
+        if {each for each in parameters if each.grad is not None} == set(step.parameters):
             # As a replay does, since other processes may replay this step
             step.gradients.take_present()
             self._update(step)
+        else:
+            self._eager_update(parameters)
+        if difference is None:
             graph.compared = self._steps
-            return float(loss)
-        since = self._doubtful_steps()
-        self._eager_update(parameters)
-        self._go_without(f"step is not the step that the programs take: {difference}{since}")
+        else:
+            since = self._doubtful_steps()
+            self._go_without(f"step is not the step that the programs take: {difference}{since}")
         return loss
 
     def _doubtful_steps(self) -> str:
@@ -594,11 +607,11 @@ class CapturedSVI(SVI):
     def _record(self, call: Call, graph: "_Graph") -> CapturedStep:
         self._check_objective()
         before = self._state.parameters
-        roots = self.model, self.guide, self._programs.objective, *self._modules
-        graph.python = PythonState(roots, self._state.parameters)
         stored = dict(pyro.get_param_store().named_parameters())
         graph.stored = {name: stored[name] for name in self._state.parameters if name in stored}
+        roots = self.model, self.guide, self._programs.objective, *self._modules
         try:
+            graph.python = PythonState(roots, before)
             with graph.python.restored(), undone(self._state), _without_warnings():
                 return CapturedStep(self._programs, call, self.optim, backend=self.backend)
         except NotCapturableError:

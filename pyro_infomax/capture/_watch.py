@@ -10,13 +10,12 @@ import pickle
 import random
 import sys
 import weakref
-from array import array
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dis import get_instructions
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
 from types import (
@@ -97,9 +96,10 @@ def _layout(leaf: object) -> Hashable:
             raise NotCapturableError("an argument collects a gradient of its own")
         if leaf.layout is not torch.strided:
             raise NotCapturableError("an argument is a sparse tensor; pass a dense one")
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, type(leaf)
     if isinstance(leaf, _PLAIN_ARGUMENTS):
-        return type(leaf), leaf
+        # nan is no other value, and 0.0 and -0.0 are two
+        return type(leaf), repr(leaf) if isinstance(leaf, float) else leaf
     raise NotCapturableError(
         f"an argument of the type {type(leaf).__name__} may change unseen; pass tensors and plain values"
     )
@@ -202,7 +202,7 @@ _WITHOUT_PARTS: Final = frozenset(
     | {GetSetDescriptorType, MemberDescriptorType}
 )
 
-_MOST_VALUES: Final = 10_000  # some 0.2 ms for each look at them
+_MOST_VALUES: Final = 50_000  # a millisecond for each look at them
 _LARGEST_CONTENT: Final = 4096  # bytes
 _OF_EVERY_MODULE: Final = vars(nn.Module()).keys() - {"training"}
 _PARTS_OF_A_MODULE: Final = ("_parameters", "_buffers", "_modules")
@@ -211,7 +211,9 @@ _HOOKS_OF_ALL_MODULES: Final = tuple(
     getattr(torch.nn.modules.module, f"_global{hooks}") for hooks in _HOOKS_OF_A_MODULE
 )
 _PARTS_OF_A_FUNCTION: Final = attrgetter("__code__", "__defaults__", "__kwdefaults__", "__closure__")
+_HOOKS_OF_A_TENSOR: Final = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _CACHED_FUNCTION: Final = type(lru_cache(int))
+_METHODS: Final = (FunctionType, classmethod, property, staticmethod, cached_property)
 
 # Instances of libraries that users fill with values of their own; those of other libraries are left alone
 _LOOKED_INTO: Final = (
@@ -219,7 +221,18 @@ _LOOKED_INTO: Final = (
     *(deque, dict, list, partial, set),
 )
 _PACKAGES_LOOKED_INTO: Final = frozenset(
-    {"_thread", "argparse", "builtins", "collections", "configparser", "functools", "os", "types"}
+    {
+        "_thread",
+        "_weakrefset",
+        "argparse",
+        "builtins",
+        "collections",
+        "configparser",
+        "functools",
+        "os",
+        "queue",
+    }
+    | {"threading", "types", "weakref"}
 )
 
 Container: TypeAlias = Any  # what holds values: a dict, a list, an object, the cell of a closure
@@ -289,7 +302,7 @@ class Reach:
         keyed: dicts whose keys count too, with their names.
         namespaces: of which some keys alone are in parts, but what comes and goes is seen, with their names.
         leaves: tensors that collect gradients, whose hooks count.
-        contents: memory that counts by its bytes, with its name.
+        contents: arrays and other memory that counts by its bytes, with its name.
         contexts: context variables and weak references, with their names.
         generators: random generators other than the global ones, with their names.
 
@@ -312,7 +325,8 @@ class Reach:
         self._seen: dict[int, object] = {}
         # What code names is watched in the globals of its file and in each module that the programs reach
         self._globals: dict[int, tuple[Container, str, set[str]]] = {}
-        self._names: set[str] = set()
+        self._names = {"__getattr__"}
+        self._methods: list[tuple[str, object, str]] = []
         self._waiting: list[tuple[object, str]] = [(root, type(root).__name__) for root in roots]
         self._waiting += [(parameter, name) for name, parameter in parameters.items()]
         self._waiting += [(hook, "a hook of all modules") for hook in _hooks_of_all_modules()]
@@ -333,24 +347,27 @@ class Reach:
             for space, name, _ in list(self._globals.values()):
                 if name:
                     self._take_names(space, name, self._names & space.keys())
+            self._waiting += [(value, name) for key, value, name in self._methods if self._is_run(key)]
+            self._methods = [each for each in self._methods if not self._is_run(each[0])]
+
+    def _is_run(self, name: str) -> bool:
+        return name in self._names or (name.startswith("__") and name.endswith("__"))
 
     def _look_into(self, value: Any, name: str) -> None:
         match value:
             case Tensor():
                 self._look_into_tensor(value, name)
-            case torch.Generator() | np.random.Generator() | random.Random():
+            case random.SystemRandom():
+                raise NotCapturableError(f"{name} draws random numbers that nobody can draw again")
+            case torch.Generator() | np.random.Generator() | np.random.RandomState() | random.Random():
                 self.generators.append((value, name))
             case torch.jit.ScriptModule() | torch.jit.ScriptFunction():
                 raise NotCapturableError(
                     f"{name} is TorchScript, whose attributes may change unseen; "
                     "use the module that it is made from"
                 )
-            case np.ndarray() | bytearray() | array():
-                memory = memory_of(value)
-                if (
-                    memory.nbytes <= _LARGEST_CONTENT
-                    and not getattr(memory, "dtype", np.dtype(int)).hasobject
-                ):
+            case _ if (size := _size_of_memory(value)) is not None:
+                if size <= _LARGEST_CONTENT:
                     self.contents.append((value, name))
             case FunctionType():
                 self._look_into_function(value)
@@ -400,7 +417,7 @@ class Reach:
             raise NotCapturableError(
                 f"a hook waits until the gradient of {name} is accumulated, which a replay does not do"
             )
-        self._waiting += [(hook, f"a hook of {name}") for hook in (tensor._backward_hooks or {}).values()]
+        self._waiting.append((tensor._backward_hooks, f"the hooks of {name}"))
 
     def _look_into_object(self, value: Any, name: str) -> None:
         attributes = getattr(value, "__dict__", None)
@@ -438,7 +455,12 @@ class Reach:
             (space,) = gc.get_referents(vars(each))
             if not is_library(each) and id(space) not in self._seen:
                 self._seen[id(space)] = space
-                self._hold(space, each.__name__, space.items(), _ATTRIBUTE, owner=each)
+                # Methods that no code names are not run, unless a library knows their names
+                own = all(is_library(parent) <= (parent is object) for parent in kind.__mro__)
+                methods = {key for key, value in space.items() if own and isinstance(value, _METHODS)}
+                self._methods += [(key, space[key], f"{each.__name__}.{key}") for key in methods]
+                values = [(key, value) for key, value in space.items() if key not in methods]
+                self._hold(space, each.__name__, values, _ATTRIBUTE, owner=each)
 
     def _look_into_function(self, function: FunctionType) -> None:
         name = function.__name__
@@ -507,9 +529,19 @@ def _slots_of(value: object) -> list[str]:
     ]
 
 
-def memory_of(value: Any) -> Any:
-    """What has the bytes of an array."""
-    return value if isinstance(value, np.ndarray) else memoryview(value)
+def _size_of_memory(value: Any) -> int | None:
+    """How many bytes an array, or whatever else lends its memory, has; None for other things."""
+    try:
+        with memoryview(value) as memory:
+            return None if memory.format == "O" else memory.nbytes
+    except (BufferError, TypeError, ValueError):
+        return None
+
+
+def _content_of(value: Any) -> bytes:
+    # No view is kept, which would forbid that the memory is given back or made larger
+    with memoryview(value) as memory:
+        return memory.tobytes()
 
 
 def _present(context: ContextVar[Any] | weakref.ref[Any]) -> object:
@@ -518,18 +550,10 @@ def _present(context: ContextVar[Any] | weakref.ref[Any]) -> object:
 
 def _hooks_of_all_modules() -> list[object]:
     """Those of users; our own watch which modules are called, and change nothing."""
-    hooks = [hook for each in _HOOKS_OF_ALL_MODULES if each for hook in each.values()]
+    if not any(_HOOKS_OF_ALL_MODULES):
+        return []
+    hooks = [hook for each in _HOOKS_OF_ALL_MODULES for hook in each.values()]
     return [each for each in hooks if not str(getattr(each, "__module__", "")).startswith("pyro_infomax.")]
-
-
-def _hooks_of(leaves: Iterable[Tensor]) -> list[object]:
-    return [
-        hook
-        for leaf in leaves
-        for hooks in (leaf._backward_hooks, leaf._post_accumulate_grad_hooks)
-        if hooks
-        for hook in hooks.values()
-    ]
 
 
 def refuse_too_much(name: str) -> None:
@@ -560,10 +584,7 @@ class PythonState:
 
     def __init__(self, roots: Iterable[object] = (), parameters: Mapping[str, Tensor] | None = None) -> None:
         self._reach = Reach(roots, parameters or {})
-        self._contents = [
-            (memory, memory.tobytes(), name)
-            for memory, name in ((memory_of(each), name) for each, name in self._reach.contents)
-        ]
+        self._contents = [(each, _content_of(each), name) for each, name in self._reach.contents]
         self._take_down()
         if len(self._values) > _MOST_VALUES:
             _, largest = max((len(each), number) for number, each in enumerate(self._by_name))
@@ -574,14 +595,14 @@ class PythonState:
         try:
             found = self._look()
         except (AttributeError, LookupError):
-            return self._first_change()
+            return self._first_change() or "what the programs reach"
         if len(found) != len(self._values) or not all(map(is_, found, self._values)):
             if (name := self._first_change()) is not None:
                 return name
             # Other objects of equal values, which are the known ones from now on
             self._take_down()
-        for memory, content, name in self._contents:
-            if memory.tobytes() != content:
+        for each, content, name in self._contents:
+            if _content_of(each) != content:
                 return name
         return None
 
@@ -598,15 +619,16 @@ class PythonState:
         whole = [part for part in reach.parts if part.keys is None]
         some = [part for part in reach.parts if part.keys is not None]
         self._whole = [part.container for part in whole]
-        self._views = [part.view() for part in some] + [
-            partial(map, type, [each for each, _ in reach.objects]),
-            lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions)),
-            partial(chain.from_iterable, [each for each, _ in reach.keyed]),
-            partial(map, len, [each for each, _ in reach.namespaces]),
-            partial(_hooks_of, reach.leaves),
-            _hooks_of_all_modules,
-            partial(map, _present, [each for each, _ in reach.contexts]),
+        others: list[tuple[Sized, View]] = [
+            (reach.objects, partial(map, type, [each for each, _ in reach.objects])),
+            (reach.functions, lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions))),
+            (reach.keyed, partial(chain.from_iterable, [each for each, _ in reach.keyed])),
+            (reach.namespaces, partial(map, len, [each for each, _ in reach.namespaces])),
+            (reach.leaves, lambda: chain.from_iterable(map(_HOOKS_OF_A_TENSOR, reach.leaves))),
+            (reach.contexts, partial(map, _present, [each for each, _ in reach.contexts])),
         ]
+        self._views: list[View] = [part.view() for part in some]
+        self._views += [_hooks_of_all_modules, *(view for things, view in others if things)]
         self._values = self._look()
         # The same one by one, to find out what it was that changed
         self._named: list[tuple[View, Holder]] = [
@@ -615,7 +637,10 @@ class PythonState:
             *((partial(_PARTS_OF_A_FUNCTION, each), Holder(None, each.__name__)) for each in reach.functions),
             *((partial(iter, each), Holder(None, name)) for each, name in reach.keyed),
             *((partial(map, len, [each]), Holder(None, name)) for each, name in reach.namespaces),
-            (partial(_hooks_of, reach.leaves), Holder(None, "a hook of a parameter")),
+            *(
+                (partial(_HOOKS_OF_A_TENSOR, each), Holder(None, "a hook of a tensor"))
+                for each in reach.leaves
+            ),
             (_hooks_of_all_modules, Holder(None, "a hook of all modules")),
             *((partial(map, _present, [each]), Holder(None, name)) for each, name in reach.contexts),
         ]
@@ -654,9 +679,9 @@ class PythonState:
             changed = [name for each, value, name in contexts if not _unchanged(_present(each), value)]
             for token in tokens:
                 token.var.reset(token)
-            for memory, content, name in self._contents:
-                if memory.tobytes() != content:
-                    _write(memory, content)
+            for each, content, name in self._contents:
+                if _content_of(each) != content:
+                    _write(each, content)
                     changed.append(name)
             changed += [name for copy in copies for name in copy.put_back()]
             self._reach.parts = [part for copy in copies if (part := copy.rest()) is not None]
@@ -755,15 +780,16 @@ def _key_at(part: Holder, place: int, count: int) -> object:
     return place
 
 
-def _write(memory: Any, content: bytes) -> None:
-    if isinstance(memory, np.ndarray):
-        memory[...] = np.frombuffer(content, memory.dtype).reshape(memory.shape)
-    else:
-        memory.cast("B")[:] = content
+def _write(value: Any, content: bytes) -> None:
+    with memoryview(value) as memory:
+        if memory.nbytes == len(content) and memory.c_contiguous:
+            memory.cast("B")[:] = content
 
 
 def _unchanged(value: object, other: object) -> bool:
     if value is other:
         return True
-    alike = type(value) is type(other) and isinstance(value, _COUNTED_BY_VALUE)
-    return alike and (value == other or (value != value and other != other))
+    if type(value) is not type(other) or not isinstance(value, _COUNTED_BY_VALUE):
+        return False
+    # nan is no other value, and 0.0 and -0.0 are two
+    return value == other if value and value == value else repr(value) == repr(other)

@@ -41,17 +41,19 @@ from pyro_infomax.datasets._stored import (
 # ---- Images in an array or a file, with every combination of their factors or some.
 
 _CHUNK: Final = 4096
-_ROUNDING: Final = 1e-6  # of a factor's range, that two of its values differ by if they are one
+_SINGLE: Final = 1e-6  # of a value that was rounded to single precision
+_DOUBLE: Final = 1e-11  # of the span of a factor, for values near 0
+_LAST_PLACES: Final = 8
 
 
 @final
 class FactorArrays(FactorDataset):
     """Any images whose factors are known, with every combination of these or with some.
 
-    Each column of factors is numbered from 0 in the order of its values; floats that differ by no more than
-    rounding, a millionth of their range, are one value. A combination comes as often as there are rows of it,
-    and which of several rows is the observation is drawn. Images may stay in a file: of a memory-mapped array
-    or an ``h5py`` dataset only the rows that are asked for are read.
+    Each column of factors is numbered from 0 in the order of its values. Floats that differ by no more than
+    rounding, a millionth of themselves and of the factor's range, are one value. A combination comes as often
+    as there are rows of it, and which of several rows is the observation is drawn. Images may stay in a file:
+    of a memory-mapped array or an ``h5py`` dataset only the rows that are asked for are read.
 
     Args:
         images: array, tensor or frame, (N, \\*shape), or anything with ``shape`` and ``dtype`` that takes an
@@ -209,16 +211,25 @@ def _checked_grid(sizes: tuple[int, ...]) -> tuple[int, ...]:
 def _numbered(column: Array) -> tuple[Array, Integers]:
     """The values of a factor in their order, and which of them each row has."""
     distinct, number = np.unique(column, return_inverse=True)
-    if column.dtype.kind != "f" or len(distinct) < 2:
+    if column.dtype.kind != "f":
         return distinct, number
-    near = _ROUNDING * float(distinct[-1] - distinct[0])
-    group = np.concatenate([[0], np.cumsum(np.diff(distinct) > near)])
+    values = distinct.astype(np.float64)
+    near = _rounding_of(values)
+    group = np.concatenate([[0], np.cumsum(np.diff(values) > near[1:])])
     first = np.searchsorted(group, np.arange(group[-1] + 1))
-    last = np.append(first[1:], len(distinct)) - 1
+    last = np.append(first[1:], len(values)) - 1
     # A factor that runs through many values is none of a few with rounding
-    if (distinct[last] - distinct[first] > near).any():
+    if (values[last] - values[first] > near[last]).any():
         return distinct, number
     return distinct[first], group[number]
+
+
+def _rounding_of(values: Floats) -> Floats:
+    """How far each of ascending values may be from one below and still be the same but for rounding."""
+    size, span = np.abs(values), float(values[-1] - values[0])
+    # A millionth of both: scales may be logarithmic, and dates are large numbers close together
+    single = _SINGLE * np.minimum(size, span)
+    return np.maximum(single, np.maximum(_DOUBLE * span, _LAST_PLACES * np.spacing(size)))
 
 
 def _white(images: Rows) -> float:

@@ -124,7 +124,8 @@ def two_best(known: Floats) -> tuple[Integers, Floats]:
 _LEVEL: Final = 1e-3  # of the matrix, that chance alone reaches one of its elements
 _ROOTS: Final = 3.0  # neighbours are a third of the root of a value's data
 _FINE: Final = 2  # neighbours of the finer look
-_CLEAR: Final = 4.0  # standard errors between the two looks that are not chance
+_CLEAR: Final = 3.0  # standard errors between two looks that are not chance
+_ALL_BUT: Final = 1e-3  # nats of a code that keeps the factor
 _SURE: Final = 3.0  # standard errors that are to fit into
 _TWENTIETH: Final = 0.05  # of the information
 
@@ -142,7 +143,8 @@ class PointwiseInformation:
     estimates :math:`\ln p(v \mid z) - \ln p(v)`, without bias where :math:`p(v \mid z)` is the same for all
     of them, and its mean over shuffled data is 0 exactly. Where at least k others of the value have the very
     code of the datum, all data with this code are its neighbours: codes of few values may be mere names.
-    k is :math:`\sqrt{N_v} / 3`, or 2 where that sees significantly more or less: structure is finer then.
+    k is :math:`\sqrt{N_v} / 3`, or 2 where that sees significantly more or less, since structure is finer
+    then. Where values end sharply, neighbours on each side by itself see that the code keeps the factor.
 
     Reference: Ross (2014), *Mutual information between discrete and continuous data sets*.
     """
@@ -254,18 +256,33 @@ def _log_share(code: Floats, factor: Integers) -> tuple[Floats, float]:
     place = np.argsort(factor.astype(np.min_scalar_type(factor.max())), kind="stable")
     counts = np.bincount(factor)
     counts = counts[counts > 0]
-    most = np.minimum(np.maximum(np.rint(np.sqrt(counts) / _ROOTS), 1).astype(np.int64), counts - 1)
-    neighbours = np.repeat(most, counts)
+    neighbours = np.repeat(np.maximum(np.rint(np.sqrt(counts) / _ROOTS), 1).astype(np.int64), counts)
     groups = _Groups(code, place, counts)
-    log_share, noise = groups.log_share(neighbours)
+    found = groups.log_share(neighbours)
     if neighbours.max() > _FINE:
-        finer, finer_noise = groups.log_share(np.minimum(neighbours, _FINE))
-        more = finer - log_share
-        if abs(more.mean()) > _CLEAR * np.sqrt((more.var() + finer_noise) / len(more)):
-            log_share, noise = finer, finer_noise
+        # What neighbours smooth away, or add where values end slowly
+        finer = groups.log_share(np.minimum(neighbours, _FINE))
+        found = finer if abs(_lead(finer, found)) > _CLEAR else found
+    # What they miss where values end sharply
+    sides = groups.to_each_side(neighbours)
+    found = sides if _lead(sides, found) > _CLEAR and sides.each.mean() > -_ALL_BUT else found
     answer = np.empty(len(code))
-    answer[place] = log_share
-    return answer, noise
+    answer[place] = found.each
+    return answer, found.noise
+
+
+class _LogShare(NamedTuple):
+    """ln p(v | z) at each datum, and the variance that neighbours in common add to the mean, times n."""
+
+    each: Floats
+    noise: float
+
+
+def _lead(one: _LogShare, other: _LogShare) -> float:
+    """How much more the one sees, in standard errors."""
+    more = one.each - other.each
+    error = np.sqrt((more.var() + one.noise) / len(more))
+    return float(more.mean() / error) if error > 0 else 0.0
 
 
 @final
@@ -279,7 +296,7 @@ class _Groups:
         self._after = np.repeat(counts, counts) - 1 - self._before
         self._counts = counts
 
-    def log_share(self, k: Integers) -> tuple[Floats, float]:
+    def log_share(self, k: Integers) -> _LogShare:
         """ψ(k) - ψ(m) in the order of places, m data up to the k-th of one's value, and its mean variance."""
         distance, far, to_the_left = self._farthest(k)
         # Of data as far off on both sides those to the right count as nearer: then the m-th is one only
@@ -291,7 +308,27 @@ class _Groups:
             k, m = k.copy(), m.copy()
             k[same], m[same] = self._equal(same)
         psi, psi1 = _polygammas(len(self._code))
-        return psi[k] - psi[m], float((psi1[k] - psi1[m]).mean())
+        return _LogShare(psi[k] - psi[m], float((psi1[k] - psi1[m]).mean()))
+
+    def to_each_side(self, k: Integers) -> _LogShare:
+        """As :meth:`log_share`, but of the data up to the k-th on the left and on the right, each by itself.
+
+        They do not reach beyond the last of one's value, but from one group of them to the next.
+        """
+        psi, psi1 = _polygammas(len(self._code))
+        size = np.repeat(self._counts, self._counts)
+        ways = []
+        for sign, there in ((1, self._after), (-1, self._before)):
+            few = np.minimum(k, there)
+            m = sign * (self._place[self._index + sign * few] - self._place)
+            ways.append((few > 0, psi[few] - psi[m], psi1[few] - psi1[m]))
+        (right, share, noise), (left, other_share, other_noise) = ways
+        sides = np.maximum(right.astype(np.int64) + left, 1)
+        # The expectation over shuffled data counts the datum itself as one of them
+        whole = len(self._code)
+        most, of_shuffled = psi[whole] - psi[size], psi[whole] + 1 / whole - psi[size] - 1 / size
+        scale = np.divide(most, of_shuffled, out=np.ones_like(most), where=of_shuffled > 0)
+        return _LogShare(scale * (share + other_share) / sides, float(((noise + other_noise) / sides).mean()))
 
     def _farthest(self, k: Integers) -> tuple[Floats, Integers, NDArray[np.bool_]]:
         """How far the k-th nearest of one's value is, its place, and on which side it lies.

@@ -153,10 +153,11 @@ def mutual_information_score(
 
     .. math:: \frac{1}{L (L - 1)} \sum_{l \neq m} I(z_l; z_m)
 
-    The codes are put into bins by rank, at most 20, and what chance alone would show is taken out as in
-    :func:`mig`; constant codes are left out. With ``reference`` there are 20 bins of equal width, the
-    information is the plug-in estimate and constant codes count with 0. Lower is better. The floor is the
-    score of codes shuffled one by one; a ceiling there is not.
+    The codes are put into bins by rank, at most 20, and what chance alone would show is taken out as in the
+    adjusted mutual information; constant codes are left out. It is the information of the bins: less than
+    that of codes which depend on each other closely, and never more than ln 20. With ``reference`` there are
+    20 bins of equal width, the information is the plug-in estimate and constant codes count with 0. Lower is
+    better. The floor is the score of codes shuffled one by one; a ceiling there is not.
 
     Reference: Locatello et al. (2019), *Challenging common assumptions in the unsupervised learning of
     disentangled representations*.

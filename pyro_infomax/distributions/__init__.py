@@ -108,7 +108,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(import_module(f"{__name__}.{_WITH_PYRO[name]}"), name)
     globals()[name] = found
-    return found
+    explain_wrong_arguments(__name__, [name])
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -28,6 +28,7 @@ from pyro_infomax.infer._weights import (
     WeightsLike,
 )
 from pyro_infomax.poutine import (
+    frames_of,
     is_deterministic,
     plain_errors,
     sample_sites,
@@ -449,16 +450,17 @@ class WeightedELBO(ELBO):
 # Densities of a guide and a prior can be compared only where they are densities of the same things
 def _check_measures(model_trace: Trace, guide_trace: Trace) -> None:
     for name, site in guide_trace.nodes.items():
-        if site["type"] != "sample" or name not in model_trace.nodes or is_point_mass(site["fn"]):
+        if site["type"] != "sample" or name not in model_trace.nodes:
             continue
         fn, prior = site["fn"], model_trace.nodes[name]["fn"]
-        if is_angular(prior) and not is_angular(fn):
+        if is_angular(prior) and not (is_angular(fn) or is_point_mass(fn)):
             raise NotImplementedError(
                 f"The latent {name!r} is an angle in the model but {family_name(fn)} in the guide, whose "
                 "density on the whole line counts every turn, so that the ELBO bounds nothing: draw it from "
                 f"dist.VonMises (heads={{{name!r}: dist.VonMises}} in an amortised guide)"
             )
-        if {is_discrete(fn), is_discrete(prior)} == {True, False}:  # type: ignore[arg-type]
+        kinds = {is_discrete(fn), is_discrete(prior)}  # type: ignore[arg-type]
+        if kinds == {True, False} and not is_point_mass(fn):
             raise ValueError(
                 f"Expected {name!r} to be discrete, or continuous, in both programs but got "
                 f"{family_name(prior)} in the model and {family_name(fn)} in the guide"
@@ -475,10 +477,24 @@ def _weighable(model_trace: Trace) -> list[str]:
     ]
 
 
+def check_nesting(max_plate_nesting: float, *traces: Trace) -> None:
+    """Refuses plates on the axes of enumerated values, which Pyro notices in validation alone."""
+    frames = [frame for trace in traces for site in sample_sites(trace) for frame in frames_of(site)]
+    outermost = max((-frame.dim for frame in frames), default=0)
+    if outermost > max_plate_nesting:
+        raise ValueError(
+            f"Expected plates on {max_plate_nesting} axes, since max_plate_nesting={max_plate_nesting}, but "
+            f"got one on axis {-outermost}: pass max_plate_nesting={outermost}, or leave it out"
+        )
+
+
+_PARTICLES = "num_particles_vectorized"  # Pyro's plate, of which a model knows nothing
+
+
 def subsampled_data(trace: Trace, args: Args, is_data: Callable[[Site], bool]) -> dict[int, int]:
     """The size of the data plate to what it is a subsample of; nothing where it takes all of its rows."""
     sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
-    frames = {site["name"]: [f for f in site["cond_indep_stack"] if f.vectorized] for site in sites}
+    frames = {site["name"]: [f for f in frames_of(site) if f.name != _PARTICLES] for site in sites}
     candidates = {f.name: f for site in sites if is_data(site) for f in frames[site["name"]]}
     if all(frame.size == (frame.full_size or frame.size) for frame in candidates.values()):
         return {}

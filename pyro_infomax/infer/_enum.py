@@ -32,6 +32,7 @@ from pyro_infomax.infer._elbo import (
     WeightedELBO,
     accumulate_gradients,
     as_number,
+    check_nesting,
 )
 from pyro_infomax.poutine import Weight, sample_sites, unweighted_log_prob, unweighted_scale_and_mask
 
@@ -234,7 +235,7 @@ def guide_costs(guide_trace: Trace, ordering: dict[str, frozenset[str]]) -> Cost
 
 
 def model_costs(model_trace: Trace, guide_trace: Trace) -> ModelCosts:
-    """Log-probabilities of a model's sites; refuses different scales of sites that are summed together."""
+    """Log-probabilities of a model's sites, of which those that are summed together have one scale."""
     components = enumerated_components(model_trace, guide_trace)
     scale = _common_scale(model_trace, components)
     # Pyro's own comparison of scales would take their values
@@ -266,14 +267,10 @@ def enumerated_components(model_trace: Trace, guide_trace: Trace) -> list[Compon
     return components
 
 
-# Pyro scales all of its sums in a model by one number.
+# Pyro scales all of its sums in a model by one number, which the objectives have seen to
 def _common_scale(model_trace: Trace, components: list[Component]) -> Weight:
-    names = [name for component in components for name in component.sites]
-    scales = [model_trace.nodes[name]["scale"] for name in names]
-    sentence = f"Expected the sites {names}, which are summed together, to have one scale"
-    if not all(holds(scale == scales[0], sentence) for scale in scales[1:]):
-        raise ValueError(f"{sentence} but got {scales}")
-    return scales[0] if scales else 1.0
+    scale: Weight = model_trace.nodes[components[0].sites[0]]["scale"] if components else 1.0
+    return scale
 
 
 def mapped(trace: Trace, change: Callable[[Site], Site]) -> Trace:
@@ -297,6 +294,7 @@ class SummedELBO(TraceEnum_ELBO):
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        check_nesting(self.max_plate_nesting, model_trace, guide_trace)
         for site in sample_sites(model_trace):
             if site["infer"].get("_enumerate_dim") is not None and site["name"] not in guide_trace.nodes:
                 _sum_to_one(site)

@@ -1,11 +1,12 @@
 """Weights on Pyro's Trace, TraceGraph and TraceMeanField ELBOs; terms of one's own on the last."""
 
 from collections.abc import Iterator, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from pyro import poutine
 from pyro.distributions.distribution import Distribution
+from pyro.distributions.torch_distribution import ExpandedDistribution, MaskedDistribution
 from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.infer.util import (
@@ -94,7 +95,8 @@ def _note_divergences(model_trace: Trace, guide_trace: Trace) -> set[str]:
     found = set()
     for name, site in _drawn_in_turn(model_trace, guide_trace):
         twin: Site = model_trace.nodes[name]
-        if not (_is_reparameterised(site["fn"]) and _counts_alike(site, twin)):
+        # Of two distributions with masks of their own, which may differ, Pyro's divergence takes both
+        if not (_is_reparameterised(site["fn"], wrappers=()) and _counts_alike(site, twin)):
             continue
         divergence = closed_divergence(site["fn"], twin["fn"])
         if divergence is not None:
@@ -116,7 +118,11 @@ def _drawn_in_turn(model_trace: Trace, guide_trace: Trace) -> Iterator[tuple[str
 
 # The closed form is scaled and masked once, for both
 def _counts_alike(site: Site, twin: Site) -> bool:
-    pairs = ((site[key], twin[key]) for key in ("scale", "mask"))
+    pairs = [(site[key], twin[key]) for key in ("scale", "mask")]
+    one, other = site.get("weight"), twin.get("weight")
+    if one is not None and other is not None:
+        # a weight of 0 masks both, whatever else does
+        pairs += [(one.scale, other.scale), (one.mask, other.mask)]
     return all(one is other or _same(one, other, site["name"]) for one, other in pairs)
 
 
@@ -128,10 +134,16 @@ def _same(one: Tensor | float | None, other: Tensor | float | None, name: str) -
     return holds(alike.all(), sentence)
 
 
-# Rejection samplers are reparameterised in part, and say so in score parts of their own
-def _is_reparameterised(fn: Distribution) -> bool:
-    inner = getattr(fn, "base_dist", fn)
-    return fn.has_rsample and all(type(each).score_parts is Distribution.score_parts for each in (fn, inner))
+# Rejection samplers are reparameterised in part, and say so in score parts of their own, which an event hides
+def _is_reparameterised(
+    fn: Distribution, wrappers: tuple[type, ...] = (MaskedDistribution, ExpandedDistribution)
+) -> bool:
+    each: Any = fn
+    while each is not None:
+        if type(each).score_parts is not Distribution.score_parts and not isinstance(each, wrappers):
+            return False
+        each = getattr(each, "base_dist", None)
+    return fn.has_rsample
 
 
 def _without(trace: Trace, names: set[str]) -> Trace:
@@ -322,6 +334,8 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
             )
 
     def _check_reparameterised(self, site: Site) -> None:
+        if not _is_reparameterised(site["fn"]):
+            self._refuse_score_function(site)
         try:
             check_fully_reparametrized(site)
         except NotImplementedError:
@@ -331,7 +345,7 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         ours = type(self).__name__
         raise NotImplementedError(
             f"{ours} needs reparameterised guide sites but {site['name']!r} "
-            f"({type(site['fn']).__name__}) is not; use {ours.replace('MeanField', 'Graph')} "
+            f"({family_name(site['fn'])}) is not; use {ours.replace('MeanField', 'Graph')} "
             "(or a TraceEnum_ class and enumerate it)"
         ) from None
 

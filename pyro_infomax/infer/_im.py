@@ -27,7 +27,7 @@ from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_discrete, is_point_mass
-from pyro_infomax.infer._elbo import Terms, Traces, WeightedELBO, subsampled_data
+from pyro_infomax.infer._elbo import Terms, Traces, WeightedELBO, check_nesting, subsampled_data
 from pyro_infomax.infer._weights import TermWeights
 from pyro_infomax.information import Estimate
 from pyro_infomax.nn import evaluation_mode
@@ -254,6 +254,8 @@ class _IM(WeightedELBO):
         line = Line(model, guide, refuse_enumeration=self._refuse_enumeration())
         with plain_errors():
             for model_trace, guide_trace in super()._get_traces(line.receive, line.send, args, kwargs):
+                if self.enumerates:
+                    check_nesting(self.max_plate_nesting, model_trace, guide_trace)
                 for name in line.channel:
                     _silence(guide_trace.nodes[name])
                 self._subsampled = subsampled_data(model_trace, args, lambda site: not is_deterministic(site))

@@ -215,7 +215,8 @@ class ControlVariates:
 
     def known(self, exact: Tensor) -> CorrectedMean:
         """A closed form: (batch,) or (batch, latent) without noise."""
-        return self._expectation(exact, exact.new_zeros(*self.shape, *exact.shape[1:]))
+        noise = exact.new_zeros(*self.shape, *exact.shape[1:])
+        return CorrectedMean(exact, noise, noise, torch.zeros_like(exact[0]))
 
     def expectation(self, y: Tensor) -> CorrectedMean:
         """The mean of y, (samples, batch) or (samples, batch, latent)."""
@@ -229,7 +230,8 @@ class ControlVariates:
         fitted = torch.einsum("snk,k...->sn...", self.covariates, fit)
         surplus = torch.einsum("nk,k...->n...", self.surplus, fit)
         # The noise that is left, draw by draw, weighed by how much each draw moves the mean
-        residual = torch.einsum("sn...,sn->sn...", centred - fitted, self.influence)
+        influence = self.influence if y.dim() == 2 else self.influence.unsqueeze(-1)
+        residual = (centred - fitted) * influence
         return self._expectation(y.mean(0) - surplus, residual)
 
     def _expectation(self, datum: Tensor, noise: Tensor) -> CorrectedMean:
@@ -246,9 +248,10 @@ class ControlVariates:
     def _compared(self, residual: Tensor) -> Tensor:
         freedom = float(self.freedom)
         if self.trend is not None:
-            fitted = torch.einsum("nk,mk,sm...->sn...", self.trend, self.trend, residual)
-            rest = (1 - (self.trend**2).sum(-1)).clamp(min=_LEAST_REST).sqrt()  # (batch,)
-            residual = torch.einsum("sn...,n->sn...", residual - fitted, 1 / rest)
+            by_datum = residual.reshape(len(self.trend), -1)  # a single draw for each
+            rest = (1 - (self.trend**2).sum(-1, keepdim=True)).clamp(min=_LEAST_REST).sqrt()  # (batch, 1)
+            fitted = self.trend @ (self.trend.mT @ by_datum)
+            residual = ((by_datum - fitted) / rest).reshape(residual.shape)
             freedom -= self.trend.shape[1]
         if self.neighbours is not None:
             residual = (residual - residual[:, self.neighbours]) / math.sqrt(2)

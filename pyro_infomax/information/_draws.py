@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -274,7 +274,7 @@ def _side_by_side(posterior: object, prior: object) -> list[tuple[Distribution, 
 def _is_real(posterior: object) -> bool:
     """Whether all reals are drawn, as far as it is told."""
     try:
-        support = cast(Distribution, posterior).support
+        support: Any = cast(Distribution, posterior).support
     except (NotImplementedError, AttributeError):
         return True
     while hasattr(support, "base_constraint"):

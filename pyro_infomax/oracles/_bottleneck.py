@@ -8,8 +8,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax.oracles._checks import (
     finite,
+    generator_at,
     mutual_information_of,
     of_rank,
     positive,
@@ -95,11 +97,8 @@ def information_bottleneck(
     """
     source = of_rank("joint", probabilities("joint", joint, axes=2), "x, y")
     weight = positive_number("beta", beta).item()
-    if num_states < 1 or restarts < 1:
-        raise ValueError(
-            f"Expected num_states >= 1 and restarts >= 1 but got num_states={num_states}, "
-            f"restarts={restarts}."
-        )
+    num_states = whole_number("num_states", num_states, at_least=1)
+    restarts = whole_number("restarts", restarts, at_least=1)
     iteration = _SelfConsistency(source, weight)
     encoders = _random_encoders(restarts, len(source), num_states, seed)  # (restart, x, t)
     change = torch.full((restarts,), torch.inf, dtype=torch.float64)
@@ -165,7 +164,7 @@ class _SelfConsistency:
 
 def _random_encoders(restarts: int, size: int, num_states: int, seed: int | None) -> Tensor:
     """From nearly uniform to nearly deterministic ones, (restart, x, t)."""
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    generator = generator_at(seed)
     noise = torch.randn(restarts, size, num_states, dtype=torch.float64, generator=generator)
     scales = torch.linspace(_SHARPEST, 0.1, restarts, dtype=torch.float64)
     return (scales.reshape(-1, 1, 1) * noise).softmax(-1)

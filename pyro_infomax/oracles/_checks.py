@@ -7,9 +7,16 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from pyro_infomax._checks import seed_number
+
 # ---- Arguments as float64 tensors, or an error that says what was expected.
 
 _ROUNDING: Final = 1e-5  # what single precision leaves of a sum of one
+
+
+def generator_at(seed: object) -> torch.Generator | None:
+    """A generator that starts at the seed; None, for the global one, where there is no seed."""
+    return None if seed is None else torch.Generator().manual_seed(seed_number(seed))
 
 
 def in_float64(value: ArrayLike | Tensor) -> Tensor:

@@ -9,10 +9,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from pyro_infomax._checks import whole_number
 from pyro_infomax.oracles._checks import (
     cross_entropy,
     divergence,
     entropy,
+    generator_at,
     in_float64,
     log_where,
     positive_number,
@@ -293,7 +295,7 @@ class DiscreteVAE:
             >>> pair.sample(6, exact=True, seed=0).bincount()
             tensor([3, 3])
         """
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        n, generator = whole_number("n", n, at_least=1), generator_at(seed)
         p = self.data_distribution.detach()
         if not exact:
             return torch.multinomial(p, n, replacement=True, generator=generator)

@@ -9,7 +9,16 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_infomax.oracles._checks import finite, of_rank, positive_number, round_off, shaped, spectrum_of
+from pyro_infomax._checks import whole_number
+from pyro_infomax.oracles._checks import (
+    finite,
+    generator_at,
+    of_rank,
+    positive_number,
+    round_off,
+    shaped,
+    spectrum_of,
+)
 
 
 @final
@@ -249,7 +258,7 @@ class LinearGaussian:
             >>> bool(torch.allclose(x.T @ x / 5, torch.diag(torch.tensor([4.0, 1.0], dtype=torch.float64))))
             True
         """
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        n, generator = whole_number("n", n, at_least=1), generator_at(seed)
         noise = torch.randn(n, self.dim, dtype=torch.float64, generator=generator)  # (n, dim)
         if exact:
             noise = _whiten(noise)

@@ -21,6 +21,7 @@ from torch.distributions import (
 )
 from torch.distributions.constraints import Constraint
 
+from pyro_infomax._checks import seed_number, whole_number
 from pyro_infomax.oracles._checks import covariance_of, finite, of_rank, positive_number
 
 # ---- What a problem of known mutual information offers.
@@ -76,6 +77,7 @@ class InformationProblem(ABC):
         Returns:
             x, (n, x_dim), and y, (n, y_dim), float64.
         """
+        n = whole_number("n", n, at_least=1)
         with _seeded(seed):
             return self._draw(n)
 
@@ -108,7 +110,7 @@ def _seeded(seed: int | None) -> Iterator[None]:
         return
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would reseed the accelerators too
-        torch.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed_number(seed))
         yield
 
 

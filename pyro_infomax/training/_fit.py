@@ -383,9 +383,10 @@ def fit(
 
     Args:
         svi: model, guide, optimiser and objective.
-        data: a tensor or a memory-mapped array (``numpy.memmap``), or a tuple of these, whose first axis is
-            the data; they become the positional arguments of model and guide. Or a Dataset whose items are a
-            tensor or a tuple of them, or a DataLoader, whose own batches and order are used.
+        data: a tensor, an array (a ``numpy.memmap`` too) or a frame, or a tuple of these, whose first axis
+            is the data; they become the positional arguments of model and guide, as tensors. Or a Dataset
+            whose items are a tensor or a tuple of them, or a DataLoader, whose own batches and order are
+            used.
         epochs: how often to go through the data.
         batch_size: number of data a step; the last batch of an epoch may be smaller. None passes the
             whole data each step, for models that subsample themselves.
@@ -405,6 +406,7 @@ def fit(
         ValueError: for an svi that is none, epochs or a batch size below 1, data of another kind, empty data,
             tensors of different lengths, and nan in a tensor; for a checkpoint that exists without
             resume, and for a file that is no checkpoint of this training.
+        RuntimeError: under ``torch.no_grad``, and while another thread trains.
         NotImplementedError: for a Fabric that splits models or scales losses, and, with several processes,
             for objectives and programs whose loss is no sum over the data.
         NonFiniteLossError: when the loss or the parameters are no longer finite.

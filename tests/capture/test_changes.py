@@ -17,7 +17,10 @@ import importlib
 import io
 import itertools
 import math
+import mmap
 import os
+import queue
+import random
 import sys
 import threading
 import types
@@ -70,6 +73,7 @@ def held(name, value, read, change, expected="equal"):
 
 class Plain:
     c = 0.5
+    n = 0
 
     def __init__(self, value=0.5):
         self.value = value
@@ -158,6 +162,12 @@ def to(**values):
     return lambda own: vars(own).update(values)
 
 
+def mapped():
+    found = mmap.mmap(-1, 8)
+    found[0] = 1
+    return found
+
+
 def attribute(own):
     return own.value
 
@@ -207,14 +217,14 @@ held(
     lambda own: own.update(k300=0.501),
 )
 held(
-    "three_thousand_objects",
-    lambda: [[0.0] for _ in range(3000)],
-    lambda own: 0.5 + own[2999][0],
-    lambda own: own[2999].__setitem__(0, 0.5),
+    "two_thousand_objects",
+    lambda: [[0.0] for _ in range(2100)],
+    lambda own: 0.5 + own[0][0],
+    lambda own: own[0].__setitem__(0, 0.5),
 )
 held(
     "too_many_objects",
-    lambda: [[0.5] for _ in range(12_000)],
+    lambda: [[0.5] for _ in range(51_000)],
     lambda own: own[0][0],
     lambda own: own[0].__setitem__(0, 1.0),
     "refused",
@@ -332,6 +342,7 @@ held(
 held("an_array_of_numpy", lambda: np.array([0.5]), lambda own: float(own[0]), lambda own: own.fill(1.0))
 held("a_number_of_numpy", lambda: {"c": np.float64(0.5)}, item, lambda own: own.update(c=np.float64(1.0)))
 held("a_number_of_numpy_in_an_array", lambda: np.array(0.5), float, lambda own: own.fill(1.0))
+held("an_array_of_python_that_grows", lambda: array.array("d", [0.5]), sum, lambda own: own.append(0.5))
 held(
     "an_array_of_python",
     lambda: array.array("d", [0.5]),
@@ -369,6 +380,32 @@ held(
     lambda: {"c": torch.tensor(0.5)},
     item,
     lambda own: (own.update(c=torch.tensor(0.5)), own["c"].fill_(1.0)),
+)
+
+
+held("memory_of_ctypes", lambda: ctypes.c_double(0.5), attribute, set_value)
+held(
+    "a_memory_view",
+    lambda: memoryview(bytearray([1])),
+    lambda own: own[0] / 2,
+    lambda own: own.__setitem__(0, 2),
+)
+held("mapped_memory", mapped, lambda own: own[0] / 2, lambda own: own.__setitem__(0, 2))
+held(
+    "an_event_of_threading", threading.Event, lambda own: 1.0 if own.is_set() else 0.5, lambda own: own.set()
+)
+held(
+    "a_zero_below",
+    lambda: [0.0],
+    lambda own: 0.75 - math.copysign(0.25, own[0]),
+    lambda own: own.__setitem__(0, -0.0),
+)
+held("a_queue", queue.Queue, lambda own: 0.5 + 0.5 * own.qsize(), lambda own: own.put(1))
+held(
+    "a_weak_dictionary",
+    lambda: (plain := Plain(), weakref.WeakValueDictionary(c=plain)),
+    lambda own: own[1]["c"].value,
+    lambda own: set_value(own[0]),
 )
 
 
@@ -614,6 +651,21 @@ def the_environment_by_getenv():
 
 # ---- modules, distributions, handlers
 
+
+class Forward(nn.Module):
+    def forward(self, x):
+        return x * NUMBER
+
+
+class Family(torch.distributions.Normal):
+    @property
+    def mean(self):
+        return self.loc * NUMBER
+
+
+held("a_global_in_forward", Forward, lambda own: own(torch.ones(())), lambda _: RAISE_NUMBER())
+held("a_global_in_a_distribution", lambda: Family(1.0, 1.0), lambda own: own.mean, lambda _: RAISE_NUMBER())
+
 module_ways = {
     "an_attribute_of_a_torch_module": (lambda own: own.c, lambda own: setattr(own, "c", 1.0)),
     "a_buffer_in_place": (lambda own: own.buffer, lambda own: own.buffer.fill_(1.0)),
@@ -736,14 +788,6 @@ held(
     lambda own: own.__setitem__("c", [1.0]),
     "late",
 )
-held("memory_of_ctypes", lambda: ctypes.c_double(0.5), attribute, set_value, "late")
-held(
-    "an_event_of_threading",
-    threading.Event,
-    lambda own: 1.0 if own.is_set() else 0.5,
-    lambda own: own.set(),
-    "late",
-)
 fixed("evaluated_text", lambda: eval("NUMBER"), RAISE_NUMBER, "late")
 fixed(
     "an_attribute_of_a_library",
@@ -754,6 +798,15 @@ fixed(
 
 # ---- what a run of the programs uses up is refused
 
+held(
+    "numbers_of_a_random_state",
+    lambda: np.random.RandomState(0),
+    lambda own: 0.5 + 0 * own.rand(),
+    nothing,
+    "refused",
+)
+held("numbers_of_the_system", random.SystemRandom, lambda own: 0.5 + 0 * own.random(), nothing, "refused")
+held("a_queue_that_is_filled", queue.Queue, lambda own: (own.put(1), 0.5)[1], nothing, "refused")
 held("a_list_iterator", lambda: iter([0.5] * 99), next, nothing, "refused")
 held("a_generator", lambda: (0.5 for _ in range(99)), next, nothing, "refused")
 held("a_count", lambda: itertools.count(0), lambda own: 0.5 + 0 * next(own), nothing, "refused")
@@ -768,6 +821,23 @@ held(
     "a_context_variable_that_counts",
     lambda: (variable := contextvars.ContextVar("n"), variable.set(0))[0],
     lambda own: (own.set(own.get() + 1), 0.5)[1],
+    nothing,
+    "refused",
+)
+fixed(
+    "a_class_that_counts", lambda: (setattr(Plain, "n", Plain.n + 1), 0.5)[1], lambda: nothing(0), "refused"
+)
+held(
+    "an_enumeration_that_counts",
+    lambda: Colour.RED,
+    lambda own: (setattr(own, "n", getattr(own, "n", 0) + 1), 0.5)[1],
+    nothing,
+    "refused",
+)
+held(
+    "an_array_that_grows",
+    lambda: array.array("d", [0.0]),
+    lambda own: (own.append(0.0), 0.5)[1],
     nothing,
     "refused",
 )

@@ -169,6 +169,28 @@ def test_gradients_are_those_of_autograd():
         assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        # bytes read as another type, a conjugate and a negative are windows on the same memory
+        lambda x: (x.view(torch.int64) + 1, x.exp()),
+        lambda x: (torch.complex(x, x).conj().sum(), torch.complex(x, x).sum()),
+        lambda x: (torch.complex(x, x).conj().imag.sum(), torch.complex(x, x).imag.sum()),
+        # times 1, what was expanded lies in memory of its own
+        lambda x: ((x.expand(3, 4) * 1.0).view(12), x.expand(3, 4).sum()),
+        lambda x: ((x.expand(3, 4) + 0.0).view(-1).exp(),),
+        # 1 and 1.0 lead to other types
+        lambda x: (x.long() + 1, x.long() + 1.0),
+    ],
+)
+def test_what_looks_the_same_and_is_not(function):
+    graph = recorded(function, torch.randn(4))
+    x = torch.randn(4)
+    for found, expected in zip(run(graph, x), function(x), strict=True):
+        assert torch.equal(found, expected)
+        assert found.dtype == expected.dtype
+
+
 def test_several_outputs_of_one_operation():
     graph = recorded(lambda x: (x.split(2)[1].exp(), *x.max(0)), torch.randn(4))
     assert operator.getitem.__name__ in calls(graph)
@@ -177,9 +199,32 @@ def test_several_outputs_of_one_operation():
     assert run(graph, x)[2] == x.argmax()
 
 
-def test_shapes_that_values_decide_are_refused():
-    with pytest.raises(NotCapturableError):
-        recorded(lambda x: (x[x > 0].sum(),), torch.randn(8))
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[x > 0].sum(),
+        lambda x: x[(x > 0).byte()].sum(),
+        lambda x: x * len(x[x > 0]),
+        lambda x: x * len(x[x > 0]) if len((x > 0).nonzero()) else x,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
+def test_shapes_that_values_decide_are_refused(function):
+    with pytest.raises(NotCapturableError, match="a shape depends on the values"):
+        recorded(lambda x: (function(x),), torch.randn(8))
+
+
+def test_shapes_that_constants_decide_are_recorded():
+    graph = recorded(
+        lambda x: (x * len(torch.tensor([True, False]).nonzero()), x[torch.tensor([2, 0])]), torch.ones(3)
+    )
+    found = run(graph, torch.tensor([1.0, 2.0, 3.0]))
+    assert [each.tolist() for each in found] == [[1.0, 2.0, 3.0], [3.0, 1.0]]
+
+
+def test_sparse_tensors_are_refused():
+    with pytest.raises(NotCapturableError, match="sparse"):
+        recorded(lambda x: (x * x.to_sparse()._nnz(),), torch.ones(3))
 
 
 def test_which_operations_draw_and_write():
@@ -315,6 +360,27 @@ def test_a_transposed_output():
     x = torch.randn(2, 4)
     run(x)
     assert torch.equal(place, (x @ other).t())
+
+
+def test_a_conjugate_as_an_output():
+    place = torch.zeros(3, dtype=torch.complex128)
+    run = replay(lambda x: ((x * 1j).conj(),), [torch.randn(3)], [place])
+    x = torch.randn(3)
+    run(x)
+    assert torch.equal(place, (x * 1j).conj().resolve_conj())
+
+
+def test_an_operation_whose_argument_is_written_to_later():
+    """A trial on what the argument holds in the end would fail."""
+
+    def function(x):
+        place = torch.zeros(1, dtype=torch.long)
+        found = x.index_select(0, place)
+        place.sub_(5)
+        return found, place
+
+    (found, place) = replay(function, [torch.randn(3)], [None, None])(torch.tensor([1.0, 2.0, 3.0]))
+    assert (found.tolist(), place.tolist()) == ([1.0], [-5])
 
 
 def test_part_of_a_tensor_as_an_output():

@@ -150,15 +150,28 @@ def test_values_that_differ_by_rounding_are_one():
     assert np.allclose(data.probabilities(), [1 / 2, 1 / 3, 1 / 6])
 
 
-def test_values_of_one_small_scale_and_of_many_steps_are_kept_apart():
-    small = FactorArrays(np.zeros((3, 1)), [[1e-12], [2e-12], [3e-12]])
-    assert small.factor_sizes == (3,)
-    steps = np.arange(4)[:, None] * 1e-7 + [[0], [0], [0], [1]]
-    chain = np.concatenate([np.arange(30)[:, None] * 1e-7, [[1.0]]])
-    assert FactorArrays(np.zeros((4, 1)), steps).factor_sizes == (2,)
-    assert FactorArrays(np.zeros((31, 1)), chain).factor_sizes == (31,)
-    numbers = FactorArrays(np.zeros((3, 1)), [[0], [1], [10**9]])
-    assert numbers.factor_sizes == (3,)
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e-12, 2e-12, 3e-12],
+        [0, 1e-12],
+        [1e-8, 1e-7, 1e-6, 1.0],  # logarithmic
+        [0, 1e-8, 1.0],
+        [1.7e9, 1.7e9 + 1, 1.7e9 + 2],  # dates
+        [*np.arange(30) * 1e-7 + 0.5, 1.0],  # many steps
+        np.array([0, 1, 10**9]),
+    ],
+    ids=str,
+)
+def test_values_that_differ_by_more_are_several(values):
+    factor = np.array(values)[:, None]
+    assert FactorArrays(np.zeros((len(factor), 1)), factor).factor_sizes == (len(factor),)
+
+
+@pytest.mark.parametrize("values", [[0.1 + 0.2, 0.3], [0, 1e-12, 1], [0.5, 0.5 + 1e-12, 1e6]], ids=str)
+def test_values_that_differ_by_rounding_leave_one_less(values):
+    factor = np.array(values)[:, None]
+    assert FactorArrays(np.zeros((len(factor), 1)), factor).factor_sizes == (len(factor) - 1,)
 
 
 def test_frames_are_arrays_too():

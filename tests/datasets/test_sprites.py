@@ -275,3 +275,29 @@ def test_correlation_changes_what_comes_and_not_how_it_looks(full):
     assert correlation > 0.9
     assert abs(np.corrcoef(full.sample_factors(2000, seed=0)[:, 3:].T)[0, 1]) < 0.1
     assert torch.equal(tied.observations(factors[:20]), full.observations(factors[:20]))
+
+
+@pytest.mark.parametrize("name", ["size", "orientations", "scales", "positions"])
+def test_sizes_that_no_memory_holds_are_refused(name):
+    with pytest.raises(ValueError, match=f"Expected {name} to be .* <= "):
+        Sprites(**{name: 2**70})
+
+
+@pytest.mark.parametrize("values", [["a"], b"ab", {"a": 1}, torch.ones(3, device="meta"), object()])
+def test_values_that_are_no_numbers_are_refused(values):
+    with pytest.raises(ValueError, match="Expected orientations"):
+        Sprites(orientations=values)
+
+
+def test_what_is_rendered_is_one_each_or_one_for_all():
+    with pytest.raises(ValueError, match="or one for each image, but got 1, 1, 2, 3, 1"):
+        Sprites().render("heart", 1.0, [0.0, 1.0], [0.1, 0.2, 0.3], 0.5)
+    with pytest.raises(ValueError, match="or one for each image, but got 1, 0, 1, 1, 1"):
+        Sprites().render("heart", [], 0.0, 0.5, 0.5)
+    with pytest.raises(ValueError, match=r"but got shape .* and dtype"):
+        Sprites().render("heart", "large", 0.0, 0.5, 0.5)
+
+
+def test_tensors_without_values_are_refused():
+    with pytest.raises(ValueError, match="Expected factors with values but got a tensor of the device meta"):
+        Sprites().observations(torch.ones(3, 5, dtype=torch.long, device="meta"))

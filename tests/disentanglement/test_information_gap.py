@@ -204,6 +204,17 @@ def test_information_is_that_of_quadrature_or_a_note_says_that_data_are_few(size
     assert abs(known - truth) < 0.05 * truth or "too few" in score.notes[0]
 
 
+def test_many_neighbours_leave_little_noise_and_the_interval_has_all_of_it():
+    factor = draw(500, (2,))
+    codes = np.concatenate([factor + noise(500, 1), np.zeros((500, 1))], axis=1)
+    score = mig(codes, factor, calibration=Calibration(400, 0), progress=False)
+    _, each = quadrature(2, 1)
+    error = score.parts["standard_error"][0, 0]
+    assert error < 1.5 * each / 500**0.5
+    low, high = score.interval
+    assert (high - low) / 2 == pytest.approx(1.97 * error / score.parts["entropy"][0], rel=0.1)
+
+
 def test_few_data_are_noted_and_enough_are_not():
     factor = draw(2000, (40,))
     clear = np.concatenate([factor + 0.5 * noise(2000, 1), factor * 0], axis=1)
@@ -263,6 +274,14 @@ def test_rare_values_that_are_told_are_known(at):
     inside[order[int(at * size) : int(at * size) + 20]] = 1
     for code, factor in ((rare, rare), (rare + 0.1 * noise(size, 1), rare), (noise(size, 1), inside)):
         assert alone(np.column_stack([code, 0 * code]), factor).score > 0.95
+
+
+@pytest.mark.parametrize(("size", "values"), [(500, 5), (500, 64), (2000, 20)])
+def test_a_code_in_bins_is_told_by_the_code(size, values):
+    """Values end sharply, and nothing is between them."""
+    code = noise(size, 1)
+    factor = np.argsort(np.argsort(code, axis=0), axis=0) * values // size
+    assert alone(np.column_stack([code, 0 * code]), factor).score > 0.999
 
 
 def test_finer_structure_than_neighbours_is_seen():

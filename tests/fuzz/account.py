@@ -3,17 +3,19 @@
 Discrete latents are enumerated, up to two Normal ones are put on a grid.
 """
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from tests.fuzz.oracle import Oracle
-from tests.fuzz.spec import Pair
+from tests.fuzz.spec import Pair, flat
 
 _MOST_CELLS: Final = 200_000
 _REACH: Final = 9.0
+_OF_ROWS: Final = ("conditional_total_correlation",)
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,13 @@ class Account:
     marginal_kl: float | None = None
     total_correlation: float | None = None
     prior_dependence: float | None = None
+    conditional_total_correlation: float | None = None
+    data_entropy: float | None = None
+    site_rate: dict[str, float] | None = None
+    site_distortion: dict[str, float] | None = None
+    dimensionwise_rate: dict[str, float] | None = None
+    # the variance of the posterior means of each dimension
+    mean_variance: dict[str, float] | None = None
     dimensionwise_kl: dict[str, float] | None = None
     log_evidence: tuple[float, ...] | None = None
     # the variance of each datum's weights, relative to the square of their mean
@@ -42,7 +51,13 @@ def account_of(pair: Pair, given: Mapping[str, float] | None = None) -> Account:
     given = dict(given or {})
     costs = Oracle(pair, scaled=False, given=given).costs()
     size = pair.shown
-    found = Account(costs.distortion / size, costs.rate / size)
+    found = Account(
+        costs.distortion / size,
+        costs.rate / size,
+        data_entropy=_data_entropy(pair),
+        site_rate={name: cost / size for name, cost in costs.latent.items()},
+        site_distortion={name: cost / size for name, cost in costs.observed.items()},
+    )
     known = not (
         pair.guide_factor
         or pair.enumerated_in_model
@@ -52,6 +67,13 @@ def account_of(pair: Pair, given: Mapping[str, float] | None = None) -> Account:
     if not known or not _tabulable(pair):
         return found
     return _tabulated(pair, found, given)
+
+
+def _data_entropy(pair: Pair) -> float:
+    """Of the observed values, as if nothing else were known of a datum."""
+    columns = [pair.data[site.column] for site in pair.observed]
+    counts = np.array(list(Counter(zip(*columns, strict=True)).values())) / pair.rows
+    return float(-(counts * np.log(counts)).sum())
 
 
 def _tabulable(pair: Pair) -> bool:
@@ -65,7 +87,7 @@ Axis = tuple[str, int, np.ndarray, np.ndarray]  # site, inner element, values, w
 
 
 def _axes(pair: Pair) -> list[Axis]:
-    local = [site for site in pair.guide if site.level != "global"]
+    local = [site for site in flat(pair).guide if site.level != "global"]
     elements = [(site, m) for site in local for m in range(pair.inner if site.level == "inner" else 1)]
     normal = sum(not site.discrete for site, _ in elements)
     points = {0: 0, 1: 800, 2: 220}.get(normal, 10**6)
@@ -86,6 +108,8 @@ def _cells(axes: list[Axis]) -> int:
 def _tabulated(pair: Pair, found: Account, given: Mapping[str, float]) -> Account:
     axes = _axes(pair)
     oracle = Oracle(pair, scaled=False)
+    names = [_name(pair, axis) for axis in axes]
+    pair = oracle.pair
     shape = tuple(len(values) for _, _, values, _ in axes)
     mesh = np.meshgrid(*[values for _, _, values, _ in axes], indexing="ij")
     cell = np.ones(shape)
@@ -107,6 +131,7 @@ def _tabulated(pair: Pair, found: Account, given: Mapping[str, float]) -> Accoun
         factor = oracle.factor(pair.model_factor, values, pair.theta)
         log_x = log_x + oracle._whole(pair.model_factor, factor).sum(2)
     parts = []
+    means = np.zeros((pair.rows, len(axes)))
     evidence, variances = np.zeros(pair.rows), np.zeros(pair.rows)
     for pattern in sorted({tuple(row) for row in patterns.tolist()}):
         rows = [n for n in range(pair.rows) if tuple(patterns[n]) == pattern]
@@ -116,24 +141,34 @@ def _tabulated(pair: Pair, found: Account, given: Mapping[str, float]) -> Accoun
         p = tables.density(log_p, 0)
         parts.append((len(rows) / pair.rows, _terms(tables, q, p)))
         for n, table in zip(rows, q, strict=True):
-            weights = tables.density_with(log_p, np.broadcast_to(log_x, (log_x.shape[0], pair.rows))[:, n])
+            for k, axis in enumerate(present):
+                _, _, points, cells = axes[axis]
+                means[n, axis] = (tables.marginal(table, k) * points * cells).sum()
+            log_x_of = np.broadcast_to(log_x, (log_x.shape[0], pair.rows))[:, n]
+            weights = tables.density_with(log_p, log_x_of, n)
             evidence[n] = np.log((weights * tables.cell).sum())
             ratio = np.where(table > 1e-300, weights**2 / np.maximum(table, 1e-300), 0.0)
             variances[n] = (ratio * tables.cell).sum() / np.exp(2 * evidence[n]) - 1
-    names = [_name(pair, axis) for axis in axes]
     mean = {
         key: sum(share * terms[key] for share, terms in parts)
-        for key in ("mutual_information", "marginal_kl", "total_correlation", "prior_dependence")
+        for key in ("mutual_information", "marginal_kl", "total_correlation", "prior_dependence", *_OF_ROWS)
     }
-    by_dimension = {
-        name: sum(share * terms["dimensions"].get(n, 0.0) for share, terms in parts)
-        for n, name in enumerate(names)
-    }
-    return Account(
-        found.distortion,
-        found.rate,
+    if any(logs.shape[1] > 1 for logs in log_p.values()):
+        # there is no one prior
+        known = ("mutual_information", "total_correlation", *_OF_ROWS)
+        mean = dict.fromkeys(mean) | {key: mean[key] for key in known}
+    has_prior = mean["marginal_kl"] is not None
+    by_dimension, rates = (
+        {name: sum(share * terms[key].get(n, 0.0) for share, terms in parts) for n, name in enumerate(names)}
+        for key in ("dimensions", "rates")
+    )
+    whole = len(parts) == 1 and len(names) == len(parts[0][1]["dimensions"])
+    return replace(
+        found,
         **mean,
-        dimensionwise_kl=by_dimension,
+        dimensionwise_kl=by_dimension if has_prior else None,
+        dimensionwise_rate=rates if has_prior else None,
+        mean_variance=dict(zip(names, means.var(0), strict=True)) if whole else None,
         log_evidence=tuple(evidence),
         weight_variance=tuple(variances),
     )
@@ -152,6 +187,9 @@ def _patterns(pair: Pair, axes: list[Axis]) -> np.ndarray:
     for n, (name, m, _, _) in enumerate(axes):
         site = pair.of_guide(name)
         if site.masked:
+            if site.mask_style == "never":
+                patterns[:, n] = False
+                continue
             there = [row[m] for row in pair.keep_inner] if site.level == "inner" else pair.keep
             patterns[:, n] = [each != site.complement for each in there]
     return patterns
@@ -183,8 +221,8 @@ class _Tables:
     def density(self, logs: dict[str, np.ndarray], row: int) -> np.ndarray:
         return np.exp(self._logs(logs, row)).reshape(self.shape)[self.first]
 
-    def density_with(self, logs: dict[str, np.ndarray], more: np.ndarray) -> np.ndarray:
-        return np.exp(self._logs(logs, 0) + more).reshape(self.shape)[self.first]
+    def density_with(self, logs: dict[str, np.ndarray], more: np.ndarray, row: int) -> np.ndarray:
+        return np.exp(self._logs(logs, row) + more).reshape(self.shape)[self.first]
 
     def marginal(self, density: np.ndarray, k: int) -> np.ndarray:
         """The density of the k-th present latent."""
@@ -196,19 +234,29 @@ class _Tables:
 def _terms(tables: _Tables, q: np.ndarray, p: np.ndarray) -> dict:
     mean = q.mean(0)
     information = np.mean([_divergence(each, mean, tables.cell) for each in q])
-    product_q, product_p, dimensions = np.ones_like(mean), np.ones_like(mean), {}
+    product_q, product_p, dimensions, rates = np.ones_like(mean), np.ones_like(mean), {}, {}
+    products = np.ones_like(q)
     for k, n in enumerate(tables.present):
         shape = [-1 if j == k else 1 for j in range(len(tables.present))]
         of_q, of_p = tables.marginal(mean, k), tables.marginal(p, k)
         product_q = product_q * of_q.reshape(shape)
         product_p = product_p * of_p.reshape(shape)
+        of_rows = np.stack([tables.marginal(each, k) for each in q])
+        products = products * of_rows.reshape(len(q), *shape)
+        rates[n] = float(np.mean([_divergence(each, of_p, tables.axes[n][3]) for each in of_rows]))
         dimensions[n] = _divergence(of_q, of_p, tables.axes[n][3])
     return {
         "mutual_information": float(information),
         "marginal_kl": _divergence(mean, p, tables.cell),
         "total_correlation": _divergence(mean, product_q, tables.cell),
         "prior_dependence": float((mean * tables.cell * (_log(product_p) - _log(p))).sum()),
+        "conditional_total_correlation": float(
+            np.mean(
+                [_divergence(each, product, tables.cell) for each, product in zip(q, products, strict=True)]
+            )
+        ),
         "dimensions": dimensions,
+        "rates": rates,
     }
 
 
@@ -222,4 +270,7 @@ def _log(density: np.ndarray) -> np.ndarray:
 
 def _name(pair: Pair, axis: Axis) -> str:
     name, m, _, _ = axis
-    return f"{name}[{m}]" if pair.of_guide(name).level == "inner" else name
+    name, _, element = name.partition("~")
+    index = [str(m)] if pair.of_guide(name).level == "inner" else []
+    index += [element] if element else []
+    return f"{name}[{','.join(index)}]" if index else name

@@ -5,6 +5,7 @@ times with one or two of its arguments replaced, and reports how that ended:
 
 - fine: it returned, or was still at work after its time;
 - clear: it raised an error of this package that says what was wrong with a sentence;
+- torch: it never reached this package, as a call of an ``nn.Sequential``, or torch's validation refused it;
 - program: it raised inside the program that the example itself defines;
 - raw: anything else, such as an AttributeError from deep inside torch.
 
@@ -43,12 +44,16 @@ Args = tuple[object, ...]
 Kwargs = dict[str, object]
 
 PACKAGE: Final = Path(pyro_infomax.__file__).parent
+INTERNAL: Final = "programs"  # for sister modules, not for users
 EXAMPLE: Final = "<example>"
 MOST_EACH: Final = 3  # calls of one function in one docstring
 SECONDS: Final = 5.0
 MEMORY: Final = 4 * 2**30
-KINDS: Final = (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError)
+KINDS: Final = (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError, OSError)
 # What Python, torch and NumPy say of a number of bytes is clear enough
+OF_PYRO: Final = ("pyro/poutine/trace_struct.py", "pyro/util.py")
+# torch's own checks of parameters and values
+OF_TORCH: Final = "torch/distributions/"
 OF_MEMORY: Final = ("allocate memory", "Unable to allocate", "cannot allocate", "Storage size calculation")
 
 # ---- Values that are wrong.
@@ -167,11 +172,22 @@ def ending(function: Callable[..., object], args: Args, kwargs: Kwargs) -> dict[
         return {"end": "fine", "why": "time"}
     except BaseException as error:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        end = "clear" if is_clear(error) else "program" if _is_of_example(error) else "raw"
-        return {"end": end, "why": _told(error)}
+        return {"end": _end(error), "why": _told(error)}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return {"end": "fine", "why": ""}
+
+
+def _end(error: BaseException) -> str:
+    if is_clear(error):
+        return "clear"
+    if _is_of_example(error):
+        return "program"
+    files = [each.filename for each in traceback.extract_tb(error.__traceback__)]
+    # torch's validation of a value, before a distribution of ours is asked
+    is_checked_by_torch = any(file.endswith(f"{OF_TORCH}distribution.py") for file in files)
+    is_ours = any(PACKAGE in Path(file).parents for file in files)
+    return "raw" if is_ours and not is_checked_by_torch else "torch"
 
 
 def is_clear(error: BaseException) -> bool:
@@ -187,9 +203,9 @@ def is_clear(error: BaseException) -> bool:
 def _is_ours(error: BaseException) -> bool:
     """Whether the package raised it by a statement of its own."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    if not frames:
-        return False
     frame, line = frames[-1]
+    if OF_TORCH in frame.f_code.co_filename:
+        return True
     file = Path(frame.f_code.co_filename)
     if PACKAGE not in file.parents:
         return False
@@ -199,7 +215,9 @@ def _is_ours(error: BaseException) -> bool:
 
 
 def _is_of_example(error: BaseException) -> bool:
-    return any(each.filename == EXAMPLE for each in traceback.extract_tb(error.__traceback__))
+    # Pyro scores the sites of the program after it has run, and names the site
+    files = {each.filename for each in traceback.extract_tb(error.__traceback__)}
+    return EXAMPLE in files or any(file.endswith(OF_PYRO) for file in files)
 
 
 def _told(error: BaseException) -> str:
@@ -214,14 +232,19 @@ def _told(error: BaseException) -> str:
 # ---- The valid calls, out of the docstrings.
 
 
-def docstrings() -> Iterator[doctest.DocTest]:
-    """The examples of all modules of the package."""
+def rooms(only: str) -> list[types.ModuleType]:
+    """The modules of the package, or the one of this name."""
+    found = [info.name for info in pkgutil.iter_modules(pyro_infomax.__path__)]
+    names = [name for name in found if name[0] != "_" and name != INTERNAL and only in ("", name)]
+    return [importlib.import_module(f"pyro_infomax.{name}") for name in names]
+
+
+def docstrings(room: types.ModuleType) -> Iterator[doctest.DocTest]:
+    """The examples of a module and of its files."""
+    files = pkgutil.iter_modules(getattr(room, "__path__", []), f"{room.__name__}.")
     finder = doctest.DocTestFinder(exclude_empty=True)
-    for info in pkgutil.walk_packages(pyro_infomax.__path__, "pyro_infomax."):
-        module = importlib.import_module(info.name)
-        for test in finder.find(module, info.name, globs=vars(module)):
-            if test.examples and (test.filename or "").endswith(".py"):
-                yield test
+    for module in [room, *(importlib.import_module(info.name) for info in files)]:
+        yield from (test for test in finder.find(module, module.__name__) if test.examples)
 
 
 class _Calls(ast.NodeTransformer):
@@ -242,16 +265,25 @@ def run_example(source: str, space: dict[str, Any], called: Callable[..., object
     exec(compile(tree, EXAMPLE, "exec"), space)
 
 
-def is_public(function: object) -> bool:
-    """Whether a callable is the package's, by its module and by names without an underscore."""
-    owner = function if hasattr(function, "__qualname__") else type(function)
-    if isinstance(function, types.MethodType) and not hasattr(function, "__wrapped__"):
-        owner = function.__func__
-    module = getattr(owner, "__module__", None) or ""
-    if inspect.ismethod(function):
-        module = type(function.__self__).__module__ if not isinstance(function.__self__, type) else module
-    names = getattr(owner, "__qualname__", "").split(".")
-    return module.startswith("pyro_infomax.") and not any(name.startswith("_") for name in names)
+def exported(modules: list[types.ModuleType]) -> set[object]:
+    """The functions and classes that the modules list, with the classes that these derive from."""
+    found: set[object] = set()
+    for module in modules:
+        for name in module.__all__:
+            thing = getattr(module, name)
+            found |= set(thing.__mro__) if isinstance(thing, type) else {thing} if callable(thing) else set()
+    return {thing for thing in found if getattr(thing, "__module__", "").startswith("pyro_infomax.")}
+
+
+def is_public(function: object, public: set[object]) -> bool:
+    """Whether a callable is a public function, class, method or instance of the package."""
+    if isinstance(function, type | types.FunctionType):
+        return function in public
+    if isinstance(function, types.MethodType):
+        owner = function.__self__
+        kind = owner if isinstance(owner, type) else type(owner)
+        return kind in public and not function.__name__.startswith("_")
+    return type(function) in public
 
 
 def name_of(function: object) -> str:
@@ -266,18 +298,19 @@ def name_of(function: object) -> str:
 class Fuzzer:
     """Counts how mutated calls end, each batch of them in a child process of its own."""
 
-    def __init__(self, *, seed: int, each: int) -> None:
+    def __init__(self, public: set[object], *, seed: int, each: int) -> None:
         self.rng = random.Random(seed)
         self.each = each
         self.ends: Counter[str] = Counter()
         self.raw: list[str] = []
+        self.public = public
         self.called: Counter[str] = Counter()
         self.here: Counter[str] = Counter()
         self._depth = 0
 
     def __call__(self, function: Callable[..., Any], *args: object, **kwargs: object) -> object:
         """Tries the call with wrong arguments, and then makes it."""
-        if self._depth == 0 and is_public(function):
+        if self._depth == 0 and is_public(function, self.public):
             self._try(function, args, kwargs)
         self._depth += 1
         try:
@@ -332,11 +365,11 @@ def in_child(reports: Callable[[], Iterator[dict[str, str]]]) -> list[dict[str, 
     return lines[1::2] + (lines[-1:] if len(lines) % 2 else [])
 
 
-def fuzz(*, number: int, seed: int = 0, only: str = "", each: int = 0) -> Fuzzer:
-    """Fuzzes the examples whose name contains ``only`` until so many calls were made."""
-    tests = [test for test in docstrings() if only in test.name]
-    count = sum(example.source.count("(") for test in tests for example in test.examples)
-    fuzzer = Fuzzer(seed=seed, each=each or max(1, round(2.5 * number / max(1, count))))
+def fuzz(*, number: int, seed: int = 0, only: str = "", each: int = 10) -> Fuzzer:
+    """Fuzzes the examples of the package, or of one of its modules, until so many calls were made."""
+    modules = rooms(only)
+    fuzzer = Fuzzer(exported(modules), seed=seed, each=each)
+    tests = [test for room in modules for test in docstrings(room)]
     while sum(fuzzer.ends.values()) < number:
         before = sum(fuzzer.ends.values())
         for test in tests:
@@ -368,8 +401,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("-n", type=int, default=5000, help="how many calls")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="examples whose name contains this")
-    parser.add_argument("--each", type=int, default=0, help="wrong calls for each valid one")
+    parser.add_argument("--only", default="", help="one module, such as training")
+    parser.add_argument("--each", type=int, default=10, help="wrong calls for each valid one")
     options = parser.parse_args()
     fuzzer = fuzz(number=options.n, seed=options.seed, only=options.only, each=options.each)
     for line in sorted(fuzzer.raw):

@@ -1,7 +1,7 @@
 """Random senders and decoders: the bound of the IM algorithm against enumeration.
 
-A sender is a guide and its decoder a model over the input, so that a pair describes both. What the sender alone
-has is the channel, which costs nothing.
+A sender is a guide and its decoder a model over the input, so that a pair describes both. What the sender
+alone has is the channel, which costs nothing.
 """
 
 from collections.abc import Iterator

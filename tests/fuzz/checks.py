@@ -105,6 +105,7 @@ class Objective:
         """What a site counts for in the loss."""
         if isinstance(self.weight, dict):
             names = [each for part in name.split("+") for each in (part, part.rsplit("_", 1)[0])]
+            names += [f"{each}_0" for each in names]  # of the rows of a sequential plate
             weights = {self.weight[each] for each in names if each in self.weight} or {None}
             (weight,) = weights
         else:
@@ -130,8 +131,10 @@ def _weight(pair: Pair, label: str, estimator: str, rng: np.random.Generator) ->
     component = _summed_together(pair)
     if component and estimator == "TraceEnum":
         # what is summed together has to count alike
-        return dict.fromkeys(component, number if label == "lam" or number else 0.5)
-    if rng.random() < 0.3:
+        rows = [f"_{row}" for row in range(pair.rows)] if pair.sequential else [""]
+        names = [f"{name}{row}" for name in component for row in rows]
+        return dict.fromkeys(names, number if label == "lam" or number else 0.5)
+    if rng.random() < 0.3 and not pair.sequential:
         site = pair.model[int(rng.integers(len(pair.model)))]
         return {site.name.split("_")[0]: number}
     return number
@@ -161,6 +164,7 @@ def expected(pair: Pair, objective: Objective) -> dict[str, float]:
 
     return {
         "loss": loss(answers.costs),
+        "stands for": pair.shown * pair.row_scale,
         "distortion": answers.costs.distortion,
         "rate": answers.costs.rate,
         "elbo": -answers.costs.distortion - answers.costs.rate,
@@ -231,6 +235,7 @@ def _evaluated_once(pair: Pair, objective: Objective, made: Any, method: str, bl
     result = {name: float(terms[name]) for name in ("distortion", "rate", "elbo")}
     # what a differentiable loss of score functions is worth means nothing
     result["loss"] = float(loss)
+    result["stands for"] = float(elbo.stands_for(pair.shown))
     if method != "loss":
         result |= {f"gradient of {name}": value for name, value in gradients(made).items()}
     return result

@@ -38,15 +38,18 @@ def built(pair: Pair) -> SimpleNamespace:
 def arguments(pair: Pair) -> list[str]:
     found = [site.column for site in pair.observed]
     sites = (*pair.model, *pair.guide)
-    if any(site.masked and site.level == "row" for site in sites) or pair.half_seen:
+    masked = [site for site in sites if site.masked and site.mask_style != "never"]
+    if any(site.level == "row" for site in masked) or pair.half_seen:
         found.append("keep")
-    if any(site.masked and site.level == "inner" for site in sites):
+    if any(site.level == "inner" for site in masked):
         found.append("keep_inner")
+    if any(site.gained for site in sites):
+        found.append("gain")
     return found
 
 
 def _data(pair: Pair) -> Iterator[str]:
-    columns = {**pair.data, "keep": pair.keep, "keep_inner": pair.keep_inner}
+    columns = {**pair.data, "keep": pair.keep, "keep_inner": pair.keep_inner, "gain": pair.gain}
     for name in arguments(pair):
         is_bernoulli = any(s.column == name and s.family == "bernoulli" for s in pair.observed)
         dtype = ", dtype=torch.get_default_dtype()" if is_bernoulli else ""
@@ -85,6 +88,10 @@ def _program(pair: Pair, role: str) -> Iterator[str]:
         yield f"def {called}({names}):"
         yield f'    {parameter} = pyro.param("{parameter}", lambda: {start})'
         yield from body
+        if role == "guide" and pair.decorated:
+            yield ""
+            yield ""
+            yield "guide = pyro.infer.config_enumerate(guide)"
     if conditioned:
         values = ", ".join(f'"{s.name}": {_column(pair, s.name, s.level)}' for s in pair.observed)
         yield ""
@@ -105,7 +112,8 @@ def _body(pair: Pair, role: str) -> Iterator[str]:
         if site.level == "global":
             lines += text
             continue
-        lines.append("with rows_plate as rows:" if pair.plate == "subsample" else "with rows_plate:")
+        heading = "with rows_plate as rows:" if pair.plate == "subsample" else "with rows_plate:"
+        lines.append("for row in rows_plate:" if pair.sequential else heading)
         if first:
             lines += ("    " + line for line in _columns(pair, role))
             first = False
@@ -124,7 +132,7 @@ def _joined(lines: list[str]) -> Iterator[str]:
     opened: list[str] = []
     for line in lines:
         depth = (len(line) - len(line.lstrip())) // 4
-        if line.lstrip().startswith(("with rows_plate", "with inner_plate")):
+        if line.lstrip().startswith(("with rows_plate", "with inner_plate", "for row in")):
             if opened[depth : depth + 1] == [line]:
                 continue
             opened = [*opened[:depth], line]
@@ -138,9 +146,15 @@ def _plates(pair: Pair) -> Iterator[str]:
     name = pair.observed[0].column
     size = {
         "length": f"len({name})",
-        "whole": f"{pair.total}, subsample_size=len({name})",
+        "whole": f"{pair.total}, subsample=torch.arange(len({name}))"
+        if pair.indexed
+        else f"{pair.total}, subsample_size=len({name})",
         "subsample": f"{pair.rows}, subsample_size={pair.batch}",
     }[pair.plate]
+    if pair.sequential:
+        yield f'rows_plate = pyro.plate("data", len({name}))'
+        yield f"columns = ({', '.join(arguments(pair))},)"
+        return
     dim = -2 if pair.inner and not pair.inner_first else -1
     yield f'rows_plate = pyro.plate("data", {size}, dim={dim})'
     if any(site.level == "inner" for site in sites):
@@ -151,13 +165,20 @@ def _plates(pair: Pair) -> Iterator[str]:
 def _columns(pair: Pair, role: str) -> Iterator[str]:
     """What the first lines within the data plate make of the arguments."""
     first = pair.observed[0]
+    if pair.sequential:
+        yield f"{', '.join(arguments(pair))}, = (column[row] for column in columns)"
     if pair.plate == "subsample":
         names = arguments(pair)
         yield f"{', '.join(names)} = {', '.join(f'{name}[rows]' for name in names)}"
-    if (role == "guide" and any(s.slope or s.by_data for s in pair.guide)) or _factor_needs(pair, role):
+    sites = pair.guide if role == "guide" else pair.latents
+    if any(s.slope or s.by_data for s in sites) or _factor_needs(pair, role):
         yield f"feature = {_feature(pair, first.column, first.level)}"
         if first.level == "inner":
             yield f"features = {_column(pair, first.column, 'inner')}"
+    used = {parent for site in pair.guide for parent in site.parents} if role == "guide" else set()
+    for site in pair.observed:
+        if site.name in used and (column := _column(pair, site.name, site.level)) != site.name:
+            yield f"{site.name} = {column}"
 
 
 def _factor_needs(pair: Pair, role: str) -> bool:
@@ -185,33 +206,53 @@ def site_source(pair: Pair, site: Site, role: str) -> Iterator[str]:
     fn = _distribution(pair, site, role)
     contexts = []
     mask = _column(pair, "keep_inner" if site.level == "inner" else "keep", site.level)
-    mask = f"~{mask}" if site.complement else mask
+    mask = f"~{mask}" if site.complement else "False" if site.mask_style == "never" else mask
     if site.observed and pair.half_seen and site.name != site.column:
         call = f'"{site.column}", {fn}, obs={_column(pair, site.column, site.level)}, obs_mask={mask}'
         yield f"pyro.sample({call})"
         return
+    if pair.expanded and not (site.parents or site.by_data or site.slope or site.event):
+        fn += f".expand([{_shape(pair, site)}])"
     if site.masked and site.mask_style == "dist":
         fn += f".mask({mask})"
     elif site.masked:
         contexts.append(f"pyro.poutine.mask(mask={mask})")
+    if site.gained:
+        contexts.append(f"pyro.poutine.scale(scale={_column(pair, 'gain', 'row')})")
     if site.scale != 1.0:
         contexts.append(f"pyro.poutine.scale(scale={site.scale})")
     infer: dict[str, Any] = {}
-    if site.enumerated:
+    if site.enumerated and not (role == "guide" and pair.decorated):
         infer["enumerate"] = site.enumerated
     if site.auxiliary:
         infer["is_auxiliary"] = True
-    call = f'"{site.name}", {fn}'
+    name = f'f"{site.name}_{{row}}"' if pair.sequential else f'"{site.name}"'
+    call = f"{name}, {fn}"
     if site.observed and not pair.conditioned:
         call += f", obs={_column(pair, site.column, site.level)}"
     if infer:
         call += f", infer={infer}"
-    left = "" if site.observed else f"{site.name} = "
+    used = (not site.observed and not site.redrawn) or any(site.name in each.parents for each in pair.model)
+    left = f"{site.name} = " if used else ""
     if contexts:
         yield f"with {', '.join(contexts)}:"
         yield f"    {left}pyro.sample({call})"
     else:
         yield f"{left}pyro.sample({call})"
+    if pair.deterministic and role == "model" and not site.observed:
+        assert not pair.sequential
+        yield f'pyro.deterministic("{site.name}_twice", 2 * {site.name})'
+
+
+def _shape(pair: Pair, site: Site) -> str:
+    """The sizes of the plates around a site."""
+    rows = "" if site.level == "global" else str(pair.batch) if pair.plate == "subsample" else None
+    rows = f"len({pair.observed[0].column})" if rows is None and pair.observed else rows or ""
+    if site.level == "global" or not pair.inner:
+        return rows
+    inner = str(pair.inner) if site.level == "inner" else "1"
+    sizes = (inner, rows) if pair.inner_first else (rows, inner)
+    return ", ".join(sizes if site.level == "inner" or not pair.inner_first else sizes[1:])
 
 
 def _distribution(pair: Pair, site: Site, role: str) -> str:
@@ -225,10 +266,16 @@ def _distribution(pair: Pair, site: Site, role: str) -> str:
         terms = [f"torch.tensor({_listed(site.table)}){at}"]
         if site.slope:
             terms.append(f"{site.slope} * {_feature_of(pair, site)}")
-        terms += [f"{weight} * {name}" for weight, name in zip(site.weights, normal, strict=True)]
+        for weight, name in zip(site.weights, normal, strict=True):
+            vector = _parent(pair, name, role).event is not None
+            terms.append(f"{weight} * {name}" + ".sum(-1)" * vector)
         if site.tilt:
             terms.append(f"{site.tilt} * {parameter}")
-        return f"dist.Normal({' + '.join(terms)}, {site.sd})"
+        location = " + ".join(terms)
+        if site.event is not None:
+            location = f"({location})[..., None] + torch.tensor([0.0, {site.event}])"
+            return f"dist.Normal({location}, {site.sd}).to_event(1)"
+        return f"dist.Normal({location}, {site.sd})"
     table = f"torch.tensor({_listed(site.table)}){at}.log()"
     if site.tilt:
         table += f" + {site.tilt} * {parameter} * torch.arange({site.values})"
@@ -245,7 +292,7 @@ def _ones(table: Any) -> Any:
 
 
 def _parent(pair: Pair, name: str, role: str) -> Site:
-    sites = (*pair.model, *pair.guide) if role == "model" else pair.guide
+    sites = (*pair.model, *pair.guide) if role == "model" else (*pair.guide, *pair.model)
     return next(site for site in sites if site.name == name)
 
 
@@ -258,8 +305,10 @@ def _factor(pair: Pair, factor: Factor, role: str) -> Iterator[str]:
     terms = [f"{factor.offset}"]
     if factor.level != "global":
         terms.append(f"0.3 * {_feature_of(pair, factor)}")
-    terms.append(f"{factor.weight} * {factor.site}")
+    vector = _parent(pair, factor.site, role).event is not None
+    terms.append(f"{factor.weight} * {factor.site}" + ".sum(-1)" * vector)
     if factor.tilt:
         terms.append(f"{factor.tilt} * {parameter}")
     how = "" if factor.has_rsample is None else f", has_rsample={factor.has_rsample}"
-    yield f'pyro.factor("{factor.name}", {" + ".join(terms)}{how})'
+    name = f'f"{factor.name}_{{row}}"' if pair.sequential else f'"{factor.name}"'
+    yield f"pyro.factor({name}, {' + '.join(terms)}{how})"

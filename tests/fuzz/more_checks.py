@@ -28,8 +28,9 @@ class RenyiOracle:
     """
 
     def __init__(self, pair: Pair, *, lam: float, alpha: float) -> None:
-        self.pair, self.lam, self.alpha = pair, lam, alpha
+        self.lam, self.alpha = lam, alpha
         self.oracle = Oracle(pair)
+        self.pair = pair = self.oracle.pair
         sites: list[Site | Factor] = [*pair.model, *([pair.model_factor] if pair.model_factor else [])]
         levels = {site.level for site in sites}
         # the axes that are summed within a particle
@@ -43,6 +44,8 @@ class RenyiOracle:
             *self.pair.guide,
             *([self.pair.guide_factor] if self.pair.guide_factor else []),
         ]
+        if any(getattr(site, "gained", False) for site in latent):
+            return None
         scales = {self.pair.scale_of(site) for site in latent}
         if not latent:
             scales = {self.pair.scale_of(site) for site in self.pair.observed}
@@ -79,7 +82,7 @@ class RenyiOracle:
 
     def at_draws(self, draws: dict[str, np.ndarray], theta: float, phi: float, lam: float) -> float:
         """Of particles that are given by their quantiles or noise."""
-        values: dict[str, np.ndarray] = {}
+        values: dict[str, np.ndarray] = dict(self.oracle.data)
         for site in self.pair.guide:
             chosen = draws[site.name].reshape(-1, 1, 1)
             if site.discrete:
@@ -189,7 +192,11 @@ print({{name: value.grad / 2000 for name, value in pyro.get_param_store().named_
                 yield "gradient of theta", -_slope(lambda d: exact.of_two(pair.theta + d, 0.0)) * share
                 yield "gradient of phi", -_slope(lambda d: exact.of_two(pair.theta, d)) * share
             return
-        draws = {name: each.numpy() for name, each in population.draws.items()}
+        draws = {}
+        for name, each in population.draws.items():
+            columns = [each] if each.dim() == 1 else each.unbind(-1)
+            names = [name] if each.dim() == 1 else [f"{name}~0", f"{name}~1"]
+            draws |= {one: column.numpy() for one, column in zip(names, columns, strict=True)}
 
         def bound(theta: float, phi: float, lam: float = self.lam) -> float:
             return -exact.at_draws(draws, pair.theta + theta, phi, lam) * share

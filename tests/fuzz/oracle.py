@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from tests.fuzz.spec import Factor, Pair, Site
+from tests.fuzz.spec import Factor, Pair, Site, flat
 
 _NODES: Final = ((-(3.0**0.5), 1 / 6), (0.0, 2 / 3), (3.0**0.5, 1 / 6))
 _STEP: Final = 1e-4
@@ -63,9 +63,11 @@ class Oracle:
     """
 
     def __init__(self, pair: Pair, *, scaled: bool = True, given: Mapping[str, float] | None = None) -> None:
+        pair = flat(pair)
         self.pair = pair
         self.scaled = scaled
         self.given = dict(given or {})
+        self.gain = np.array(pair.gain, dtype=float)[:, None]
         self.feature = self.features = np.zeros((pair.rows, 1))  # (rows, 1) and (rows, inner or 1)
         if pair.observed:
             first = pair.observed[0]
@@ -127,7 +129,7 @@ class Oracle:
         return (
             factor.offset
             + 0.3 * self._feature_of(factor)
-            + factor.weight * values[factor.site]
+            + factor.weight * sum(values[name] for name in self.pair.factor_sites(factor))
             + factor.tilt * parameter
         )
 
@@ -135,10 +137,14 @@ class Oracle:
         """Logs with mask and, where wanted, scale."""
         masked = getattr(site, "masked", False)
         # a mask of zeros lets nothing through, not even what is infinite
-        if masked:
+        if masked and site.mask_style == "never":
+            logs = logs * 0.0
+        elif masked:
             mask = self.masks[site.level]
             logs = logs * (1 - mask if site.complement else mask)
-        return logs * self.pair.scale_of(site) if self.scaled else logs
+        if not self.scaled:
+            return logs
+        return logs * self.pair.scale_of(site) * (self.gain if getattr(site, "gained", False) else 1.0)
 
     # ---- what the guide draws
 
@@ -151,7 +157,7 @@ class Oracle:
         ]
         combinations = list(itertools.product(*choices))
         table = np.array(combinations, dtype=int).reshape(len(combinations), len(sites))
-        values: dict[str, np.ndarray] = {}
+        values: dict[str, np.ndarray] = dict(self.data)
         rows, inner = self.pair.rows, max(1, self.pair.inner)
         weights = np.ones((len(table), rows, inner))
         for n, site in enumerate(sites):
@@ -203,7 +209,9 @@ class Oracle:
             if site.name in summed_out or site.name in self.given:
                 continue
             logs = self.log_density(site, values, theta)
-            (observed if site.observed else latent)[site.name] = -mean(site, logs)
+            costs = observed if site.observed else latent
+            name = _whole_name(site.name)
+            costs[name] = costs.get(name, 0.0) - mean(site, logs)
         if pair.model_factor and not (self.given and pair.model_factor.level == "global"):
             observed[pair.model_factor.name] = -mean(
                 pair.model_factor, self.factor(pair.model_factor, values, theta)
@@ -221,11 +229,12 @@ class Oracle:
             if site.name in seen:  # which has its value from the data, whatever the guide draws
                 continue
             cost = mean(site, self.log_density(site, values, phi))
-            drawn[site.name] = cost
+            name = _whole_name(site.name)
+            drawn[name] = drawn.get(name, 0.0) + cost
             if site.auxiliary:
-                guide[site.name] = cost
+                guide[name] = cost
             else:
-                latent[site.name] = latent.get(site.name, 0.0) + cost
+                latent[name] = latent.get(name, 0.0) + cost
         if pair.guide_factor:
             guide[pair.guide_factor.name] = mean(
                 pair.guide_factor, self.factor(pair.guide_factor, values, phi)
@@ -269,6 +278,11 @@ class Oracle:
         sums = np.logaddexp.reduce(terms)
         scale = pair.scale_of(enumerated[0]) if self.scaled else 1.0
         return self._mean(sums, weights) * scale
+
+
+def _whole_name(name: str) -> str:
+    """The name of the vector that a scalar is of."""
+    return name.split("~")[0]
 
 
 @dataclass(frozen=True)

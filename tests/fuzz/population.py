@@ -7,6 +7,7 @@ sees. Particle s of an objective takes draw s of the product over all sites.
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -31,11 +32,17 @@ class Population(Messenger):
     def __init__(self, pair: Pair, *, enumerated: bool, rows: Iterable[int] = ()) -> None:
         super().__init__()
         sites = [site for site in pair.guide if not (enumerated and site.enumerated)]
-        axes = [_quantiles(site) for site in sites]
-        draws = list(itertools.product(*axes))
+        # a vector of two has two of the axes of the product
+        sites = [site for site in sites for _ in range(1 if site.event is None else 2)]
+        if pair.sequential:
+            sites = [replace(site, name=f"{site.name}_{row}") for site in sites for row in range(pair.rows)]
+        draws = list(itertools.product(*map(_quantiles, sites)))
         self.size = len(draws)
-        columns = zip(*draws, strict=True)
-        self.draws = {site.name: torch.tensor(column) for site, column in zip(sites, columns, strict=True)}
+        self.draws: dict[str, torch.Tensor] = {}
+        for site, column in zip(sites, zip(*draws, strict=True), strict=True):
+            column = torch.tensor(column)
+            first = self.draws.get(site.name)
+            self.draws[site.name] = column if first is None else torch.stack([first, column], -1)
         self.rows = torch.tensor(list(rows), dtype=torch.long)
         self.particle = 0  # where particles are run one by one
 
@@ -58,7 +65,7 @@ class Population(Messenger):
         particles = next((frame for frame in msg["cond_indep_stack"] if frame.name == PARTICLES), None)
         draws = self.draws[msg["name"]]
         if particles is not None:
-            draws = draws.reshape(-1, *[1] * (-particles.dim - 1))
+            draws = draws.reshape(self.size, *[1] * (-particles.dim - 1), *draws.shape[1:])
         elif self.particle:
             draws = draws[(self.particle - 1) % self.size]
         else:

@@ -1,7 +1,7 @@
 """Runs the checks of many pairs, counts what came of them, and makes scripts of those that failed."""
 
 import logging
-import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tests.fuzz.channel import ChannelCheck, channel_checks, draw_channel
-from tests.fuzz.checks import RAW, REFUSED, RIGHT, SILENT, UNKNOWN, Outcome, objective_checks
+from tests.fuzz.checks import RAW, REFUSED, RIGHT, SILENT, UNKNOWN, Objective, Outcome, objective_checks
 from tests.fuzz.diagnostics_checks import AccountCheck, EvidenceCheck
 from tests.fuzz.emit import HEADER, source_of
 from tests.fuzz.more_checks import CaptureCheck, RenyiCheck
@@ -30,6 +30,10 @@ class Failure:
     seed: int
     check: Any
     outcome: Outcome
+
+    @property
+    def line(self) -> str:
+        return f"{SILENT} (pair {self.seed}): {self.outcome.check}: {self.outcome.reason}"
 
     @property
     def family(self) -> str:
@@ -74,15 +78,16 @@ def _without_names(reason: str) -> str:
             reason = reason.replace(f"{name}{objective}", f"{name}…")
     for site in (*"abcduxy",):
         reason = reason.replace(f"'{site}'", "'…'")
-    return reason[:160]
+    return re.sub(r"\[[^\]]*\]|\{[^}]*\}|\d+", "…", reason)[:160]
 
 
-def checks_of(pair: Pair, *, everything: bool = False) -> Iterator[Any]:
+def checks_of(pair: Pair, *, objectives: int = 3, everything: bool = False) -> Iterator[Any]:
     """The checks of a pair: a few of all, by its seed."""
     rng = np.random.default_rng([pair.seed, 41])
     checks = list(objective_checks(pair, rng))
-    order = rng.permutation(len(checks))
-    yield from (checks[n] for n in (order if everything else order[:3]))
+    shares = np.array([_share(pair, check.objective) for check in checks])
+    order = rng.choice(len(checks), size=len(checks), replace=False, p=shares / shares.sum())
+    yield from (checks[n] for n in (order if everything else order[:objectives]))
     validate = bool(rng.random() < 0.5)
     if everything or rng.random() < 0.35:
         yield AccountCheck(validate, given=bool(rng.random() < 0.5))
@@ -90,10 +95,20 @@ def checks_of(pair: Pair, *, everything: bool = False) -> Iterator[Any]:
         yield EvidenceCheck(validate)
     alpha, lam = float(rng.choice([0.0, 0.5, 2.0])), float(rng.choice([0.0, 1.0]))
     two = rng.random() < 0.3
-    if everything or rng.random() < 0.3:
+    if not pair.sequential and (everything or rng.random() < 0.3):
         yield RenyiCheck(alpha, lam, validate, two=bool(two))
     if everything or rng.random() < 0.03:
         yield CaptureCheck(checks[int(order[0])].objective, validate)
+
+
+def _share(pair: Pair, objective: Objective) -> float:
+    """How often an objective is tried: seldom where it is slow, or is sure to refuse."""
+    enumerated = any(site.enumerated for site in (*pair.model, *pair.guide))
+    if enumerated and not objective.enumerates:
+        return 0.1
+    if objective.cls.startswith("TraceMeanField") and any(site.discrete for site in pair.guide):
+        return 0.1
+    return 0.4 if objective.cls.startswith("TraceGraph") else 1.0
 
 
 def settle() -> None:
@@ -101,7 +116,6 @@ def settle() -> None:
     logging.getLogger("pyro").setLevel(logging.WARNING)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    os.environ["TQDM_DISABLE"] = "1"
 
 
 def run_seeds(seeds: range) -> Tally:
@@ -157,7 +171,7 @@ def table_of(tally: Tally) -> Iterator[str]:
             if found == kind:
                 yield f"{count:7} {kind} (pair {tally.seeds[found, reason]}): {reason}"
     for failure in tally.failures:
-        yield f"{SILENT} (pair {failure.seed}): {failure.outcome.check}: {failure.outcome.reason}"
+        yield failure.line
     yield ""
     yield "pairs with: " + ", ".join(f"{name} {count}" for name, count in tally.features.most_common())
 

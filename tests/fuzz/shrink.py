@@ -27,7 +27,7 @@ def shrunk(pair: Pair, fails: Failing, *, most: int = 300) -> Pair:
 def _is_whole(pair: Pair) -> bool:
     """Whether sites have their parents before them, and plates their members."""
     for sites in (pair.model, pair.guide):
-        seen: set[str] = set()
+        seen = {site.name for site in pair.observed} if sites is pair.guide else set()
         for site in sites:
             if not set(site.parents) <= seen:
                 return False
@@ -66,7 +66,8 @@ def simplifications(pair: Pair) -> Iterator[Pair]:
                 yield replace(pair, **{role: (*sites[:n], simpler, *sites[n + 1 :])})
     names = [site.name for site in pair.latents if pair.of_guide(site.name) and not site.complement]
     for name in names:
-        for change in ({"scale": 1.0}, {"masked": False}, {"enumerated": None}):
+        plain = ({"scale": 1.0}, {"masked": False}, {"enumerated": None}, {"gained": False}, {"event": None})
+        for change in plain:
             yield _on_both(pair, name, **change)
     order = [site.name for site in pair.latents]
     ordered = sorted(pair.guide, key=lambda s: order.index(s.name) if s.name in order else -1)
@@ -81,6 +82,11 @@ def _plain(pair: Pair) -> Iterator[Pair]:
         "guide_factor": None,
         "program_scale": 1.0,
         "modules": False,
+        "expanded": False,
+        "decorated": False,
+        "deterministic": False,
+        "indexed": False,
+        "sequential": False,
         "conditioned": False,
         "nesting_given": False,
         "inner_first": False,
@@ -102,7 +108,7 @@ def _simpler_sites(site: Site, *, alone: bool) -> Iterator[Site]:
         yield replace(site, by_data=False, table=site.table[0])
     plain: dict[str, object] = {"slope": 0.0, "tilt": 0.0}
     if alone:  # else both programs change together, or another fault than the first would come of it
-        plain |= {"scale": 1.0, "masked": False, "enumerated": None}
+        plain |= {"scale": 1.0, "masked": False, "enumerated": None, "gained": False}
     for name, value in plain.items():
         if getattr(site, name) != value:
             yield replace(site, **{name: value})
@@ -161,6 +167,7 @@ def _without_row(pair: Pair, row: int) -> Pair:
         data={name: rest(values) for name, values in pair.data.items()},
         keep=rest(pair.keep),
         keep_inner=rest(pair.keep_inner),
+        gain=rest(pair.gain),
     )
 
 

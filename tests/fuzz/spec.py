@@ -47,7 +47,9 @@ class Site:
     sd: float = 1.0
     scale: float = 1.0
     masked: bool = False
-    mask_style: Literal["poutine", "dist"] = "poutine"
+    mask_style: Literal["poutine", "dist", "never"] = "poutine"
+    gained: bool = False  # whether a poutine.scale of the rows' ``gain`` is around it
+    event: float | None = None  # by how much the second element of a vector of two is off the first
     enumerated: str | None = None
     observed: bool = False
     auxiliary: bool = False
@@ -66,7 +68,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor in the plates of a site: offset + 0.3 feature + weight · the site's value + tilt · parameter."""
+    """A factor in the plates of a site: offset + 0.3 feature + weight · value + tilt · parameter."""
 
     name: str
     site: str
@@ -87,6 +89,12 @@ class Pair:
         inner_total: of what the inner plate is a subsample.
         inner_first: whether the inner plate has the leftmost of the two dimensions.
         conditioned: observed sites whose values come by ``pyro.condition``.
+        expanded: whether sites that depend on nothing are expanded by hand.
+        decorated: whether the guide is enumerated by ``config_enumerate``.
+        deterministic: whether there are deterministic sites in between.
+        sequential: whether the data plate is a loop, and each row has sites of its own.
+        indexed: whether a plate of ``total`` rows is given their numbers.
+        gain: what each row counts for at sites that are ``gained``.
     """
 
     seed: int
@@ -109,6 +117,11 @@ class Pair:
     conditioned: bool = False
     nesting_given: bool = False
     expanded: bool = False
+    decorated: bool = False
+    deterministic: bool = False
+    indexed: bool = False
+    sequential: bool = False
+    gain: tuple = ()
     theta: float = 0.0
 
     @property
@@ -121,6 +134,8 @@ class Pair:
 
     @property
     def nesting(self) -> int:
+        if self.sequential:
+            return 0
         return 2 if self.inner else 1
 
     @property
@@ -153,6 +168,14 @@ class Pair:
 
     def of_guide(self, name: str) -> Site | None:
         return next((site for site in self.guide if site.name == name), None)
+
+    def factor_sites(self, factor: Factor) -> tuple[str, ...]:
+        """The scalar sites that a factor adds up."""
+        names = {site.name for site in (*self.model, *self.guide)}
+        return (factor.site,) if factor.site in names else (f"{factor.site}~0", f"{factor.site}~1")
+
+    def _has_children(self, site: Site) -> bool:
+        return any(site.name in each.parents for each in (*self.model, *self.guide))
 
     @property
     def counted_otherwise(self) -> bool:
@@ -192,6 +215,15 @@ class Pair:
             "enumerated in model": bool(self.enumerated_in_model),
             "module": self.modules,
             "conditioned": self.conditioned,
+            "expanded": self.expanded,
+            "decorated": self.decorated,
+            "deterministic": self.deterministic,
+            "indexed": self.indexed,
+            "sequential": self.sequential,
+            "gain of rows": any(site.gained for site in sites),
+            "event": any(site.event is not None for site in sites),
+            "covariates": any(site.by_data for site in self.latents),
+            "given latent": any(map(self._has_children, self.observed)),
             "half seen": self.half_seen,
             "redrawn": any(site.redrawn for site in self.guide),
             "counted otherwise": self.counted_otherwise,
@@ -380,13 +412,18 @@ class Drawing:
     def _with_features(self, pair: Pair) -> Pair:
         for feature in (
             self._half_seen,
+            self._given,
             self._redrawn,
+            self._covariates,
+            self._events,
+            self._gain,
             self._scales,
             self._masks,
             self._factors,
             self._enumeration,
             self._inner_subsample,
             self._conditioned,
+            self._written_otherwise,
         ):
             pair = feature(pair)
         return pair
@@ -403,8 +440,65 @@ class Drawing:
         at = int(self.rng.integers(len(pair.guide) + 1)) if not drawn.parents else len(pair.guide)
         return replace(pair, model=model, guide=(*pair.guide[:at], drawn, *pair.guide[at:]))
 
+    def _given(self, pair: Pair) -> Pair:
+        """A latent whose values the call passes, which the guide then does not draw."""
+        fit = [site for site in pair.latents if site.level != "global" and not site.complement]
+        if pair.half_seen or len(fit) < 2 or not self.chance(self.rate / 2):
+            return pair
+        name = self.choice(fit).name
+        model = tuple(replace(s, observed=True) if s.name == name else s for s in pair.model)
+        guide = tuple(site for site in pair.guide if site.name != name)
+        pair = replace(pair, model=model, guide=guide)
+        return replace(pair, data=self._data(pair))
+
+    def _covariates(self, pair: Pair) -> Pair:
+        """A prior that depends on the datum."""
+        fit = [s for s in pair.latents if s.level != "global" and not s.complement]
+        if not fit or not self.chance(self.rate / 2):
+            return pair
+        chosen = self.choice(fit)
+        other = _reversed(chosen.table) if chosen.discrete else _shifted(chosen.table, 0.4)
+        changed = replace(chosen, by_data=True, table=(chosen.table, other))
+        return replace(pair, model=tuple(changed if site is chosen else site for site in pair.model))
+
+    def _events(self, pair: Pair) -> Pair:
+        """Vectors of two for scalars."""
+        names = [site.name for site in pair.latents if not site.discrete and not site.complement]
+        names = [name for name in names if pair.of_guide(name)]
+        bits = sum(1 if site.family == "normal" else 2 for site in pair.guide)
+        if not names or bits > 6 or not self.chance(self.rate / 2):
+            return pair
+        name = self.choice(names)
+        model = tuple(replace(s, event=0.4) if s.name == name else s for s in pair.model)
+        guide = tuple(replace(s, event=-0.3) if s.name == name else s for s in pair.guide)
+        return replace(pair, model=model, guide=guide)
+
+    def _gain(self, pair: Pair) -> Pair:
+        fit = [s.name for s in pair.model if s.level != "global" and s.column == s.name and not s.complement]
+        if not fit or not self.chance(self.rate / 3):
+            return pair
+        names = {self.choice(fit)} if self.chance(0.5) else set(fit)
+        gain = tuple(self.choice([0.5, 1.0, 2.0, 3.0]) for _ in range(pair.rows))
+        return replace(_on_both(pair, names, gained=True), gain=gain)
+
+    def _written_otherwise(self, pair: Pair) -> Pair:
+        asked = [site.enumerated for site in pair.guide if site.discrete and not site.redrawn]
+        every = bool(asked) and all(how == "parallel" for how in asked)
+        bits = sum(1 if site.family == "normal" else 2 for site in pair.guide)
+        plain = not (pair.inner or pair.half_seen or pair.conditioned or pair.plate != "length")
+        plain = plain and pair.rows == 2 and bits <= 3
+        if plain and all(site.level == "row" for site in (*pair.model, *pair.guide)) and self.chance(0.3):
+            return replace(pair, sequential=True)
+        return replace(
+            pair,
+            expanded=self.chance(self.rate / 2),
+            deterministic=self.chance(self.rate / 3),
+            indexed=pair.plate == "whole" and self.chance(self.rate / 2),
+            decorated=every and not pair.modules and self.chance(0.5),
+        )
+
     def _redrawn(self, pair: Pair) -> Pair:
-        if pair.half_seen or not self.chance(self.rate / 4):
+        if pair.half_seen or not self.chance(self.rate / 8):
             return pair
         site = self.choice(pair.observed)
         drawn = self.site(site.name, site.family, site.level, pair.guide, in_guide=True, like=site)
@@ -436,7 +530,9 @@ class Drawing:
             for site in sites
             if kind == "all" or (site.observed == (kind == "observed") and kind != "one")
         } or {self.choice(sites).name}
-        return self._laid_on(pair, names, masked=True, mask_style=self.choice(["poutine", "dist"]))
+        return self._laid_on(
+            pair, names, masked=True, mask_style=self.choice(["poutine", "poutine", "dist", "dist", "never"])
+        )
 
     def _factors(self, pair: Pair) -> Pair:
         if self.chance(self.rate / 2):
@@ -500,6 +596,47 @@ def _on_both(pair: Pair, names: set[str], **changes) -> Pair:
     model = tuple(replace(site, **changes) if site.name in names else site for site in pair.model)
     guide = tuple(replace(site, **changes) if site.name in names else site for site in pair.guide)
     return replace(pair, model=model, guide=guide)
+
+
+def _reversed(table: tuple) -> tuple:
+    """Probabilities for the values in the other order."""
+    return tuple(map(_reversed, table)) if isinstance(table[0], tuple) else table[::-1]
+
+
+def _shifted(table, by: float):
+    """Locations further on."""
+    if isinstance(table, tuple):
+        return tuple(_shifted(each, by) for each in table)
+    return round(table + by, 2)
+
+
+def flat(pair: Pair) -> Pair:
+    """The pair with two scalar sites, ``a~0`` and ``a~1``, for each vector ``a``."""
+    vectors = {site.name for site in (*pair.model, *pair.guide) if site.event is not None}
+    if not vectors:
+        return pair
+
+    def parents(site: Site) -> Site:
+        discrete = len(site.parents) - len(site.weights)
+        names, weights = list(site.parents[:discrete]), []
+        for name, weight in zip(site.parents[discrete:], site.weights, strict=True):
+            each = [f"{name}~0", f"{name}~1"] if name in vectors else [name]
+            names += each
+            weights += [weight] * len(each)
+        return replace(site, parents=tuple(names), weights=tuple(weights))
+
+    def scalars(sites: tuple[Site, ...]) -> tuple[Site, ...]:
+        found = []
+        for site in map(parents, sites):
+            if site.event is None:
+                found.append(site)
+                continue
+            found.append(replace(site, name=f"{site.name}~0", event=None))
+            off = _shifted(site.table, site.event)
+            found.append(replace(site, name=f"{site.name}~1", event=None, table=off))
+        return tuple(found)
+
+    return replace(pair, model=scalars(pair.model), guide=scalars(pair.guide))
 
 
 def as_tuple(array) -> tuple:

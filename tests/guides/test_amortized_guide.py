@@ -615,6 +615,13 @@ def test_without_values_a_later_site_is_given_medians(x):
     torch.testing.assert_close(guide.posterior(x)["s"].mean, guide.posterior(x, given=medians)["s"].mean)
 
 
+def test_the_medians_that_a_later_site_is_given_are_always_the_same(x):
+    """Also where they are those of draws, as of a flow."""
+    guide = AmortizedFlow(model, encoder(), structured=True)
+    first, second = (guide.posterior(x)["s"].log_prob(torch.ones(6)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("shape", [(), (6, 3), (4, 5, 2)])
 def test_values_of_another_shape_are_refused(x, shape):
     guide = AmortizedNormal(model, encoder(), structured=True)

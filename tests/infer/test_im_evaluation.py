@@ -162,3 +162,17 @@ def test_modules_are_evaluated_and_go_back_to_training():
 def test_wrong_counts_are_refused(name, value):
     with pytest.raises(ValueError, match=f"Expected {name} to be an integer >= {value + 1} but got {value}"):
         transmitted_information(decode, send, **{name: value})
+
+
+@pytest.mark.parametrize("num_samples", [2, 99, 100, 101, 150])
+@pytest.mark.parametrize("vectorize", [True, False])
+def test_at_least_as_many_draws_are_made_as_asked_for(num_samples, vectorize):
+    drawn = []
+
+    def counted():
+        y = send()
+        drawn.append(y.numel())
+        return y
+
+    transmitted_information(decode, counted, num_samples=num_samples, vectorize=vectorize, seed=0)
+    assert sum(drawn) >= num_samples + 1  # and one run to look at the programs

@@ -7,8 +7,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import config_enumerate
+from pyro.infer import SVI, config_enumerate
+from pyro.infer.autoguide import AutoDelta, AutoGuideList
 
+from pyro_infomax.guides import AmortizedNormal
 from pyro_infomax.infer import (
     Renyi_InfoMaxELBO,
     Trace_BetaELBO,
@@ -355,3 +357,102 @@ def test_a_probability_is_not_compared_with_a_density(programs, elbo, pair):
     with pyro.validation_enabled(False), pytest.raises((ValueError, NotImplementedError)) as caught:
         elbo.loss(model, guide)
     assert "'z' to be discrete, or continuous, in both programs" in str(caught.value)
+
+
+# ---- globals beside
+
+
+def shared(x):
+    """loc ~ N(0, 1), scale ~ Gamma(2, 2), z ~ N(loc, 1), x ~ N(z, scale)."""
+    loc, scale = pyro.sample("loc", dist.Normal(0.0, 1.0)), pyro.sample("scale", dist.Gamma(2.0, 2.0))
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(loc, 1.0))
+        pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+
+def test_points_of_globals_and_amortised_locals_train_together(elbo):
+    """At the points the loss is a sum of Gaussian integrals; Rényi's is the evidence from above."""
+    guide = AutoGuideList(shared, create_plates=lambda x: pyro.plate("data", len(x), dim=-1))
+    guide.append(AutoDelta(poutine.block(shared, expose=["loc", "scale"])))
+    guide.append(AmortizedNormal(poutine.block(shared, hide=["loc", "scale"]), lambda x: x[:, None]))
+    svi = SVI(shared, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
+    assert all(math.isfinite(svi.step(X[:size])) for size in (3, 2, 3))
+    median = guide[0].median(X)
+    loc, scale = median["loc"], median["scale"]
+    prior = dist.Normal(0.0, 1.0).log_prob(loc) + dist.Gamma(2.0, 2.0).log_prob(scale)
+    q = guide[1].posterior(X)["z"]
+    rate = torch.distributions.kl_divergence(q, dist.Normal(loc, 1.0)).sum() - prior
+    distortion = (-dist.Normal(q.mean, scale).log_prob(X) + q.variance / (2 * scale**2)).sum()
+    is_renyi = isinstance(elbo, Renyi_InfoMaxELBO)
+    many = type(elbo)(
+        0.0 if is_renyi else 1.0,
+        num_particles=1000,
+        vectorize_particles=True,
+        max_plate_nesting=1,
+        strict_enumeration_warning=False,
+    )
+    losses = torch.tensor([many.loss(shared, guide, X) for _ in range(10)])
+    if is_renyi:
+        evidence = dist.Normal(loc, (1 + scale**2).sqrt()).log_prob(X).sum() + prior
+        assert -losses.mean() < evidence + 3 * losses.std() / math.sqrt(10)
+    else:
+        assert abs(losses.mean() - distortion - rate) < 5 * losses.std() / math.sqrt(10) + 1e-9
+
+
+@pytest.mark.parametrize("objective", [Trace_BetaELBO, TraceMeanField_BetaELBO, TraceEnum_BetaELBO])
+def test_the_graph_of_a_step_is_kept_on_demand(objective):
+    leaf = torch.tensor(0.5, requires_grad=True)
+    scale = leaf.exp()
+
+    def program():
+        pyro.param("p", torch.tensor(1.0))
+        pyro.sample("z", dist.Normal(0.0, scale))
+
+    def guide():
+        pyro.sample("z", dist.Normal(0.0, 2.0 * scale))
+
+    options = {"strict_enumeration_warning": False, "max_plate_nesting": 0}
+    kept = objective(1.0, retain_graph=True, **options)
+    for _ in range(2):
+        kept.loss_and_grads(program, guide)
+    objective(1.0, **options).loss_and_grads(program, guide)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        kept.loss_and_grads(program, guide)
+
+
+@pytest.mark.parametrize("event", [0, 1])
+def test_masks_of_two_distributions_may_differ(event):
+    """The rate is E[m log q − m' log p], not a divergence where both are present."""
+    own, other = torch.tensor([True, True, False]), torch.tensor([True, False, True])
+
+    def model():
+        with pyro.plate("data", 3):
+            pyro.sample("z", dist.Normal(0.0, 1.0).expand([3] + [1] * event).to_event(event).mask(other))
+
+    def guide():
+        with pyro.plate("data", 3):
+            pyro.sample("z", dist.Normal(0.7, 1.0).expand([3] + [1] * event).to_event(event).mask(own))
+
+    entropy = 0.5 * math.log(2 * math.pi * math.e)
+    expected = -2 * entropy + 2 * (entropy + 0.245)
+    elbo = TraceMeanField_BetaELBO(1.0, num_particles=2000, vectorize_particles=True, max_plate_nesting=1)
+    losses = torch.tensor([elbo.loss(model, guide) for _ in range(20)])
+    assert abs(losses.mean() - expected) < 4 * losses.std() / math.sqrt(20)
+
+
+def test_values_and_plates_have_axes_of_their_own():
+    """With validation Pyro's shapes do not match; without it the loss was another."""
+
+    def model(x):
+        with pyro.plate("outer", 2, dim=-2), pyro.plate("data", 3, dim=-1):
+            y = pyro.sample("y", dist.Bernoulli(0.4))
+            pyro.sample("x", dist.Normal(y, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("outer", 2, dim=-2), pyro.plate("data", 3, dim=-1):
+            pyro.sample("y", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+
+    x = torch.randn(2, 3)
+    with pyro.validation_enabled(False), pytest.raises(ValueError, match="pass max_plate_nesting=2"):
+        TraceEnum_BetaELBO(1.0, max_plate_nesting=1).loss(model, guide, x)
+    assert math.isfinite(TraceEnum_BetaELBO(1.0).loss(model, guide, x))

@@ -6,7 +6,15 @@ import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 
-from pyro_infomax.infer import Trace_BetaELBO, TraceMeanField_InfoMaxELBO, surrogate_loss
+from pyro_infomax.infer import (
+    Renyi_WeightedELBO,
+    Trace_BetaELBO,
+    TraceEnum_BetaELBO,
+    TraceGraph_BetaELBO,
+    TraceMeanField_BetaELBO,
+    TraceMeanField_InfoMaxELBO,
+    surrogate_loss,
+)
 from pyro_infomax.schedules import Linear
 
 
@@ -130,3 +138,32 @@ def test_an_adopted_evaluation_is_a_training_step():
     assert elbo.terms == terms
     assert elbo.step == 1
     assert elbo.stands_for(4) == 40
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Trace_BetaELBO, TraceMeanField_BetaELBO, TraceGraph_BetaELBO, TraceEnum_BetaELBO, Renyi_WeightedELBO],
+)
+@pytest.mark.filterwarnings("ignore:TraceEnum_ELBO found no sample sites")
+def test_a_graph_that_is_retained_serves_the_next_evaluation(kind):
+    """What was computed from a parameter before the programs run has its gradient each time, if asked for."""
+    leaf = torch.tensor(0.7, requires_grad=True)
+    shared = leaf.square()
+
+    def scaled(x):
+        pyro.param("offset", torch.tensor(0.0))
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(shared, 1.0), obs=x)
+
+    def gradients(retain_graph):
+        elbo = kind(max_plate_nesting=1, num_particles=2)
+        elbo.retain_graph = retain_graph  # Pyro's RenyiELBO does not take it as an argument
+        for _ in range(2):
+            elbo.loss_and_grads(scaled, lambda _: None, x)
+            yield leaf.grad.item()
+
+    x = torch.tensor([1.0, 2.0])
+    once = -2 * 0.7 * (x - 0.49).sum().item()
+    assert list(gradients(True)) == pytest.approx([once, 2 * once])
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        list(gradients(False))

@@ -577,6 +577,19 @@ def test_it_knows_how_many_data_a_subsample_stands_for():
     assert (elbo.stands_for(8), elbo.stands_for(40)) == (40, 40)
 
 
+def test_a_latent_plate_that_subsamples_says_nothing_of_the_data():
+    def program(x, observe=True):
+        with pyro.plate("codes", 100, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        if observe:
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(z.mean(), 1.0), obs=x)
+
+    elbo = Trace_BetaELBO(1.0)
+    elbo.loss(program, lambda x: program(x, observe=False), torch.zeros(8))
+    assert elbo.stands_for(8) == 8
+
+
 @pytest.mark.parametrize(("rows", "full", "expected"), [(25, None, 25), (20, None, 20), (20, 100, 100)])
 def test_only_the_data_plate_counts_as_data(rows, full, expected):
     """Inside of it 20 of 60 pixels are drawn, perhaps as many as there are data."""
@@ -591,10 +604,13 @@ def test_only_the_data_plate_counts_as_data(rows, full, expected):
         with pyro.plate("data", full or len(x), subsample_size=len(x), dim=-2):
             pyro.sample("z", dist.Normal(torch.ones(()), 1.0))
 
-    elbo = TraceMeanField_BetaELBO(1.0)
-    elbo.loss(model, guide, torch.zeros(rows, 60))
-    assert elbo.terms.rate / elbo.stands_for(rows) == pytest.approx(0.5)
-    assert elbo.stands_for(rows) == expected
+    for particles in (1, rows):
+        elbo = TraceMeanField_BetaELBO(
+            1.0, num_particles=particles, vectorize_particles=True, max_plate_nesting=2
+        )
+        elbo.loss(model, guide, torch.zeros(rows, 60))
+        assert elbo.terms.rate / elbo.stands_for(rows) == pytest.approx(0.5)
+        assert elbo.stands_for(rows) == expected
 
 
 def test_a_mapping_cannot_weigh_a_deterministic_site():

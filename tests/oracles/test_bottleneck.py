@@ -130,8 +130,8 @@ def test_unsettled_encoder_is_an_error(joint: Tensor) -> None:
         ({"joint": [0.5, 0.5]}, "Expected joint with at least 2 axes"),
         ({"joint": [[0.5, 0.6]]}, "Expected joint to sum to 1"),
         ({"beta": 0.0}, r"Expected beta > 0 but got 0\.0"),
-        ({"num_states": 0}, "Expected num_states >= 1 and restarts >= 1 but got num_states=0"),
-        ({"restarts": 0}, "restarts=0"),
+        ({"num_states": 0}, "Expected num_states to be an integer >= 1 but got 0"),
+        ({"restarts": 0}, "restarts to be an integer >= 1 but got 0"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, object], sentence: str) -> None:

@@ -194,6 +194,19 @@ def test_weights_of_zero_and_others_nest_with_scales_between_them():
     assert torch.allclose(unweighted_log_prob(site), 2.5 * site["unscaled_log_prob"])
 
 
+@pytest.mark.parametrize("value", [0.0, torch.tensor(0.0)])
+def test_a_weight_of_zero_between_two_plates_keeps_the_ratio_of_each_once(value):
+    def outer():
+        return pyro.plate("outer", 30, subsample_size=10, dim=-2)
+
+    def inner():
+        return pyro.plate("inner", 8, subsample_size=4, dim=-1)
+
+    for order in ((outer, inner), (inner, outer)):
+        site = traced(observe(order[0], lambda: weight(observed=value), order[1])).nodes["x"]
+        assert torch.allclose(unweighted_log_prob(site), 6.0 * site["unscaled_log_prob"])
+
+
 def test_a_site_without_weights_is_its_own():
     site = traced(model).nodes["x"]
     assert unweighted_scale_and_mask(site) == (site["scale"], site["mask"])

@@ -252,6 +252,140 @@ def test_a_damaged_file(make_svi, data, kept):
     refused(make_svi(), data, kept, "it is damaged in its record")
 
 
+GONE = object()
+NAN = torch.tensor(torch.nan)
+
+
+def changed(path, value):
+    """A forgery: the entry at a path, such as ``"history/rows/0"``, is replaced or taken away."""
+
+    def forge(content):
+        *way, last = (int(key) if key.isdecimal() else key for key in path.split("/"))
+        for key in way:
+            content = content[key]
+        if value is GONE:
+            del content[last]
+        else:
+            content[last] = value(content[last]) if callable(value) else value
+
+    # alike in all processes of a test run, which the address of a function is not
+    named = "gone" if value is GONE else "changed" if callable(value) else value
+    return pytest.param(forge, id=f"{path}={named}"[:40])
+
+
+WEIGHT = "programs/parameters/encoder$$$weight"
+KEPT = "optimizer/encoder$$$weight"
+PARTS = (
+    "setting programs stated_at_first optimizer objective svi callbacks step history streams part last_good"
+)
+FORGERIES = [
+    *(changed(part, GONE) for part in PARTS.split()),
+    *(changed(part, 3.5) for part in PARTS.split()),
+    changed("version", GONE),
+    changed("setting/seed", GONE),
+    changed("setting/optimizer", "PyroOptim of SGD"),
+    changed(WEIGHT, GONE),
+    changed(WEIGHT, "a word"),
+    changed(WEIGHT, lambda tensor: tensor * NAN),
+    changed(WEIGHT, lambda tensor: tensor / 0),
+    changed(WEIGHT, lambda tensor: tensor.float()),
+    changed(WEIGHT, lambda tensor: tensor[:1]),
+    changed("programs/buffers", GONE),
+    changed("programs/others", {}),
+    changed("stated_at_first", ["encoder$$$weight", "another"]),
+    changed("stated_at_first", [3]),
+    changed(KEPT, GONE),
+    changed(KEPT, {}),
+    changed(f"{KEPT}/param_groups", []),
+    changed(f"{KEPT}/param_groups/0/lr", "fast"),
+    changed(f"{KEPT}/param_groups/0/lr", torch.nan),
+    changed(f"{KEPT}/param_groups/0/lr", -0.1),
+    changed(f"{KEPT}/param_groups/0/betas", GONE),
+    changed(f"{KEPT}/state", 3),
+    changed(f"{KEPT}/state/0/exp_avg", GONE),
+    changed(f"{KEPT}/state/0/exp_avg", lambda tensor: tensor * NAN),
+    changed(f"{KEPT}/state/0/exp_avg", lambda tensor: tensor[:1]),
+    changed(f"{KEPT}/state/0/exp_avg_sq", "a word"),
+    changed(f"{KEPT}/state/0/step", -3),
+    changed("objective", {}),
+    changed("objective/step", -1),
+    changed("objective/step", "a word"),
+    changed("objective", None),
+    changed("svi", {"step": 3}),
+    changed("callbacks", []),
+    changed("callbacks/0", lambda pair: ("EarlyStopping", pair[1])),
+    changed("callbacks/0", lambda pair: (pair[0], {})),
+    changed("callbacks/0", lambda pair: (pair[0], pair[1] | {"best": {"parameters": 3, "buffers": {}}})),
+    changed("callbacks/0", lambda pair: (pair[0], pair[1] | {"monitor": {"column": "loss", "cost": 0.0}})),
+    changed("step", -1),
+    changed("step", 10**6),
+    changed("step", True),
+    changed("history/rows", lambda rows: rows[::-1]),
+    changed("history/rows", lambda rows: rows * 2),
+    changed("history/rows/0/loss", "a word"),
+    changed("history/rows/0", {}),
+    changed("history/stopped", 3),
+    changed("streams", []),
+    changed("streams", lambda streams: streams * 2),
+    changed("streams/0", {}),
+    changed("streams/0/cpu", lambda state: state[:-1]),
+    changed("streams/0/cpu", lambda state: state.float()),
+    changed("streams/0/generators", lambda _: [torch.get_rng_state()]),
+    changed("part", [{"taken": 1}]),
+    changed("last_good", {"parameters": {}, "buffers": {}}),
+]
+
+
+HONEST = {}
+
+
+@pytest.fixture
+def honest(make_svi, data, tmp_path):
+    """What a checkpoint holds."""
+    if not HONEST:
+        path = tmp_path / "honest.pt"
+        fit(make_svi(), data, epochs=2, seed=1, checkpoint=path, callbacks=[BestWeights("loss")], **SILENT)
+        HONEST.update(content(path))
+    return HONEST
+
+
+@pytest.mark.parametrize("forge", FORGERIES)
+def test_a_forged_checkpoint_changes_nothing(make_svi, data, path, honest, forge):
+    forged = copy.deepcopy(honest)
+    forge(forged)
+    torch.save(forged, path)
+    svi, best = make_svi(), BestWeights("loss")
+    before = {name: tensor.clone() for name, tensor in svi.guide.__self__.state_dict().items()}
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"^Expected "):
+        fit(svi, data, epochs=3, seed=1, checkpoint=path, resume=True, callbacks=[best], **SILENT)
+    assert is_same(svi.guide.__self__.state_dict(), before)
+    assert not parameters()
+    assert svi.optim.get_state() == {}
+    assert best.epoch == 0
+    assert torch.equal(torch.get_rng_state(), state)
+    # An honest one is taken up afterwards as if there had been no other
+    torch.save(honest, path)
+    history = fit(svi, data, epochs=2, seed=1, checkpoint=path, resume=True, callbacks=[best], **SILENT)
+    assert history.rows == honest["history"]["rows"]
+
+
+def test_a_link_stays_and_leads_to_the_new_file(make_svi, data, tmp_path):
+    link, file = tmp_path / "latest.pt", tmp_path / "far" / "training.pt"
+    link.symlink_to(file)
+    fit(make_svi(), data, epochs=1, checkpoint=link, **SILENT)
+    fit(make_svi(), data, epochs=2, checkpoint=link, resume=True, **SILENT)
+    assert link.is_symlink()
+    assert len(content(file)["history"]["rows"]) == 2
+
+
+def test_a_link_to_itself_is_refused(tmp_path):
+    link = tmp_path / "loop.pt"
+    link.symlink_to(link)
+    with pytest.raises(ValueError, match=r"loop\.pt is a link that leads to itself"):
+        Checkpoint(link)
+
+
 def test_a_folder(make_svi, data, tmp_path):
     with pytest.raises(ValueError, match=r"Expected the path of a file but .* is a folder"):
         fit(make_svi(), data, epochs=1, checkpoint=tmp_path, **SILENT)

@@ -1,6 +1,7 @@
 """The loop of fit: its steps, its data, its validation, its seeds, and its clean stop."""
 
 import pickle
+import threading
 import warnings
 
 import numpy as np
@@ -541,3 +542,65 @@ def test_validation_that_is_not_finite_is_named(make_svi, data):
 def test_callbacks_are_a_list_of_callables(make_svi, data, callbacks):
     with pytest.raises(ValueError, match="Expected callbacks to be a list of callables"):
         fit(make_svi(), data, epochs=1, callbacks=callbacks, progress=False)
+
+
+# -- what belongs to the process -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_training_without_gradients_is_refused(make_svi, data, context):
+    svi = make_svi()
+    with context(), pytest.raises(RuntimeError, match="Expected gradients to train with"):
+        fit(svi, data, epochs=1, progress=False)
+    assert not dict(pyro.get_param_store().items())
+
+
+def test_a_second_training_in_another_thread_is_refused(make_svi, data):
+    other, refused = SVI(print, print, pyro.optim.Adam({}), Trace_BetaELBO(1.0)), []
+
+    def meanwhile(state):
+        def another():
+            with pytest.raises(RuntimeError, match="Expected one thread at a time to train"):
+                fit(other, data, epochs=1, progress=False)
+            refused.append(True)
+
+        thread = threading.Thread(target=another)
+        thread.start()
+        thread.join()
+
+    history = fit(make_svi(), data, epochs=2, seed=0, callbacks=[meanwhile], progress=False)
+    assert refused == [True, True]
+    assert rows(history) == rows(fit(make_svi(), data, epochs=2, seed=0, progress=False))
+
+
+def rows(history):
+    return [row | {"seconds": 0.0} for row in history]
+
+
+class Own(nn.Module):
+    """A pair of programs that somebody wrote."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder = nn.Linear(2, 3)
+
+    def model(self, x):
+        pyro.module("own", self)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+
+def test_a_model_of_one_s_own_can_be_pickled_and_trained_on(data):
+    own = Own()
+    svi = SVI(own.model, own.guide, pyro.optim.Adam({"lr": 0.1}), Trace_BetaELBO(1.0))
+    fit(svi, data, epochs=1, progress=False)
+    again = pickle.loads(pickle.dumps(own))
+    assert torch.equal(again.decoder.weight, own.decoder.weight)
+    before = own.decoder.weight.detach().clone()
+    fit(svi, data, epochs=1, progress=False)
+    assert not torch.equal(own.decoder.weight, before)
