@@ -189,9 +189,8 @@ def shrunk_failure(failure: Failure) -> tuple[Pair, Any, Outcome]:
         return found.kind == SILENT and bool(wrong & set(found.details))
 
     pair = shrunk(draw(failure.seed), fails)
-    for simpler in check.simpler():
-        if fails(pair, simpler):
-            check = simpler
+    while (simpler := next((each for each in check.simpler() if fails(pair, each)), None)) is not None:
+        check = simpler
     return pair, check, check(pair)
 
 
