@@ -565,15 +565,17 @@ class CapturedSVI(SVI):
             eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
             names = {leaf: name for name, leaf in self._state.parameters.items()}
             difference = eager.difference(captured, names)
-        if difference is None:
+        if {each for each in parameters if each.grad is not None} == set(step.parameters):
             # As a replay does, since other processes may replay this step
             step.gradients.take_present()
             self._update(step)
+        else:
+            self._eager_update(parameters)
+        if difference is None:
             graph.compared = self._steps
-            return float(loss)
-        since = self._doubtful_steps()
-        self._eager_update(parameters)
-        self._go_without(f"step is not the step that the programs take: {difference}{since}")
+        else:
+            since = self._doubtful_steps()
+            self._go_without(f"step is not the step that the programs take: {difference}{since}")
         return loss
 
     def _doubtful_steps(self) -> str:

@@ -96,9 +96,10 @@ def _layout(leaf: object) -> Hashable:
             raise NotCapturableError("an argument collects a gradient of its own")
         if leaf.layout is not torch.strided:
             raise NotCapturableError("an argument is a sparse tensor; pass a dense one")
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, type(leaf)
     if isinstance(leaf, _PLAIN_ARGUMENTS):
-        return type(leaf), leaf
+        # nan is no other value, and 0.0 and -0.0 are two
+        return type(leaf), repr(leaf) if isinstance(leaf, float) else leaf
     raise NotCapturableError(
         f"an argument of the type {type(leaf).__name__} may change unseen; pass tensors and plain values"
     )
@@ -301,7 +302,7 @@ class Reach:
         keyed: dicts whose keys count too, with their names.
         namespaces: of which some keys alone are in parts, but what comes and goes is seen, with their names.
         leaves: tensors that collect gradients, whose hooks count.
-        contents: memory that counts by its bytes, as arrays or memory views, with its name.
+        contents: arrays and other memory that counts by its bytes, with its name.
         contexts: context variables and weak references, with their names.
         generators: random generators other than the global ones, with their names.
 
@@ -365,9 +366,9 @@ class Reach:
                     f"{name} is TorchScript, whose attributes may change unseen; "
                     "use the module that it is made from"
                 )
-            case _ if (memory := _memory_of(value)) is not None:
-                if memory.nbytes <= _LARGEST_CONTENT:
-                    self.contents.append((memory, name))
+            case _ if (size := _size_of_memory(value)) is not None:
+                if size <= _LARGEST_CONTENT:
+                    self.contents.append((value, name))
             case FunctionType():
                 self._look_into_function(value)
             case CellType():
@@ -454,8 +455,9 @@ class Reach:
             (space,) = gc.get_referents(vars(each))
             if not is_library(each) and id(space) not in self._seen:
                 self._seen[id(space)] = space
-                # Methods that no code names are not run
-                methods = {key for key, value in space.items() if isinstance(value, _METHODS)}
+                # Methods that no code names are not run, unless a library knows their names
+                own = all(is_library(parent) <= (parent is object) for parent in kind.__mro__)
+                methods = {key for key, value in space.items() if own and isinstance(value, _METHODS)}
                 self._methods += [(key, space[key], f"{each.__name__}.{key}") for key in methods]
                 values = [(key, value) for key, value in space.items() if key not in methods]
                 self._hold(space, each.__name__, values, _ATTRIBUTE, owner=each)
@@ -527,14 +529,19 @@ def _slots_of(value: object) -> list[str]:
     ]
 
 
-def _memory_of(value: Any) -> Any:
-    """What has the bytes of an array, or of whatever else lends its memory; None for other things."""
-    if isinstance(value, np.ndarray):
-        return None if value.dtype.hasobject else value
+def _size_of_memory(value: Any) -> int | None:
+    """How many bytes an array, or whatever else lends its memory, has; None for other things."""
     try:
-        return memoryview(value)
-    except TypeError:
+        with memoryview(value) as memory:
+            return None if memory.format == "O" else memory.nbytes
+    except (BufferError, TypeError, ValueError):
         return None
+
+
+def _content_of(value: Any) -> bytes:
+    # No view is kept, which would forbid that the memory is given back or made larger
+    with memoryview(value) as memory:
+        return memory.tobytes()
 
 
 def _present(context: ContextVar[Any] | weakref.ref[Any]) -> object:
@@ -577,7 +584,7 @@ class PythonState:
 
     def __init__(self, roots: Iterable[object] = (), parameters: Mapping[str, Tensor] | None = None) -> None:
         self._reach = Reach(roots, parameters or {})
-        self._contents = [(memory, memory.tobytes(), name) for memory, name in self._reach.contents]
+        self._contents = [(each, _content_of(each), name) for each, name in self._reach.contents]
         self._take_down()
         if len(self._values) > _MOST_VALUES:
             _, largest = max((len(each), number) for number, each in enumerate(self._by_name))
@@ -594,8 +601,8 @@ class PythonState:
                 return name
             # Other objects of equal values, which are the known ones from now on
             self._take_down()
-        for memory, content, name in self._contents:
-            if memory.tobytes() != content:
+        for each, content, name in self._contents:
+            if _content_of(each) != content:
                 return name
         return None
 
@@ -612,7 +619,7 @@ class PythonState:
         whole = [part for part in reach.parts if part.keys is None]
         some = [part for part in reach.parts if part.keys is not None]
         self._whole = [part.container for part in whole]
-        others = [
+        others: list[tuple[Sized, View]] = [
             (reach.objects, partial(map, type, [each for each, _ in reach.objects])),
             (reach.functions, lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions))),
             (reach.keyed, partial(chain.from_iterable, [each for each, _ in reach.keyed])),
@@ -672,9 +679,9 @@ class PythonState:
             changed = [name for each, value, name in contexts if not _unchanged(_present(each), value)]
             for token in tokens:
                 token.var.reset(token)
-            for memory, content, name in self._contents:
-                if memory.tobytes() != content:
-                    _write(memory, content)
+            for each, content, name in self._contents:
+                if _content_of(each) != content:
+                    _write(each, content)
                     changed.append(name)
             changed += [name for copy in copies for name in copy.put_back()]
             self._reach.parts = [part for copy in copies if (part := copy.rest()) is not None]
@@ -773,15 +780,16 @@ def _key_at(part: Holder, place: int, count: int) -> object:
     return place
 
 
-def _write(memory: Any, content: bytes) -> None:
-    if isinstance(memory, np.ndarray):
-        memory[...] = np.frombuffer(content, memory.dtype).reshape(memory.shape)
-    else:
-        memory.cast("B")[:] = content
+def _write(value: Any, content: bytes) -> None:
+    with memoryview(value) as memory:
+        if memory.nbytes == len(content) and memory.c_contiguous:
+            memory.cast("B")[:] = content
 
 
 def _unchanged(value: object, other: object) -> bool:
     if value is other:
         return True
-    alike = type(value) is type(other) and isinstance(value, _COUNTED_BY_VALUE)
-    return alike and (value == other or (value != value and other != other))
+    if type(value) is not type(other) or not isinstance(value, _COUNTED_BY_VALUE):
+        return False
+    # nan is no other value, and 0.0 and -0.0 are two
+    return value == other if value and value == value else repr(value) == repr(other)

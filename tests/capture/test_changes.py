@@ -73,6 +73,7 @@ def held(name, value, read, change, expected="equal"):
 
 class Plain:
     c = 0.5
+    n = 0
 
     def __init__(self, value=0.5):
         self.value = value
@@ -218,8 +219,8 @@ held(
 held(
     "two_thousand_objects",
     lambda: [[0.0] for _ in range(2100)],
-    lambda own: 0.5 + own[2099][0],
-    lambda own: own[2099].__setitem__(0, 0.5),
+    lambda own: 0.5 + own[0][0],
+    lambda own: own[0].__setitem__(0, 0.5),
 )
 held(
     "too_many_objects",
@@ -341,6 +342,7 @@ held(
 held("an_array_of_numpy", lambda: np.array([0.5]), lambda own: float(own[0]), lambda own: own.fill(1.0))
 held("a_number_of_numpy", lambda: {"c": np.float64(0.5)}, item, lambda own: own.update(c=np.float64(1.0)))
 held("a_number_of_numpy_in_an_array", lambda: np.array(0.5), float, lambda own: own.fill(1.0))
+held("an_array_of_python_that_grows", lambda: array.array("d", [0.5]), sum, lambda own: own.append(0.5))
 held(
     "an_array_of_python",
     lambda: array.array("d", [0.5]),
@@ -391,6 +393,12 @@ held(
 held("mapped_memory", mapped, lambda own: own[0] / 2, lambda own: own.__setitem__(0, 2))
 held(
     "an_event_of_threading", threading.Event, lambda own: 1.0 if own.is_set() else 0.5, lambda own: own.set()
+)
+held(
+    "a_zero_below",
+    lambda: [0.0],
+    lambda own: 0.75 - math.copysign(0.25, own[0]),
+    lambda own: own.__setitem__(0, -0.0),
 )
 held("a_queue", queue.Queue, lambda own: 0.5 + 0.5 * own.qsize(), lambda own: own.put(1))
 held(
@@ -643,6 +651,21 @@ def the_environment_by_getenv():
 
 # ---- modules, distributions, handlers
 
+
+class Forward(nn.Module):
+    def forward(self, x):
+        return x * NUMBER
+
+
+class Family(torch.distributions.Normal):
+    @property
+    def mean(self):
+        return self.loc * NUMBER
+
+
+held("a_global_in_forward", Forward, lambda own: own(torch.ones(())), lambda _: RAISE_NUMBER())
+held("a_global_in_a_distribution", lambda: Family(1.0, 1.0), lambda own: own.mean, lambda _: RAISE_NUMBER())
+
 module_ways = {
     "an_attribute_of_a_torch_module": (lambda own: own.c, lambda own: setattr(own, "c", 1.0)),
     "a_buffer_in_place": (lambda own: own.buffer, lambda own: own.buffer.fill_(1.0)),
@@ -798,6 +821,23 @@ held(
     "a_context_variable_that_counts",
     lambda: (variable := contextvars.ContextVar("n"), variable.set(0))[0],
     lambda own: (own.set(own.get() + 1), 0.5)[1],
+    nothing,
+    "refused",
+)
+fixed(
+    "a_class_that_counts", lambda: (setattr(Plain, "n", Plain.n + 1), 0.5)[1], lambda: nothing(0), "refused"
+)
+held(
+    "an_enumeration_that_counts",
+    lambda: Colour.RED,
+    lambda own: (setattr(own, "n", getattr(own, "n", 0) + 1), 0.5)[1],
+    nothing,
+    "refused",
+)
+held(
+    "an_array_that_grows",
+    lambda: array.array("d", [0.0]),
+    lambda own: (own.append(0.0), 0.5)[1],
     nothing,
     "refused",
 )
