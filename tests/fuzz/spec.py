@@ -593,6 +593,8 @@ class Drawing:
     def _inner_subsample(self, pair: Pair) -> Pair:
         if not pair.inner or not self.chance():
             return pair
+        if pair.enumerated_in_model and any(site.scale != 1.0 for site in pair.model):
+            return pair  # the two scales could be equal by accident
         return replace(pair, inner_total=pair.inner * self.choice([2, 3]))
 
     def _conditioned(self, pair: Pair) -> Pair:
