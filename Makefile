@@ -14,7 +14,7 @@ SEED ?= 0
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz fuzz-calls doctest lint format docs bench clean
+.PHONY: help demo test fuzz fuzz-calls fuzz-faults doctest lint format docs bench clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ doctest: $(VENV)/.dev  ## run the examples of the docstrings
 
 fuzz: $(VENV)/.dev  ## N random pairs of programs against exact answers, from SEED on, in JOBS processes
 	@$(BIN)/python -m tests.fuzz $(N) --seed $(SEED) --jobs $(JOBS)
+
+fuzz-faults: $(VENV)/.dev  ## plant faults in the library, each of which the fuzzer has to find
+	@$(BIN)/python -m tests.fuzz --faults
 
 lint: $(VENV)/.dev  ## ruff and mypy, changing nothing
 	$(BIN)/ruff check .

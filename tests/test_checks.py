@@ -146,7 +146,10 @@ def test_an_error_names_what_was_wrong(call, sentence):
 
 def test_a_default_device_without_values_is_named():
     networks_there = networks()
-    with torch.device("meta"), pytest.raises(ValueError, match=r"default device that holds values .* is meta"):
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match=r"default device that holds values .* is meta"),
+    ):
         decompose(networks_there.model, networks_there.guide, torch.ones(3, 2))
 
 

@@ -37,6 +37,7 @@ from pyro_infomax.information import (
     SiteAccount,
     active_units,
     held_out_gap,
+    note_on,
     spread,
     sums_of,
     training_gap,
@@ -543,7 +544,7 @@ def _sampled(per_draw: torch.Tensor, bound: Literal["lower", "upper", "exact"], 
     error = (per_draw.var(0).sum(0) / samples).sqrt() / size
     # the spread has the draws in it too, and falls short of their error by chance alone
     population = torch.maximum(spread(per_draw.mean(0)), error)
-    return Estimate(per_draw.mean((0, 1)), error, population, bound, target)
+    return Estimate(per_draw.mean((0, 1)), error, population, bound, target, note_on(per_draw))
 
 
 def _rate(scored: ScoredDraws, rates: torch.Tensor | None) -> Estimate:

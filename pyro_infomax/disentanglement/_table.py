@@ -1,6 +1,7 @@
 """All scores of a representation, and scores of one's own, in one table."""
 
 import reprlib
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -346,8 +347,13 @@ def _known_scores(which: Sequence[str | OwnScore] | OwnScore | None) -> dict[str
 def _known_score(asked: str | OwnScore) -> tuple[str, Callable[..., Score]]:
     if callable(asked):
         given: object = asked
-        # The functions of this room may stand for their names
-        of_the_room = [(name, function) for name, function in _SCORES.items() if function is given]
+        # The functions of this room may stand for their names, as it hands them out
+        room = vars(sys.modules[__package__])
+        of_the_room = [
+            (name, function)
+            for name, function in _SCORES.items()
+            if given is function or given is room[function.__name__]
+        ]
         return of_the_room[0] if of_the_room else (_own_name(asked), _Own(asked))
     if asked not in _SCORES:
         reason = _ELSEWHERE.get(asked, f"they are {', '.join(_SCORES)}, or functions of your own")

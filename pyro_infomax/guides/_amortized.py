@@ -24,9 +24,9 @@ from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.distributions import check_levels, closed_quantiles, sorted_quantiles
 from pyro_infomax.guides._prototype import (
+    CallKind,
     DataPlate,
     InnerPlate,
-    Kind,
     LatentSite,
     Layout,
     Seen,
@@ -66,13 +66,10 @@ Turn: TypeAlias = tuple[LatentSite, dist.TorchDistribution, InferDict]
 _T = TypeVar("_T")
 
 _DRAWS: Final = 1000
-_MOST_KINDS: Final = (
-    1000  # of calls, of which a model with a counter among its arguments has another at each step
-)
-OBSERVED, UNOBSERVED = (
-    "_observed",
-    "_unobserved",
-)  # what obs_mask appends to the name of a site that it splits
+# A model with a counter among its arguments is called in another way at each step
+_MOST_KINDS: Final = 1000
+# What obs_mask appends to the name of a site that it splits
+OBSERVED, UNOBSERVED = "_observed", "_unobserved"
 
 # ---- The arguments of a guide: data first, each with a row a datum.
 
@@ -280,7 +277,7 @@ class AmortizedGuide(AutoGuide):
         self.heads = nn.ModuleList(each for each in self._own_heads.values() if is_head(each))
         self.structured = structured
         self._is_learning = False
-        self._layouts: dict[Kind, Layout] = {}  # the first of them is that of the first call
+        self._layouts: dict[CallKind, Layout] = {}  # the first of them is that of the first call
         self._known: dict[str, LatentSite] = {}  # the sites that have a head, in the order of the heads
         self._per_cell: tuple[
             InnerPlate, ...
@@ -479,7 +476,7 @@ class AmortizedGuide(AutoGuide):
         found = self._layouts.get(kind)
         return self._learned(kind, args, kwargs) if found is None else found
 
-    def _learned(self, kind: Kind, args: Args, kwargs: Kwargs) -> Layout:
+    def _learned(self, kind: CallKind, args: Args, kwargs: Kwargs) -> Layout:
         if self._is_learning:
             raise RuntimeError(
                 "The model asks its own guide for a posterior before the guide has seen the model: make "
@@ -503,8 +500,8 @@ class AmortizedGuide(AutoGuide):
         with torch.inference_mode(False), torch.no_grad(), isolated_random_state(), plain_errors():
             trace = self._run_model(*args, **kwargs)
             plate = find_data_plate(trace, size, own_plates=self._own_plates(*args, **kwargs))
-            layout = Layout.of(trace, plate)
-            if not self._layouts and not layout.observed & self._own_heads.keys():
+            layout = Layout.of(trace, plate, self._own_heads)
+            if not self._layouts:
                 check_latent(layout)
             self._check_masks(layout, args, kwargs)
             self._make_heads(layout, *first_rows(args, plate))
@@ -545,7 +542,8 @@ class AmortizedGuide(AutoGuide):
     def _make_heads(self, layout: Layout, *data: object) -> None:
         """Heads for the sites that have none yet; refuses what those that there are do not serve."""
         names = [*layout.names, *self._known]
-        if unknown := sorted(self._own_heads.keys() - {*names, *layout.observed}):
+        served = {site.name for site in layout.served}
+        if unknown := sorted(self._own_heads.keys() - served.union(names, map(_whole, names))):
             raise ValueError(f"Expected heads for the latent sites {names} but got {unknown}.")
         first = next(iter(self._layouts.values()), layout)
         check_same_plate(first.plate, layout.plate)
@@ -555,7 +553,7 @@ class AmortizedGuide(AutoGuide):
                 check_same_site(site, present, per_cell=bool(self._per_cell))
                 if self.structured:
                     check_same_ancestors(site.name, layout, [each.site.name for each in seen.earlier])
-        new = [site for site in layout.sites if site.name not in self._known]
+        new = [site for site in layout.served if site.name not in self._known]
         if not new:
             return
         plates = layout.inner
@@ -564,16 +562,16 @@ class AmortizedGuide(AutoGuide):
             self._per_cell = plates if features.dim() > 2 else ()
         parts = {site.name: (seen, head) for site, seen, head in self._parts()} if self._known else {}
         for site in new:
-            earlier = layout.sites[: layout.names.index(site.name)] if self.structured else ()
+            earlier = layout.served[: layout.served.index(site)] if self.structured else ()
             seen = SiteInput(site, layout.plate, features.shape[-1], earlier=earlier, per_cell=self._per_cell)
-            own = self._own_heads.get(site.name, self)
+            own = self._own_heads.get(site.name, self._own_heads.get(_whole(site.name), self))
             head = build_head(
                 own, site, seen.out_features, like=features, model=self.model, training=self.training
             )
             parts[site.name] = seen.to(features.device, features.dtype), head
         # In the order of the model, so that it is the same whichever call came first
         known = {site.name: site for site in (*self._known.values(), *new)}
-        order = merged(list(self._known), layout.names)
+        order = merged(list(self._known), [site.name for site in layout.served])
         self._known = {name: known[name] for name in order}
         self.inputs, self.heads = (nn.ModuleList(parts[name][k] for name in order) for k in (0, 1))
 
@@ -585,12 +583,15 @@ class AmortizedGuide(AutoGuide):
         """The masks of latent sites, and what the model observes of those that others depend on."""
         if self.structured:
             earlier = {each.site.name for _, seen, _ in self._parts() for each in seen.earlier}
-            halves = {
-                name.removesuffix(UNOBSERVED) + OBSERVED for name in earlier if name.endswith(UNOBSERVED)
-            }
+            halves = {_whole(name) + OBSERVED for name in earlier if name.endswith(UNOBSERVED)}
             wanted = {*wanted, *((earlier | halves) & layout.observed)}
             if halves & layout.observed:
                 wanted |= layout.masked & earlier
+        if self.model is None and (unseen := sorted(set(wanted) & layout.observed)):
+            raise ValueError(
+                f"Expected the model to tell the values of {unseen} but this guide was pickled, which leaves "
+                "its model behind: build it anew, and load its state."
+            )
         if not wanted or self.model is None:
             return {}
         with (
@@ -742,6 +743,11 @@ def _check_value(name: str, value: Tensor, event_shape: torch.Size, data_dim: in
         )
 
 
+def _whole(name: str) -> str:
+    """The site that ``obs_mask`` splits, as a model calls it."""
+    return name.removesuffix(UNOBSERVED)
+
+
 # Handlers do not reach the elements of an event
 def _masked_within(
     site: LatentSite, posterior: dist.TorchDistribution, mask: Tensor | bool, axes: int
@@ -761,7 +767,7 @@ def _masked_within(
 
 def _filled_in(site: LatentSite, value: Tensor, seen: Mapping[str, Seen]) -> Tensor:
     """The value that later sites see: what the model observes of a site that obs_mask splits is known."""
-    half = seen.get(site.name.removesuffix(UNOBSERVED) + OBSERVED) if site.name.endswith(UNOBSERVED) else None
+    half = seen.get(_whole(site.name) + OBSERVED) if site.name.endswith(UNOBSERVED) else None
     if half is None or site.name not in seen:
         return value
     for mask, axes in seen[site.name].masks:

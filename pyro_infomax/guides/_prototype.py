@@ -116,22 +116,24 @@ class Layout:
 
     plate: DataPlate
     sites: tuple[LatentSite, ...]
+    served: tuple[LatentSite, ...]  # with observed ones that the user gives a head for other calls
     inner: tuple[InnerPlate, ...]  # the plates within that of the data, from left to right
     observed: frozenset[str]
 
     @classmethod
-    def of(cls, trace: Trace, plate: DataPlate) -> "Layout":
-        """As one run of the model shows it."""
-        sites = tuple(_local(site, plate) for site in _latent_sites(trace))
+    def of(cls, trace: Trace, plate: DataPlate, expected: Collection[str] = ()) -> "Layout":
+        """As one run of the model shows it; ``expected`` are sites with heads, whether observed or not."""
+        latent = {site["name"] for site in _latent_sites(trace)}
+        known = [site for site in sample_sites(trace) if not is_deterministic(site)]
+        served = [_local(site, plate) for site in known if site["name"] in latent.union(expected)]
+        sites = [site for site in served if site.name in latent]
         inner = {each.name: each for site in sites for each in site.plates}
-        observed = (
-            site for site in sample_sites(trace) if site["is_observed"] and not is_deterministic(site)
-        )
         return cls(
             plate,
-            sites,
+            tuple(sites),
+            tuple(served),
             tuple(sorted(inner.values(), key=lambda each: (each.dim, each.name))),
-            frozenset(site["name"] for site in observed),
+            frozenset(site["name"] for site in known if site["is_observed"]),
         )
 
     @property
@@ -146,8 +148,8 @@ class Layout:
 
 
 def check_latent(layout: Layout) -> None:
-    """Refuses a model that has nothing for a guide to draw."""
-    if not layout.sites:
+    """Refuses a model that has nothing for a guide to draw, in this call or in others."""
+    if not layout.served:
         raise ValueError(
             f"Expected a latent site inside plate {layout.plate.name!r} but the model has none: a model "
             "without latents needs no guide, pass `lambda *args: None`; where labels leave none, let the "
@@ -218,10 +220,10 @@ def may_be_called(program: Program, args: Args, kwargs: Kwargs) -> bool:
     return True
 
 
-Kind: TypeAlias = tuple[object, ...]
+CallKind: TypeAlias = tuple[object, ...]
 
 
-def kind_of_call(args: Args, kwargs: Kwargs, size: int) -> Kind:
+def kind_of_call(args: Args, kwargs: Kwargs, size: int) -> CallKind:
     """By what the model can tell one call from another before it looks at values: a hashable key.
 
     Of tensors the shape of a row, of None, flags, counts and names what they are, of other things the type.

@@ -118,7 +118,11 @@ def _drawn_in_turn(model_trace: Trace, guide_trace: Trace) -> Iterator[tuple[str
 
 # The closed form is scaled and masked once, for both
 def _counts_alike(site: Site, twin: Site) -> bool:
-    pairs = ((site[key], twin[key]) for key in ("scale", "mask"))
+    pairs = [(site[key], twin[key]) for key in ("scale", "mask")]
+    one, other = site.get("weight"), twin.get("weight")
+    if one is not None and other is not None:
+        # a weight of 0 masks both, whatever else does
+        pairs += [(one.scale, other.scale), (one.mask, other.mask)]
     return all(one is other or _same(one, other, site["name"]) for one, other in pairs)
 
 

@@ -30,7 +30,9 @@ _RELATIVE_RANK: Final = 1e-10
 _LEAST_REST: Final = 1e-6  # of a draw that the fit passes through: its residual is rounding
 _FEWEST_DRAWS: Final = 50  # fewer may all have missed what the value is made of
 _STUDENT: Final = 1.2  # its quantile of 97.5 % is that of the Normal, times 1 + 1.2 / degrees of freedom
-_MOST_WIDENING: Final = 0.25  # of an error, for skewness: beyond, what a few draws say decides
+_MOST_WIDENING: Final = 0.2  # of an error, for skewness: more is not known from draws
+# without a variance, for tails of power -1.5, it stays at a quarter however many the draws
+_MOST_CONCENTRATED: Final = 0.2
 ROUNDING: Final = 1e-9  # nats
 _NOT_FINITE: Final = (
     "it has no finite value: the posteriors' tails are too heavy for a log-density, or reach where it is -inf"
@@ -94,7 +96,7 @@ class CorrectedMean:
             self._population_standard_error(),
             bound,
             target,
-            self._note(),
+            self.note,
         )
 
     @cached_property
@@ -110,11 +112,37 @@ class CorrectedMean:
     @cached_property
     def _widening(self) -> Tensor:
         """What brings the coverage of 1.96 errors back to 95 %, to second order in the skewness."""
-        squares = self.noise * self.noise
-        second, third = squares.mean((0, 1)), (squares * self.noise).mean((0, 1))
-        return (1.08 * third**2 / second**3 / self._draws).nan_to_num(0.0)  # nan without noise
+        return (1.08 * self._squared_skewness / self._draws).nan_to_num(0.0).clamp(max=_MOST_WIDENING)
 
-    def _note(self) -> str | None:
+    @property
+    def _squared_skewness(self) -> Tensor:
+        """Of the draws, from noise that is counted from the mean of each datum's; nan without noise."""
+        samples = len(self.noise)
+        second, third, sixth = (self._moment(k) for k in (2, 3, 6))
+        if samples == 1:
+            return third**2 / second**3
+        if samples == 2:  # pairs are symmetric about their mean
+            return torch.zeros_like(second)
+        # Three are nearly symmetric: what brings theirs back would bring its own noise too
+        whole = samples * (samples - 1) / (samples - 2) ** 2
+        own = (1 - 1 / whole) * sixth / self._draws
+        return whole * (third**2 - own).clamp(min=0) / second**3
+
+    @property
+    def _concentration(self) -> Tensor:
+        """1 where a single draw has all of the noise, 1 / draws where all have as much; nan without any."""
+        samples = len(self.noise)
+        whole = samples / (samples - 1) if samples > 1 else 1.0
+        return whole * self._moment(4) / (self._draws * self._moment(2) ** 2)
+
+    def _moment(self, k: int) -> Tensor:
+        # torch is slow at other powers
+        powers = self.noise**k if k < 4 else (self.noise ** (k // 2)) ** 2
+        return powers.mean((0, 1))
+
+    @property
+    def note(self) -> str | None:
+        """Why the value, or its error, cannot be trusted."""
         if not bool(self.datum.mean(0).isfinite().all()):
             return _NOT_FINITE
         uncertain = ~(self._standard_error <= ROUNDING)  # also where it is nan
@@ -123,12 +151,18 @@ class CorrectedMean:
         if self._draws < _FEWEST_DRAWS:
             enough = math.ceil(_FEWEST_DRAWS / len(self.datum))
             return f"{self._draws} draws are too few to judge its error by: take num_samples >= {enough}"
-        return _FEW_DECIDE if bool((uncertain & (self._widening > _MOST_WIDENING)).any()) else None
+        return _FEW_DECIDE if bool((uncertain & (self._concentration > _MOST_CONCENTRATED)).any()) else None
 
     def _population_standard_error(self) -> Tensor:
         batch = len(self.datum)
         spread = ((self.datum - self.datum.mean(0)) ** 2).sum(0) / (torch.ones_like(self.bias) * (batch - 1))
         return torch.hypot(torch.maximum((spread / batch).sqrt(), self._standard_error), self.bias)
+
+
+def note_on(values: Tensor) -> str | None:
+    """Why the plain mean of values (samples, batch), or of several (samples, batch, several), misleads."""
+    noise = _centred(values)
+    return CorrectedMean(values.mean(0), noise, noise, torch.zeros_like(values[0, 0])).note
 
 
 @final

@@ -109,7 +109,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except (ValueError, RuntimeError) as error:
         said, shapes = _first_said(error)
-        if _OF_DTYPES.search(str(said)):
+        if _OF_DTYPES.search(str(said)) and not str(said).startswith("Expected "):
             raise ValueError(
                 f"Expected data and parameters of one dtype but torch found: {said} Convert the data, as by "
                 "x.float() or array.astype('float32')."

@@ -16,7 +16,7 @@ import numpy as np
 import pyro
 import torch
 import xarray as xr
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from tqdm import tqdm
 
 from pyro_infomax._checks import whole_number
@@ -131,8 +131,7 @@ def isolated_point(seed: int, *, settings: Settings) -> Iterator[None]:
         isolated_random_state(),
         pyro.get_param_store().scope(),
         _restored(),
-        torch.inference_mode(False),
-        torch.enable_grad(),
+        torch.inference_mode(False),  # which enables gradients under no_grad too
     ):
         pyro.set_rng_seed(seed)
         settings.take_effect()
@@ -194,9 +193,9 @@ def sweep(
     Arrays may differ in length between points: labels are matched, and what a point lacks is nan.
 
     A call that raises an exception is a failing point: it is nan in the Dataset, its message stands in the
-    variable ``failure``, which is empty elsewhere, and the rest goes on. Where the five points that are run
-    first, spread over the grid from its first point to its last, all fail alike, by the same exception at the
-    same line, the rest is not run.
+    variable ``failure``, which is empty elsewhere, and the rest goes on. Five points, or as many as there are
+    jobs, are run first, spread over the grid from its first point to its last. Where all of them fail alike,
+    by the same exception at the same line, the rest is not run.
 
     With a ``store`` each outcome is a file, written by the process that has found it. A sweep that was killed
     or extended finds them, and calls the function at the points that are missing. The store knows points,
@@ -248,7 +247,9 @@ def sweep(
     missing = [point for point in points if point.key not in found]
     worker = Worker(run, kept, replace(Settings.present(), threads=threads))
     with _bar(points, found, progress=progress) as bar:
-        for some in _in_turn(missing):
+        # As many as run at once, so that no process waits for the first ones alone
+        first = max(_FIRST, effective_n_jobs(n_jobs))
+        for some in _in_turn(missing, first):
             failures = [found[point.key] for point in missing if point.key in found]
             stopped = _failed_alike(failures)
             made = (
@@ -260,13 +261,13 @@ def sweep(
     return assemble(axes, outcomes)
 
 
-def _in_turn(points: list[Point]) -> Iterator[list[Point]]:
-    """A few points first, which differ in every name of the grid, then the rest."""
-    if len(points) <= _FIRST:
+def _in_turn(points: list[Point], first: int) -> Iterator[list[Point]]:
+    """So many points first, which differ in every name of the grid, then the rest."""
+    if len(points) <= first:
         yield points
         return
     # The ends of the grid have different values of each of its names
-    places = [round(place) for place in np.linspace(0, len(points) - 1, _FIRST)]
+    places = [round(place) for place in np.linspace(0, len(points) - 1, first)]
     yield [points[place] for place in places]
     yield [point for place, point in enumerate(points) if place not in places]
 

@@ -387,8 +387,9 @@ def fit(
     Args:
         svi: model, guide, optimiser and objective.
         data: a tensor, an array (a ``numpy.memmap`` too) or a frame, or a tuple of these, whose first axis
-            is the data; they become the positional arguments of model and guide, as tensors. Or a Dataset whose items are a
-            tensor or a tuple of them, or a DataLoader, whose own batches and order are used.
+            is the data; they become the positional arguments of model and guide, as tensors. Or a Dataset
+            whose items are a tensor or a tuple of them, or a DataLoader, whose own batches and order are
+            used.
         epochs: how often to go through the data.
         batch_size: number of data a step; the last batch of an epoch may be smaller. None passes the
             whole data each step, for models that subsample themselves.

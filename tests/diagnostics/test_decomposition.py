@@ -229,7 +229,7 @@ def test_the_standard_error_is_the_spread_over_draws(num_samples: int) -> None:
         # 100 repetitions know a spread to 7 %; the jackknife of few data errs on the safe side, and more so
         # with a single draw a datum
         assert (ratio < 1.25).all(), (name, ratio)
-        assert (ratio > (0.75 if num_samples > 1 or name in ("distortion", "elbo") else 0.5)).all(), (
+        assert (ratio > (0.7 if num_samples > 1 or name in ("distortion", "elbo") else 0.5)).all(), (
             name,
             ratio,
         )
@@ -1329,7 +1329,7 @@ def test_discrete_sites_are_enumerated_draw_by_draw() -> None:
         found = getattr(account, name)
         torch.testing.assert_close(found.value, values.mean((0, 1)), rtol=0, atol=1e-9)
         error = (values.var(0).sum(0) / 2).sqrt() / 50
-        torch.testing.assert_close(found.standard_error, error, rtol=0.02, atol=0)
+        torch.testing.assert_close(found.standard_error, error, rtol=0.03, atol=0)
 
 
 def test_the_distortion_of_each_observed_site_has_an_error_of_its_own() -> None:

@@ -20,7 +20,13 @@ def main() -> int:
         return faults()
     start = time.monotonic()
 
+    known = 0
+
     def progress(tally: Tally) -> None:
+        nonlocal known
+        for failure in tally.failures[known:]:
+            print(failure.line, file=sys.stderr)
+        known = len(tally.failures)
         wrong = len(tally.failures)
         seconds = time.monotonic() - start
         line = f"{tally.pairs} of {given.number} pairs, {wrong} silent errors, {seconds:.0f} s"

@@ -124,7 +124,7 @@ class EvidenceCheck:
     """``importance_weighted_evidence`` of a pair, a lower bound in expectation."""
 
     validate: bool
-    num_samples: int = 2000
+    num_samples: int = 400
 
     def __call__(self, pair: Pair) -> Outcome:
         exact = account_of(pair, _scalars(_globals_of(pair)))
@@ -149,7 +149,7 @@ print(importance_weighted_evidence(model, guide, data, num_samples=2000, seed=0)
         made = built(pair)
         values = _globals_of(pair)
         options = {"global_values": values} if values else {}
-        number = self.num_samples if pair.plate == "length" else 100  # one run a draw
+        number = self.num_samples if pair.plate == "length" else 100  # which may take a run a draw
         with pyro.validation_enabled(self.validate):
             evidence = importance_weighted_evidence(
                 made.model, made.guide, made.data, num_samples=number, seed=seed, **options

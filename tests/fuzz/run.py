@@ -1,7 +1,6 @@
 """Runs the checks of many pairs, counts what came of them, and makes scripts of those that failed."""
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -31,6 +30,10 @@ class Failure:
     seed: int
     check: Any
     outcome: Outcome
+
+    @property
+    def line(self) -> str:
+        return f"{SILENT} (pair {self.seed}): {self.outcome.check}: {self.outcome.reason}"
 
     @property
     def family(self) -> str:
@@ -78,13 +81,13 @@ def _without_names(reason: str) -> str:
     return re.sub(r"\[[^\]]*\]|\{[^}]*\}|\d+", "…", reason)[:160]
 
 
-def checks_of(pair: Pair, *, everything: bool = False) -> Iterator[Any]:
+def checks_of(pair: Pair, *, objectives: int = 3, everything: bool = False) -> Iterator[Any]:
     """The checks of a pair: a few of all, by its seed."""
     rng = np.random.default_rng([pair.seed, 41])
     checks = list(objective_checks(pair, rng))
     shares = np.array([_share(pair, check.objective) for check in checks])
     order = rng.choice(len(checks), size=len(checks), replace=False, p=shares / shares.sum())
-    yield from (checks[n] for n in (order if everything else order[:3]))
+    yield from (checks[n] for n in (order if everything else order[:objectives]))
     validate = bool(rng.random() < 0.5)
     if everything or rng.random() < 0.35:
         yield AccountCheck(validate, given=bool(rng.random() < 0.5))
@@ -113,7 +116,6 @@ def settle() -> None:
     logging.getLogger("pyro").setLevel(logging.WARNING)
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    os.environ["TQDM_DISABLE"] = "1"
 
 
 def run_seeds(seeds: range) -> Tally:
@@ -169,7 +171,7 @@ def table_of(tally: Tally) -> Iterator[str]:
             if found == kind:
                 yield f"{count:7} {kind} (pair {tally.seeds[found, reason]}): {reason}"
     for failure in tally.failures:
-        yield f"{SILENT} (pair {failure.seed}): {failure.outcome.check}: {failure.outcome.reason}"
+        yield failure.line
     yield ""
     yield "pairs with: " + ", ".join(f"{name} {count}" for name, count in tally.features.most_common())
 

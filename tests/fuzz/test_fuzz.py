@@ -2,8 +2,10 @@
 
 import pytest
 
+from tests.fuzz.channel import channel_checks
 from tests.fuzz.checks import SILENT
-from tests.fuzz.run import checks_of, script_of
+from tests.fuzz.faults import FAULTS
+from tests.fuzz.run import checks_of, pairs_until_found, script_of
 from tests.fuzz.spec import draw
 
 
@@ -11,6 +13,18 @@ from tests.fuzz.spec import draw
 def test_no_pair_gives_a_wrong_number_without_a_word(block: int) -> None:
     for seed in range(25 * block, 25 * (block + 1)):
         pair = draw(seed)
-        for check in checks_of(pair):
+        for check in checks_of(pair, objectives=1):
             found = check(pair)
             assert found.kind != SILENT, script_of(pair, check, found)
+
+
+def test_no_channel_gives_a_wrong_bound_without_a_word() -> None:
+    for seed in range(10):
+        for check in channel_checks(seed):
+            found = check()
+            assert found.kind != SILENT, (check.script(), found.details)
+
+
+@pytest.mark.parametrize("fault", ["a weight is applied twice", "the account's rate lacks a site"])
+def test_a_planted_fault_is_found(fault: str) -> None:
+    assert pairs_until_found(FAULTS[fault], most=10) is not None

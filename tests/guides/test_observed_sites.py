@@ -1,6 +1,7 @@
 """Guides follow what the model observes in a call: labels, conditions, masks, and sequences of any length."""
 
 import math
+import pickle
 
 import pyro
 import pyro.distributions as dist
@@ -136,6 +137,16 @@ def test_a_conditioned_site_is_not_drawn(objective):
         objective(1.0, **options).loss(program, guide, X)
 
 
+def test_a_pickled_guide_cannot_ask_for_labels():
+    guide = make_guide()
+    guide.posterior(X)
+    guide.posterior(X, Y)
+    revived = pickle.loads(pickle.dumps(guide))
+    assert torch.equal(revived.posterior(X)["y"].probs, guide.posterior(X)["y"].probs)
+    with pytest.raises(ValueError, match=r"tell the values of \['y'\] but this guide was pickled"):
+        revived.posterior(X, Y)
+
+
 def test_nothing_is_drawn_where_all_is_observed():
     def program(x, y=None):
         with pyro.plate("data", len(x)):
@@ -169,10 +180,17 @@ def test_a_head_that_would_depend_on_a_site_must_have_been_made_for_it():
         guide(X)
 
 
-def test_a_head_may_wait_for_its_site():
-    guide = AmortizedNormal(model, features, heads={"y": AmortizedDiscrete, "w": AmortizedDiscrete})
-    guide(X, Y)
-    assert guide.posterior(X)["y"].probs.shape == (4, 3)
+@pytest.mark.parametrize("structured", [True, False])
+def test_a_site_that_is_given_a_head_may_first_be_observed(structured):
+    """Then later heads are made to depend on it, in the same order whichever call comes first."""
+    heads = {"y": AmortizedDiscrete, "w": AmortizedDiscrete}
+    first, other = (AmortizedNormal(model, features, heads=heads, structured=structured) for _ in range(2))
+    first(X, Y)
+    other(X)
+    other.load_state_dict(first.state_dict())
+    assert list(first(X)) == ["y", "w"]
+    for args in ((X,), (X, Y)):
+        assert torch.equal(first.posterior(*args)["w"].probs, other.posterior(*args)["w"].probs)
 
 
 # ---- sequences
@@ -250,3 +268,8 @@ def test_a_mask_by_what_is_drawn_is_refused():
 
     with pytest.raises(NotImplementedError, match="'b' is masked in the model by what it draws before"):
         AmortizedNormal(program, features)(X)
+
+
+def test_the_head_of_a_site_serves_what_a_mask_hides_of_it():
+    guide = AmortizedNormal(model, features, heads={"y": AmortizedDiscrete, "w": AmortizedDiscrete})
+    assert guide.posterior(X, Y, SEEN)["y_unobserved"].probs.shape == (4, 3)

@@ -12,7 +12,7 @@ from pyro.distributions.testing.rejection_gamma import ShapeAugmentedGamma
 from pyro.infer.autoguide import AutoNormal
 
 from pyro_infomax.distributions import StraightThroughBernoulli, StraightThroughOneHotCategorical
-from pyro_infomax.infer import TraceMeanField_BetaELBO, TraceMeanField_InfoMaxELBO
+from pyro_infomax.infer import Trace_BetaELBO, TraceMeanField_BetaELBO, TraceMeanField_InfoMaxELBO
 from pyro_infomax.poutine import weight
 
 
@@ -351,3 +351,31 @@ def test_refuses_to_sample_the_cost_of_a_relaxed_auxiliary_site():
 
     with pytest.raises(NotImplementedError, match=r"relaxed site 'u' .* but finds none"):
         TraceMeanField_BetaELBO().loss(lambda: None, guide)
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "handler", [poutine.scale(scale=3.0), poutine.mask(mask=torch.tensor([False, True]))]
+)
+def test_a_site_that_counts_otherwise_in_the_guide_has_no_closed_form(handler, beta):
+    def model(x):
+        with pyro.plate("data", 2):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 2), handler:
+            pyro.sample("z", dist.Normal(torch.full((2,), 0.5), 1.0))
+
+    x = torch.zeros(2)
+    found, plain = (
+        kind(beta=beta, num_particles=20_000, vectorize_particles=True, max_plate_nesting=1)
+        for kind in (TraceMeanField_BetaELBO, Trace_BetaELBO)
+    )
+    for elbo in (found, plain):
+        elbo.loss(model, guide, x)
+    count = 6.0 if isinstance(handler, poutine.scale_messenger.ScaleMessenger) else 1.0
+    negative_entropy = -0.5 * math.log(2 * math.pi) - 0.5
+    right = count * negative_entropy + 2 * (0.5 * math.log(2 * math.pi) + 0.5 * 1.25)
+    for elbo in (found, plain):
+        assert abs(elbo.terms.rate - right) < 5 * 4 / math.sqrt(20_000)

@@ -100,6 +100,16 @@ def test_pairs_have_fewer_degrees_of_freedom_than_draws() -> None:
     assert float(pairs) == pytest.approx(math.sqrt(2 / 59) * (1 + 1.2 * 1.5 / 59))
 
 
+@pytest.mark.parametrize("samples", [1, 3, 10])
+def test_skewness_is_seen_through_the_means_of_few_draws(samples: int) -> None:
+    noise = torch.distributions.Exponential(1.0).sample((samples, 20_000))  # of skewness 2
+    plan = ControlVariates(torch.zeros(samples, 20_000, 0), torch.zeros(20_000, 0))
+    found = float(plan.expectation(noise).estimate("exact", "").standard_error)
+    spread = noise.var(0).mean() if samples > 1 else noise.var()
+    plain = math.sqrt(float(spread) / noise.numel()) * (1 + 1.2 / plan.freedom)
+    assert (found / plain - 1) * noise.numel() == pytest.approx(1.08 * 4, rel=0.3)
+
+
 def test_what_the_data_tell_of_their_own_means_is_no_error() -> None:
     """A mean that is a function of the posterior's, beside noise of unit size."""
     mean = torch.randn(400, 2)

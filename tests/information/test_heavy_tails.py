@@ -25,7 +25,7 @@ from torch.distributions import (
 )
 
 from pyro_infomax.distributions import SideBySide, joint_forms, marginal_forms
-from pyro_infomax.information import Account, Draws, Estimate, held_out_gap, marginal_kl, rate
+from pyro_infomax.information import Account, Draws, Estimate, held_out_gap, marginal_kl, note_on, rate
 from pyro_infomax.information._control_variates import covariates_of
 from pyro_infomax.information._sites import WholeAggregate
 
@@ -224,6 +224,15 @@ def test_a_value_that_a_few_draws_decide_is_said_to_be_one() -> None:
     found = account.expectation(values + 0.1 * torch.randn(1, 100)).estimate("exact", "")
     assert "a few draws far out decide it" in found.note
     assert account.expectation(torch.randn(1, 100)).estimate("exact", "").note is None
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 3, 20])
+def test_the_plain_mean_of_heavy_tails_has_a_note(num_samples: int) -> None:
+    """Without a mean nearly always; without a variance mostly; with light tails never."""
+    notes = [note_on(Cauchy(0.0, 1.0).sample((num_samples, 100))) for _ in range(40)]
+    assert sum(each is not None and "far out" in each for each in notes) > 28
+    assert all(note_on(torch.randn(num_samples, 100)) is None for _ in range(20))
+    assert all(note_on(Exponential(1.0).sample((num_samples, 100))) is None for _ in range(10))
 
 
 def test_skewed_noise_widens_the_error_to_second_order() -> None:

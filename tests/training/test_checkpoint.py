@@ -268,7 +268,9 @@ def changed(path, value):
         else:
             content[last] = value(content[last]) if callable(value) else value
 
-    return pytest.param(forge, id=f"{path}={'gone' if value is GONE else value}"[:40])
+    # alike in all processes of a test run, which the address of a function is not
+    named = "gone" if value is GONE else "changed" if callable(value) else value
+    return pytest.param(forge, id=f"{path}={named}"[:40])
 
 
 WEIGHT = "programs/parameters/encoder$$$weight"
@@ -347,7 +349,7 @@ def honest(make_svi, data, tmp_path):
     return HONEST
 
 
-@pytest.mark.parametrize("forge", FORGERIES, ids=range(len(FORGERIES)))
+@pytest.mark.parametrize("forge", FORGERIES)
 def test_a_forged_checkpoint_changes_nothing(make_svi, data, path, honest, forge):
     forged = copy.deepcopy(honest)
     forge(forged)
