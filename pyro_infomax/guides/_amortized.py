@@ -728,8 +728,8 @@ def _check_mask(site: LatentSite, posterior: dist.TorchDistribution) -> None:
     if site.masked and not is_masked(posterior, pyro.poutine.get_mask()):
         raise NotImplementedError(
             f"Latent site {site.name!r} is masked in the model but not in the guide, which was pickled and "
-            "has no model to ask for the mask: run it inside pyro.poutine.mask too, or build it anew and load "
-            "its state."
+            "has no model to ask for the mask: run it inside pyro.poutine.mask too, or build it anew and "
+            "load its state."
         )
 
 

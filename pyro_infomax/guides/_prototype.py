@@ -319,7 +319,7 @@ class _Reader(Messenger):
 
 
 def _placeholder(fn: Any, device: torch.device) -> Tensor:
-    """A value in the support that is not drawn, if it can be told, since a draw would move the random state."""
+    """A value in the support, without a draw where one can be told, which would move the random state."""
     try:
         if fn.has_enumerate_support:
             first: Tensor = fn.enumerate_support(expand=False)[0]
