@@ -349,6 +349,25 @@ def test_a_batch_whose_error_is_caught(value, elbo):
     assert found[0][3] == found[1][3]
 
 
+def test_a_loss_that_is_infinite_and_has_a_gradient():
+    """What is in .grad counts as with SVI."""
+    found = []
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+
+        def loss(model, guide, x, more):
+            return 0.5 * (x - pyro.param("a", torch.zeros(()))).square().sum() + more
+
+        svi = kind(None, lambda _: None, pyro.optim.SGD({"lr": RATE}), loss)
+        for step in range(1, 9):
+            if step == 8:
+                leaf().grad = torch.ones(())
+            lost = svi.step(batch(step), torch.tensor(float("inf") if step == 8 else 1.0))
+        found.append((lost, leaf().item()))
+    assert svi.captured
+    assert found[0] == found[1]
+
+
 # ---- when steps are compared
 
 
@@ -400,6 +419,19 @@ def test_comparisons_are_at_doubling_distances(at, last, found):
     steps = f"step {last + 1}" if found == last + 2 else f"steps {last + 1} to {found - 1}"
     said = f"; {steps} may have been wrong, since the two were last compared in step {last}"
     assert reason.endswith(said) == (found > last + 1)
+
+
+def test_what_was_not_compared_counts_for_all_shapes():
+    """Steps 7 and 8 compare the two shapes, step 11 finds the change."""
+    svi = svi_of(reading_a_file)
+    write(0.5)
+    for step in range(1, 11):
+        svi.step(batch(step)[: 5 - step % 2])
+    write(1.0)
+    with pytest.warns(
+        UserWarning, match="; steps 8 to 10 may have been wrong, since the two were last compared in s"
+    ):
+        svi.step(batch(11)[:4])
 
 
 def test_a_comparison_on_demand():
