@@ -45,6 +45,7 @@ from torch.distributions.constraints import Constraint
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.hooks import RemovableHandle
 
 from pyro_infomax._types import Args, Kwargs
 from pyro_infomax.capture._refusals import NotCapturableError, is_library, package_of
@@ -301,7 +302,7 @@ class Reach:
         functions: whose code and defaults may be replaced.
         keyed: dicts whose keys count too, with their names.
         namespaces: of which some keys alone are in parts, but what comes and goes is seen, with their names.
-        leaves: tensors that collect gradients, whose hooks count.
+        hooks: functions that give the hooks of modules and tensors, with their names.
         contents: arrays and other memory that counts by its bytes, with its name.
         contexts: context variables and weak references, with their names.
         generators: random generators other than the global ones, with their names.
@@ -318,7 +319,7 @@ class Reach:
         self.functions: list[FunctionType] = []
         self.keyed: list[tuple[Container, str]] = []
         self.namespaces: list[tuple[Container, str]] = []
-        self.leaves: list[Tensor] = []
+        self.hooks: list[tuple[View, str]] = [(_hooks_of_all_modules, "a hook of all modules")]
         self.contents: list[tuple[Any, str]] = []
         self.contexts: list[tuple[ContextVar[Any] | weakref.ref[Any], str]] = []
         self.generators: list[tuple[object, str]] = []
@@ -412,7 +413,7 @@ class Reach:
     def _look_into_tensor(self, tensor: Tensor, name: str) -> None:
         if not (tensor.requires_grad and tensor.is_leaf):
             return
-        self.leaves.append(tensor)
+        self.hooks.append((partial(_HOOKS_OF_A_TENSOR, tensor), f"a hook of {name}"))
         if tensor._post_accumulate_grad_hooks:
             raise NotCapturableError(
                 f"a hook waits until the gradient of {name} is accumulated, which a replay does not do"
@@ -446,7 +447,10 @@ class Reach:
         for part in _PARTS_OF_A_MODULE:
             self._hold(getattr(module, part), name, getattr(module, part).items(), _ATTRIBUTE)
         for part in _HOOKS_OF_A_MODULE:
-            self._hold(getattr(module, part), f"a hook of {name}", getattr(module, part).items())
+            hooks = getattr(module, part)
+            self.hooks.append((hooks.values, f"a hook of {name}"))
+            if hooks:
+                self._hold(hooks, f"a hook of {name}", hooks.items())
         self._look_into_class(type(module))
 
     def _look_into_class(self, kind: type) -> None:
@@ -611,6 +615,8 @@ class PythonState:
         found = gc.get_referents(*self._whole)
         for view in self._views:
             found += view()
+        # Each new hook of torch takes a number: where there was none, nobody need look for one
+        found.append(RemovableHandle.next_id)
         return found
 
     def _take_down(self) -> None:
@@ -624,11 +630,11 @@ class PythonState:
             (reach.functions, lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions))),
             (reach.keyed, partial(chain.from_iterable, [each for each, _ in reach.keyed])),
             (reach.namespaces, partial(map, len, [each for each, _ in reach.namespaces])),
-            (reach.leaves, lambda: chain.from_iterable(map(_HOOKS_OF_A_TENSOR, reach.leaves))),
+            (_hooks_of_all_modules(), _hooks_of_all_modules),
             (reach.contexts, partial(map, _present, [each for each, _ in reach.contexts])),
         ]
         self._views: list[View] = [part.view() for part in some]
-        self._views += [_hooks_of_all_modules, *(view for things, view in others if things)]
+        self._views += [view for things, view in others if things]
         self._values = self._look()
         # The same one by one, to find out what it was that changed
         self._named: list[tuple[View, Holder]] = [
@@ -637,11 +643,7 @@ class PythonState:
             *((partial(_PARTS_OF_A_FUNCTION, each), Holder(None, each.__name__)) for each in reach.functions),
             *((partial(iter, each), Holder(None, name)) for each, name in reach.keyed),
             *((partial(map, len, [each]), Holder(None, name)) for each, name in reach.namespaces),
-            *(
-                (partial(_HOOKS_OF_A_TENSOR, each), Holder(None, "a hook of a tensor"))
-                for each in reach.leaves
-            ),
-            (_hooks_of_all_modules, Holder(None, "a hook of all modules")),
+            *((view, Holder(None, name)) for view, name in reach.hooks),
             *((partial(map, _present, [each]), Holder(None, name)) for each, name in reach.contexts),
         ]
         self._by_name = [list(view()) for view, _ in self._named]
