@@ -115,7 +115,7 @@ def surroundings() -> Hashable:
         raise NotCapturableError("anomaly detection looks at each operation, which a replay would pass over")
     handlers = tuple(map(_key_of_handler, _PYRO_STACK)) if _PYRO_STACK else ()
     modes = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
-    autocast = [each for each in _AUTOCAST if torch.is_autocast_enabled(each)]
+    autocast = torch._C._is_any_autocast_enabled() and [*filter(torch.is_autocast_enabled, _AUTOCAST)]
     return (
         handlers,
         torch.get_default_dtype(),
@@ -205,7 +205,7 @@ _WITHOUT_PARTS: Final = frozenset(
 
 _MOST_VALUES: Final = 50_000  # a millisecond for each look at them
 _LARGEST_CONTENT: Final = 4096  # bytes
-_OF_EVERY_MODULE: Final = vars(nn.Module()).keys() - {"training"}
+_OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
 _PARTS_OF_A_MODULE: Final = ("_parameters", "_buffers", "_modules")
 _HOOKS_OF_A_MODULE: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOKS_OF_ALL_MODULES: Final = tuple(
@@ -295,6 +295,7 @@ class Reach:
     Args:
         roots: the programs.
         parameters: the tensors that they train, by name.
+        called: the modules whose training mode is looked at elsewhere.
 
     Attributes:
         parts: what holds values.
@@ -313,7 +314,10 @@ class Reach:
             looked at in each step.
     """
 
-    def __init__(self, roots: Iterable[object], parameters: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, roots: Iterable[object], parameters: Mapping[str, Tensor], called: Iterable[nn.Module]
+    ) -> None:
+        self._called = frozenset(called)
         self.parts: list[Holder] = []
         self.objects: list[tuple[object, str]] = []
         self.functions: list[FunctionType] = []
@@ -328,7 +332,9 @@ class Reach:
         self._globals: dict[int, tuple[Container, str, set[str]]] = {}
         self._names = {"__getattr__"}
         self._methods: list[tuple[str, object, str]] = []
-        self._waiting: list[tuple[object, str]] = [(root, type(root).__name__) for root in roots]
+        self._waiting: list[tuple[object, str]] = [
+            (root, type(root).__name__) for root in (*self._called, *roots)
+        ]
         self._waiting += [(parameter, name) for name, parameter in parameters.items()]
         self._waiting += [(hook, "a hook of all modules") for hook in _hooks_of_all_modules()]
         self._follow()
@@ -442,6 +448,8 @@ class Reach:
 
     def _look_into_module(self, module: nn.Module, name: str) -> None:
         own = [each for each in vars(module) if each not in _OF_EVERY_MODULE]
+        if module not in self._called:
+            own.append("training")  # of those that are called, a recording is for one mode
         self._take(vars(module), own, name)
         self.namespaces.append((vars(module), name))
         for part in _PARTS_OF_A_MODULE:
@@ -586,8 +594,13 @@ class PythonState:
     Numbers and strings count by their value, everything else, tensors among it, by its identity.
     """
 
-    def __init__(self, roots: Iterable[object] = (), parameters: Mapping[str, Tensor] | None = None) -> None:
-        self._reach = Reach(roots, parameters or {})
+    def __init__(
+        self,
+        roots: Iterable[object] = (),
+        parameters: Mapping[str, Tensor] | None = None,
+        called: Iterable[nn.Module] = (),
+    ) -> None:
+        self._reach = Reach(roots, parameters or {}, called)
         self._contents = [(each, _content_of(each), name) for each, name in self._reach.contents]
         self._take_down()
         if len(self._values) > _MOST_VALUES:
