@@ -605,9 +605,9 @@ class CapturedSVI(SVI):
         before = self._state.parameters
         stored = dict(pyro.get_param_store().named_parameters())
         graph.stored = {name: stored[name] for name in self._state.parameters if name in stored}
-        roots = self.model, self.guide, self._programs.objective, *self._modules
+        roots = self.model, self.guide, self._programs.objective
         try:
-            graph.python = PythonState(roots, before)
+            graph.python = PythonState(roots, before, self._modules)
             with graph.python.restored(), undone(self._state), _without_warnings():
                 return CapturedStep(self._programs, call, self.optim, backend=self.backend)
         except NotCapturableError:

@@ -3,6 +3,7 @@
 Most losses are Σ (x − a − c)²/2 with c = 0.5, so that value and gradient are known.
 """
 
+import contextlib
 import warnings
 
 import pyro
@@ -237,29 +238,44 @@ def test_what_looks_at_each_operation_is_refused(around, says):
     assert says in svi.reason
 
 
+def low_precision(dtype):
+    return torch.autocast("cpu", dtype=dtype)
+
+
 @pytest.mark.parametrize(
-    "around",
+    ("first", "then"),
     [
-        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-        lambda: torch.autocast("cpu", dtype=torch.float16),
-        lambda: torch.device("meta"),
+        (contextlib.nullcontext, lambda: low_precision(torch.bfloat16)),
+        (lambda: low_precision(torch.bfloat16), lambda: low_precision(torch.float16)),
+        (contextlib.nullcontext, lambda: torch.device("meta")),
+        (lambda: torch.device("cpu"), lambda: torch.device("meta")),
+        (contextlib.nullcontext, lambda: pyro.validation_enabled(False)),
+        (contextlib.nullcontext, lambda: validation_of(pyro.infer)),
+        (contextlib.nullcontext, lambda: validation_of(dist)),
     ],
 )
-def test_another_surrounding_is_another_recording(around):
+def test_another_surrounding_is_another_recording(first, then):
     x = torch.ones(2, 2)
 
     def loss(*_):
         return (pyro.param("a", torch.ones(())) - torch.mm(x, x).sum()).square().double()
 
     svi = svi_of(None, loss)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=False):
+    with first():
         for _ in range(4):
             svi.step()
     assert svi.captured
     assert svi.reason is None
-    with around():
+    with then():
         svi.step()
     assert svi.reason.startswith("the first step on data of a kind")
+
+
+@contextlib.contextmanager
+def validation_of(part):
+    part.enable_validation(False)
+    yield
+    part.enable_validation(True)
 
 
 def test_validation_that_is_switched_on_looks_at_the_next_step():
