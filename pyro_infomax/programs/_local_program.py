@@ -175,6 +175,8 @@ def _awaits_data(program: Program) -> bool:
     return isinstance(poutine.unwrap(program), Messenger) or any(g.prototype_trace is None for g in guides)
 
 
+_UNCONSTRAINED: Final = "_unconstrained"  # what AutoNormal appends to the name of a site
+
 # ---- Global latents: sites outside the data plate, fixed or drawn before a program is read datum by datum.
 
 
@@ -184,7 +186,7 @@ class GlobalLatentsError(NotImplementedError):
 
     def __init__(self, sites: Sequence[Site], *, role: str, plate: str) -> None:
         self.names = [site["name"] for site in sites]
-        self.auxiliary = [site["name"] for site in sites if site["infer"].get("is_auxiliary")]
+        self.auxiliary = [site["name"] for site in sites if _only_makes_others(site, self.names)]
         self.role = role
         first, *rest = [name for name in self.names if name not in self.auxiliary] or self.names
         others = f", as {' and '.join(map(repr, rest))} {'are' if rest[1:] else 'is'}," if rest else ""
@@ -193,6 +195,14 @@ class GlobalLatentsError(NotImplementedError):
             "and so global; give it to the guide too, or fix it with pyro.poutine.condition and ask for the "
             "local ones"
         )
+
+
+def _only_makes_others(site: Site, names: Sequence[str]) -> bool:
+    """Whether an auxiliary site is one from which a guide of Pyro's computes the values of other sites."""
+    name = site["name"]
+    is_preimage = name.endswith(_UNCONSTRAINED) and name.removesuffix(_UNCONSTRAINED) in names
+    is_joint = name.startswith("_") and name.endswith("_latent")
+    return bool(site["infer"].get("is_auxiliary")) and (is_preimage or is_joint)
 
 
 @torch.no_grad()
@@ -254,8 +264,6 @@ def _median(fn: Any) -> torch.Tensor:
 
 
 # ---- Pyro's AutoNormal draws an auxiliary Normal for each site, and the site as a point mass of its image.
-
-_UNCONSTRAINED: Final = "_unconstrained"
 
 
 def _transforms_of_auxiliaries(program: Program, trace: poutine.Trace) -> dict[str, Transform]:

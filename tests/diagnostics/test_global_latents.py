@@ -165,6 +165,22 @@ def test_simplices_stay_simplices():
     close(account.rate.value, rate, rtol=0.05, atol=0.05)
 
 
+def test_what_the_guide_alone_has_is_among_the_given():
+    def plain(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def shifting(x):
+        shift = pyro.sample("shift", dist.Normal(0.2, 2.0), infer={"is_auxiliary": True})
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x + shift, 0.6))
+
+    account = decompose(plain, shifting, X, seed=0)
+    close(account.global_values, {"shift": torch.tensor(0.2)})
+    check_account(account, 0.0, 1.0, 0.5 * X + 0.2, 0.6)
+
+
 def test_what_is_refused():
     def local_only(x):
         with pyro.plate("data", len(x)):
