@@ -172,7 +172,11 @@ def _is_said(error: Exception) -> bool:
     """Whether a statement of the package has raised it, and no operation of torch's, which has no frame."""
     *_, (frame, line) = walk_tb(error.__traceback__)
     file = Path(frame.f_code.co_filename)
-    return _PACKAGE in file.parents and linecache.getline(str(file), line).lstrip().startswith("raise")
+    if _PACKAGE not in file.parents:
+        return False
+    return str(error).startswith("Expected ") or linecache.getline(str(file), line).lstrip().startswith(
+        "raise"
+    )
 
 
 def _told(

@@ -286,6 +286,17 @@ def test_a_sweep_whose_points_all_fail_alike_stops(tmp_path):
     assert len(list((tmp_path / "store").iterdir())) == 5
 
 
+def test_a_sweep_goes_on_where_points_fail_in_different_ways():
+    def run(beta, seed):
+        if beta == 0:
+            raise ValueError("none")
+        raise KeyError(beta)
+
+    with pytest.warns(UserWarning, match="8 of 8 points failed; ") as caught:
+        sweep(run, {"beta": list(range(8))}, progress=False)
+    assert "not run" not in str(caught[0].message)
+
+
 def test_a_sweep_goes_on_where_one_value_is_to_blame():
     def run(beta, depth, seed):
         if depth == 1:

@@ -124,9 +124,8 @@ def test_no_rows(path):
         given(np.load(path, mmap_mode="r")[:0], 2)
 
 
-def test_array_in_memory_is_none_of_these(path):
-    with pytest.raises(ValueError, match=r"memory-mapped array, a tuple of these.* but got the type ndarray"):
-        given(np.load(path), 2)
+def test_an_array_in_memory_gives_the_same_batches(path):
+    assert_same_batches(given(np.load(path)), given(np.load(path, mmap_mode="r")))
 
 
 @pytest.mark.parametrize("mode", ["r+", "c"])
