@@ -134,12 +134,12 @@ def _tabulated(pair: Pair, found: Account, given: Mapping[str, float]) -> Accoun
     log_p = _joint(oracle, [s for s in pair.latents if s.name not in given], values, pair.theta)
     patterns = _patterns(pair, axes)  # (rows, axes): which latents a datum has
     log_x = sum(
-        oracle.counted(site, oracle._whole(site, oracle.log_density(site, values, pair.theta))).sum(2)
+        oracle.counted(site, oracle.in_plates(site, oracle.log_density(site, values, pair.theta))).sum(2)
         for site in pair.observed
     )
     if pair.model_factor and pair.model_factor.level != "global":
         factor = oracle.factor(pair.model_factor, values, pair.theta)
-        log_x = log_x + oracle._whole(pair.model_factor, factor).sum(2)
+        log_x = log_x + oracle.in_plates(pair.model_factor, factor).sum(2)
     parts = []
     means = np.zeros((pair.rows, len(axes)))
     evidence, variances = np.zeros(pair.rows), np.zeros(pair.rows)

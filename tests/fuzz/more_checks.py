@@ -68,7 +68,7 @@ class RenyiOracle:
         total: Any = 0.0
         for weight, site, logs in (*model, *guide):
             logs = np.broadcast_to(logs, np.broadcast_shapes(logs.shape, (draws, 1, 1)))
-            logs = oracle.counted(site, oracle._whole(site, logs))
+            logs = oracle.counted(site, oracle.in_plates(site, logs))
             axes = tuple(axis for axis in self.within if logs.shape[axis] > 1)
             total = total + weight * logs.sum(axes, keepdims=True)
         return total

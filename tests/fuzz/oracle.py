@@ -181,7 +181,8 @@ class Oracle:
                 weights = weights.take([0], axis)
         return float((cost * weights).sum())
 
-    def _whole(self, site: Site | Factor, cost: np.ndarray) -> np.ndarray:
+    def in_plates(self, site: Site | Factor, cost: np.ndarray) -> np.ndarray:
+        """A site's cost in every cell of its plates."""
         rows = 1 if site.level == "global" else self.pair.rows
         inner = max(1, self.pair.inner) if site.level == "inner" else 1
         return np.broadcast_to(cost, (cost.shape[0], rows, inner))
@@ -195,14 +196,14 @@ class Oracle:
         values, weights = self.assignments(phi)
         values = {**values, **self.data}
         observed, latent, guide, drawn = {}, {}, {}, {}
-        summed_out = self._component(theta)
+        summed_out = self._component()
         # a subsample that is drawn shows each datum equally often, and is scaled up
         share = {"global": 1.0}
         rest = pair.shown / pair.rows
 
         def mean(site: Site | Factor, logs: np.ndarray) -> float:
             logs = np.broadcast_to(logs, np.broadcast_shapes(logs.shape, (len(weights), 1, 1)))
-            cost = self.counted(site, self._whole(site, logs))
+            cost = self.counted(site, self.in_plates(site, logs))
             return self._mean(cost, weights) * share.get(site.level, rest)
 
         for site in pair.model:
@@ -241,18 +242,10 @@ class Oracle:
             )
         return Costs(observed, latent, guide, drawn)
 
-    def _component(self, theta: float) -> tuple[str, ...]:
+    def _component(self) -> tuple[str, ...]:
         """The names of what the model enumerates and of the sites that depend on it."""
         enumerated = {site.name for site in self.pair.enumerated_in_model}
-        return (
-            tuple(
-                site.name
-                for site in self.pair.model
-                if site.name in enumerated or enumerated & set(site.parents)
-            )
-            if enumerated
-            else ()
-        )
+        return tuple(site.name for site in self.pair.model if enumerated & {site.name, *site.parents})
 
     def _summed_out(self, names: tuple[str, ...], values: Values, weights: np.ndarray, theta: float) -> float:
         """E of the scale times the log of the sum over what the model enumerates."""
@@ -268,7 +261,7 @@ class Oracle:
             for site in sites:
                 logs = unscaled.log_density(site, {**values, **here}, theta)
                 logs = np.broadcast_to(logs, np.broadcast_shapes(logs.shape, (len(weights), 1, 1)))
-                logs = self._whole(site, logs)
+                logs = self.in_plates(site, logs)
                 # what is summed out sums to 1 under its own prior, whether it counts or not
                 logs = logs if site in enumerated else unscaled.counted(site, logs)
                 if level == "row" and site.level == "inner":
