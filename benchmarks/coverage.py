@@ -16,7 +16,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from pyro_infomax.information import Account, Draws, Estimate
 
 TERMS = ("rate", "mutual_information", "marginal_kl", "total_correlation", "dimensionwise_kl")
-DRAWS_OF_TRUTH = 100_000
+DRAWS_OF_TRUTH = 50_000
 
 
 def posterior_of(arguments: argparse.Namespace) -> Independent | MixtureSameFamily:

@@ -515,6 +515,7 @@ class CapturedSVI(SVI):
             # An ordinary step looks at such values, and may raise an error: it is taken from the same state
             standing.put_back()
             loss, _ = self._eager_gradients(args, kwargs)
+            # Gradients go the way of a replay, which other processes may be in
             step.gradients.take_present()
             self._update(step)
             return float(loss)
@@ -565,12 +566,7 @@ class CapturedSVI(SVI):
             eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
             names = {leaf: name for name, leaf in self._state.parameters.items()}
             difference = eager.difference(captured, names)
-        if {each for each in parameters if each.grad is not None} == set(step.parameters):
-            # As a replay does, since other processes may replay this step
-            step.gradients.take_present()
-            self._update(step)
-        else:
-            self._eager_update(parameters)
+        self._eager_update(parameters)
         if difference is None:
             graph.compared = self._steps
         else:
@@ -609,9 +605,9 @@ class CapturedSVI(SVI):
         before = self._state.parameters
         stored = dict(pyro.get_param_store().named_parameters())
         graph.stored = {name: stored[name] for name in self._state.parameters if name in stored}
-        roots = self.model, self.guide, self._programs.objective, *self._modules
+        roots = self.model, self.guide, self._programs.objective
         try:
-            graph.python = PythonState(roots, before)
+            graph.python = PythonState(roots, before, self._modules)
             with graph.python.restored(), undone(self._state), _without_warnings():
                 return CapturedStep(self._programs, call, self.optim, backend=self.backend)
         except NotCapturableError:

@@ -45,6 +45,7 @@ from torch.distributions.constraints import Constraint
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.hooks import RemovableHandle
 
 from pyro_infomax._types import Args, Kwargs
 from pyro_infomax.capture._refusals import NotCapturableError, is_library, package_of
@@ -114,7 +115,7 @@ def surroundings() -> Hashable:
         raise NotCapturableError("anomaly detection looks at each operation, which a replay would pass over")
     handlers = tuple(map(_key_of_handler, _PYRO_STACK)) if _PYRO_STACK else ()
     modes = torch._C._len_torch_function_stack() + torch._C._len_torch_dispatch_stack()
-    autocast = [each for each in _AUTOCAST if torch.is_autocast_enabled(each)]
+    autocast = torch._C._is_any_autocast_enabled() and [*filter(torch.is_autocast_enabled, _AUTOCAST)]
     return (
         handlers,
         torch.get_default_dtype(),
@@ -204,7 +205,7 @@ _WITHOUT_PARTS: Final = frozenset(
 
 _MOST_VALUES: Final = 50_000  # a millisecond for each look at them
 _LARGEST_CONTENT: Final = 4096  # bytes
-_OF_EVERY_MODULE: Final = vars(nn.Module()).keys() - {"training"}
+_OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
 _PARTS_OF_A_MODULE: Final = ("_parameters", "_buffers", "_modules")
 _HOOKS_OF_A_MODULE: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _HOOKS_OF_ALL_MODULES: Final = tuple(
@@ -294,6 +295,7 @@ class Reach:
     Args:
         roots: the programs.
         parameters: the tensors that they train, by name.
+        called: the modules whose training mode is looked at elsewhere.
 
     Attributes:
         parts: what holds values.
@@ -301,7 +303,7 @@ class Reach:
         functions: whose code and defaults may be replaced.
         keyed: dicts whose keys count too, with their names.
         namespaces: of which some keys alone are in parts, but what comes and goes is seen, with their names.
-        leaves: tensors that collect gradients, whose hooks count.
+        hooks: functions that give the hooks of modules and tensors, with their names.
         contents: arrays and other memory that counts by its bytes, with its name.
         contexts: context variables and weak references, with their names.
         generators: random generators other than the global ones, with their names.
@@ -312,13 +314,16 @@ class Reach:
             looked at in each step.
     """
 
-    def __init__(self, roots: Iterable[object], parameters: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, roots: Iterable[object], parameters: Mapping[str, Tensor], called: Iterable[nn.Module]
+    ) -> None:
+        self._called = frozenset(called)
         self.parts: list[Holder] = []
         self.objects: list[tuple[object, str]] = []
         self.functions: list[FunctionType] = []
         self.keyed: list[tuple[Container, str]] = []
         self.namespaces: list[tuple[Container, str]] = []
-        self.leaves: list[Tensor] = []
+        self.hooks: list[tuple[View, str]] = [(_hooks_of_all_modules, "a hook of all modules")]
         self.contents: list[tuple[Any, str]] = []
         self.contexts: list[tuple[ContextVar[Any] | weakref.ref[Any], str]] = []
         self.generators: list[tuple[object, str]] = []
@@ -327,7 +332,9 @@ class Reach:
         self._globals: dict[int, tuple[Container, str, set[str]]] = {}
         self._names = {"__getattr__"}
         self._methods: list[tuple[str, object, str]] = []
-        self._waiting: list[tuple[object, str]] = [(root, type(root).__name__) for root in roots]
+        self._waiting: list[tuple[object, str]] = [
+            (root, type(root).__name__) for root in (*self._called, *roots)
+        ]
         self._waiting += [(parameter, name) for name, parameter in parameters.items()]
         self._waiting += [(hook, "a hook of all modules") for hook in _hooks_of_all_modules()]
         self._follow()
@@ -412,7 +419,7 @@ class Reach:
     def _look_into_tensor(self, tensor: Tensor, name: str) -> None:
         if not (tensor.requires_grad and tensor.is_leaf):
             return
-        self.leaves.append(tensor)
+        self.hooks.append((partial(_HOOKS_OF_A_TENSOR, tensor), f"a hook of {name}"))
         if tensor._post_accumulate_grad_hooks:
             raise NotCapturableError(
                 f"a hook waits until the gradient of {name} is accumulated, which a replay does not do"
@@ -441,12 +448,17 @@ class Reach:
 
     def _look_into_module(self, module: nn.Module, name: str) -> None:
         own = [each for each in vars(module) if each not in _OF_EVERY_MODULE]
+        if module not in self._called:
+            own.append("training")  # of those that are called, a recording is for one mode
         self._take(vars(module), own, name)
         self.namespaces.append((vars(module), name))
         for part in _PARTS_OF_A_MODULE:
             self._hold(getattr(module, part), name, getattr(module, part).items(), _ATTRIBUTE)
         for part in _HOOKS_OF_A_MODULE:
-            self._hold(getattr(module, part), f"a hook of {name}", getattr(module, part).items())
+            hooks = getattr(module, part)
+            self.hooks.append((hooks.values, f"a hook of {name}"))
+            if hooks:
+                self._hold(hooks, f"a hook of {name}", hooks.items())
         self._look_into_class(type(module))
 
     def _look_into_class(self, kind: type) -> None:
@@ -582,8 +594,13 @@ class PythonState:
     Numbers and strings count by their value, everything else, tensors among it, by its identity.
     """
 
-    def __init__(self, roots: Iterable[object] = (), parameters: Mapping[str, Tensor] | None = None) -> None:
-        self._reach = Reach(roots, parameters or {})
+    def __init__(
+        self,
+        roots: Iterable[object] = (),
+        parameters: Mapping[str, Tensor] | None = None,
+        called: Iterable[nn.Module] = (),
+    ) -> None:
+        self._reach = Reach(roots, parameters or {}, called)
         self._contents = [(each, _content_of(each), name) for each, name in self._reach.contents]
         self._take_down()
         if len(self._values) > _MOST_VALUES:
@@ -611,6 +628,8 @@ class PythonState:
         found = gc.get_referents(*self._whole)
         for view in self._views:
             found += view()
+        # Each new hook of torch takes a number: where there was none, nobody need look for one
+        found.append(RemovableHandle.next_id)
         return found
 
     def _take_down(self) -> None:
@@ -624,11 +643,11 @@ class PythonState:
             (reach.functions, lambda: chain.from_iterable(map(_PARTS_OF_A_FUNCTION, reach.functions))),
             (reach.keyed, partial(chain.from_iterable, [each for each, _ in reach.keyed])),
             (reach.namespaces, partial(map, len, [each for each, _ in reach.namespaces])),
-            (reach.leaves, lambda: chain.from_iterable(map(_HOOKS_OF_A_TENSOR, reach.leaves))),
+            (_hooks_of_all_modules(), _hooks_of_all_modules),
             (reach.contexts, partial(map, _present, [each for each, _ in reach.contexts])),
         ]
         self._views: list[View] = [part.view() for part in some]
-        self._views += [_hooks_of_all_modules, *(view for things, view in others if things)]
+        self._views += [view for things, view in others if things]
         self._values = self._look()
         # The same one by one, to find out what it was that changed
         self._named: list[tuple[View, Holder]] = [
@@ -637,11 +656,7 @@ class PythonState:
             *((partial(_PARTS_OF_A_FUNCTION, each), Holder(None, each.__name__)) for each in reach.functions),
             *((partial(iter, each), Holder(None, name)) for each, name in reach.keyed),
             *((partial(map, len, [each]), Holder(None, name)) for each, name in reach.namespaces),
-            *(
-                (partial(_HOOKS_OF_A_TENSOR, each), Holder(None, "a hook of a tensor"))
-                for each in reach.leaves
-            ),
-            (_hooks_of_all_modules, Holder(None, "a hook of all modules")),
+            *((view, Holder(None, name)) for view, name in reach.hooks),
             *((partial(map, _present, [each]), Holder(None, name)) for each, name in reach.contexts),
         ]
         self._by_name = [list(view()) for view, _ in self._named]

@@ -33,8 +33,9 @@ from pyro_infomax.datasets._stored import (
     check_npz_size,
     check_size,
     checked_white,
+    names_in,
     npz_rows,
-    undamaged,
+    read_array,
     white_of_bytes,
 )
 
@@ -308,13 +309,10 @@ def _classes(path: Path, max_bytes: int) -> Array:
         raise FileNotFoundError(f"Expected the npz file of dSprites but there is no {path}.")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"Expected the npz file of dSprites but {path} is no npz file.")
-    with undamaged(path), path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-        if not {"imgs", "latents_classes"} <= set(file.files):
-            raise ValueError(
-                f"Expected arrays imgs and latents_classes in {path} but found {', '.join(file.files)}."
-            )
-        check_npz_size(path, ("imgs", "latents_classes"), max_bytes=max_bytes)
-        classes = file["latents_classes"]
+    if not {"imgs", "latents_classes"} <= set(found := names_in(path)):
+        raise ValueError(f"Expected arrays imgs and latents_classes in {path} but found {', '.join(found)}.")
+    check_npz_size(path, ("imgs", "latents_classes"), max_bytes=max_bytes)
+    classes = read_array(path, "latents_classes")
     if np.ndim(classes) != 2 or classes.shape[1] != 1 + len(_DSPRITES_FACTORS):
         raise ValueError(
             f"Expected latents_classes of shape (N, {1 + len(_DSPRITES_FACTORS)}) in {path} "
@@ -374,20 +372,23 @@ def load_shapes3d(
 
 def _labels(path: Path, max_bytes: int) -> Array:
     try:
-        archive = h5py.File(path, "r")
-    except OSError as error:
+        with h5py.File(path, "r") as archive:
+            return _labels_in(archive, path, max_bytes)
+    except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(
             f"Expected the HDF5 file of 3D Shapes but {path} is damaged ({error}); fetch it again."
         ) from None
-    with archive:
-        images, labels = (archive.get(name) for name in ("images", "labels"))
-        if not isinstance(images, h5py.Dataset) or not isinstance(labels, h5py.Dataset):
-            raise ValueError(f"Expected images and labels in {path} but found {', '.join(archive)}.")
-        if images.dtype != np.uint8:
-            raise ValueError(f"Expected images of bytes in {path} but got dtype {images.dtype}.")
-        if labels.ndim != 2 or labels.shape[1] != len(_SHAPES3D_FACTORS):
-            raise ValueError(
-                f"Expected labels of shape (N, {len(_SHAPES3D_FACTORS)}) in {path} but got {labels.shape}."
-            )
-        check_size(int(labels.nbytes), of=f"labels {labels.shape} of {path}", max_bytes=max_bytes)
-        return labels[:]
+
+
+def _labels_in(archive: h5py.File, path: Path, max_bytes: int) -> Array:
+    images, labels = (archive.get(name) for name in ("images", "labels"))
+    if not isinstance(images, h5py.Dataset) or not isinstance(labels, h5py.Dataset):
+        raise ValueError(f"Expected images and labels in {path} but found {', '.join(archive)}.")
+    if images.dtype != np.uint8:
+        raise ValueError(f"Expected images of bytes in {path} but got dtype {images.dtype}.")
+    if labels.ndim != 2 or labels.shape[1] != len(_SHAPES3D_FACTORS):
+        raise ValueError(
+            f"Expected labels of shape (N, {len(_SHAPES3D_FACTORS)}) in {path} but got {labels.shape}."
+        )
+    check_size(int(labels.nbytes), of=f"labels {labels.shape} of {path}", max_bytes=max_bytes)
+    return labels[:]

@@ -24,6 +24,8 @@ from pyro_infomax.datasets._stored import (
     check_npz_size,
     check_size,
     checked_white,
+    names_in,
+    read_array,
     undamaged,
     white_of_bytes,
 )
@@ -230,29 +232,13 @@ def _read(
 ) -> tuple[Array, Array | None]:
     if not path.exists():
         raise FileNotFoundError(f"Expected an npz file but there is no {path}.")
-    try:
-        with undamaged(path), np.load(_zip_archive(path), allow_pickle=False) as file:
-            of_images = _name_of("images", image_name, _IMAGE_NAMES, file.files, path)
-            of_labels = _name_of("labels", label_name, _LABEL_NAMES, file.files, path)
-            names = [each for each in (of_images, of_labels) if each is not None]
-            check_npz_size(path, names, max_bytes=max_bytes)
-            images, *labels = [_checked_array(file[name], path) for name in names]
-            return images, labels[0] if labels else None
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        raise ValueError(
-            f"Expected arrays of numbers in {path} but got pickled Python objects; save numeric arrays."
-        ) from None
-
-
-def _checked_array(array: object, path: Path) -> Array:
-    if not isinstance(array, np.ndarray):
-        raise ValueError(
-            f"Expected arrays in {path} but got a file of another kind; "
-            "write one by numpy.savez(path, images=...)."
-        )
-    return array
+    found = names_in(_zip_archive(path))
+    of_images = _name_of("images", image_name, _IMAGE_NAMES, found, path)
+    of_labels = _name_of("labels", label_name, _LABEL_NAMES, found, path)
+    names = [each for each in (of_images, of_labels) if each is not None]
+    check_npz_size(path, names, max_bytes=max_bytes)
+    images, *labels = [read_array(path, name) for name in names]
+    return images, labels[0] if labels else None
 
 
 def _zip_archive(path: Path) -> Path:

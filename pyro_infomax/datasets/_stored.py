@@ -1,6 +1,8 @@
 """Arrays in files, of which the rows that are asked for are read."""
 
+import errno
 import gzip
+import lzma
 import math
 import os
 import shutil
@@ -101,8 +103,7 @@ class PackedRows:
 
     @cached_property
     def _array(self) -> Array:
-        with undamaged(self._path), np.load(self._path, allow_pickle=False) as file:
-            return file[self._name]
+        return read_array(self._path, self._name)
 
 
 @contextmanager
@@ -110,10 +111,46 @@ def undamaged(path: Path) -> Iterator[None]:
     """Says in one sentence that a packed file is damaged, in whichever way that shows as it is read."""
     try:
         yield
-    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, TokenError) as error:
+    except OSError as error:
+        # Only what a wrong place in the file or a wrong checksum gives: a full disk is another matter
+        if error.errno != errno.EINVAL and not isinstance(error, gzip.BadGzipFile):
+            raise
+        raise _damaged(path, error) from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, TokenError) as error:
+        raise _damaged(path, error) from None
+    except (NotImplementedError, RuntimeError) as error:
         raise ValueError(
-            f"Expected a whole file but {path} is damaged ({error}); fetch or write it again."
+            f"Expected a file that Python can unpack but {path} is packed otherwise or encrypted ({error}); "
+            "write it again by numpy.savez."
         ) from None
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"Expected a whole file but {path} is damaged ({error}); fetch or write it again.")
+
+
+def names_in(path: Path) -> list[str]:
+    """The names of the arrays of an npz file, and of whatever else is in it."""
+    with undamaged(path), zipfile.ZipFile(path) as archive:
+        return [each.removesuffix(".npy") for each in archive.namelist()]
+
+
+def read_array(path: Path, name: str) -> Array:
+    """A whole array of an npz file, never unpickled."""
+    with undamaged(path), zipfile.ZipFile(path) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            raise ValueError(
+                f"Expected {name} of {path} to be an array but got a file of another kind; "
+                f"write one by numpy.savez(path, {name}=...)."
+            )
+        if _declared(path, name)[2].hasobject:
+            raise ValueError(
+                f"Expected arrays of numbers in {path} but got pickled Python objects, which NumPy reads by "
+                "allow_pickle=True and which may run any code; save numeric arrays."
+            )
+        with archive.open(f"{name}.npy") as member:
+            array: Array = np.lib.format.read_array(member, allow_pickle=False)
+            return array
 
 
 def npz_rows(path: Path, name: str, *, unpack_to: Path | None = None) -> Rows:
@@ -182,11 +219,14 @@ def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[np.generic
 
 def _declared(path: Path, name: str) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        read = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        return (*read(member), member.tell())
+        try:
+            version = np.lib.format.read_magic(member)
+            first = version == (1, 0)
+            read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+            return (*read(member), member.tell())
+        except ValueError as error:
+            said = str(error).splitlines()[0]
+            raise zipfile.BadZipFile(f"{name} does not begin as an array: {said}") from None
 
 
 # ---- How much a file may become in memory.

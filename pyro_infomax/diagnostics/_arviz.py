@@ -213,7 +213,7 @@ _DRAWS = ("chain", "draw")
 
 @final
 @dataclass(frozen=True)
-class _Draws:
+class _PosteriorDraws:
     """Draws from the posterior of every datum, and what follows from them."""
 
     sites: dict[str, torch.Tensor]  # (samples, data, *shape), what the model sums out included
@@ -247,7 +247,7 @@ def _one_chain(arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: array[None] for name, array in arrays.items()}
 
 
-def _posterior(pair: Pair, num_samples: int, few: int, *, progress: bool) -> _Draws:
+def _posterior(pair: Pair, num_samples: int, few: int, *, progress: bool) -> _PosteriorDraws:
     """Draws of all latents together: local ones given a draw of the global ones each."""
     if not pair.global_values:
         return _draws(pair, num_samples, few)
@@ -256,7 +256,7 @@ def _posterior(pair: Pair, num_samples: int, few: int, *, progress: bool) -> _Dr
         at = pair.at(pair.draw_global_values())
         rounds.append(_draws(at, 1, few))
         shared.append(at.global_sites)
-    return _Draws(
+    return _PosteriorDraws(
         sites=_end_to_end([each.sites for each in rounds]),
         shared={name: torch.stack([each[name] for each in shared]) for name in shared[0]},
         log_weight=torch.cat([each.log_weight for each in rounds]),
@@ -268,7 +268,7 @@ def _end_to_end(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _draws(pair: Pair, num_samples: int, few: int) -> _Draws:
+def _draws(pair: Pair, num_samples: int, few: int) -> _PosteriorDraws:
     z = _as_stored(pair, pair.draw(num_samples))
     sites = _sites(pair, z)
     if pair.program.summed:
@@ -276,7 +276,7 @@ def _draws(pair: Pair, num_samples: int, few: int) -> _Draws:
         recovered = [pair.program.recovered(pair.data, values) for values in each]
         sites |= {name: torch.stack([part[name] for part in recovered]) for name in recovered[0]}
     predicted = _predicted(pair, sites, few)
-    return _Draws(_absent_as_nan(pair, sites), {}, pair.score(z).log_weight, predicted)
+    return _PosteriorDraws(_absent_as_nan(pair, sites), {}, pair.score(z).log_weight, predicted)
 
 
 def _sites(pair: Pair, z: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -133,7 +133,7 @@ _TWENTIETH: Final = 0.05  # of the information
 @final
 @dataclass(frozen=True, eq=False)
 class PointwiseInformation:
-    r"""What each code tells of each factor at each datum; its mean is their mutual information.
+    r"""What each code tells of each factor at each datum, the mean of which is their mutual information.
 
     For a datum of a value that :math:`N_v` of N data have, with the k nearest of these among the m nearest of
     all, nearest by the code,
@@ -141,10 +141,13 @@ class PointwiseInformation:
     .. math:: \psi(N) - \psi(N_v) + \psi(k) - \psi(m)
 
     estimates :math:`\ln p(v \mid z) - \ln p(v)`, without bias where :math:`p(v \mid z)` is the same for all
-    of them, and its mean over shuffled data is 0 exactly. Where at least k others of the value have the very
-    code of the datum, all data with this code are its neighbours: codes of few values may be mere names.
-    k is :math:`\sqrt{N_v} / 3`, or 2 where that sees significantly more or less, since structure is finer
-    then. Where values end sharply, neighbours on each side by itself see that the code keeps the factor.
+    of them, and its mean over shuffled data is 0 exactly. The information is the mean as a share of the mean
+    of :math:`\psi(N) - \psi(N_v)`, which a code that keeps the factor has, times the entropy.
+
+    Where at least k others of the value have the very code of the datum, all data with this code are its
+    neighbours: codes of few values may be mere names. k is :math:`\sqrt{N_v} / 3`, or 2 where that sees
+    significantly more or less, since structure is finer then. Where values end sharply, neighbours on each
+    side by itself see that the code keeps the factor.
 
     Reference: Ross (2014), *Mutual information between discrete and continuous data sets*.
     """
@@ -182,7 +185,7 @@ class PointwiseInformation:
         told = mean + self.stretch * (of_drawn / drawn - mean)
         most = (self.counts @ self.surprise) / drawn
         share = np.divide(told, most, out=np.zeros_like(told), where=self.beyond_chance & (most > 0))
-        entropy = _entropy_of_all(self.sample.factors)
+        entropy = entropies(self.sample.factors)
         return share.clip(0, 1) * entropy, entropy
 
     @property
@@ -369,14 +372,6 @@ def _beyond_chance_in_bins(bins: Integers, factor: Integers, level: float) -> ND
     column = factor[:, None]
     chance = expected_by_chance(bins, column)
     return _beyond_chance(mutual_informations(bins, column), chance, level)[:, 0]
-
-
-def _entropy_of_all(factors: Integers) -> Floats:
-    """(K,) in nats, on the scale of the information: that of a code which is the factor."""
-    size = len(factors)
-    psi, _ = _polygammas(size)
-    sizes = [np.bincount(column) for column in factors.T]
-    return np.array([psi[size] - (each * psi[each]).sum() / size for each in sizes])
 
 
 @lru_cache(maxsize=8)

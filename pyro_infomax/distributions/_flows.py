@@ -572,6 +572,7 @@ class CouplingFlow(Flow):
         hidden: Sequence[int] = (64, 64),
     ) -> None:
         super().__init__(event_size)
+        context_size = whole_number("context_size", context_size, at_least=0)
         if layers < 1 or bins < 2 or not hidden or min(hidden) < 1:
             raise ValueError(
                 f"Expected layers >= 1, bins >= 2 and hidden widths >= 1 but got {layers}, {bins} and "

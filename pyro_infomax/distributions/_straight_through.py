@@ -1,12 +1,15 @@
 """Discrete distributions whose exact draws carry the gradient of relaxed ones."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Self, final
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+
+from pyro_infomax._checks import shown
 
 _NO_SHAPE = torch.Size()
 
@@ -24,6 +27,10 @@ class _StraightThrough(Distribution):
         logits: Tensor | None = None,
         validate_args: bool | None = None,
     ) -> None:
+        if not all(each is None or isinstance(each, Tensor | Real) for each in (probs, logits)):
+            raise TypeError(
+                f"Expected probs or logits, a tensor, but got {shown(probs if logits is None else logits)}."
+            )
         super().__init__(probs=probs, logits=logits, validate_args=validate_args)  # type: ignore[call-arg]
         # Reading a tensor's value would stop the capture of a step, for which validation is off
         if self._validate_args or not isinstance(temperature, Tensor):
@@ -120,8 +127,9 @@ class StraightThroughOneHotCategorical(_StraightThrough, dist.OneHotCategorical)
 
 def check_temperature(temperature: Tensor | float) -> None:
     """Raises ValueError unless the temperature is above 0."""
-    if not temperature > 0:
-        raise ValueError(f"Expected temperature > 0 but got {temperature}: 1 or 0.5 are common.")
+    number = (isinstance(temperature, Tensor) and temperature.dim() == 0) or isinstance(temperature, Real)
+    if not number or not temperature > 0:
+        raise ValueError(f"Expected temperature > 0 but got {shown(temperature)}: 1 or 0.5 are common.")
 
 
 def _uniform(like: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to
 from torch.distributions.constraints import Constraint
 
+from pyro_infomax._checks import shown
 from pyro_infomax.distributions._families import without_event_axes
 from pyro_infomax.distributions._transforms import (
     AffineWithin,
@@ -73,8 +74,17 @@ class SiteTransform:
             NotImplementedError: for discrete supports, for supports without a bijection from the reals, and
                 for bounds that differ from datum to datum.
             ValueError: if the event shape does not fit the support, or leaves nothing free.
+            TypeError: if they are no support and no shape.
         """
-        shape, base = torch.Size(event_shape), unwrapped(support)
+        if not isinstance(support, Constraint):
+            raise TypeError(
+                f"Expected a constraint, such as the support of a distribution, but got {shown(support)}."
+            )
+        try:
+            shape = torch.Size(event_shape)
+        except TypeError:
+            raise TypeError(f"Expected an event shape, integers, but got {shown(event_shape)}.") from None
+        base = unwrapped(support)
         _check_continuous(base)
         site = cls(_with_common_bounds(base, shape), shape)
         site._check_event_shape()

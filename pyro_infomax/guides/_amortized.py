@@ -231,8 +231,10 @@ class AmortizedGuide(AutoGuide):
     :math:`q_\psi(z \mid x) = \prod_s q_s(z_s \mid z_{<s}, \mathrm{encoder}(x))`.
 
     The first call runs the model once, without gradient and on a copy of the random state, to find the
-    data plate and the latent sites; later calls run the encoder alone. A family is a subclass that
-    implements :meth:`make_head`.
+    data plate and the latent sites; later calls run the encoder alone. A call of another kind, with None in
+    place of labels, another flag or rows of another shape, runs the model once more: what it observes is not
+    drawn then. Masks of the model are taken over in each call. A family is a subclass that implements
+    :meth:`make_head`.
 
     Args:
         model: the Pyro model. Its positional arguments are the data, one datum a row of the first axis.
@@ -248,12 +250,12 @@ class AmortizedGuide(AutoGuide):
             the data and the model's subsample size.
 
     Raises:
-        ValueError: at the first call, if the model has no data plate, several, or no latent site, or heads
-            name another site; at any call, if the number of features' rows is not the number of data, or
-            a head gives a distribution of another shape.
+        ValueError: at the first call of a kind, if the model has no data plate, several, or no latent site,
+            heads name another site, or a site is another than in calls before; at any call, if the number
+            of features' rows is not the number of data, or a head gives a distribution of another shape.
         NotImplementedError: at the first call, for global latents, inner plates that subsample or are
-            sequential, and supports that the family does not cover; at any call in inference, for a latent
-            that the model masks where the guide does not.
+            sequential, masks that depend on what is drawn, and supports that the family or a head does not
+            cover.
     """
 
     heads: nn.ModuleList
@@ -528,11 +530,8 @@ class AmortizedGuide(AutoGuide):
         if not layout.masked:
             return
         size = layout.plate.subsample_size
-        rows = (
-            {}
-            if size is None
-            else {layout.plate.name: torch.arange(size, device=cast(Tensor, args[0]).device)}
-        )
+        device = cast(Tensor, args[0]).device
+        rows = {} if size is None else {layout.plate.name: torch.arange(size, device=device)}
         with pyro.poutine.block():
             runs = [
                 read_sites(self.model, layout.masked, rows, args, kwargs, draw=draw) for draw in (False, True)
@@ -665,7 +664,9 @@ class AmortizedGuide(AutoGuide):
             layout = self._layout_outside(*args, **kwargs)
             self._register()
             features = self._features(layout, *args) if layout.sites else torch.empty(data_size(args), 0)
-            yield layout, features, self._seen(layout, (), args, kwargs, rows={})
+            seen = self._seen(layout, (), args, kwargs, rows={})
+            _check_whole(layout, seen, data_size(args))
+            yield layout, features, seen
 
     def _layout_outside(self, *args: object, **kwargs: object) -> Layout:
         """As in inference, but that what the model alone takes may be left out, as if it were as before."""
@@ -726,10 +727,9 @@ class AmortizedGuide(AutoGuide):
 def _check_mask(site: LatentSite, posterior: dist.TorchDistribution) -> None:
     if site.masked and not is_masked(posterior, pyro.poutine.get_mask()):
         raise NotImplementedError(
-            f"Latent site {site.name!r} is masked in the model but not in the guide, whose density would "
-            "count where the model's does not: run the guide inside pyro.poutine.mask too, or give the site "
-            "a head that returns distribution.mask(...). For missing data, mask the observed site rather "
-            "than pass obs_mask."
+            f"Latent site {site.name!r} is masked in the model but not in the guide, which was pickled and "
+            "has no model to ask for the mask: run it inside pyro.poutine.mask too, or build it anew and "
+            "load its state."
         )
 
 
@@ -740,6 +740,15 @@ def _check_value(name: str, value: Tensor, event_shape: torch.Size, data_dim: in
         raise ValueError(
             f"Expected values of {name!r} for {batch} data, in axis {data_dim} before the event shape "
             f"{tuple(event_shape)}, but got shape {tuple(value.shape)}."
+        )
+
+
+def _check_whole(layout: Layout, seen: Mapping[str, Seen], size: int) -> None:
+    part = layout.plate.subsample_size
+    if seen and part is not None and part != size:
+        raise NotImplementedError(
+            f"The guide reads {sorted(seen)} from the model, which draws {part} of {size} rows: pass {part} "
+            "rows at a time."
         )
 
 

@@ -319,15 +319,17 @@ class _Reader(Messenger):
 
 
 def _placeholder(fn: Any, device: torch.device) -> Tensor:
-    """A value in the support that is not drawn, since a draw would move the random state."""
-    if fn.has_enumerate_support:
-        first: Tensor = fn.enumerate_support(expand=False)[0]
-        return first.expand(fn.shape())
-    if fn.support.is_discrete:
-        return torch.zeros(fn.shape(), device=device)
-    to_support = transform_to(fn.support)
-    value: Tensor = to_support(torch.zeros(to_support.inverse_shape(fn.shape()), device=device))
-    return value
+    """A value in the support, without a draw where one can be told, which would move the random state."""
+    try:
+        if fn.has_enumerate_support:
+            first: Tensor = fn.enumerate_support(expand=False)[0]
+            return first.expand(fn.shape())
+        to_support = transform_to(fn.support)
+        value: Tensor = to_support(torch.zeros(to_support.inverse_shape(fn.shape()), device=device))
+        return value
+    except NotImplementedError:
+        drawn: Tensor = fn.sample()
+        return drawn
 
 
 def masks_of(fn: object, mask: Tensor | bool | None) -> list[tuple[Tensor | bool, int]]:

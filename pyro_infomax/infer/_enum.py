@@ -400,19 +400,28 @@ class TraceEnum_WeightedELBO(WeightedELBO, SummedELBO):
         if not sites:
             return
         own = {name: _scalar(unweighted_scale_and_mask(model_trace.nodes[name])[0]) for name in sites}
-        _check_one_scale(
-            own,
-            f"Expected the sites summed over {enumerated} to have one scale",
+        expected = f"Expected the sites summed over {enumerated} to have one scale"
+        remedy = (
             "the logarithm of a sum over values is no sum over rows, so put all of them into the plate that "
             f"subsamples or the poutine.scale, take all rows of that plate, or enumerate {enumerated} in the "
-            "guide",
+            "guide"
         )
+        # Scales of which one is a plate's may agree by chance
+        if len(plates := {_subsampled_plates(model_trace.nodes[name]) for name in sites}) > 1:
+            names = sorted(set().union(*plates))
+            raise ValueError(f"{expected} but the plates {names} subsample around some of {sites}; {remedy}")
+        _check_one_scale(own, expected, remedy)
         mapping = ", ".join(f"{site!r}: ..." for site in sites)
         _check_one_scale(
             {name: _scalar(model_trace.nodes[name]["scale"]) for name in sites},
             f"Expected the sites summed over {enumerated} to carry one weight",
             f"weigh them alike by a mapping, {self._weights.label_of_sites}={{{mapping}}}",
         )
+
+
+def _subsampled_plates(site: Site) -> frozenset[str]:
+    frames = site["cond_indep_stack"]
+    return frozenset(frame.name for frame in frames if (frame.full_size or frame.size) > frame.size)
 
 
 def _check_one_scale(scales: dict[str, Weight], expected: str, remedy: str) -> None:

@@ -192,7 +192,8 @@ class Renyi_InfoMaxELBO(_InfoMax, Renyi_WeightedELBO):
     .. math:: -\frac{1}{1 - \alpha} \log \frac{1}{K} \sum_k
         \Big[ \frac{p(x \mid z_k)^{1 + \lambda} p(z_k)}{q(z_k \mid x)} \Big]^{1 - \alpha}
 
-    The ``elbo`` of its terms is the bound without weights.
+    in each cell of the plates that all sites share, whose scale stands in front of it. The ``elbo`` of its
+    terms is the bound without weights.
 
     Args:
         lam: a number or tensor > -1, a schedule, or a mapping from observed sites of the model to these.
@@ -201,6 +202,6 @@ class Renyi_InfoMaxELBO(_InfoMax, Renyi_WeightedELBO):
     Raises:
         ValueError: if a weight is not above -1 or not finite, or names no site of the model.
         NotImplementedError: where a mapping names a latent site, a site asks for enumeration, a site that
-            only the guide has is outside of the plates that the model's sites share, or gradients are wanted
-            of a scaled or masked guide site that is not reparameterised.
+            only the guide has is outside of the plates that the model's sites share, latents have different
+            scales, or a plate subsamples that some sites of the model are outside of.
     """

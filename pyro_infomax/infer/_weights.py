@@ -376,8 +376,8 @@ def _check_left_to_the_model(site: Site, twin: Site) -> None:
         )
     raise ValueError(
         f"Expected the guide to leave out what the model observes but {name!r} is observed and the guide "
-        f"{does}: let the guide sample {name!r} only in calls in which the model does, `if y is None: ...`, "
-        "as the amortised guides of a model do by themselves"
+        f"{does}: let the guide sample {name!r} only in calls in which the model does, `if y is None: ...`; "
+        "an amortised guide does so where it is made from this very model, pyro.condition included"
     )
 
 

@@ -31,8 +31,9 @@ _LEAST_REST: Final = 1e-6  # of a draw that the fit passes through: its residual
 _FEWEST_DRAWS: Final = 50  # fewer may all have missed what the value is made of
 _STUDENT: Final = 1.2  # its quantile of 97.5 % is that of the Normal, times 1 + 1.2 / degrees of freedom
 _MOST_WIDENING: Final = 0.2  # of an error, for skewness: more is not known from draws
-# without a variance, for tails of power -1.5, it stays at a quarter however many the draws
-_MOST_CONCENTRATED: Final = 0.2
+# of the noise: for tails of power -1.5, a quarter of it stays in few draws however many there are
+_MOST_CONCENTRATED: Final = 0.15
+_OF_FEW: Final = 5.0  # draws, which have as much of light tails too
 ROUNDING: Final = 1e-9  # nats
 _NOT_FINITE: Final = (
     "it has no finite value: the posteriors' tails are too heavy for a log-density, or reach where it is -inf"
@@ -151,7 +152,8 @@ class CorrectedMean:
         if self._draws < _FEWEST_DRAWS:
             enough = math.ceil(_FEWEST_DRAWS / len(self.datum))
             return f"{self._draws} draws are too few to judge its error by: take num_samples >= {enough}"
-        return _FEW_DECIDE if bool((uncertain & (self._concentration > _MOST_CONCENTRATED)).any()) else None
+        decided = self._concentration > _MOST_CONCENTRATED + _OF_FEW / self._draws
+        return _FEW_DECIDE if bool((uncertain & decided).any()) else None
 
     def _population_standard_error(self) -> Tensor:
         batch = len(self.datum)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import is_integer, shown, whole_number
 from pyro_infomax._random import seeded_draws
 from pyro_infomax.distributions import (
     Coordinates,
@@ -83,6 +83,8 @@ class Draws:
         self.site_sizes = site_sizes
         self._sites = whole.sites
         check_prior(prior, self.aggregate.latent_dim)
+        if site_sizes is not None:
+            _check_site_sizes(site_sizes, self.aggregate.latent_dim)
         if is_angular(prior):
             _check_angles(self.posterior, prior)
         self.prior = in_double(prior)
@@ -278,3 +280,12 @@ def _is_real(posterior: object) -> bool:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support is constraints.real
+
+
+def _check_site_sizes(sizes: Sequence[int], latent_dim: int) -> None:
+    whole = isinstance(sizes, Sequence) and all(is_integer(each) and each > 0 for each in sizes)
+    if not whole or sum(sizes) != latent_dim:
+        raise ValueError(
+            f"Expected site_sizes, the latent dimensions of each site, of sum {latent_dim} but got "
+            f"{shown(sizes)}."
+        )

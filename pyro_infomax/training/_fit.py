@@ -225,9 +225,12 @@ class TrainingRun:
     def _call_back(self) -> None:
         for callback in self._callbacks:
             callback(self.state)
-        # Ours change nothing that a captured step has recorded. What others change may be out of its sight
-        if isinstance(self.state.svi, CapturedSVI) and not all(map(_is_ours, self._callbacks)):
-            self.state.svi.compare_next_step()
+        # Ours change nothing that a captured step has recorded. What others change may be out of its sight.
+        # All processes compare in the same steps
+        if isinstance(self.state.svi, CapturedSVI):
+            others = not all(map(_is_ours, self._callbacks))
+            if any(self._execution.ranks.all_of(others)):
+                self.state.svi.compare_next_step()
 
     def _first_reason(self, reason: str | None) -> str | None:
         """A callback that stops one process stops all."""

@@ -400,6 +400,12 @@ held(
     lambda own: 0.75 - math.copysign(0.25, own[0]),
     lambda own: own.__setitem__(0, -0.0),
 )
+held(
+    "the_type_of_a_number",
+    lambda: [1],
+    lambda own: 0.5 if type(own[0]) is int else 1.0,
+    lambda own: own.__setitem__(0, True),
+)
 held("a_queue", queue.Queue, lambda own: 0.5 + 0.5 * own.qsize(), lambda own: own.put(1))
 held(
     "a_weak_dictionary",

@@ -3,6 +3,7 @@
 Most losses are Σ (x − a − c)²/2 with c = 0.5, so that value and gradient are known.
 """
 
+import contextlib
 import warnings
 
 import pyro
@@ -237,29 +238,44 @@ def test_what_looks_at_each_operation_is_refused(around, says):
     assert says in svi.reason
 
 
+def low_precision(dtype):
+    return torch.autocast("cpu", dtype=dtype)
+
+
 @pytest.mark.parametrize(
-    "around",
+    ("first", "then"),
     [
-        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
-        lambda: torch.autocast("cpu", dtype=torch.float16),
-        lambda: torch.device("meta"),
+        (contextlib.nullcontext, lambda: low_precision(torch.bfloat16)),
+        (lambda: low_precision(torch.bfloat16), lambda: low_precision(torch.float16)),
+        (contextlib.nullcontext, lambda: torch.device("meta")),
+        (lambda: torch.device("cpu"), lambda: torch.device("meta")),
+        (contextlib.nullcontext, lambda: pyro.validation_enabled(False)),
+        (contextlib.nullcontext, lambda: validation_of(pyro.infer)),
+        (contextlib.nullcontext, lambda: validation_of(dist)),
     ],
 )
-def test_another_surrounding_is_another_recording(around):
+def test_another_surrounding_is_another_recording(first, then):
     x = torch.ones(2, 2)
 
     def loss(*_):
         return (pyro.param("a", torch.ones(())) - torch.mm(x, x).sum()).square().double()
 
     svi = svi_of(None, loss)
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=False):
+    with first():
         for _ in range(4):
             svi.step()
     assert svi.captured
     assert svi.reason is None
-    with around():
+    with then():
         svi.step()
     assert svi.reason.startswith("the first step on data of a kind")
+
+
+@contextlib.contextmanager
+def validation_of(part):
+    part.enable_validation(False)
+    yield
+    part.enable_validation(True)
 
 
 def test_validation_that_is_switched_on_looks_at_the_next_step():
@@ -349,6 +365,25 @@ def test_a_batch_whose_error_is_caught(value, elbo):
     assert found[0][3] == found[1][3]
 
 
+def test_a_loss_that_is_infinite_and_has_a_gradient():
+    """What is in .grad counts as with SVI."""
+    found = []
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+
+        def loss(model, guide, x, more):
+            return 0.5 * (x - pyro.param("a", torch.zeros(()))).square().sum() + more
+
+        svi = kind(None, lambda _: None, pyro.optim.SGD({"lr": RATE}), loss)
+        for step in range(1, 9):
+            if step == 8:
+                leaf().grad = torch.ones(())
+            lost = svi.step(batch(step), torch.tensor(float("inf") if step == 8 else 1.0))
+        found.append((lost, leaf().item()))
+    assert svi.captured
+    assert found[0] == found[1]
+
+
 # ---- when steps are compared
 
 
@@ -400,6 +435,19 @@ def test_comparisons_are_at_doubling_distances(at, last, found):
     steps = f"step {last + 1}" if found == last + 2 else f"steps {last + 1} to {found - 1}"
     said = f"; {steps} may have been wrong, since the two were last compared in step {last}"
     assert reason.endswith(said) == (found > last + 1)
+
+
+def test_what_was_not_compared_counts_for_all_shapes():
+    """Steps 7 and 8 compare the two shapes, step 11 finds the change."""
+    svi = svi_of(reading_a_file)
+    write(0.5)
+    for step in range(1, 11):
+        svi.step(batch(step)[: 5 - step % 2])
+    write(1.0)
+    with pytest.warns(
+        UserWarning, match="; steps 8 to 10 may have been wrong, since the two were last compared in s"
+    ):
+        svi.step(batch(11)[:4])
 
 
 def test_a_comparison_on_demand():

@@ -11,6 +11,8 @@ import torch
 
 from pyro_infomax.datasets import load_idx, load_npz
 
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+
 
 @pytest.fixture
 def load(tmp_path):
@@ -262,6 +264,23 @@ def test_a_damaged_file_is_said_to_be_so(tmp_path):
         load_npz(path)
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("value", [1, 255])
+def test_whatever_byte_is_wrong_the_file_is_read_or_refused_in_a_sentence(tmp_path, save, value):
+    """Encrypted, packed by another method, with members at other places, of other lengths and shapes."""
+    path = tmp_path / "images.npz"
+    save(path, x=PIXELS)
+    content, ends = path.read_bytes(), set()
+    for at in [*range(30), *range(len(content) - 110, len(content))]:
+        path.write_bytes(content[:at] + bytes([value]) + content[at + 1 :])
+        try:
+            load_npz(path)
+            ends.add("read")
+        except ValueError as error:
+            ends.add(str(error).split()[0])
+    assert ends == {"read", "Expected"}
+
+
 def test_a_zip_of_something_else_is_refused(tmp_path):
     path = tmp_path / "images.npz"
     with zipfile.ZipFile(path, "w") as file:
@@ -356,8 +375,6 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path, content):
 
 
 # ---- The format of MNIST.
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
 
 
 def idx(array, kind):

@@ -302,3 +302,11 @@ def test_copies(name):
     u = torch.randn(site.size)
     for twin in (copy.deepcopy(site), pickle.loads(pickle.dumps(site))):
         assert torch.equal(twin.constrain(u), site.constrain(u))
+
+
+@pytest.mark.parametrize(
+    ("support", "shape"), [(None, (2,)), ("real", (2,)), (constraints.real, 2.5), (constraints.real, None)]
+)
+def test_what_is_no_support_and_no_shape_is_refused(support, shape):
+    with pytest.raises(TypeError, match=r"Expected (a constraint|an event shape)"):
+        SiteTransform.of(support, shape)

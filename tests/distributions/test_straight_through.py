@@ -1,3 +1,5 @@
+import math
+
 import pyro.distributions as dist
 import pytest
 import torch
@@ -147,3 +149,16 @@ def test_sample_has_no_gradient(family):
 def test_a_temperature_that_is_none_is_refused(family, temperature):
     with pytest.raises(ValueError, match="Expected temperature > 0 but got"):
         family(temperature, logits=torch.zeros(3))
+
+
+@pytest.mark.parametrize("temperature", [None, "1", torch.ones(3), [1.0], -1.0, math.nan])
+def test_a_temperature_that_is_no_number_is_refused(temperature):
+    with pytest.raises(ValueError, match=r"Expected temperature > 0 but got"):
+        StraightThroughBernoulli(temperature, torch.tensor(0.3))
+
+
+@pytest.mark.parametrize("family", [StraightThroughBernoulli, StraightThroughOneHotCategorical])
+@pytest.mark.parametrize("probs", ["a", [0.5, 0.5], {}])
+def test_probabilities_that_are_no_tensor_are_refused(family, probs):
+    with pytest.raises(TypeError, match="Expected probs or logits, a tensor, but got"):
+        family(0.5, probs)

@@ -1,6 +1,7 @@
 """``python -m tests.fuzz 10000 --seed 0 --jobs 2``: random pairs of programs against exact answers."""
 
 import argparse
+import signal
 import sys
 import time
 
@@ -32,6 +33,7 @@ def main() -> int:
         line = f"{tally.pairs} of {given.number} pairs, {wrong} silent errors, {seconds:.0f} s"
         print(line, end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr, flush=True)
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     tally = run(given.seed, given.number, jobs=given.jobs, progress=progress)
     for line in table_of(tally):
         print(line)

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from tests.fuzz.oracle import Oracle
-from tests.fuzz.spec import Pair, flat
+from tests.fuzz.spec import Pair, Site, flat
 
 _MOST_CELLS: Final = 200_000
 _REACH: Final = 9.0
@@ -77,10 +77,20 @@ def _data_entropy(pair: Pair) -> float:
 
 
 def _tabulable(pair: Pair) -> bool:
-    masked = {site.name for site in pair.latents if site.masked}
-    depends = any(set(site.parents) & masked for site in (*pair.model, *pair.guide) if not site.masked)
+    masks = {site.name: _mask_of(site) for site in pair.latents}
+    # what is absent may be left out only where nothing that is present depends on it
+    depends = any(
+        masks.get(parent) not in (None, _mask_of(site))
+        for site in (*pair.model, *pair.guide)
+        for parent in site.parents
+    )
+    depends = depends or bool(pair.model_factor and masks[pair.model_factor.site])
     odd = any(bool(pair.of_guide(s.name).masked) != s.masked for s in pair.latents)
     return not odd and not depends and _cells(_axes(pair)) <= _MOST_CELLS
+
+
+def _mask_of(site: Site) -> tuple | None:
+    return (site.level, site.complement, site.mask_style == "never") if site.masked else None
 
 
 Axis = tuple[str, int, np.ndarray, np.ndarray]  # site, inner element, values, weights

@@ -14,6 +14,7 @@ import torch
 
 import pyro_infomax
 from pyro_infomax import infer
+from pyro_infomax.schedules import Linear
 from tests.fuzz.emit import built
 from tests.fuzz.oracle import Answers, Costs, answers_of
 from tests.fuzz.population import Population
@@ -84,11 +85,13 @@ class Objective:
         cls: its class in ``pyro_infomax.infer``.
         label: ``"beta"`` or ``"lam"``.
         weight: a number, or numbers by site.
+        given_as: ``"number"``, ``"tensor"``, or the start of a ``"schedule"``.
     """
 
     cls: str
     label: str
     weight: Any
+    given_as: str = "number"
 
     @property
     def source(self) -> str:
@@ -99,7 +102,15 @@ class Objective:
         return self.cls.startswith("TraceEnum")
 
     def built(self, **options: Any) -> Any:
-        return getattr(infer, self.cls)(**{self.label: self.weight}, **options)
+        make = {
+            "number": float,
+            "tensor": torch.tensor,
+            "schedule": lambda weight: Linear(weight, 9.0, steps=7),
+        }
+        given = make[self.given_as]
+        plain = self.weight
+        weight = {name: given(w) for name, w in plain.items()} if isinstance(plain, dict) else given(plain)
+        return getattr(infer, self.cls)(**{self.label: weight}, **options)
 
     def counts(self, role: str, name: str) -> float:
         """What a site counts for in the loss."""
@@ -123,7 +134,9 @@ def objectives(pair: Pair, rng: np.random.Generator) -> Iterator[Objective]:
     """Every class of objective, each with weights of its own."""
     for estimator in ESTIMATORS:
         for name, label in (("BetaELBO", "beta"), ("InfoMaxELBO", "lam")):
-            yield Objective(f"{estimator}_{name}", label, _weight(pair, label, estimator, rng))
+            given_as = str(rng.choice(["number", "number", "tensor", "schedule"]))
+            weight = _weight(pair, label, estimator, rng)
+            yield Objective(f"{estimator}_{name}", label, weight, given_as)
 
 
 def _weight(pair: Pair, label: str, estimator: str, rng: np.random.Generator) -> Any:
@@ -271,6 +284,8 @@ class ObjectiveCheck:
 
     def simpler(self) -> "Iterator[ObjectiveCheck]":
         plain = 1.0 if self.objective.label == "beta" else 0.0
+        if self.objective.given_as != "number":
+            yield replace(self, objective=replace(self.objective, given_as="number"))
         if self.objective.weight != plain:
             yield replace(self, objective=replace(self.objective, weight=plain))
         if self.method != "loss_and_grads":

@@ -274,6 +274,10 @@ def _distribution(pair: Pair, site: Site, role: str) -> str:
         location = " + ".join(terms)
         if site.event is not None:
             location = f"({location})[..., None] + torch.tensor([0.0, {site.event}])"
+            if site.correlation:
+                r = site.correlation
+                tril = f"{site.sd} * torch.tensor([[1.0, 0.0], [{r}, {(1 - r * r) ** 0.5}]])"
+                return f"dist.MultivariateNormal({location}, scale_tril={tril})"
             return f"dist.Normal({location}, {site.sd}).to_event(1)"
         return f"dist.Normal({location}, {site.sd})"
     table = f"torch.tensor({_listed(site.table)}){at}.log()"

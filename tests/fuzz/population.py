@@ -82,6 +82,8 @@ def _value(fn: Any, draws: torch.Tensor) -> torch.Tensor:
     fn = _plain(fn)
     if isinstance(fn, dist.Normal):
         return fn.loc + fn.scale * draws
+    if isinstance(fn, dist.MultivariateNormal):
+        return fn.loc + (fn.scale_tril @ draws[..., None]).squeeze(-1)
     if isinstance(fn, dist.Bernoulli):
         return (draws > 1 - fn.probs).to(fn.probs.dtype)
     if isinstance(fn, dist.Categorical):

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,18 +137,14 @@ def run_seeds(seeds: range) -> Tally:
 
 
 def run(first: int, number: int, *, jobs: int, progress: Any = None) -> Tally:
-    """The checks of many pairs, in several processes."""
+    """The checks of many pairs, in several processes; those made so far where it is interrupted."""
     tally = Tally()
     size = max(1, min(25, number // max(1, jobs)))
     parts = [range(n, min(n + size, first + number)) for n in range(first, first + number, size)]
-    if jobs == 1:
-        for part in parts:
-            tally.update(run_seeds(part))
-            if progress:
-                progress(tally)
-        return tally
-    with ProcessPoolExecutor(jobs) as pool:
-        for found in pool.map(run_seeds, parts):
+    with ExitStack() as stack:
+        stack.enter_context(suppress(KeyboardInterrupt))
+        pool = stack.enter_context(ProcessPoolExecutor(jobs)) if jobs > 1 else None
+        for found in map(run_seeds, parts) if pool is None else pool.map(run_seeds, parts):
             tally.update(found)
             if progress:
                 progress(tally)
@@ -189,9 +186,8 @@ def shrunk_failure(failure: Failure) -> tuple[Pair, Any, Outcome]:
         return found.kind == SILENT and bool(wrong & set(found.details))
 
     pair = shrunk(draw(failure.seed), fails)
-    for simpler in check.simpler():
-        if fails(pair, simpler):
-            check = simpler
+    while (simpler := next((each for each in check.simpler() if fails(pair, each)), None)) is not None:
+        check = simpler
     return pair, check, check(pair)
 
 

@@ -51,6 +51,7 @@ class Site:
     gained: bool = False  # whether a poutine.scale of the rows' ``gain`` is around it
     event: float | None = None  # by how much the second element of a vector of two is off the first
     enumerated: str | None = None
+    correlation: float = 0.0  # of the two elements of a vector
     observed: bool = False
     auxiliary: bool = False
     complement: bool = False  # whether its mask is the other way round
@@ -221,6 +222,7 @@ class Pair:
             "indexed": self.indexed,
             "sequential": self.sequential,
             "gain of rows": any(site.gained for site in sites),
+            "correlated": any(site.correlation for site in sites),
             "event": any(site.event is not None for site in sites),
             "covariates": any(site.by_data for site in self.latents),
             "given latent": any(map(self._has_children, self.observed)),
@@ -457,7 +459,11 @@ class Drawing:
         if not fit or not self.chance(self.rate / 2):
             return pair
         chosen = self.choice(fit)
-        other = _reversed(chosen.table) if chosen.discrete else _shifted(chosen.table, 0.4)
+        other = (
+            _reversed(chosen.table)
+            if chosen.discrete
+            else _mapped(chosen.table, lambda location: round(location + 0.4, 2))
+        )
         changed = replace(chosen, by_data=True, table=(chosen.table, other))
         return replace(pair, model=tuple(changed if site is chosen else site for site in pair.model))
 
@@ -469,8 +475,11 @@ class Drawing:
         if not names or bits > 6 or not self.chance(self.rate / 2):
             return pair
         name = self.choice(names)
-        model = tuple(replace(s, event=0.4) if s.name == name else s for s in pair.model)
-        guide = tuple(replace(s, event=-0.3) if s.name == name else s for s in pair.guide)
+        of_model, of_guide = (self.choice([0.0, 0.0, 0.6, -0.8]) for _ in range(2))
+        model, guide = (
+            tuple(replace(s, event=off, correlation=rho) if s.name == name else s for s in sites)
+            for sites, off, rho in ((pair.model, 0.4, of_model), (pair.guide, -0.3, of_guide))
+        )
         return replace(pair, model=model, guide=guide)
 
     def _gain(self, pair: Pair) -> Pair:
@@ -584,6 +593,8 @@ class Drawing:
     def _inner_subsample(self, pair: Pair) -> Pair:
         if not pair.inner or not self.chance():
             return pair
+        if pair.enumerated_in_model and any(site.scale != 1.0 for site in pair.model):
+            return pair  # the two scales could be equal by accident
         return replace(pair, inner_total=pair.inner * self.choice([2, 3]))
 
     def _conditioned(self, pair: Pair) -> Pair:
@@ -603,11 +614,9 @@ def _reversed(table: tuple) -> tuple:
     return tuple(map(_reversed, table)) if isinstance(table[0], tuple) else table[::-1]
 
 
-def _shifted(table, by: float):
-    """Locations further on."""
-    if isinstance(table, tuple):
-        return tuple(_shifted(each, by) for each in table)
-    return round(table + by, 2)
+def _mapped(table, change):
+    """Locations changed one by one."""
+    return tuple(_mapped(each, change) for each in table) if isinstance(table, tuple) else change(table)
 
 
 def flat(pair: Pair) -> Pair:
@@ -631,12 +640,30 @@ def flat(pair: Pair) -> Pair:
             if site.event is None:
                 found.append(site)
                 continue
-            found.append(replace(site, name=f"{site.name}~0", event=None))
-            off = _shifted(site.table, site.event)
-            found.append(replace(site, name=f"{site.name}~1", event=None, table=off))
+            first = replace(site, name=f"{site.name}~0", event=None)
+            found += [first, _second(site, first.name)]
         return tuple(found)
 
     return replace(pair, model=scalars(pair.model), guide=scalars(pair.guide))
+
+
+def _second(site: Site, first: str) -> Site:
+    """The second element of a vector given the first: m + e + r (first − m) = (1 − r) m + e + r first."""
+    assert site.event is not None
+    r = site.correlation
+    rest = replace(
+        site,
+        name=f"{site.name}~1",
+        event=None,
+        table=_mapped(site.table, lambda location: (1 - r) * location + site.event),
+        slope=(1 - r) * site.slope,
+        tilt=(1 - r) * site.tilt,
+        weights=tuple((1 - r) * weight for weight in site.weights),
+        sd=site.sd * (1 - r * r) ** 0.5,
+    )
+    if not r:
+        return rest
+    return replace(rest, parents=(*rest.parents, first), weights=(*rest.weights, r))
 
 
 def as_tuple(array) -> tuple:

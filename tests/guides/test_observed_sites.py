@@ -147,6 +147,25 @@ def test_a_pickled_guide_cannot_ask_for_labels():
         revived.posterior(X, Y)
 
 
+def test_a_subsample_reads_the_labels_of_its_rows():
+    def program(x, y=None):
+        with pyro.plate("data", len(x), subsample_size=2) as rows:
+            y = pyro.sample("y", dist.Categorical(PRIOR), obs=None if y is None else y[rows])
+            w = pyro.sample("w", dist.Categorical(OF_W[y]))
+            pyro.sample("x", dist.Normal(MEANS[y, w], 1.0), obs=x[rows, 0])
+
+    guide, whole = make_guide(program), make_guide()
+    guide.posterior(X)
+    whole.posterior(X)
+    whole.load_state_dict(guide.state_dict())
+    elbo = TraceEnum_BetaELBO(1.0, max_plate_nesting=1)
+    losses = torch.tensor([elbo.loss(program, guide, X, Y) for _ in range(100)])
+    expected = -of_each_label(whole)[range(4), Y].sum()
+    assert abs(losses.mean() - expected) < 4 * losses.std() / 10
+    with pytest.raises(NotImplementedError, match=r"reads \['y'\] .* 2 of 4 rows: pass 2 rows at a time"):
+        guide.posterior(X, Y)
+
+
 def test_nothing_is_drawn_where_all_is_observed():
     def program(x, y=None):
         with pyro.plate("data", len(x)):

@@ -249,15 +249,17 @@ def test_particles_are_counted(count):
 # ---- what the model enumerates
 
 
-def test_a_global_site_is_not_summed_over_a_subsample(programs):
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_global_site_is_not_summed_over_a_subsample(programs, scale):
+    """Whatever scale the site has of its own, be it that of the plate."""
+
     def model(x):
-        y = pyro.sample("y", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        with poutine.scale(scale=scale):
+            y = pyro.sample("y", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
         with pyro.plate("data", 6, subsample_size=len(x)):
             pyro.sample("x", dist.Normal(y, 1.0), obs=x)
 
-    sentence = (
-        r"summed over \['y'\] to have one scale but got .*'y': 1.0, 'x': 2.0.* enumerate \['y'\] in the"
-    )
+    sentence = r"summed over \['y'\] to have one scale but the plates \['data'\] .* enumerate \['y'\] in the"
     elbo = TraceEnum_BetaELBO(1.0, max_plate_nesting=1)
     programs.assert_refused(ValueError, sentence, elbo.loss, model, lambda x: None, X)
 

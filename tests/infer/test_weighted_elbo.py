@@ -577,6 +577,21 @@ def test_it_knows_how_many_data_a_subsample_stands_for():
     assert (elbo.stands_for(8), elbo.stands_for(40)) == (40, 40)
 
 
+def test_data_that_are_subsampled_by_the_model_stand_for_themselves():
+    """Though as many pixels are drawn in each of them as there are rows."""
+
+    def program(x, observe=True):
+        with pyro.plate("data", len(x), subsample_size=3, dim=-2) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            with pyro.plate("pixels", 60, subsample_size=len(x), dim=-1) as seen:
+                if observe:
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x[rows][:, seen])
+
+    elbo = Trace_BetaELBO(1.0)
+    elbo.loss(program, lambda x: program(x, observe=False), torch.zeros(12, 60))
+    assert elbo.stands_for(12) == 12
+
+
 def test_a_latent_plate_that_subsamples_says_nothing_of_the_data():
     def program(x, observe=True):
         with pyro.plate("codes", 100, subsample_size=len(x)):

@@ -8,12 +8,17 @@ from scipy import spatial
 from torch import Tensor
 from torch.distributions import (
     Categorical,
+    Exponential,
     Gamma,
     Independent,
+    Laplace,
     LogNormal,
+    MixtureSameFamily,
     MultivariateNormal,
     Normal,
+    Pareto,
     SigmoidTransform,
+    StudentT,
     TransformedDistribution,
 )
 
@@ -102,7 +107,7 @@ def test_pairs_have_fewer_degrees_of_freedom_than_draws() -> None:
 
 @pytest.mark.parametrize("samples", [1, 3, 10])
 def test_skewness_is_seen_through_the_means_of_few_draws(samples: int) -> None:
-    noise = torch.distributions.Exponential(1.0).sample((samples, 20_000))  # of skewness 2
+    noise = Exponential(1.0).sample((samples, 20_000))  # of skewness 2
     plan = ControlVariates(torch.zeros(samples, 20_000, 0), torch.zeros(20_000, 0))
     found = float(plan.expectation(noise).estimate("exact", "").standard_error)
     spread = noise.var(0).mean() if samples > 1 else noise.var()
@@ -294,6 +299,44 @@ def test_dimensions_that_depend_on_each_other_have_powers_of_their_coordinates()
     values = covariates_of(draws)[0].values
     u = draws.z.logit() - normal.mean.mean(0)
     torch.testing.assert_close(values[..., -4:], torch.cat([u, u**2], -1))
+
+
+# ---- Tails.
+
+
+def test_powers_of_heavy_tails_are_no_covariates() -> None:
+    for df in (3.0, 30.0):
+        posterior = Independent(StudentT(df, torch.randn(60, 2), 0.5), 1)
+        draws = Draws(posterior, Independent(Normal(torch.zeros(2), 1.0), 1), num_samples=20, seed=0)
+        own = posterior.base_dist.log_prob(draws.z)
+        expected = torch.cat([own.sum(-1, keepdim=True), own], -1)
+        torch.testing.assert_close(covariates_of(draws)[0].values, expected)
+    pair = torch.randn(60, 1, 2) + torch.tensor([[0.0], [1.0]])
+    mixture = MixtureSameFamily(Categorical(torch.ones(60, 2)), Independent(StudentT(3.0, pair, 0.5), 1))
+    assert (
+        covariates_of(Draws(mixture, Independent(Normal(torch.zeros(2), 1.0), 1), seed=0))[0].values.shape[-1]
+        == 0
+    )
+    # the prior's log-density is linear in z, whose mean is known and whose variance is infinite
+    draws = Draws(
+        Independent(Pareto(torch.ones(60, 2), 1.5), 1), Independent(Exponential(torch.ones(2)), 1), seed=0
+    )
+    assert covariates_of(draws)[0].values.shape[-1] == 3
+
+
+def test_light_tails_keep_their_powers() -> None:
+    mean = torch.randn(60, 2)
+    pair = torch.stack([mean, mean + 1], -2)
+    mixture = MixtureSameFamily(Categorical(torch.ones(60, 2)), Independent(Normal(pair, 0.5), 1))
+    for posterior in (
+        Independent(Laplace(mean, 0.5), 1),
+        mixture,
+        MultivariateNormal(mean, torch.eye(2) + 0.5),
+    ):
+        draws = Draws(posterior, num_samples=20, seed=0)
+        values = covariates_of(draws)[0].values
+        u = draws.z - posterior.mean.mean(0)
+        torch.testing.assert_close(values[..., -4:], torch.cat([u, u**2], -1))
 
 
 # ---- The nearest posterior, against a search by hand.

@@ -169,3 +169,10 @@ def test_given_draws_that_are_not_finite_are_refused(posterior: Independent, val
 def test_what_is_no_prior_is_refused(posterior: Independent) -> None:
     with pytest.raises(ValueError, match=r"Expected a prior of batch shape \(\) .* got Tensor of no batch"):
         Draws(posterior, torch.zeros(D))
+
+
+@pytest.mark.parametrize("sizes", [[1, 2], "ab", [2.0], [0, 2], []])
+def test_site_sizes_that_do_not_add_up_are_refused(sizes) -> None:
+    posterior = Independent(Normal(torch.zeros(4, 2), 1.0), 1)
+    with pytest.raises(ValueError, match=r"Expected site_sizes, .* of sum 2 but got"):
+        Draws(posterior, site_sizes=sizes)

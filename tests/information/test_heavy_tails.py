@@ -25,9 +25,7 @@ from torch.distributions import (
 )
 
 from pyro_infomax.distributions import SideBySide, joint_forms, marginal_forms
-from pyro_infomax.information import Account, Draws, Estimate, held_out_gap, marginal_kl, note_on, rate
-from pyro_infomax.information._control_variates import covariates_of
-from pyro_infomax.information._sites import WholeAggregate
+from pyro_infomax.information import Account, Draws, Estimate, marginal_kl, note_on, prior_gap, rate
 
 SIZE = 60
 
@@ -49,30 +47,7 @@ def mixture_of(df: float) -> MixtureSameFamily:
     return MixtureSameFamily(Categorical(torch.ones(SIZE, 2)), product(StudentT(df, pair, 0.5)))
 
 
-# ---- Covariates.
-
-
-def test_powers_of_heavy_tails_are_no_covariates() -> None:
-    for posterior in (student(3.0), student(30.0)):
-        draws = Draws(posterior, standard(2), num_samples=20, seed=0)
-        own = posterior.base_dist.log_prob(draws.z)
-        expected = torch.cat([own.sum(-1, keepdim=True), own], -1)
-        torch.testing.assert_close(covariates_of(draws)[0].values, expected)
-    assert covariates_of(Draws(mixture_of(3.0), standard(2), seed=0))[0].values.shape[-1] == 0
-    # the prior's log-density is linear in z, whose mean is known and whose variance is infinite
-    draws = Draws(product(Pareto(torch.ones(SIZE, 2), 1.5)), product(Exponential(torch.ones(2))), seed=0)
-    assert covariates_of(draws)[0].values.shape[-1] == 3
-
-
-def test_light_tails_keep_their_powers() -> None:
-    mean = torch.randn(SIZE, 2)
-    pair = torch.stack([mean, mean + 1], -2)
-    mixture = MixtureSameFamily(Categorical(torch.ones(SIZE, 2)), product(Normal(pair, 0.5)))
-    for posterior in (product(Laplace(mean, 0.5)), mixture, MultivariateNormal(mean, torch.eye(2) + 0.5)):
-        draws = Draws(posterior, num_samples=20, seed=0)
-        values = covariates_of(draws)[0].values
-        u = draws.z - posterior.mean.mean(0)
-        torch.testing.assert_close(values[..., -4:], torch.cat([u, u**2], -1))
+# ---- Noise.
 
 
 def _spread(posterior: Independent, seeds: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,8 +157,9 @@ def test_the_dependence_of_a_prior_is_refused_where_it_is_no_number() -> None:
 
 
 def test_held_out_tails_make_the_gap_infinite() -> None:
-    account = Account(Draws(student(2.0), standard(2), seed=0))
-    assert float(held_out_gap(account, WholeAggregate(student(5.0)))) == math.inf
+    found = prior_gap(student(5.0), standard(2), holdout=student(2.0), seed=0)
+    assert float(found) == math.inf
+    assert "no finite value" in found.note
 
 
 # ---- Notes.
