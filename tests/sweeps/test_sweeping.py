@@ -206,6 +206,11 @@ def test_processes_give_the_same_dataset(grid, reference, capfd):
         parallel = sweep(make_training(), grid, seeds=2, n_jobs=2)
     xr.testing.assert_identical(parallel, reference)
     assert "6/6" in capfd.readouterr().err
+    # The caller's settings hold there too
+    with np.errstate(divide="ignore"), pyro.validation_enabled(False), torch.no_grad():
+        alone = sweep(leak, {"step": [0, 1, 2]}, progress=False)
+        xr.testing.assert_identical(sweep(leak, {"step": [0, 1, 2]}, n_jobs=2, progress=False), alone)
+    assert not alone["validation"].any()
 
 
 def leak(step, seed):
@@ -263,13 +268,6 @@ def settings():
         "folder": os.getcwd(),
         "variable": os.environ.get("LEAK"),
     }
-
-
-def test_the_caller_s_settings_hold_in_processes_too():
-    with np.errstate(divide="ignore"), pyro.validation_enabled(False), torch.no_grad():
-        alone = sweep(leak, {"step": [0, 1, 2]}, progress=False)
-        xr.testing.assert_identical(sweep(leak, {"step": [0, 1, 2]}, n_jobs=2, progress=False), alone)
-    assert not alone["validation"].any()
 
 
 def test_a_sweep_whose_points_all_fail_alike_stops(tmp_path):
