@@ -129,7 +129,7 @@ def test_hooks_added_later(name):
 def test_hooks_taken_away(name):
     register = GRADIENTS[name]
     svi, _ = doubling(present=True)(register)
-    assert right(svi, lambda: UNDO.pop().remove(), before=(0.5, 2.0), after=(0.5, 1.0))[0]
+    assert right(svi, lambda: UNDO[-1].remove(), before=(0.5, 2.0), after=(0.5, 1.0))[0]
 
 
 # ---- objectives of one's own
