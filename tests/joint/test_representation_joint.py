@@ -838,11 +838,24 @@ def test_vae():
     close(joint.log_aggregate(z).detach(), table.logsumexp(1) - math.log(8))
 
 
-def test_auxiliary_sites_are_refused_and_leave_the_guide_made_for_all_data():
+def test_a_normal_guide_of_pyros_is_made_for_all_data_and_has_its_density():
     guide, x = AutoNormal(toy_model), torch.zeros(100)
-    with pytest.raises(NotImplementedError, match="'z_unconstrained' is auxiliary"):
-        representation(guide, x)
+    joint = representation(guide, x)
     assert guide.prototype_trace.nodes["z"]["value"].shape == (100,)
+    guide.locs.z = torch.randn(100)
+    z = torch.randn(100)
+    expected = Normal(guide.locs.z.detach(), guide.scales.z.detach()).log_prob(z)
+    close(joint.log_posterior(z, x).detach(), expected)
+
+
+def test_other_auxiliary_sites_are_refused():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(x, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(u, 1.0))
+
+    with pytest.raises(NotImplementedError, match="'u' is auxiliary"):
+        representation(guide, torch.zeros(10))
 
 
 def test_point_guides_are_made_for_all_data():
