@@ -93,7 +93,7 @@ class Decomposition:
         unavailable: field names to the reason why they are None.
         global_values: the values of global latent sites, those outside the data plate, given which all of
             this holds; empty where there are none, or where draws of them were averaged.
-        num_global_draws: how many of these draws there were.
+        global_draws: these draws.
         global_spread: names of quantities to their standard deviation over draws of the global latents.
         holdout: the account of held-out data, with their own mixture and its ceiling ln N; None without any.
     """
@@ -126,7 +126,7 @@ class Decomposition:
     site_names: tuple[str, ...] = ()
     observed_names: tuple[str, ...] = ()
     global_values: dict[str, torch.Tensor] = field(default_factory=dict)
-    num_global_draws: int = 0
+    global_draws: tuple[SiteValues, ...] = ()
     global_spread: dict[str, float] = field(default_factory=dict)
 
     def axis(self, quantity: str) -> tuple[str, tuple[str, ...]]:
@@ -183,13 +183,13 @@ class Decomposition:
         yield f"{units} latent dimensions, {self.data_size} data"
         if self.global_values:
             yield f"given global latents: {', '.join(map(_shown, self.global_values.items()))}"
-        if self.num_global_draws:
+        if self.global_draws:
             names = ("rate", "distortion", "mutual_information")
             spread = (
                 f"{name} {self.global_spread[name]:.4f}" for name in names if name in self.global_spread
             )
             yield (
-                f"means over {self.num_global_draws} draws of the global latents, over which the standard "
+                f"means over {len(self.global_draws)} draws of the global latents, over which the standard "
                 f"deviations are: {', '.join(spread)}"
             )
         if self.saturated:
@@ -349,31 +349,21 @@ def decompose(
         if num_global_draws:
             drawn = _global_draws(pair, num_global_draws)
             rounds = patiently(drawn, "global latents", progress=progress)
-            made = [_made(build, data, holdout, num_samples, values) for values in rounds]
-            account = _averaged(made)
+            account = _averaged([_made(pair.at(each), build, holdout, num_samples) for each in rounds])
         else:
-            account = _made(build, data, holdout, num_samples, pair.global_values, pair=pair)
+            account = _made(pair, build, holdout, num_samples)
     # What is the same to rounding would still print and compare as different
     return ranks.broadcast(account)
 
 
-def _made(
-    build: Callable[..., Pair],
-    data: Data,
-    holdout: Data | None,
-    num_samples: int,
-    global_values: SiteValues,
-    *,
-    pair: Pair | None = None,
-) -> Decomposition:
-    """The account given some values of the global latents, with that of the held-out data."""
-    given = partial(build, global_values=global_values)
-    pair = pair or given(data)
+def _made(pair: Pair, build: Callable[..., Pair], holdout: Data | None, num_samples: int) -> Decomposition:
+    """The account of a pair, with that of held-out data given the same values of the global latents."""
+    given = partial(build, global_values=pair.global_values)
     held_out = None if holdout is None else held_out_pair(pair, given, holdout)
     account = account_of(pair, num_samples=num_samples)
-    if held_out is not None:
-        account = replace(account, holdout=account_of(held_out, num_samples=num_samples, training=pair))
-    return account
+    if held_out is None:
+        return account
+    return replace(account, holdout=account_of(held_out, num_samples=num_samples, training=pair))
 
 
 def _global_draws(pair: Pair, number: int) -> list[SiteValues]:
@@ -403,7 +393,7 @@ def _averaged(accounts: Sequence[Decomposition]) -> Decomposition:
         saturated=None if information is None else is_saturated(information, first.data_size),
         unavailable={name: reason for each in accounts for name, reason in each.unavailable.items()},
         global_values={},
-        num_global_draws=len(accounts),
+        global_draws=tuple(each.global_values for each in accounts),
         global_spread={name: float(each.std()) for name, each in values.items()},
         holdout=_averaged(holdouts) if holdouts else None,
     )

@@ -766,10 +766,10 @@ def test_both_accounts_are_printed_side_by_side() -> None:
     assert columns.split().count("value") == 2
     assert len(first.split()) == 8
     assert text.count("densities have no decoder gap") == 1
-    assert text.splitlines()[-2:] == [
+    assert {
         "training data: 2 active of 2 latent dimensions, 300 data",
         "held-out data: 2 active of 2 latent dimensions, 50 data",
-    ]
+    } <= set(text.splitlines())
 
 
 def test_both_accounts_are_in_the_frame(tmp_path) -> None:

@@ -108,6 +108,8 @@ def test_draws_of_the_globals():
     assert account.global_spread["rate"] == pytest.approx(spread, rel=4 / math.sqrt(80))
     close(account.rate.standard_error, torch.tensor(account.global_spread["rate"] / math.sqrt(40)))
     assert account.global_values == {}
+    assert len(account.global_draws) == 40
+    assert set(account.global_draws[0]) == {"loc", "scale"}
     frame = account.to_frame()
     assert frame.loc["rate", "global_spread"] == account.global_spread["rate"]
     parts = account.mutual_information.value + account.marginal_kl.value
