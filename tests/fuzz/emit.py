@@ -122,9 +122,10 @@ def _body(pair: Pair, role: str) -> Iterator[str]:
         lines += (
             "        " * (site.level == "inner") + "    " * (site.level == "row") + line for line in text
         )
+    lines = list(_joined(lines))
     if pair.program_scale != 1.0:
         lines = [f"with pyro.poutine.scale(scale={pair.program_scale}):", *("    " + line for line in lines)]
-    yield from ("    " + line for line in _joined(lines))
+    yield from ("    " + line for line in lines)
 
 
 def _joined(lines: list[str]) -> Iterator[str]:
