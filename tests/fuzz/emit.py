@@ -247,8 +247,7 @@ def site_source(pair: Pair, site: Site, role: str) -> Iterator[str]:
 
 def _shape(pair: Pair, site: Site) -> str:
     """The sizes of the plates around a site."""
-    rows = "" if site.level == "global" else str(pair.batch) if pair.plate == "subsample" else None
-    rows = f"len({pair.observed[0].column})" if rows is None and pair.observed else rows or ""
+    rows = "" if site.level == "global" else "rows_plate.size"
     if site.level == "global" or not pair.inner:
         return rows
     inner = str(pair.inner) if site.level == "inner" else "1"
