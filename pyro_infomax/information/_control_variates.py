@@ -119,14 +119,14 @@ class CorrectedMean:
     def _squared_skewness(self) -> Tensor:
         """Of the draws, from noise that is counted from the mean of each datum's; nan without noise."""
         samples = len(self.noise)
-        second, third, sixth = (self._moment(k) for k in (2, 3, 6))
+        second, third = self._squares.mean((0, 1)), (self._squares * self.noise).mean((0, 1))
         if samples == 1:
-            return third**2 / second**3
+            return third * third / (second * second * second)
         if samples == 2:  # pairs are symmetric about their mean
             return torch.zeros_like(second)
         # Three are nearly symmetric: what brings theirs back would bring its own noise too
         whole = samples * (samples - 1) / (samples - 2) ** 2
-        own = (1 - 1 / whole) * sixth / self._draws
+        own = (1 - 1 / whole) * (self._squares**3).mean((0, 1)) / self._draws
         return whole * (third**2 - own).clamp(min=0) / second**3
 
     @property
@@ -134,12 +134,12 @@ class CorrectedMean:
         """1 where a single draw has all of the noise, 1 / draws where all have as much; nan without any."""
         samples = len(self.noise)
         whole = samples / (samples - 1) if samples > 1 else 1.0
-        return whole * self._moment(4) / (self._draws * self._moment(2) ** 2)
+        second, fourth = self._squares.mean((0, 1)), (self._squares * self._squares).mean((0, 1))
+        return whole * fourth / (self._draws * second * second)
 
-    def _moment(self, k: int) -> Tensor:
-        # torch is slow at other powers
-        powers = self.noise**k if k < 4 else (self.noise ** (k // 2)) ** 2
-        return powers.mean((0, 1))
+    @cached_property
+    def _squares(self) -> Tensor:
+        return self.noise * self.noise  # torch is slow at powers
 
     @property
     def note(self) -> str | None:
