@@ -549,7 +549,12 @@ class Drawing:
                 pair, model_factor=self._factor("m", tuple(s for s in pair.latents if not s.complement), None)
             )
         if self.chance(self.rate / 2):
-            pair = replace(pair, guide_factor=self._factor("q", pair.guide, self.chance(0.5)))
+            pair = replace(
+                pair,
+                guide_factor=self._factor(
+                    "q", tuple(s for s in pair.guide if not s.redrawn), self.chance(0.5)
+                ),
+            )
         return pair
 
     def _factor(self, name: str, sites: tuple[Site, ...], has_rsample: bool | None) -> Factor:
