@@ -168,7 +168,7 @@ print(importance_weighted_evidence(model, guide, data, num_samples=2000, seed=0)
         found = {}
         for n, value in enumerate(exact.log_evidence or ()):
             assert exact.weight_variance is not None
-            variance = exact.weight_variance[n]
+            variance = max(0.0, exact.weight_variance[n])
             if variance > 20:  # weights of which a sample tells little
                 continue
             error = (variance / number) ** 0.5
