@@ -247,7 +247,7 @@ def site_source(pair: Pair, site: Site, role: str) -> Iterator[str]:
 
 def _shape(pair: Pair, site: Site) -> str:
     """The sizes of the plates around a site."""
-    rows = "" if site.level == "global" else "rows_plate.size"
+    rows = "" if site.level == "global" else "rows_plate.subsample_size"
     if site.level == "global" or not pair.inner:
         return rows
     inner = str(pair.inner) if site.level == "inner" else "1"
