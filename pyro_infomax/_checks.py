@@ -214,7 +214,8 @@ def _told(
 def _is_of_users(error: Exception) -> bool:
     """Whether the error has come through a function that is neither ours nor a library's."""
     files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
-    return any(not file.startswith((str(_PACKAGE), "<frozen", *_LIBRARIES)) for file in files)
+    ours = [file for file in files if _PACKAGE in Path(file).parents]
+    return any(not file.startswith(("<frozen", *_LIBRARIES)) for file in files if file not in ours)
 
 
 def _blamed(function: FunctionType, signature: inspect.Signature, given: Mapping[str, object]) -> str | None:

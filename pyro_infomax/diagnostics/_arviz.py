@@ -162,10 +162,11 @@ def to_arviz(
     """Draws from the posterior of every datum, and what is known about them, for ArviZ.
 
     Groups: ``posterior`` and ``prior`` (the latent sites, global ones and those that the model enumerates
-    included; nan where a mask leaves them out), ``sample_stats`` (``log_weight`` = log p(x, z) −
-    log q(z|x)), ``posterior_predictive``, ``observed_data``, ``constant_data`` (arguments that are not
-    observed), ``svi`` (the history) and ``information`` (the decomposition). There is no ``log_likelihood``:
-    with local latents ``arviz.loo`` would be wrong, since leaving a datum out leaves its latent the prior.
+    included; those of the posterior are nan where a mask leaves them out), ``sample_stats`` (``log_weight``
+    = log p(x, z) − log q(z|x)), ``posterior_predictive``, ``observed_data``, ``constant_data`` (arguments
+    that are not observed), ``svi`` (the history) and ``information`` (the decomposition). There is no
+    ``log_likelihood``: with local latents ``arviz.loo`` would be wrong, since leaving a datum out leaves its
+    latent the prior.
 
     Args:
         model, guide, data, seed, data_plate: as for :func:`decompose`.
@@ -323,7 +324,7 @@ def _rows_in_turn(
 ) -> dict[str, torch.Tensor]:
     """Latent sites drawn from a model, (number, *shape)."""
     rows = torch.arange(first, first + number) % len(data[0])
-    if program.follows:
+    if program.follows and program.whole_size is None:
         return program.draw(rows_of(data, rows), summed=True)
     rounds = [program.draw(data, summed=True) for _ in range(-(-number // len(data[0])))]
     drawn = _end_to_end(rounds)

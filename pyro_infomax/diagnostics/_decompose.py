@@ -93,7 +93,7 @@ class Decomposition:
         unavailable: field names to the reason why they are None.
         global_values: the values of global latent sites, those outside the data plate, given which all of
             this holds; empty where there are none, or where draws of them were averaged.
-        global_draws: these draws.
+        global_draws: these draws, all accounted for with the same noise in the local latents.
         global_spread: names of quantities to their standard deviation over draws of the global latents.
         holdout: the account of held-out data, with their own mixture and its ceiling ln N; None without any.
     """
@@ -282,7 +282,7 @@ def decompose(
     seed: int | None = None,
     data_plate: str | None = None,
     holdout: Data | None = None,
-    global_values: SiteValues | None = None,
+    global_values: Mapping[str, Any] | None = None,
     num_global_draws: int = 0,
     fabric: Fabric | None = None,
     progress: bool = True,
@@ -349,7 +349,13 @@ def decompose(
         if num_global_draws:
             drawn = _global_draws(pair, num_global_draws)
             rounds = patiently(drawn, "global latents", progress=progress)
-            account = _averaged([_made(pair.at(each), build, holdout, num_samples) for each in rounds])
+            # with the same noise in the local latents, so that the spread is that of the global ones
+            noise = int(torch.randint(2**62, (), device="cpu"))
+            made = []
+            for each in rounds:
+                with isolated_random_state(noise):
+                    made.append(_made(pair.at(each), build, holdout, num_samples))
+            account = _averaged(made)
         else:
             account = _made(pair, build, holdout, num_samples)
     # What is the same to rounding would still print and compare as different
@@ -386,12 +392,17 @@ def _averaged(accounts: Sequence[Decomposition]) -> Decomposition:
     shared = [name for name in columns[0] if all(name in each for each in columns)]
     values = {name: torch.tensor([float(each[name]) for each in columns]) for name in shared}
     information = means["mutual_information"]
+    units = {each.active_units for each in accounts}
+    unavailable = {name: reason for each in accounts for name, reason in each.unavailable.items()}
+    if len(units) > 1:
+        unavailable["active_units"] = "they are not as many for all draws of the global latents"
     holdouts = [each.holdout for each in accounts if each.holdout is not None]
     return replace(
         first,
         **means,
         saturated=None if information is None else is_saturated(information, first.data_size),
-        unavailable={name: reason for each in accounts for name, reason in each.unavailable.items()},
+        unavailable=unavailable,
+        active_units=units.pop() if len(units) == 1 else None,
         global_values={},
         global_draws=tuple(each.global_values for each in accounts),
         global_spread={name: float(each.std()) for name, each in values.items()},
@@ -405,7 +416,8 @@ def _mean_over_draws(estimates: Sequence[Estimate]) -> Estimate:
         each.population_standard_error for each in estimates if each.population_standard_error is not None
     ]
     population = torch.stack(errors).square().mean(0).sqrt() if errors else None
-    error = values.std(0) / math.sqrt(len(values))
+    own = torch.stack([each.standard_error for each in estimates]).mean(0)  # of noise that all have
+    error = torch.hypot(values.std(0) / math.sqrt(len(values)), own)
     if population is not None:
         population = torch.maximum(population, error)
     return replace(

@@ -1,15 +1,15 @@
 """The log-evidence of data by importance sampling from their guide."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, final
+from typing import Any, Final, final
 
 import pandas as pd
 import torch
 from pyro.ops.stats import fit_generalized_pareto
 
-from pyro_infomax._data import Data, SiteValues
+from pyro_infomax._data import Data
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Program
@@ -126,7 +126,7 @@ def importance_weighted_evidence(
     batch_size: int = 1024,
     seed: int | None = None,
     data_plate: str | None = None,
-    global_values: SiteValues | None = None,
+    global_values: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> ImportanceWeightedEvidence:
     r"""The importance-weighted bound on the log-evidence of data, with a Pareto k for each datum.

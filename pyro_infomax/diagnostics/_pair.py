@@ -116,14 +116,14 @@ class Pair:
         *,
         data_plate: str | None = None,
         batch_size: int = 1024,
-        global_values: SiteValues | None = None,
+        global_values: Mapping[str, Any] | None = None,
         ranks: Ranks = ONE_RANK,
         progress: bool = True,
     ) -> None:
         whole_number("batch_size", batch_size, at_least=1)
         self.ranks = ranks
         self.progress = progress and ranks.is_first
-        self._options = {
+        self._options: dict[str, Any] = {
             "data_plate": data_plate,
             "batch_size": batch_size,
             "ranks": ranks,
@@ -132,10 +132,12 @@ class Pair:
         self.masked: list[str] = []
         self.programs = model, guide
         given = global_values or {}
-        self.global_values = {name: torch.as_tensor(each) for name, each in given.items()}
+        self._given = {name: torch.as_tensor(each) for name, each in given.items()}
+        self.global_values = dict(self._given)
         self._auxiliary: list[str] = []  # global sites that the guide has for itself
         ranks.together(lambda: self._read(data, data_plate, batch_size))
         self._sizes = [int(size) for size in ranks.all_of(self.own_size)]
+        self._check_one_global_value()
         self.masked = sorted({name for each in ranks.all_of(self.masked) for name in each})
 
     def _read(self, data: Data, data_plate: str | None, batch_size: int) -> None:
@@ -152,7 +154,7 @@ class Pair:
                 "too"
             )
         self.space = self.representation.space
-        _check_densities(self.representation.program.point_masses)
+        _check_densities(self.representation.program.point_masses, together=bool(self._auxiliary))
         _check_sites(model=self.program.latents, guide=self.space.layouts)
         own = self.representation.program.presence(self.data)
         of_model = self.program.presence(self.data)
@@ -198,15 +200,29 @@ class Pair:
         return {name: each for name, each in self.global_values.items() if name not in self._auxiliary}
 
     def draw_global_values(self) -> dict[str, torch.Tensor]:
-        """The guide's global latent sites drawn once, those that it has for itself included."""
-        guide, names = self.programs[1], list(self.global_values)
+        """The guide's global latent sites drawn once, but for those that were given.
+
+        Those that it has for itself are among them.
+        """
+        guide = FixedMessenger(self._given)(self.programs[1])
+        names = [name for name in self.global_values if name not in self._given]
         drawn = self.ranks.together(lambda: global_values(guide, self.data, names))
-        return self.ranks.broadcast(drawn)
+        return self.ranks.broadcast({**self._given, **drawn})
+
+    def _check_one_global_value(self) -> None:
+        """Each process has taken the medians from its own data."""
+        if not self.global_values or self.ranks.world_size == 1:
+            return
+        for others in self.ranks.all_of(self.global_values):
+            if any(not torch.allclose(each, others[name]) for name, each in self.global_values.items()):
+                raise NotImplementedError(
+                    "The guide's global latents depend on the data of each process, so that there are no "
+                    "values of them for all; pass global_values"
+                )
 
     def at(self, values: SiteValues) -> "Pair":
         """The pair given other values of the global latent sites."""
-        options: dict[str, Any] = {**self._options, "ranks": self.ranks, "progress": self.progress}
-        twin = Pair(*self.programs, self.data, global_values=values, **options)
+        twin = Pair(*self.programs, self.data, global_values=values, **self._options)
         twin._auxiliary = self._auxiliary
         return twin
 
@@ -419,12 +435,19 @@ def _with_plate(
     return q, p
 
 
-def _check_densities(point_masses: list[str]) -> None:
-    if point_masses:
-        raise NotImplementedError(
-            f"The guide's sites {point_masses} are Deltas, which have no density, so that their rate and "
-            "information are infinite; use a guide with a density, such as AmortizedNormal"
+def _check_densities(point_masses: list[str], *, together: bool) -> None:
+    if not point_masses:
+        return
+    reason = "which have no density, so that their rate and information are infinite"
+    if together:
+        reason = (
+            "made of one vector for all data (as by AutoMultivariateNormal), so that a single datum has no "
+            "density of them"
         )
+    raise NotImplementedError(
+        f"The guide's sites {point_masses} are Deltas, {reason}; use a guide with a density of each datum, "
+        "such as AmortizedNormal"
+    )
 
 
 def _check_masks(*, model: Mapping[str, torch.Tensor], guide: Mapping[str, torch.Tensor]) -> None:
@@ -483,7 +506,12 @@ def _data_like(training: Tensors, holdout: Data) -> Tensors:
 @torch.no_grad()
 def _check_amortised(training: Pair, holdout: Tensors) -> None:
     """Parameters of the training data would be taken for those of the holdout where the sizes agree."""
-    program = training.representation.program
+    model, program = training.program, training.representation.program
+    if training.ranks.together(lambda: model.is_bound_to_rows(training.data)):
+        raise ValueError(
+            f"Expected a model of any data but it has values of its own for each of the {training.data_size} "
+            "training data, so that it has none for the holdout"
+        )
     if program.follows and program.whole_size is None:
         return
     with isolated_random_state():

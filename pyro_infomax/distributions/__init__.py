@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     )
     from pyro_infomax.distributions._support import (
         SiteTransform,
-        elsewhere as elsewhere,
+        alternatives as alternatives,
         unwrapped as unwrapped,
     )
 
@@ -99,7 +99,7 @@ _WITH_PYRO: Final = {
         ("StraightThroughBernoulli", "StraightThroughOneHotCategorical", "check_temperature"),
         "_straight_through",
     ),
-    **dict.fromkeys(("SiteTransform", "elsewhere", "unwrapped"), "_support"),
+    **dict.fromkeys(("SiteTransform", "alternatives", "unwrapped"), "_support"),
 }
 
 

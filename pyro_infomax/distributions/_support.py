@@ -312,24 +312,34 @@ def _compose(steps: list[Transform]) -> Transform:
 _FAR: Final = 10.0  # times the distance of two draws
 
 
+_MOST_STATES: Final = 16  # of a discrete distribution, beyond which some are drawn
+
+
 @torch.no_grad()
-def elsewhere(fn: Distribution, value: Tensor) -> Tensor:
-    """A value like a draw of a distribution, but far from its draws, or any that a discrete one can have."""
+def alternatives(fn: Distribution, value: Tensor) -> list[Tensor]:
+    """Values like a draw of a distribution, but far from its draws: on both sides, or each other state."""
     other = fn.sample()
     try:
         if not cast(Constraint, fn.support).is_discrete:
             return _beyond(fn, value, other)
         base = without_event_axes(fn)
-        return _any_of(base, value) if base.has_enumerate_support else _counts_beyond(fn, value, other)
+        if base.has_enumerate_support:
+            return _other_states(base, value)
+        return [_counts_beyond(fn, value, other)]
     except (RuntimeError, ValueError):  # no bijection, no support, or no list of states
-        return other
+        return [other]
 
 
-def _any_of(base: Distribution, value: Tensor) -> Tensor:
+def _other_states(base: Distribution, value: Tensor) -> list[Tensor]:
     events = len(base.event_shape)
     states = base.enumerate_support(expand=False)
     states = states.reshape(len(states), *base.event_shape)
-    return states[torch.randint(len(states), value.shape[: value.dim() - events])]
+    if len(states) > _MOST_STATES:
+        lead = value.shape[: value.dim() - events]
+        return [states[torch.randint(len(states), lead)] for _ in range(_MOST_STATES)]
+    same = value.unsqueeze(0) == states.reshape(len(states), *[1] * (value.dim() - events), *base.event_shape)
+    place = (same.flatten(-events) if events else same.unsqueeze(-1)).all(-1).long().argmax(0)
+    return [states[(place + step) % len(states)] for step in range(1, len(states))]
 
 
 def _counts_beyond(fn: Distribution, value: Tensor, other: Tensor) -> Tensor:
@@ -338,8 +348,8 @@ def _counts_beyond(fn: Distribution, value: Tensor, other: Tensor) -> Tensor:
     return torch.where(cast(Constraint, fn.support).check(far).all(), far, other)
 
 
-def _beyond(fn: Distribution, value: Tensor, other: Tensor) -> Tensor:
+def _beyond(fn: Distribution, value: Tensor, other: Tensor) -> list[Tensor]:
     to_support = biject_to(fn.support)
     start, end = to_support.inv(value), to_support.inv(other)
-    far = to_support(start + _FAR * (end - start))
-    return torch.where(far.isfinite(), far, other)
+    sides = [to_support(start + side * _FAR * (end - start)) for side in (1, -1)]
+    return [torch.where(far.isfinite(), far, other) for far in sides]

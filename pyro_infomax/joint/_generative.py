@@ -108,6 +108,7 @@ class GenerativeJoint:
         self._program: LocalProgram | None = None
         self._kind: tuple[object, ...] = ()
         self._data: Tensors | None = None
+        self._first: Tensors | None = None
         self._batch_size = 1024
 
     def __call__(self, *args: object, **kwargs: object) -> object:
@@ -137,10 +138,23 @@ class GenerativeJoint:
                 batch_size=self._batch_size,
                 kept=self.kept,
             )
-            self._kind = kind
+            self._kind, self._first = kind, data
         self._data = data
         assert self._program is not None
+        self._check_rows(self._program, data)
         return self._program
+
+    def _check_rows(self, program: LocalProgram, data: Tensors) -> None:
+        """What a model has for each row of its plate is for the data that it was first read on, in turn."""
+        if program.whole_size is None or self._first is None or self._first is data:
+            return
+        own = cycled(self._first, len(data[0]))
+        if all(map(torch.equal, own, data)) or not program.is_bound_to_rows(self._first):
+            return
+        raise ValueError(
+            f"Expected the {program.data_size} data of the plate {program.plate!r}, in their order, but got "
+            f"{len(data[0])} others, and the model has values of its own for each row of the plate"
+        )
 
     def sample(self, num_samples: int, *args: Tensor, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of latent and observed sites together.
@@ -298,8 +312,6 @@ class GenerativeJoint:
         """
         data = aligned(as_data(x), number_of_values(z))
         program = self.program(data)
-        if program.whole_size is not None and len(data[0]) % program.whole_size:
-            _check_free_of_rows(program, data)
         sites = LatentSpace(program.latents).checked(z, others=program.observed)
         return site_scores(program, data, sites, [*program.latents, *program.observed])
 
@@ -382,14 +394,6 @@ class GenerativeJoint:
         pieces = ((torch.arange(start, start + piece).clamp(max=size - 1)) for start in starts)
         values = ({name: each[rows] for name, each in sites.items()} for rows in pieces)
         return torch.cat([total(site_scores(program, part, each, list(each))) for each in values])[:size]
-
-
-def _check_free_of_rows(program: LocalProgram, data: Tensors) -> None:
-    if program.is_bound_to_rows(data):
-        raise ValueError(
-            f"Expected all {program.whole_size} data of the plate {program.plate!r}, in their order, but got "
-            f"{len(data[0])}, and the model has values of its own for each row of the plate"
-        )
 
 
 def _drawn(program: LocalProgram, data: Tensors) -> dict[str, Tensor]:

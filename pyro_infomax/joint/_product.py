@@ -1,5 +1,7 @@
 """Sites that do not depend on each other, as one product over all latent dimensions; and which ones do."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, cast
 
@@ -14,8 +16,8 @@ from pyro_infomax._types import Site
 from pyro_infomax.distributions import (
     Posterior,
     SideBySide,
+    alternatives,
     batch_mapped,
-    elsewhere,
     factors_of,
     in_double,
     is_factorised,
@@ -172,17 +174,40 @@ def _stays(
     program: LocalProgram, data: Tensors, space: LatentSpace, rows: Tensor, trace: Trace, found: Factors
 ) -> bool:
     """Whether no site changes with the values of the others."""
-    nodes = ((layout, cast(Site, trace.nodes[name])) for name, layout in space.layouts.items())
+    nodes: dict[str, Site] = trace.nodes  # type: ignore[assignment]
+    first = {name: layout.rows(nodes[name]["value"], len(rows)) for name, layout in space.layouts.items()}
     try:
-        values = {
-            layout.name: layout.rows(elsewhere(site["fn"], site["value"]), len(rows))
-            for layout, site in nodes
-        }
-        again = program.trace(data, rows, values=values, stop_after=list(values))
+        for moved in _moved(space, trace, first, len(rows)):
+            again = program.trace(data, rows, values=first | moved, stop_after=list(first))
+            there = _read(space, again, len(rows))
+            if there is None or not all(_hold_equal_parameters(found[name], there[name]) for name in found):
+                return False
     except (RuntimeError, ValueError, IndexError):
         return False
-    moved = _read(space, again, len(rows))
-    return moved is not None and all(_hold_equal_parameters(found[name], moved[name]) for name in found)
+    return True
+
+
+_MOST_RUNS: Final = 16
+
+
+def _moved(space: LatentSpace, trace: Trace, first: SiteValues, rows: int) -> Iterator[dict[str, Tensor]]:
+    """Other values of the sites that others may depend on: in all combinations while these are few.
+
+    Else all of them together, and one after the other.
+    """
+    ordered = [name for name in trace.nodes if name in first][:-1]  # nothing comes after the last
+    nodes = {name: cast(Site, trace.nodes[name]) for name in ordered}
+    others = {
+        name: [space.layouts[name].rows(each, rows) for each in alternatives(site["fn"], site["value"])]
+        for name, site in nodes.items()
+    }
+    if math.prod(len(each) + 1 for each in others.values()) <= _MOST_RUNS:
+        choices = itertools.product(*([first[name], *others[name]] for name in ordered))
+        yield from (dict(zip(ordered, each, strict=True)) for each in itertools.islice(choices, 1, None))
+        return
+    most = max(map(len, others.values()), default=0)
+    yield from ({name: each[k % len(each)] for name, each in others.items()} for k in range(most))
+    yield from ({name: value} for name, each in others.items() for value in each)
 
 
 def _hold_equal_parameters(one: Distribution, other: Distribution) -> bool:
@@ -256,7 +281,7 @@ def dependences(program: LocalProgram, data: Tensors, sites: Sequence[str]) -> d
         near = program.values(trace, len(rows))
         nodes = ((layout, cast(Site, trace.nodes[name])) for name, layout in program.latents.items())
         far = {
-            layout.name: layout.rows(elsewhere(site["fn"], site["value"]), len(rows))[0]
+            layout.name: layout.rows(alternatives(site["fn"], site["value"])[0], len(rows))[0]
             for layout, site in nodes
         }
         part = rows_of(data, rows)

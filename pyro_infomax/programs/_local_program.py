@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final, final
 
 import pyro
@@ -190,10 +191,11 @@ class GlobalLatentsError(NotImplementedError):
         self.role = role
         first, *rest = [name for name in self.names if name not in self.auxiliary] or self.names
         others = f", as {' and '.join(map(repr, rest))} {'are' if rest[1:] else 'is'}," if rest else ""
+        remedy = "give it to the guide too, or fix it" if role == "model" else "fix it"
         super().__init__(
-            f"The latent site {first!r} of the {role} is outside the data plate {plate!r}{others} "
-            "and so global; give it to the guide too, or fix it with pyro.poutine.condition and ask for the "
-            "local ones"
+            f"The latent site {first!r} of the {role} is outside the data plate {plate!r}{others} and so "
+            f"global; {remedy} with pyro.poutine.condition and ask for the local ones (decompose does so, at "
+            "global_values or the guide's medians)"
         )
 
 
@@ -225,7 +227,8 @@ def global_values(
         trace: Any = _trace(_RowsInReach(len(data[0]))(stopping), data)
     if missing := [name for name in names if name not in trace.nodes]:
         raise ValueError(f"Expected the global latent sites {list(names)} but a run lacks {missing}")
-    return {name: trace.nodes[name]["value"] for name in names}
+    # parameters may be among them, which training moves on
+    return {name: trace.nodes[name]["value"].detach().clone() for name in names}
 
 
 @final
@@ -266,16 +269,19 @@ def _median(fn: Any) -> torch.Tensor:
 # ---- Pyro's AutoNormal draws an auxiliary Normal for each site, and the site as a point mass of its image.
 
 
-def _transforms_of_auxiliaries(program: Program, trace: poutine.Trace) -> dict[str, Transform]:
+def _transforms_of_auxiliaries(program: Program, seen: Probe) -> dict[str, Transform]:
     """The bijections from auxiliary sites to the local latent sites that are their images."""
-    guides = [each for each in modules_behind(program) if isinstance(each, AutoNormal)]
+    trace: Any = seen.trace
+    modules = chain.from_iterable(root.modules() for root in modules_behind(program))
+    guides = [each for each in modules if isinstance(each, AutoNormal)]
     prototypes = [each.prototype_trace for each in guides if each.prototype_trace is not None]
     known = {name: site for each in prototypes for name, site in each.iter_stochastic_nodes()}
     found = {}
     for site in _latents(trace):
         name = site["name"].removesuffix(_UNCONSTRAINED)
         image = name in trace.nodes and is_point_mass(trace.nodes[name]["fn"])
-        if site["infer"].get("is_auxiliary") and frames_of(site) and name in known and image:
+        is_local = any(frame.name == seen.frame.name for frame in frames_of(site))
+        if site["infer"].get("is_auxiliary") and is_local and name in known and image:
             found[name] = biject_to(known[name]["fn"].support)
     return found
 
@@ -360,7 +366,7 @@ class LocalProgram:
         self.role = role
         self.data_size = len(data[0])
         seen = probe(program, data, role=role, data_plate=data_plate)
-        if transforms := _transforms_of_auxiliaries(program, seen.trace):
+        if transforms := _transforms_of_auxiliaries(program, seen):
             program = _PushForwardMessenger(transforms)(program)
             seen = probe(program, data, role=role, data_plate=data_plate)
         self.program = program
@@ -398,14 +404,21 @@ class LocalProgram:
         """Whether the same data in other rows of a plate of fixed size have other densities."""
         if self.whole_size is None:
             return False
-        size = max(len(data[0]), 1 + (self.piece if self.subsamples else 1))
-        data = rows_of(data, torch.arange(size) % len(data[0]))
-        moved = tuple(each.roll(1, 0) for each in data)
-        rows = torch.arange(min(self.piece, size - 1))
+        whole = self.whole_size
+        data = rows_of(data, torch.arange(whole) % len(data[0]))
+        rows = torch.arange(self.piece if self.subsamples else min(whole, max(self.piece, _FEW)))
+        layouts = self.latents | self.summed
         with isolated_random_state(), evaluation_mode(self.program):
-            z = self.values(self.trace(data, rows), len(rows))
-            here, there = (self._scores(z, *each) for each in ((data, rows), (moved, (rows + 1) % size)))
-        return any(not torch.allclose(here[name], there[name], equal_nan=True) for name in here)
+            nodes = self.trace(data, rows).nodes
+            z = {name: each.rows(nodes[name]["value"], len(rows))[0] for name, each in layouts.items()}
+            here = self._scores(z, data, rows)
+            # the next row, and then all others: what is the same in these is the same everywhere
+            for shift in (1, *range(len(rows), whole, len(rows))):
+                moved = tuple(each.roll(shift, 0) for each in data)
+                there = self._scores(z, moved, (rows + shift) % whole)
+                if any(not torch.allclose(here[name], there[name], equal_nan=True) for name in here):
+                    return True
+        return False
 
     def _scores(self, z: SiteValues, data: Tensors, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         trace = self.trace(data, rows, values={name: each[None] for name, each in z.items()})
@@ -415,6 +428,14 @@ class LocalProgram:
         outside = [site for site in _latents(seen.trace) if not self._is_local(site)]
         if outside and self.role != "prior":
             raise GlobalLatentsError(outside, role=self.role, plate=self.plate)
+        inside = [
+            site["name"] for site in sample_sites(seen.trace) if site.get("given") and self._is_local(site)
+        ]
+        if inside:
+            raise ValueError(
+                f"Expected values of global latent sites but {inside} are inside the data plate "
+                f"{self.plate!r} of the {self.role}; put them into the plate of the other program too"
+            )
         if self.subsamples and self.plate not in seen.trace.nodes:
             raise NotImplementedError(
                 f"The plate {self.plate!r} of the {self.role} took its subsample before the program ran; "
@@ -658,7 +679,7 @@ class LocalProgram:
         shape = fn.batch_shape + fn.event_shape
         masks = [(unweighted_scale_and_mask(site)[1], len(fn.event_shape))]
         masks += [(each._mask, len(each.event_shape)) for each in within(fn) if hasattr(each, "_mask")]
-        present = torch.ones(shape, dtype=torch.bool)
+        present = torch.ones(shape, dtype=torch.bool, device=site["value"].device)
         for mask, event_dim in masks:
             if mask is not None:
                 mask = torch.as_tensor(mask, dtype=torch.bool)

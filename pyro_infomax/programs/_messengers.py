@@ -9,6 +9,7 @@ import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
+from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Args, Kwargs, Site
 
 # ---- A messenger that says which rows of the data a subsampling plate takes.
@@ -24,7 +25,8 @@ class RowsMessenger(Messenger):
         self.rows = rows
 
     def _pyro_sample(self, msg: Site) -> None:
-        if msg["name"] == self.plate and site_is_subsample(msg):
+        # a program that says itself which rows it takes has them from its arguments
+        if msg["name"] == self.plate and site_is_subsample(msg) and msg["value"] is None:
             msg["value"] = self.rows
             msg["done"] = True
 
@@ -83,12 +85,13 @@ class FixedMessenger(Messenger):
 
     def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
-        self.values = values
+        self.values = dict(values)
+        self._cast: set[str] = set()
 
     def _pyro_sample(self, msg: Site) -> None:
         if msg["name"] not in self.values or msg["is_observed"]:
             return
-        value, expected = self.values[msg["name"]], tuple(msg["fn"].shape())
+        value, expected = self._in_type_of(msg), tuple(msg["fn"].shape())
         if tuple(value.shape) != expected:
             raise ValueError(
                 f"Expected the global latent site {msg['name']!r} of shape {expected} but got "
@@ -96,6 +99,14 @@ class FixedMessenger(Messenger):
             )
         msg["value"] = value
         msg["is_observed"] = msg["given"] = True
+
+    def _in_type_of(self, msg: Site) -> torch.Tensor:
+        name = msg["name"]
+        if name not in self._cast:
+            with isolated_random_state(), torch.no_grad():
+                self.values[name] = self.values[name].to(msg["fn"].sample().dtype)
+            self._cast.add(name)
+        return self.values[name]
 
 
 # ---- A messenger that draws observed sites.
