@@ -206,12 +206,12 @@ def test_what_is_refused():
 
 
 def test_groups_of_arviz():
-    found = to_arviz(model, by_hand, X, num_samples=300, dims={"z": []}, progress=False, seed=0)
+    found = to_arviz(model, by_hand, X, num_samples=100, dims={"z": []}, progress=False, seed=0)
     posterior, prior = found.posterior, found.prior
     assert posterior["loc"].dims == ("chain", "draw")
     assert posterior["z"].dims == ("chain", "draw", "datum")
     loc, z = posterior["loc"].values[0], posterior["z"].values[0]
-    assert abs(loc.mean() - 0.3) < 5 * 0.2 / math.sqrt(300)
+    assert abs(loc.mean() - 0.3) < 5 * 0.2 / math.sqrt(100)
     # each draw of z is one given the draw of loc beside it
     rest = z - 0.5 * (X.numpy() - loc[:, None])
     assert abs(rest.std() / 0.6 - 1) < 5 / math.sqrt(2 * rest.size)
@@ -220,7 +220,7 @@ def test_groups_of_arviz():
     joint = stats.norm(z + loc[:, None], scale).logpdf(X.numpy()) + stats.norm().logpdf(z)
     weights = joint - stats.norm(0.5 * (X.numpy() - loc[:, None]), 0.6).logpdf(z)
     np.testing.assert_allclose(found.sample_stats["log_weight"].values[0], weights, rtol=1e-6, atol=1e-6)
-    assert abs(prior["loc"].values.std() - 1) < 5 / math.sqrt(600)
+    assert abs(prior["loc"].values.std() - 1) < 5 / math.sqrt(200)
     predicted = found.posterior_predictive["x"].values[0]
     assert abs((predicted - z - loc[:, None]).std() - math.exp(-0.4)) < 0.05
 
