@@ -26,7 +26,7 @@ from pyro_infomax.distributions import (
     tensors_of,
 )
 from pyro_infomax.joint._latent_space import LatentSpace, site_scores
-from pyro_infomax.programs import LocalProgram, SiteLayout, is_masked
+from pyro_infomax.programs import LocalProgram, SiteLayout, leaves_out
 
 # ---- The factors of all sites for all data, where sites do not depend on each other.
 
@@ -56,7 +56,7 @@ def product_of_sites(program: LocalProgram, data: Tensors, space: LatentSpace) -
 def lone_vector(site: Site, size: int) -> Distribution | None:
     """The distribution of a site whose batch is the data and whose event is a vector; float64 if Normal."""
     fn = in_double(site["fn"]) if is_normal(site["fn"]) else site["fn"]
-    plain = not is_masked(site) and fn.batch_shape == (size,) and len(fn.event_shape) == 1
+    plain = not leaves_out(site) and fn.batch_shape == (size,) and len(fn.event_shape) == 1
     whole = not isinstance(fn, Independent) or not fn.base_dist.event_shape
     if not (plain and whole and isinstance(fn, Distribution)):
         return None
@@ -223,7 +223,7 @@ def _read(space: LatentSpace, trace: Trace, rows: int) -> Factors | None:
     for name, layout in space.layouts.items():
         site = trace.nodes[name]
         factors = factors_of(site["fn"])
-        if factors is None or is_masked(site):
+        if factors is None or leaves_out(site):
             return None
         try:
             found[name] = _flat(factors, layout, rows)

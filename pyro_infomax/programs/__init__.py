@@ -9,6 +9,7 @@ from pyro_infomax.programs._local_program import (
     LocalProgram,
     global_values as global_values,
     is_masked as is_masked,
+    leaves_out as leaves_out,
 )
 from pyro_infomax.programs._messengers import (
     FixedMessenger as FixedMessenger,

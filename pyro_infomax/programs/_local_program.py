@@ -741,6 +741,14 @@ def is_masked(site: Site) -> bool:
     return any(isinstance(each, dist.MaskedDistribution) for each in within(site["fn"]))
 
 
+def leaves_out(site: Site) -> bool:
+    """Whether a mask may leave out some of a site: one that is around it and True everywhere does not."""
+    mask = unweighted_scale_and_mask(site)[1]
+    if mask is not None and not bool(torch.as_tensor(mask).all()):
+        return True
+    return any(isinstance(each, dist.MaskedDistribution) for each in within(site["fn"]))
+
+
 def within(fn: object) -> Iterator[Any]:
     """A distribution, and those that it wraps one in the other."""
     while fn is not None:

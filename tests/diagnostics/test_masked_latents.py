@@ -133,3 +133,12 @@ def test_joint_has_no_mixture():
             quantity(z)
     with pytest.raises(NotImplementedError, match="have no mixture"):
         convergence(sequence_model, sequence_guide, data)
+
+
+def test_a_mask_that_leaves_nothing_out_costs_no_quantity():
+    x, present = torch.randn(30, 3), torch.ones(30, 3, dtype=torch.bool)
+    account = decompose(sequence_model, sequence_guide, (x, present), seed=0)
+    kl = (x.square() / 4 + 0.5 - 1 - math.log(0.5)) / 2
+    torch.testing.assert_close(account.dimensionwise_rate.value, kl.mean(0))
+    assert account.total_correlation is not None
+    assert account.active_units == 3

@@ -118,7 +118,9 @@ def test_a_dependence_on_any_family_is_seen(first):
 
 def test_masked_sites_are_none():
     guide = two_sites(lambda a, x: dist.Normal(x, 1.0))
-    assert not is_product(poutine.mask(guide, mask=torch.tensor(True)), torch.randn(4))
+    assert not is_product(poutine.mask(guide, mask=torch.tensor([True, False, True, True])), torch.randn(4))
+    # a mask that leaves nothing out is none
+    assert is_product(poutine.mask(guide, mask=torch.tensor(True)), torch.randn(4))
 
 
 def test_a_family_that_scores_otherwise_than_its_parameters_say_is_none():
