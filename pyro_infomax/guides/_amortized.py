@@ -38,7 +38,7 @@ from pyro_infomax.guides._prototype import (
     check_same_site,
     check_serves,
     find_data_plate,
-    is_masked,
+    has_masks,
     kind_of_call,
     may_be_called,
     merged,
@@ -725,7 +725,7 @@ class AmortizedGuide(AutoGuide):
 
 
 def _check_mask(site: LatentSite, posterior: dist.TorchDistribution) -> None:
-    if site.masked and not is_masked(posterior, pyro.poutine.get_mask()):
+    if site.masked and not has_masks(posterior, pyro.poutine.get_mask()):
         raise NotImplementedError(
             f"Latent site {site.name!r} is masked in the model but not in the guide, which was pickled and "
             "has no model to ask for the mask: run it inside pyro.poutine.mask too, or build it anew and "

@@ -343,7 +343,7 @@ def masks_of(fn: object, mask: Tensor | bool | None) -> list[tuple[Tensor | bool
     return [(each, axes) for each, axes in masks if each is not None and each is not True]
 
 
-def is_masked(fn: object, mask: Tensor | bool | None) -> bool:
+def has_masks(fn: object, mask: Tensor | bool | None) -> bool:
     """Whether some of a site's density may be left out; ``mask`` is that of the handlers around it."""
     return bool(masks_of(fn, mask))
 
@@ -371,7 +371,7 @@ def _local(site: Site, plate: DataPlate) -> LatentSite:
             )
     cells = tuple(InnerPlate(each.name, each.dim, each.size) for each in inner)
     fn = site["fn"]
-    masked = is_masked(fn, site["mask"])
+    masked = has_masks(fn, site["mask"])
     return LatentSite(name, fn.support, fn.event_shape, cells, masked, is_angular(fn))
 
 
