@@ -350,6 +350,7 @@ def in_child(reports: Callable[[], Iterator[dict[str, str]]]) -> list[dict[str, 
     child = os.fork()
     if child == 0:
         os.close(receive)
+        torch.set_num_threads(1)  # of the parent's other threads none has come along
         with os.fdopen(send, "w") as pipe, Path(os.devnull).open("w") as nowhere:
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
