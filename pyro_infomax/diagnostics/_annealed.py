@@ -207,9 +207,8 @@ class AnnealedJoint:
 
     def _pieces(self, rows: int) -> Iterator[torch.Tensor]:
         """The rows of each run: graphs are freed piece by piece."""
-        program = self._program
         # what a program keeps for each row of its plate belongs to all of the data, in their order
-        most = program.piece if program.follows and program.whole_size is None else self.data_size
+        most = self._program.piece if self._program.takes_any_rows else self.data_size
         yield from torch.arange(rows).split(most)
 
     def _scored_rows(self, z: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:

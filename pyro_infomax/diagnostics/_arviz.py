@@ -324,7 +324,7 @@ def _rows_in_turn(
 ) -> dict[str, torch.Tensor]:
     """Latent sites drawn from a model, (number, *shape)."""
     rows = torch.arange(first, first + number) % len(data[0])
-    if program.follows and program.whole_size is None:
+    if program.takes_any_rows:
         return program.draw(rows_of(data, rows), summed=True)
     rounds = [program.draw(data, summed=True) for _ in range(-(-number // len(data[0])))]
     drawn = _end_to_end(rounds)
@@ -365,8 +365,8 @@ def _observed(
     layouts = {name: layout for name, layout in program.observed.items() if layout.size}
 
     def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        nodes = program.trace(data, rows, values={n: each[None, rows] for n, each in (z or {}).items()}).nodes
-        return {name: layout.rows(nodes[name]["value"], len(rows))[0] for name, layout in layouts.items()}
+        given = {name: each[None, rows] for name, each in (z or {}).items()}
+        return program.values(program.trace(data, rows, values=given), len(rows), layouts)
 
     return program.together(size, run)
 

@@ -512,7 +512,7 @@ def _check_amortised(training: Pair, holdout: Tensors) -> None:
             f"Expected a model of any data but it has values of its own for each of the {training.data_size} "
             "training data, so that it has none for the holdout"
         )
-    if program.follows and program.whole_size is None:
+    if program.takes_any_rows:
         return
     with isolated_random_state():
         z = training.space.unflatten(training.draw(1)[0, :1])

@@ -23,6 +23,7 @@ from pyro_infomax.distributions._families import (
     is_point_mass,
     is_relaxed as is_relaxed,
     shapes_in_words as shapes_in_words,
+    without_masks as without_masks,
 )
 from pyro_infomax.distributions._parameters import (
     batch_mapped as batch_mapped,

@@ -151,6 +151,17 @@ def made_of(distribution: object) -> list[object]:
     return [each for each in inner if each is not None] + (parts if isinstance(parts, list) else [])
 
 
+def without_masks(distribution: Distribution) -> Distribution:
+    """The distribution without Pyro's masks, around it or within its event axes."""
+    if is_called(distribution, "MaskedDistribution"):
+        return without_masks(distribution.base_dist)  # type: ignore[attr-defined]
+    if isinstance(distribution, Independent):
+        base = without_masks(distribution.base_dist)
+        axes = distribution.reinterpreted_batch_ndims
+        return distribution if base is distribution.base_dist else base.to_event(axes)  # type: ignore[attr-defined]
+    return distribution
+
+
 def innermost(distribution: object) -> object:
     """What is within all wrappers and transforms."""
     while hasattr(distribution, "base_dist"):

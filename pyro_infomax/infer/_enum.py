@@ -8,7 +8,6 @@ from functools import reduce
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar, final
 
-import pyro.distributions as dist
 import torch
 from opt_einsum import shared_intermediates
 from pyro import poutine
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from pyro_infomax._recording import holds
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
+from pyro_infomax.distributions import without_masks
 from pyro_infomax.infer._elbo import (
     Evaluation,
     SurrogateLoss,
@@ -321,19 +321,10 @@ class SummedELBO(TraceEnum_ELBO):
 
 # What is summed out sums to 1 where a mask leaves it out: a handler's, which Pyro passes over, or its own
 def _sum_to_one(site: Site) -> None:
-    fn = _without_masks(site["fn"])
+    fn = without_masks(site["fn"])
     if fn is not site["fn"]:
         log_prob = packed.pack(fn.log_prob(site["value"]), site["infer"]["_dim_to_symbol"])
         site["packed"]["unscaled_log_prob"] = log_prob
-
-
-def _without_masks(fn: Any) -> Any:
-    if isinstance(fn, dist.MaskedDistribution):
-        return _without_masks(fn.base_dist)
-    if isinstance(fn, dist.Independent):
-        base = _without_masks(fn.base_dist)
-        return fn if base is fn.base_dist else base.to_event(fn.reinterpreted_batch_ndims)
-    return fn
 
 
 # ---- Weights on these sums, and their terms.

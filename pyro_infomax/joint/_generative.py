@@ -402,8 +402,7 @@ def _drawn(program: LocalProgram, data: Tensors) -> dict[str, Tensor]:
     layouts = local.latents | local.observed
 
     def run(rows: Tensor) -> dict[str, Tensor]:
-        nodes = local.trace(data, rows).nodes
-        return {name: layout.rows(nodes[name]["value"], len(rows))[0] for name, layout in layouts.items()}
+        return local.values(local.trace(data, rows), len(rows), layouts)
 
     return local.together(len(data[0]), run)
 

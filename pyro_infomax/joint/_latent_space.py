@@ -2,11 +2,10 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, cast, final
+from typing import cast, final
 
 import torch
 from opt_einsum import shared_intermediates
-from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.ops import packed
 from pyro.ops.contract import contract_to_tensor
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._types import Site
-from pyro_infomax.distributions import Density
+from pyro_infomax.distributions import Density, without_masks
 from pyro_infomax.poutine import frames_of, unweighted_scale_and_mask
 from pyro_infomax.programs import LocalProgram, SiteLayout
 
@@ -184,15 +183,11 @@ def _factors(program: LocalProgram, trace: Trace, names: Sequence[str]) -> dict[
 
 def _factor(site: Site, *, masked: bool) -> Tensor:
     # what is summed out sums to one, also where a mask leaves it out
-    fn = site["fn"] if masked else _unmasked(site["fn"])
+    fn = site["fn"] if masked else without_masks(site["fn"])
     dims = site["infer"]["_dim_to_symbol"]
     mask = unweighted_scale_and_mask(site)[1] if masked else None
     score = scale_and_mask(fn.log_prob(site["value"]), mask=mask)
     return packed.pack(score.double(), dims)
-
-
-def _unmasked(fn: Any) -> Any:
-    return fn.base_dist if isinstance(fn, MaskedDistribution) else fn
 
 
 def _summed_out(

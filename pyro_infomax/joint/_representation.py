@@ -275,8 +275,7 @@ class RepresentationJoint:
 
     def _check_own(self, data: Tensors) -> None:
         """Parameters that belong to the rows of the data say nothing about other data."""
-        free = self.program.follows and self.program.whole_size is None
-        if free or _are_same_data(data, self.data):
+        if self.program.takes_any_rows or _are_same_data(data, self.data):
             return
         if self.program.whole_size is None or self.program.is_bound_to_rows(self.data):
             raise ValueError(

@@ -83,15 +83,17 @@ def probe(program: Program, data: Tensors, *, role: str, data_plate: str | None 
     whole = subject.run(data)
     # by its name, for few rows may be as many as another plate has
     subject = replace(subject, data_plate=whole.frame.name)
-    runs = subject.run_on_all_of(few), subject.run_on_all_of(fewer)
-    if None not in runs:
-        return replace(whole, follows=True, fixed_size=_fixed_size(runs[1]))
-    # A plate of the size of the data has no room for more of them
-    runs = subject.run_on_all_of(fewer), subject.run_on_all_of(rows_of(fewer, slice(1, None)))
-    sizes = {None if each is None else _fixed_size(each) for each in runs}
-    if len(sizes) == 1 and (size := sizes.pop()) is not None:
+    more, less = subject.run_on_all_of(few), subject.run_on_all_of(fewer)
+    if less is None:
+        return whole
+    size = _fixed_size(less)
+    if more is not None:
         return replace(whole, follows=True, fixed_size=size)
-    return whole
+    # A plate of the size of the data has no room for more of them
+    least = subject.run_on_all_of(rows_of(fewer, slice(1, None)))
+    if size is None or least is None or _fixed_size(least) != size:
+        return whole
+    return replace(whole, follows=True, fixed_size=size)
 
 
 @final
@@ -147,10 +149,10 @@ class _RowsInReach(Messenger):
             msg["done"] = True
 
 
-def _fixed_size(seen: Probe | None) -> int | None:
+def _fixed_size(seen: Probe) -> int | None:
     """The size of a plate of which a run took a part, as ``pyro.plate("data", N, subsample_size=len(x))``."""
-    whole = None if seen is None else seen.frame.full_size
-    return whole if seen is not None and whole != seen.frame.size else None
+    whole: int | None = seen.frame.full_size
+    return whole if whole != seen.frame.size else None
 
 
 def _latents(trace: poutine.Trace) -> list[Site]:
@@ -176,9 +178,9 @@ def _awaits_data(program: Program) -> bool:
     return isinstance(poutine.unwrap(program), Messenger) or any(g.prototype_trace is None for g in guides)
 
 
-_UNCONSTRAINED: Final = "_unconstrained"  # what AutoNormal appends to the name of a site
-
 # ---- Global latents: sites outside the data plate, fixed or drawn before a program is read datum by datum.
+
+_UNCONSTRAINED: Final = "_unconstrained"  # what AutoNormal appends to the name of a site
 
 
 @final
@@ -366,8 +368,8 @@ class LocalProgram:
         self.role = role
         self.data_size = len(data[0])
         seen = probe(program, data, role=role, data_plate=data_plate)
-        if transforms := _transforms_of_auxiliaries(program, seen):
-            program = _PushForwardMessenger(transforms)(program)
+        if bijections := _transforms_of_auxiliaries(program, seen):
+            program = _PushForwardMessenger(bijections)(program)
             seen = probe(program, data, role=role, data_plate=data_plate)
         self.program = program
         self.plate: str = seen.frame.name
@@ -375,9 +377,10 @@ class LocalProgram:
         # whether its plate takes a fixed number of rows of the data
         self.subsamples = not seen.follows and _subsamples(seen.frame)
         self.piece: int = batch_size if seen.follows else seen.frame.size  # rows of a run, or the most
-        self.fixed_size = seen.fixed_size
-        if self.fixed_size is not None:
-            self.piece = min(batch_size, self.fixed_size)
+        # of a plate that takes part of its rows, whether as many as it is told or as many as the data
+        self.whole_size = seen.frame.full_size if self.subsamples else seen.fixed_size
+        if self.follows and self.whole_size is not None:
+            self.piece = min(batch_size, self.whole_size)
         self.error = seen.error
         self._refuse_unknown_densities(seen, data)
         latents = self._layouts(seen, observed=False)  # in the program's order
@@ -390,8 +393,6 @@ class LocalProgram:
         self.mixes_latents = list(latents)[: len(self.latents)] != list(self.latents)
         # latent sites of which parts may be left out, as mask and obs_mask do
         self.masked = [name for name in latents if is_masked(seen.trace.nodes[name])]
-        # of a plate that takes part of its rows, whether as many as it is told or as many as the data
-        self.whole_size = seen.frame.full_size if self.subsamples else self.fixed_size
         if role != "prior" and self.whole_size != self.data_size and self.is_bound_to_rows(data):
             raise ValueError(
                 f"Expected {self.whole_size} data, the size of the plate {self.plate!r}, but got "
@@ -409,8 +410,7 @@ class LocalProgram:
         rows = torch.arange(self.piece if self.subsamples else min(whole, max(self.piece, _FEW)))
         layouts = self.latents | self.summed
         with isolated_random_state(), evaluation_mode(self.program):
-            nodes = self.trace(data, rows).nodes
-            z = {name: each.rows(nodes[name]["value"], len(rows))[0] for name, each in layouts.items()}
+            z = self.values(self.trace(data, rows), len(rows), layouts)
             here = self._scores(z, data, rows)
             # the next row, and then all others: what is the same in these is the same everywhere
             for shift in (1, *range(len(rows), whole, len(rows))):
@@ -426,7 +426,7 @@ class LocalProgram:
 
     def _refuse_unknown_densities(self, seen: Probe, data: Tensors) -> None:
         outside = [site for site in _latents(seen.trace) if not self._is_local(site)]
-        if outside and self.role != "prior":
+        if outside:
             raise GlobalLatentsError(outside, role=self.role, plate=self.plate)
         inside = [
             site["name"] for site in sample_sites(seen.trace) if site.get("given") and self._is_local(site)
@@ -459,8 +459,6 @@ class LocalProgram:
                 f"The site {name!r} is auxiliary to the {self.role}, whose density is therefore not known; "
                 "use a guide without auxiliary sites"
             )
-        if not observed and not self._is_local(site):
-            raise GlobalLatentsError([site], role=self.role, plate=self.plate)
 
     def _counts_in_guide(self, site: Site) -> bool:
         # a guide that is a messenger runs the model, whose observed sites these are
@@ -541,6 +539,11 @@ class LocalProgram:
         """The program with its local observed sites drawn; what is conditioned on stays fixed."""
         return self.running(GenerateMessenger(self.observed)(self.program))
 
+    @property
+    def takes_any_rows(self) -> bool:
+        """Whether it takes data of any number, none of which has a row in a plate of fixed size."""
+        return self.follows and self.whole_size is None
+
     def runs_whole(self, size: int) -> bool:
         """Whether one run takes so many data, all of them."""
         return not self.subsamples and (self.whole_size is None or size <= self.whole_size)
@@ -597,9 +600,9 @@ class LocalProgram:
         layouts = self.latents | self.summed | self.observed if values else {}
         held = {name: layouts[name].held(z, len(rows)) for name, z in (values or {}).items()}
         program = ValuesMessenger(held, stop_after=stop_after)(self.program)
-        if self.fixed_size is not None:
+        if self.follows and self.whole_size is not None:
             # what a program keeps for each row of its plate belongs to the rows of these data
-            program = RowsMessenger(self.plate, rows % self.fixed_size)(program)
+            program = RowsMessenger(self.plate, rows % self.whole_size)(program)
         if self.subsamples:
             # a plate of the data's size cannot take more rows than there are
             enough = data if len(everything) >= self.piece else rows_of(data, rows)
@@ -635,8 +638,7 @@ class LocalProgram:
             held = {n: self.latents[n].held(z[None, rows], len(rows)) for n, z in values.items()}
             fixed = poutine.condition(_KeptMessenger([*held])(self.program), data=held)
             drawing = infer_discrete(fixed, first_available_dim=-1 - depth, temperature=1)
-            nodes = self.running(drawing).trace(data, rows).nodes
-            return {n: each.rows(nodes[n]["value"], len(rows))[0] for n, each in self.summed.items()}
+            return self.values(self.running(drawing).trace(data, rows), len(rows), self.summed)
 
         return self.together(len(data[0]), run)
 
@@ -648,16 +650,16 @@ class LocalProgram:
         layouts = self.latents | self.summed if summed else self.latents
 
         def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-            nodes = self.trace(data, rows, stop_after=list(layouts)).nodes
-            return {name: each.rows(nodes[name]["value"], len(rows))[0] for name, each in layouts.items()}
+            return self.values(self.trace(data, rows, stop_after=list(layouts)), len(rows), layouts)
 
         return self.together(len(data[0]), run)
 
-    def values(self, trace: Any, rows: int) -> dict[str, torch.Tensor]:
-        """The latent values of a trace of :meth:`trace`, (rows, *shape)."""
-        return {
-            name: layout.rows(trace.nodes[name]["value"], rows)[0] for name, layout in self.latents.items()
-        }
+    def values(
+        self, trace: Any, rows: int, layouts: Mapping[str, SiteLayout] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The values of sites, of the latent ones by default, in a trace of :meth:`trace`: (rows, *shape)."""
+        wanted = self.latents if layouts is None else layouts
+        return {name: each.rows(trace.nodes[name]["value"], rows)[0] for name, each in wanted.items()}
 
     @torch.no_grad()
     def presence(self, data: Tensors) -> dict[str, torch.Tensor]:
