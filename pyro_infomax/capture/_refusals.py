@@ -18,18 +18,13 @@ from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_infomax._recording import is_literal, literal_number
+from pyro_infomax._recording import NotCapturableError as NotCapturableError, is_literal, literal_number
 from pyro_infomax._types import Kwargs
 
 # ---- The errors.
 
 # As they reach the modes of torch
 Arguments: TypeAlias = tuple[Any, ...]
-
-
-@final
-class NotCapturableError(Exception):
-    """Why a step cannot be recorded, or not be replayed."""
 
 
 @final
@@ -106,6 +101,11 @@ class WritesUndone(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # What torch wraps around a mode for the sake of torch.compile takes as long as the mode itself
+        return False
 
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: Arguments = (), kwargs: Kwargs | None = None
@@ -193,6 +193,11 @@ class _PythonReads(_Refusing, TorchFunctionMode):
 
 
 class _OperationsThatRead(_Refusing, TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # What torch wraps around a mode for the sake of torch.compile takes as long as the mode itself
+        return False
+
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: Arguments = (), kwargs: Kwargs | None = None
     ) -> object:

@@ -235,6 +235,45 @@ def test_which_operations_draw_and_write():
     assert written_arguments(named["add"]) == []
 
 
+def test_nodes_bear_no_metadata():
+    """What fx notes of each takes longer than all else, and nobody reads it."""
+    graph = RecordedGraph(loss_and_gradients(linear(4)[0]), [torch.randn(5, 4)])
+    assert [node for node in graph.graph.nodes if node.meta] == []
+
+
+def test_a_tensor_turned_in_place_leaves_others_as_they_are():
+    def function(x):
+        y = x.exp()
+        z = y.detach()
+        z.unsqueeze_(0).transpose_(0, 1)
+        return y.sum(0), z.sum(0), z
+
+    graph = recorded(function, torch.randn(3))
+    x = torch.randn(3)
+    assert all(map(torch.equal, run(graph, x), function(x)))
+
+
+@pytest.mark.parametrize(
+    "made", [torch.nn.Parameter, lambda x: x.as_subclass(type("Own", (torch.Tensor,), {}))]
+)
+def test_tensors_that_no_operation_makes_are_refused(made):
+    """A graph would hold what they held when it was recorded."""
+    with pytest.raises(NotCapturableError, match=r"by no operation|of the type Own"):
+        recorded(lambda x: (made(x.exp()).sum(),), torch.randn(3))
+
+
+def test_inference_mode_hides_no_write():
+    norm = torch.nn.BatchNorm1d(3)
+
+    def function(x):
+        with torch.inference_mode():
+            return (norm(x),)
+
+    graph = recorded(function, torch.randn(4, 3))
+    assert len(graph.written_constants()) == 3
+    assert "aten::batch_norm" not in calls(graph)
+
+
 # ---- the quickest call of an operation
 
 
