@@ -1,6 +1,6 @@
 """Tensor operations recorded as a graph, and what a function may ask while it is being recorded."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache
 from operator import getitem
 from typing import Any, Final, final
@@ -35,8 +35,9 @@ class Recorder(TorchDispatchMode):
     """Writes down each operation of its block as a node of a graph, below autograd, and what it gave.
 
     It runs the operations on the tensors themselves. A tensor that is neither an input nor made by an
-    operation of the block is a constant of the graph, which holds the very tensor. Nodes have no metadata:
-    what fx notes of each takes longer than all else.
+    operation of the block is a constant of the graph, which holds the very tensor. What the block has written
+    to inputs and constants is put back at its end. Nodes have no metadata: what fx notes of each takes longer
+    than all else.
 
     Attributes:
         graph: the nodes so far.
@@ -53,8 +54,12 @@ class Recorder(TorchDispatchMode):
         # By identity, which holds as long as the tensors do: all of them are kept until the end
         self._nodes: dict[int, Node] = {}
         self._kept: list[Tensor] = []
+        # The memory that was there before, and copies of what was in it before it was written to
+        self._outside: set[int] = set()
+        self._before: dict[Hashable, tuple[Tensor, Tensor]] = {}
         for number, each in enumerate(inputs):
             self._know_result(each, self.graph.placeholder(f"input_{number}"))
+            self._outside.add(each.untyped_storage().data_ptr())
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -77,6 +82,8 @@ class Recorder(TorchDispatchMode):
         if torch.Tag.data_dependent_output in func.tags:
             self._refuse(f"the value of a tensor is read ({func.name()}), which a recording would fix")
         noted = tuple(self._noted(args)), {name: self._noted(each) for name, each in kwargs.items()}
+        if func._schema.is_mutable:
+            self._keep_written(func, args, kwargs)
         found = func(*args, **kwargs)
         if func is _DETACH:
             # Other history is all that it has, and the graph has none
@@ -84,6 +91,13 @@ class Recorder(TorchDispatchMode):
         else:
             self._know_result(found, self._call(_without_turning(func), *noted))
         return found
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        # Windows on the same memory were kept at different times: the first time comes last
+        with torch.no_grad():
+            for tensor, copy in reversed(self._before.values()):
+                tensor.copy_(copy)
 
     def node_of(self, tensor: Tensor) -> Node | None:
         """The node that has given a tensor, or has written to it last."""
@@ -117,6 +131,8 @@ class Recorder(TorchDispatchMode):
         name = f"constant_{len(self.constants)}"
         self.constants[name] = tensor
         node = self.graph.get_attr(name)
+        if tensor.layout is torch.strided:
+            self._outside.add(tensor.untyped_storage().data_ptr())
         self._know(tensor, node)
         # The live tensor, which is a leaf of autograd maybe
         self.values[node] = tensor
@@ -142,6 +158,21 @@ class Recorder(TorchDispatchMode):
             for number, each in enumerate(found):
                 if isinstance(each, Tensor):
                     self._know_result(each, self.graph.call_function(getitem, (node, number)))
+
+    def _keep_written(self, func: OpOverload, args: Any, kwargs: Any) -> None:
+        given = dict(zip((each.name for each in func._schema.arguments), args, strict=False)) | kwargs
+        for argument in func._schema.arguments:
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                written = given.get(argument.name)
+                for tensor in written if isinstance(written, list | tuple) else [written]:
+                    if isinstance(tensor, Tensor) and tensor.numel():
+                        self._keep(tensor)
+
+    def _keep(self, tensor: Tensor) -> None:
+        if tensor.untyped_storage().data_ptr() in self._outside:
+            window = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+            if window not in self._before:
+                self._before[window] = _plain(tensor), _plain(tensor).clone()
 
     def _refuse(self, sentence: str) -> None:
         self._refused.append(NotCapturableError(sentence))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
+from pyro_infomax.capture._batching import batch_loops
 from pyro_infomax.capture._graph import (
     GradientBuffers,
     RecordedGraph,
@@ -27,7 +28,6 @@ from pyro_infomax.capture._graph import (
 from pyro_infomax.capture._refusals import (
     NotCapturableError,
     NotCompilableError,
-    WritesUndone,
     is_library,
     place_of,
     value_reads_refused,
@@ -109,10 +109,11 @@ class CapturedStep:
         self._stated: tuple[Tensor, ...] = ()
         # Not the tensors themselves: a program may close over one of them, or be given one twice
         inputs = tuple(map(_copied, self._inputs(call)))
-        with pyro.validation_enabled(False), WritesUndone():
+        with pyro.validation_enabled(False):
             recorded = RecordedGraph(self._outputs, inputs)
         self.subsampled = {} if programs.weighted is None else dict(programs.weighted.subsampled)
         recorded.simplify()
+        batch_loops(recorded)
         self._check_leaves(recorded.constants().values())
         self._written = tuple(recorded.written_constants().values())
         self._written_inputs = recorded.written_inputs()

@@ -8,7 +8,7 @@ the graph compiled to machine code.
 import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import accumulate, groupby
 from typing import Final, TypeAlias, cast, final
 
@@ -44,7 +44,7 @@ _NEUTRAL: Final = {
 
 
 @contextmanager
-def _garbage_left() -> Iterator[None]:
+def garbage_left() -> Iterator[None]:
     """Looks for no garbage in its block, where thousands of nodes and tensors come and all of them stay."""
     enabled = gc.isenabled()
     gc.disable()
@@ -74,13 +74,14 @@ class RecordedGraph:
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> None:
         recorder = Recorder(inputs)
-        with recorder, _garbage_left():
+        with recorder, garbage_left():
             outputs = function(*inputs)
         recorder.finish(outputs)
         self.graph: Graph = recorder.graph
         self.values = recorder.values
         self._constants = recorder.constants
         self._memory: dict[Node, frozenset[int]] = {}
+        self._written_near: dict[Node, frozenset[int]] = {}
         self._written = frozenset(self._written_memory())
         self._refuse_hidden_views()
         self.literals: set[Node] = set()
@@ -110,12 +111,13 @@ class RecordedGraph:
             if node.op == "get_attr" and node in self.values
         }
 
-    @_garbage_left()
+    @garbage_left()
     def simplify(self) -> None:
         """Drops what changes no value: repetitions, what nobody reads, and what is the same at each run."""
         # In the order in which they run, so that each operation meets what earlier ones have become. aliases
         # holds who gave a window on memory first, or wrote to it last; seen holds the calls so far
-        self.literals = self._made_of_numbers()
+        self._constants_by_content: dict[Hashable, Node] = {}
+        self.literals = {self._only_one(node) for node in self._made_of_numbers()}
         seen: dict[Hashable, Node] = {}
         aliases: dict[Alias, Node] = {}
         for node in list(self.graph.nodes):
@@ -126,7 +128,7 @@ class RecordedGraph:
         # Shapes that depend on constants have been folded. Of another one the program may have read the size,
         # which leaves no trace in the graph: it is refused even where nobody reads the values
         self._refuse_shapes_of_values()
-        self._drop_unread()
+        self.drop_unread()
 
     def written_constants(self) -> dict[Node, Tensor]:
         """Those of :meth:`constants` that the graph itself writes to."""
@@ -140,7 +142,16 @@ class RecordedGraph:
 
     def is_written(self, node: Node) -> bool:
         """Whether some node writes into memory that this one gives or reads."""
-        return any(self.memory_of(each) & self._written for each in (node, *node.all_input_nodes))
+        return bool(self.written_near(node))
+
+    def written_near(self, node: Node) -> frozenset[int]:
+        """The memory that a node gives or reads, and that some node writes into."""
+        if not self._written:
+            return self._written
+        if node not in self._written_near:
+            near = self.memory_of(node).union(*map(self.memory_of, node.all_input_nodes))
+            self._written_near[node] = near & self._written
+        return self._written_near[node]
 
     def memory_of(self, node: Node) -> frozenset[int]:
         """Where in memory is what a node gave."""
@@ -174,13 +185,30 @@ class RecordedGraph:
                 "a tensor is made of another one by no operation, as nn.Parameter(x) and x.as_subclass do"
             )
 
-    def _made_of_numbers(self) -> set[Node]:
+    def _made_of_numbers(self) -> list[Node]:
         """Tensors that the function itself has made of numbers, which no one else can change."""
-        return {
+        return [
             node
             for node in self.graph.nodes
             if node.op == "get_attr" and node.users and all(user.target in LIFTS for user in node.users)
-        }
+        ]
+
+    def _only_one(self, literal: Node) -> Node:
+        """The first constant of the same content, which takes the place of others."""
+        value = self.values[literal]
+        if (
+            not value.is_cpu
+            or not 0 < value.numel() <= _LARGEST_CONSTANT
+            or value.is_conj()
+            or value.is_neg()
+        ):
+            return literal
+        content = value.reshape(-1).clone().view(torch.uint8)
+        key = value.shape, value.stride(), value.dtype, content.numpy().tobytes()
+        first = self._constants_by_content.setdefault(key, literal)
+        if first is not literal:
+            self._replace(literal, first)
+        return first
 
     def _simplify_call(self, node: Node, seen: dict[Hashable, Node], aliases: dict[Alias, Node]) -> None:
         value = self.values[node]
@@ -202,7 +230,7 @@ class RecordedGraph:
             self.literals.add(self._fold(node))
             return
         # The same call on the same arguments, which autograd's derivatives are full of, happens once
-        key = (node.target, _hashable(node.args), _hashable(node.kwargs))
+        key = (node.target, hashable(node.args), hashable(node.kwargs))
         if key in seen:
             self._replace(node, seen[key])
         else:
@@ -245,7 +273,7 @@ class RecordedGraph:
             constant = self.graph.get_attr(name)
         self.values[constant] = self.values[node]
         self._replace(node, constant)
-        return constant
+        return self._only_one(constant)
 
     def _replace(self, node: Node, other: Node) -> None:
         node.replace_all_uses_with(other)
@@ -270,7 +298,8 @@ class RecordedGraph:
         masks = (torch.bool, torch.uint8)
         return [each for each in indices if each is not None and self.values[each].dtype in masks]
 
-    def _drop_unread(self) -> None:
+    def drop_unread(self) -> None:
+        """Drops what nobody reads."""
         for node in reversed(list(self.graph.nodes)):
             if node.op not in ("call_function", "get_attr") or node.users:
                 continue
@@ -282,17 +311,28 @@ class RecordedGraph:
 
 def is_random(node: Node) -> bool:
     """Whether the operation of a node draws from a random state."""
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return _draws(node.target)
+
+
+@cache
+def _draws(target: object) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+
+
+@cache
+def _may_write(target: object) -> bool:
+    schema = getattr(target, "_schema", None)
+    return schema is not None and (schema.is_mutable or schema.name in _WRITE_AVERAGES)
 
 
 def written_arguments(node: Node) -> list[Node]:
     """The arguments that the operation of a node changes in place."""
-    schema = getattr(node.target, "_schema", None)
+    if not _may_write(node.target):
+        return []
+    schema = node.target._schema  # type: ignore[union-attr]
     if _operator(node) in _WRITE_AVERAGES:
         *_, mean, variance, training = node.args[:6]
         return [each for each in (mean, variance) if training and isinstance(each, Node)]
-    if schema is None or not schema.is_mutable:
-        return []
     given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs
     written = (
         given[argument.name]
@@ -308,7 +348,12 @@ def written_arguments(node: Node) -> list[Node]:
 
 
 def _gives_view(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
+    return _may_give_view(node.target)
+
+
+@cache
+def _may_give_view(target: object) -> bool:
+    schema = getattr(target, "_schema", None)
     return schema is not None and any(argument.alias_info is not None for argument in schema.arguments)
 
 
@@ -344,11 +389,12 @@ def _is_number(value: object, number: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == number
 
 
-def _hashable(value: object) -> Hashable:
+def hashable(value: object) -> Hashable:
+    """An argument without tensors, as something that can be looked up."""
     if isinstance(value, list | tuple):
-        return type(value).__name__, tuple(map(_hashable, value))
+        return type(value).__name__, tuple(map(hashable, value))
     if isinstance(value, dict):
-        return tuple((name, _hashable(each)) for name, each in value.items())
+        return tuple((name, hashable(each)) for name, each in value.items())
     # 1, 1.0 and True are equal, and yet differ in the dtype that they lead to
     return type(value), value
 
@@ -445,7 +491,7 @@ class _Writer:
             if to is not None:
                 self._send(node, to)
 
-    @_garbage_left()
+    @garbage_left()
     def function(self) -> TensorFunction:
         arguments = ", ".join(self._names[node] for node in self._recorded.inputs)
         source = f"def replay({arguments}):\n" + "".join(f"    {line}\n" for line in self._lines())
@@ -522,7 +568,7 @@ class _Writer:
             return found.shape, found.stride(), found.dtype, found.device, found.is_conj(), found.is_neg()
         if isinstance(value, list | tuple):
             return tuple(map(self._kind, value))
-        return _hashable(value)
+        return hashable(value)
 
     def _literal(self, value: object) -> str:
         if isinstance(value, Node):
