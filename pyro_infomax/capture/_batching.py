@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import cache
 from heapq import heappop, heappush
 from operator import getitem
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, cast, final
 
 import torch
 from torch import Tensor
@@ -56,6 +56,7 @@ _VIEWS: Final = frozenset(
     {_aten.expand.default, _aten.t.default, _aten.unsqueeze.default, _aten.view.default}
 )
 _PRODUCTS: Final = frozenset({_aten.mm.default, _aten.addmm.default})
+_SLICE: Final = _aten.select_backward.default
 _SUMS: Final = frozenset({_aten.sum.default, _aten.sum.dim_IntList})
 
 
@@ -98,14 +99,22 @@ class _Calls:
 
         nodes = [node for node in self._recorded.graph.nodes if node.op != "output"]
         own = {node: number(self._own(node)) for node in nodes}
+        sources = {node: self._telling(node) for node in self.order}
         kinds = own
-        # Calls on what calls of one kind have given, and so on: it tells the layers of a network apart
+        # Calls on what calls of one kind have given, and so on
         for _ in range(_ROUNDS):
             kinds = own | {
-                node: number((own[node], *[kinds[each] for each in node.all_input_nodes]))
-                for node in self.order
+                node: number((own[node], *[kinds[each] for each in given])) for node, given in sources.items()
             }
         return kinds
+
+    def _telling(self, node: Node) -> list[Node]:
+        """The arguments that tell one call from another."""
+        given = node.all_input_nodes
+        if node.target not in _PRODUCTS:
+            return given
+        # Of a layer its weights, whatever it is called on, and of their gradient what has come back
+        return list(filter(_is_fixed, given)) or given[:1]
 
     def _own(self, node: Node) -> Hashable:
         value = self._recorded.values.get(node)
@@ -140,8 +149,9 @@ class _Calls:
         for node in reversed(self.order):
             if node not in self.inner and self._is_plain_sum(node):
                 inner, terms = self._taken_apart(node)
-                most = Counter(self.kind[each] for each in terms if self.kind[each] in self.alike)
-                if most and most.most_common(1)[0][1] >= _FEWEST:
+                kinds = [self.kind[each] for each in terms if self.kind[each] in self.alike]
+                slices = [0 for each in terms if each.target is _SLICE]
+                if max([0, *Counter(kinds).values(), len(slices)]) >= _FEWEST:
                     self.inner |= inner
                     yield node, terms
 
@@ -167,21 +177,27 @@ class _Calls:
 
     def _leave_out_chains(self) -> None:
         """Leaves out kinds of which one call waits for another, such as the steps of a recursion."""
+        bits = {kind: 1 << number for number, kind in enumerate(self.alike)}
+        own = {node: bits[kind] for kind, nodes in self.alike.items() for node in nodes}
         behind: dict[Node, int] = {}
         chains = 0
         for node in self.order:
             behind[node] = 0
             for each in node.all_input_nodes:
-                if each in behind:
-                    behind[node] |= behind[each] | 1 << self.kind[each]
-            if behind[node] >> self.kind[node] & 1:
-                chains |= 1 << self.kind[node]
+                behind[node] |= behind.get(each, 0) | own.get(each, 0)
+            chains |= behind[node] & own.get(node, 0)
         done = {*self.inner, *self.terms}
         self.alike = {
             kind: left
             for kind, nodes in self.alike.items()
-            if not chains >> kind & 1 and len(left := [each for each in nodes if each not in done]) >= _FEWEST
+            if not chains & bits[kind]
+            and len(left := [each for each in nodes if each not in done]) >= _FEWEST
         }
+
+
+def _is_fixed(node: Node) -> bool:
+    """Whether a tensor is a constant of the graph, or a view of one."""
+    return node.op == "get_attr" or (node.target in _VIEWS and all(map(_is_fixed, node.all_input_nodes)))
 
 
 @cache
@@ -204,7 +220,7 @@ class _Place(NamedTuple):
     """Where in a stack a tensor lies."""
 
     stack: Node
-    index: int
+    number: int
 
 
 @final
@@ -214,6 +230,7 @@ class _Stacks:
     def __init__(self, recorded: RecordedGraph) -> None:
         self._recorded, self._values = recorded, recorded.values
         self._end = recorded.output_node
+        self.moved: set[Node] = set()
         self._places: dict[Node, _Place] = {}
         self._parts: dict[Node, Node] = {}
         self._taken_apart: dict[Node, Node] = {}
@@ -234,14 +251,15 @@ class _Stacks:
                 node.replace_input_with(each, part)
         if node is not self._end:
             self._end.prepend(node)
+            self.moved.add(node)
 
     def part(self, node: Node) -> Node:
         """The node that gives now what a node gave."""
         if node not in self._parts and node in self._places:
-            stack, index = self._places[node]
+            stack, number = self._places[node]
             if stack not in self._taken_apart:
                 self._taken_apart[stack] = self.call(_aten.unbind.int, stack)
-            self._parts[node] = self.call(getitem, self._taken_apart[stack], index)
+            self._parts[node] = self.call(getitem, self._taken_apart[stack], number)
         return self._parts.get(node, node)
 
     def replace(self, node: Node, other: Node) -> None:
@@ -250,14 +268,14 @@ class _Stacks:
 
     def keep(self, nodes: Sequence[Node], stack: Node) -> None:
         """Has the parts of a stack be what these nodes gave."""
-        self._places |= {node: _Place(stack, index) for index, node in enumerate(nodes)}
+        self._places |= {node: _Place(stack, number) for number, node in enumerate(nodes)}
 
     def sorted_as_stacked(self, nodes: Sequence[Node]) -> list[Node]:
         """Calls in the order in which their arguments are stacked."""
         for args in zip(*(node.all_input_nodes for node in nodes), strict=False):
             places = [self._places[each] for each in args if each in self._places]
             if len(places) == len(nodes) and len({place.stack for place in places}) == 1:
-                order = sorted(range(len(nodes)), key=[place.index for place in places].__getitem__)
+                order = sorted(range(len(nodes)), key=[place.number for place in places].__getitem__)
                 return [nodes[each] for each in order]
         return list(nodes)
 
@@ -265,7 +283,7 @@ class _Stacks:
         """These tensors as one."""
         places = [self._places[each] for each in nodes if each in self._places]
         if len(places) == len(nodes) and len({place.stack for place in places}) == 1:
-            (stack, first), indices = places[0], [place.index for place in places]
+            (stack, first), indices = places[0], [place.number for place in places]
             if indices == list(range(first, first + len(nodes))):
                 whole = len(self._values[stack]) == len(nodes)
                 return stack if whole else self.call(_aten.slice.Tensor, stack, 0, first, first + len(nodes))
@@ -328,6 +346,9 @@ class _Stacks:
     def total(self, terms: Sequence[Node], products: Sequence[tuple[Node, Node]]) -> Node:
         """The sum of some tensors, and of the products of stacked matrices."""
         found = [self._sum_of_products(*each) for each in products]
+        slices = self._slices_of_all(terms)
+        found += [self.call(_aten.stack.default, *each) for each in [slices] if each]
+        terms = [each for each in terms if not slices or each.target is not _SLICE]
         by_stack: dict[Node, list[Node]] = defaultdict(list)
         for each in terms:
             by_stack[self._places[each].stack if each in self._places else each].append(each)
@@ -335,12 +356,23 @@ class _Stacks:
             if len(members) < _FEWEST or len(set(members)) < len(members) or members[0] not in self._places:
                 found += map(self.part, members)
             else:
-                stack = self.stacked(sorted(members, key=lambda each: self._places[each].index))
+                stack = self.stacked(sorted(members, key=lambda each: self._places[each].number))
                 found.append(self.call(_aten.sum.dim_IntList, stack, [0]))
         total = found[0]
         for each in found[1:]:
             total = self.call(_aten.add.Tensor, total, each)
         return total
+
+    def _slices_of_all(self, terms: Sequence[Node]) -> tuple[list[Node], int] | None:
+        """The slices, in order, of which one tensor consists, where all of them are among the terms."""
+        slices = [each.args for each in terms if each.target is _SLICE]
+        if not slices or any(args[1:3] != slices[0][1:3] for args in slices):
+            return None
+        _, sizes, axis, _ = cast(tuple[Node, list[int], int, int], slices[0])
+        by_number = {cast(int, args[3]): cast(Node, args[0]) for args in slices}
+        if len(by_number) < len(slices) or by_number.keys() != set(range(sizes[axis])):
+            return None
+        return [self.part(by_number[number]) for number in sorted(by_number)], axis
 
     def _sum_of_products(self, left: Node, right: Node) -> Node:
         count, rows, inner = self._values[left].shape
@@ -351,8 +383,11 @@ class _Stacks:
 
     def is_close(self, found: Node, expected: Sequence[Tensor]) -> bool:
         """Whether the parts of a stack are what they should be, but for rounding."""
-        value = self._values[found]
-        if value.shape != (len(expected), *expected[0].shape) or value.dtype != expected[0].dtype:
+        value, first = self._values[found], expected[0]
+        if value.shape != (len(expected), *first.shape) or value.dtype != first.dtype:
+            return False
+        strides = zip(first.shape, first.stride(), value.stride()[1:], strict=True)
+        if any(one != other for size, one, other in strides if size > 1):
             return False
         wanted = torch.stack(list(expected))
         if not value.dtype.is_floating_point:
@@ -407,6 +442,10 @@ class _Schedule:
             self._missing[kind] -= len(nodes)
             self._make_many(nodes)
         self._stacks.move(self._recorded.output_node)
+        # Those that were stacked or summed stand where they stood, before all others
+        for node in reversed(self._calls.order):
+            if node not in self._stacks.moved:
+                self._recorded.erase(node)
         self._recorded.drop_unread()
 
     def _dependencies(self) -> Iterator[tuple[Node, set[Node]]]:
@@ -468,13 +507,14 @@ class _Schedule:
     def _leave_to_sum(self, nodes: list[Node]) -> bool:
         """Whether these are products of matrices that one sum alone reads, of which they become a part."""
         totals = {self._total_of(node) for node in nodes}
-        if nodes[0].target is not _aten.mm.default or len(totals) != 1 or None in totals:
+        (total,) = totals if len(totals) == 1 else (None,)
+        if nodes[0].target is not _aten.mm.default or total is None:
             return False
         factors = list(zip(*(node.args for node in nodes), strict=True))
         if any(len(set(each)) == 1 for each in factors):
             return False
         left, right = map(self._stacks.stacked, factors)
-        self._products[totals.pop()].append((left, right))
+        self._products[total].append((left, right))
         self._multiplied.update(nodes)
         return True
 
@@ -494,8 +534,9 @@ class _Schedule:
                 self._stacks.replace(node, total)
                 return True
         # Then all the parts are needed
-        first = [each for each in terms if each in self._multiplied]
-        for each in first + [each for each in self._calls.order if each in self._inner_of(node)]:
+        inner = self._inner_of(node)
+        parts = [each for each in terms if each in self._multiplied]
+        for each in parts + sorted(inner, key=self._number.__getitem__):
             self._stacks.move(each)
         return False
 

@@ -196,14 +196,10 @@ class RecordedGraph:
     def _only_one(self, literal: Node) -> Node:
         """The first constant of the same content, which takes the place of others."""
         value = self.values[literal]
-        if (
-            not value.is_cpu
-            or not 0 < value.numel() <= _LARGEST_CONSTANT
-            or value.is_conj()
-            or value.is_neg()
-        ):
+        lazy = value.is_conj() or value.is_neg()
+        if lazy or not value.is_cpu or not 0 < value.numel() <= _LARGEST_CONSTANT:
             return literal
-        content = value.reshape(-1).clone().view(torch.uint8)
+        content = torch.empty(value.shape, dtype=value.dtype).copy_(value).view(-1).view(torch.uint8)
         key = value.shape, value.stride(), value.dtype, content.numpy().tobytes()
         first = self._constants_by_content.setdefault(key, literal)
         if first is not literal:
@@ -277,8 +273,7 @@ class RecordedGraph:
 
     def _replace(self, node: Node, other: Node) -> None:
         node.replace_all_uses_with(other)
-        self.graph.erase_node(node)
-        del self.values[node]
+        self.erase(node)
 
     def _refuse_shapes_of_values(self) -> None:
         for node in self.graph.nodes:
@@ -305,8 +300,12 @@ class RecordedGraph:
                 continue
             # A draw that nobody reads still moves the random state, and an assertion has no result
             if node.op == "get_attr" or not (node.is_impure() or written_arguments(node)):
-                self.graph.erase_node(node)
-                self.values.pop(node, None)
+                self.erase(node)
+
+    def erase(self, node: Node) -> None:
+        """Drops a node that nobody reads."""
+        self.graph.erase_node(node)
+        self.values.pop(node, None)
 
 
 def is_random(node: Node) -> bool:
