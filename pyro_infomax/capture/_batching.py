@@ -35,7 +35,7 @@ def batch_loops(recorded: RecordedGraph) -> None:
     """Does at once what a simplified graph repeats, where nothing speaks against it."""
     calls = _Calls(recorded)
     if calls.alike:
-        _Schedule(recorded, calls).run()
+        _Agenda(recorded, calls).run()
 
 
 # ---- Which calls are alike: one operation on tensors of one layout, which came about alike.
@@ -216,7 +216,7 @@ def _is_known(target: object) -> bool:
 # ---- Calls that are alike as one call on stacked tensors.
 
 
-class _Place(NamedTuple):
+class _InStack(NamedTuple):
     """Where in a stack a tensor lies."""
 
     stack: Node
@@ -231,7 +231,7 @@ class _Stacks:
         self._recorded, self._values = recorded, recorded.values
         self._end = recorded.output_node
         self.moved: set[Node] = set()
-        self._places: dict[Node, _Place] = {}
+        self._places: dict[Node, _InStack] = {}
         self._parts: dict[Node, Node] = {}
         self._taken_apart: dict[Node, Node] = {}
         self._stacked: dict[tuple[Node, ...], Node] = {}
@@ -268,7 +268,7 @@ class _Stacks:
 
     def keep(self, nodes: Sequence[Node], stack: Node) -> None:
         """Has the parts of a stack be what these nodes gave."""
-        self._places |= {node: _Place(stack, number) for number, node in enumerate(nodes)}
+        self._places |= {node: _InStack(stack, number) for number, node in enumerate(nodes)}
 
     def sorted_as_stacked(self, nodes: Sequence[Node]) -> list[Node]:
         """Calls in the order in which their arguments are stacked."""
@@ -406,7 +406,7 @@ def _plain(kwargs: dict[str, tuple[Any, bool]]) -> dict[str, Any]:
 
 
 @final
-class _Schedule:
+class _Agenda:
     """Makes the calls of a graph in another order, those that are alike at once."""
 
     def __init__(self, recorded: RecordedGraph, calls: _Calls) -> None:
