@@ -198,7 +198,9 @@ class RecordedGraph:
         lazy = value.is_conj() or value.is_neg()
         if lazy or not value.is_cpu or not 0 < value.numel() <= _LARGEST_CONSTANT:
             return literal
-        content = torch.empty(value.shape, dtype=value.dtype).copy_(value).view(-1).view(torch.uint8)
+        content = (
+            torch.empty(value.shape, dtype=value.dtype, device="cpu").copy_(value).view(-1).view(torch.uint8)
+        )
         key = value.shape, value.stride(), value.dtype, content.numpy().tobytes()
         first = self._constants_by_content.setdefault(key, literal)
         if first is not literal:
