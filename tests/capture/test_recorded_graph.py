@@ -334,19 +334,31 @@ def test_a_recursion_stays_one():
     assert_same(graph, function, torch.randn(5, 4))
 
 
-def test_writes_between_the_turns_keep_their_place():
+def test_writes_and_draws_between_the_turns_keep_their_place():
+    """Those that wait for what is done at once hold up the others."""
     count = torch.zeros(3)
 
     def function(x):
-        count.fill_(0.5)
-        total = torch.zeros(3)
+        window = count.fill_(0.5).view(3)
         for t in range(TURNS):
-            total.add_(x[t].exp())
-            count.mul_(0.5).add_(total)
-            x = x + count.sin()
+            drawn = torch.bernoulli(x[t].sigmoid())
+            count.mul_(0.5).add_(drawn + x[t].exp())
+            x = x + window.sin() * torch.randn(3)
         return (x,)
 
     assert_same(batched(function, torch.randn(TURNS, 3)), function, torch.randn(TURNS, 3))
+
+
+def test_the_gradient_of_all_slices_is_a_stack():
+    weight = torch.randn(3, TURNS, requires_grad=True)
+
+    def function(x):
+        loss = sum((weight[:, t].exp() * x[t]).sum() for t in range(TURNS))
+        return torch.autograd.grad(loss, [weight])
+
+    graph = batched(function, torch.randn(TURNS, 3))
+    assert "aten::select_backward" not in calls(graph)
+    assert_same(graph, function, torch.randn(TURNS, 3))
 
 
 @pytest.mark.parametrize(
