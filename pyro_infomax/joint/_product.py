@@ -73,7 +73,12 @@ def broadcasts(score: Callable[[Tensor], Tensor], z: Tensor) -> bool:
     except (RuntimeError, ValueError, IndexError, KeyError):
         return False
     apart = torch.cat([score(each[None]) for each in z])
-    return together.shape == apart.shape and torch.allclose(together, apart, rtol=_MISTAKE, atol=_MISTAKE)
+    return same_scores(together, apart)
+
+
+def same_scores(one: Tensor, other: Tensor) -> bool:
+    """Whether they differ by rounding at most."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=_MISTAKE, atol=_MISTAKE)
 
 
 _MISTAKE: Final = 1e-3  # wrong values are some nats off; single precision rounds a sharp density to 1e-5
