@@ -5,7 +5,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import pairwise
 from typing import ClassVar, Final, Self, cast, final
 
@@ -22,9 +21,10 @@ from torch.distributions import ComposeTransform, Distribution, Transform
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import _sum_rightmost
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import pad, silu, softplus
 
 from pyro_infomax._checks import whole_number
+from pyro_infomax._data import keep_freed_memory
 
 # ---- What a flow makes of a context: a distribution that knows the density of its own draws.
 
@@ -604,23 +604,32 @@ class CouplingFlow(Flow):
     def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
         noise = self.noise(batch)
         value, score = noise.movedim(-1, 0), log_normal(noise)
-        for layer in self._couplings:
-            value, log_det = layer(value, layer.told(context, len(batch)))
+        known = None if context is None else _elements(context, len(batch))
+        for layer, told in zip(self._couplings, self._told(known, len(batch)), strict=True):
+            value, log_det = layer(value, told)
             score = score - log_det
         return value.movedim(0, -1).contiguous(), score
 
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
         batch = torch.broadcast_shapes(value.shape[:-1], () if context is None else context.shape[:-1])
-        told = [layer.told(context, len(batch)) for layer in self._couplings]
-        elements = _with_axes(value.movedim(-1, 0), len(batch), 1)
+        elements = _elements(value, len(batch))
+        known = None if context is None else _elements(context, len(batch))
         if torch.is_grad_enabled():
-            return self._score(elements, told)
+            return self._score(elements, self._told(known, len(batch)))
         # What a block holds stays in the cache of the processor
-        _keep_freed_memory()
+        keep_freed_memory()
         found = value.new_empty(batch)
+        own = known is not None and known[0].numel() == found.numel()  # each pair has a context of its own
+        told = [] if own else self._told(known, len(batch))
         for part in _blocks(batch):
-            found[part] = self._score(_at(elements, part), [_at(each, part) for each in told])
+            here = [_at(each, part) for each in told]
+            if own:
+                here = self._told(_at(cast(Tensor, known), part), len(batch))
+            found[part] = self._score(_at(elements, part), here)
         return found
+
+    def _told(self, context: Tensor | None, axes: int) -> list[Tensor]:
+        return [layer.told(context, axes) for layer in self._couplings]
 
     def _score(self, value: Tensor, told: list[Tensor]) -> Tensor:
         """(...), of the elements of values and of what the context tells each layer, (element, ...) both."""
@@ -638,15 +647,6 @@ class CouplingFlow(Flow):
 _PAIRS_AT_ONCE: Final = 4096
 
 
-@cache
-def _keep_freed_memory() -> None:
-    """Has the C library keep what is freed, once it has seen a large piece come and go (32 MB are its most).
-
-    Else each block asks the system for its memory anew, which takes as long as a third of the block.
-    """
-    torch.empty(2**23 - 2**12)
-
-
 def _blocks(batch: Sequence[int]) -> Iterator[tuple[slice, ...]]:
     """Parts of a batch of so many pairs at most."""
     if not batch or math.prod(batch) <= _PAIRS_AT_ONCE:
@@ -657,6 +657,11 @@ def _blocks(batch: Sequence[int]) -> Iterator[tuple[slice, ...]]:
     for start in range(0, batch[0], rows):
         for rest in _blocks(batch[1:]) if size > _PAIRS_AT_ONCE else [()]:
             yield slice(start, start + rows), *rest
+
+
+def _elements(vectors: Tensor, axes: int) -> Tensor:
+    """(element, ...), with so many axes after the first."""
+    return _with_axes(vectors.movedim(-1, 0), axes, 1)
 
 
 def _at(tensor: Tensor, part: tuple[slice, ...]) -> Tensor:
@@ -688,11 +693,11 @@ class _Coupling(nn.Module):
         self.gain = _GAIN / hidden[-1]
 
     def told(self, context: Tensor | None, axes: int) -> Tensor:
-        """What the context adds to the first layer, (hidden, ...), with so many axes after the first."""
-        hidden = self.bias
-        if self.of_context is not None:
-            hidden = hidden + self.of_context(context)
-        return _with_axes(hidden.movedim(-1, 0), axes, 1).contiguous()
+        """What the first layer gets beside the values, (hidden, ...), with so many axes after the first."""
+        if self.of_context is None or context is None:
+            return self.bias.reshape(-1, *(1,) * axes)
+        told = _affine(self.of_context.weight, self.bias, context.reshape(len(context), -1))
+        return told.reshape(-1, *context.shape[1:])
 
     def forward(self, x: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
         """y and the log-determinant, of x (element, ...)."""
@@ -711,21 +716,29 @@ class _Coupling(nn.Module):
         return self._join(stay, straight), (log_slope + log_scale).sum(0)
 
     def _shape(self, stay: Tensor, told: Tensor) -> tuple[Tensor, Tensor, RationalSpline]:
-        hidden = told
-        if self.of_staying is not None:
-            seen = self.of_staying.weight @ stay.reshape(self.staying, -1)
-            hidden = told + seen.reshape(-1, *stay.shape[1:])
+        hidden = self._first(stay, told)
         raw = self._raw(hidden.reshape(len(hidden), -1)).reshape(-1, self.moving, *hidden.shape[1:])
         shift, log_scale = raw[0], _MAX_LOG_SCALE * (raw[1] / _MAX_LOG_SCALE).tanh()
         return shift, log_scale, RationalSpline.of(raw[2:])
 
+    def _first(self, stay: Tensor, told: Tensor) -> Tensor:
+        """What comes to the first layer, (hidden, ...)."""
+        if self.of_staying is None:
+            return told
+        seen = self.of_staying.weight @ stay.reshape(self.staying, -1)
+        seen = seen.reshape(-1, *stay.shape[1:])
+        joins = torch.broadcast_shapes(seen.shape, told.shape) == seen.shape
+        return seen.add_(told) if joins else seen + told
+
     def _raw(self, hidden: Tensor) -> Tensor:
         """(parameters · moving, pairs), of what comes to the first layer, (hidden, pairs)."""
         *inner, last = self.net
+        own = self.of_staying is not None  # else what is told comes again
         for layer in inner:
-            hidden = (
-                _affine(layer.weight, layer.bias, hidden) if isinstance(layer, nn.Linear) else layer(hidden)
-            )
+            if isinstance(layer, nn.Linear):
+                hidden, own = _affine(layer.weight, layer.bias, hidden), True
+            else:
+                hidden = silu(hidden, inplace=own and not torch.is_grad_enabled())
         # the rows come element by element, and are wanted parameter by parameter
         weight, bias = (
             self.gain * each.unflatten(0, (self.moving, -1)).transpose(0, 1).flatten(0, 1)

@@ -651,4 +651,8 @@ class PairedInput:
 
     def _through(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         straight, bent = weight.chunk(2, dim=1)
-        return linear(self._bent, bent).add_(linear(self._a, straight, bias)).add_(linear(self._b, straight))
+        columns = (
+            bent @ self._bent.flatten(0, -2).T
+        )  # (out, pairs), so that each output is one stretch of memory
+        found = columns.unflatten(1, self.shape[:-1]).movedim(0, -1)
+        return found.add_(linear(self._a, straight, bias)).add_(linear(self._b, straight))

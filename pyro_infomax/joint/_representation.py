@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, SiteValues, Tensors, as_data, rows_of
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data, keep_freed_memory, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Ranks
 from pyro_infomax._types import Program, Site
@@ -136,7 +136,7 @@ class LocalPosterior:
         return torch.stack(torch.broadcast_tensors(*scores), -1)
 
 
-_PAIRS_AT_ONCE = 4096  # of what takes networks, which stay in the cache of the processor
+_PAIRS_AT_ONCE = 8192  # of what takes networks, which stay in the cache of the processor
 
 
 @final
@@ -164,6 +164,7 @@ class _EncodedPairs:
 
     def log_prob_sites(self, z: Tensor) -> Tensor:
         """log q(z_s|z_<s, x_n), (outer, data, sites), of z (outer, 1, latent)."""
+        keep_freed_memory()
         return torch.cat([self._scores(z, rows, encoded) for rows, encoded in self._pieces], 1)
 
     def _scores(self, z: Tensor, rows: int, encoded: EncodedData) -> Tensor:
