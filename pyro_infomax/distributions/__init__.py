@@ -39,6 +39,7 @@ from pyro_infomax.distributions._products import (
     SideBySide as SideBySide,
     coordinates_of as coordinates_of,
     factors_of as factors_of,
+    in_parts as in_parts,
     joined as joined,
     joint_forms as joint_forms,
     marginal_forms as marginal_forms,
