@@ -28,6 +28,7 @@ from pyro_infomax.distributions._families import (
 from pyro_infomax.distributions._parameters import (
     batch_mapped as batch_mapped,
     check_parameters as check_parameters,
+    in_parts as in_parts,
     is_parametric as is_parametric,
     tensors_of as tensors_of,
 )
@@ -39,7 +40,6 @@ from pyro_infomax.distributions._products import (
     SideBySide as SideBySide,
     coordinates_of as coordinates_of,
     factors_of as factors_of,
-    in_parts as in_parts,
     joined as joined,
     joint_forms as joint_forms,
     marginal_forms as marginal_forms,

@@ -1,9 +1,9 @@
 """Products of univariate distributions: factors, marginals, Normal coordinates, closed-form expectations."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import ClassVar, Final, Protocol, Self, cast, final
+from typing import ClassVar, Protocol, Self, cast, final
 
 import torch
 from torch import Tensor
@@ -35,7 +35,6 @@ from pyro_infomax.distributions._families import (
     is_normal,
     made_of,
 )
-from pyro_infomax.distributions._parameters import batch_mapped
 from pyro_infomax.distributions._posterior import Density, Posterior
 from pyro_infomax.distributions._transforms import elementwise, shared
 
@@ -134,35 +133,6 @@ def joined(parts: Sequence[Distribution]) -> Distribution:
 
 def _side_by_side(tensors: list[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, -1)
-
-
-_DATA_AT_ONCE: Final = 8192
-
-
-def in_parts(factors: Distribution) -> Iterator[Distribution]:
-    """Univariate distributions (batch, size) for some data at a time, one after the other.
-
-    What is computed from all of them at once may take several times their own memory.
-    """
-    size = factors.batch_shape[0]
-    if size <= _DATA_AT_ONCE:
-        yield factors
-        return
-    try:
-        for rows in torch.arange(size).split(_DATA_AT_ONCE):
-            yield _of_rows(factors, rows)
-    except NotImplementedError:  # at the first rows: they hold what belongs to no datum
-        yield factors
-
-
-def _of_rows(factors: Distribution, rows: Tensor) -> Distribution:
-    if isinstance(factors, SideBySide):
-        return SideBySide([_of_rows(part, rows) for part in factors.parts])
-
-    def chosen(tensors: list[Tensor]) -> Tensor:
-        return tensors[0][rows]
-
-    return batch_mapped([factors], [len(rows), *factors.batch_shape[1:]], chosen)
 
 
 def parts_of(factors: Distribution, sizes: Sequence[int]) -> list[Distribution]:
