@@ -62,6 +62,11 @@ class RecordedGraph:
     reads, and writes, what they hold at each run. Everything else that the function reads, numbers and shapes
     among it, is fixed by the recording.
 
+    Args:
+        function: what is recorded.
+        inputs: its arguments.
+        when_long: what is called once, if so much is recorded that users wonder what they wait for.
+
     Attributes:
         module: the graph.
         values: what each node gave when it was recorded. It is what shows which nodes share memory.
@@ -71,8 +76,14 @@ class RecordedGraph:
         NotCapturableError: by :meth:`simplify`, where values decide on shapes.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> None:
-        recorder = Recorder(inputs)
+    def __init__(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        inputs: Sequence[Tensor],
+        *,
+        when_long: Callable[[], object] | None = None,
+    ) -> None:
+        recorder = Recorder(inputs, when_long=when_long)
         with recorder, garbage_left():
             outputs = function(*inputs)
         recorder.finish(outputs)

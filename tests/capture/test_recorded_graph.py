@@ -242,6 +242,18 @@ def test_nodes_bear_no_metadata():
     assert [node for node in graph.graph.nodes if node.meta] == []
 
 
+@pytest.mark.parametrize(("operations", "told"), [(100, []), (9000, ["wait"])])
+def test_who_waits_for_a_long_recording_is_told_once(operations, told):
+    def function(x):
+        for _ in range(operations):
+            x = x.neg()
+        return (x,)
+
+    calls = []
+    RecordedGraph(function, [torch.zeros(())], when_long=lambda: calls.append("wait"))
+    assert calls == told
+
+
 def test_a_tensor_turned_in_place_leaves_others_as_they_are():
     def function(x):
         y = x.exp()
