@@ -83,6 +83,7 @@ PRIVATE_TESTS = {
     "test_progress.py": "when a bar, or a line, appears",
     "test_ranks.py": "what processes say to each other",
     "training/test_distributed.py": "the share of each process, without starting any",
+    "training/test_threads.py": "how a number of threads is chosen from times",
 }
 ROOT = Path(__file__).resolve().parents[1]
 
