@@ -3,6 +3,14 @@
 from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.capture._captured_svi import CapturedSVI
 from pyro_infomax.capture._optim import FusedOptim
+from pyro_infomax.capture._stacked_graph import (
+    NotStackableError as NotStackableError,
+    StackedMember as StackedMember,
+    StackedParameters as StackedParameters,
+    StackedRecording as StackedRecording,
+    StackedStep as StackedStep,
+    stacked as stacked,
+)
 
 __all__ = ["CapturedSVI", "FusedOptim"]
 

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, Never, final
 
@@ -351,6 +352,9 @@ def _check_finite_validation(count: int) -> None:
 
 # ---- What users call.
 
+# Called in place of a training, with the arguments of fit: by a sweep, which runs those of all points as one
+stand_in: ContextVar[Callable[..., History] | None] = ContextVar("stand_in", default=None)
+
 
 def fit(
     svi: SVI,
@@ -439,6 +443,12 @@ def fit(
     seed = None if seed is None else seed_number(seed)
     kept = _checkpoint(checkpoint, resume)
     after_epoch = _checked_callbacks(callbacks)
+    if (elsewhere := stand_in.get()) is not None:
+        options = {"validation": validation, "checkpoint": kept, "resume": resume, "fabric": fabric}
+        options |= {"epochs": epochs, "batch_size": batch_size, "callbacks": after_epoch, "seed": seed}
+        history = elsewhere(svi, data, **options)
+        _warn_unfinished_schedules(svi, history.steps)
+        return history
     execution: Execution = SingleProcess() if fabric is None else DataParallel(fabric)
     batches, held_out = execution.ranks.together(lambda: _both_batches(data, validation, batch_size))
     # Pyro's handlers, its parameter store and torch's generator belong to the process

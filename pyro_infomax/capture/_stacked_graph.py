@@ -1,0 +1,762 @@
+"""The steps of many trainings as one: a step of one of them is recorded, and its graph runs for all by vmap.
+
+In this order: one of the trainings, the operations of its step in words, parameters and optimisers of all,
+what they draw, and their step.
+"""
+
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import accumulate, groupby
+from typing import Any, Final, final
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer import ELBO, SVI
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.func import vmap
+from torch.fx import Node
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from pyro_infomax._random import isolated_random_state
+from pyro_infomax._types import Args, Kwargs, State
+from pyro_infomax.capture._captured_svi import (
+    CapturedSVI,
+    Outcome,
+    Programs,
+    _gradients,
+    _without_warnings,
+    stated_parameters,
+    undone,
+)
+from pyro_infomax.capture._graph import (
+    RecordedGraph,
+    TensorFunction,
+    _compiled,
+    _lift_others,
+    _new_input,
+    is_random,
+    to_function,
+)
+from pyro_infomax.capture._optim import (
+    FusedOptim,
+    ParameterGroup,
+    ParameterState,
+    frozen,
+    has_fused_kernel,
+    kernel_is_ready,
+    kernel_step,
+    own_options,
+    plain_step,
+)
+from pyro_infomax.capture._refusals import (
+    NotCapturableError,
+    NotCompilableError,
+    WritesUndone,
+    place_of,
+    value_reads_refused,
+)
+from pyro_infomax.capture._watch import PythonState
+from pyro_infomax.infer import SurrogateLoss, WeightedELBO
+from pyro_infomax.programs import ProgramState, RandomStreams
+
+Batch = tuple[Tensor, ...]
+
+# ---- One of the trainings.
+
+
+@final
+class NotStackableError(Exception):
+    """Why trainings cannot be run as one."""
+
+
+@final
+class StackedMember:
+    """One of the trainings that are run as one.
+
+    Args:
+        svi: its model, guide, optimiser and objective.
+        name: what it is called in sentences.
+        inside: enters what belongs to the process and is this training's own, as its parameter store.
+        random_state: where its random streams stand, see :class:`~pyro_infomax.programs.RandomStreams`.
+
+    Raises:
+        NotStackableError: for an SVI whose step is not a function of model, guide, ELBO and FusedOptim alone.
+    """
+
+    def __init__(
+        self, svi: SVI, *, name: str, inside: Callable[[], AbstractContextManager[None]], random_state: State
+    ) -> None:
+        if type(svi) not in (SVI, CapturedSVI):
+            raise NotStackableError(f"{type(svi).__name__} has steps of its own; take SVI or CapturedSVI")
+        objective = getattr(svi.loss_and_grads, "__self__", None)
+        if not isinstance(objective, ELBO):
+            raise NotStackableError("its loss is a plain function; take an ELBO, whose terms are known")
+        if not isinstance(svi.optim, FusedOptim):
+            raise NotStackableError(f"its optimiser is a {type(svi.optim).__name__}; take FusedOptim")
+        self.svi, self.name, self.inside, self.random_state = svi, name, inside, random_state
+        self.optim: FusedOptim = svi.optim
+        self.objective = objective
+        self.weighted = objective if isinstance(objective, WeightedELBO) else None
+        self.programs = Programs(svi.model, svi.guide, objective)
+        self.state = ProgramState(svi.model, svi.guide)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Has its block draw from the random streams of this training."""
+        streams = RandomStreams()
+        streams.load_state_dict(self.random_state)
+        try:
+            yield
+        finally:
+            self.random_state = streams.state_dict()
+
+    def ordinary_step(self, batch: Batch) -> Any:
+        """A step of the SVI itself, which creates what is created at first."""
+        with self.inside(), self.state.watch(), self.drawing():
+            return self.svi.step(*batch)
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The present weights of the objective, numbers among them."""
+        return {} if self.weighted is None else self.weighted.variable_weights(numbers=True)
+
+    @property
+    def weights_are_constant(self) -> bool:
+        """Whether no step changes them."""
+        return self.weighted is None or all(each.is_constant for each in self.weighted.weights.all)
+
+    def adopt(self, loss: float, terms: Mapping[str, float], subsampled: Mapping[int, int]) -> None:
+        """Has the objective take what was found for its own, as a training step."""
+        if self.weighted is not None:
+            self.weighted.adopt(SurrogateLoss(loss, loss, terms), subsampled)  # type: ignore[arg-type]
+
+    def ordinary_evaluation(self, batch: Batch, parameters: Sequence[Tensor]) -> Outcome:
+        """Loss, terms and gradients by the SVI itself; schedules stay where they are."""
+        stood = None if self.weighted is None else self.weighted.state_dict()
+        loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, *batch)
+        terms = {} if self.weighted is None else dict(self.weighted.terms or {})
+        gradients = {each: each.grad for each in parameters if each.grad is not None}
+        found = Outcome({"loss": loss, **terms}, gradients, {})
+        if self.weighted is not None and stood is not None:
+            self.weighted.load_state_dict(stood)
+        for each in parameters:
+            each.grad = None
+        return found
+
+    def check(self) -> None:
+        """Checks that a step calls nothing of the user's own which no graph has."""
+        plain = CapturedSVI(self.svi.model, self.svi.guide, self.optim, self.objective)
+        plain._check_objective()
+
+
+@final
+class StepFunction:
+    """Loss, terms and gradients of a training's step, as a function of its data and weights.
+
+    Attributes:
+        parameters: those that have a gradient, in order of statement, after a call.
+        terms: the names of the terms, after a call.
+    """
+
+    def __init__(self, member: StackedMember) -> None:
+        self._member = member
+        self.names = tuple(member.weights)
+        self.parameters: tuple[Tensor, ...] = ()
+        self.stated: tuple[Tensor, ...] = ()
+        self.terms: tuple[str, ...] = ()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        end = len(inputs) - len(self.names)
+        batch, weights = inputs[:end], dict(zip(self.names, inputs[end:], strict=True))
+        weighted = self._member.weighted
+        given = nullcontext() if weighted is None else weighted.given_weights(weights)
+        with poutine.trace(param_only=True) as stated, given:
+            found = self._member.programs.evaluate(*batch)
+        self.stated = tuple(stated_parameters(stated.trace))
+        gradients = _gradients(found.surrogate, self.stated)
+        self.parameters, self.terms = tuple(gradients), tuple(found.terms)
+        return (found.loss, *found.terms.values(), *gradients.values())
+
+
+# ---- The operations of a step in words, by which two trainings are compared.
+
+
+@final
+class Operations(TorchDispatchMode):
+    """Takes down the operations of its block: on which tensors, of which shapes, and with which numbers.
+
+    Attributes:
+        lines: an entry an operation, equal for equal ones.
+        outside: the tensors that come neither from an operation nor from the known ones, as they appear.
+    """
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.lines: list[Hashable] = []
+        self.outside: list[Tensor] = []
+        # With the tensors themselves, so that none takes the identity of another that is gone
+        self._named: dict[int, tuple[Tensor, Hashable]] = {
+            id(each): (each, ("known", number)) for number, each in enumerate(known)
+        }
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> object:
+        leaves, spec = tree_flatten((args, kwargs or {}))
+        lifted = func in _LIFTS
+        told = tuple(_value(each) if lifted else self._told(each) for each in leaves)
+        self.lines.append((str(func), str(spec), told))
+        result = func(*args, **(kwargs or {}))
+        for number, each in enumerate(tree_flatten(result)[0]):
+            if isinstance(each, Tensor):
+                self._named[id(each)] = each, ("made", len(self.lines), number)
+        return result
+
+    def _told(self, leaf: object) -> Hashable:
+        if not isinstance(leaf, Tensor):
+            return repr(leaf)
+        if id(leaf) not in self._named:
+            self._named[id(leaf)] = leaf, ("outside", len(self.outside))
+            self.outside.append(leaf)
+        return self._named[id(leaf)][1], tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device
+
+    def difference(self, other: "Operations") -> str | None:
+        """Where another one departs from this, in words; None where it does not."""
+        for line, theirs in zip(self.lines, other.lines, strict=False):
+            if line != theirs:
+                return f"it computes {_in_words(theirs)} in place of {_in_words(line)}"
+        if len(self.lines) != len(other.lines):
+            return f"it takes {len(other.lines)} operations in place of {len(self.lines)}"
+        return None
+
+
+_LIFTS: Final = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
+
+
+def _value(leaf: object) -> Hashable:
+    """A tensor that was made of numbers of Python, by its values."""
+    if not isinstance(leaf, Tensor):
+        return repr(leaf)
+    return tuple(leaf.shape), leaf.dtype, leaf.detach().cpu().contiguous().numpy().tobytes()
+
+
+def _in_words(line: Any) -> str:
+    name, _, told = line
+    parts = [each if isinstance(each, str) else _shape_in_words(each) for each in told]
+    return f"{name.removeprefix('aten.')}({', '.join(parts)})"
+
+
+def _shape_in_words(told: Any) -> str:
+    shape = next((each for each in told if isinstance(each, tuple) and all(map(_is_int, each))), ())
+    return f"a tensor of shape {shape}"
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int)
+
+
+@final
+class Evaluated:
+    """What one evaluation of a training's step has shown of it."""
+
+    def __init__(self, member: StackedMember, batch: Batch) -> None:
+        function = StepFunction(member)
+        # Not the tensors themselves, of which two may be one
+        inputs = tuple(each.detach().clone() for each in (*batch, *member.weights.values()))
+        self.operations = Operations(inputs)
+        with member.inside(), pyro.validation_enabled(False), undone(member.state), member.state.watch():
+            RandomStreams().load_state_dict(member.random_state)
+            with WritesUndone(), self.operations:
+                function(*inputs)
+        self.weights = function.names
+        self.parameters = function.parameters
+        self.subsampled = {} if member.weighted is None else dict(member.weighted.subsampled)
+
+    def check(self, member: StackedMember, other: "Evaluated", of: StackedMember) -> None:
+        """Checks that another training takes the same step on its own tensors."""
+        found = self.operations.difference(other.operations)
+        if found is None and self.weights != other.weights:
+            found = f"it has the weights {other.weights} in place of {self.weights}"
+        if found is None and self._places != other._places:
+            found = "it trains other parameters"
+        if found is not None:
+            raise NotStackableError(f"{of.name} does not take the steps of {member.name}: {found}")
+
+    @property
+    def _places(self) -> list[int | None]:
+        """For each parameter its number among the tensors from outside."""
+        numbers = {id(each): number for number, each in enumerate(self.operations.outside)}
+        return [numbers.get(id(each)) for each in self.parameters]
+
+
+# ---- The parameters of all trainings, and what their optimisers keep, a row a training.
+
+
+@final
+class StackedParameters:
+    """The parameters of all members in one tensor a group of their optimisers: (member, element).
+
+    The rows of members whose optimisers have the same options lie together, so that one optimiser steps them.
+
+    Attributes:
+        members: the members, in the order of the rows.
+        flats: a tensor a group.
+
+    Raises:
+        NotStackableError: where optimisers differ in more than their options.
+    """
+
+    def __init__(self, members: Sequence[StackedMember], parameters: Sequence[Sequence[Tensor]]) -> None:
+        order = {id(member): own for member, own in zip(members, parameters, strict=True)}
+        groups = {id(each): each.optim.groups(tuple(order[id(each)])) for each in members}
+        self._check(members, order, groups)
+        keys = {each: tuple(map(_key, of)) for each, of in groups.items()}
+        ranks = {key: rank for rank, key in enumerate(dict.fromkeys(keys.values()))}
+        self.members = sorted(members, key=lambda each: ranks[keys[id(each)]])
+        self._groups = [groups[id(each)] for each in self.members]
+        self.parameters = [order[id(each)] for each in self.members]
+        self.flats = [
+            torch.stack([flat_of(groups[number]) for groups in self._groups])
+            for number in range(len(self._groups[0]))
+        ]
+        sizes = [len(list(rows)) for _, rows in groupby(self.members, lambda each: keys[id(each)])]
+        ends = list(accumulate(sizes))
+        self._blocks = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        self._steppers = [
+            [self._stepper(number, rows) for rows in self._blocks] for number in range(len(self.flats))
+        ]
+        self._weights: list[Tensor] | None = None
+        self._weights_are_constant = all(each.weights_are_constant for each in self.members)
+        limits = [each.optim.clip_norm for each in self.members]
+        self._limits = None if limits[0] is None else self.flats[0].new_tensor(limits).unsqueeze(1)
+
+    def views(self) -> list[Tensor]:
+        """For each parameter its values in all members, (member, *shape), in memory of :attr:`flats`."""
+        found = {}
+        for group, flat in zip(self._groups[0], self.flats, strict=True):
+            for parameter, part in zip(group.parameters, group.slices, strict=True):
+                found[id(parameter)] = flat[:, part].view(len(flat), *parameter.shape)
+        return [found[id(each)] for each in self.parameters[0]]
+
+    def weights(self) -> list[Tensor]:
+        """The present weights of all members, (member, *shape)."""
+        if self._weights is None or not self._weights_are_constant:
+            self._weights = stacked([tuple(each.weights.values()) for each in self.members])
+        return self._weights
+
+    def order(self) -> list[list[int]]:
+        """For each group the numbers of its parameters."""
+        numbers = {id(each): number for number, each in enumerate(self.parameters[0])}
+        return [[numbers[id(each)] for each in group.parameters] for group in self._groups[0]]
+
+    def split(self, row: int, gradients: Sequence[Tensor]) -> dict[Tensor, Tensor]:
+        """The gradients of one member by its parameters."""
+        return {
+            parameter: gradient[row, part].view(parameter.shape)
+            for group, gradient in zip(self._groups[row], gradients, strict=True)
+            for parameter, part in zip(group.parameters, group.slices, strict=True)
+        }
+
+    @torch.no_grad()
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Moves all by a gradient a group, (member, element), which may be scaled in place."""
+        if self._limits is not None:
+            norms = torch.stack([torch.linalg.vector_norm(each, dim=1) for each in gradients])
+            factor = (self._limits[:, 0] / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp_(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(factor.unsqueeze(1))
+        for steppers, gradient in zip(self._steppers, gradients, strict=True):
+            for stepper, rows in zip(steppers, self._blocks, strict=True):
+                stepper(gradient[rows])
+
+    @torch.no_grad()
+    def write(self, row: int) -> None:
+        """Has the parameters of one member hold what its row does."""
+        for group, flat in zip(self._groups[row], self.flats, strict=True):
+            flat_of(group).copy_(flat[row])
+
+    @torch.no_grad()
+    def write_moments(self, row: int) -> None:
+        """Has the optimiser of one member keep what was kept for its row."""
+        for number, group in enumerate(self._groups[row]):
+            block = next(i for i, rows in enumerate(self._blocks) if rows.start <= row < rows.stop)
+            stepper = self._steppers[number][block]
+            kept = group.optimizer.state[flat_of(group)]
+            of_block = ParameterState(dict(stepper.state), {})
+            for name, value in of_block.elementwise.items():
+                kept[name] = value[row - self._blocks[block].start].clone()
+            for name, value in of_block.shared.items():
+                kept[name] = value.clone() if isinstance(value, Tensor) else value
+            group.optimizer.param_groups[0].update(own_options(stepper.optimizer.param_groups[0]))
+
+    def _stepper(self, number: int, rows: slice) -> "_Stepper":
+        groups = [of[number] for of in self._groups[rows]]
+        make = self.members[rows.start].optim.maker_for(groups[0].parameters[0])
+        return _Stepper(self.flats[number][rows], groups, make)
+
+    def _check(
+        self,
+        members: Sequence[StackedMember],
+        order: Mapping[int, Sequence[Tensor]],
+        groups: Mapping[int, Sequence[ParameterGroup]],
+    ) -> None:
+        first = members[0]
+        for each in members:
+            layouts = [
+                [
+                    [_index(order[id(of)], parameter) for parameter in group.parameters]
+                    for group in groups[id(of)]
+                ]
+                for of in (first, each)
+            ]
+            kinds = [(of.optim.pt_optim_constructor, of.optim.clip_norm is None) for of in (first, each)]
+            if kinds[0] != kinds[1] or layouts[0] != layouts[1]:
+                raise NotStackableError(f"{each.name} has another optimiser than {first.name}")
+            if any(group.flat is None for group in groups[id(each)]):
+                raise NotStackableError(
+                    f"the parameters of {each.name} do not lie together, as its optimiser does not take each "
+                    "element by itself, or they share memory or are complex"
+                )
+        shared = [parameter for member in members for parameter in order[id(member)]]
+        if len(set(map(id, shared))) < len(shared):
+            raise NotStackableError("points train the same parameters; make networks within the function")
+
+
+@final
+class _Stepper:
+    """The optimiser of some rows."""
+
+    def __init__(
+        self, rows: Tensor, groups: Sequence[ParameterGroup], make: Callable[[list[Tensor]], Optimizer]
+    ) -> None:
+        states = [_kept(group) for group in groups]
+        moments = {
+            name: torch.stack([each.elementwise[name] for each in states]) for name in states[0].elementwise
+        }
+        state = ParameterState(moments | states[0].shared, states[0].options)
+        group = ParameterGroup([rows], flatten=False, make_optimizer=make, states=[state])
+        self._rows = rows
+        self.optimizer = group.optimizer
+        self._has_kernel = has_fused_kernel(self.optimizer, rows)
+
+    @property
+    def state(self) -> State:
+        """What the optimiser keeps."""
+        return self.optimizer.state[self._rows]
+
+    def __call__(self, gradient: Tensor) -> None:
+        if self._has_kernel and kernel_is_ready(self.optimizer, self._rows):
+            kernel_step(self.optimizer, self._rows, [gradient])
+        else:
+            plain_step(self.optimizer, self._rows, gradient)
+
+
+def _kept(group: ParameterGroup) -> ParameterState:
+    """What the optimiser of a group keeps for all of its parameters together."""
+    options = own_options(group.optimizer.param_groups[0])
+    return ParameterState(dict(group.optimizer.state.get(flat_of(group), {})), options)
+
+
+def _key(group: ParameterGroup) -> Hashable:
+    """Equal for groups that one optimiser can step together."""
+    kept = _kept(group)
+    return frozenset(kept.elementwise), frozen(kept.shared), frozen(kept.options)
+
+
+def flat_of(group: ParameterGroup) -> Tensor:
+    """The tensor that the parameters of a group are views into."""
+    assert group.flat is not None
+    return group.flat
+
+
+def _index(tensors: Sequence[Tensor], tensor: Tensor) -> int:
+    return next(number for number, each in enumerate(tensors) if each is tensor)
+
+
+# ---- What a step draws, which each training draws from its own random state.
+
+# In place, these fill what they are given; the others take its shape alone
+_FILL: Final = frozenset(
+    f"aten::{name}"
+    for name in (
+        *("normal_", "uniform_", "exponential_", "cauchy_", "log_normal_", "geometric_", "random_"),
+        *("random_.from", "random_.to", "bernoulli_.float"),
+    )
+)
+_SHAPED_LIKE: Final = frozenset(
+    f"aten::{name}" for name in ("randn_like", "rand_like", "randint_like", "randint_like.low_dtype")
+)
+
+
+@final
+class Draw:
+    """A draw that depends on shapes and numbers alone."""
+
+    def __init__(self, node: Node, recorded: RecordedGraph) -> None:
+        assert isinstance(node.target, OpOverload)
+        name, (first, *_) = node.target.name(), (*node.all_input_nodes, None)
+        self._filled = name in _FILL or name in _SHAPED_LIKE
+        unknown = [each for each in node.all_input_nodes if each not in recorded.literals]
+        made_for_it = name in _SHAPED_LIKE or (
+            name in _FILL and first is not None and "empty" in str(first.target) and len(first.users) == 1
+        )
+        if unknown and not (made_for_it and unknown == [first]):
+            raise NotStackableError(
+                f"it draws by {name.removeprefix('aten::')} from what it has computed; what can be stacked "
+                "are draws of shapes alone, as reparameterised sites have them"
+            )
+        self._operation = node.target
+        self._args, self._kwargs = torch.fx.node.map_arg(
+            (node.args, node.kwargs), lambda each: recorded.values[each].detach()
+        )
+        self.size = recorded.values[node].numel()
+
+    def __call__(self) -> Tensor:
+        filled: Any = self._args
+        args = (torch.empty_like(filled[0]), *filled[1:]) if self._filled else filled
+        found: Tensor = self._operation(*args, **self._kwargs)
+        return found
+
+
+def _lifted_draws(recorded: RecordedGraph) -> list[Draw]:
+    """Makes inputs of what a graph draws; how it is drawn."""
+    found = []
+    for node in [each for each in recorded.graph.nodes if is_random(each)]:
+        found.append(Draw(node, recorded))
+        node.replace_all_uses_with(_new_input(recorded, f"draw_{len(found)}"))
+        recorded.graph.erase_node(node)
+    return found
+
+
+# ---- A step of all trainings.
+
+
+@final
+class StackedRecording:
+    """A step on batches of one size: recorded from the first member, and met by the others in the same form.
+
+    Args:
+        members: the trainings.
+        batches: a batch of such a size for each of them.
+
+    Attributes:
+        parameters: for each member the parameters that have a gradient.
+
+    Raises:
+        NotStackableError: where the step cannot be recorded, and where a member takes another one.
+    """
+
+    def __init__(self, members: Sequence[StackedMember], batches: Sequence[Batch]) -> None:
+        first, *others = members
+        self.batches = dict(zip(map(id, members), batches, strict=True))
+        # What cannot be recorded at all has the clearer sentence
+        self.function = StepFunction(first)
+        self.graph = _recorded(first, self.function, batches[0])
+        self.evaluated = {
+            id(each): Evaluated(each, batch) for each, batch in zip(members, batches, strict=True)
+        }
+        for each in others:
+            self.evaluated[id(first)].check(first, self.evaluated[id(each)], each)
+        self.parameters = [self.evaluated[id(each)].parameters for each in members]
+        if not _are_identical(self.parameters[0], self.function.parameters):
+            raise NotStackableError("its recorded step trains other parameters than its ordinary one")
+
+
+@final
+class StackedStep:
+    """One step of all members on batches of one size, by the graph of the first of them.
+
+    Args:
+        stack: the members and their parameters.
+        recording: the step.
+        backend: ``"replay"`` or ``"inductor"``.
+
+    Attributes:
+        terms: the names of the terms that it gives.
+        checks: the sentences of what has to hold in it.
+        subsampled: for each member what its objective knows of subsampled plates.
+        compared: whether a step was compared with ordinary ones.
+        draws_size: how many elements a member draws in a step.
+
+    Raises:
+        NotStackableError: where steps train other parameters than the stack's, or vmap cannot run them.
+    """
+
+    def __init__(self, stack: StackedParameters, recording: StackedRecording, *, backend: str) -> None:
+        self._stack = stack
+        self.compared = False
+        evaluated = [recording.evaluated[id(each)] for each in stack.members]
+        if not all(map(_are_identical, [each.parameters for each in evaluated], stack.parameters)):
+            raise NotStackableError("its steps do not all train the same parameters")
+        self.subsampled = [each.subsampled for each in evaluated]
+        self.terms = recording.function.terms
+        self._draws = _lifted_draws(recording.graph)
+        self.checks = _returned_checks(recording.graph)
+        self.draws_size = sum(each.size for each in self._draws)
+        self._function = self._stacked(recording, evaluated, backend)
+
+    def draw(self) -> list[Tensor]:
+        """What one member draws in its next step, while its own random state is in force."""
+        return [draw() for draw in self._draws]
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: Sequence[Tensor], weights: Sequence[Tensor], draws: Sequence[Sequence[Tensor]]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Evaluates all members.
+
+        Args:
+            batch: the tensors of the batches, (member, *shape).
+            weights: the weights, (member, *shape).
+            draws: for each member what :meth:`draw` has given.
+
+        Returns:
+            Loss, terms and whether each check holds, (1 + terms + checks, member), and a gradient for each of
+            the stack's flat tensors.
+        """
+        drawn = [torch.stack(each) for each in zip(*draws, strict=True)]
+        numbers, *gradients = self._function(*batch, *weights, *drawn)
+        return numbers, gradients
+
+    def _stacked(
+        self, recording: StackedRecording, evaluated: Sequence[Evaluated], backend: str
+    ) -> TensorFunction:
+        stack, recorded = self._stack, recording.graph
+        batches = [recording.batches[id(each)] for each in stack.members]
+        count = len(batches)
+        # What the graph closes over becomes inputs: a parameter of each training, and others that may differ
+        views = dict(zip(map(id, recording.function.parameters), stack.views(), strict=True))
+        lifted = _lift_others(recorded)
+        closed = [(views[id(each)], 0) if id(each) in views else _of_all(each, evaluated) for each in lifted]
+        recorded.graph.eliminate_dead_code()
+        recorded.module.recompile()
+        with isolated_random_state():
+            drawn = [torch.stack([draw() for _ in batches]) for draw in self._draws]
+        inputs = [*stacked(batches), *stack.weights(), *drawn]
+        dims = (*[0] * len(inputs), *(dim for _, dim in closed))
+        one = vmap(recorded.module, in_dims=dims)
+        order, first, checks = stack.order(), 1 + len(self.terms), len(self.checks)
+
+        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+            found = one(*inputs, *(each for each, _ in closed))
+            end = len(found) - checks
+            numbers = torch.stack([each.double() for each in (*found[:first], *found[end:])])
+            gradients = [each.reshape(count, -1) for each in found[first:end]]
+            return (numbers, *(torch.cat([gradients[i] for i in group], 1) for group in order))
+
+        try:
+            return _finished(run, inputs, backend)
+        except (RuntimeError, NotImplementedError, ValueError) as error:
+            line = str(error).strip().partition("\n")[0]
+            raise NotStackableError(
+                f"its operations cannot run for several trainings at once ({line})"
+            ) from error
+
+    def difference(
+        self, row: int, batch: Batch, before: State, numbers: Tensor, gradients: Sequence[Tensor]
+    ) -> str | None:
+        """What an ordinary evaluation of one member finds otherwise, in words; None if nothing.
+
+        Args:
+            row: that of the member, whose parameters are written.
+            batch: its own batch.
+            before: where its random streams stood before the draws of the step.
+            numbers: loss and terms of all members.
+            gradients: the gradients of all members.
+        """
+        self._stack.write(row)
+        member, own = self._stack.members[row], self._stack.split(row, gradients)
+        values = dict(zip(("loss", *self.terms), numbers[:, row].tolist(), strict=False))
+        with member.inside(), undone(member.state):
+            streams = RandomStreams()
+            streams.load_state_dict(member.random_state)
+            found = Outcome(values, own, {})
+            streams.load_state_dict(before)
+            ordinary = member.ordinary_evaluation(batch, list(own))
+        names = {leaf: name for name, leaf in member.state.parameters.items()}
+        return ordinary.difference(found, names)
+
+
+def _recorded(member: StackedMember, function: StepFunction, batch: Batch) -> RecordedGraph:
+    inputs = tuple(each.detach().clone() for each in (*batch, *member.weights.values()))
+    try:
+        with member.inside(), undone(member.state), pyro.validation_enabled(False), _without_warnings():
+            roots = member.svi.model, member.svi.guide, member.objective
+            python = PythonState(roots, member.state.parameters, member.state.modules)
+            with python.restored(), WritesUndone():
+                recorded = RecordedGraph(_without_reads(function), inputs)
+            recorded.simplify()
+    except NotCapturableError as error:
+        raise NotStackableError(str(error)) from error
+    except Exception as error:
+        line = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise NotStackableError(f"its operations cannot be recorded ({line}{place_of(error)})") from error
+    stated = set(map(id, function.stated))
+    if any(
+        each.requires_grad and each.is_leaf and id(each) not in stated
+        for each in recorded.constants().values()
+    ):
+        raise NotStackableError("a tensor that is no parameter of Pyro collects a gradient")
+    if recorded.written_constants() or recorded.written_inputs():
+        raise NotStackableError("it writes to tensors that it keeps, such as the averages of batch norm")
+    return recorded
+
+
+def _without_reads(function: TensorFunction) -> TensorFunction:
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        with value_reads_refused():
+            return function(*inputs)
+
+    return run
+
+
+def _are_identical(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return list(map(id, tensors)) == list(map(id, others))
+
+
+def _returned_checks(recorded: RecordedGraph) -> tuple[str, ...]:
+    """Has a graph return what it would assert, which vmap cannot; the sentences."""
+    found = [each for each in recorded.graph.nodes if each.target is torch.ops.aten._assert_async.msg]
+    checked, sentences = [each.args[0] for each in found], [str(each.args[1]) for each in found]
+    recorded.return_instead([*recorded.outputs, *checked])
+    for node in found:
+        recorded.graph.erase_node(node)
+    return tuple(sentences)
+
+
+def _of_all(tensor: Tensor, evaluated: Sequence[Evaluated]) -> tuple[Tensor, int | None]:
+    """What all members have in the place of a tensor of the first, and along which axis they lie, if any."""
+    places = [number for number, each in enumerate(evaluated[0].operations.outside) if each is tensor]
+    if not places:
+        raise NotStackableError("it reads a tensor that cannot be told in the other trainings")
+    others = [each.operations.outside[places[0]].detach() for each in evaluated]
+    if all(torch.equal(each, others[0]) for each in others):
+        return tensor.detach(), None
+    return torch.stack(others), 0
+
+
+def _finished(run: TensorFunction, inputs: Sequence[Tensor], backend: str) -> TensorFunction:
+    with torch.no_grad():
+        recorded = RecordedGraph(run, inputs)
+    recorded.simplify()
+    if backend == "inductor":
+        closed = _lift_others(recorded)
+        recorded.module.recompile()
+        try:
+            compiled = _compiled(recorded.module, [*inputs, *closed])
+            return lambda *inputs: compiled(*inputs, *closed)
+        except NotCompilableError as error:
+            sentence = f"Stacked trainings are replayed without compiling them: the compiler says {error}."
+            warnings.warn(sentence, UserWarning, stacklevel=2)
+            return _finished(run, inputs, "replay")
+    return to_function(recorded, [None] * len(recorded.outputs))
+
+
+def stacked(batches: Sequence[Batch]) -> list[Tensor]:
+    """The tensors of batches of one shape, (batch, *shape)."""
+    return [torch.stack(each) for each in zip(*batches, strict=True)]
