@@ -7,6 +7,7 @@ what they draw, and their step.
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from hashlib import sha256
 from itertools import accumulate, groupby
 from typing import Any, Final, final
 
@@ -22,6 +23,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from pyro_infomax._data import Tensors
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Args, Kwargs, State
 from pyro_infomax.capture._captured_svi import (
@@ -63,8 +65,6 @@ from pyro_infomax.capture._refusals import (
 from pyro_infomax.capture._watch import PythonState
 from pyro_infomax.infer import SurrogateLoss, WeightedELBO
 from pyro_infomax.programs import ProgramState, RandomStreams
-
-Batch = tuple[Tensor, ...]
 
 # ---- One of the trainings.
 
@@ -109,13 +109,15 @@ class StackedMember:
     def drawing(self) -> Iterator[None]:
         """Has its block draw from the random streams of this training."""
         streams = RandomStreams()
+        before = streams.state_dict()
         streams.load_state_dict(self.random_state)
         try:
             yield
         finally:
             self.random_state = streams.state_dict()
+            streams.load_state_dict(before)
 
-    def ordinary_step(self, batch: Batch) -> Any:
+    def ordinary_step(self, batch: Tensors) -> Any:
         """A step of the SVI itself, which creates what is created at first."""
         with self.inside(), self.state.watch(), self.drawing():
             return self.svi.step(*batch)
@@ -135,7 +137,7 @@ class StackedMember:
         if self.weighted is not None:
             self.weighted.adopt(SurrogateLoss(loss, loss, terms), subsampled)  # type: ignore[arg-type]
 
-    def ordinary_evaluation(self, batch: Batch, parameters: Sequence[Tensor]) -> Outcome:
+    def ordinary_evaluation(self, batch: Tensors, parameters: Sequence[Tensor]) -> Outcome:
         """Loss, terms and gradients by the SVI itself; schedules stay where they are."""
         stood = None if self.weighted is None else self.weighted.state_dict()
         loss = self.svi.loss_and_grads(self.svi.model, self.svi.guide, *batch)
@@ -197,7 +199,7 @@ class Operations(TorchDispatchMode):
 
     def __init__(self, known: Sequence[Tensor]) -> None:
         super().__init__()
-        self.lines: list[Hashable] = []
+        self.lines: list[tuple[object, ...]] = []
         self.outside: list[Tensor] = []
         # With the tensors themselves, so that none takes the identity of another that is gone
         self._named: dict[int, tuple[Tensor, Hashable]] = {
@@ -210,7 +212,7 @@ class Operations(TorchDispatchMode):
         leaves, spec = tree_flatten((args, kwargs or {}))
         lifted = func in _LIFTS
         told = tuple(_value(each) if lifted else self._told(each) for each in leaves)
-        self.lines.append((str(func), str(spec), told))
+        self.lines.append((str(func), spec, told))
         result = func(*args, **(kwargs or {}))
         for number, each in enumerate(tree_flatten(result)[0]):
             if isinstance(each, Tensor):
@@ -235,14 +237,18 @@ class Operations(TorchDispatchMode):
         return None
 
 
+_MOST_SHOWN: Final = 8
 _LIFTS: Final = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
 
 
-def _value(leaf: object) -> Hashable:
+def _value(leaf: object) -> str:
     """A tensor that was made of numbers of Python, by its values."""
     if not isinstance(leaf, Tensor):
         return repr(leaf)
-    return tuple(leaf.shape), leaf.dtype, leaf.detach().cpu().contiguous().numpy().tobytes()
+    if leaf.numel() > _MOST_SHOWN:
+        values = leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+        return f"{tuple(leaf.shape)} numbers with the hash {sha256(values).hexdigest()}"
+    return str(leaf.tolist())
 
 
 def _in_words(line: Any) -> str:
@@ -264,7 +270,7 @@ def _is_int(value: object) -> bool:
 class Evaluated:
     """What one evaluation of a training's step has shown of it."""
 
-    def __init__(self, member: StackedMember, batch: Batch) -> None:
+    def __init__(self, member: StackedMember, batch: Tensors) -> None:
         function = StepFunction(member)
         # Not the tensors themselves, of which two may be one
         inputs = tuple(each.detach().clone() for each in (*batch, *member.weights.values()))
@@ -494,7 +500,7 @@ _SHAPED_LIKE: Final = frozenset(
 
 
 @final
-class Draw:
+class ShapeDraw:
     """A draw that depends on shapes and numbers alone."""
 
     def __init__(self, node: Node, recorded: RecordedGraph) -> None:
@@ -523,11 +529,11 @@ class Draw:
         return found
 
 
-def _lifted_draws(recorded: RecordedGraph) -> list[Draw]:
+def _lifted_draws(recorded: RecordedGraph) -> list[ShapeDraw]:
     """Makes inputs of what a graph draws; how it is drawn."""
     found = []
     for node in [each for each in recorded.graph.nodes if is_random(each)]:
-        found.append(Draw(node, recorded))
+        found.append(ShapeDraw(node, recorded))
         node.replace_all_uses_with(_new_input(recorded, f"draw_{len(found)}"))
         recorded.graph.erase_node(node)
     return found
@@ -551,7 +557,7 @@ class StackedRecording:
         NotStackableError: where the step cannot be recorded, and where a member takes another one.
     """
 
-    def __init__(self, members: Sequence[StackedMember], batches: Sequence[Batch]) -> None:
+    def __init__(self, members: Sequence[StackedMember], batches: Sequence[Tensors]) -> None:
         first, *others = members
         self.batches = dict(zip(map(id, members), batches, strict=True))
         # What cannot be recorded at all has the clearer sentence
@@ -658,7 +664,7 @@ class StackedStep:
             ) from error
 
     def difference(
-        self, row: int, batch: Batch, before: State, numbers: Tensor, gradients: Sequence[Tensor]
+        self, row: int, batch: Tensors, before: State, numbers: Tensor, gradients: Sequence[Tensor]
     ) -> str | None:
         """What an ordinary evaluation of one member finds otherwise, in words; None if nothing.
 
@@ -682,7 +688,7 @@ class StackedStep:
         return ordinary.difference(found, names)
 
 
-def _recorded(member: StackedMember, function: StepFunction, batch: Batch) -> RecordedGraph:
+def _recorded(member: StackedMember, function: StepFunction, batch: Tensors) -> RecordedGraph:
     inputs = tuple(each.detach().clone() for each in (*batch, *member.weights.values()))
     try:
         with member.inside(), undone(member.state), pyro.validation_enabled(False), _without_warnings():
@@ -757,6 +763,6 @@ def _finished(run: TensorFunction, inputs: Sequence[Tensor], backend: str) -> Te
     return to_function(recorded, [None] * len(recorded.outputs))
 
 
-def stacked(batches: Sequence[Batch]) -> list[Tensor]:
+def stacked(batches: Sequence[Tensors]) -> list[Tensor]:
     """The tensors of batches of one shape, (batch, *shape)."""
     return [torch.stack(each) for each in zip(*batches, strict=True)]

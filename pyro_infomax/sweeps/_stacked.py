@@ -76,8 +76,9 @@ class PointTraining:
         self.epochs: int = options["epochs"]
         self.batch_size: int | None = options["batch_size"]
         self.error: Exception | None = None
+        self._left_at: State | None = None
         self._seed: int | None = options["seed"]
-        self._given = [name for name in _LATER if options[name]]
+        self._given = [name for name in _LATER if _is_given(options[name])]
         self._handlers = [type(each).__name__ for each in _PYRO_STACK]
         self._random_state = RandomStreams().state_dict()
         # As fit does, and with the errors of fit: it runs where fit was called
@@ -159,15 +160,24 @@ class PointTraining:
         """Ends it by the error of a training that is not finite, and goes back to its last good epoch."""
         divergence = Divergence(self.progress, self.last_good, count=_count_non_finite)
         with self.state.in_force():
-            self.error = divergence.error(what, batch)
+            self.end(divergence.error(what, batch))
+
+    def end(self, error: Exception) -> None:
+        """Ends it by an error; its row goes on with the others, to no purpose."""
+        self.error, self._left_at = error, self.member.random_state
 
     def finish(self) -> None:
         """Leaves what ``fit`` would leave."""
         with self.state.in_force():
             if self._seed is None:
-                RandomStreams().load_state_dict(self.member.random_state)
+                left_at = self._left_at if self._left_at is not None else self.member.random_state
+                RandomStreams().load_state_dict(left_at)
             for parameter in self.member.state.parameters.values():
                 parameter.__dict__.pop("unconstrained", None)
+
+
+def _is_given(value: object) -> bool:
+    return len(value) > 0 if isinstance(value, tuple) else value is not None and value is not False
 
 
 def _columns(data: object) -> tuple[Tensor, ...] | None:
@@ -216,7 +226,8 @@ class StackedTraining:
             epochs = self._trainings[0].epochs
             for epoch in range(1, epochs + 1):
                 show(f"epoch {epoch} of {epochs}")
-                self._epoch()
+                if self._alive:
+                    self._epoch()
             self._finish()
         show("")
 
@@ -261,7 +272,7 @@ class StackedTraining:
             try:
                 loss = each.member.ordinary_step(each.batch(0))
             except Exception as error:
-                each.error = error
+                each.end(error)
                 continue
             each.count(loss, sizes[0])
             if not np.isfinite(loss):
@@ -358,7 +369,7 @@ class StackedTraining:
             holds = terms[len(step.terms) :]
             each.take(loss, dict(zip(step.terms, terms, strict=False)), size, step.subsampled[row])
             if not all(holds):
-                each.error = RuntimeError(step.checks[holds.index(0.0)])
+                each.end(RuntimeError(step.checks[holds.index(0.0)]))
             elif not np.isfinite(loss):
                 # It has drawn ahead of where it stops
                 each.member.random_state = before[row]
