@@ -103,6 +103,12 @@ def sweep(
     or extended finds them, and calls the function at the points that are missing. The store knows points,
     not functions: another function, or a changed one, needs another folder.
 
+    Where points differ in weights, seeds and learning rates alone, ``stacked=True`` runs their trainings as
+    one, by :func:`torch.func.vmap` over a step that is recorded once. The functions run as far as their call
+    of :func:`~pyro_infomax.training.fit`, each with its own generators and parameter store, and go on with
+    what it has come to, equal to a training alone up to rounding. What cannot be stacked is refused before
+    the second step, by name.
+
     Points run in parallel by joblib: in processes here, or where a surrounding ``joblib.parallel_config``
     says, which may be a Ray or Dask cluster.
 
@@ -118,12 +124,14 @@ def sweep(
         retry_failed: whether points that have failed before are called again.
         threads: torch's threads for a point. More than one may round differently.
         progress: whether to show a bar over the points on stderr; a string is its title.
+        stacked: whether to run the trainings of all points as one, in this process.
 
     Returns:
         Dimensions: the grid's in their order, ``seed``, then those of the results. Coordinates: the values,
         as strings where they are not all numbers or all booleans.
 
     Raises:
+        NotImplementedError: for trainings that cannot be stacked.
         ValueError: for a grid that is empty, values that come twice or have no stable name, a grid with the
             name ``seed``, a function that does not take the point, cannot be sent to a process, or returns
             another kind of result, and a store that is a file.
