@@ -7,8 +7,10 @@ what they draw, and their step.
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from hashlib import sha256
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, takewhile
+from operator import getitem
 from typing import Any, Final, final
 
 import pyro
@@ -18,10 +20,11 @@ from pyro.infer import ELBO, SVI
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.func import vmap
-from torch.fx import Node
+from torch.fx import GraphModule, Node
+from torch.fx.passes.split_module import split_module
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from pyro_infomax._data import Tensors
 from pyro_infomax._random import isolated_random_state
@@ -355,6 +358,7 @@ class StackedParameters:
             self._weights = stacked([tuple(each.weights.values()) for each in self.members])
         return self._weights
 
+    @cached_property
     def order(self) -> list[list[int]]:
         """For each group the numbers of its parameters."""
         numbers = {id(each): number for number, each in enumerate(self.parameters[0])}
@@ -501,21 +505,12 @@ _SHAPED_LIKE: Final = frozenset(
 
 @final
 class ShapeDraw:
-    """A draw that depends on shapes and numbers alone."""
+    """A draw that depends on shapes and numbers alone, and so can be made ahead."""
 
     def __init__(self, node: Node, recorded: RecordedGraph) -> None:
         assert isinstance(node.target, OpOverload)
-        name, (first, *_) = node.target.name(), (*node.all_input_nodes, None)
+        name = node.target.name()
         self._filled = name in _FILL or name in _SHAPED_LIKE
-        unknown = [each for each in node.all_input_nodes if each not in recorded.literals]
-        made_for_it = name in _SHAPED_LIKE or (
-            name in _FILL and first is not None and "empty" in str(first.target) and len(first.users) == 1
-        )
-        if unknown and not (made_for_it and unknown == [first]):
-            raise NotStackableError(
-                f"it draws by {name.removeprefix('aten::')} from what it has computed; what can be stacked "
-                "are draws of shapes alone, as reparameterised sites have them"
-            )
         self._operation = node.target
         self._args, self._kwargs = torch.fx.node.map_arg(
             (node.args, node.kwargs), lambda each: recorded.values[each].detach()
@@ -529,14 +524,132 @@ class ShapeDraw:
         return found
 
 
-def _lifted_draws(recorded: RecordedGraph) -> list[ShapeDraw]:
-    """Makes inputs of what a graph draws; how it is drawn."""
+def _has_fixed_arguments(node: Node, recorded: RecordedGraph) -> bool:
+    name, inputs = str(getattr(node.target, "name", str)()), node.all_input_nodes
+    unknown = [each for each in inputs if each not in recorded.literals]
+    if not unknown:
+        return True
+    (first, *_) = inputs
+    made_for_it = name in _SHAPED_LIKE or (
+        name in _FILL and "empty" in str(first.target) and len(first.users) == 1
+    )
+    return made_for_it and unknown == [first]
+
+
+def _lifted_draws(recorded: RecordedGraph) -> tuple[list[ShapeDraw], list[Node]]:
+    """Makes inputs of what a graph draws first; how it is drawn, and the nodes that draw after that.
+
+    From the first draw on that depends on what was computed, draws are made in their turn.
+    """
+    random = [each for each in recorded.graph.nodes if is_random(each)]
+    fixed = list(takewhile(lambda each: _has_fixed_arguments(each, recorded), random))
     found = []
-    for node in [each for each in recorded.graph.nodes if is_random(each)]:
+    for node in fixed:
         found.append(ShapeDraw(node, recorded))
         node.replace_all_uses_with(_new_input(recorded, f"draw_{len(found)}"))
         recorded.graph.erase_node(node)
-    return found
+    return found, random[len(fixed) :]
+
+
+# ---- The graph of one training run for all.
+
+
+@final
+class _Stages:
+    """A graph run for all members: in one piece, or in stages between which each of them draws.
+
+    Args:
+        module: the graph of one member.
+        stacked: for each of its inputs whether each member has one of its own, (member, *shape).
+        draws: the nodes that draw in their turn.
+        members: the trainings.
+        backend: ``"replay"`` or ``"inductor"``.
+    """
+
+    def __init__(
+        self,
+        module: GraphModule,
+        stacked: Sequence[bool],
+        draws: Sequence[Node],
+        members: Sequence[StackedMember],
+        backend: str,
+    ) -> None:
+        self._members, self._backend = members, backend
+        self._drawing = {f"submod_{2 * number + 1}" for number in range(len(draws))}
+        split = split_module(module, module, _by_draws(draws), keep_original_order=True)
+        self._module, self._stacked = split, stacked
+        self._functions: dict[str, Callable[..., Any]] = {}
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """What the graph returns, (member, *shape)."""
+        values: dict[Node, Any] = {}
+        given = zip(inputs, self._stacked, strict=True)
+        own: set[Node] = set()
+        found: Any = ()
+        for node in self._module.graph.nodes:
+            arguments: list[Any] = (
+                [values.get(each) for each in node.args] if node.op == "call_module" else []
+            )
+            if node.op == "placeholder":
+                values[node], is_stacked = next(given)
+                own |= {node} if is_stacked else set()
+            elif called:
+                dims = tuple(0 if each in own else None for each in node.args)
+                run = self._each if node.target in self._drawing else self._all
+                values[node] = run(str(node.target), dims, arguments)
+                own.add(node)
+            elif node.op == "call_function":  # one of several results
+                values[node] = values[node.args[0]][node.args[1]]
+                own.add(node)
+            elif node.op == "get_attr":
+                values[node] = getattr(self._module, str(node.target))
+            else:
+                found = torch.fx.node.map_arg(node.args[0], values.__getitem__)
+        return list(found)
+
+    def _all(self, name: str, dims: tuple[int | None, ...], inputs: Sequence[Tensor]) -> Any:
+        if name not in self._functions:
+            module = self._module.get_submodule(name)
+            single = not isinstance(module.graph.output_node().args[0], tuple | list)  # type: ignore[union-attr,operator]
+            one = vmap(module, in_dims=dims)
+
+            def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+                found = one(*inputs)
+                return (found,) if single else tuple(found)
+
+            function = _finished(run, inputs, self._backend)
+            self._functions[name] = (lambda *inputs: function(*inputs)[0]) if single else function
+        return self._functions[name](*inputs)
+
+    def _each(self, name: str, dims: tuple[int | None, ...], inputs: Sequence[Tensor]) -> Any:
+        module, found = self._module.get_submodule(name), []
+        for row, member in enumerate(self._members):
+            own = [each if dim is None else each[row] for each, dim in zip(inputs, dims, strict=True)]
+            with member.drawing():
+                # What it writes to may be shared with the next
+                found.append(tree_map(torch.clone, module(*own)))
+        if isinstance(found[0], Tensor):
+            return torch.stack(found)
+        return tuple(torch.stack(each) for each in zip(*found, strict=True))
+
+
+def _by_draws(draws: Sequence[Node]) -> Callable[[Node], int]:
+    """The number of the stage that a node belongs to: those that draw have odd ones."""
+    order, parts = {node: number for number, node in enumerate(draws)}, dict[Node, int]()
+    stage = 0
+
+    def part(node: Node) -> int:
+        nonlocal stage
+        if node not in parts:
+            if node in order:
+                parts[node], stage = 2 * order[node] + 1, 2 * order[node] + 2
+            else:
+                # One of several results comes with the others
+                parts[node] = parts[node.args[0]] if node.target is getitem else stage  # type: ignore[index]
+        return parts[node]
+
+    return part
 
 
 # ---- A step of all trainings.
@@ -587,7 +700,8 @@ class StackedStep:
         checks: the sentences of what has to hold in it.
         subsampled: for each member what its objective knows of subsampled plates.
         compared: whether a step was compared with ordinary ones.
-        draws_size: how many elements a member draws in a step.
+        draws_ahead: whether draws do not depend on what a step computes.
+        draws_size: how many elements a member draws ahead in a step.
 
     Raises:
         NotStackableError: where steps train other parameters than the stack's, or vmap cannot run them.
@@ -601,10 +715,12 @@ class StackedStep:
             raise NotStackableError("its steps do not all train the same parameters")
         self.subsampled = [each.subsampled for each in evaluated]
         self.terms = recording.function.terms
-        self._draws = _lifted_draws(recording.graph)
+        self._draws, later = _lifted_draws(recording.graph)
+        self.draws_ahead = not later
         self.checks = _returned_checks(recording.graph)
         self.draws_size = sum(each.size for each in self._draws)
-        self._function = self._stacked(recording, evaluated, backend)
+        self._stages, self._closed = self._staged(recording, evaluated, later, backend)
+        self._try(recording)
 
     def draw(self) -> list[Tensor]:
         """What one member draws in its next step, while its own random state is in force."""
@@ -626,42 +742,48 @@ class StackedStep:
             the stack's flat tensors.
         """
         drawn = [torch.stack(each) for each in zip(*draws, strict=True)]
-        numbers, *gradients = self._function(*batch, *weights, *drawn)
-        return numbers, gradients
+        found = self._stages(*batch, *weights, *drawn, *self._closed)
+        first, end = 1 + len(self.terms), len(found) - len(self.checks)
+        numbers = torch.stack([each.double() for each in (*found[:first], *found[end:])])
+        gradients = [each.flatten(1) if each.dim() > 1 else each.unsqueeze(1) for each in found[first:end]]
+        return numbers, [torch.cat([gradients[i] for i in group], 1) for group in self._stack.order]
 
-    def _stacked(
-        self, recording: StackedRecording, evaluated: Sequence[Evaluated], backend: str
-    ) -> TensorFunction:
+    def _staged(
+        self,
+        recording: StackedRecording,
+        evaluated: Sequence[Evaluated],
+        later: Sequence[Node],
+        backend: str,
+    ) -> tuple[_Stages, list[Tensor]]:
         stack, recorded = self._stack, recording.graph
-        batches = [recording.batches[id(each)] for each in stack.members]
-        count = len(batches)
         # What the graph closes over becomes inputs: a parameter of each training, and others that may differ
         views = dict(zip(map(id, recording.function.parameters), stack.views(), strict=True))
-        lifted = _lift_others(recorded)
-        closed = [(views[id(each)], 0) if id(each) in views else _of_all(each, evaluated) for each in lifted]
-        recorded.graph.eliminate_dead_code()
+        closed = [
+            (views[id(each)], True) if id(each) in views else _of_all(each, evaluated)
+            for each in _lift_others(recorded)
+        ]
+        recorded.graph.eliminate_dead_code(lambda node: node in later or node.is_impure())
         recorded.module.recompile()
-        with isolated_random_state():
-            drawn = [torch.stack([draw() for _ in batches]) for draw in self._draws]
-        inputs = [*stacked(batches), *stack.weights(), *drawn]
-        dims = (*[0] * len(inputs), *(dim for _, dim in closed))
-        one = vmap(recorded.module, in_dims=dims)
-        order, first, checks = stack.order(), 1 + len(self.terms), len(self.checks)
+        given = len(recorded.inputs) - len(closed)
+        own = [*[True] * given, *(is_stacked for _, is_stacked in closed)]
+        return _Stages(recorded.module, own, later, stack.members, backend), [each for each, _ in closed]
 
-        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-            found = one(*inputs, *(each for each, _ in closed))
-            end = len(found) - checks
-            numbers = torch.stack([each.double() for each in (*found[:first], *found[end:])])
-            gradients = [each.reshape(count, -1) for each in found[first:end]]
-            return (numbers, *(torch.cat([gradients[i] for i in group], 1) for group in order))
-
+    def _try(self, recording: StackedRecording) -> None:
+        """Runs a step, by which the functions of its stages are made, and leaves all as it was."""
+        members = self._stack.members
+        batch = stacked([recording.batches[id(each)] for each in members])
+        states = [each.random_state for each in members]
         try:
-            return _finished(run, inputs, backend)
-        except (RuntimeError, NotImplementedError, ValueError) as error:
+            with isolated_random_state():
+                self(batch, self._stack.weights(), [self.draw() for _ in members])
+        except (RuntimeError, NotImplementedError, ValueError, AssertionError) as error:
             line = str(error).strip().partition("\n")[0]
             raise NotStackableError(
                 f"its operations cannot run for several trainings at once ({line})"
             ) from error
+        finally:
+            for each, state in zip(members, states, strict=True):
+                each.random_state = state
 
     def difference(
         self, row: int, batch: Tensors, before: State, numbers: Tensor, gradients: Sequence[Tensor]
@@ -735,15 +857,15 @@ def _returned_checks(recorded: RecordedGraph) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _of_all(tensor: Tensor, evaluated: Sequence[Evaluated]) -> tuple[Tensor, int | None]:
-    """What all members have in the place of a tensor of the first, and along which axis they lie, if any."""
+def _of_all(tensor: Tensor, evaluated: Sequence[Evaluated]) -> tuple[Tensor, bool]:
+    """What all members have in the place of a tensor of the first, and whether each has its own."""
     places = [number for number, each in enumerate(evaluated[0].operations.outside) if each is tensor]
     if not places:
         raise NotStackableError("it reads a tensor that cannot be told in the other trainings")
     others = [each.operations.outside[places[0]].detach() for each in evaluated]
     if all(torch.equal(each, others[0]) for each in others):
-        return tensor.detach(), None
-    return torch.stack(others), 0
+        return tensor.detach(), False
+    return torch.stack(others), True
 
 
 def _finished(run: TensorFunction, inputs: Sequence[Tensor], backend: str) -> TensorFunction:

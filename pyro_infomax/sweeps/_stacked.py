@@ -308,7 +308,7 @@ class StackedTraining:
         alike = next((i for i, size in enumerate(sizes[taken:]) if size != sizes[taken]), len(sizes) - taken)
         compared = self._to_compare(step)
         most = max(1, _LARGEST_DRAWS // max(1, step.draws_size * len(self._trainings)))
-        count = 1 if compared else min(alike, most, max(1, self._due - self._since))
+        count = 1 if compared or not step.draws_ahead else min(alike, most, max(1, self._due - self._since))
         # Each draws for some steps at once, which change its random state alone
         before = [each.member.random_state for each in self._trainings]
         draws = []
@@ -371,11 +371,11 @@ class StackedTraining:
             if not all(holds):
                 each.end(RuntimeError(step.checks[holds.index(0.0)]))
             elif not np.isfinite(loss):
-                # It has drawn ahead of where it stops
-                each.member.random_state = before[row]
-                with each.member.drawing():
-                    for _ in range(drawn + 1):
-                        step.draw()
+                if step.draws_ahead:  # it has drawn ahead of where it stops
+                    each.member.random_state = before[row]
+                    with each.member.drawing():
+                        for _ in range(drawn + 1):
+                            step.draw()
                 each.diverge(f"The loss is {loss} at", each.batch(number))
 
     def _batch(self, number: int) -> list[Tensor]:
