@@ -222,6 +222,10 @@ class Operations(TorchDispatchMode):
                 self._named[id(each)] = each, ("made", len(self.lines), number)
         return result
 
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._named.clear()
+
     def _told(self, leaf: object) -> Hashable:
         if not isinstance(leaf, Tensor):
             return repr(leaf)
@@ -588,9 +592,8 @@ class _Stages:
         own: set[Node] = set()
         found: Any = ()
         for node in self._module.graph.nodes:
-            arguments: list[Any] = (
-                [values.get(each) for each in node.args] if node.op == "call_module" else []
-            )
+            called = node.op == "call_module"
+            arguments: list[Any] = [values[each] for each in node.args] if called else []
             if node.op == "placeholder":
                 values[node], is_stacked = next(given)
                 own |= {node} if is_stacked else set()

@@ -415,7 +415,8 @@ def _check_alike(first: PointTraining, other: PointTraining) -> None:
 
 
 def _are_equal(columns: tuple[Tensor, ...] | None, others: tuple[Tensor, ...] | None) -> bool:
-    return all(map(torch.equal, columns or (), others or ()))
+    pairs = zip(columns or (), others or (), strict=True)
+    return all(each is other or torch.equal(each, other) for each, other in pairs)
 
 
 def _refusal(point: Point | None, reason: object) -> NotImplementedError:
@@ -562,7 +563,8 @@ def compute_stacked(
             waiting = [strand for strand in waiting if strand.training is not None]
             trainings = [strand.training for strand in waiting if strand.training is not None]
             if trainings:
-                StackedTraining(trainings).run(show=show)
+                with PointState(0, settings=settings).in_force():
+                    StackedTraining(trainings).run(show=show)
             answers = {
                 id(strand): training.error or training.history
                 for strand, training in zip(waiting, trainings, strict=True)
