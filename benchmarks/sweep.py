@@ -1,6 +1,6 @@
 """A sweep of weights and seeds: point after point, in two processes, and all points stacked as one training.
 
-VAEs (64-64-4 on digits, batches of 32) at 8 weights and 5 seeds. Each way runs in a process of its own, on
+VAEs on digits (64-64-4, batches of 32) at 8 weights and 5 seeds. Each way runs in a process of its own, on
 one thread a process; CPU seconds are those of the process and of those that it has started, imports and
 recordings included. The last column is the largest relative difference of the losses of all epochs from the
 first way's.
@@ -10,6 +10,7 @@ Run ``python benchmarks/sweep.py``.
 
 import argparse
 import json
+import math
 import os
 import platform
 import resource
@@ -31,7 +32,7 @@ WAYS: dict[str, dict[str, Any]] = {
 BETAS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125, 0.0625)
 
 
-def run_sweep(way: str, epochs: int, betas: int, seeds: int, backend: str, dtype: str, out: str) -> None:
+def run_sweep(args: argparse.Namespace) -> None:
     """Runs one way, and writes the losses of all epochs."""
     from pyro_infomax.capture import CapturedSVI, FusedOptim
     from pyro_infomax.datasets import load_digits
@@ -41,21 +42,24 @@ def run_sweep(way: str, epochs: int, betas: int, seeds: int, backend: str, dtype
     from pyro_infomax.training import History, fit
     from pyro_infomax.vae import VAE
 
-    torch.set_default_dtype(getattr(torch, dtype))
+    torch.set_default_dtype(getattr(torch, args.dtype))
     images = load_digits().images.flatten(1).to(torch.get_default_dtype())
 
     def run(beta: float, seed: int) -> History:  # noqa: ARG001 - the generators start from it
-        encoder, decoder = MLPEncoder(64, hidden=(64,)), MLPDecoder(4, 64, hidden=(64,))
-        vae = VAE(encoder, decoder, latent_dim=4)
+        encoder, decoder = (
+            MLPEncoder(64, hidden=(args.hidden,)),
+            MLPDecoder(args.latent, 64, hidden=(args.hidden,)),
+        )
+        vae = VAE(encoder, decoder, latent_dim=args.latent)
         optim = FusedOptim(torch.optim.Adam, {"lr": 1e-3})
-        svi = CapturedSVI(vae.model, vae.guide, optim, BetaELBO(beta=beta), backend=backend)
-        return fit(svi, images, epochs=epochs, batch_size=32, progress=False)
+        svi = CapturedSVI(vae.model, vae.guide, optim, BetaELBO(beta=beta), backend=args.backend)
+        return fit(svi, images, epochs=args.epochs, batch_size=args.batch, progress=False)
 
     started = time.perf_counter()
-    ds = sweep(run, {"beta": BETAS[:betas]}, seeds=seeds, progress=False, **WAYS[way])
+    ds = sweep(run, {"beta": BETAS[: args.betas]}, seeds=args.seeds, progress=False, **WAYS[args.way])
     if ds["failure"].any():
         raise RuntimeError(str(ds["failure"].values))
-    np.savez(out, loss=ds["loss"].values, seconds=time.perf_counter() - started)
+    np.savez(args.out, loss=ds["loss"].values, seconds=time.perf_counter() - started)
 
 
 def measured(way: str, folder: Path, arguments: list[str]) -> tuple[float, float, np.ndarray]:
@@ -78,6 +82,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--betas", type=int, default=8, choices=range(1, 9), metavar="1..8")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--latent", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--backend", choices=("replay", "inductor"), default="replay")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
@@ -86,13 +93,13 @@ def main() -> None:
     parser.add_argument("--out", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way is not None:
-        run_sweep(args.way, args.epochs, args.betas, args.seeds, args.backend, args.dtype, args.out)
+        run_sweep(args)
         return
-    arguments = [
-        f"--{name}={getattr(args, name)}" for name in ("epochs", "betas", "seeds", "backend", "dtype")
-    ]
-    points, steps = args.betas * args.seeds, args.epochs * 57
-    print(f"{points} points, {steps} steps each, {args.backend}, {args.dtype}")
+    names = ("epochs", "betas", "seeds", "hidden", "latent", "batch", "backend", "dtype")
+    arguments = [f"--{name}={getattr(args, name)}" for name in names]
+    points, steps = args.betas * args.seeds, args.epochs * math.ceil(1797 / args.batch)
+    print(f"64-{args.hidden}-{args.latent}, batch {args.batch}, {args.backend}, {args.dtype}")
+    print(f"{points} points, {steps} steps each")
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}")
     print(f"{'':<20}{'CPU s':>8}{'wall s':>8}{'µs a step':>11}{'difference':>12}")
     figures: dict[str, dict[str, float]] = {}
