@@ -3,308 +3,85 @@
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Final, final
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, Final, NamedTuple, final
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, SVI
+from pyro.infer import SVI
 from pyro.infer.util import torch_item, zero_grads
 from pyro.optim import PyroOptim
-from pyro.poutine import Trace
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyro_infomax._random import isolated_random_state
-from pyro_infomax._types import Args, Kwargs, Program, Site, State
-from pyro_infomax.capture._graph import (
-    GradientBuffers,
-    RecordedGraph,
-    TensorFunction,
-    compile_graph,
-    to_function,
+from pyro_infomax._checks import whole_number
+from pyro_infomax._types import Args, Kwargs, Program, State
+from pyro_infomax.capture._captured_step import (
+    CapturedStep,
+    Objective,
+    Outcome,
+    Programs,
+    Standing,
+    stated_parameters,
+    undone,
 )
-from pyro_infomax.capture._refusals import (
-    NotCapturableError,
-    NotCompilableError,
-    WritesUndone,
-    is_library,
-    place_of,
-    value_reads_refused,
-)
+from pyro_infomax.capture._compiled import has_compiler
+from pyro_infomax.capture._optim import FusedOptim
+from pyro_infomax.capture._refusals import NotCapturableError, NotCompilableError, is_library, place_of
 from pyro_infomax.capture._watch import Call, PythonState, surroundings
-from pyro_infomax.infer import SurrogateLoss, WeightedELBO, surrogate_loss
+from pyro_infomax.infer import SurrogateLoss
 from pyro_infomax.programs import ProgramState
 
-# ---- One step of SVI as a graph: recorded, simplified and made ready to be run again.
-
-Objective = ELBO | Callable[..., Tensor]
-Gradients = dict[Tensor, Tensor]
-
-BACKENDS: Final = ("replay", "inductor")
-_FEW_WEIGHTS: Final = 3
+# ---- What many steps have given, and the data that they are to be taken on.
 
 
 @final
-class Programs:
-    """What a step evaluates: model, guide, and an ELBO or a function of model, guide and data."""
-
-    def __init__(self, model: Program, guide: Program, objective: Objective) -> None:
-        self.model, self.guide, self.objective = model, guide, objective
-        self.weighted = objective if isinstance(objective, WeightedELBO) else None
-        # Kept, so that no other can have the identity of one that was seen
-        self._weights_seen: list[object] = []
-
-    def evaluate(self, *args: object, **kwargs: object) -> SurrogateLoss:
-        """Loss and terms in tensors."""
-        if isinstance(self.objective, ELBO):
-            return surrogate_loss(self.objective, self.model, self.guide, *args, **kwargs)
-        loss = self.objective(self.model, self.guide, *args, **kwargs)
-        return SurrogateLoss(loss.detach(), loss)
-
-    @property
-    def weights_are_set(self) -> bool:
-        """Whether someone sets weights anew again and again, so that their numbers had better be inputs."""
-        weights = () if self.weighted is None else self.weighted.weights
-        return len(self._weights_seen) >= len(weights) + _FEW_WEIGHTS
-
-    def variable_weights(self, *, numbers: bool) -> dict[str, Tensor]:
-        """The weights that are inputs of a recording."""
-        return {} if self.weighted is None else self.weighted.variable_weights(numbers=numbers)
-
-    def settings(self) -> Hashable:
-        """What a recording fixes of the objective."""
-        if self.weighted is None:
-            return None
-        weights = self.weighted.weights
-        if not self.weights_are_set:
-            known = set(map(id, self._weights_seen))
-            self._weights_seen += [each for each in weights.all if id(each) not in known]
-        return weights.labels if self.weights_are_set else tuple(map(id, weights.all))
-
-
-@final
-class CapturedStep:
-    """Loss, terms and gradients of a step as one function of the data and of the weights that change.
-
-    Model, guide and objective have run on such data before.
+class StepsTaken(NamedTuple):
+    """Losses and unweighted terms of some steps, in nats, summed over the data of each.
 
     Attributes:
-        parameters: the parameters that have a gradient, in order of statement.
-        gradients: what holds their gradients after an evaluation.
-        subsampled: what the objective knew of subsampled plates when it was recorded.
-
-    Raises:
-        NotCapturableError: where the programs cannot be recorded.
+        losses: a number a step.
+        terms: by name, a number a step; none for objectives without terms.
     """
 
-    def __init__(self, programs: Programs, call: Call, optim: PyroOptim, *, backend: str) -> None:
-        self._programs = programs
-        self._numbers = programs.weights_are_set
-        self._weights = tuple(programs.variable_weights(numbers=self._numbers))
-        self._rebuilt = call.rebuilt
-        self._number_of_tensors = len(call.tensors)
-        self._terms: tuple[str, ...] = ()
-        self.parameters: tuple[Tensor, ...] = ()
-        self._stated: tuple[Tensor, ...] = ()
-        # Not the tensors themselves: a program may close over one of them, or be given one twice
-        inputs = tuple(map(_copied, self._inputs(call)))
-        with pyro.validation_enabled(False), WritesUndone():
-            recorded = RecordedGraph(self._outputs, inputs)
-        self.subsampled = {} if programs.weighted is None else dict(programs.weighted.subsampled)
-        recorded.simplify()
-        self._check_leaves(recorded.constants().values())
-        self._written = tuple(recorded.written_constants().values())
-        self._written_inputs = recorded.written_inputs()
-        self.gradients = GradientBuffers(optim, self.parameters, self._stated)
-        self._function = self._finish(recorded, inputs, backend)
+    losses: list[float]
+    terms: dict[str, list[float]]
 
-    def evaluate(self, call: Call) -> SurrogateLoss:
-        """Evaluates loss and terms, and leaves the gradients in :attr:`gradients`."""
-        with torch.no_grad():
-            loss, *rest = self._function(*self._inputs(call))
-        return SurrogateLoss(loss, loss, dict(zip(self._terms, rest, strict=True)))
 
-    @property
-    def writes(self) -> bool:
-        """Whether :meth:`written` is not empty."""
-        return bool(self._written or self._written_inputs)
+@final
+class _Stack:
+    """The arguments of many steps, whose tensors have one more axis in front, over the steps."""
 
-    def written(self, call: Call) -> tuple[Tensor, ...]:
-        """The tensors that were there before, and that an evaluation writes to."""
-        inputs = self._inputs(call) if self._written_inputs else ()
-        return *self._written, *(inputs[number] for number in self._written_inputs)
-
-    def _inputs(self, call: Call) -> tuple[Tensor, ...]:
-        if not self._weights:
-            return call.tensors
-        return *call.tensors, *self._programs.variable_weights(numbers=self._numbers).values()
-
-    def _outputs(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        tensors, weights = inputs[: self._number_of_tensors], inputs[self._number_of_tensors :]
-        given = dict(zip(self._weights, weights, strict=True))
-        args, kwargs = self._rebuilt(tensors)
-        with value_reads_refused():
-            with poutine.trace(param_only=True) as stated, self._given(given):
-                found = self._programs.evaluate(*args, **kwargs)
-            self._stated = tuple(stated_parameters(stated.trace))
-            gradients = _gradients(found.surrogate, self._stated)
-        self.parameters = tuple(gradients)
-        self._terms = tuple(found.terms)
-        return (found.loss, *found.terms.values(), *gradients.values())
-
-    def _check_leaves(self, constants: Iterable[Tensor]) -> None:
-        if any(each.requires_grad and each.is_leaf and each not in set(self._stated) for each in constants):
-            raise NotCapturableError(
-                "a tensor that is no parameter of Pyro collects a gradient; make it one by pyro.module or "
-                "pyro.param, or call requires_grad_(False)"
+    def __init__(self, args: Args, kwargs: Kwargs) -> None:
+        self._leaves, self._spec = tree_flatten((args, kwargs))
+        tensors = [each for each in self._leaves if isinstance(each, Tensor)]
+        lengths = {len(each) if each.dim() else None for each in tensors}
+        if len(lengths) != 1 or None in lengths:
+            found = [tuple(each.shape) for each in tensors]
+            raise ValueError(
+                "Expected tensors whose first axis is over the steps, of one length, but got the shapes "
+                f"{found}: stack the data of the steps, for instance x[index] with index of (steps, batch)."
             )
+        self.length: int = lengths.pop()  # type: ignore[assignment]
+        self._columns = [each.unbind() for each in tensors]
 
-    def _given(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        weighted = self._programs.weighted
-        return nullcontext() if weighted is None else weighted.given_weights(weights)
+    def at(self, step: int) -> tuple[Args, Kwargs]:
+        """The arguments of one step."""
+        columns = iter(self._columns)
+        leaves = [next(columns)[step] if isinstance(each, Tensor) else each for each in self._leaves]
+        args, kwargs = tree_unflatten(leaves, self._spec)
+        return args, kwargs
 
-    def _finish(self, recorded: RecordedGraph, inputs: Sequence[Tensor], backend: str) -> TensorFunction:
-        if backend == "inductor":
-            return compile_graph(recorded, inputs, self.gradients)
-        views = self.gradients.views
-        others = [None] * (len(recorded.outputs) - len(self.parameters))
-        return to_function(recorded, [*others, *(views[each] for each in self.parameters)])
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """A tensor of the same values and strides in memory of its own."""
-    if not tensor.numel():
-        return tensor.detach()
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    flat = tensor.detach().as_strided((extent,), (1,))
-    return flat.clone().as_strided(tensor.shape, tensor.stride(), 0)
-
-
-def stated_parameters(trace: Trace) -> list[Tensor]:
-    """The unconstrained tensors of a trace's param sites, each once, in order."""
-    sites: list[Site] = [site for site in trace.nodes.values() if site["type"] == "param"]
-    return list(dict.fromkeys(site["value"].unconstrained() for site in sites))
-
-
-def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
-    """The gradient for each parameter that the loss depends on."""
-    trained = [each for each in parameters if each.requires_grad]
-    if not trained or not loss.requires_grad:
-        raise NotCapturableError("no parameter has a gradient")
-    found = torch.autograd.grad(loss, trained, allow_unused=True)
-    return {each: gradient for each, gradient in zip(trained, found, strict=True) if gradient is not None}
-
-
-# ---- Whether a captured step and an eager one are the same step.
-
-_ROUNDING: Final = 100  # units in the last place
-
-
-@final
-class Outcome:
-    """What a step has computed and left behind, to be compared with another."""
-
-    def __init__(
-        self, numbers: Mapping[str, float], gradients: Mapping[Tensor, Tensor], buffers: Mapping[str, Tensor]
-    ) -> None:
-        self.numbers = dict(numbers)
-        self.gradients = {parameter: each.detach().clone() for parameter, each in gradients.items()}
-        self.buffers = {name: each.clone() for name, each in buffers.items()}
-        self.random_states = _random_states()
-
-    def difference(self, other: "Outcome", names: Mapping[Tensor, str]) -> str | None:
-        """What differs by more than rounding, in words; None if nothing does."""
-        if self.gradients.keys() != other.gradients.keys():
-            return "other parameters have a gradient"
-        scale = _precision(self.gradients.values())
-        largest = max(map(abs, self.numbers.values()))
-        for name in self.numbers.keys() & other.numbers.keys():
-            value = self.numbers[name]
-            if not _near(value, other.numbers[name], scale, largest):
-                return f"the {name} is {other.numbers[name]:.8g} in place of {value:.8g}"
-        largest_gradient = max(map(_largest, self.gradients.values()), default=0.0)
-        for parameter, gradient in self.gradients.items():
-            if not _close(gradient, other.gradients[parameter], beside=largest_gradient):
-                return f"the gradient of {names.get(parameter, 'a parameter')} differs"
-        for name, buffer in self.buffers.items():
-            if name not in other.buffers or not _close(buffer, other.buffers[name]):
-                return f"the buffer {name} differs"
-        if not all(map(torch.equal, self.random_states, other.random_states)):
-            return "it draws other random numbers"
-        return None
-
-
-@final
-class Standing:
-    """Where the random states stand, and what some tensors hold, to be put back."""
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._random_states = _random_states()
-        self._values = [(each, each.clone()) for each in tensors] if tensors else ()
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        """Puts both back."""
-        cpu, *cuda = self._random_states
-        torch.set_rng_state(cpu)
-        if cuda:
-            torch.cuda.set_rng_state_all(cuda)
-        for each, value in self._values:
-            each.copy_(value)
-
-
-def _random_states() -> list[Tensor]:
-    cpu = torch.default_generator.get_state()
-    return [cpu, *torch.cuda.get_rng_state_all()] if torch.cuda.is_initialized() else [cpu]
-
-
-@contextmanager
-def undone(state: ProgramState, others: Iterable[Tensor] = ()) -> Iterator[None]:
-    """Runs its block on copies of the random states, and puts buffers and other tensors back afterwards."""
-    kept = {place: (buffer, buffer.clone()) for place, buffer in state.buffers_by_place().items()}
-    values = [(each, each.clone()) for each in others]
-    try:
-        with isolated_random_state():
-            yield
-    finally:
-        with torch.no_grad():
-            for each, copy in values:
-                each.copy_(copy)
-            for (module, name), (buffer, copy) in kept.items():
-                module._buffers[name] = buffer.copy_(copy)
-
-
-def _precision(tensors: object) -> float:
-    dtypes = {each.dtype for each in tensors if each.is_floating_point()}  # type: ignore[attr-defined]
-    return math.sqrt(max((torch.finfo(dtype).eps for dtype in dtypes), default=1e-7))
-
-
-def _near(value: float, other: float, precision: float, scale: float) -> bool:
-    if math.isfinite(value) and math.isfinite(other):
-        return abs(value - other) <= precision * scale
-    return value == other or (math.isnan(value) and math.isnan(other))
-
-
-def _close(value: Tensor, other: Tensor, *, beside: float = 0.0) -> bool:
-    """Whether two tensors are equal but for rounding, that of values as large as ``beside`` included."""
-    if value.shape != other.shape or value.dtype != other.dtype:
-        return False
-    if not (value.is_floating_point() or value.is_complex()):
-        return torch.equal(value, other)
-    eps = torch.finfo(value.dtype).eps
-    # A gradient that is 0 by its formula, such as that of a bias before batch norm, is rounding alone
-    tolerance = max(math.sqrt(eps) * _largest(value), _ROUNDING * eps * beside)
-    return torch.allclose(value, other, rtol=0.0, atol=tolerance, equal_nan=True)
-
-
-def _largest(value: Tensor) -> float:
-    finite = value[value.isfinite()]
-    return float(finite.abs().max()) if finite.numel() else 0.0
+    def tensors(self, start: int, steps: int) -> list[Sequence[Tensor]]:
+        """For each tensor in the arguments those of some steps."""
+        return [column[start : start + steps] for column in self._columns]
 
 
 # ---- The SVI that records, compares, replays, and falls back.
 
+BACKENDS: Final = ("auto", "replay", "inductor")
 _MOST_GRAPHS: Final = 16
 _MOST_CHANGES: Final = 16
 _LONGEST_DISTANCE: Final = 1024  # between two comparisons, each of which takes as long as some ten replays
@@ -355,8 +132,10 @@ class CapturedSVI(SVI):
         optim: any optimiser of Pyro; the step is quickest with
             :class:`~pyro_infomax.capture.FusedOptim`.
         loss: an ELBO, or a function of model, guide and data that returns a loss to differentiate.
-        backend: ``"replay"`` runs torch's operations one after another. ``"inductor"`` compiles them, which
-            takes a C++ compiler and some seconds for each shape; where that fails, it replays.
+        backend: ``"replay"`` runs torch's operations one after another. ``"inductor"`` compiles them, and the
+            optimiser's step with them, which takes a C++ compiler and some ten seconds for each shape, fewer
+            from torch's cache; where that fails, it replays. ``"auto"`` compiles where
+            :func:`~pyro_infomax.training.fit` is to take so many steps that it pays.
 
     Attributes:
         reduce_gradients: called with the list of gradients before each step of the optimiser, if not None.
@@ -390,7 +169,7 @@ class CapturedSVI(SVI):
         optim: PyroOptim,
         loss: Objective,
         *,
-        backend: str = "replay",
+        backend: str = "auto",
     ) -> None:
         if backend not in BACKENDS:
             raise ValueError(f"Expected backend to be one of {BACKENDS} but got {backend!r}.")
@@ -401,6 +180,7 @@ class CapturedSVI(SVI):
         self._reason: str | None = None
         self._steps = 0
         self._doubted = 0
+        self._planned: dict[int, int] = {}
         self._begin()
 
     def _begin(self) -> None:
@@ -413,6 +193,26 @@ class CapturedSVI(SVI):
         self._graphs: dict[Hashable, _Graph] = {}
         self._changes = 0
         self._last: str | None = _NO_STEP_YET
+
+    def state_dict(self) -> State:
+        """What decides on how the next steps are taken: how many were planned, by the rows of their data."""
+        return {"planned": dict(self._planned)}
+
+    def load_state_dict(self, state: State) -> None:
+        """Goes on as another one would have.
+
+        Raises:
+            ValueError: for what is no such state.
+        """
+        planned = state.get("planned")
+        if not isinstance(planned, dict) or set(state) != {"planned"}:
+            raise ValueError(f"Expected the state of a CapturedSVI, with 'planned', but got {sorted(state)}.")
+        self._planned = {
+            whole_number("a number of rows", rows, at_least=0): whole_number(
+                "a number of steps", n, at_least=0
+            )
+            for rows, n in planned.items()
+        }
 
     def __getstate__(self) -> State:
         """The state without recordings, which stand for the very tensors that they have met."""
@@ -441,6 +241,105 @@ class CapturedSVI(SVI):
         """
         self._doubted = self._steps
 
+    def plan(self, steps: Mapping[int, int]) -> None:
+        """Tells how many steps are to come, so that ``backend="auto"`` knows whether to compile.
+
+        :func:`~pyro_infomax.training.fit` does so. The answer depends on the numbers of steps and of
+        operations alone, so that two trainings alike go the same way.
+
+        Args:
+            steps: by the number of rows of their data, how many steps.
+        """
+        self._planned = dict(steps)
+
+    def steps(self, *args: object, **kwargs: object) -> StepsTaken:
+        """Takes many gradient steps, in as few calls as can be.
+
+        It gives what :meth:`step` gives on one batch after another, to the bit. Arguments are looked at, and
+        programs watched, once a call; comparisons, and data of a new kind, end a call.
+
+        Args:
+            *args: the data, and whatever else model and guide are called with. Each tensor has one more axis
+                in front, over the steps: (steps, batch, ...).
+            **kwargs: the same by keyword.
+
+        Returns:
+            The loss of each step, in nats, summed over its data, and the terms of the objective.
+
+        Raises:
+            ValueError: where the tensors are not of one length.
+        """
+        taken = list(self.steps_by_call(*args, **kwargs))
+        names = taken[0].terms if taken else ()
+        return StepsTaken(
+            [loss for each in taken for loss in each.losses],
+            {name: [number for each in taken for number in each.terms[name]] for name in names},
+        )
+
+    def steps_by_call(self, *args: object, **kwargs: object) -> Iterator[StepsTaken]:
+        """The same, call by call.
+
+        An error, and a loss that is not finite, are those of the step after the ones that were given. A loss
+        that is not finite is the last of its call.
+        """
+        stack = _Stack(args, kwargs)
+        start, singly = 0, 0
+        while start < stack.length:
+            some_args, some_kwargs = stack.at(start)
+            graph = None if singly else self._ready(some_args, some_kwargs)
+            many = 0 if graph is None else graph.distance(after=self._doubted)
+            taken = None
+            if graph is not None and many > 1:
+                steps = min(many, stack.length - start)
+                taken = self._take(graph, stack.tensors(start, steps), steps)
+                # Which step it was that failed, and why, ordinary steps tell
+                singly = steps if taken is None else 0
+            if taken is None:
+                loss = self.step(*some_args, **some_kwargs)
+                taken = StepsTaken([loss], {name: [value] for name, value in self._terms().items()})
+                singly = max(singly - 1, 0)
+            start += len(taken.losses)
+            yield taken
+
+    def _ready(self, args: Args, kwargs: Kwargs) -> "_Graph | None":
+        """The graph that can take many steps on such data; None where the next step is one by itself."""
+        if self._reason is not None or self.reduce_gradients is not None:
+            return None
+        try:
+            self._check_own_parts()
+            graph = self._graph_for(Call(args, kwargs))
+        except NotCapturableError:
+            return None
+        if graph is None or graph.step is None or not self._is_current(graph.step):
+            return None
+        return graph if graph.step.takes_many else None
+
+    def _take(self, graph: "_Graph", tensors: list[Sequence[Tensor]], steps: int) -> StepsTaken | None:
+        """Takes many steps by a graph; None where one of them fails, and all are undone."""
+        step = graph.step
+        assert step is not None
+        standing = Standing([*step.written_constants, *step.moved])
+        try:
+            values = step.take(step.columns(tensors, steps), steps)
+        except Exception:
+            standing.put_back()
+            return None
+        if not bool(values[:, 0].isfinite().all()):
+            standing.put_back()
+            return None
+        self._last = None
+        self._steps += steps
+        graph.count(steps)
+        return self._adopt(step, values)
+
+    def _adopt(self, step: CapturedStep, values: Tensor) -> StepsTaken:
+        weighted = self._programs.weighted
+        losses: list[float] = values[:, 0].tolist()
+        if weighted is None:
+            return StepsTaken(losses, {})
+        weighted.adopt(step.outcome(values[-1]), step.subsampled, steps=len(losses))
+        return StepsTaken(losses, weighted.terms_of(step.outcome_of_all(values)))
+
     def step(self, *args: object, **kwargs: object) -> float:
         """Takes a gradient step.
 
@@ -463,6 +362,9 @@ class CapturedSVI(SVI):
     def _step(self, call: Call, args: Args, kwargs: Kwargs) -> float:
         self._check_own_parts()
         graph = self._graph_for(call)
+        if graph is None and self._goes_on_compiled(call):
+            self._try_out(args, kwargs)
+            graph = self._expect(call)
         if graph is None:
             self._last = _FIRST_OF_ITS_KIND
             loss = self._eager_step(args, kwargs)
@@ -475,6 +377,23 @@ class CapturedSVI(SVI):
         if graph.is_due(after=self._doubted):
             return self._checked_step(graph, call, args, kwargs)
         return self._replay(graph.step, call, args, kwargs)
+
+    def _goes_on_compiled(self, call: Call) -> bool:
+        """Whether a step of a new kind need not be an ordinary one, since the optimiser has begun.
+
+        Compiled code rounds otherwise. Steps are compiled from the second on, also in a training that goes on
+        from a checkpoint, so that it goes on to the bit.
+        """
+        return isinstance(self.optim, FusedOptim) and self.optim.has_begun and self._may_compile(call)
+
+    def _try_out(self, args: Args, kwargs: Kwargs) -> None:
+        """Runs the programs, which validate and call their modules, and leaves no trace."""
+        weighted = self._programs.weighted
+        with undone(self._state), self._state.watch():
+            self.evaluate_loss(*args, **kwargs)
+        self._modules, self._parameters = self._state.modules, tuple(self._state.parameters.values())
+        if weighted is not None:
+            weighted.forget_evaluation()
 
     def _check_own_parts(self) -> None:
         programs = self._programs
@@ -505,9 +424,11 @@ class CapturedSVI(SVI):
         return None
 
     def _replay(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> float:
-        standing = Standing(step.written(call) if step.writes else ())
+        trains = step.trains and self.reduce_gradients is None
+        kept = step.written(call) if step.writes else ()
+        standing = Standing((*kept, *step.counts) if trains else kept)
         try:
-            found = step.evaluate(call)
+            found = step.evaluate(call, trains=trains)
             loss: Any = found.loss.item()
         except Exception:
             loss = math.nan
@@ -519,8 +440,9 @@ class CapturedSVI(SVI):
             step.gradients.take_present()
             self._update(step)
             return float(loss)
-        step.gradients.add_present()
-        self._update(step)
+        if not trains:
+            step.gradients.add_present()
+            self._update(step)
         if self._programs.weighted is not None:
             self._programs.weighted.adopt(found, step.subsampled)
         return float(loss)
@@ -553,13 +475,16 @@ class CapturedSVI(SVI):
         step = graph.step
         assert step is not None
         captured, difference = None, None
-        with undone(self._state, step.written(call)):
+        trains = step.trains and self.reduce_gradients is None
+        written = [*step.written(call), *(step.moved if trains else ())]
+        with undone(self._state, written):
             try:
-                found = step.evaluate(call)
+                found = step.evaluate(call, trains=trains)
                 accumulated = step.gradients.accumulated
                 captured = Outcome(_numbers(found), accumulated, self._buffers(step.written(call)))
             except Exception as error:
                 difference = f"it fails ({_first_line(error)})"
+            after = [(each, each.clone()) for each in written] if trains else []
         loss, parameters = self._eager_gradients(args, kwargs)
         if captured is not None:
             gradients = {each: each.grad for each in parameters if each.grad is not None}
@@ -569,10 +494,23 @@ class CapturedSVI(SVI):
         self._eager_update(parameters)
         if difference is None:
             graph.compared = self._steps
+            if trains and math.isfinite(loss):
+                loss = self._prefer(step, found, after)
         else:
             since = self._doubtful_steps()
             self._go_without(f"step is not the step that the programs take: {difference}{since}")
         return loss
+
+    def _prefer(
+        self, step: CapturedStep, found: SurrogateLoss, after: Sequence[tuple[Tensor, Tensor]]
+    ) -> float:
+        """Has a compiled step stand in place of an ordinary one, so that comparisons change no bit."""
+        with torch.no_grad():
+            for each, value in after:
+                each.copy_(value)
+        if self._programs.weighted is not None:
+            self._programs.weighted.adopt(found, step.subsampled, steps=0)
+        return float(found.loss)
 
     def _doubtful_steps(self) -> str:
         """Which steps may have been wrong, as a part of a sentence."""
@@ -585,7 +523,9 @@ class CapturedSVI(SVI):
 
     def _go_without(self, finding: str) -> None:
         """Goes on without what has turned out to be wrong."""
-        if self.backend == "inductor":
+        if self.backend != "replay" and any(
+            graph.step is not None and graph.step.compiled for graph in self._graphs.values()
+        ):
             self._graphs.clear()
             self._stop_compiling(f"a compiled {finding}", depth=3)
         else:
@@ -609,7 +549,9 @@ class CapturedSVI(SVI):
         try:
             graph.python = PythonState(roots, before, self._modules)
             with graph.python.restored(), undone(self._state), _without_warnings():
-                return CapturedStep(self._programs, call, self.optim, backend=self.backend)
+                return CapturedStep(
+                    self._programs, call, self.optim, wants_compiler=partial(self._wants_compiler, call)
+                )
         except NotCapturableError:
             raise
         except NotCompilableError as error:
@@ -621,6 +563,17 @@ class CapturedSVI(SVI):
             ) from error
         finally:
             self._undo_rebinding(before)
+
+    def _may_compile(self, call: Call) -> bool:
+        return self._wants_compiler(call, _MANY_OPERATIONS)
+
+    def _wants_compiler(self, call: Call, operations: int) -> bool:
+        """Whether a graph of so many operations is to be compiled."""
+        planned = self._planned.get(_rows(call), 0)
+        if self.backend == "inductor":
+            # A short last batch of each epoch is no reason to wait for the compiler once more
+            return not self._planned or planned == max(self._planned.values()) or _pays(planned, operations)
+        return self.backend == "auto" and _pays(planned, operations) and has_compiler()
 
     def _check_objective(self) -> None:
         """A replayed step calls no method of the objective, so that code of the user's own would not run."""
@@ -644,13 +597,13 @@ class CapturedSVI(SVI):
         trained = tuple([parameter.requires_grad for parameter in self._parameters])
         return call.layout, surroundings(), modes, trained, self._programs.settings()
 
-    def _expect(self, call: Call) -> None:
+    def _expect(self, call: Call) -> "_Graph | None":
         """Prepares to record the next step of this kind."""
         # The key is known only now: the first step has created parameters and called modules
         key = self._key(call)
         if len(self._graphs) < _MOST_GRAPHS:
-            self._graphs.setdefault(key, _Graph())
-        elif key not in self._graphs:
+            return self._graphs.setdefault(key, _Graph())
+        if key not in self._graphs:
             sentence = f"its data come in more than {_MOST_GRAPHS} shapes"
             if call.plain:
                 sentence = (
@@ -658,6 +611,7 @@ class CapturedSVI(SVI):
                     f"with {', '.join(map(repr, call.plain))}; pass a number that changes as a tensor"
                 )
             self._give_up(sentence, depth=2)
+        return None
 
     def _terms(self) -> dict[str, float]:
         weighted = self._programs.weighted
@@ -687,6 +641,14 @@ class _Graph:
         self.step, self.compared = step, number - 1
         self._since, self._due = 0, 1
 
+    def distance(self, *, after: int) -> int:
+        """How many steps there are before the next comparison."""
+        return 0 if self.compared <= after else max(self._due - self._since - 1, 0)
+
+    def count(self, steps: int) -> None:
+        """Counts steps that were not compared."""
+        self._since += steps
+
     def is_due(self, *, after: int) -> bool:
         """Counts a step; whether it is to be compared.
 
@@ -709,6 +671,23 @@ class _Graph:
                 if self.stored[name] is not leaf:
                     return f"the parameter {name}"
         return "a parameter of the store" if missing else self.python.changed()
+
+
+_MANY_OPERATIONS: Final = 2000
+_SECONDS_OF_COMPILER: Final = 8.0
+_SECONDS_OF_COMPILER_AN_OPERATION: Final = 0.05
+_SECONDS_SAVED_AN_OPERATION: Final = 2.5e-6
+
+
+def _rows(call: Call) -> int:
+    """How many data a step is on."""
+    return len(call.tensors[0]) if call.tensors and call.tensors[0].dim() else 0
+
+
+def _pays(steps: int, operations: int) -> bool:
+    """Whether compiling takes less time than it saves, as measured on small and large networks."""
+    takes = _SECONDS_OF_COMPILER + _SECONDS_OF_COMPILER_AN_OPERATION * operations
+    return steps * operations * _SECONDS_SAVED_AN_OPERATION > takes
 
 
 def _as_svi_returns(loss: Any) -> Any:

@@ -1,13 +1,12 @@
-"""A step as a graph of tensor operations: recorded, simplified, and replayed or compiled.
+"""A step as a graph of tensor operations: recorded, simplified, and replayed.
 
 In this order: the recorded graph and its simplification, the quickest call of each operation, the straight
-function of Python that replays the graph, the buffers in which it leaves its gradients for the optimiser, and
-the graph compiled to machine code.
+function of Python that replays the graph, and the buffers in which it leaves its gradients for the optimiser.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
-from itertools import accumulate, groupby
+from itertools import groupby
 from typing import Any, Final, TypeAlias, cast, final
 
 import torch
@@ -21,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax.capture._optim import FusedOptim, ParameterGroup
-from pyro_infomax.capture._refusals import NotCapturableError, NotCompilableError
+from pyro_infomax.capture._refusals import NotCapturableError
 
 # ---- A graph recorded from a function, and simplified without a change of values.
 
@@ -524,17 +523,18 @@ class GradientBuffers:
     Attributes:
         flat: the flat gradients, one a group of a :class:`FusedOptim`, else one a dtype and device.
         members: for each of them the parameters whose gradients it holds, in order.
+        groups: the groups of a :class:`FusedOptim`, None for another optimiser.
     """
 
     def __init__(self, optim: PyroOptim, parameters: Sequence[Tensor], stated: Sequence[Tensor]) -> None:
         self.parameters = tuple(parameters)
         self.optim = optim
         self._stated = frozenset(stated)
-        self._groups: tuple[ParameterGroup, ...] | None = None
+        self.groups: tuple[ParameterGroup, ...] | None = None
         # A step of a FusedOptim takes one flat gradient a group as it is. Others get views of it as .grad
         if isinstance(optim, FusedOptim):
-            self._groups = optim.groups(self.parameters)
-            self.members = [group.parameters for group in self._groups]
+            self.groups = optim.groups(self.parameters)
+            self.members = [group.parameters for group in self.groups]
         else:
             self.members = _by_kind(self.parameters)
         self.flat = [members[0].new_empty(sum(map(Tensor.numel, members))) for members in self.members]
@@ -551,15 +551,15 @@ class GradientBuffers:
     @property
     def buffers(self) -> list[Tensor | None]:
         """For each flat gradient the tensor that its parameters are views into, where there is one."""
-        return [group.flat for group in self._groups] if self._groups else [None] * len(self.flat)
+        return [group.flat for group in self.groups] if self.groups else [None] * len(self.flat)
 
     @property
     def current(self) -> bool:
         """Whether the optimiser still groups the parameters so, and finds them where they were."""
-        if self._groups is None:
+        if self.groups is None:
             return True
         assert isinstance(self.optim, FusedOptim)
-        return self.optim.groups(self.parameters) == self._groups
+        return self.optim.groups(self.parameters) == self.groups
 
     @property
     def accumulated(self) -> dict[Tensor, Tensor]:
@@ -569,6 +569,11 @@ class GradientBuffers:
             if parameter.grad is not None:
                 found[parameter] = parameter.grad + found.get(parameter, 0)
         return found
+
+    @property
+    def present(self) -> bool:
+        """Whether a backward pass has left something in ``.grad``."""
+        return any(parameter.grad is not None for parameter in self._stated)
 
     def add_present(self) -> None:
         """Moves what is in ``.grad`` already to the flat gradients, to which it is added."""
@@ -586,9 +591,9 @@ class GradientBuffers:
 
     def apply(self) -> None:
         """Has the optimiser step by what the flat gradients hold, and by what other parameters have."""
-        if self._groups is not None and not any(each.grad is not None for each in self._stated):
+        if self.groups is not None and not self.present:
             assert isinstance(self.optim, FusedOptim)
-            self.optim.apply(self._groups, self.flat)
+            self.optim.apply(self.groups, self.flat)
             return
         for parameter, view in self.views.items():
             parameter.grad = view
@@ -601,117 +606,3 @@ def _by_kind(parameters: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         return str(parameter.dtype), str(parameter.device)
 
     return [tuple(members) for _, members in groupby(sorted(parameters, key=kind), key=kind)]
-
-
-# ---- A recorded graph compiled to machine code.
-
-_aten = torch.ops.aten
-
-
-def compile_graph(
-    recorded: RecordedGraph, inputs: Sequence[Tensor], gradients: GradientBuffers
-) -> TensorFunction:
-    """Compiles a graph, which is changed, by torch's inductor, without the guards of Dynamo.
-
-    Its last outputs are the gradients of the parameters; the function returns the others. Parameters that are
-    views into one flat tensor enter as that tensor, and their gradients leave as one. Draws come from torch's
-    own random state, as without compilation.
-
-    Raises:
-        NotCompilableError: where inductor fails, for want of a C++ compiler for instance.
-    """
-    # Gradients leave in flat tensors, as the optimiser takes them, so that nothing has to copy them
-    _flatten_gradients(recorded, gradients)
-    # It would keep copies of small tensors that are no inputs, and never see them change: all become inputs
-    live = _lift_parameters(recorded, gradients) + _lift_others(recorded)
-    recorded.module.recompile()
-    compiled = _compiled(recorded.module, [*inputs, *live])
-    returned = len(recorded.outputs) - len(gradients.flat)
-
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        found = compiled(*inputs, *live)
-        gradients.flat = list(found[returned:])
-        return tuple(found[:returned])
-
-    return run
-
-
-def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> TensorFunction:
-    try:
-        with torch.no_grad():
-            compiled = torch._inductor.compile(module, [*inputs], options=_options())
-    # Whatever it is that fails, the graph can still be replayed
-    except Exception as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise NotCompilableError(f"{type(error).__name__}: {first_line}") from error
-    # What Dynamo wraps around it costs microseconds at each call, and is for code that Dynamo compiles
-    return getattr(compiled, "_torchdynamo_orig_callable", compiled)
-
-
-def _options() -> dict[str, bool]:
-    from torch._inductor import config  # it takes a second, which others need not spend
-
-    # Who replays has looked at sizes and strides already, which small graphs notice
-    checks = [name for name in ("size_asserts", "alignment_asserts") if hasattr(config, name)]
-    return {"fallback_random": True} | dict.fromkeys(checks, False)
-
-
-def _flatten_gradients(recorded: RecordedGraph, gradients: GradientBuffers) -> None:
-    count = len(gradients.parameters)
-    others = list(recorded.outputs[: len(recorded.outputs) - count])
-    of = dict(zip(gradients.parameters, recorded.outputs[-count:], strict=True))
-    flat = [_concatenated(recorded, [of[each] for each in members]) for members in gradients.members]
-    recorded.return_instead([*others, *flat])
-
-
-def _concatenated(recorded: RecordedGraph, nodes: Sequence[Node]) -> Node:
-    graph = recorded.graph
-    with graph.inserting_before(recorded.output_node):
-        parts = [graph.call_function(_aten.reshape.default, (node, [-1])) for node in nodes]
-        return graph.call_function(_aten.cat.default, (parts,))
-
-
-def _lift_parameters(recorded: RecordedGraph, gradients: GradientBuffers) -> list[Tensor]:
-    """Has the graph read parameters from the flat tensors, which become inputs."""
-    lifted = []
-    constants = recorded.constants()
-    for number, (members, flat) in enumerate(zip(gradients.members, gradients.buffers, strict=True)):
-        if flat is None:
-            continue
-        source = _new_input(recorded, f"flat_{number}")
-        lifted.append(flat)
-        ends = list(accumulate(map(Tensor.numel, members)))
-        for node, value in constants.items():
-            position = next((i for i, each in enumerate(members) if each is value), None)
-            if position is not None:
-                size = value.numel()
-                _read_part(recorded, node, source, ends[position] - size, ends[position], value.shape)
-    return lifted
-
-
-def _read_part(
-    recorded: RecordedGraph, node: Node, source: Node, start: int, end: int, shape: Sequence[int]
-) -> None:
-    graph = recorded.graph
-    with graph.inserting_before(node):
-        part = graph.call_function(_aten.slice.Tensor, (source, 0, start, end))
-        node.replace_all_uses_with(graph.call_function(_aten.view.default, (part, list(shape))))
-    graph.erase_node(node)
-
-
-def _lift_others(recorded: RecordedGraph) -> list[Tensor]:
-    """Makes inputs of the other tensors that the graph reads, since the compiler would copy small ones."""
-    lifted = []
-    for number, (node, value) in enumerate(recorded.constants().items()):
-        if node not in recorded.literals:
-            node.replace_all_uses_with(_new_input(recorded, f"live_{number}"))
-            recorded.graph.erase_node(node)
-            lifted.append(value)
-    return lifted
-
-
-def _new_input(recorded: RecordedGraph, name: str) -> Node:
-    graph = recorded.graph
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1:]
-    with graph.inserting_after(*last) if last else graph.inserting_before(next(iter(graph.nodes))):
-        return graph.placeholder(name)

@@ -348,6 +348,18 @@ class ParameterGroup:
         """Whether the parameters' values still lie where this group has put or found them."""
         return self._pointers == list(map(Tensor.data_ptr, self.parameters))
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether a step changes no more than :attr:`moved`."""
+        return self.flat is not None and kernel_is_ready(self.optimizer, self.flat)
+
+    @property
+    def moved(self) -> list[Tensor]:
+        """What a step writes to: the buffer, and what the optimiser keeps."""
+        stepped = self.parameters if self.flat is None else (self.flat,)
+        kept = [value for each in stepped for value in self.optimizer.state.get(each, {}).values()]
+        return [*stepped, *(value for value in kept if isinstance(value, Tensor))]
+
     def gather(self) -> list[Tensor]:
         """Takes the gradients from the parameters; what it returns may be scaled before the step."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -672,6 +684,11 @@ class FusedOptim(PyroOptim):
         self._given.clear()
         self.optim_objs.clear()
         self._forget_sets()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has taken a step, or has the state of one that did."""
+        return bool(self.optim_objs or self._waiting)
 
     def name_parameters(self, parameters: Mapping[str, Tensor]) -> None:
         """Names parameters that the parameter store does not know, such as those local to a module.

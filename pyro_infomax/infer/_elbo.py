@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, cast, final
 
 import torch
 from pyro.infer import ELBO, ReweightedWakeSleep, Trace_ELBO, Trace_MMD, TraceGraph_ELBO, TraceTMC_ELBO
@@ -314,6 +314,10 @@ class WeightedELBO(ELBO):
         """
         return self._weights.variable(self._step, numbers=numbers)
 
+    def weights_ahead(self, steps: int, *, numbers: bool = False) -> list[tuple[Tensor, ...]]:
+        """The values of :meth:`variable_weights` for each of the next training steps."""
+        return self._weights.ahead(self._step, steps, numbers=numbers)
+
     @contextmanager
     def given_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """Uses these values in place of those of :meth:`variable_weights`."""
@@ -323,17 +327,29 @@ class WeightedELBO(ELBO):
         finally:
             self._given_weights = {}
 
-    def adopt(self, evaluation: SurrogateLoss, subsampled: Mapping[int, int]) -> None:
-        """Takes an evaluation that was computed elsewhere as its own, and as a training step.
+    def adopt(self, evaluation: SurrogateLoss, subsampled: Mapping[int, int], *, steps: int = 1) -> None:
+        """Takes an evaluation that was computed elsewhere as its own, and as the last of training steps.
 
         Args:
             evaluation: what :meth:`surrogate` has returned there.
             subsampled: sizes of subsampled plates to what they stand for, see :attr:`subsampled`.
+            steps: how many training steps were taken.
         """
         self._reset()
         self._sums, self._summed = dict(evaluation.terms), 1
         self._loss, self._subsampled = evaluation.loss, dict(subsampled)
-        self._step += 1
+        self._step += steps
+
+    def forget_evaluation(self) -> None:
+        """Has no evaluation, as before the first."""
+        self._loss = None
+        self._reset()
+
+    def terms_of(self, evaluations: SurrogateLoss) -> dict[str, list[float]]:
+        """The named terms of many evaluations, from tensors with an axis over them."""
+        values: dict[str, Any] = {name: each.double() for name, each in evaluations.terms.items()}
+        named = self._named_terms(values, cast(Any, evaluations.loss.double()))
+        return {name: cast(Tensor, each).tolist() for name, each in named.items()}
 
     @property
     def subsampled(self) -> Mapping[int, int]:

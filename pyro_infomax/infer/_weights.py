@@ -1,6 +1,6 @@
 """Weights of an objective's terms as users write them, and the messengers that bring them to the sites."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, final
 
 import torch
@@ -97,6 +97,22 @@ class TermWeight:
             for label, item in self._items.items()
             if numbers or not isinstance(item, int | float)
         }
+
+    def ahead(self, step: int, steps: int, *, numbers: bool = False) -> dict[str, Sequence[torch.Tensor]]:
+        """The same for each of so many training steps from ``step`` on."""
+        return {
+            label: self._ahead(label, item, step, steps)
+            for label, item in self._items.items()
+            if numbers or not isinstance(item, int | float)
+        }
+
+    def _ahead(self, label: str, item: WeightLike, step: int, steps: int) -> Sequence[torch.Tensor]:
+        if not callable(item) or isinstance(item, torch.Tensor):
+            return [_as_tensor(self._resolve(label, item, step, check_tensors=False))] * steps
+        values = [self._resolve(label, item, each, False) for each in range(step, step + steps)]
+        if any(isinstance(value, torch.Tensor) for value in values):
+            return list(map(_as_tensor, values))
+        return torch.tensor(values, dtype=torch.float64).unbind()
 
     def at(
         self, step: int, *, check_tensors: bool = False, given: Mapping[str, torch.Tensor] | None = None
@@ -231,6 +247,15 @@ class TermWeights(MutableMapping[str, WeightsLike]):
         return {
             label: value for each in self.all for label, value in each.variable(step, numbers=numbers).items()
         }
+
+    def ahead(self, step: int, steps: int, *, numbers: bool = False) -> list[tuple[torch.Tensor, ...]]:
+        """For each of so many training steps from ``step`` on the values of :meth:`variable`."""
+        columns = {
+            label: column
+            for each in self.all
+            for label, column in each.ahead(step, steps, numbers=numbers).items()
+        }
+        return list(zip(*columns.values(), strict=True)) if columns else [()] * steps
 
     def at(
         self, step: int, *, check_tensors: bool = False, given: Mapping[str, torch.Tensor] | None = None

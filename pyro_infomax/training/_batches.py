@@ -30,6 +30,21 @@ class Batches(abc.ABC):
     def shuffled(self, skip: int = 0) -> Iterator[Batch]:
         """An epoch of training after its first ``skip`` batches, in an order drawn from torch's generator."""
 
+    def stacked(self, skip: int, most: Callable[[int], int]) -> Iterator[Batch] | None:  # noqa: ARG002
+        """The same batches, many at once: each tensor has one more axis in front, over the batches.
+
+        None where they cannot be fetched ahead of the steps on them, since fetching them may draw too.
+
+        Args:
+            skip: as above.
+            most: from the bytes of one batch, how many may come at once; asked anew each time.
+        """
+        return None
+
+    def counts(self) -> dict[int, int]:
+        """How many batches of which size an epoch has; empty where that is not known."""
+        return {}
+
     @abc.abstractmethod
     def ordered(self) -> Iterator[Batch]:
         """The batches of one pass in the order of the data, which draws nothing where that can be helped."""
@@ -56,6 +71,9 @@ class WholeBatch(Batches):
     def ordered(self) -> Iterator[Batch]:
         return self.shuffled()
 
+    def counts(self) -> dict[int, int]:
+        return {len(self._tensors[0]): 1}
+
     def sharded(self, rank: int, world_size: int) -> "WholeBatch":
         _check_enough(len(self._tensors[0]), world_size, "data")
         return WholeBatch(tuple(tensor[rank::world_size] for tensor in self._tensors))
@@ -76,6 +94,7 @@ class IndexedBatches(Batches):
     device: torch.device | str = "cpu"  # where the index is wanted
     rank: int = 0
     world_size: int = 1
+    draws: bool = True  # whether fetching rows may draw random numbers, or do something else that is seen
 
     def __post_init__(self) -> None:
         _check_enough(min(self.size, self.batch_size), self.world_size, "a batch")
@@ -85,6 +104,27 @@ class IndexedBatches(Batches):
 
     def ordered(self) -> Iterator[Batch]:
         return self._walk(torch.arange(self.size, device="cpu"))
+
+    def stacked(self, skip: int, most: Callable[[int], int]) -> Iterator[Batch] | None:
+        if self.draws or self.world_size > 1:
+            return None
+        return self._stacks(torch.randperm(self.size, device="cpu"), skip, most)
+
+    def _stacks(self, order: Tensor, skip: int, most: Callable[[int], int]) -> Iterator[Batch]:
+        full, rest = divmod(self.size, self.batch_size)
+        row = sum(each.nbytes for each in self.take(order[:1].to(self.device)))
+        while skip < full:
+            number = max(1, min(most(row * self.batch_size), full - skip))
+            index = order[skip * self.batch_size : (skip + number) * self.batch_size].to(self.device)
+            yield tuple(each.unflatten(0, (number, self.batch_size)) for each in self.take(index))
+            skip += number
+        if rest and skip == full:
+            yield tuple(each[None] for each in self.take(order[full * self.batch_size :].to(self.device)))
+
+    def counts(self) -> dict[int, int]:
+        full, rest = divmod(self.size, self.batch_size)
+        whole = {self.batch_size: full} if full else {}
+        return whole | ({rest: 1} if rest else {})
 
     def sharded(self, rank: int, world_size: int) -> "IndexedBatches":
         return replace(self, rank=rank, world_size=world_size)
@@ -194,7 +234,11 @@ def _column_batches(columns: Sequence[Column], batch_size: int | None, name: str
     _check_nan(columns, name)
     device = next((column.device for column in columns if isinstance(column, Tensor)), "cpu")
     return IndexedBatches(
-        lambda index: tuple([take(index) for take in takes]), size=size, batch_size=batch_size, device=device
+        lambda index: tuple([take(index) for take in takes]),
+        size=size,
+        batch_size=batch_size,
+        device=device,
+        draws=False,
     )
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import re
+import sys
 import time
 import warnings
 import zipfile
@@ -496,6 +497,7 @@ def _kind(value: object) -> type:
 # ---- A training in its file: written as it goes on, read when it is resumed.
 
 _LONGER_THAN_WRITING: Final = 20
+_STEPS_BETWEEN_LOOKS: Final = 32  # at the clock
 
 
 @runtime_checkable
@@ -713,6 +715,14 @@ class Keeper:
         """Writes what is not written yet."""
         if len(self.training.history) > self._epochs_kept:
             self._write(None)
+
+    @property
+    def steps_left(self) -> int:
+        """How many steps may be taken before it is to be asked again."""
+        every = self.checkpoint.every_steps
+        if every is not None:
+            return every - self.training.step % every
+        return _STEPS_BETWEEN_LOOKS if self.checkpoint.every_seconds is not None else sys.maxsize
 
     @property
     def _age(self) -> float:

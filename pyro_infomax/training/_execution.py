@@ -2,7 +2,7 @@
 
 import abc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import final
 
 from pyro.infer import SVI
@@ -39,6 +39,16 @@ class Tally:
         for name, nats in (terms or {}).items():
             if name != "loss":
                 self._sums[name] = self._sums.get(name, 0.0) + nats
+
+    def add_steps(self, losses: Sequence[float], terms: Mapping[str, Sequence[float]], size: int) -> None:
+        """The same for steps on so many data each, the last of which was evaluated last."""
+        whole = self._stands_for(size)
+        self.size += whole * len(losses)
+        for name, numbers in {"loss": losses, **{k: v for k, v in terms.items() if k != "loss"}}.items():
+            total = self._sums.get(name, 0.0)
+            for nats in numbers:
+                total += nats
+            self._sums[name] = total
 
     def means(
         self, reduce: Callable[[dict[str, float]], dict[str, float]] = lambda sums: sums
@@ -155,6 +165,13 @@ class EpochPart:
         """The batches after those that were taken, to be drawn from where it stands."""
         left = batches.shuffled(self.taken)
         if self._goes_on_at is not None:
+            self._streams.load_state_dict(self._goes_on_at)
+        return left
+
+    def stacks_left(self, batches: Batches, most: Callable[[int], int]) -> Iterator[Batch] | None:
+        """The same, many batches at once; see :meth:`Batches.stacked`."""
+        left = batches.stacked(self.taken, most)
+        if left is not None and self._goes_on_at is not None:
             self._streams.load_state_dict(self._goes_on_at)
         return left
 

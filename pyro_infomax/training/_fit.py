@@ -150,6 +150,10 @@ def _summary(row: Row) -> str:
 
 # ---- One training from its first epoch to its last.
 
+# In one call: so that an interruption, and a loss that is not finite, are noticed soon
+_MOST_STEPS: Final = 256
+_MOST_BYTES: Final = 2**24
+
 
 @final
 class TrainingRun:
@@ -269,20 +273,61 @@ class TrainingRun:
         return place | terms | {"seconds": seconds} | self._validate()
 
     def _steps(self, part: EpochPart) -> Row:
-        keeper = self._keeper
         batch: Batch = ()
         with self.state.programs.watch():
-            for batch in part.batches_left(self._batches):
-                self._prepare(batch)
-                self.state.step += 1
-                part.tally.add(self._step(batch), len(batch[0]), self._execution.share)
-                part.taken += 1
-                if keeper is not None:
-                    keeper.after_step(part)
+            stacks = self._stacks(part)
+            if stacks is not None:
+                for stack in stacks:
+                    self._take(part, stack)
+                    batch = tuple(each[-1] for each in stack)
+            else:
+                for batch in part.batches_left(self._batches):
+                    self._prepare(batch)
+                    self.state.step += 1
+                    part.tally.add(self._step(batch), len(batch[0]), self._execution.share)
+                    part.taken += 1
+                    if self._keeper is not None:
+                        self._keeper.after_step(part)
         # A finite loss may have a gradient that is not, and the last step has no successor to notice
         if self._last_good.spoiled():
             raise self._divergence.error("The parameters are not finite after", batch)
         return part.tally.means(self._execution.reduce)
+
+    def _stacks(self, part: EpochPart) -> Iterator[Batch] | None:
+        """The batches of an epoch, many at once, where a captured SVI can take many steps in one call."""
+        svi = self.state.svi
+        if not (isinstance(svi, CapturedSVI) and isinstance(self._execution, SingleProcess)):
+            return None
+        return part.stacks_left(self._batches, self._most_at_once)
+
+    def _most_at_once(self, size: int) -> int:
+        """How many steps one call may take on batches of so many bytes."""
+        most = min(_MOST_STEPS, _MOST_BYTES // max(size, 1))
+        return most if self._keeper is None else min(most, self._keeper.steps_left)
+
+    def _take(self, part: EpochPart, stack: Batch) -> None:
+        """Takes the steps on a stack of batches."""
+        svi, position = self.state.svi, 0
+        assert isinstance(svi, CapturedSVI)
+        calls = svi.steps_by_call(*stack)
+        while position < len(stack[0]):
+            try:
+                taken = next(calls)
+            except (ValueError, RuntimeError) as error:
+                self.state.step += 1
+                batch = tuple(each[position] for each in stack)
+                if not self._divergence.explains(batch):
+                    raise
+                raise self._divergence.error("The loss cannot be computed at", batch) from error
+            position += len(taken.losses)
+            self.state.step += len(taken.losses)
+            if not math.isfinite(taken.losses[-1]):
+                batch = tuple(each[position - 1] for each in stack)
+                raise self._divergence.error(f"The loss is {taken.losses[-1]} at", batch)
+            part.tally.add_steps(taken.losses, taken.terms, stack[0].shape[1])
+            part.taken += len(taken.losses)
+            if self._keeper is not None:
+                self._keeper.after_step(part)
 
     def _prepare(self, batch: Batch) -> None:
         if not self._prepared and self._execution.prepare(self.state.svi, self.state.programs, batch):
@@ -466,6 +511,8 @@ def fit(
             execution=execution,
             streams=RandomStreams(data, validation),
         )
+        if isinstance(svi, CapturedSVI):
+            svi.plan({rows: epochs * number for rows, number in batches.counts().items()})
         if kept is not None:
             setting = training_setting(
                 svi,

@@ -1,0 +1,484 @@
+"""Training steps compiled to machine code: the optimiser's update as operations, and the whole as one call.
+
+In this order: what an optimiser does to one flat parameter, a recorded graph made ready for the compiler, the
+compiler, the gradients of a step, and a whole step with its update.
+"""
+
+import abc
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import accumulate
+from typing import Any, Final, cast, final
+
+import torch
+from torch import Tensor, optim
+from torch.fx import Graph, GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, TensorFunction
+from pyro_infomax.capture._optim import (
+    FusedOptim,
+    ParameterGroup,
+    frozen,
+    overlapping_tensors,
+    own_options,
+)
+from pyro_infomax.capture._refusals import NotCompilableError
+
+_aten = torch.ops.aten
+
+# ---- What an optimiser does to one flat parameter, as operations on tensors.
+
+
+class Update(abc.ABC):
+    """The step of a torch optimiser over one flat parameter.
+
+    Its options are fixed but for the learning rate, which comes with what differs from step to step.
+
+    Args:
+        group: the parameter's group.
+
+    Attributes:
+        moments: the names of what the optimiser keeps for each element.
+        settings: the options that are fixed.
+    """
+
+    moments: tuple[str, ...] = ()
+
+    def __init__(self, group: ParameterGroup) -> None:
+        assert group.flat is not None
+        self.group, self.flat = group, group.flat
+        self.settings = self._settings()
+
+    @property
+    def current(self) -> bool:
+        """Whether the options are the same, and there are moments to go on from."""
+        optimizer = self.group.optimizer
+        hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+        state = optimizer.state.get(self.flat, {})
+        return not hooks and all(name in state for name in self.moments) and self._settings() == self.settings
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """What the optimiser keeps for each element, in the order of :attr:`moments`."""
+        state = self.group.optimizer.state[self.flat]
+        return [state[name] for name in self.moments]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the optimiser as they are now."""
+        return self.group.optimizer.param_groups[0]
+
+    @abc.abstractmethod
+    def rows(self, steps: int) -> list[list[float]]:
+        """What differs between the next steps, a row a step."""
+
+    @abc.abstractmethod
+    def __call__(self, flat: Tensor, gradient: Tensor, row: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
+        """The parameter and the moments after a step."""
+
+    def count(self, steps: int) -> None:
+        """Has the optimiser know that so many steps were taken."""
+        state = self.group.optimizer.state[self.flat]
+        if "step" in state:
+            state["step"] += steps
+
+    def _settings(self) -> Hashable:
+        options = own_options(self.options)
+        return frozen({name: value for name, value in options.items() if name not in _OF_THE_STEP})
+
+
+_OF_THE_STEP: Final = frozenset({"lr", "initial_lr"})
+
+
+@final
+class AdamUpdate(Update):
+    """The step of Adam, or of AdamW, whose weights decay apart from the gradient."""
+
+    def __init__(self, group: ParameterGroup) -> None:
+        options = group.optimizer.param_groups[0]
+        more = ("max_exp_avg_sq",) if options["amsgrad"] else ()
+        self.moments = ("exp_avg", "exp_avg_sq", *more)
+        self._decoupled = type(group.optimizer) is optim.AdamW
+        super().__init__(group)
+
+    def rows(self, steps: int) -> list[list[float]]:
+        options, state = self.options, self.group.optimizer.state[self.flat]
+        lr, (first, second), decay = options["lr"], options["betas"], options["weight_decay"]
+        taken = int(state["step"])
+        return [
+            [lr / (1 - first**step), math.sqrt(1 - second**step), 1 - lr * decay]
+            for step in range(taken + 1, taken + steps + 1)
+        ]
+
+    def __call__(self, flat: Tensor, gradient: Tensor, row: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
+        options = self.options
+        (first, second), decay = options["betas"], options["weight_decay"]
+        rate, correction, kept = row.unbind()
+        gradient = -gradient if options["maximize"] else gradient
+        if decay and self._decoupled:
+            flat = flat * kept
+        elif decay:
+            gradient = gradient + decay * flat
+        mean, square, *largest = moments
+        mean = mean + (1 - first) * (gradient - mean)
+        square = second * square + (1 - second) * gradient * gradient
+        largest = [torch.maximum(each, square) for each in largest]
+        scale = (largest[0] if largest else square).sqrt() / correction + options["eps"]
+        return flat - rate * (mean / scale), mean, square, *largest
+
+
+@final
+class SGDUpdate(Update):
+    """The step of SGD, with or without momentum."""
+
+    def __init__(self, group: ParameterGroup) -> None:
+        self.moments = ("momentum_buffer",) if group.optimizer.param_groups[0]["momentum"] else ()
+        super().__init__(group)
+
+    def rows(self, steps: int) -> list[list[float]]:
+        return [[float(self.options["lr"])] for _ in range(steps)]
+
+    def __call__(self, flat: Tensor, gradient: Tensor, row: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
+        options = self.options
+        momentum = options["momentum"]
+        gradient = -gradient if options["maximize"] else gradient
+        if options["weight_decay"]:
+            gradient = gradient + options["weight_decay"] * flat
+        moments = tuple(momentum * each + (1 - options["dampening"]) * gradient for each in moments)
+        if moments:
+            gradient = gradient + momentum * moments[0] if options["nesterov"] else moments[0]
+        return flat - row[0] * gradient, *moments
+
+
+_UPDATES: Final[dict[type[optim.Optimizer], type[Update]]] = {
+    optim.Adam: AdamUpdate,
+    optim.AdamW: AdamUpdate,
+    optim.SGD: SGDUpdate,
+}
+
+
+def updates_of(gradients: GradientBuffers) -> list[Update] | None:
+    """The steps of the optimisers of all groups; None where one of them cannot be written down here."""
+    if not isinstance(gradients.optim, FusedOptim) or gradients.groups is None:
+        return None
+    found = [_update_of(group) for group in gradients.groups]
+    return found if all(found) else None  # type: ignore[return-value]
+
+
+def _update_of(group: ParameterGroup) -> Update | None:
+    kind = _UPDATES.get(type(group.optimizer))
+    if kind is None or group.flat is None:
+        return None
+    options = group.optimizer.param_groups[0]
+    unusual = any(options.get(name) for name in ("capturable", "differentiable"))
+    decoupled = type(group.optimizer) is optim.AdamW
+    unusual = unusual or options.get("decoupled_weight_decay", decoupled) != decoupled
+    if unusual or any(isinstance(each, Tensor) for each in (options["lr"], *options.get("betas", ()))):
+        return None
+    return kind(group)
+
+
+# ---- A recorded graph made ready for the compiler.
+
+
+def _flatten_gradients(recorded: RecordedGraph, gradients: GradientBuffers) -> None:
+    count = len(gradients.parameters)
+    others = list(recorded.outputs[: len(recorded.outputs) - count])
+    of = dict(zip(gradients.parameters, recorded.outputs[-count:], strict=True))
+    flat = [_concatenated(recorded, [of[each] for each in members]) for members in gradients.members]
+    recorded.return_instead([*others, *flat])
+
+
+def _concatenated(recorded: RecordedGraph, nodes: Sequence[Node]) -> Node:
+    graph = recorded.graph
+    with graph.inserting_before(recorded.output_node):
+        parts = [graph.call_function(_aten.reshape.default, (node, [-1])) for node in nodes]
+        return graph.call_function(_aten.cat.default, (parts,))
+
+
+def _lift_parameters(recorded: RecordedGraph, gradients: GradientBuffers) -> list[Tensor]:
+    """Has the graph read parameters from the flat tensors, which become inputs."""
+    lifted = []
+    constants = recorded.constants()
+    for number, (members, flat) in enumerate(zip(gradients.members, gradients.buffers, strict=True)):
+        if flat is None:
+            continue
+        source = _new_input(recorded, f"flat_{number}")
+        lifted.append(flat)
+        ends = list(accumulate(map(Tensor.numel, members)))
+        for node, value in constants.items():
+            position = next((i for i, each in enumerate(members) if each is value), None)
+            if position is not None:
+                size = value.numel()
+                _read_part(recorded, node, source, ends[position] - size, ends[position], value.shape)
+    return lifted
+
+
+def _read_part(
+    recorded: RecordedGraph, node: Node, source: Node, start: int, end: int, shape: Sequence[int]
+) -> None:
+    graph = recorded.graph
+    with graph.inserting_before(node):
+        part = graph.call_function(_aten.slice.Tensor, (source, 0, start, end))
+        node.replace_all_uses_with(graph.call_function(_aten.view.default, (part, list(shape))))
+    graph.erase_node(node)
+
+
+def _lift_others(recorded: RecordedGraph) -> list[Tensor]:
+    """Makes inputs of the other tensors that the graph reads, since the compiler would copy small ones."""
+    lifted = []
+    for number, (node, value) in enumerate(recorded.constants().items()):
+        if node in recorded.literals and _is_uniform(value):
+            # A number takes no memory to read, and may well be gone once compiled
+            with recorded.graph.inserting_before(node):
+                full = recorded.graph.call_function(
+                    _aten.full.default,
+                    (list(value.shape), value.flatten()[0].item()),
+                    {"dtype": value.dtype, "device": value.device, "pin_memory": False},
+                )
+            node.replace_all_uses_with(full)
+        else:
+            node.replace_all_uses_with(_new_input(recorded, f"live_{number}"))
+            lifted.append(value)
+        recorded.graph.erase_node(node)
+    return lifted
+
+
+def _is_uniform(value: Tensor) -> bool:
+    plain = value.numel() > 0 and value.layout is torch.strided and not value.is_complex()
+    return plain and bool((value == value.flatten()[0]).all())
+
+
+def _new_input(recorded: RecordedGraph, name: str) -> Node:
+    graph = recorded.graph
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1:]
+    with graph.inserting_after(*last) if last else graph.inserting_before(next(iter(graph.nodes))):
+        return graph.placeholder(name)
+
+
+def _split_biases(graph: Graph) -> None:
+    """Has a bias be added where its sum is read, and not be copied to where a matrix product goes."""
+    for node in list(graph.nodes):
+        if node.target is _aten.addmm.default and not node.kwargs:
+            bias, first, second = node.args
+            with graph.inserting_before(node):
+                product = graph.call_function(_aten.mm.default, (first, second))
+                total = graph.call_function(_aten.add.Tensor, (product, bias))
+            node.replace_all_uses_with(total)
+            graph.erase_node(node)
+
+
+# ---- The compiler.
+
+
+def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+    """A function of a list of tensors, which it empties."""
+    from torch._inductor import compile_fx  # it takes a second, which others need not spend
+
+    inner: list[tuple[Any, int]] = []
+
+    def compile_inner(graph: GraphModule, examples: Sequence[Tensor], **options: Any) -> Any:
+        found = compile_fx.compile_fx_inner(graph, examples, **options)
+        inner.append((found, len(examples)))
+        return found
+
+    for node in module.graph.nodes:
+        node.meta.clear()  # the compiler's own mode of fake tensors would not know those of another
+    try:
+        with torch.no_grad():
+            whole: Any = compile_fx.compile_fx(
+                module, [*inputs], inner_compile=compile_inner, config_patches=_options()
+            )
+    # Whatever it is that fails, the graph can still be replayed
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise NotCompilableError(f"{type(error).__name__}: {first_line}") from error
+    # What torch wraps around the compiled graph costs microseconds at each call. Nothing here needs it: there
+    # are no gradients, no outputs that are views of inputs, and no inputs that share memory
+    if len(inner) == 1 and inner[0][1] == len(inputs):
+        return cast(Callable[[list[Tensor]], Sequence[Tensor]], inner[0][0])
+    return lambda given: whole(*given)
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler for the inductor to call."""
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        return bool(cpp_builder.get_cpp_compiler())
+    except (exc.InvalidCxxCompiler, OSError, RuntimeError):
+        return False
+
+
+def _options() -> dict[str, Any]:
+    from torch._inductor import config
+
+    # Who replays has looked at sizes and strides already, which small graphs notice
+    wanted = {
+        "fallback_random": True,
+        "size_asserts": False,
+        "alignment_asserts": False,
+        "cpp_wrapper": not torch.cuda.is_available(),
+        # It would put each bias back into its matrix product
+        "pattern_matcher": False,
+    }
+    return {name: value for name, value in wanted.items() if hasattr(config, name)}
+
+
+# ---- The gradients of a step.
+
+
+def compile_gradients(
+    recorded: RecordedGraph, inputs: Sequence[Tensor], gradients: GradientBuffers
+) -> TensorFunction:
+    """Compiles a graph, which is changed, by torch's inductor, without the guards of Dynamo.
+
+    Its last outputs are the gradients of the parameters; the function returns the others. Parameters that are
+    views into one flat tensor enter as that tensor, and their gradients leave as one. Draws come from torch's
+    own random state, as without compilation.
+
+    Raises:
+        NotCompilableError: where inductor fails, for want of a C++ compiler for instance.
+    """
+    # Gradients leave in flat tensors, as the optimiser takes them, so that nothing has to copy them
+    _flatten_gradients(recorded, gradients)
+    # It would keep copies of small tensors that are no inputs, and never see them change: all become inputs
+    live = _lift_parameters(recorded, gradients) + _lift_others(recorded)
+    _split_biases(recorded.graph)
+    recorded.module.recompile()
+    compiled = _compiled(recorded.module, [*inputs, *live])
+    returned = len(recorded.outputs) - len(gradients.flat)
+
+    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+        found = compiled([*inputs, *live])
+        gradients.flat = list(found[returned:])
+        return tuple(found[:returned])
+
+    return run
+
+
+# ---- A whole step with its update.
+
+
+@final
+class CompiledTraining:
+    """Steps of a training, the optimiser's part among them, each by one call of compiled code.
+
+    A step reads its data and weights, and writes parameters, moments, gradients, and a row of loss and terms,
+    all in place. It writes neither parameters nor moments where its loss is not finite.
+
+    Args:
+        recorded: loss, terms and gradients as a graph, which is changed.
+        inputs: data and weights like those of the steps.
+        gradients: where gradients are left, and whose parameters these are.
+        updates: what the optimiser does, a group each.
+
+    Raises:
+        NotCompilableError: where inductor fails, and where tensors share memory with parameters.
+    """
+
+    def __init__(
+        self,
+        recorded: RecordedGraph,
+        inputs: Sequence[Tensor],
+        gradients: GradientBuffers,
+        updates: Sequence[Update],
+    ) -> None:
+        assert isinstance(gradients.optim, FusedOptim)
+        self._gradients, self._updates = gradients, tuple(updates)
+        self._clip_norm = gradients.optim.clip_norm
+        _flatten_gradients(recorded, gradients)
+        flats = _lift_parameters(recorded, gradients)
+        self._live = _lift_others(recorded)
+        if overlapping_tensors([*flats, *self._live]):
+            raise NotCompilableError("the programs read tensors that share memory with parameters")
+        self._number_of_results = len(recorded.outputs) - len(flats)
+        _split_biases(recorded.graph)
+        rows = self._rows(1)
+        results = torch.empty(self._number_of_results, dtype=torch.float64)
+        given = [*inputs, *(row[0] for row in rows), results]
+        module = self._with_update(recorded, given, len(inputs))
+        self._compiled = _compiled(module, [*given, *self._fixed()])
+
+    @property
+    def current(self) -> bool:
+        """Whether the optimiser has what a step goes on from, and its options are the same."""
+        optimiser = self._gradients.optim
+        assert isinstance(optimiser, FusedOptim)
+        return optimiser.clip_norm == self._clip_norm and all(each.current for each in self._updates)
+
+    @property
+    def written(self) -> list[Tensor]:
+        """The parameters and moments, which a step writes to."""
+        return [each for update in self._updates for each in (update.flat, *update.kept)]
+
+    def take(self, columns: Iterable[tuple[Tensor, ...]], steps: int) -> Tensor:
+        """Takes steps, one for each tuple of data and weights; loss and terms of each, (step, term)."""
+        results = torch.empty(steps, self._number_of_results, dtype=torch.float64)
+        rows = [column.unbind() for column in self._rows(steps)]
+        fixed, compiled = self._fixed(), self._compiled
+        taken = 0
+        try:
+            for given, *others in zip(columns, *rows, results.unbind(), strict=True):
+                compiled([*given, *others, *fixed])
+                taken += 1
+        finally:
+            for update in self._updates:
+                update.count(taken)
+        return results
+
+    def _rows(self, steps: int) -> list[Tensor]:
+        """For each group what differs between steps: (step, number)."""
+        return [torch.tensor(each.rows(steps), dtype=each.flat.dtype) for each in self._updates]
+
+    def _fixed(self) -> list[Tensor]:
+        """What each step reads and writes in place: parameters, other tensors, gradients and moments."""
+        flats = [update.flat for update in self._updates]
+        moments = [each for update in self._updates for each in update.kept]
+        return [*flats, *self._live, *self._gradients.flat, *moments]
+
+    def _with_update(self, recorded: RecordedGraph, given: Sequence[Tensor], inputs: int) -> GraphModule:
+        """The graph that goes from data and parameters to results and changed parameters."""
+        fixed = self._fixed()
+        graph = Graph()
+        nodes = [graph.placeholder(f"given_{i}") for i in range(len(given))]
+        kept = [graph.placeholder(f"fixed_{i}") for i in range(len(fixed))]
+        read = len(self._updates) + len(self._live)
+        values = dict(zip(recorded.inputs, [*nodes[:inputs], *kept[:read]], strict=True))
+        found = cast(tuple[Node, ...], graph.graph_copy(recorded.graph, values))
+        with torch.no_grad():
+            shapes = [torch.zeros(()) for _ in range(self._number_of_results)]
+            flats = fixed[: len(self._updates)]
+            others = fixed[read:]
+            example = [*shapes, *map(torch.zeros_like, flats), *given[inputs:], *flats, *others]
+            update = make_fx(self._update, tracing_mode="real")(*(each.clone() for each in example))
+        sources = [*found, *nodes[inputs:], *kept[: len(self._updates)], *kept[read:]]
+        placeholders = [node for node in update.graph.nodes if node.op == "placeholder"]
+        graph.graph_copy(update.graph, dict(zip(placeholders, sources, strict=True)))
+        graph.output(())
+        return GraphModule(update, graph)
+
+    def _update(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """What follows loss, terms and gradients; the order of the tensors is that of the graph."""
+        rest = iter(tensors)
+
+        def take(number: int) -> list[Tensor]:
+            return [next(rest) for _ in range(number)]
+
+        groups = len(self._updates)
+        results, found, rows = take(self._number_of_results), take(groups), take(groups)
+        (row,), flats, gradients = take(1), take(groups), take(groups)
+        row.copy_(torch.stack([each.reshape(()).to(row.dtype) for each in results]))
+        finite = results[0].reshape(()).isfinite()
+        for gradient, new in zip(gradients, found, strict=True):
+            gradient.copy_(new)
+        if self._clip_norm is not None:
+            norms = torch.stack([torch.linalg.vector_norm(each) for each in found])
+            factor = (self._clip_norm / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1.0)
+            found = [each * factor for each in found]
+        for update, flat, gradient, numbers in zip(self._updates, flats, found, rows, strict=True):
+            before = [flat, *take(len(update.moments))]
+            for old, new in zip(before, update(flat, gradient, numbers, *before[1:]), strict=True):
+                old.copy_(torch.where(finite, new, old))
+        return ()
