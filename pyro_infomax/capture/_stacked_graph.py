@@ -29,24 +29,16 @@ from torch.utils._pytree import tree_flatten, tree_map
 from pyro_infomax._data import Tensors
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Args, Kwargs, State
-from pyro_infomax.capture._captured_svi import (
-    CapturedSVI,
+from pyro_infomax.capture._captured_step import (
     Outcome,
     Programs,
     _gradients,
-    _without_warnings,
     stated_parameters,
     undone,
 )
-from pyro_infomax.capture._graph import (
-    RecordedGraph,
-    TensorFunction,
-    _compiled,
-    _lift_others,
-    _new_input,
-    is_random,
-    to_function,
-)
+from pyro_infomax.capture._captured_svi import CapturedSVI, _without_warnings
+from pyro_infomax.capture._compiled import _compiled, _lift_others, _new_input
+from pyro_infomax.capture._graph import RecordedGraph, TensorFunction, is_random, to_function
 from pyro_infomax.capture._optim import (
     FusedOptim,
     ParameterGroup,
@@ -156,7 +148,10 @@ class StackedMember:
     def check(self) -> None:
         """Checks that a step calls nothing of the user's own which no graph has."""
         plain = CapturedSVI(self.svi.model, self.svi.guide, self.optim, self.objective)
-        plain._check_objective()
+        try:
+            plain._check_objective()
+        except NotCapturableError as error:
+            raise NotStackableError(str(error)) from error
 
 
 @final
@@ -761,10 +756,13 @@ class StackedStep:
         stack, recorded = self._stack, recording.graph
         # What the graph closes over becomes inputs: a parameter of each training, and others that may differ
         views = dict(zip(map(id, recording.function.parameters), stack.views(), strict=True))
-        closed = [
-            (views[id(each)], True) if id(each) in views else _of_all(each, evaluated)
-            for each in _lift_others(recorded)
-        ]
+        literals = {id(recorded.values[each]) for each in recorded.literals if each in recorded.values}
+        closed = []
+        for each in _lift_others(recorded):
+            if id(each) in literals:
+                closed.append((each, False))
+            else:
+                closed.append((views[id(each)], True) if id(each) in views else _of_all(each, evaluated))
         recorded.graph.eliminate_dead_code(lambda node: node in later or node.is_impure())
         recorded.module.recompile()
         given = len(recorded.inputs) - len(closed)
@@ -880,7 +878,7 @@ def _finished(run: TensorFunction, inputs: Sequence[Tensor], backend: str) -> Te
         recorded.module.recompile()
         try:
             compiled = _compiled(recorded.module, [*inputs, *closed])
-            return lambda *inputs: compiled(*inputs, *closed)
+            return lambda *inputs: tuple(compiled([*inputs, *closed]))
         except NotCompilableError as error:
             sentence = f"Stacked trainings are replayed without compiling them: the compiler says {error}."
             warnings.warn(sentence, UserWarning, stacklevel=2)
