@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=64)
     parser.add_argument("--latent", type=int, default=4)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--backend", choices=("replay", "inductor"), default="replay")
+    parser.add_argument("--backend", choices=("auto", "replay", "inductor"), default="auto")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--json", type=Path, help="a file for the figures")

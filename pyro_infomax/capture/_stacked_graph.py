@@ -5,7 +5,7 @@ what they draw, and their step.
 """
 
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from hashlib import sha256
@@ -77,6 +77,9 @@ class StackedMember:
         svi: its model, guide, optimiser and objective.
         name: what it is called in sentences.
         inside: enters what belongs to the process and is this training's own, as its parameter store.
+        state: the parameters and buffers that its programs keep.
+
+    Attributes:
         random_state: where its random streams stand, see :class:`~pyro_infomax.programs.RandomStreams`.
 
     Raises:
@@ -84,7 +87,12 @@ class StackedMember:
     """
 
     def __init__(
-        self, svi: SVI, *, name: str, inside: Callable[[], AbstractContextManager[None]], random_state: State
+        self,
+        svi: SVI,
+        *,
+        name: str,
+        inside: Callable[[], AbstractContextManager[None]],
+        state: ProgramState,
     ) -> None:
         if type(svi) not in (SVI, CapturedSVI):
             raise NotStackableError(f"{type(svi).__name__} has steps of its own; take SVI or CapturedSVI")
@@ -93,12 +101,13 @@ class StackedMember:
             raise NotStackableError("its loss is a plain function; take an ELBO, whose terms are known")
         if not isinstance(svi.optim, FusedOptim):
             raise NotStackableError(f"its optimiser is a {type(svi.optim).__name__}; take FusedOptim")
-        self.svi, self.name, self.inside, self.random_state = svi, name, inside, random_state
+        self.svi, self.name, self.inside = svi, name, inside
+        self.random_state: State = {}
         self.optim: FusedOptim = svi.optim
         self.objective = objective
         self.weighted = objective if isinstance(objective, WeightedELBO) else None
         self.programs = Programs(svi.model, svi.guide, objective)
-        self.state = ProgramState(svi.model, svi.guide)
+        self.state = state
 
     @contextmanager
     def drawing(self) -> Iterator[None]:
@@ -122,15 +131,19 @@ class StackedMember:
         """The present weights of the objective, numbers among them."""
         return {} if self.weighted is None else self.weighted.variable_weights(numbers=True)
 
-    @property
-    def weights_are_constant(self) -> bool:
-        """Whether no step changes them."""
-        return self.weighted is None or all(each.is_constant for each in self.weighted.weights.all)
+    def weights_ahead(self, steps: int) -> list[tuple[Tensor, ...]]:
+        """The same for each of the next steps."""
+        return [()] * steps if self.weighted is None else self.weighted.weights_ahead(steps, numbers=True)
 
-    def adopt(self, loss: float, terms: Mapping[str, float], subsampled: Mapping[int, int]) -> None:
-        """Has the objective take what was found for its own, as a training step."""
-        if self.weighted is not None:
-            self.weighted.adopt(SurrogateLoss(loss, loss, terms), subsampled)  # type: ignore[arg-type]
+    def adopt(
+        self, losses: Tensor, terms: Mapping[str, Tensor], subsampled: Mapping[int, int]
+    ) -> dict[str, list[float]]:
+        """Has the objective take steps for its own; the terms of each by name, for those that have any."""
+        if self.weighted is None:
+            return {}
+        last = SurrogateLoss(losses[-1], losses[-1], {name: each[-1] for name, each in terms.items()})
+        self.weighted.adopt(last, subsampled, steps=len(losses))
+        return self.weighted.terms_of(SurrogateLoss(losses, losses, terms))
 
     def ordinary_evaluation(self, batch: Tensors, parameters: Sequence[Tensor]) -> Outcome:
         """Loss, terms and gradients by the SVI itself; schedules stay where they are."""
@@ -332,16 +345,32 @@ class StackedParameters:
             torch.stack([flat_of(groups[number]) for groups in self._groups])
             for number in range(len(self._groups[0]))
         ]
-        sizes = [len(list(rows)) for _, rows in groupby(self.members, lambda each: keys[id(each)])]
+        self._options = list(map(_options_of, self._groups))
+        self._make_steppers()
+        limits = [each.optim.clip_norm for each in self.members]
+        self._limits = None if limits[0] is None else self.flats[0].new_tensor(limits).unsqueeze(1)
+
+    def _make_steppers(self) -> None:
+        keys = [tuple(map(_key, groups)) for groups in self._groups]
+        sizes = [len(list(rows)) for _, rows in groupby(keys)]
         ends = list(accumulate(sizes))
         self._blocks = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
         self._steppers = [
             [self._stepper(number, rows) for rows in self._blocks] for number in range(len(self.flats))
         ]
-        self._weights: list[Tensor] | None = None
-        self._weights_are_constant = all(each.weights_are_constant for each in self.members)
-        limits = [each.optim.clip_norm for each in self.members]
-        self._limits = None if limits[0] is None else self.flats[0].new_tensor(limits).unsqueeze(1)
+
+    @torch.no_grad()
+    def read(self, rows: Iterable[int]) -> None:
+        """Takes over what members and their optimisers hold, to which rows had been written."""
+        before = list(self._groups)
+        for row in rows:
+            self._groups[row] = self.members[row].optim.groups(self.parameters[row])
+            for group, flat in zip(self._groups[row], self.flats, strict=True):
+                flat[row].copy_(flat_of(group))
+        options = list(map(_options_of, self._groups))
+        if self._groups != before or options != self._options:
+            self._options = options
+            self._make_steppers()
 
     def views(self) -> list[Tensor]:
         """For each parameter its values in all members, (member, *shape), in memory of :attr:`flats`."""
@@ -351,11 +380,10 @@ class StackedParameters:
                 found[id(parameter)] = flat[:, part].view(len(flat), *parameter.shape)
         return [found[id(each)] for each in self.parameters[0]]
 
-    def weights(self) -> list[Tensor]:
-        """The present weights of all members, (member, *shape)."""
-        if self._weights is None or not self._weights_are_constant:
-            self._weights = stacked([tuple(each.weights.values()) for each in self.members])
-        return self._weights
+    def weights(self, steps: int) -> list[list[Tensor]]:
+        """The weights of all members in each of the next steps, (member, *shape)."""
+        ahead = [each.weights_ahead(steps) for each in self.members]
+        return [stacked(each) for each in zip(*ahead, strict=True)]
 
     @cached_property
     def order(self) -> list[list[int]]:
@@ -382,6 +410,10 @@ class StackedParameters:
         for steppers, gradient in zip(self._steppers, gradients, strict=True):
             for stepper, rows in zip(steppers, self._blocks, strict=True):
                 stepper(gradient[rows])
+
+    def is_finite(self, row: int) -> bool:
+        """Whether the parameters of a member are."""
+        return all(bool(flat[row].isfinite().all()) for flat in self.flats)
 
     @torch.no_grad()
     def write(self, row: int) -> None:
@@ -469,6 +501,10 @@ def _kept(group: ParameterGroup) -> ParameterState:
     """What the optimiser of a group keeps for all of its parameters together."""
     options = own_options(group.optimizer.param_groups[0])
     return ParameterState(dict(group.optimizer.state.get(flat_of(group), {})), options)
+
+
+def _options_of(groups: Sequence[ParameterGroup]) -> Hashable:
+    return tuple(frozen(_kept(group).options) for group in groups)
 
 
 def _key(group: ParameterGroup) -> Hashable:
@@ -776,7 +812,7 @@ class StackedStep:
         states = [each.random_state for each in members]
         try:
             with isolated_random_state():
-                self(batch, self._stack.weights(), [self.draw() for _ in members])
+                self(batch, self._stack.weights(1)[0], [self.draw() for _ in members])
         except (RuntimeError, NotImplementedError, ValueError, AssertionError) as error:
             line = str(error).strip().partition("\n")[0]
             raise NotStackableError(
@@ -785,6 +821,12 @@ class StackedStep:
         finally:
             for each, state in zip(members, states, strict=True):
                 each.random_state = state
+
+    def parted(self, numbers: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Losses, terms by name, and whether each check holds, from numbers of (step, 1 + terms + checks)."""
+        first = 1 + len(self.terms)
+        terms = dict(zip(self.terms, numbers[:, 1:first].unbind(1), strict=True))
+        return numbers[:, 0], terms, numbers[:, first:] == 1
 
     def difference(
         self, row: int, batch: Tensors, before: State, numbers: Tensor, gradients: Sequence[Tensor]

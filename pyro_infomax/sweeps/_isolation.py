@@ -95,6 +95,18 @@ class PointState:
         self._store: Any = {"params": {}, "constraints": {}}
         self._kept: State | None = None
 
+    @property
+    def random_state(self) -> State:
+        """Where torch's random streams stand, while it is not in force."""
+        assert self._kept is not None
+        found: State = self._kept["torch"]
+        return found
+
+    @random_state.setter
+    def random_state(self, state: State) -> None:
+        assert self._kept is not None
+        self._kept["torch"] = state
+
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Has its block find it, and puts back what was before."""

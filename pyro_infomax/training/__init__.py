@@ -6,7 +6,6 @@ from pyro_infomax.programs import Snapshot
 from pyro_infomax.training._batches import (
     IndexedBatches as IndexedBatches,
     WholeBatch as WholeBatch,
-    to_batches as to_batches,
 )
 from pyro_infomax.training._callbacks import (
     BestWeights,
@@ -17,10 +16,9 @@ from pyro_infomax.training._callbacks import (
     TrainingState,
 )
 from pyro_infomax.training._checkpoint import Checkpoint
-from pyro_infomax.training._execution import Tally as Tally
 from pyro_infomax.training._fit import (
-    Divergence as Divergence,
     NonFiniteLossError,
+    StepsOfEpoch as StepsOfEpoch,
     fit,
     stand_in as stand_in,
 )

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Never, final
 
@@ -156,6 +157,33 @@ _MOST_BYTES: Final = 2**24
 
 
 @final
+@dataclass
+class StepsOfEpoch:
+    """The steps of an epoch, to be taken elsewhere.
+
+    Attributes:
+        state: the training.
+        batches: what they are taken on.
+        tally: of their losses.
+        unusual: what else the training has that the steps have to do with.
+        others: whether callbacks are called that may have changed what the steps do.
+        trouble: what is not finite.
+    """
+
+    state: TrainingState
+    batches: Batches
+    tally: Tally
+    unusual: list[str]
+    others: bool
+    trouble: str = ""
+
+
+# Takes the steps of an epoch in place of a training: a sweep does, which runs those of all points as one. It
+# returns the batch at which there was trouble, or None
+stand_in: ContextVar[Callable[[StepsOfEpoch], Batch | None] | None] = ContextVar("stand_in", default=None)
+
+
+@final
 class TrainingRun:
     """The loop of ``fit``; callbacks see its ``state``."""
 
@@ -266,7 +294,8 @@ class TrainingRun:
     def _epoch(self) -> Row:
         part = self._part or EpochPart(Tally(self.state.svi), self._streams)
         self._part = None
-        terms = self._steps(part)
+        elsewhere = stand_in.get()
+        terms = self._steps(part) if elsewhere is None else self._steps_elsewhere(part, elsewhere)
         seconds = part.seconds
         self._last_good.update()
         place = {"epoch": self.state.epoch, "step": self.state.step}
@@ -291,6 +320,15 @@ class TrainingRun:
         # A finite loss may have a gradient that is not, and the last step has no successor to notice
         if self._last_good.spoiled():
             raise self._divergence.error("The parameters are not finite after", batch)
+        return part.tally.means(self._execution.reduce)
+
+    def _steps_elsewhere(self, part: EpochPart, elsewhere: "Callable[[StepsOfEpoch], Batch | None]") -> Row:
+        unusual = {"a checkpoint": self._keeper, "a fabric": self._execution.ranks.world_size > 1}
+        others = not all(map(_is_ours, self._callbacks))
+        steps = StepsOfEpoch(self.state, self._batches, part.tally, [*filter(unusual.get, unusual)], others)
+        batch = elsewhere(steps)
+        if batch is not None:
+            raise self._divergence.error(steps.trouble, batch)
         return part.tally.means(self._execution.reduce)
 
     def _stacks(self, part: EpochPart) -> Iterator[Batch] | None:
@@ -397,9 +435,6 @@ def _check_finite_validation(count: int) -> None:
 
 # ---- What users call.
 
-# Called in place of a training, with the arguments of fit: by a sweep, which runs those of all points as one
-stand_in: ContextVar[Callable[..., History] | None] = ContextVar("stand_in", default=None)
-
 
 def fit(
     svi: SVI,
@@ -488,12 +523,6 @@ def fit(
     seed = None if seed is None else seed_number(seed)
     kept = _checkpoint(checkpoint, resume)
     after_epoch = _checked_callbacks(callbacks)
-    if (elsewhere := stand_in.get()) is not None:
-        options = {"validation": validation, "checkpoint": kept, "resume": resume, "fabric": fabric}
-        options |= {"epochs": epochs, "batch_size": batch_size, "callbacks": after_epoch, "seed": seed}
-        history = elsewhere(svi, data, **options)
-        _warn_unfinished_schedules(svi, history.steps)
-        return history
     execution: Execution = SingleProcess() if fabric is None else DataParallel(fabric)
     batches, held_out = execution.ranks.together(lambda: _both_batches(data, validation, batch_size))
     # Pyro's handlers, its parameter store and torch's generator belong to the process
@@ -524,7 +553,7 @@ def fit(
             )
             run.keep_in(kept, resume=resume, setting=setting)
         try:
-            run.train(progress=progress)
+            run.train(progress=progress if stand_in.get() is None else False)
         finally:
             _let_pickle(run.state)
     _warn_unfinished_schedules(svi, run.state.step)
