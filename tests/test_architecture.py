@@ -77,6 +77,7 @@ PRIVATE_TESTS = {
     "distributions/test_rational_spline.py": "the arithmetic of a spline in single precision",
     "fuzz/faults.py": "faults that are planted where the library does its work",
     "guides/test_site_input.py": "shapes and order of what a head sees",
+    "infer/programs.py": "an objective's evaluation as a graph",
     "information/test_control_variates.py": "which variates are solved for, and their coefficients",
     "information/test_mixture_engine.py": "tiles that are skipped, and what that costs",
     "test_progress.py": "when a bar appears",

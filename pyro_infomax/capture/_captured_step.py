@@ -15,9 +15,10 @@ from torch import Tensor
 
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Program, Site
+from pyro_infomax.capture._batching import batch_loops
 from pyro_infomax.capture._compiled import CompiledTraining, compile_gradients, updates_of
 from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, TensorFunction, to_function
-from pyro_infomax.capture._refusals import NotCapturableError, WritesUndone, value_reads_refused
+from pyro_infomax.capture._refusals import NotCapturableError, value_reads_refused
 from pyro_infomax.capture._watch import Call
 from pyro_infomax.infer import SurrogateLoss, WeightedELBO, surrogate_loss
 from pyro_infomax.programs import ProgramState
@@ -110,10 +111,11 @@ class CapturedStep:
         self._stated: tuple[Tensor, ...] = ()
         # Not the tensors themselves: a program may close over one of them, or be given one twice
         inputs = tuple(map(_copied, self._inputs(call)))
-        with pyro.validation_enabled(False), WritesUndone():
+        with pyro.validation_enabled(False):
             recorded = RecordedGraph(self._outputs, inputs)
         self.subsampled = {} if programs.weighted is None else dict(programs.weighted.subsampled)
         recorded.simplify()
+        batch_loops(recorded)
         self._check_leaves(recorded.constants().values())
         self._written = tuple(recorded.written_constants().values())
         self._written_inputs = recorded.written_inputs()

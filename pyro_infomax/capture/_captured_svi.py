@@ -84,7 +84,9 @@ class _Stack:
 BACKENDS: Final = ("auto", "replay", "inductor")
 _MOST_GRAPHS: Final = 16
 _MOST_CHANGES: Final = 16
-_LONGEST_DISTANCE: Final = 1024  # between two comparisons, each of which takes as long as some ten replays
+# Between two comparisons, each of which takes as long as some ten replays, or forty compiled steps
+_LONGEST_DISTANCE: Final = 1024
+_LONGEST_DISTANCE_COMPILED: Final = 4096
 _NO_STEP_YET: Final = "no step has been taken yet"
 _FIRST_OF_ITS_KIND: Final = "the first step on data of a kind, and after each change, is an ordinary one"
 _RECORDED: Final = frozenset(
@@ -656,7 +658,9 @@ class _Graph:
         """
         self._since += 1
         if self._since >= self._due:
-            self._due = self._since + min(self._since, _LONGEST_DISTANCE)
+            compiled = self.step is not None and self.step.compiled
+            longest = _LONGEST_DISTANCE_COMPILED if compiled else _LONGEST_DISTANCE
+            self._due = self._since + min(self._since, longest)
             return True
         return self.compared <= after
 

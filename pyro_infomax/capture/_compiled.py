@@ -297,7 +297,10 @@ def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[[list[T
     # What torch wraps around the compiled graph costs microseconds at each call. Nothing here needs it: there
     # are no gradients, no outputs that are views of inputs, and no inputs that share memory
     if len(inner) == 1 and inner[0][1] == len(inputs):
-        return cast(Callable[[list[Tensor]], Sequence[Tensor]], inner[0][0])
+        graph = inner[0][0]
+        return cast(
+            Callable[[list[Tensor]], Sequence[Tensor]], getattr(graph, "current_callable", None) or graph
+        )
     return lambda given: whole(*given)
 
 

@@ -4,21 +4,21 @@ In this order: the recorded graph and its simplification, the quickest call of e
 function of Python that replays the graph, and the buffers in which it leaves its gradients for the optimiser.
 """
 
+import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache, cached_property
 from itertools import groupby
-from typing import Any, Final, TypeAlias, cast, final
+from typing import Final, TypeAlias, cast, final
 
 import torch
 from pyro.infer.util import zero_grads
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_infomax._random import isolated_random_state
+from pyro_infomax._recording import LIFTS, Recorder
 from pyro_infomax.capture._optim import FusedOptim, ParameterGroup
 from pyro_infomax.capture._refusals import NotCapturableError
 
@@ -28,7 +28,6 @@ Alias: TypeAlias = tuple[Hashable, ...]
 
 # Batch norm moves its running averages, which its schema does not say
 _WRITE_AVERAGES: Final = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
-_LIFTS: Final = ("aten::lift_fresh_copy", "aten::lift_fresh")
 _LARGEST_CONSTANT: Final = 2**20  # elements
 _SHAPE_ALONE: Final = frozenset(
     f"aten::{name}" for name in ("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full")
@@ -43,6 +42,18 @@ _NEUTRAL: Final = {
 }
 
 
+@contextmanager
+def garbage_left() -> Iterator[None]:
+    """Looks for no garbage in its block, where thousands of nodes and tensors come and all of them stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 @final
 class RecordedGraph:
     """What a function does to tensors, as a graph of ATen operations.
@@ -53,8 +64,7 @@ class RecordedGraph:
 
     Attributes:
         module: the graph.
-        values: what each node gave when the recorded graph was run once more. It is what shows which
-            nodes share memory.
+        values: what each node gave when it was recorded. It is what shows which nodes share memory.
         literals: nodes of constants that nobody outside can change; known after :meth:`simplify`.
 
     Raises:
@@ -62,20 +72,23 @@ class RecordedGraph:
     """
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> None:
-        # one mode for what fx notes of each tensor, in place of a new one for every tensor: half of the time
-        with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-            self.module: GraphModule = make_fx(function, tracing_mode="real")(*inputs)
-        # The recording keeps no values, yet what may be dropped depends on who shares memory with whom: the
-        # graph runs once more, and each node's value is kept
-        self.values: dict[Node, Any] = {}
-        self._run(inputs)
+        recorder = Recorder(inputs)
+        with recorder, garbage_left():
+            outputs = function(*inputs)
+        recorder.finish(outputs)
+        self.graph: Graph = recorder.graph
+        self.values = recorder.values
+        self._constants = recorder.constants
+        self._memory: dict[Node, frozenset[int]] = {}
+        self._written_near: dict[Node, frozenset[int]] = {}
         self._written = frozenset(self._written_memory())
+        self._refuse_hidden_views()
         self.literals: set[Node] = set()
 
-    @property
-    def graph(self) -> Graph:
-        """The nodes."""
-        return self.module.graph
+    @cached_property
+    def module(self) -> GraphModule:
+        """The graph with its constants, as a module that runs it."""
+        return GraphModule(self._constants, self.graph)
 
     @property
     def outputs(self) -> tuple[Node, ...]:
@@ -97,11 +110,13 @@ class RecordedGraph:
             if node.op == "get_attr" and node in self.values
         }
 
+    @garbage_left()
     def simplify(self) -> None:
         """Drops what changes no value: repetitions, what nobody reads, and what is the same at each run."""
         # In the order in which they run, so that each operation meets what earlier ones have become. aliases
         # holds who gave a window on memory first, or wrote to it last; seen holds the calls so far
-        self.literals = self._made_of_numbers()
+        self._constants_by_content: dict[Hashable, Node] = {}
+        self.literals = {self._only_one(node) for node in self._made_of_numbers()}
         seen: dict[Hashable, Node] = {}
         aliases: dict[Alias, Node] = {}
         for node in list(self.graph.nodes):
@@ -112,22 +127,36 @@ class RecordedGraph:
         # Shapes that depend on constants have been folded. Of another one the program may have read the size,
         # which leaves no trace in the graph: it is refused even where nobody reads the values
         self._refuse_shapes_of_values()
-        self._drop_unread()
-        self.graph.lint()
-        self.module.recompile()
+        self.drop_unread()
 
     def written_constants(self) -> dict[Node, Tensor]:
         """Those of :meth:`constants` that the graph itself writes to."""
-        return {node: value for node, value in self.constants().items() if memory(value) & self._written}
+        return {
+            node: value for node, value in self.constants().items() if self.memory_of(node) & self._written
+        }
 
     def written_inputs(self) -> tuple[int, ...]:
         """The numbers of the arguments that the graph itself writes to."""
-        return tuple(i for i, node in enumerate(self.inputs) if memory(self.values[node]) & self._written)
+        return tuple(i for i, node in enumerate(self.inputs) if self.memory_of(node) & self._written)
 
     def is_written(self, node: Node) -> bool:
         """Whether some node writes into memory that this one gives or reads."""
-        near = (node, *node.all_input_nodes)
-        return any(memory(self.values[each]) & self._written for each in near if each in self.values)
+        return bool(self.written_near(node))
+
+    def written_near(self, node: Node) -> frozenset[int]:
+        """The memory that a node gives or reads, and that some node writes into."""
+        if not self._written:
+            return self._written
+        if node not in self._written_near:
+            near = self.memory_of(node).union(*map(self.memory_of, node.all_input_nodes))
+            self._written_near[node] = near & self._written
+        return self._written_near[node]
+
+    def memory_of(self, node: Node) -> frozenset[int]:
+        """Where in memory is what a node gave."""
+        if node not in self._memory:
+            self._memory[node] = memory(self.values.get(node))
+        return self._memory[node]
 
     def return_instead(self, nodes: Sequence[Node]) -> None:
         """Returns these nodes in place of those that are returned."""
@@ -138,34 +167,43 @@ class RecordedGraph:
         """The node that returns."""
         return next(iter(reversed(self.graph.nodes)))
 
-    @torch.no_grad()
-    def _run(self, inputs: Sequence[Tensor]) -> None:
-        rest = iter(inputs)
-        for node in self.graph.nodes:
-            if node.op == "placeholder":
-                self.values[node] = next(rest)
-            elif node.op == "get_attr":
-                self.values[node] = getattr(self.module, str(node.target))
-            elif node.op == "call_function":
-                assert callable(node.target)
-                args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
-                self.values[node] = node.target(*args, **kwargs)
-            if getattr(self.values.get(node), "layout", torch.strided) is not torch.strided:
-                raise NotCapturableError("the programs make sparse tensors")
-
     def _written_memory(self) -> Iterator[int]:
         for node in self.graph.nodes:
             if node.op == "call_function":
                 for argument in written_arguments(node):
-                    yield from memory(self.values[argument])
+                    yield from self.memory_of(argument)
 
-    def _made_of_numbers(self) -> set[Node]:
+    def _refuse_hidden_views(self) -> None:
+        """Refuses constants that are windows on what operations have made, which no operation has shown."""
+        fresh: set[int] = set()
+        for node in self.graph.nodes:
+            if node.op in ("call_function", "placeholder"):
+                fresh |= self.memory_of(node).difference(*map(self.memory_of, node.all_input_nodes))
+        if any(self.memory_of(node) & fresh for node in self.constants()):
+            raise NotCapturableError(
+                "a tensor is made of another one by no operation, as nn.Parameter(x) and x.as_subclass do"
+            )
+
+    def _made_of_numbers(self) -> list[Node]:
         """Tensors that the function itself has made of numbers, which no one else can change."""
-        return {
+        return [
             node
             for node in self.graph.nodes
-            if node.op == "get_attr" and node.users and all(_operator(user) in _LIFTS for user in node.users)
-        }
+            if node.op == "get_attr" and node.users and all(user.target in LIFTS for user in node.users)
+        ]
+
+    def _only_one(self, literal: Node) -> Node:
+        """The first constant of the same content, which takes the place of others."""
+        value = self.values[literal]
+        lazy = value.is_conj() or value.is_neg()
+        if lazy or not value.is_cpu or not 0 < value.numel() <= _LARGEST_CONSTANT:
+            return literal
+        content = torch.empty(value.shape, dtype=value.dtype).copy_(value).view(-1).view(torch.uint8)
+        key = value.shape, value.stride(), value.dtype, content.numpy().tobytes()
+        first = self._constants_by_content.setdefault(key, literal)
+        if first is not literal:
+            self._replace(literal, first)
+        return first
 
     def _simplify_call(self, node: Node, seen: dict[Hashable, Node], aliases: dict[Alias, Node]) -> None:
         value = self.values[node]
@@ -187,7 +225,7 @@ class RecordedGraph:
             self.literals.add(self._fold(node))
             return
         # The same call on the same arguments, which autograd's derivatives are full of, happens once
-        key = (node.target, _hashable(node.args), _hashable(node.kwargs))
+        key = (node.target, hashable(node.args), hashable(node.kwargs))
         if key in seen:
             self._replace(node, seen[key])
         else:
@@ -199,12 +237,12 @@ class RecordedGraph:
         if not isinstance(value, Tensor):
             return None
         if _gives_view(node) or any(
-            memory(value) & memory(self.values[each]) for each in node.all_input_nodes
+            self.memory_of(node) & self.memory_of(each) for each in node.all_input_nodes
         ):
             return aliases.get(_alias(value))
         if self.is_written(node):
             return None
-        if _operator(node) in _LIFTS:
+        if node.target in LIFTS:
             return node.all_input_nodes[0]
         return self._unchanged(node)
 
@@ -225,17 +263,16 @@ class RecordedGraph:
 
     def _fold(self, node: Node) -> Node:
         name = f"_folded_{node.name}"
-        self.module.register_buffer(name, self.values[node], persistent=False)
+        self._constants[name] = self.values[node]
         with self.graph.inserting_before(node):
             constant = self.graph.get_attr(name)
         self.values[constant] = self.values[node]
         self._replace(node, constant)
-        return constant
+        return self._only_one(constant)
 
     def _replace(self, node: Node, other: Node) -> None:
         node.replace_all_uses_with(other)
-        self.graph.erase_node(node)
-        del self.values[node]
+        self.erase(node)
 
     def _refuse_shapes_of_values(self) -> None:
         for node in self.graph.nodes:
@@ -255,29 +292,45 @@ class RecordedGraph:
         masks = (torch.bool, torch.uint8)
         return [each for each in indices if each is not None and self.values[each].dtype in masks]
 
-    def _drop_unread(self) -> None:
+    def drop_unread(self) -> None:
+        """Drops what nobody reads."""
         for node in reversed(list(self.graph.nodes)):
             if node.op not in ("call_function", "get_attr") or node.users:
                 continue
             # A draw that nobody reads still moves the random state, and an assertion has no result
             if node.op == "get_attr" or not (node.is_impure() or written_arguments(node)):
-                self.graph.erase_node(node)
-                self.values.pop(node, None)
+                self.erase(node)
+
+    def erase(self, node: Node) -> None:
+        """Drops a node that nobody reads."""
+        self.graph.erase_node(node)
+        self.values.pop(node, None)
 
 
 def is_random(node: Node) -> bool:
     """Whether the operation of a node draws from a random state."""
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return _draws(node.target)
+
+
+@cache
+def _draws(target: object) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+
+
+@cache
+def _may_write(target: object) -> bool:
+    schema = getattr(target, "_schema", None)
+    return schema is not None and (schema.is_mutable or schema.name in _WRITE_AVERAGES)
 
 
 def written_arguments(node: Node) -> list[Node]:
     """The arguments that the operation of a node changes in place."""
-    schema = getattr(node.target, "_schema", None)
+    if not _may_write(node.target):
+        return []
+    schema = node.target._schema  # type: ignore[union-attr]
     if _operator(node) in _WRITE_AVERAGES:
         *_, mean, variance, training = node.args[:6]
         return [each for each in (mean, variance) if training and isinstance(each, Node)]
-    if schema is None or not schema.is_mutable:
-        return []
     given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs
     written = (
         given[argument.name]
@@ -293,7 +346,12 @@ def written_arguments(node: Node) -> list[Node]:
 
 
 def _gives_view(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
+    return _may_give_view(node.target)
+
+
+@cache
+def _may_give_view(target: object) -> bool:
+    schema = getattr(target, "_schema", None)
     return schema is not None and any(argument.alias_info is not None for argument in schema.arguments)
 
 
@@ -329,11 +387,12 @@ def _is_number(value: object, number: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == number
 
 
-def _hashable(value: object) -> Hashable:
+def hashable(value: object) -> Hashable:
+    """An argument without tensors, as something that can be looked up."""
     if isinstance(value, list | tuple):
-        return type(value).__name__, tuple(map(_hashable, value))
+        return type(value).__name__, tuple(map(hashable, value))
     if isinstance(value, dict):
-        return tuple((name, _hashable(each)) for name, each in value.items())
+        return tuple((name, hashable(each)) for name, each in value.items())
     # 1, 1.0 and True are equal, and yet differ in the dtype that they lead to
     return type(value), value
 
@@ -376,7 +435,7 @@ def _effect(operation: Operation, node: Node, recorded: RecordedGraph, **keyword
     arguments, named = torch.fx.node.map_arg(
         (node.args, node.kwargs), lambda each: written.get(each, recorded.values[each])
     )
-    with isolated_random_state(), torch.no_grad():
+    with isolated_random_state() if is_random(node) else nullcontext(), torch.no_grad():
         result = operation(*arguments, **named, **keywords)
     return [*(result if isinstance(result, list | tuple) else [result]), *written.values()]
 
@@ -423,12 +482,14 @@ class _Writer:
         self._operations: dict[Node, Operation] = {}
         self._direct: dict[Node, Tensor] = {}
         self._copied: list[tuple[Node, Tensor]] = []
+        self._quickest: dict[Hashable, Operation | None] = {}
         pairs = list(zip(recorded.outputs, destinations, strict=True))
         self._returned = [node for node, to in pairs if to is None]
         for node, to in pairs:
             if to is not None:
                 self._send(node, to)
 
+    @garbage_left()
     def function(self) -> TensorFunction:
         arguments = ", ".join(self._names[node] for node in self._recorded.inputs)
         source = f"def replay({arguments}):\n" + "".join(f"    {line}\n" for line in self._lines())
@@ -460,9 +521,8 @@ class _Writer:
         return source if same and found.is_contiguous() and value.is_contiguous() else None
 
     def _viewed(self, node: Node) -> Node | None:
-        inputs = [
-            each for each in node.all_input_nodes if memory(self._values[each]) & memory(self._values[node])
-        ]
+        of = self._recorded.memory_of
+        inputs = [each for each in node.all_input_nodes if of(each) & of(node)]
         return inputs[0] if inputs and node.op == "call_function" else None
 
     def _lines(self) -> Iterator[str]:
@@ -483,8 +543,30 @@ class _Writer:
         arguments += [f"{name}={self._literal(each)}" for name, each in node.kwargs.items()]
         if node in self._direct:
             arguments.append(f"out={self._constant(self._direct[node])}")
-        operation = self._operations.get(node) or fast_operation(node, self._recorded)
+        operation = self._operations.get(node) or self._operation(node)
         return f"{self._names[node]} = {self._constant(operation)}({', '.join(arguments)})"
+
+    def _operation(self, node: Node) -> Operation | None:
+        # Loops repeat the same calls on tensors of the same kinds
+        key = (
+            node.target,
+            self._kind(node.args),
+            tuple((name, self._kind(each)) for name, each in node.kwargs.items()),
+        )
+        if key not in self._quickest:
+            self._quickest[key] = fast_operation(node, self._recorded)
+        return self._quickest[key]
+
+    def _kind(self, value: object) -> Hashable:
+        """What decides on how an operation is called: the layouts of tensors, and other arguments."""
+        if isinstance(value, Node):
+            found = self._values[value]
+            if not isinstance(found, Tensor):
+                return value
+            return found.shape, found.stride(), found.dtype, found.device, found.is_conj(), found.is_neg()
+        if isinstance(value, list | tuple):
+            return tuple(map(self._kind, value))
+        return hashable(value)
 
     def _literal(self, value: object) -> str:
         if isinstance(value, Node):
@@ -502,12 +584,11 @@ class _Writer:
 
     def _last_uses(self) -> dict[Node, list[Node]]:
         """What each node is the last one to read, so that memory is given back as early as it can be."""
-        kept = {*self._returned, *(node for node, _ in self._copied)}
-        done: set[Node] = set()
+        done = {*self._returned, *(node for node, _ in self._copied)}
         found: dict[Node, list[Node]] = {}
         for node in reversed(self._recorded.graph.nodes):
             for each in (node, *node.all_input_nodes):
-                if node.op == each.op == "call_function" and each not in done | kept:
+                if node.op == each.op == "call_function" and each not in done:
                     done.add(each)
                     found.setdefault(node, []).append(each)
         return found

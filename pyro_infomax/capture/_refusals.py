@@ -1,11 +1,11 @@
 """Why a step cannot be recorded, and what keeps a recording from hiding it.
 
-In this order: the errors, whose code the line is that an error names, writes to tensors that a recording
-would leave behind, and reads of their values that it would fix.
+In this order: the errors, whose code the line is that an error names, and reads of the values of tensors,
+which a recording would fix.
 """
 
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_stack, walk_tb
@@ -18,18 +18,13 @@ from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_infomax._recording import is_literal, literal_number
+from pyro_infomax._recording import NotCapturableError as NotCapturableError, is_literal, literal_number
 from pyro_infomax._types import Kwargs
 
 # ---- The errors.
 
 # As they reach the modes of torch
 Arguments: TypeAlias = tuple[Any, ...]
-
-
-@final
-class NotCapturableError(Exception):
-    """Why a step cannot be recorded, or not be replayed."""
 
 
 @final
@@ -96,44 +91,6 @@ def package_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-# ---- Writes to tensors that were there before.
-
-
-@final
-class WritesUndone(TorchDispatchMode):
-    """Puts back, at its end, what tensors held before operations of its block wrote to them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._kept: dict[Hashable, tuple[Tensor, Tensor]] = {}
-
-    def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: Arguments = (), kwargs: Kwargs | None = None
-    ) -> object:
-        if func._schema.is_mutable:
-            given = {each.name: value for each, value in zip(func._schema.arguments, args, strict=False)}
-            given |= kwargs or {}
-            for argument in func._schema.arguments:
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    self._keep(given.get(argument.name))
-        return func(*args, **(kwargs or {}))
-
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
-        # Windows on the same memory were kept at different times: the first time comes last
-        with torch.no_grad():
-            for tensor, copy in reversed(self._kept.values()):
-                tensor.copy_(copy)
-
-    def _keep(self, written: object) -> None:
-        for tensor in written if isinstance(written, list | tuple) else [written]:
-            if isinstance(tensor, Tensor) and tensor.numel():
-                window = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
-                # One that was made in this block is kept as well: nobody is there to mind
-                if window not in self._kept:
-                    self._kept[window] = tensor.detach(), tensor.detach().clone()
-
-
 # ---- Programs that read the values of tensors, which a recording would fix.
 
 # None of these is an operation on tensors: what they give is Python's, or memory that Python can read
@@ -193,6 +150,11 @@ class _PythonReads(_Refusing, TorchFunctionMode):
 
 
 class _OperationsThatRead(_Refusing, TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # What torch wraps around a mode for the sake of torch.compile takes as long as the mode itself
+        return False
+
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: Arguments = (), kwargs: Kwargs | None = None
     ) -> object:

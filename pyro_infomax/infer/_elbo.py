@@ -12,11 +12,10 @@ from pyro.ops.provenance import detach_provenance
 from pyro.poutine import Trace
 from pyro.util import warn_if_nan
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.overrides import TorchFunctionMode
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._recording import is_literal, literal_number
+from pyro_infomax._recording import is_literal, is_recording, literal_number
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_angular, is_discrete, is_point_mass, is_relaxed
 from pyro_infomax.infer._weights import (
@@ -236,7 +235,7 @@ class WeightedELBO(ELBO):
         return max(0, self._weights.duration - self._step)
 
     def _refuse_recording(self, name: str) -> None:
-        if get_proxy_mode() is not None:
+        if is_recording():
             raise RuntimeError(
                 f"an objective reads its {name}, which a recorded step would keep for ever: make what "
                 "depends on the step a weight with a schedule"

@@ -10,6 +10,7 @@ import weakref
 import pytest
 import torch
 
+from pyro_infomax.capture._batching import batch_loops
 from pyro_infomax.capture._graph import (
     RecordedGraph,
     fast_operation,
@@ -233,6 +234,148 @@ def test_which_operations_draw_and_write():
     assert [name for name, node in named.items() if is_random(node)] == ["normal_"]
     assert written_arguments(named["normal_"]) == [named["empty"]]
     assert written_arguments(named["add"]) == []
+
+
+def test_nodes_bear_no_metadata():
+    """What fx notes of each takes longer than all else, and nobody reads it."""
+    graph = RecordedGraph(loss_and_gradients(linear(4)[0]), [torch.randn(5, 4)])
+    assert [node for node in graph.graph.nodes if node.meta] == []
+
+
+def test_a_tensor_turned_in_place_leaves_others_as_they_are():
+    def function(x):
+        y = x.exp()
+        z = y.detach()
+        z.unsqueeze_(0).transpose_(0, 1)
+        return y.sum(0), z.sum(0), z
+
+    graph = recorded(function, torch.randn(3))
+    x = torch.randn(3)
+    assert all(map(torch.equal, run(graph, x), function(x)))
+
+
+@pytest.mark.parametrize(
+    "made", [torch.nn.Parameter, lambda x: x.as_subclass(type("Own", (torch.Tensor,), {}))]
+)
+def test_tensors_that_no_operation_makes_are_refused(made):
+    """A graph would hold what they held when it was recorded."""
+    with pytest.raises(NotCapturableError, match=r"by no operation|of the type Own"):
+        recorded(lambda x: (made(x.exp()).sum(),), torch.randn(3))
+
+
+def test_inference_mode_hides_no_write():
+    norm = torch.nn.BatchNorm1d(3)
+
+    def function(x):
+        with torch.inference_mode():
+            return (norm(x),)
+
+    graph = recorded(function, torch.randn(4, 3))
+    assert len(graph.written_constants()) == 3
+    assert "aten::batch_norm" not in calls(graph)
+
+
+# ---- what loops repeat
+
+TURNS = 6
+
+
+def batched(function, *inputs) -> RecordedGraph:
+    graph = recorded(function, *inputs)
+    batch_loops(graph)
+    graph.graph.lint()
+    return graph
+
+
+def assert_same(graph, function, *inputs):
+    """Draws included."""
+    torch.manual_seed(1)
+    run = to_function(graph, [None] * len(graph.outputs))
+    with torch.no_grad():
+        found, after = run(*inputs), torch.rand(())
+    torch.manual_seed(1)
+    expected = function(*inputs)
+    assert torch.rand(()) == after
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.0, atol=1e-12)
+
+
+def emitted(layer):
+    """A layer on the states of a chain, and the gradients of its parameters."""
+
+    def function(x):
+        state, loss = x[0], torch.zeros(())
+        for t in range(TURNS):
+            state = state.tanh() + torch.randn(5, 4) + x[t]
+            loss = loss - (torch.relu(layer(state)) - x[t, :, :3]).square().sum()
+        return loss.detach(), *torch.autograd.grad(loss, list(layer.parameters()))
+
+    return function
+
+
+def test_a_layer_on_each_state_is_called_once():
+    layer, _ = linear(4)
+    graph = batched(emitted(layer), torch.randn(TURNS, 5, 4))
+    found = calls(graph)
+    assert [found.count(f"aten::{name}") for name in ("addmm", "mm", "relu", "tanh")] == [1, 1, 1, TURNS]
+    assert_same(graph, emitted(layer), torch.randn(TURNS, 5, 4))
+
+
+def test_a_recursion_stays_one():
+    layer = torch.nn.Linear(4, 4)
+
+    def function(x):
+        for t in range(TURNS):
+            x = layer(x + t).tanh()
+        return (x.detach(),)
+
+    graph = batched(function, torch.randn(5, 4))
+    assert calls(graph).count("aten::addmm") == TURNS
+    assert_same(graph, function, torch.randn(5, 4))
+
+
+def test_writes_between_the_turns_keep_their_place():
+    count = torch.zeros(3)
+
+    def function(x):
+        count.fill_(0.5)
+        total = torch.zeros(3)
+        for t in range(TURNS):
+            total.add_(x[t].exp())
+            count.mul_(0.5).add_(total)
+            x = x + count.sin()
+        return (x,)
+
+    assert_same(batched(function, torch.randn(TURNS, 3)), function, torch.randn(TURNS, 3))
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        lambda x: torch.where(x > 0, x, x.sum(0)) * x[0, 0],
+        lambda x: x.sum(-1, keepdim=True) + x.sum(0) - x.long().sum(),
+        lambda x: (x.unsqueeze(1) * x).sum([0, 2]) + x.t().exp().sum(),
+        lambda x: x.clamp(min=0.1).log().expand(2, 3, 3).sum(0) @ x,
+        lambda x: (x - x.mean(0)).square().mean() + torch.tensor(2.0).log() + x.isfinite().double(),
+        lambda x: x.long() * 2,
+    ],
+)
+def test_turns_of_all_kinds(turn):
+    def function(x):
+        turns = [turn(each) for each in x.exp().unbind(0)]
+        return *turns, sum(turns[1:], turns[0])
+
+    graph = batched(function, torch.randn(TURNS, 3, 3))
+    assert len(calls(graph)) < len(calls(recorded(function, torch.randn(TURNS, 3, 3))))
+    assert_same(graph, function, torch.randn(TURNS, 3, 3))
+
+
+def test_what_is_large_or_happens_twice_is_left():
+    def function(x):
+        return *(each.exp() for each in x), x[0].sin() + x[1].sin() + x[0].sin() + x[1].sin()
+
+    for inputs in (torch.zeros(3, 2), torch.zeros(TURNS, 2**16)):
+        assert calls(batched(function, inputs)) == calls(recorded(function, inputs))
 
 
 # ---- the quickest call of an operation

@@ -11,10 +11,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import logsigmoid
+
+from pyro_infomax.capture._graph import RecordedGraph
 
 Parameters = Mapping[str, torch.Tensor]
 
@@ -401,20 +400,19 @@ class Recording:
     ) -> None:
         self.elbo, self.model, self.guide = elbo, model, guide
         elbo.loss(model, guide, x)  # makes the parameters
-        noting = tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))  # as RecordedGraph does
-        with pyro.validation_enabled(False), noting:
-            self.graph = make_fx(self._evaluation(), tracing_mode="real")(x, dict(weights))
+        with pyro.validation_enabled(False):
+            self.graph = RecordedGraph(self._evaluation(tuple(weights)), (x, *weights.values())).module
 
-    def _evaluation(self) -> Callable[..., list[torch.Tensor]]:
-        def evaluation(x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-            with self.elbo.given_weights(weights):
-                return evaluated_in_tensors(self.elbo, self.model, self.guide, x)
+    def _evaluation(self, names: Sequence[str]) -> Callable[..., tuple[torch.Tensor, ...]]:
+        def evaluation(x: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            with self.elbo.given_weights(dict(zip(names, weights, strict=True))):
+                return tuple(evaluated_in_tensors(self.elbo, self.model, self.guide, x))
 
         return evaluation
 
     def __call__(self, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         with torch.no_grad():
-            return self.graph(x, dict(weights))
+            return list(self.graph(x, *weights.values()))
 
 
 def evaluated_in_tensors(elbo: Any, model: Any, guide: Any, *args: Any) -> list[torch.Tensor]:
