@@ -1,7 +1,7 @@
 """The steps of many trainings as one: a step of one of them is recorded, and its graph runs for all by vmap.
 
-In this order: one of the trainings, the operations of its step in words, parameters and optimisers of all,
-what they draw, and their step.
+In this order: one of the trainings, its recorded step compared with another's, parameters and optimisers of
+all, what they draw, and their step.
 """
 
 import warnings
@@ -23,12 +23,12 @@ from torch.func import vmap
 from torch.fx import GraphModule, Node
 from torch.fx.passes.split_module import split_module
 from torch.optim import Optimizer
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from pyro_infomax._data import Tensors
 from pyro_infomax._random import isolated_random_state
-from pyro_infomax._types import Args, Kwargs, State
+from pyro_infomax._recording import LIFTS
+from pyro_infomax._types import State
 from pyro_infomax.capture._captured_step import (
     Outcome,
     Programs,
@@ -53,7 +53,6 @@ from pyro_infomax.capture._optim import (
 from pyro_infomax.capture._refusals import (
     NotCapturableError,
     NotCompilableError,
-    WritesUndone,
     place_of,
     value_reads_refused,
 )
@@ -188,131 +187,91 @@ class StepFunction:
         batch, weights = inputs[:end], dict(zip(self.names, inputs[end:], strict=True))
         weighted = self._member.weighted
         given = nullcontext() if weighted is None else weighted.given_weights(weights)
-        with poutine.trace(param_only=True) as stated, given:
-            found = self._member.programs.evaluate(*batch)
-        self.stated = tuple(stated_parameters(stated.trace))
-        gradients = _gradients(found.surrogate, self.stated)
+        with value_reads_refused():
+            with poutine.trace(param_only=True) as stated, given:
+                found = self._member.programs.evaluate(*batch)
+            self.stated = tuple(stated_parameters(stated.trace))
+            gradients = _gradients(found.surrogate, self.stated)
         self.parameters, self.terms = tuple(gradients), tuple(found.terms)
         return (found.loss, *found.terms.values(), *gradients.values())
 
 
-# ---- The operations of a step in words, by which two trainings are compared.
-
-
-@final
-class Operations(TorchDispatchMode):
-    """Takes down the operations of its block: on which tensors, of which shapes, and with which numbers.
-
-    Attributes:
-        lines: an entry an operation, equal for equal ones.
-        outside: the tensors that come neither from an operation nor from the known ones, as they appear.
-    """
-
-    def __init__(self, known: Sequence[Tensor]) -> None:
-        super().__init__()
-        self.lines: list[tuple[object, ...]] = []
-        self.outside: list[Tensor] = []
-        # With the tensors themselves, so that none takes the identity of another that is gone
-        self._named: dict[int, tuple[Tensor, Hashable]] = {
-            id(each): (each, ("known", number)) for number, each in enumerate(known)
-        }
-
-    def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: Args = (), kwargs: Kwargs | None = None
-    ) -> object:
-        leaves, spec = tree_flatten((args, kwargs or {}))
-        lifted = func in _LIFTS
-        told = tuple(_value(each) if lifted else self._told(each) for each in leaves)
-        self.lines.append((str(func), spec, told))
-        result = func(*args, **(kwargs or {}))
-        for number, each in enumerate(tree_flatten(result)[0]):
-            if isinstance(each, Tensor):
-                self._named[id(each)] = each, ("made", len(self.lines), number)
-        return result
-
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
-        self._named.clear()
-
-    def _told(self, leaf: object) -> Hashable:
-        if not isinstance(leaf, Tensor):
-            return repr(leaf)
-        if id(leaf) not in self._named:
-            self._named[id(leaf)] = leaf, ("outside", len(self.outside))
-            self.outside.append(leaf)
-        return self._named[id(leaf)][1], tuple(leaf.shape), leaf.stride(), leaf.dtype, leaf.device
-
-    def difference(self, other: "Operations") -> str | None:
-        """Where another one departs from this, in words; None where it does not."""
-        for line, theirs in zip(self.lines, other.lines, strict=False):
-            if line != theirs:
-                return f"it computes {_in_words(theirs)} in place of {_in_words(line)}"
-        if len(self.lines) != len(other.lines):
-            return f"it takes {len(other.lines)} operations in place of {len(self.lines)}"
-        return None
-
+# ---- The recorded steps of two trainings, compared.
 
 _MOST_SHOWN: Final = 8
-_LIFTS: Final = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
-
-
-def _value(leaf: object) -> str:
-    """A tensor that was made of numbers of Python, by its values."""
-    if not isinstance(leaf, Tensor):
-        return repr(leaf)
-    if leaf.numel() > _MOST_SHOWN:
-        values = leaf.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-        return f"{tuple(leaf.shape)} numbers with the hash {sha256(values).hexdigest()}"
-    return str(leaf.tolist())
-
-
-def _in_words(line: Any) -> str:
-    name, _, told = line
-    parts = [each if isinstance(each, str) else _shape_in_words(each) for each in told]
-    return f"{name.removeprefix('aten.')}({', '.join(parts)})"
-
-
-def _shape_in_words(told: Any) -> str:
-    shape = next((each for each in told if isinstance(each, tuple) and all(map(_is_int, each))), ())
-    return f"a tensor of shape {shape}"
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int)
 
 
 @final
 class Evaluated:
-    """What one evaluation of a training's step has shown of it."""
+    """What the recording of a training's step has shown of it.
 
-    def __init__(self, member: StackedMember, batch: Tensors) -> None:
-        function = StepFunction(member)
-        # Not the tensors themselves, of which two may be one
-        inputs = tuple(each.detach().clone() for each in (*batch, *member.weights.values()))
-        self.operations = Operations(inputs)
-        with member.inside(), pyro.validation_enabled(False), undone(member.state), member.state.watch():
-            RandomStreams().load_state_dict(member.random_state)
-            with WritesUndone(), self.operations:
-                function(*inputs)
-        self.weights = function.names
+    Attributes:
+        lines: an entry a node of its graph, equal for equal ones.
+        constants: the tensors that it reads beside data and weights, in order.
+        parameters: those that have a gradient, in order of statement.
+        subsampled: what its objective knows of subsampled plates.
+    """
+
+    def __init__(self, member: StackedMember, function: "StepFunction", recorded: RecordedGraph) -> None:
+        self.lines = list(_lines(recorded))
+        self.constants = list(recorded.constants().values())
         self.parameters = function.parameters
         self.subsampled = {} if member.weighted is None else dict(member.weighted.subsampled)
+        self._weights = function.names
+        self._name = member.name
 
-    def check(self, member: StackedMember, other: "Evaluated", of: StackedMember) -> None:
+    def check(self, other: "Evaluated") -> None:
         """Checks that another training takes the same step on its own tensors."""
-        found = self.operations.difference(other.operations)
-        if found is None and self.weights != other.weights:
-            found = f"it has the weights {other.weights} in place of {self.weights}"
-        if found is None and self._places != other._places:
-            found = "it trains other parameters"
+        found = self._difference(other)
         if found is not None:
-            raise NotStackableError(f"{of.name} does not take the steps of {member.name}: {found}")
+            raise NotStackableError(f"{other._name} does not take the steps of {self._name}: {found}")
+
+    def _difference(self, other: "Evaluated") -> str | None:
+        for line, theirs in zip(self.lines, other.lines, strict=False):
+            if line != theirs:
+                return f"it has {_in_words(theirs)} in place of {_in_words(line)}"
+        if len(self.lines) != len(other.lines):
+            return f"it takes {len(other.lines)} operations in place of {len(self.lines)}"
+        if self._weights != other._weights:
+            return f"it has the weights {other._weights} in place of {self._weights}"
+        return "it trains other parameters" if self._places != other._places else None
 
     @property
     def _places(self) -> list[int | None]:
-        """For each parameter its number among the tensors from outside."""
-        numbers = {id(each): number for number, each in enumerate(self.operations.outside)}
+        """For each parameter its number among the constants."""
+        numbers = {id(each): number for number, each in enumerate(self.constants)}
         return [numbers.get(id(each)) for each in self.parameters]
+
+
+def _lines(recorded: RecordedGraph) -> Iterator[tuple[object, ...]]:
+    numbers = {node: number for number, node in enumerate(recorded.graph.nodes)}
+    for node in numbers:
+        leaves, spec = tree_flatten((node.args, node.kwargs))
+        told = tuple(numbers[each] if isinstance(each, Node) else repr(each) for each in leaves)
+        value = recorded.values.get(node)
+        layout = None
+        if isinstance(value, Tensor):
+            layout = tuple(value.shape), value.stride(), value.dtype, value.device
+            # What was made of numbers of Python has to be the same
+            if node.op == "get_attr" and all(user.target in LIFTS for user in node.users):
+                told = (_value(value),)
+        yield node.op, str(node.target) if node.op == "call_function" else "", told, layout, str(spec)
+
+
+def _value(tensor: Tensor) -> str:
+    if tensor.numel() <= _MOST_SHOWN:
+        return str(tensor.tolist())
+    values = tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return f"numbers with the hash {sha256(values).hexdigest()}"
+
+
+def _in_words(line: Any) -> str:
+    op, name, told, layout, _ = line
+    shape = "" if layout is None else f" of shape {layout[0]}"
+    if op == "call_function":
+        numbers = ", ".join(each for each in told if isinstance(each, str))
+        return f"{name.removeprefix('aten.')}({numbers}){shape}"
+    return f"the numbers {told[0]}" if told and isinstance(told[0], str) else f"a tensor{shape}"
 
 
 # ---- The parameters of all trainings, and what their optimisers keep, a row a training.
@@ -705,19 +664,40 @@ class StackedRecording:
     """
 
     def __init__(self, members: Sequence[StackedMember], batches: Sequence[Tensors]) -> None:
-        first, *others = members
         self.batches = dict(zip(map(id, members), batches, strict=True))
-        # What cannot be recorded at all has the clearer sentence
-        self.function = StepFunction(first)
-        self.graph = _recorded(first, self.function, batches[0])
-        self.evaluated = {
-            id(each): Evaluated(each, batch) for each, batch in zip(members, batches, strict=True)
-        }
-        for each in others:
-            self.evaluated[id(first)].check(first, self.evaluated[id(each)], each)
+        self.evaluated: dict[int, Evaluated] = {}
+        self.function, self.graph = self._record(members[0], watched=True)
+        for each in members[1:]:
+            self._record(each, watched=False)
+            self.evaluated[id(members[0])].check(self.evaluated[id(each)])
         self.parameters = [self.evaluated[id(each)].parameters for each in members]
-        if not _are_identical(self.parameters[0], self.function.parameters):
-            raise NotStackableError("its recorded step trains other parameters than its ordinary one")
+        self.graph.simplify()
+        if self.graph.written_constants() or self.graph.written_inputs():
+            raise NotStackableError("it writes to tensors that it keeps, such as the averages of batch norm")
+
+    def _record(self, member: StackedMember, *, watched: bool) -> tuple[StepFunction, RecordedGraph]:
+        function = StepFunction(member)
+        batch = self.batches[id(member)]
+        inputs = tuple(each.detach().clone() for each in (*batch, *member.weights.values()))
+        roots = member.svi.model, member.svi.guide, member.objective
+        try:
+            with member.inside(), undone(member.state), pyro.validation_enabled(False), _without_warnings():
+                python = (
+                    PythonState(roots, member.state.parameters, member.state.modules) if watched else None
+                )
+                with nullcontext() if python is None else python.restored():
+                    recorded = RecordedGraph(function, inputs)
+        except NotCapturableError as error:
+            raise NotStackableError(str(error)) from error
+        except Exception as error:
+            line = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            raise NotStackableError(f"its operations cannot be recorded ({line}{place_of(error)})") from error
+        stated = set(map(id, function.stated))
+        for each in recorded.constants().values():
+            if each.requires_grad and each.is_leaf and id(each) not in stated:
+                raise NotStackableError("a tensor that is no parameter of Pyro collects a gradient")
+        self.evaluated[id(member)] = Evaluated(member, function, recorded)
+        return function, recorded
 
 
 @final
@@ -853,39 +833,6 @@ class StackedStep:
         return ordinary.difference(found, names)
 
 
-def _recorded(member: StackedMember, function: StepFunction, batch: Tensors) -> RecordedGraph:
-    inputs = tuple(each.detach().clone() for each in (*batch, *member.weights.values()))
-    try:
-        with member.inside(), undone(member.state), pyro.validation_enabled(False), _without_warnings():
-            roots = member.svi.model, member.svi.guide, member.objective
-            python = PythonState(roots, member.state.parameters, member.state.modules)
-            with python.restored(), WritesUndone():
-                recorded = RecordedGraph(_without_reads(function), inputs)
-            recorded.simplify()
-    except NotCapturableError as error:
-        raise NotStackableError(str(error)) from error
-    except Exception as error:
-        line = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        raise NotStackableError(f"its operations cannot be recorded ({line}{place_of(error)})") from error
-    stated = set(map(id, function.stated))
-    if any(
-        each.requires_grad and each.is_leaf and id(each) not in stated
-        for each in recorded.constants().values()
-    ):
-        raise NotStackableError("a tensor that is no parameter of Pyro collects a gradient")
-    if recorded.written_constants() or recorded.written_inputs():
-        raise NotStackableError("it writes to tensors that it keeps, such as the averages of batch norm")
-    return recorded
-
-
-def _without_reads(function: TensorFunction) -> TensorFunction:
-    def run(*inputs: Tensor) -> tuple[Tensor, ...]:
-        with value_reads_refused():
-            return function(*inputs)
-
-    return run
-
-
 def _are_identical(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return list(map(id, tensors)) == list(map(id, others))
 
@@ -902,10 +849,8 @@ def _returned_checks(recorded: RecordedGraph) -> tuple[str, ...]:
 
 def _of_all(tensor: Tensor, evaluated: Sequence[Evaluated]) -> tuple[Tensor, bool]:
     """What all members have in the place of a tensor of the first, and whether each has its own."""
-    places = [number for number, each in enumerate(evaluated[0].operations.outside) if each is tensor]
-    if not places:
-        raise NotStackableError("it reads a tensor that cannot be told in the other trainings")
-    others = [each.operations.outside[places[0]].detach() for each in evaluated]
+    place = next(number for number, each in enumerate(evaluated[0].constants) if each is tensor)
+    others = [each.constants[place].detach() for each in evaluated]
     if all(torch.equal(each, others[0]) for each in others):
         return tensor.detach(), False
     return torch.stack(others), True
