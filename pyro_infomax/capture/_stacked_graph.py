@@ -5,7 +5,7 @@ one run for all, and the step of all.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from hashlib import sha256
 from itertools import takewhile
@@ -20,7 +20,7 @@ from torch._ops import OpOverload
 from torch.func import vmap
 from torch.fx import GraphModule, Node
 from torch.fx.passes.split_module import split_module
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 from pyro_infomax._data import Tensors
 from pyro_infomax._random import isolated_random_state
@@ -133,8 +133,7 @@ class Evaluated:
 def _lines(recorded: RecordedGraph) -> Iterator[tuple[object, ...]]:
     numbers = {node: number for number, node in enumerate(recorded.graph.nodes)}
     for node in numbers:
-        leaves, spec = tree_flatten((node.args, node.kwargs))
-        told = tuple(numbers[each] if isinstance(each, Node) else repr(each) for each in leaves)
+        told: tuple[object, ...] = _told((*node.args, *node.kwargs.items()), numbers)
         value = recorded.values.get(node)
         layout = None
         if isinstance(value, Tensor):
@@ -142,7 +141,18 @@ def _lines(recorded: RecordedGraph) -> Iterator[tuple[object, ...]]:
             # What was made of numbers of Python has to be the same
             if node.op == "get_attr" and all(user.target in LIFTS for user in node.users):
                 told = (_value(value),)
-        yield node.op, str(node.target) if node.op == "call_function" else "", told, layout, str(spec)
+        yield node.op, str(node.target) if node.op == "call_function" else "", told, layout
+
+
+def _told(values: Iterable[object], numbers: Mapping[Node, int]) -> tuple[object, ...]:
+    """Arguments with the numbers of nodes, and other things as they are written."""
+    found: list[object] = []
+    for each in values:
+        if isinstance(each, list | tuple):
+            found.append(_told(each, numbers))
+        else:
+            found.append(numbers[each] if isinstance(each, Node) else repr(each))
+    return tuple(found)
 
 
 def _value(tensor: Tensor) -> str:
@@ -153,7 +163,7 @@ def _value(tensor: Tensor) -> str:
 
 
 def _in_words(line: Any) -> str:
-    op, name, told, layout, _ = line
+    op, name, told, layout = line
     shape = "" if layout is None else f" of shape {layout[0]}"
     if op == "call_function":
         numbers = ", ".join(each for each in told if isinstance(each, str))

@@ -68,6 +68,8 @@ class StackedMember:
     ) -> None:
         if type(svi) not in (SVI, CapturedSVI):
             raise NotStackableError(f"{type(svi).__name__} has steps of its own; take SVI or CapturedSVI")
+        if getattr(svi, "reduce_gradients", None) is not None:
+            raise NotStackableError("its gradients go through a function of the user's own, reduce_gradients")
         objective = getattr(svi.loss_and_grads, "__self__", None)
         if not isinstance(objective, ELBO):
             raise NotStackableError("its loss is a plain function; take an ELBO, whose terms are known")
@@ -282,6 +284,9 @@ class StackedParameters:
             kinds = [(of.optim.pt_optim_constructor, of.optim.clip_norm is None) for of in (first, each)]
             if kinds[0] != kinds[1] or layouts[0] != layouts[1]:
                 raise NotStackableError(f"{each.name} has another optimiser than {first.name}")
+            hooks = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+            if any(getattr(group.optimizer, name) for group in groups[id(each)] for name in hooks):
+                raise NotStackableError(f"the optimiser of {each.name} has hooks, which would not be called")
             if any(group.flat is None for group in groups[id(each)]):
                 raise NotStackableError(
                     f"the parameters of {each.name} do not lie together, as its optimiser does not take each "

@@ -113,14 +113,16 @@ def discrete(beta, lr, seed):
 
 
 def stopped(beta, lr, seed):
-    # Some end after the second epoch and train on, others go on
+    # Most end after the second epoch and train on, the others go on; a callback moves a parameter
     vae, optim = pair(), adam(lr, scheduler=lambda optim: torch.optim.lr_scheduler.ExponentialLR(optim, 0.5))
     svi = training(beta, vae=vae, optim=optim)
     best, seen = BestWeights("validation_loss"), []
 
     def look(state):
         seen.append(vae.decoder(torch.ones(2)).mean().detach() + torch.rand(()))
-        if beta > 1 and state.epoch == 2:
+        with torch.no_grad():
+            svi.guide.__self__.encoder.layers[0].bias.mul_(0.5)
+        if max(beta, 1 / lr) > 100 and state.epoch == 2:
             state.stop("enough")
 
     first = fit(
@@ -207,11 +209,17 @@ def fitting(**options):
     return lambda beta, seed: fit(training(beta), X, epochs=2, progress=False, **options)
 
 
-def made_by(make, data=X):
-    return lambda beta, seed: fit(make(beta), data, epochs=2, batch_size=8, progress=False)
+def made_by(make, data=X, **options):
+    return lambda beta, seed: fit(make(beta), data, epochs=2, batch_size=8, progress=False, **options)
 
 
-def of_model(observe):
+def reducing(*args):
+    svi = CapturedSVI(*args)
+    svi.reduce_gradients = print
+    return svi
+
+
+def of_model(observe, **options):
     """A training of a model that observes as it is told."""
 
     def make(beta):
@@ -222,7 +230,7 @@ def of_model(observe):
 
         return SVI(model, lambda x: None, adam(), Trace_ELBO())
 
-    return made_by(make)
+    return made_by(make, **options)
 
 
 def normal(x, loc, scale):
@@ -230,6 +238,7 @@ def normal(x, loc, scale):
 
 
 NETWORKS = pair()
+SCALES = [1.0]
 BATCH_NORM = nn.BatchNorm1d(6, affine=False, dtype=torch.float64)
 
 RUNS = {
@@ -269,6 +278,17 @@ RUNS = {
     "a read": (
         of_model(lambda x, loc, beta: normal(x, loc, float(loc[0].exp()))),
         "the programs read the value",
+    ),
+    "a number that changes": (
+        of_model(
+            lambda x, loc, beta: normal(x, loc, SCALES[0]),
+            callbacks=[lambda state: SCALES.__setitem__(0, 1.0 + (len(state.history) == 1))],
+        ),
+        r"at beta=0.5, seed=0 its step 6 is not the one that SVI takes: the loss is .* in place of",
+    ),
+    "a gradient hook": (
+        made_by(lambda beta: training(beta, svi=reducing)),
+        "its gradients go through a function of the user's own",
     ),
     "a handler": (
         lambda beta, seed: pyro.poutine.scale(fitting(), scale=2.0)(beta, seed),
