@@ -46,7 +46,7 @@ class PointTraining:
     Attributes:
         training: it, as ``fit`` has it.
         waits: whether it has begun an epoch that was not taken yet.
-        batch: the batch at which there was trouble in this epoch; None if there was none.
+        steps: those of the present epoch, with the trouble that there was.
         error: the error that a step has raised; None if there was none.
 
     Raises:
@@ -72,7 +72,6 @@ class PointTraining:
     def begin(self, steps: StepsOfEpoch) -> None:
         """Begins an epoch."""
         self.steps, self.waits = steps, True
-        self.batch: tuple[Tensor, ...] | None = None
         self.error: Exception | None = None
         self.member.random_state = self.state.random_state
         self._left_at: State | None = None
@@ -80,7 +79,7 @@ class PointTraining:
     @property
     def goes_on(self) -> bool:
         """Whether it is in an epoch, and nothing has ended it there."""
-        return self.waits and self.batch is None and self.error is None
+        return self.waits and not self.steps.batch
 
     def stacks(self, most: Callable[[int], int]) -> Iterator[tuple[Tensor, ...]]:
         """The batches of an epoch, (batch, row, *shape), as many at once as is asked for."""
@@ -97,16 +96,17 @@ class PointTraining:
 
     def first_step(self, batch: tuple[Tensor, ...]) -> None:
         """Takes a step by itself."""
+        self.training.step += 1
         try:
             loss = self.member.ordinary_step(batch)
         except Exception as error:
-            self._end(error=error)
+            self.error = error
+            self.end(batch)
             return
-        self.training.step += 1
-        if not math.isfinite(loss):
-            self._end(batch, f"The loss is {loss} at")
-            return
-        self.steps.tally.add(loss, len(batch[0]))
+        if math.isfinite(loss):
+            self.steps.tally.add(loss, len(batch[0]))
+        else:
+            self.end(batch, f"The loss is {loss} at")
 
     def take(
         self,
@@ -133,25 +133,21 @@ class PointTraining:
             with self.member.drawing():
                 for _ in range(taken):
                     step.draw()
-        if not bool(checks[taken - 1].all()):
-            self._end(error=RuntimeError(step.checks[checks[taken - 1].tolist().index(False)]))
-        else:
-            self._end(tuple(each[taken - 1] for each in stack), f"The loss is {float(losses[taken - 1])} at")
+        holds = checks[taken - 1].tolist()
+        if not all(holds):
+            self.error = RuntimeError(step.checks[holds.index(False)])
+        trouble = "" if self.error else f"The loss is {float(losses[taken - 1])} at"
+        self.end(tuple(each[taken - 1] for each in stack), trouble)
+
+    def end(self, batch: tuple[Tensor, ...], trouble: str = "") -> None:
+        """Ends it at a batch; what comes after that in its row is not its own."""
+        self.steps.batch, self.steps.trouble = batch, trouble
+        self._left_at = self.member.random_state
 
     def finish(self) -> None:
         """Ends the epoch, and leaves the random state that it would leave alone."""
         self.waits = False
         self.state.random_state = self.member.random_state if self._left_at is None else self._left_at
-
-    def trouble_at_end(self, batch: tuple[Tensor, ...]) -> None:
-        """Ends it by parameters that are not finite."""
-        self._end(batch, "The parameters are not finite after")
-
-    def _end(
-        self, batch: tuple[Tensor, ...] | None = None, trouble: str = "", error: Exception | None = None
-    ) -> None:
-        self.batch, self.steps.trouble, self.error = batch, trouble, error
-        self._left_at = self.member.random_state
 
 
 # ---- The steps of all trainings as one.
@@ -221,7 +217,8 @@ class StackedTraining:
     def _end_epoch(self, row: int, each: PointTraining, last: Mapping[int, tuple[Tensor, ...]]) -> None:
         assert self._stack is not None
         if not self._stack.is_finite(row):
-            each.trouble_at_end(tuple(tensor[-1] for tensor in last[id(each)]))
+            batch = tuple(tensor[-1] for tensor in last[id(each)])
+            each.end(batch, "The parameters are not finite after")
             return
         self._stack.write(row)
         self._stack.write_moments(row)
@@ -430,7 +427,7 @@ class Strand:
         # A result of another kind is the same mistake at every point, and is raised
         return as_dataset(result, taken={*self.point.arguments, FAILURE})
 
-    def _epoch(self, steps: StepsOfEpoch) -> tuple[Tensor, ...] | None:
+    def _epoch(self, steps: StepsOfEpoch) -> None:
         """Waits until the steps of an epoch were taken together with those of the others."""
         self.trained = True
         try:
@@ -452,7 +449,6 @@ class Strand:
             raise _Abandoned
         if training.error is not None:
             raise training.error
-        return training.batch
 
 
 def compute_stacked(
@@ -473,7 +469,7 @@ def compute_stacked(
         show: told how far the trainings are.
 
     Raises:
-        NotImplementedError: where trainings cannot be stacked, before they have begun.
+        NotImplementedError: where trainings cannot be stacked.
         ValueError: for a result of another kind, and for a function that does not train by ``fit``.
     """
     strands = [Strand(run, point, settings=settings) for point in points]

@@ -162,7 +162,8 @@ class StepsOfEpoch:
         tally: of their losses.
         unusual: what else the training has that the steps have to do with.
         others: whether callbacks are called that may have changed what the steps do.
-        trouble: what is not finite.
+        trouble: afterwards what is not finite, in words; nothing if all is.
+        batch: the batch at which there was trouble, or an error.
     """
 
     state: TrainingState
@@ -171,11 +172,11 @@ class StepsOfEpoch:
     unusual: list[str]
     others: bool
     trouble: str = ""
+    batch: Batch = ()
 
 
-# Takes the steps of an epoch in place of a training: a sweep does, which runs those of all points as one. It
-# returns the batch at which there was trouble, or None
-stand_in: ContextVar[Callable[[StepsOfEpoch], Batch | None] | None] = ContextVar("stand_in", default=None)
+# Takes the steps of an epoch in place of a training: a sweep does, which runs those of all points as one
+stand_in: ContextVar[Callable[[StepsOfEpoch], None] | None] = ContextVar("stand_in", default=None)
 
 
 @final
@@ -317,13 +318,19 @@ class TrainingRun:
             raise self._divergence.error("The parameters are not finite after", batch)
         return part.tally.means(self._execution.reduce)
 
-    def _steps_elsewhere(self, part: EpochPart, elsewhere: "Callable[[StepsOfEpoch], Batch | None]") -> Row:
-        unusual = {"a checkpoint": self._keeper, "a fabric": self._execution.ranks.world_size > 1}
+    def _steps_elsewhere(self, part: EpochPart, elsewhere: Callable[[StepsOfEpoch], None]) -> Row:
+        single = isinstance(self._execution, SingleProcess)
+        unusual = {"a checkpoint": self._keeper, "a fabric": not single}
         others = not all(map(_is_ours, self._callbacks))
         steps = StepsOfEpoch(self.state, self._batches, part.tally, [*filter(unusual.get, unusual)], others)
-        batch = elsewhere(steps)
-        if batch is not None:
-            raise self._divergence.error(steps.trouble, batch)
+        try:
+            elsewhere(steps)
+        except (ValueError, RuntimeError) as error:
+            if not steps.batch or not self._divergence.explains(steps.batch):
+                raise
+            raise self._divergence.error("The loss cannot be computed at", steps.batch) from error
+        if steps.trouble:
+            raise self._divergence.error(steps.trouble, steps.batch)
         return part.tally.means(self._execution.reduce)
 
     def _stacks(self, part: EpochPart) -> Iterator[Batch] | None:

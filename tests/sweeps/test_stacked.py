@@ -183,6 +183,21 @@ def test_a_point_that_diverges_ends_alone():
         assert max(differences(run, BETAS, seeds=1).values()) < 1e-9
 
 
+@pytest.mark.parametrize("row", [0, 3])  # met by a stacked step, and by the first
+def test_data_that_are_not_finite_fail_as_alone(row):
+    def run(beta, seed):
+        x = X.clone()
+        x[row, 0] = torch.inf if beta == 4.0 else 1.0
+        return fit(training(beta), x, epochs=1, batch_size=8, progress=False)
+
+    with pytest.warns(UserWarning, match="1 of 2 points failed"):
+        alone = sweep(run, BETAS, progress=False)["failure"].item(1)
+    with pytest.warns(UserWarning, match="1 of 2 points failed"):
+        together = sweep(run, BETAS, progress=False, stacked=True)["failure"].item(1)
+    assert "step" in together
+    assert together.partition(" at ")[2] == alone.partition(" at ")[2]
+
+
 def test_points_that_fail_before_their_training(tmp_path):
     def run(beta, seed):
         if beta == 4.0:
