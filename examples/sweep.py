@@ -5,9 +5,11 @@ that a run that was stopped, or asked for more weights or seeds, goes on with wh
 
     python examples/sweep.py --jobs -1 --out runs/sweep
     python examples/sweep.py --jobs -1 --seeds 10 --out runs/sweep
+    python examples/sweep.py --stacked --out runs/sweep
     python examples/sweep.py --backend ray --jobs -1 --out /shared/runs/sweep
 
-The last needs Ray, and joins the cluster that RAY_ADDRESS names, or starts one of this machine.
+The third runs the trainings of all points as one. The last needs Ray, and joins the cluster that RAY_ADDRESS
+names, or starts one of this machine.
 """
 
 import argparse
@@ -25,10 +27,10 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from matplotlib.axes import Axes
 from pyro.infer import SVI
-from pyro.optim import Adam
 from torch import Tensor
 
 from pyro_infomax.datasets import load_digits
@@ -37,7 +39,7 @@ from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import Gaussian, MLPDecoder, MLPEncoder
 from pyro_infomax.plots import rate_distortion_plane
 from pyro_infomax.sweeps import sweep
-from pyro_infomax.training import fit
+from pyro_infomax.training import FusedOptim, fit
 from pyro_infomax.vae import VAE
 
 BETAS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
@@ -70,7 +72,8 @@ class Training:
         encoder = MLPEncoder(pixels, hidden=(128,))
         decoder = MLPDecoder(self.latent_dim, pixels, hidden=(128,))
         vae = VAE(encoder, decoder, latent_dim=self.latent_dim, likelihood=Gaussian(scale=math.sqrt(0.1)))
-        svi = SVI(vae.model, vae.guide, Adam({"lr": 2e-3}), BetaELBO(beta=beta))
+        optim = FusedOptim(torch.optim.Adam, {"lr": 2e-3})
+        svi = SVI(vae.model, vae.guide, optim, BetaELBO(beta=beta))
         fit(svi, self.images, epochs=self.epochs, progress=False)
         return decompose(vae.model, vae.guide, self.images, num_samples=self.draws, seed=seed)
 
@@ -175,12 +178,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--latent-dim", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--jobs", type=int, default=1, help="points at once, -1 for a processor each")
+    parser.add_argument("--stacked", action="store_true", help="all trainings as one, in this process")
     parser.add_argument("--backend", choices=["local", "ray"], default="local", help="where they run")
     parser.add_argument("--out", type=Path, default=Path("runs/sweep"), help="folder of points and pictures")
     parser.add_argument("--smoke", action="store_true", help="few data, one epoch: seconds")
     args = parser.parse_args(argv)
     if args.seeds is None:
         args.seeds = 2 if args.smoke else 5
+    if args.stacked and args.jobs != 1:
+        parser.error("Expected --stacked, which runs in one process, without --jobs.")
     if args.seeds < 1:
         parser.error(f"Expected --seeds >= 1 but got {args.seeds}.")
     args.betas = list(dict.fromkeys(args.betas or (SMOKE_BETAS if args.smoke else BETAS)))
@@ -207,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         run = Training(images, args.latent_dim, args.epochs, draws=4)
     with backend(args.backend, args.jobs):
-        ds = sweep(run, {"beta": args.betas}, seeds=args.seeds, store=args.out / "points" / run.name)
+        points = args.out / "points" / run.name
+        ds = sweep(run, {"beta": args.betas}, seeds=args.seeds, store=points, stacked=args.stacked)
     ds.to_netcdf(args.out / "sweep.nc", engine="h5netcdf")
     table = summary(ds)
     table.to_csv(args.out / "sweep.csv", index=False)

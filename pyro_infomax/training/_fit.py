@@ -5,6 +5,8 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, final
 
@@ -160,6 +162,34 @@ _MOST_BYTES: Final = 2**24
 
 
 @final
+@dataclass
+class StepsOfEpoch:
+    """The steps of an epoch, to be taken elsewhere.
+
+    Attributes:
+        state: the training.
+        batches: what they are taken on.
+        tally: of their losses.
+        unusual: what else the training has that the steps have to do with.
+        others: whether callbacks are called that may have changed what the steps do.
+        trouble: afterwards what is not finite, in words; nothing if all is.
+        batch: the batch at which there was trouble, or an error.
+    """
+
+    state: TrainingState
+    batches: Batches
+    tally: Tally
+    unusual: list[str]
+    others: bool
+    trouble: str = ""
+    batch: Batch = ()
+
+
+# Takes the steps of an epoch in place of a training: a sweep does, which runs those of all points as one
+stand_in: ContextVar[Callable[[StepsOfEpoch], None] | None] = ContextVar("stand_in", default=None)
+
+
+@final
 class TrainingRun:
     """The loop of ``fit``; callbacks see its ``state``."""
 
@@ -302,7 +332,8 @@ class TrainingRun:
     def _epoch(self) -> Row:
         part = self._part or EpochPart(Tally(self.state.svi), self._streams)
         self._part = None
-        terms = self._steps(part)
+        elsewhere = stand_in.get()
+        terms = self._steps(part) if elsewhere is None else self._steps_elsewhere(part, elsewhere)
         seconds = part.seconds
         self._last_good.update()
         place = {"epoch": self.state.epoch, "step": self.state.step}
@@ -328,6 +359,21 @@ class TrainingRun:
         # A finite loss may have a gradient that is not, and the last step has no successor to notice
         if self._last_good.spoiled():
             raise self._divergence.error("The parameters are not finite after", batch)
+        return part.tally.means(self._execution.reduce)
+
+    def _steps_elsewhere(self, part: EpochPart, elsewhere: Callable[[StepsOfEpoch], None]) -> Row:
+        single = isinstance(self._execution, SingleProcess)
+        unusual = {"a checkpoint": self._keeper, "a fabric": not single}
+        others = not all(map(_is_ours, self._callbacks))
+        steps = StepsOfEpoch(self.state, self._batches, part.tally, [*filter(unusual.get, unusual)], others)
+        try:
+            elsewhere(steps)
+        except (ValueError, RuntimeError) as error:
+            if not steps.batch or not self._divergence.explains(steps.batch):
+                raise
+            raise self._divergence.error("The loss cannot be computed at", steps.batch) from error
+        if steps.trouble:
+            raise self._divergence.error(steps.trouble, steps.batch)
         return part.tally.means(self._execution.reduce)
 
     def _stacks(self, part: EpochPart) -> Iterator[Batch] | None:
@@ -554,7 +600,7 @@ def fit(
             )
             run.keep_in(kept, resume=resume, setting=setting)
         try:
-            run.train(progress=progress)
+            run.train(progress=progress if stand_in.get() is None else False)
         finally:
             _let_pickle(run.state)
     _warn_unfinished_schedules(svi, run.state.step)
