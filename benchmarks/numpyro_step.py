@@ -1,7 +1,7 @@
 """NumPyro's side of step.py: times the steps that it is asked for, in an interpreter that has NumPyro.
 
-Arguments: pixels, hidden, latent, batch. Each line of the input names a kind ("jitted" or "scanned") and a
-number of steps; each line of the output is the seconds that one of them took.
+Arguments: pixels, hidden, latent, batch. Each line of the input names a kind ("jitted" or "scan") and a
+number of steps; each line of the output is the seconds of CPU time that one of them took.
 """
 
 import os
@@ -70,12 +70,12 @@ def main(pixels: int, hidden: int, latent: int, batch: int) -> None:
             state, losses = scan(state)
             losses.block_until_ready()
 
-    kinds: dict[str, Callable[[int], None]] = {"jitted": jitted, "scanned": scanned}
+    kinds: dict[str, Callable[[int], None]] = {"jitted": jitted, "scan": scanned}
     for line in sys.stdin:
         kind, steps = line.split()
-        start = time.perf_counter()
+        start = time.process_time()
         kinds[kind](int(steps))
-        print((time.perf_counter() - start) / int(steps), flush=True)
+        print((time.process_time() - start) / int(steps), flush=True)
 
 
 if __name__ == "__main__":

@@ -332,6 +332,9 @@ class CapturedSVI(SVI):
         except Exception:
             standing.put_back()
             return None
+        except BaseException:  # an interruption leaves no half of a call behind
+            standing.put_back()
+            raise
         if not bool(values[:, 0].isfinite().all()):
             standing.put_back()
             return None
