@@ -25,12 +25,12 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from matplotlib.axes import Axes
-from pyro.infer import SVI
-from pyro.optim import Adam
 from torch import Tensor
 
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.datasets import load_digits
 from pyro_infomax.diagnostics import Decomposition, decompose
 from pyro_infomax.infer import BetaELBO
@@ -70,7 +70,8 @@ class Training:
         encoder = MLPEncoder(pixels, hidden=(128,))
         decoder = MLPDecoder(self.latent_dim, pixels, hidden=(128,))
         vae = VAE(encoder, decoder, latent_dim=self.latent_dim, likelihood=Gaussian(scale=math.sqrt(0.1)))
-        svi = SVI(vae.model, vae.guide, Adam({"lr": 2e-3}), BetaELBO(beta=beta))
+        optim = FusedOptim(torch.optim.Adam, {"lr": 2e-3})
+        svi = CapturedSVI(vae.model, vae.guide, optim, BetaELBO(beta=beta))
         fit(svi, self.images, epochs=self.epochs, progress=False)
         return decompose(vae.model, vae.guide, self.images, num_samples=self.draws, seed=seed)
 
