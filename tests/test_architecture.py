@@ -29,9 +29,9 @@ LINES: tuple[frozenset[str], ...] = (
     frozenset({"report"}),
 )
 LINE_OF = {room: line for line, rooms in enumerate(LINES) for room in rooms}
-# An oracle must not know what it judges; how arguments are checked is not judged.
+# An oracle must not know what it judges; how arguments are checked and progress is shown is not judged.
 IMPORT_NO_ROOM = frozenset({"oracles"})
-JUDGED_BY_NO_ORACLE = frozenset({"_checks"})
+JUDGED_BY_NO_ORACLE = frozenset({"_checks", "_progress"})
 # What a room does without: in its own imports, wherever in a file they stand.
 FOREIGN_BANS = {
     "information": {"pyro", "sklearn", "pandas", "xarray"},
@@ -79,7 +79,7 @@ PRIVATE_TESTS = {
     "infer/programs.py": "an objective's evaluation as a graph",
     "information/test_control_variates.py": "which variates are solved for, and their coefficients",
     "information/test_mixture_engine.py": "tiles that are skipped, and what that costs",
-    "test_progress.py": "when a bar appears",
+    "test_progress.py": "when a bar, or a line, appears",
     "test_ranks.py": "what processes say to each other",
     "training/test_distributed.py": "the share of each process, without starting any",
 }

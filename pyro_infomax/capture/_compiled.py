@@ -5,8 +5,10 @@ compiler, the gradients of a step, and a whole step with its update.
 """
 
 import abc
+import logging
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Final, cast, final
 
@@ -286,9 +288,13 @@ def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[[list[T
     for node in module.graph.nodes:
         node.meta.clear()  # the compiler's own mode of fake tensors would not know those of another
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _without_warnings():
             whole: Any = compile_fx.compile_fx(
-                module, [*inputs], inner_compile=compile_inner, config_patches=_options()
+                module,
+                [*inputs],
+                inner_compile=compile_inner,
+                config_patches=_options(),
+                decompositions=_decompositions(),
             )
     # Whatever it is that fails, the graph can still be replayed
     except Exception as error:
@@ -302,6 +308,27 @@ def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[[list[T
             Callable[[list[Tensor]], Sequence[Tensor]], getattr(graph, "current_callable", None) or graph
         )
     return lambda given: whole(*given)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keeps back what the compiler logs about the ways that it takes."""
+    logger = logging.getLogger("torch._inductor")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Those of inductor, without those that would draw otherwise than the operation does."""
+    from torch._inductor.decomposition import select_decomp_table
+
+    kept = select_decomp_table()
+    drawing = [each for each in kept if str(each).startswith("aten.bernoulli")]
+    return {each: function for each, function in kept.items() if each not in drawing}
 
 
 def has_compiler() -> bool:
@@ -378,7 +405,8 @@ class CompiledTraining:
         updates: what the optimiser does, a group each.
 
     Raises:
-        NotCompilableError: where inductor fails, and where tensors share memory with parameters.
+        NotCompilableError: where inductor fails, and where tensors share memory with parameters or others
+            that a step writes to.
     """
 
     def __init__(
@@ -391,11 +419,12 @@ class CompiledTraining:
         assert isinstance(gradients.optim, FusedOptim)
         self._gradients, self._updates = gradients, tuple(updates)
         self._clip_norm = gradients.optim.clip_norm
+        written = list(recorded.written_constants().values())
         _flatten_gradients(recorded, gradients)
         flats = _lift_parameters(recorded, gradients)
         self._live = _lift_others(recorded)
-        if overlapping_tensors([*flats, *self._live]):
-            raise NotCompilableError("the programs read tensors that share memory with parameters")
+        if overlapping_tensors([*flats, *self._live]) & {*flats, *written}:
+            raise NotCompilableError("the programs read tensors that share memory with what a step writes to")
         self._number_of_results = len(recorded.outputs) - len(flats)
         _split_biases(recorded.graph)
         rows = self._rows(1)

@@ -26,6 +26,7 @@ from pyro_infomax.distributions import (
     closed_divergence,
     full_name,
     in_dtype_of,
+    in_parts,
     is_factorised,
     joint_forms,
     moments,
@@ -614,10 +615,13 @@ def _dimensionwise_rate(draws: Draws) -> Estimate:
     posterior, prior = _factors(draws.posterior), _factors(draws.prior)
     if posterior is None or prior is None:
         raise NotImplementedError("guide and prior are not both known to be products over the dimensions")
-    rates = closed_divergence(posterior, prior)  # (data, latent)
-    if rates is None:
-        raise NotImplementedError("the divergence of single latent dimensions has no closed form")
-    return _closed(rates.double(), "the rate of each latent dimension of these data")
+    rates = []
+    for some in in_parts(posterior):
+        found = closed_divergence(some, prior)  # (rows, latent)
+        if found is None:
+            raise NotImplementedError("the divergence of single latent dimensions has no closed form")
+        rates.append(found.double())
+    return _closed(torch.cat(rates), "the rate of each latent dimension of these data")
 
 
 def _active_units(posterior: Posterior) -> int:

@@ -336,7 +336,8 @@ class Pair:
     def _log_posterior(self, z: torch.Tensor) -> torch.Tensor:
         """(samples, data, latent sites)."""
         if len(self.site_names) == 1:
-            return self.posterior.log_prob(z).double().unsqueeze(-1)
+            # one draw of each at a time takes no more memory than the posteriors
+            return torch.cat([self.posterior.log_prob(each).double() for each in z.split(1)]).unsqueeze(-1)
         return Prefixes(self.posterior, self.site_sizes).log_prob(z)
 
     def _terms(self, z: torch.Tensor) -> list[torch.Tensor]:

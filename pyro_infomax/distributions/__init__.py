@@ -28,6 +28,7 @@ from pyro_infomax.distributions._families import (
 from pyro_infomax.distributions._parameters import (
     batch_mapped as batch_mapped,
     check_parameters as check_parameters,
+    in_parts as in_parts,
     is_parametric as is_parametric,
     tensors_of as tensors_of,
 )

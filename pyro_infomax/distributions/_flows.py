@@ -21,9 +21,10 @@ from torch.distributions import ComposeTransform, Distribution, Transform
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import _sum_rightmost
-from torch.nn.functional import softplus
+from torch.nn.functional import pad, silu, softplus
 
 from pyro_infomax._checks import whole_number
+from pyro_infomax._data import keep_freed_memory
 
 # ---- What a flow makes of a context: a distribution that knows the density of its own draws.
 
@@ -447,19 +448,18 @@ class RationalSpline:
     Durkan, Bekasov, Murray and Papamakarios, 2019, "Neural spline flows".
     """
 
-    table: Tensor  # positions, images and slopes of the knots, (..., 3, bins + 1)
+    knots: Tensor  # positions and images, (2, bins + 1, ...)
+    slopes: Tensor  # there, before they are made positive, (bins + 1, ...)
 
     @classmethod
     def of(cls, raw: Tensor) -> "RationalSpline":
-        """The spline of unconstrained parameters (..., 3 · bins - 1); zeros give the identity."""
-        bins = (raw.shape[-1] + 1) // 3
-        widths, heights, slopes = raw.split([bins, bins, bins - 1], dim=-1)
-        ends = torch.ones_like(slopes[..., :1])
-        inner = _MIN_SLOPE + softplus(slopes + _UNIT_SLOPE)
-        return cls(torch.stack([_knots(widths), _knots(heights), torch.cat([ends, inner, ends], -1)], -2))
+        """The splines of unconstrained parameters (3 · bins - 1, ...); zeros give the identity."""
+        bins = (len(raw) + 1) // 3
+        inner = [0] * (2 * raw.dim() - 2)  # axes that stay as long as they are
+        return cls(_knots(raw[: 2 * bins].unflatten(0, (2, bins))), pad(raw[2 * bins :], [*inner, 1, 1]))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y and log dy/dx, of x whose shape goes with that of the spline."""
+        """y and log dy/dx, of x whose shape goes with that of the splines, (...)."""
         bent = x.clamp(-_BOUND, _BOUND)
         piece = self._piece(bent, 0)
         y, log_slope = piece.at((bent - piece.x) / piece.width)
@@ -473,15 +473,22 @@ class RationalSpline:
         piece = self._piece(bent, 1)
         t = piece.solve(bent - piece.y)
         inside = bent == y
-        x, log_slope = piece.x + t * piece.width, piece.at(t)[1]
+        x, log_slope = torch.addcmul(piece.x, t, piece.width), piece.log_slope(t)
         return torch.where(inside, x, y), torch.where(inside, log_slope, 0.0)
 
     def _piece(self, value: Tensor, row: int) -> "_Piece":
-        inner = self.table[..., row, 1:-1]  # (..., bins - 1)
-        index = (value.unsqueeze(-1) >= inner).sum(-1)
-        ends = torch.stack([index, index + 1], -1).unsqueeze(-2)  # (..., 1, 2)
-        table = self.table.expand(*value.shape, *self.table.shape[-2:])
-        return _Piece(*table.gather(-1, ends.expand(*value.shape, 3, 2)).flatten(-2).unbind(-1))
+        knots, slopes = _with_axes(self.knots, value.dim(), 2), _with_axes(self.slopes, value.dim(), 1)
+        index = (value >= knots[row, 1:-1]).sum(0)
+        sides = torch.stack([index, index + 1])  # the knots below and above, (2, ...)
+        places = knots.expand(2, -1, *value.shape).gather(1, sides.expand(2, *sides.shape))
+        inner = slopes.expand(-1, *value.shape).gather(0, sides)
+        return _Piece(*places.flatten(0, 1), *(_MIN_SLOPE + softplus(inner + _UNIT_SLOPE)))
+
+
+def _with_axes(tensor: Tensor, axes: int, after: int) -> Tensor:
+    """As many axes after the first ones, by axes of size 1."""
+    missing = axes + after - tensor.dim()
+    return tensor.reshape(*tensor.shape[:after], *(1,) * missing, *tensor.shape[after:])
 
 
 @final
@@ -492,34 +499,45 @@ class _Piece:
         self.x, self.y, self.slope, self.slope1 = x, y, slope, slope1
         self.width, self.height = x1 - x, y1 - y
         self.chord = self.height / self.width
-        self.excess = slope + slope1 - 2 * self.chord
+        self.excess = torch.sub(slope + slope1, self.chord, alpha=2)
 
     def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """y and log dy/dx."""
         q = t * (1 - t)
-        denominator = self.chord + self.excess * q
-        y = self.y + self.height * (self.chord * t.square() + self.slope * q) / denominator
-        rise = self.slope1 * t.square() + 2 * self.chord * q + self.slope * (1 - t).square()
-        return y, 2 * self.chord.log() + rise.log() - 2 * denominator.log()
+        y = self.y + self.height * (self.chord * (t * t) + self.slope * q) / (self.chord + self.excess * q)
+        return y, self.log_slope(t)
+
+    def log_slope(self, t: Tensor) -> Tensor:
+        """log dy/dx."""
+        s = 1 - t
+        q = t * s
+        denominator = torch.addcmul(self.chord, self.excess, q)
+        rise = torch.addcmul(self.slope1 * (t * t), self.chord, q, value=2).addcmul(self.slope, s * s)
+        return torch.add(rise.log(), (self.chord / denominator).log(), alpha=2)
 
     def solve(self, above: Tensor) -> Tensor:
         """t of a height above the left knot: the root of a quadratic, in the form that does not cancel."""
-        b = self.height * self.slope - above * self.excess
-        a = self.height * self.chord - b  # > 0 where b < 0
-        c = -self.chord * above
-        root = (b.square() - 4 * a * c).clamp_min(torch.finfo(above.dtype).tiny).sqrt()
+        b = torch.addcmul(self.height * self.slope, above, self.excess, value=-1)
+        a = torch.addcmul(-b, self.height, self.chord)  # > 0 where b < 0
+        minus_c = self.chord * above
+        tiny = torch.finfo(above.dtype).tiny
+        root = torch.addcmul(b * b, a, minus_c, value=4).clamp_min(tiny).sqrt()
         # of the two forms of one root, that which adds terms of one sign
         falls = b < 0
-        return (torch.where(falls, root - b, -2 * c) / torch.where(falls, 2 * a, b + root)).clamp(0, 1)
+        return (torch.where(falls, root - b, 2 * minus_c) / torch.where(falls, 2 * a, b + root)).clamp(0, 1)
 
 
 def _knots(raw: Tensor) -> Tensor:
-    """From one end of the interval to the other, (..., bins + 1)."""
-    bins = raw.shape[-1]
-    shares = _MIN_BIN + (1 - _MIN_BIN * bins) * raw.softmax(-1)
-    inner = _BOUND * (2 * shares[..., :-1].cumsum(-1) - 1)
-    end = torch.full_like(raw[..., :1], _BOUND)
-    return torch.cat([-end, inner, end], -1)
+    """From one end of the interval to the other, (rows, bins + 1, ...), of raw (rows, bins, ...)."""
+    bins, rest = raw.shape[1], raw.shape[2:]
+    shares = raw.softmax(1).cumsum(1)
+    # each bin has the least width, and its share of what is left
+    least = (
+        torch.arange(1, bins + 1, dtype=raw.dtype, device=raw.device).mul_(2 * _BOUND * _MIN_BIN).sub_(_BOUND)
+    )
+    free = 2 * _BOUND * (1 - _MIN_BIN * bins)
+    inner = torch.add(_with_axes(least, len(rest), 1), shares, alpha=free)
+    return pad(inner, [*[0] * (2 * len(rest)), 1, 0], value=-_BOUND)
 
 
 # ---- The flow that is used where none is given: couplings of splines, which cost the same
@@ -584,27 +602,80 @@ class CouplingFlow(Flow):
         )
 
     def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
-        value = self.noise(batch)
-        score = log_normal(value)
-        for layer in self._couplings:
-            value, log_det = layer(value, context)
+        noise = self.noise(batch)
+        value, score = noise.movedim(-1, 0), log_normal(noise)
+        known = None if context is None else _elements(context, len(batch))
+        for layer, told in zip(self._couplings, self._told(known, len(batch)), strict=True):
+            value, log_det = layer(value, told)
             score = score - log_det
-        return value, score
+        return value.movedim(0, -1).contiguous(), score
 
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
+        batch = torch.broadcast_shapes(value.shape[:-1], () if context is None else context.shape[:-1])
+        elements = _elements(value, len(batch))
+        known = None if context is None else _elements(context, len(batch))
+        if torch.is_grad_enabled():
+            return self._score(elements, self._told(known, len(batch)))
+        # What a block holds stays in the cache of the processor
+        keep_freed_memory()
+        found = value.new_empty(batch)
+        own = known is not None and known[0].numel() == found.numel()  # each pair has a context of its own
+        told = [] if own else self._told(known, len(batch))
+        for part in _blocks(batch):
+            here = [_at(each, part) for each in told]
+            if own:
+                here = self._told(_at(cast(Tensor, known), part), len(batch))
+            found[part] = self._score(_at(elements, part), here)
+        return found
+
+    def _told(self, context: Tensor | None, axes: int) -> list[Tensor]:
+        return [layer.told(context, axes) for layer in self._couplings]
+
+    def _score(self, value: Tensor, told: list[Tensor]) -> Tensor:
+        """(...), of the elements of values and of what the context tells each layer, (element, ...) both."""
         total: Tensor | float = 0.0
-        for layer in reversed(self._couplings):
-            value, log_det = layer.backward(value, context)
+        for layer, known in zip(reversed(self._couplings), reversed(told), strict=True):
+            value, log_det = layer.backward(value, known)
             total = total + log_det
-        return log_normal(value) - total
+        return log_normal(value.movedim(0, -1)) - total
 
     @property
     def _couplings(self) -> "list[_Coupling]":
         return cast(list[_Coupling], list(self.layers))
 
 
+_PAIRS_AT_ONCE: Final = 4096
+
+
+def _blocks(batch: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Parts of a batch of so many pairs at most."""
+    if not batch or math.prod(batch) <= _PAIRS_AT_ONCE:
+        yield ()
+        return
+    size = math.prod(batch[1:])
+    rows = max(1, _PAIRS_AT_ONCE // size)
+    for start in range(0, batch[0], rows):
+        for rest in _blocks(batch[1:]) if size > _PAIRS_AT_ONCE else [()]:
+            yield slice(start, start + rows), *rest
+
+
+def _elements(vectors: Tensor, axes: int) -> Tensor:
+    """(element, ...), with so many axes after the first."""
+    return _with_axes(vectors.movedim(-1, 0), axes, 1)
+
+
+def _at(tensor: Tensor, part: tuple[slice, ...]) -> Tensor:
+    """A part of (element, ...), whose axes of size 1 go with all others."""
+    own = (each if size > 1 else slice(None) for each, size in zip(part, tensor.shape[1:], strict=False))
+    return tensor[(slice(None), *own)]
+
+
 @final
 class _Coupling(nn.Module):
+    """A layer. Values and parameters have their elements in the first axis, which is as quick to go through
+    for many pairs as it is slow to go through a short last axis.
+    """
+
     order: Tensor
     back: Tensor
 
@@ -621,39 +692,74 @@ class _Coupling(nn.Module):
         self.net = _net(hidden, self.moving * (3 * bins + 1))
         self.gain = _GAIN / hidden[-1]
 
-    def forward(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def told(self, context: Tensor | None, axes: int) -> Tensor:
+        """What the first layer gets beside the values, (hidden, ...), with so many axes after the first."""
+        if self.of_context is None or context is None:
+            return self.bias.reshape(-1, *(1,) * axes)
+        told = _affine(self.of_context.weight, self.bias, context.reshape(len(context), -1))
+        return told.reshape(-1, *context.shape[1:])
+
+    def forward(self, x: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+        """y and the log-determinant, of x (element, ...)."""
         stay, move = self._split(x)
-        shift, log_scale, spline = self._shape(stay, context)
+        shift, log_scale, spline = self._shape(stay, told)
         over = move.expand(torch.broadcast_shapes(move.shape, shift.shape))
         bent, log_slope = spline.forward(over)
-        log_det = (log_slope + log_scale).sum(-1)
+        log_det = (log_slope + log_scale).sum(0)
         return self._join(stay, torch.addcmul(shift, log_scale.exp(), bent)), log_det
 
-    def backward(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def backward(self, y: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
         """x and the log-determinant of the way from x to y."""
         stay, move = self._split(y)
-        shift, log_scale, spline = self._shape(stay, context)
+        shift, log_scale, spline = self._shape(stay, told)
         straight, log_slope = spline.backward((move - shift) * (-log_scale).exp())
-        return self._join(stay, straight), (log_slope + log_scale).sum(-1)
+        return self._join(stay, straight), (log_slope + log_scale).sum(0)
 
-    def _shape(self, stay: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, RationalSpline]:
-        hidden = self.bias
-        if self.of_context is not None:
-            hidden = hidden + self.of_context(context)
-        if self.of_staying is not None:
-            hidden = hidden + self.of_staying(stay)
-        raw = self.gain * self.net(hidden).unflatten(-1, (self.moving, -1))  # (..., moving, parameters)
-        shift, log_scale = raw[..., 0], _MAX_LOG_SCALE * (raw[..., 1] / _MAX_LOG_SCALE).tanh()
-        return shift, log_scale, RationalSpline.of(raw[..., 2:])
+    def _shape(self, stay: Tensor, told: Tensor) -> tuple[Tensor, Tensor, RationalSpline]:
+        hidden = self._first(stay, told)
+        raw = self._raw(hidden.reshape(len(hidden), -1)).reshape(-1, self.moving, *hidden.shape[1:])
+        shift, log_scale = raw[0], _MAX_LOG_SCALE * (raw[1] / _MAX_LOG_SCALE).tanh()
+        return shift, log_scale, RationalSpline.of(raw[2:])
+
+    def _first(self, stay: Tensor, told: Tensor) -> Tensor:
+        """What comes to the first layer, (hidden, ...)."""
+        if self.of_staying is None:
+            return told
+        seen = self.of_staying.weight @ stay.reshape(self.staying, -1)
+        seen = seen.reshape(-1, *stay.shape[1:])
+        joins = torch.broadcast_shapes(seen.shape, told.shape) == seen.shape
+        return seen.add_(told) if joins else seen + told
+
+    def _raw(self, hidden: Tensor) -> Tensor:
+        """(parameters · moving, pairs), of what comes to the first layer, (hidden, pairs)."""
+        *inner, last = self.net
+        own = self.of_staying is not None  # else what is told comes again
+        for layer in inner:
+            if isinstance(layer, nn.Linear):
+                hidden, own = _affine(layer.weight, layer.bias, hidden), True
+            else:
+                hidden = silu(hidden, inplace=own and not torch.is_grad_enabled())
+        # the rows come element by element, and are wanted parameter by parameter
+        weight, bias = (
+            self.gain * each.unflatten(0, (self.moving, -1)).transpose(0, 1).flatten(0, 1)
+            for each in (cast(nn.Linear, last).weight, cast(nn.Linear, last).bias)
+        )
+        return _affine(weight, bias, hidden)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        stay, move = x[..., self.order].split([self.staying, self.moving], -1)
+        stay, move = x[self.order].split([self.staying, self.moving])
         return stay, move
 
     def _join(self, stay: Tensor, move: Tensor) -> Tensor:
         # The batch of the context may have joined that of the elements that stay
-        whole = torch.cat([stay.expand(*move.shape[:-1], self.staying), move], -1)
-        return whole[..., self.back]
+        whole = torch.cat([stay.expand(-1, *move.shape[1:]), move])
+        return whole[self.back]
+
+
+def _affine(weight: Tensor, bias: Tensor, columns: Tensor) -> Tensor:
+    """The image of columns, (out, pairs)."""
+    # addmm would first fill its result with the bias, which takes as long as half of the product
+    return (weight @ columns).add_(bias[:, None])
 
 
 def _net(hidden: Sequence[int], out: int) -> nn.Sequential:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -149,6 +149,35 @@ def batch_mapped(fns: Sequence[_D], batch_shape: Sequence[int], combine: Combine
     them.
     """
     return _mapped(fns, [fn.batch_shape for fn in fns], torch.Size(batch_shape), combine)
+
+
+_DATA_AT_ONCE: Final = 8192
+
+
+def in_parts(factors: Distribution) -> Iterator[Distribution]:
+    """Univariate distributions (batch, size) for some data at a time, one after the other.
+
+    What is computed from all of them at once may take several times their own memory.
+    """
+    size = factors.batch_shape[0]
+    if size <= _DATA_AT_ONCE:
+        yield factors
+        return
+    try:
+        for rows in torch.arange(size).split(_DATA_AT_ONCE):
+            yield _of_rows(factors, rows)
+    except NotImplementedError:  # at the first rows: they hold what belongs to no datum
+        yield factors
+
+
+def _of_rows(factors: Distribution, rows: Tensor) -> Distribution:
+    if isinstance(factors, SideBySide):
+        return SideBySide([_of_rows(part, rows) for part in factors.parts])
+
+    def chosen(tensors: list[Tensor]) -> Tensor:
+        return tensors[0][rows]
+
+    return batch_mapped([factors], [len(rows), *factors.batch_shape[1:]], chosen)
 
 
 def _mapped(fns: Sequence[_D], outer: Sequence[torch.Size], batch_shape: torch.Size, combine: Combine) -> _D:

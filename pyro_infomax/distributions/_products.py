@@ -126,9 +126,13 @@ class SideBySide(Distribution):
 def joined(parts: Sequence[Distribution]) -> Distribution:
     """Univariate distributions (*batch, size) side by side, as one plain one where they are of one family."""
     if all(isinstance(part, Normal) for part in parts):
-        loc, scale = (torch.cat([getattr(part, name) for part in parts], -1) for name in ("loc", "scale"))
+        loc, scale = (_side_by_side([getattr(part, name) for part in parts]) for name in ("loc", "scale"))
         return Normal(loc, scale, validate_args=False)
     return parts[0] if len(parts) == 1 else SideBySide(parts)
+
+
+def _side_by_side(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, -1)
 
 
 def parts_of(factors: Distribution, sizes: Sequence[int]) -> list[Distribution]:
@@ -228,7 +232,7 @@ class Coordinates:
         (points, k), and (points, latent) if f acts element by element, (points,) otherwise.
         """
         if self.transform is None:
-            return z, z.new_zeros(z.shape, dtype=torch.float64)
+            return z, z.new_zeros((), dtype=torch.float64).expand(z.shape)  # of one number
         u = self.transform.inv(z)
         stretch = self.transform.log_abs_det_jacobian(u, z).double()
         return self._finite(z, u, stretch)

@@ -3,6 +3,7 @@
 from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.guides._amortized import (
     AmortizedGuide,
+    EncodedData as EncodedData,
     Head as Head,
     build_head as build_head,
     check_posterior as check_posterior,

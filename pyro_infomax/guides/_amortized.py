@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Self, TypeAlias, TypedDict, TypeGuard, TypeVar, cast
+from typing import Any, Final, Self, TypeAlias, TypedDict, TypeGuard, TypeVar, cast, final
 
 import pyro
 import pyro.distributions as dist
@@ -367,6 +367,18 @@ class AmortizedGuide(AutoGuide):
         return found
 
     @torch.no_grad()
+    def encoded(self, *args: object) -> "EncodedData | None":
+        """What scores values of the sites under data that are encoded once.
+
+        None where sites have plates or masks of their own, or some are observed: these take a run.
+        """
+        with self._outside_of_inference(*args) as (layout, features, seen):
+            if seen or layout.masked or layout.inner or layout.plate.dim != -1:
+                return None
+            parts = {site.name: (own, head) for site, own, head in self._parts()}
+            return EncodedData([(site, *parts[site.name]) for site in layout.sites], features)
+
+    @torch.no_grad()
     def sample(
         self, *args: object, num_samples: int | None = None, seed: int | None = None, **kwargs: object
     ) -> Sites:
@@ -722,6 +734,37 @@ class AmortizedGuide(AutoGuide):
     def _module(self, name: str) -> Any:
         # Plain attribute access of a PyroModule would register the module once more, under another name
         return self._modules[name] if name in self._modules else getattr(self, name)
+
+
+@final
+class EncodedData:
+    """Some data as the heads of a guide see them, encoded once for however many values of the sites.
+
+    Attributes:
+        alone: the distributions of the sites that depend on the data alone, of batch shape (batch,).
+    """
+
+    def __init__(self, turns: Sequence[tuple[LatentSite, SiteInput, nn.Module]], features: Tensor) -> None:
+        told = [(site, seen, head, seen.told(features)) for site, seen, head in turns]
+        self.alone = {
+            site.name: check_posterior(head(known), site, known.shape[:-1])
+            for site, seen, head, known in told
+            if not seen.earlier
+        }
+        self._others = [each for each in told if each[1].earlier]
+
+    def given(self, values: Mapping[str, Tensor]) -> Distributions:
+        """Those of the others, of batch shape (..., batch).
+
+        Args:
+            values: of all sites, (..., batch or 1, \\*event): where they are the same for all data, only
+                what joins them to a datum is computed for each pair.
+        """
+        found = {}
+        for site, seen, head, known in self._others:
+            inputs = seen.paired(known, values)
+            found[site.name] = check_posterior(head(inputs), site, inputs.shape[:-1])
+        return found
 
 
 def _check_mask(site: LatentSite, posterior: dist.TorchDistribution) -> None:

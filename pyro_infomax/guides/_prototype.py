@@ -1,7 +1,7 @@
 """What a guide learns from its model: the plate of the data, the latent sites inside, what is observed."""
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final, NamedTuple, TypeAlias, cast, final
@@ -15,7 +15,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 from torch.distributions.constraints import Constraint
-from torch.nn.functional import one_hot, relu
+from torch.nn.functional import linear, one_hot, relu, relu_
 
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Args, Kwargs, Program, Site
@@ -589,15 +589,70 @@ class SiteInput(nn.Module):
 
     def forward(self, features: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """(..., \\*plates, out_features) of features (batch, \\*cells, features) and earlier values."""
+        return self.joined(self.told(features), values)
+
+    def told(self, features: Tensor) -> Tensor:
+        """What the features alone contribute, (\\*plates, contribution)."""
         if self.cells is not None:
             features = self.cells(features)
         elif self.foreign:
             features = features.mean(self.foreign)
         features = laid_out(features, self.data_dim, self.dims)
+        return self.of_features(features) if self.earlier else features
+
+    def joined(self, told: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """The input of the head, (..., \\*plates, out_features)."""
         if not self.earlier:
-            return features
-        parts = [each.seen(values[each.site.name], features.dtype) for each in self.earlier]
-        lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
-        seen = torch.cat([part.expand(*lead, -1) for part in parts], -1)
-        straight, bent = (self.of_features(features) + self.of_earlier(seen)).chunk(2, dim=-1)
+            return told
+        straight, bent = (told + self.of_earlier(self._seen(values, told.dtype))).chunk(2, dim=-1)
         return torch.cat([straight, relu(bent)], -1)
+
+    def paired(self, told: Tensor, values: Mapping[str, Tensor]) -> "PairedInput":
+        """The same, which is not put together where the head begins with a linear layer."""
+        return PairedInput(told, self.of_earlier(self._seen(values, told.dtype)))
+
+    def _seen(self, values: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+        parts = [each.seen(values[each.site.name], dtype) for each in self.earlier]
+        lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return torch.cat([part.expand(*lead, -1) for part in parts], -1)
+
+
+@final
+class PairedInput:
+    """The input [a + b, relu(c + d)] of a head, for pairs of a datum, with (a, c), and a value, with (b, d).
+
+    What is linear in it meets a linear layer before pairs are made: :math:`A [u, v] = A_1 a + A_1 b + A_2 v`.
+    Whatever else is asked of it is asked of the tensor that it stands for.
+    """
+
+    def __init__(self, told: Tensor, seen: Tensor) -> None:
+        (self._a, c), (self._b, d) = told.chunk(2, dim=-1), seen.chunk(2, dim=-1)
+        self._bent = relu_(c + d)
+        self.shape = torch.Size([*self._bent.shape[:-1], told.shape[-1]])
+
+    def whole(self) -> Tensor:
+        return torch.cat([self._a + self._b, self._bent], -1)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.whole(), name)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        if function is linear and isinstance(args[0], cls):
+            return args[0]._through(*cast("Sequence[Tensor]", args[1:]), **cast("dict[str, Tensor]", kwargs))
+        return function(*(each.whole() if isinstance(each, cls) else each for each in args), **kwargs)
+
+    def _through(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        straight, bent = weight.chunk(2, dim=1)
+        columns = (
+            bent @ self._bent.flatten(0, -2).T
+        )  # (out, pairs), so that each output is one stretch of memory
+        found = columns.unflatten(1, self.shape[:-1]).movedim(0, -1)
+        return found.add_(linear(self._a, straight, bias)).add_(linear(self._b, straight))

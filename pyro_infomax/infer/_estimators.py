@@ -371,11 +371,12 @@ def _weighted(nats: Tensor, weight: Weight) -> Tensor:
 
 
 def _unweighted_rate(model_site: Site, guide_site: Site, total: Tensor | None = None) -> Tensor:
-    """The rate of a site, from its weighted ``total`` by a division where there is one and that is exact."""
+    """The rate of a site, which is its weighted ``total`` where the weight is 1."""
     if "divergence" not in guide_site:
         return unweighted_sum(guide_site) - unweighted_sum(model_site)
     weight = guide_site["weight"].weight if "weight" in guide_site else 1.0
-    if total is not None and not isinstance(weight, Tensor) and weight != 0:
-        return total.detach() if weight == 1 else total.detach() / weight
+    # To divide the total by another weight would round, and otherwise than a recorded step does
+    if total is not None and not isinstance(weight, Tensor) and weight == 1:
+        return total.detach()
     divergence = guide_site["divergence"].detach()
     return scale_and_mask(divergence, *unweighted_scale_and_mask(guide_site)).sum()

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from operator import add
 from typing import Final, final
 
 import torch
@@ -17,6 +18,7 @@ from pyro_infomax.information._control_variates import (
     CorrectedMean,
     affordable,
     covariates_of,
+    in_a_row,
     nearest,
     trend_of,
 )
@@ -26,6 +28,7 @@ from pyro_infomax.information._sites import sums_of
 
 # ---- Every quantity over all latent dimensions together.
 
+_DIMENSIONS_AT_ONCE: Final = 4
 _SATURATED: Final = (
     "the information is within a nat of its cap ln N, and what takes it below is in few draws: the error may "
     "be too small, and the value says nothing of the population"
@@ -88,7 +91,7 @@ class Account:
     def total_correlation(self) -> Estimate:
         """See :func:`~pyro_infomax.information.total_correlation`."""
         target = "the total correlation of these data's aggregate posterior"
-        return (self._aggregate - self._aggregate_marginals.sum()).estimate("exact", target)
+        return (self._aggregate - self._aggregate_marginals.total).estimate("exact", target)
 
     @cached_property
     def conditional_total_correlation(self) -> Estimate:
@@ -99,8 +102,9 @@ class Account:
     @cached_property
     def dimensionwise_kl(self) -> Estimate:
         """See :func:`~pyro_infomax.information.dimensionwise_kl`."""
-        target = "the KL divergence of each marginal of these data's aggregate posterior from the prior's"
-        return (self._aggregate_marginals - self._prior_marginals).estimate("exact", target)
+        if self._aggregate_marginals.kl is None:
+            _ = self._prior_marginals  # which says what is missing
+        return in_a_row(self._aggregate_marginals.kl or [])
 
     @cached_property
     def prior_dependence(self) -> Estimate:
@@ -215,12 +219,30 @@ class Account:
         return (self._posterior + difference).biased(-self.self_vote)
 
     @cached_property
-    def _aggregate_marginals(self) -> CorrectedMean:
-        draws = self.draws
-        difference = self._plan.expectation(draws.log_aggregate_marginals - draws.log_posterior_marginals)
-        gap = draws.log_aggregate_marginals - draws.log_leave_one_out_marginals
-        found = self._posterior_marginals + difference
-        return found.biased(self._at_most_kl(half_mean(gap), found, lambda: self._prior_marginals))
+    def _aggregate_marginals(self) -> "_AggregateMarginals":
+        draws, own, prior = self.draws, self._posterior_marginals, self._known_prior_marginals
+        target = "the KL divergence of each marginal of these data's aggregate posterior from the prior's"
+        # Few dimensions at a time: all of them at once would take many times the memory of the posteriors
+        totals, kl = [], []
+        for start in range(0, draws.z.shape[-1], _DIMENSIONS_AT_ONCE):
+            some = slice(start, start + _DIMENSIONS_AT_ONCE)
+            log_aggregate = draws.log_aggregate_marginals[..., some]
+            difference = self._plan.expectation(log_aggregate - draws.log_posterior_marginals[..., some])
+            gap = half_mean(log_aggregate - draws.log_leave_one_out_marginals[..., some])
+            found = own.some(some) + difference
+            if prior is not None:
+                divergence = found - prior.some(some)
+                gap = self._at_most(gap, divergence)
+                kl.append(replace(divergence, bias=gap - prior.bias[some]).estimate("exact", target))
+            totals.append(found.biased(gap).sum())
+        return _AggregateMarginals(reduce(add, totals), None if prior is None else kl)
+
+    @property
+    def _known_prior_marginals(self) -> CorrectedMean | None:
+        try:
+            return None if self.draws.prior is None else self._prior_marginals
+        except NotImplementedError:
+            return None
 
     @property
     def self_vote(self) -> Tensor:
@@ -242,10 +264,22 @@ class Account:
         if self.draws.prior is None:
             return bias
         try:
-            kl = aggregate - prior()
+            return self._at_most(bias, aggregate - prior())
         except NotImplementedError:
             return bias
+
+    @staticmethod
+    def _at_most(bias: Tensor, kl: CorrectedMean) -> Tensor:
         return torch.minimum(bias, kl.datum.mean(0).clamp(min=0))
+
+
+@final
+@dataclass(frozen=True)
+class _AggregateMarginals:
+    """E log q(z_j): summed over j, and as divergences from the prior's marginals, where these are known."""
+
+    total: CorrectedMean
+    kl: list[Estimate] | None
 
 
 def half_mean(gap: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Means over data and draws, with the part of their noise removed whose mean is known in closed form."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Final, Literal, final
@@ -66,9 +66,9 @@ class CorrectedMean:
 
     def _with(self, other: "CorrectedMean", sign: int) -> "CorrectedMean":
         return CorrectedMean(
-            self.datum + sign * other.datum,
-            self.residual + sign * other.residual,
-            self.noise + sign * other.noise,
+            torch.add(self.datum, other.datum, alpha=sign),
+            _with_noise(self.residual, other.residual, sign),
+            _with_noise(self.noise, other.noise, sign),
             self.bias + sign * other.bias,
         )
 
@@ -84,6 +84,10 @@ class CorrectedMean:
     def sum(self) -> "CorrectedMean":
         """Over the latent dimensions."""
         return CorrectedMean(self.datum.sum(-1), self.residual.sum(-1), self.noise.sum(-1), self.bias.sum(-1))
+
+    def some(self, entries: slice) -> "CorrectedMean":
+        """Some entries of a vector."""
+        return CorrectedMean(*(getattr(self, each.name)[..., entries] for each in fields(self)))
 
     def followed_by(self, last: "CorrectedMean") -> "CorrectedMean":
         """One more entry of a vector."""
@@ -161,6 +165,31 @@ class CorrectedMean:
         return torch.hypot(torch.maximum((spread / batch).sqrt(), self._standard_error), self.bias)
 
 
+def _no_noise(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Zeros that take the memory of one."""
+    return like.new_zeros(()).expand(*shape)
+
+
+def _with_noise(one: Tensor, other: Tensor, sign: int) -> Tensor:
+    """The sum or difference; what has no noise costs nothing."""
+    same = one.shape == other.shape and other.dim() > 0
+    return one if same and not any(other.stride()) else torch.add(one, other, alpha=sign)
+
+
+def in_a_row(estimates: Sequence[Estimate]) -> Estimate:
+    """Vectors of one quantity as one vector."""
+    errors = [each.population_standard_error for each in estimates]
+    known = [each for each in errors if each is not None]
+    notes = [each.note for each in estimates if each.note is not None]
+    return replace(
+        estimates[0],
+        value=torch.cat([each.value for each in estimates]),
+        standard_error=torch.cat([each.standard_error for each in estimates]),
+        population_standard_error=torch.cat(known) if len(known) == len(errors) else None,
+        note=_NOT_FINITE if _NOT_FINITE in notes else next(iter(notes), None),
+    )
+
+
 def note_on(values: Tensor) -> str | None:
     """Why the plain mean of values (samples, batch), or of several (samples, batch, several), misleads."""
     noise = _centred(values)
@@ -200,10 +229,11 @@ class ControlVariates:
         samples, batch, size = covariates.shape
         self.shape = (samples, batch)
         self.covariates = _centred(covariates)
-        scale = (self.covariates**2).mean((0, 1)).sqrt()
+        scale = torch.linalg.vector_norm(self.covariates, dim=(0, 1)) / math.sqrt(max(1, samples * batch))
         scale = scale.masked_fill(scale == 0, 1.0)
         self.covariates /= scale
-        self.surplus = (covariates.mean(0) - exact) / scale  # (batch, covariate)
+        # (batch, covariate)
+        self.surplus = ((covariates.mean(0) if samples > 1 else covariates[0]) - exact).div_(scale)
         # Solved once for all quantities; covariates that repeat each other drop out by the pseudo-inverse
         gram = torch.einsum("snk,snl->kl", self.covariates, self.covariates) / (samples * batch)
         self.inverse = torch.linalg.pinv(gram, rtol=_RELATIVE_RANK, hermitian=True)
@@ -215,7 +245,7 @@ class ControlVariates:
 
     def known(self, exact: Tensor) -> CorrectedMean:
         """A closed form: (batch,) or (batch, latent) without noise."""
-        noise = exact.new_zeros(*self.shape, *exact.shape[1:])
+        noise = _no_noise([*self.shape, *exact.shape[1:]], exact)
         return CorrectedMean(exact, noise, noise, torch.zeros_like(exact[0]))
 
     def expectation(self, y: Tensor) -> CorrectedMean:
@@ -240,16 +270,17 @@ class ControlVariates:
     def _influence(self) -> Tensor:
         """By how much each draw moves the mean, in units of its residual, (samples, batch)."""
         draws, available = math.prod(self.shape), max(available_draws(*self.shape), 1)
-        pull = self.covariates @ self.inverse  # (samples, batch, covariate)
-        leverage = (pull * self.covariates).sum(-1) / available
-        weight = 1 - pull @ self.surplus.mean(0)
+        parts = self.covariates.split(_DATA_AT_ONCE, 1)
+        leverage = torch.cat([((part @ self.inverse) * part).sum(-1) for part in parts], 1) / available
+        weight = 1 - self.covariates @ (self.inverse @ self.surplus.mean(0))
         return weight * math.sqrt(draws / available) / (1 - leverage).clamp(min=_LEAST_REST)
 
     def _compared(self, residual: Tensor) -> Tensor:
         freedom = float(self.freedom)
         if self.trend is not None:
             by_datum = residual.reshape(len(self.trend), -1)  # a single draw for each
-            rest = (1 - (self.trend**2).sum(-1, keepdim=True)).clamp(min=_LEAST_REST).sqrt()  # (batch, 1)
+            told = torch.linalg.vector_norm(self.trend, dim=-1, keepdim=True)  # (batch, 1)
+            rest = (1 - told * told).clamp(min=_LEAST_REST).sqrt()
             fitted = self.trend @ (self.trend.mT @ by_datum)
             residual = ((by_datum - fitted) / rest).reshape(residual.shape)
             freedom -= self.trend.shape[1]
@@ -277,6 +308,7 @@ def _centred(y: Tensor) -> Tensor:
 
 # ---- What is known in closed form about the draws, as covariates for the one regression.
 
+_DATA_AT_ONCE: Final = 4096
 _MOST_ERRORS: Final = 5.0  # of the mean of a covariate
 
 
@@ -294,9 +326,10 @@ class Covariates:
     def estimable(self) -> "Covariates":
         """Those whose means the draws find: tails that no draw has reached would be taken for surplus."""
         surplus = self.values - self.exact
-        error = (surplus**2).mean((0, 1)).sqrt() / math.sqrt(math.prod(surplus.shape[:2]))
+        # the root of the mean square over the root of the number of draws
+        error = torch.linalg.vector_norm(surplus, dim=(0, 1)) / math.prod(surplus.shape[:2])
         found = surplus.mean((0, 1)).abs() <= _MOST_ERRORS * error
-        return Covariates(self.values[..., found], self.exact[:, found])
+        return self if bool(found.all()) else Covariates(self.values[..., found], self.exact[:, found])
 
     @classmethod
     def cat(cls, parts: Sequence["Covariates"]) -> "Covariates":
@@ -305,13 +338,20 @@ class Covariates:
         )
 
 
-@torch.no_grad()
-def covariates_of(draws: Draws) -> list[Covariates]:
+def covariates_of(draws: Draws) -> Iterator[Covariates]:
     """What can be chosen from, best first: every latent dimension by itself, their sums, nothing."""
-    nothing, joint, powers = _nothing(draws), _of_joint(draws), _powers(draws)
-    dimensions = [nothing, *joint, *_of_marginals(draws), *powers]
-    sums = [nothing, *joint, *(each.sum() for each in powers)]
-    return [*(Covariates.cat(each).estimable() for each in (dimensions, sums)), nothing]
+    with torch.no_grad():
+        yield Covariates.cat([each.estimable() for each in _dimensions(draws)])
+        yield Covariates.cat([each.estimable() for each in _sums(draws)])
+        yield _nothing(draws)
+
+
+def _dimensions(draws: Draws) -> Iterator[Covariates]:
+    yield from (_nothing(draws), *_of_joint(draws), *_of_marginals(draws), *_powers(draws))
+
+
+def _sums(draws: Draws) -> Iterator[Covariates]:
+    yield from (_nothing(draws), *_of_joint(draws), *(each.sum() for each in _powers(draws)))
 
 
 def _nothing(draws: Draws) -> Covariates:
@@ -398,7 +438,7 @@ def trend_of(posterior: Density) -> Tensor | None:
     found = torch.linalg.qr(columns)
     # moments that never move, or repeat each other, would leave arbitrary directions
     told = found.R.diagonal().abs() > _RELATIVE_RANK * columns.norm(dim=0)
-    return found.Q[:, told]
+    return found.Q if bool(told.all()) else found.Q[:, told]
 
 
 _FEWEST_DATA: Final = 50  # among fewer the neighbours are far, and their pairs too few to judge an error by

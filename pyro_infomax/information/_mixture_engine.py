@@ -51,6 +51,8 @@ class MixtureScores:
 
     def less(self, stretch: Tensor) -> "MixtureScores":
         """The densities of what a map stretches by this log-volume."""
+        if stretch.dim() and not any(stretch.stride()):  # one number for all, which is that of no map: 0
+            return self
         left = self.leave_one_out
         return MixtureScores(self.log_prob - stretch, None if left is None else left - stretch)
 
@@ -695,8 +697,14 @@ class MarginalMixtures:
 
     def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """Of z (points, latent), with each point's own component left out where it is named."""
-        dimensions = patiently(range(z.shape[1]), "aggregate posterior", progress=progress)
-        return MixtureScores.stack([self._mixture(j).evaluate(z[:, j], index) for j in dimensions])
+        whole = torch.empty_like(z)
+        left = None if index is None else torch.empty_like(z)
+        for j in patiently(range(z.shape[1]), "aggregate posterior of each dimension", progress=progress):
+            found = self._mixture(j).evaluate(z[:, j], index)
+            whole[:, j] = found.log_prob
+            if left is not None and found.leave_one_out is not None:
+                left[:, j] = found.leave_one_out
+        return MixtureScores(whole, left)
 
 
 # ---- The mixture of any posteriors through their own log-density, differentiable.

@@ -73,7 +73,12 @@ def broadcasts(score: Callable[[Tensor], Tensor], z: Tensor) -> bool:
     except (RuntimeError, ValueError, IndexError, KeyError):
         return False
     apart = torch.cat([score(each[None]) for each in z])
-    return together.shape == apart.shape and torch.allclose(together, apart, rtol=_MISTAKE, atol=_MISTAKE)
+    return same_scores(together, apart)
+
+
+def same_scores(one: Tensor, other: Tensor) -> bool:
+    """Whether they differ by rounding at most."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=_MISTAKE, atol=_MISTAKE)
 
 
 _MISTAKE: Final = 1e-3  # wrong values are some nats off; single precision rounds a sharp density to 1e-5
@@ -90,8 +95,12 @@ def of_any_datum(found: Distribution) -> Distribution | None:
     parts = base.parts if isinstance(base, SideBySide) else [base]
     if not all(torch.equal(each, each[:1].expand_as(each)) for part in parts for each in _of_batch(part)):
         return None
-    firsts = [batch_mapped([part], part.batch_shape[1:], lambda tensors: tensors[0][0]) for part in parts]
+    firsts = [batch_mapped([part], part.batch_shape[1:], _first_row) for part in parts]
     return Independent(SideBySide(firsts) if isinstance(base, SideBySide) else firsts[0], 1)
+
+
+def _first_row(tensors: list[Tensor]) -> Tensor:
+    return tensors[0][0].clone()  # a view would keep all rows in memory
 
 
 @torch.no_grad()
@@ -103,7 +112,7 @@ def _first_of(fn: Distribution) -> Distribution | None:
     if not torch.allclose(expected, moved, rtol=1e-6, equal_nan=True):
         return None
     try:
-        first = batch_mapped([fn], [], lambda tensors: tensors[0][0])
+        first = batch_mapped([fn], [], _first_row)
         # what belongs to no datum may be taken for something that does, where it has as many rows
         return first if torch.allclose(first.log_prob(z), expected, rtol=1e-6, equal_nan=True) else None
     except (NotImplementedError, RuntimeError, ValueError):
@@ -153,7 +162,12 @@ def _of_all(runs: list[tuple[Tensor, Factors]], name: str, size: int) -> Distrib
     rows = torch.cat([rows for rows, _ in runs])
     place = torch.empty(size, dtype=torch.long)
     place[rows] = torch.arange(len(rows))
-    return batch_mapped(fns, [size, *fns[0].batch_shape[1:]], lambda tensors: torch.cat(tensors)[place])
+    ordered = torch.equal(place, torch.arange(len(rows)))
+
+    def end_to_end(tensors: list[Tensor]) -> Tensor:
+        return torch.cat(tensors) if ordered else torch.cat(tensors)[place]
+
+    return batch_mapped(fns, [size, *fns[0].batch_shape[1:]], end_to_end)
 
 
 def _factors_of_rows(

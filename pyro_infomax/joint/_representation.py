@@ -1,19 +1,22 @@
 """The representation joint q(z|x) p_D(x) of a guide and its data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast, final
 
 import torch
+from pyro import poutine
+from pyro.distributions import TorchDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, SiteValues, Tensors, as_data, rows_of
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data, keep_freed_memory, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Ranks
 from pyro_infomax._types import Program, Site
 from pyro_infomax.distributions import Posterior, batch_mapped, is_parametric
+from pyro_infomax.guides import AmortizedGuide, EncodedData
 from pyro_infomax.information import AggregatePosterior, points_at_once
 from pyro_infomax.joint._latent_space import (
     LatentSpace,
@@ -24,8 +27,8 @@ from pyro_infomax.joint._latent_space import (
     site_scores,
     total,
 )
-from pyro_infomax.joint._product import broadcasts, lone_vector, product_of_sites
-from pyro_infomax.programs import LocalProgram
+from pyro_infomax.joint._product import broadcasts, lone_vector, product_of_sites, same_scores
+from pyro_infomax.programs import LocalProgram, score_under
 
 # ---- A guide's posterior that is scored by running the guide.
 
@@ -35,8 +38,9 @@ class LocalPosterior:
     """q(z|x_n) of all data, as :mod:`pyro_infomax.information` takes posteriors.
 
     Several sites may depend on each other: they are scored by running the guide on their values, under an
-    outer dimension where the guide broadcasts (which is tried and checked once), else one by one. A lone site
-    is scored in a trace of the guide on all data where there is one.
+    outer dimension where the guide broadcasts (which is tried and checked once), else one by one. Values that
+    are scored under all data are spared these runs where the guide can encode the data once, which is checked
+    against a run too. A lone site is scored in a trace of the guide on all data where there is one.
     """
 
     def __init__(self, program: LocalProgram, data: Tensors, trace: Trace | None = None) -> None:
@@ -47,6 +51,8 @@ class LocalPosterior:
         self.event_shape = torch.Size([self.space.size])
         self._trace = trace if len(program.latents) == 1 else None
         self._broadcasts: bool | None = None
+        self._pairs: _EncodedPairs | None = None
+        self._tried = self._trace is not None
 
     @property
     def rows_at_once(self) -> int:
@@ -87,10 +93,28 @@ class LocalPosterior:
     def _log_prob(self, z: Tensor) -> Tensor:
         if len(z) < 2:
             return self._score(z)
+        if z.shape[1] < self.batch_shape[0] and not torch.is_grad_enabled():
+            pairs = self._encoded_pairs()
+            if pairs is not None:
+                return pairs.log_prob_sites(z)
         if self._broadcasts is None:
             with isolated_random_state():
                 self._broadcasts = broadcasts(lambda z: self._score(z).sum(-1), self.sample((2,)))
         return self._score(z) if self._broadcasts else torch.cat([self._score(each[None]) for each in z])
+
+    def _encoded_pairs(self) -> "_EncodedPairs | None":
+        """What scores values under all data; None where there is nothing, or it is at odds with a run."""
+        if self._tried:
+            return self._pairs
+        self._tried = True
+        with isolated_random_state():
+            pairs = _EncodedPairs.of(self.program, self.data)
+            if pairs is not None:
+                z = self.sample((2,))[:, :1]
+                apart = torch.cat([self._score(each[None]) for each in z])
+                if same_scores(pairs.log_prob_sites(z), apart):
+                    self._pairs = pairs
+        return self._pairs
 
     def _score(self, z: Tensor) -> Tensor:
         """(outer, data, sites), of z (outer, data or 1, latent)."""
@@ -110,6 +134,57 @@ class LocalPosterior:
     def _by_site(self, trace: Trace, sites: dict[str, Tensor], rows: int) -> Tensor:
         scores = [self.program.log_prob(trace.nodes[name], rows, z=each) for name, each in sites.items()]
         return torch.stack(torch.broadcast_tensors(*scores), -1)
+
+
+_PAIRS_AT_ONCE = 8192  # of what takes networks, which stay in the cache of the processor
+
+
+@final
+class _EncodedPairs:
+    """Values of the sites of an amortised guide, scored under all data, which are encoded once."""
+
+    def __init__(self, program: LocalProgram, pieces: Sequence[tuple[int, EncodedData]]) -> None:
+        self._program = program
+        self._space = LatentSpace(program.latents)
+        self._pieces = pieces
+
+    @classmethod
+    def of(cls, program: LocalProgram, data: Tensors) -> "_EncodedPairs | None":
+        """None for other guides, and where a run is bound to the rows of its data."""
+        guide = poutine.unwrap(program.program)
+        if not isinstance(guide, AmortizedGuide) or not program.takes_any_rows:
+            return None
+        pieces = []
+        for rows in program.pieces(len(data[0])):
+            encoded = guide.encoded(*rows_of(data, rows))
+            if encoded is None:
+                return None
+            pieces.append((len(rows), encoded))
+        return cls(program, pieces)
+
+    def log_prob_sites(self, z: Tensor) -> Tensor:
+        """log q(z_s|z_<s, x_n), (outer, data, sites), of z (outer, 1, latent)."""
+        keep_freed_memory()
+        return torch.cat([self._scores(z, rows, encoded) for rows, encoded in self._pieces], 1)
+
+    def _scores(self, z: Tensor, rows: int, encoded: EncodedData) -> Tensor:
+        scores = self._under(encoded.alone, self._space.unflatten(z), rows)
+        if len(scores) < len(self._space.layouts):
+            parts = z.split(max(1, _PAIRS_AT_ONCE // rows))
+            others = [self._given(encoded, self._space.unflatten(part), rows) for part in parts]
+            scores |= {name: torch.cat([each[name] for each in others]) for name in others[0]}
+        return torch.stack([scores[name] for name in self._space.layouts], -1)
+
+    def _given(self, encoded: EncodedData, sites: dict[str, Tensor], rows: int) -> dict[str, Tensor]:
+        held = {name: each.to(self._space.layouts[name].dtype) for name, each in sites.items()}
+        return self._under(encoded.given(held), sites, rows)
+
+    def _under(
+        self, fns: Mapping[str, TorchDistribution], sites: dict[str, Tensor], rows: int
+    ) -> dict[str, Tensor]:
+        layouts = self._space.layouts
+        scores = {name: score_under(fn, layouts[name], sites[name], rows) for name, fn in fns.items()}
+        return {name: layouts[name].summed(each.double(), rows) for name, each in scores.items()}
 
 
 # ---- The representation joint of a guide and its data.

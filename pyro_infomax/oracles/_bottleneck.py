@@ -6,9 +6,9 @@ from typing import Final, final
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from pyro_infomax._checks import whole_number
+from pyro_infomax._progress import patiently
 from pyro_infomax.oracles._checks import (
     finite,
     generator_at,
@@ -19,7 +19,6 @@ from pyro_infomax.oracles._checks import (
     probabilities,
 )
 
-_PATIENCE: Final = 3.0  # seconds without a progress bar
 _SHARPEST: Final = 8.0  # scale of the logits of the sharpest random start
 _LEAST: Final = 1e-300  # of a probability, below which it counts as this
 
@@ -102,7 +101,7 @@ def information_bottleneck(
     iteration = _SelfConsistency(source, weight)
     encoders = _random_encoders(restarts, len(source), num_states, seed)  # (restart, x, t)
     change = torch.full((restarts,), torch.inf, dtype=torch.float64)
-    for _ in tqdm(range(max_iterations), desc="information bottleneck", delay=_PATIENCE, leave=False):
+    for _ in patiently(range(max_iterations), "information bottleneck"):
         if (change <= tolerance).all():
             break
         updated = iteration.update(encoders)

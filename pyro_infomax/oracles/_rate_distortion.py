@@ -9,8 +9,8 @@ from typing import Final, Protocol, final, overload
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from pyro_infomax._progress import patiently
 from pyro_infomax.oracles._checks import (
     entropy,
     finite,
@@ -28,7 +28,6 @@ from pyro_infomax.oracles._checks import (
 # ---- The maximum of a concave function over a simplex.
 
 _NEWTON_STEPS: Final = 100
-_PATIENCE: Final = 3.0  # seconds without a progress bar
 _TO_THE_EDGE: Final = 0.995  # of the way to the boundary
 
 
@@ -61,7 +60,7 @@ def maximise(function: ConcaveFunction, *, tolerance: float, max_iterations: int
         raise ValueError(f"Expected tolerance > 0 but got {tolerance}.")
     weights = torch.full((function.size,), 1 / function.size, dtype=torch.float64)
     gap = function.gap(weights)
-    for _ in _with_bar(max_iterations):
+    for _ in patiently(range(max_iterations), "blahut-arimoto"):
         if gap <= tolerance:
             return weights
         weights = (weights.log() + function.log_gain(weights)).softmax(0)
@@ -75,7 +74,7 @@ def _newton(function: ConcaveFunction, weights: Tensor, tolerance: float) -> Ten
     gradient = function.gradient(weights)
     level = gradient.max() + 0.1 * gradient.abs().max().clamp(min=1e-3)
     slack = level - gradient  # (size,), positive: what a weight would lose
-    for _ in _with_bar(_NEWTON_STEPS):
+    for _ in patiently(range(_NEWTON_STEPS), "blahut-arimoto"):
         if function.gap(weights) <= tolerance:
             return weights / weights.sum()
         steps = _newton_step(function, weights, slack, level)
@@ -106,10 +105,6 @@ def _longest(values: Tensor, step: Tensor) -> float:
     """The largest part of a step, at most all of it, that keeps the values positive."""
     reach = torch.where(step < 0, -values / step, torch.inf).min().item()
     return min(1.0, _TO_THE_EDGE * reach)
-
-
-def _with_bar(iterations: int) -> "tqdm[int]":
-    return tqdm(range(iterations), desc="blahut-arimoto", delay=_PATIENCE, leave=False)
 
 
 # ---- The rate-distortion function of a Gaussian source, by reverse water-filling.

@@ -10,6 +10,7 @@ from pyro_infomax.programs._local_program import (
     global_values as global_values,
     is_masked as is_masked,
     leaves_out as leaves_out,
+    score_under as score_under,
 )
 from pyro_infomax.programs._messengers import (
     FixedMessenger as FixedMessenger,

@@ -697,7 +697,9 @@ class LocalProgram:
         layout = (self.latents | self.observed)[site["name"]]
         self._refuse_other_rows(site, rows)
         try:
-            score = site["fn"].log_prob(site["value"]) if z is None else _score(site["fn"], layout, z, rows)
+            score = (
+                site["fn"].log_prob(site["value"]) if z is None else score_under(site["fn"], layout, z, rows)
+            )
         except (KeyError, NotImplementedError) as error:
             # transforms that have no inverse raise either
             raise NotImplementedError(
@@ -758,7 +760,8 @@ def within(fn: object) -> Iterator[Any]:
         fn = getattr(fn, "base_dist", None)
 
 
-def _score(fn: TorchDistribution, layout: SiteLayout, z: torch.Tensor, rows: int) -> torch.Tensor:
+def score_under(fn: TorchDistribution, layout: SiteLayout, z: torch.Tensor, rows: int) -> torch.Tensor:
+    """The log-density of values (outer, rows or 1, *shape) of a site, in the batch shape of a run."""
     if not layout.dtype.is_floating_point:
         return fn.log_prob(layout.place(z.to(layout.dtype), rows))
     try:

@@ -7,19 +7,19 @@ import random
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, Never, final
+from typing import Any, Final, final
 
 import numpy as np
 import pyro
 import torch
 import xarray as xr
 from joblib import Parallel, delayed, effective_n_jobs
-from tqdm import tqdm
 
 from pyro_infomax._checks import whole_number
+from pyro_infomax._progress import Bar, bar
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Program
 from pyro_infomax.sweeps._grid import FAILURE, Point, axes_of, points_of
@@ -215,7 +215,8 @@ def sweep(
         store: a folder for the outcomes; None keeps them in memory only.
         retry_failed: whether points that have failed before are called again.
         threads: torch's threads for a point. More than one may round differently.
-        progress: whether to show a bar over the points on stderr; a string is its title.
+        progress: whether to show a bar over the points on stderr, or a line now and then where that is no
+            terminal; a string is its title.
 
     Returns:
         Dimensions: the grid's in their order, ``seed``, then those of the results. Coordinates: the values,
@@ -246,14 +247,16 @@ def sweep(
     found = _found(points, kept, retry_failed=retry_failed)
     missing = [point for point in points if point.key not in found]
     worker = Worker(run, kept, replace(Settings.present(), threads=threads))
-    with _bar(points, found, progress=progress) as bar:
+    with bar(len(points), unit="point", progress=progress, initial=len(found)) as shown:
         # As many as run at once, so that no process waits for the first ones alone
         first = max(_FIRST, effective_n_jobs(n_jobs))
         for some in _in_turn(missing, first):
             failures = [found[point.key] for point in missing if point.key in found]
             stopped = _failed_alike(failures)
             made = (
-                _compute(worker, some, n_jobs=n_jobs, bar=bar) if stopped is None else [stopped] * len(some)
+                _compute(worker, some, n_jobs=n_jobs, shown=shown)
+                if stopped is None
+                else [stopped] * len(some)
             )
             found |= {point.key: outcome for point, outcome in zip(some, made, strict=True)}
     outcomes = [found[point.key] for point in points]
@@ -286,28 +289,21 @@ def _failed_alike(outcomes: Sequence[PointOutcome]) -> Failure | None:
 class _WatchedParallel(Parallel):
     """Moves a bar as tasks are done, also with backends that return all results at the end, as Ray's does."""
 
-    def __init__(self, bar: "tqdm[Never]", *, n_jobs: int | None) -> None:
+    def __init__(self, shown: Bar, *, n_jobs: int | None) -> None:
         # batches would hold results back from the bar
         super().__init__(n_jobs=n_jobs, batch_size=1)
-        self._bar = bar
-        self._before = bar.n
+        self._shown = shown
+        self._before = shown.n
 
     def print_progress(self) -> None:
-        self._bar.update(self._before + self.n_completed_tasks - self._bar.n)
+        self._shown.update(self._before + self.n_completed_tasks - self._shown.n)
 
 
-def _bar(points: Sized, found: Sized, *, progress: bool | str) -> "tqdm[Never]":
-    title = progress if isinstance(progress, str) else None
-    return tqdm(desc=title, total=len(points), initial=len(found), unit="point", disable=progress is False)
-
-
-def _compute(
-    worker: Worker, points: list[Point], *, n_jobs: int | None, bar: "tqdm[Never]"
-) -> list[PointOutcome]:
+def _compute(worker: Worker, points: list[Point], *, n_jobs: int | None, shown: Bar) -> list[PointOutcome]:
     if not points:
         return []
     try:
-        return list(_WatchedParallel(bar, n_jobs=n_jobs)(delayed(worker)(point) for point in points))
+        return list(_WatchedParallel(shown, n_jobs=n_jobs)(delayed(worker)(point) for point in points))
     except pickle.PicklingError as error:
         # the cause is a whole traceback in words, whose last line has the reason
         reason = str(error.__cause__ or error).strip('"\n ').splitlines()[-1]

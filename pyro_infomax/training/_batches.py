@@ -116,7 +116,7 @@ class IndexedBatches(Batches):
         while skip < full:
             number = max(1, min(most(row * self.batch_size), full - skip))
             index = order[skip * self.batch_size : (skip + number) * self.batch_size].to(self.device)
-            yield tuple(each.unflatten(0, (number, self.batch_size)) for each in self.take(index))
+            yield tuple(_apart(each, number, self.batch_size) for each in self.take(index))
             skip += number
         if rest and skip == full:
             yield tuple(each[None] for each in self.take(order[full * self.batch_size :].to(self.device)))
@@ -146,6 +146,24 @@ class IndexedBatches(Batches):
     def _count(self) -> int:
         full, rest = divmod(self.size, self.batch_size)
         return full + (rest >= self.world_size)
+
+
+_LINE: Final = 64  # bytes, at multiples of which torch's own tensors begin
+
+
+def _apart(rows: Tensor, number: int, size: int) -> Tensor:
+    """Rows as batches, (batch, row, ...), each of which begins where a tensor of its own would.
+
+    Sums are rounded otherwise elsewhere in memory.
+    """
+    batches = rows.unflatten(0, (number, size))
+    elements = batches[0].numel()
+    over = elements * rows.element_size() % _LINE
+    if number == 1 or not over:
+        return batches
+    padding = (_LINE - over) // rows.element_size()
+    slots = rows.new_empty(number, elements + padding)[:, :elements].unflatten(1, batches.shape[1:])
+    return slots.copy_(batches)
 
 
 @final

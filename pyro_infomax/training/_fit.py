@@ -6,15 +6,15 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, Final, Never, final
+from typing import Any, Final, final
 
 import pyro
 import torch
 from pyro import validation_enabled
 from pyro.infer import SVI
-from tqdm import tqdm
 
 from pyro_infomax._checks import seed_number, whole_number
+from pyro_infomax._progress import Bar, bar
 from pyro_infomax._random import isolated_random_state, one_thread
 from pyro_infomax._types import State
 from pyro_infomax.capture import CapturedSVI
@@ -129,15 +129,10 @@ def _origin(history: History) -> str:
 _NOT_SHOWN: Final = ("epoch", "step", "seconds", "elbo")
 
 
-def _bar(epochs: int, *, progress: bool | str) -> "tqdm[Never]":
-    title = progress if isinstance(progress, str) else None
-    return tqdm(desc=title, total=epochs, unit="epoch", disable=progress is False)
-
-
-def _show(history: History, bar: "tqdm[Never]") -> None:
+def _show(history: History, shown: Bar) -> None:
     if len(history):
-        bar.set_postfix_str(_summary(history.rows[-1]), refresh=False)
-        bar.update(len(history) - bar.n)
+        shown.set_postfix_str(_summary(history.rows[-1]), False)
+        shown.update(len(history) - shown.n)
 
 
 def _summary(row: Row) -> str:
@@ -208,16 +203,16 @@ class TrainingRun:
     def train(self, *, progress: bool | str) -> None:
         """Runs the epochs that are left, and the callbacks after each."""
         state = self.state
-        shown = progress if self._execution.ranks.is_first else False
-        with _without_pyro_warnings(), _bar(state.epochs, progress=shown) as bar:
-            _show(state.history, bar)
+        progress = progress if self._execution.ranks.is_first else False
+        with _without_pyro_warnings(), bar(state.epochs, unit="epoch", progress=progress) as shown:
+            _show(state.history, shown)
             while len(state.history) < state.epochs and state.history.stopped is None:
                 state.epoch = len(state.history) + 1
                 # Processes need not take the same time for an epoch
                 state.history.append(self._execution.ranks.broadcast(self._epoch()))
                 self._call_back()
                 state.history.stopped = self._first_reason(state.history.stopped)
-                _show(state.history, bar)
+                _show(state.history, shown)
                 if self._keeper is not None:
                     self._keeper.after_epoch()
         if self._keeper is not None:
@@ -440,7 +435,8 @@ def fit(
             whole data each step, for models that subsample themselves.
         validation: data of the same kinds, held out.
         callbacks: called with the :class:`TrainingState` after each epoch.
-        progress: whether to show a bar on stderr; a string shows it under that title.
+        progress: whether to show a bar on stderr, or a line now and then where that is no terminal; a string
+            is its title.
         checkpoint: a file in which the training is kept, as a path or a :class:`Checkpoint`.
         resume: whether to go on from that file, if it is there. A training that has ended returns at once,
             or goes on for the further epochs that are asked for.

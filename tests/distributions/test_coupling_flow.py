@@ -21,7 +21,7 @@ def test_every_element_moves_and_its_score_is_the_jacobian(size, stir):
     def push(noise):
         value = noise
         for layer in flow.layers:
-            value, _ = layer(value, c)
+            value, _ = layer(value, layer.told(c, axes=0))
         return value
 
     noise = torch.randn(size)
@@ -38,10 +38,21 @@ def test_every_element_depends_on_every_other(stir):
 
     def push(noise):
         for layer in flow.layers:
-            noise, _ = layer(noise, None)
+            noise, _ = layer(noise, layer.told(None, axes=0))
         return noise
 
     assert (torch.autograd.functional.jacobian(push, noise) != 0).all()
+
+
+def test_many_pairs_in_blocks_score_as_one_by_one(stir):
+    flow, c = stir(CouplingFlow(3, 2)), torch.randn(70, 2)
+    z = torch.randn(90, 1, 3)  # more pairs than a block takes
+    apart = torch.stack([flow(c).log_prob(each.expand(70, 3)) for each in z])
+    with torch.no_grad():
+        torch.testing.assert_close(flow(c).log_prob(z), apart)
+        torch.testing.assert_close(
+            flow(c[:1]).log_prob(z.expand(90, 70, 3)), flow(c[0]).log_prob(z).expand(90, 70)
+        )
 
 
 def test_it_fits_a_skewed_and_bent_density():

@@ -15,7 +15,7 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from pyro_infomax.distributions import SideBySide, joined, parts_of
+from pyro_infomax.distributions import SideBySide, in_parts, joined, parts_of
 
 
 def parts(batch=(5,)):
@@ -105,3 +105,12 @@ def test_classes_are_scored_from_any_numbers() -> None:
     both = SideBySide([Categorical(torch.tensor([[[0.2, 0.8]]])), Normal(torch.zeros(1, 1), 1.0)])
     expected = torch.tensor([[0.8, 0.5 / (torch.pi / 2) ** 0.5]]).log()
     torch.testing.assert_close(both.log_prob(torch.tensor([[1.0, 0.0]])), expected)
+
+
+def test_parts_of_many_data_make_the_whole() -> None:
+    for factors in (SideBySide(parts((9000,))), Laplace(torch.randn(9000, 2), 1.0)):
+        some = list(in_parts(factors))
+        assert [each.batch_shape[0] for each in some] == [8192, 808]
+        torch.testing.assert_close(torch.cat([each.mean for each in some]), factors.mean, rtol=0, atol=0)
+    few = Laplace(torch.randn(9, 2), 1.0)
+    assert list(in_parts(few)) == [few]

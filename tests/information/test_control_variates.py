@@ -296,7 +296,7 @@ def test_means_that_the_draws_do_not_find_are_left_out() -> None:
 def test_dimensions_that_depend_on_each_other_have_powers_of_their_coordinates() -> None:
     normal = MultivariateNormal(torch.randn(100, 2), torch.eye(2) + 0.5)
     draws = Draws(TransformedDistribution(normal, [SigmoidTransform()]), seed=0)
-    values = covariates_of(draws)[0].values
+    values = next(covariates_of(draws)).values
     u = draws.z.logit() - normal.mean.mean(0)
     torch.testing.assert_close(values[..., -4:], torch.cat([u, u**2], -1))
 
@@ -310,18 +310,20 @@ def test_powers_of_heavy_tails_are_no_covariates() -> None:
         draws = Draws(posterior, Independent(Normal(torch.zeros(2), 1.0), 1), num_samples=20, seed=0)
         own = posterior.base_dist.log_prob(draws.z)
         expected = torch.cat([own.sum(-1, keepdim=True), own], -1)
-        torch.testing.assert_close(covariates_of(draws)[0].values, expected)
+        torch.testing.assert_close(next(covariates_of(draws)).values, expected)
     pair = torch.randn(60, 1, 2) + torch.tensor([[0.0], [1.0]])
     mixture = MixtureSameFamily(Categorical(torch.ones(60, 2)), Independent(StudentT(3.0, pair, 0.5), 1))
     assert (
-        covariates_of(Draws(mixture, Independent(Normal(torch.zeros(2), 1.0), 1), seed=0))[0].values.shape[-1]
+        next(covariates_of(Draws(mixture, Independent(Normal(torch.zeros(2), 1.0), 1), seed=0))).values.shape[
+            -1
+        ]
         == 0
     )
     # the prior's log-density is linear in z, whose mean is known and whose variance is infinite
     draws = Draws(
         Independent(Pareto(torch.ones(60, 2), 1.5), 1), Independent(Exponential(torch.ones(2)), 1), seed=0
     )
-    assert covariates_of(draws)[0].values.shape[-1] == 3
+    assert next(covariates_of(draws)).values.shape[-1] == 3
 
 
 def test_light_tails_keep_their_powers() -> None:
@@ -334,7 +336,7 @@ def test_light_tails_keep_their_powers() -> None:
         MultivariateNormal(mean, torch.eye(2) + 0.5),
     ):
         draws = Draws(posterior, num_samples=20, seed=0)
-        values = covariates_of(draws)[0].values
+        values = next(covariates_of(draws)).values
         u = draws.z - posterior.mean.mean(0)
         torch.testing.assert_close(values[..., -4:], torch.cat([u, u**2], -1))
 

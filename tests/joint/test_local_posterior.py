@@ -1,13 +1,18 @@
 """A posterior that is scored by running its guide."""
 
+from functools import partial
+
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 from torch.distributions import Normal
 
+from pyro_infomax.guides import AmortizedDiscrete, AmortizedFlow, AmortizedGuide, AmortizedMultivariateNormal
 from pyro_infomax.information import AggregatePosterior
 from pyro_infomax.joint import RepresentationJoint, representation
+from pyro_infomax.nn import NormalHead
 
 
 def reshaped(a):
@@ -113,3 +118,86 @@ def test_each_row_of_several_draws_is_of_its_own_datum_and_its_sites_belong_toge
     assert (off < 4.5 * 0.5 / 4000**0.5).all()
     noise = z[..., 1] - z[..., 0]
     assert abs(float(noise.var()) - 1) < 4 * (2 / 20_000) ** 0.5
+
+
+# -- amortised guides, whose data are encoded once --------------------------------------------------
+
+
+class Encoder(nn.Module):
+    """Counts its runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.runs = nn.Linear(3, 70), 0
+
+    def forward(self, x):
+        self.runs += 1
+        return self.linear(x).relu()
+
+
+def chain(x):
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        k = pyro.sample("k", dist.Categorical(torch.ones(3)))
+        s = pyro.sample("s", dist.Gamma(2.0, 1.0))
+        b = pyro.sample("b", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        loc = torch.cat([a, k[..., None], s[..., None], b], -1).sum(-1, keepdim=True)
+        pyro.sample("x", dist.Normal(loc, torch.ones(3)).to_event(1), obs=x)
+
+
+@torch.no_grad()
+def amortised(family, **options):
+    heads = {"k": partial(AmortizedDiscrete, enumerate=False), "s": dist.Gamma, "b": AmortizedFlow}
+    guide = family(chain, Encoder(), heads=heads, **options)
+    guide(torch.randn(4, 3))
+    for parameter in guide.parameters():
+        parameter += 0.06 * torch.randn_like(parameter)  # away from where it begins
+    return guide
+
+
+@pytest.mark.parametrize("structured", [False, True])
+@torch.no_grad()
+def test_values_under_all_data_need_one_run_of_the_encoder(structured):
+    x, batch_size = torch.randn(5, 3), 3  # in two pieces
+    guide = amortised(AmortizedMultivariateNormal, structured=structured)
+    subject = RepresentationJoint(guide, x, batch_size=batch_size).posterior
+    z = subject.sample((7, 2))[:, :, :1]
+    found = subject.log_prob_sites(z)
+    guide.encoder.runs = 0
+    assert torch.equal(subject.log_prob_sites(z), found)
+    assert guide.encoder.runs == 0
+    sites = subject.space.unflatten(z.expand(7, 2, 5, -1))
+    sites["k"] = sites["k"].long()
+    given = {name: sites[name] for name in ("a", "k", "s")} if structured else None
+    expected = [each.log_prob(sites[name]) for name, each in guide.posterior(x, given=given).items()]
+    torch.testing.assert_close(found, torch.stack(expected, -1), rtol=1e-9, atol=1e-9)
+
+
+class Shifted(AmortizedGuide):
+    """Draws from elsewhere than its heads say."""
+
+    def make_head(self, site, in_features):
+        return NormalHead(in_features, site.event_shape)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x, 0.5))
+            return {"a": a, "b": pyro.sample("b", dist.Normal(a, 1.0))}
+
+
+@torch.no_grad()
+def test_what_is_encoded_once_is_checked_against_a_run(x):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample(
+                "x",
+                dist.Normal(pyro.sample("a", dist.Normal(0, 1)) + pyro.sample("b", dist.Normal(0, 1)), 1),
+                obs=x,
+            )
+
+    guide = Shifted(model, lambda x: x[:, None], structured=True)
+    guide.posterior(x)
+    z = torch.randn(4, 1, 2)
+    torch.testing.assert_close(
+        representation(guide, x).posterior.log_prob(z), expected(z, x), rtol=0, atol=1e-9
+    )

@@ -353,12 +353,14 @@ def test_an_extended_grid_calls_what_is_missing(tmp_path):
     assert 1.0 not in ds["beta"]
 
 
-def test_a_bar_begins_with_what_is_there(tmp_path, capsys):
+def test_a_bar_begins_with_what_is_there(tmp_path, capsys, monkeypatch):
     run = make_counting(tmp_path / "calls")
     sweep(run, BETAS, store=tmp_path / "store")
-    sweep(run, BETAS, seeds=2, store=tmp_path / "store", progress="seeds")
+    assert capsys.readouterr().err == "2/2 points, in 00:00\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        sweep(run, BETAS, seeds=2, store=tmp_path / "store", progress="seeds")
     bar = capsys.readouterr().err
-    assert "2/2" in bar
     assert "seeds:  50%" in bar
     assert "4/4" in bar
     sweep(run, BETAS, progress=False)
