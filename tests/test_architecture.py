@@ -69,6 +69,7 @@ TESTS_OF_THE_WHOLE = frozenset(
 FOLDERS_OF_THE_WHOLE = frozenset({"fuzz"})
 # Tests go through public names. These reach behind them, each for what no public name shows precisely.
 PRIVATE_TESTS = {
+    "capture/test_many_steps.py": "the step of an optimiser as operations, and a training that is stopped",
     "capture/test_recorded_graph.py": "what a recorded graph folds, frees and refuses",
     "conftest.py": "processes that are threads",
     "diagnostics/test_annealed_joint.py": "densities and gradients of the path between prior and joint",

@@ -13,6 +13,7 @@ from pyro.optim import PyroOptim
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_infomax._progress import waiting
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Program, Site
 from pyro_infomax.capture._batching import batch_loops
@@ -28,6 +29,7 @@ from pyro_infomax.programs import ProgramState
 Objective = ELBO | Callable[..., Tensor]
 Gradients = dict[Tensor, Tensor]
 
+_COMPILING: Final = "compiling the training step: some 10 s the first time, a few from torch's cache"
 _FEW_WEIGHTS: Final = 3
 
 
@@ -87,6 +89,7 @@ class CapturedStep:
         optim: what steps by the gradients.
         wants_compiler: from the number of operations, whether to compile them. Where it is so, and the
             optimiser's update is known as operations, the two become one.
+        progress: whether to say what is waited for, and after which title.
 
     Attributes:
         parameters: the parameters that have a gradient, in order of statement.
@@ -99,7 +102,13 @@ class CapturedStep:
     """
 
     def __init__(
-        self, programs: Programs, call: Call, optim: PyroOptim, *, wants_compiler: Callable[[int], bool]
+        self,
+        programs: Programs,
+        call: Call,
+        optim: PyroOptim,
+        *,
+        wants_compiler: Callable[[int], bool],
+        progress: bool | str = False,
     ) -> None:
         self._programs = programs
         self._numbers = programs.weights_are_set
@@ -122,15 +131,20 @@ class CapturedStep:
         self.gradients = GradientBuffers(optim, self.parameters, self._stated)
         self._training: CompiledTraining | None = None
         compiled = self._compiled = wants_compiler(len(recorded.graph.nodes))
-        if compiled and self._can_compile_training(inputs):
+        if not compiled:
             self._function = self._replayed(recorded)
-            updates = updates_of(self.gradients)
-            assert updates is not None
+            return
+        with waiting(_COMPILING, progress=progress):
+            self._compile(recorded, inputs)
+
+    def _compile(self, recorded: RecordedGraph, inputs: Sequence[Tensor]) -> None:
+        updates = updates_of(self.gradients)
+        on_cpu = all(each.device.type == "cpu" for each in (*inputs, *self.parameters))
+        if on_cpu and updates is not None and all(each.current for each in updates):
+            self._function = self._replayed(recorded)
             self._training = CompiledTraining(recorded, inputs, self.gradients, updates)
-        elif compiled:
-            self._function = compile_gradients(recorded, inputs, self.gradients)
         else:
-            self._function = self._replayed(recorded)
+            self._function = compile_gradients(recorded, inputs, self.gradients)
 
     def evaluate(self, call: Call, *, trains: bool = False) -> SurrogateLoss:
         """Evaluates loss and terms, and leaves the gradients in :attr:`gradients`.
@@ -215,11 +229,6 @@ class CapturedStep:
 
     def _doubles(self, given: tuple[Tensor, ...]) -> list[Tensor]:
         return [each.to(torch.float64) for each in self._function(*given)]
-
-    def _can_compile_training(self, inputs: Sequence[Tensor]) -> bool:
-        updates = updates_of(self.gradients)
-        on_cpu = all(each.device.type == "cpu" for each in (*inputs, *self.parameters))
-        return on_cpu and updates is not None and all(each.current for each in updates)
 
     @property
     def compiled(self) -> bool:

@@ -140,6 +140,8 @@ class CapturedSVI(SVI):
             :func:`~pyro_infomax.training.fit` is to take so many steps that it pays.
 
     Attributes:
+        progress: whether to say so while the compiler is waited for, and after which title; ``fit`` sets it
+            to its own.
         reduce_gradients: called with the list of gradients before each step of the optimiser, if not None.
 
     Raises:
@@ -178,6 +180,7 @@ class CapturedSVI(SVI):
         super().__init__(model=model, guide=guide, optim=optim, loss=loss)
         self.backend = backend
         self.reduce_gradients: Callable[[list[Tensor]], None] | None = None
+        self.progress: bool | str = True
         self._objective = loss
         self._reason: str | None = None
         self._steps = 0
@@ -552,7 +555,11 @@ class CapturedSVI(SVI):
             graph.python = PythonState(roots, before, self._modules)
             with graph.python.restored(), undone(self._state), _without_warnings():
                 return CapturedStep(
-                    self._programs, call, self.optim, wants_compiler=partial(self._wants_compiler, call)
+                    self._programs,
+                    call,
+                    self.optim,
+                    wants_compiler=partial(self._wants_compiler, call),
+                    progress=self.progress,
                 )
         except NotCapturableError:
             raise
