@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import (
 _LIFT_COPY: Final = torch.ops.aten.lift_fresh_copy.default
 LIFTS: Final = frozenset({_LIFT_COPY, torch.ops.aten.lift_fresh.default})
 _DETACH: Final = torch.ops.aten.detach.default
+_LONG: Final = 8000  # operations, which take about a second
 _PLAIN: Final = frozenset({Tensor, nn.Parameter})
 
 
@@ -39,14 +40,19 @@ class Recorder(TorchDispatchMode):
     to inputs and constants is put back at its end. Nodes have no metadata: what fx notes of each takes longer
     than all else.
 
+    Args:
+        inputs: the arguments of the graph.
+        when_long: what is called once, if so much is recorded that users wonder what they wait for.
+
     Attributes:
         graph: the nodes so far.
         values: what each node gave. A tensor that is written to later holds the later values.
         constants: the constants by the names of their nodes.
     """
 
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Tensor], *, when_long: Callable[[], object] | None = None) -> None:
         super().__init__()
+        self._when_long = when_long
         self.graph = Graph()
         self.values: dict[Node, Any] = {}
         self.constants: dict[str, Tensor] = {}
@@ -82,6 +88,9 @@ class Recorder(TorchDispatchMode):
         if torch.Tag.data_dependent_output in func.tags:
             self._refuse(f"the value of a tensor is read ({func.name()}), which a recording would fix")
         noted = tuple(self._noted(args)), {name: self._noted(each) for name, each in kwargs.items()}
+        if self._when_long is not None and len(self.values) >= _LONG:
+            self._when_long()
+            self._when_long = None
         if func._schema.is_mutable:
             self._keep_written(func, args, kwargs)
         found = func(*args, **kwargs)

@@ -137,11 +137,15 @@ class _Calls:
             and (node.target in _VIEWS or value.is_contiguous())
             and not is_random(node)
             and not self._recorded.memory_of(node) & self.last_write.keys()
-            and all(self.is_settled(place, node) for place in self._recorded.written_near(node))
+            and all(self.is_settled(place, node) for place in self.written_near(node))
         )
 
+    def written_near(self, node: Node) -> frozenset[int]:
+        """The memory that a call gives or reads, and that some call writes to."""
+        return self._recorded.written_near(node) & self.last_write.keys()
+
     def is_settled(self, place: int, node: Node) -> bool:
-        """Whether memory is written to no more, once a node is reached."""
+        """Whether memory is written to no more, once a call is reached."""
         return self._number[self.last_write[place]] < self._number[node]
 
     def _sums_of_many(self) -> Iterator[tuple[Node, list[Node]]]:
@@ -234,7 +238,7 @@ class _Stacks:
         self._places: dict[Node, _InStack] = {}
         self._parts: dict[Node, Node] = {}
         self._taken_apart: dict[Node, Node] = {}
-        self._stacked: dict[tuple[Node, ...], Node] = {}
+        self._written_once: dict[Hashable, Node] = {}
 
     def call(self, target: Callable[..., Any], *args: Any, **kwargs: Any) -> Node:
         """Writes a call."""
@@ -284,13 +288,18 @@ class _Stacks:
         places = [self._places[each] for each in nodes if each in self._places]
         if len(places) == len(nodes) and len({place.stack for place in places}) == 1:
             (stack, first), indices = places[0], [place.number for place in places]
-            if indices == list(range(first, first + len(nodes))):
+            end = first + len(nodes)
+            if indices == list(range(first, end)):
                 whole = len(self._values[stack]) == len(nodes)
-                return stack if whole else self.call(_aten.slice.Tensor, stack, 0, first, first + len(nodes))
-        key = tuple(nodes)
-        if key not in self._stacked:
-            self._stacked[key] = self.call(_aten.stack.default, [self.part(each) for each in nodes])
-        return self._stacked[key]
+                return stack if whole else self._only(_aten.slice.Tensor, (stack, 0, first, end))
+        return self._only(_aten.stack.default, (tuple(self.part(each) for each in nodes),))
+
+    def _only(self, target: OpOverload, args: tuple[Any, ...]) -> Node:
+        """A call that is written once."""
+        key = target, args
+        if key not in self._written_once:
+            self._written_once[key] = self.call(target, *args)
+        return self._written_once[key]
 
     def at_once(self, nodes: Sequence[Node]) -> Node:
         """One call for calls that are alike, whose result is the stack of theirs.
@@ -462,7 +471,7 @@ class _Agenda:
             if is_random(node):
                 before |= {last_draw} if last_draw is not None else set()
                 last_draw = node
-            for place in self._recorded.written_near(node):
+            for place in self._calls.written_near(node):
                 if self._calls.is_settled(place, node):
                     before.add(self._calls.last_write[place])
                     continue

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Final, final
 
 import pyro
@@ -30,6 +31,7 @@ Objective = ELBO | Callable[..., Tensor]
 Gradients = dict[Tensor, Tensor]
 
 _COMPILING: Final = "compiling the training step: some 10 s the first time, a few from torch's cache"
+_RECORDING: Final = "recording a long training step, once for each shape of data"
 _FEW_WEIGHTS: Final = 3
 
 
@@ -120,11 +122,8 @@ class CapturedStep:
         self._stated: tuple[Tensor, ...] = ()
         # Not the tensors themselves: a program may close over one of them, or be given one twice
         inputs = tuple(map(_copied, self._inputs(call)))
-        with pyro.validation_enabled(False):
-            recorded = RecordedGraph(self._outputs, inputs)
+        recorded = self._recorded(inputs, progress)
         self.subsampled = {} if programs.weighted is None else dict(programs.weighted.subsampled)
-        recorded.simplify()
-        batch_loops(recorded)
         self._check_leaves(recorded.constants().values())
         self._written = tuple(recorded.written_constants().values())
         self._written_inputs = recorded.written_inputs()
@@ -136,6 +135,15 @@ class CapturedStep:
             return
         with waiting(_COMPILING, progress=progress):
             self._compile(recorded, inputs)
+
+    def _recorded(self, inputs: Sequence[Tensor], progress: bool | str) -> RecordedGraph:
+        with ExitStack() as line:
+            wait = partial(waiting, _RECORDING, progress=progress)
+            with pyro.validation_enabled(False):
+                recorded = RecordedGraph(self._outputs, inputs, when_long=lambda: line.enter_context(wait()))
+            recorded.simplify()
+            batch_loops(recorded)
+        return recorded
 
     def _compile(self, recorded: RecordedGraph, inputs: Sequence[Tensor]) -> None:
         updates = updates_of(self.gradients)

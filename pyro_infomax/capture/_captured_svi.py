@@ -89,6 +89,7 @@ _LONGEST_DISTANCE: Final = 1024
 _LONGEST_DISTANCE_COMPILED: Final = 4096
 _NO_STEP_YET: Final = "no step has been taken yet"
 _FIRST_OF_ITS_KIND: Final = "the first step on data of a kind, and after each change, is an ordinary one"
+_RATHER_A_TENSOR: Final = "pass a number that changes as a tensor"
 _RECORDED: Final = frozenset(
     {
         "_programs",
@@ -372,6 +373,8 @@ class CapturedSVI(SVI):
             graph = self._expect(call)
         if graph is None:
             self._last = _FIRST_OF_ITS_KIND
+            if call.plain and len(self._graphs) > 1:
+                self._last += f", and these came with {_listed(call.plain)}; {_RATHER_A_TENSOR}"
             loss = self._eager_step(args, kwargs)
             self._expect(call)
             return loss
@@ -617,7 +620,7 @@ class CapturedSVI(SVI):
             if call.plain:
                 sentence = (
                     f"its arguments come with more than {_MOST_GRAPHS} plain values or shapes, the last one "
-                    f"with {', '.join(map(repr, call.plain))}; pass a number that changes as a tensor"
+                    f"with {_listed(call.plain)}; {_RATHER_A_TENSOR}"
                 )
             self._give_up(sentence, depth=2)
         return None
@@ -699,6 +702,10 @@ def _pays(steps: int, operations: int) -> bool:
     """Whether compiling takes less time than it saves, as measured on small and large networks."""
     takes = _SECONDS_OF_COMPILER + _SECONDS_OF_COMPILER_AN_OPERATION * operations
     return steps * operations * _SECONDS_SAVED_AN_OPERATION > takes
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(repr, values))
 
 
 def _as_svi_returns(loss: Any) -> Any:

@@ -62,6 +62,11 @@ class RecordedGraph:
     reads, and writes, what they hold at each run. Everything else that the function reads, numbers and shapes
     among it, is fixed by the recording.
 
+    Args:
+        function: what is recorded.
+        inputs: its arguments.
+        when_long: what is called once, if so much is recorded that users wonder what they wait for.
+
     Attributes:
         module: the graph.
         values: what each node gave when it was recorded. It is what shows which nodes share memory.
@@ -71,8 +76,14 @@ class RecordedGraph:
         NotCapturableError: by :meth:`simplify`, where values decide on shapes.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor]) -> None:
-        recorder = Recorder(inputs)
+    def __init__(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        inputs: Sequence[Tensor],
+        *,
+        when_long: Callable[[], object] | None = None,
+    ) -> None:
+        recorder = Recorder(inputs, when_long=when_long)
         with recorder, garbage_left():
             outputs = function(*inputs)
         recorder.finish(outputs)
@@ -198,7 +209,9 @@ class RecordedGraph:
         lazy = value.is_conj() or value.is_neg()
         if lazy or not value.is_cpu or not 0 < value.numel() <= _LARGEST_CONSTANT:
             return literal
-        content = torch.empty(value.shape, dtype=value.dtype).copy_(value).view(-1).view(torch.uint8)
+        content = (
+            torch.empty(value.shape, dtype=value.dtype, device="cpu").copy_(value).view(-1).view(torch.uint8)
+        )
         key = value.shape, value.stride(), value.dtype, content.numpy().tobytes()
         first = self._constants_by_content.setdefault(key, literal)
         if first is not literal:

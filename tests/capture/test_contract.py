@@ -544,6 +544,7 @@ def test_there_is_a_reason_whenever_a_step_was_ordinary():
     assert svi.reason == "the first step on data of a kind, and after each change, is an ordinary one"
     for step in range(2, 16):
         svi.step(batch(1), step + 0.5)
+        assert f"these came with {step + 0.5}; pass a number" in svi.reason
     with pytest.warns(
         UserWarning, match=r"16 plain values or shapes, the last one with 16.5; pass a number that"
     ):

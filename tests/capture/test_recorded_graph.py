@@ -242,6 +242,18 @@ def test_nodes_bear_no_metadata():
     assert [node for node in graph.graph.nodes if node.meta] == []
 
 
+@pytest.mark.parametrize(("operations", "told"), [(100, []), (9000, ["wait"])])
+def test_who_waits_for_a_long_recording_is_told_once(operations, told):
+    def function(x):
+        for _ in range(operations):
+            x = x.neg()
+        return (x,)
+
+    calls = []
+    RecordedGraph(function, [torch.zeros(())], when_long=lambda: calls.append("wait"))
+    assert calls == told
+
+
 def test_a_tensor_turned_in_place_leaves_others_as_they_are():
     def function(x):
         y = x.exp()
@@ -334,19 +346,31 @@ def test_a_recursion_stays_one():
     assert_same(graph, function, torch.randn(5, 4))
 
 
-def test_writes_between_the_turns_keep_their_place():
+def test_writes_and_draws_between_the_turns_keep_their_place():
+    """Those that wait for what is done at once hold up the others."""
     count = torch.zeros(3)
 
     def function(x):
-        count.fill_(0.5)
-        total = torch.zeros(3)
+        window = count.fill_(0.5).view(3)
         for t in range(TURNS):
-            total.add_(x[t].exp())
-            count.mul_(0.5).add_(total)
-            x = x + count.sin()
+            drawn = torch.bernoulli(x[t].sigmoid())
+            count.mul_(0.5).add_(drawn + x[t].exp())
+            x = x + window.sin() * torch.randn(3)
         return (x,)
 
     assert_same(batched(function, torch.randn(TURNS, 3)), function, torch.randn(TURNS, 3))
+
+
+def test_the_gradient_of_all_slices_is_a_stack():
+    weight = torch.randn(3, TURNS, requires_grad=True)
+
+    def function(x):
+        loss = sum((weight[:, t].exp() * x[t]).sum() for t in range(TURNS))
+        return torch.autograd.grad(loss, [weight])
+
+    graph = batched(function, torch.randn(TURNS, 3))
+    assert "aten::select_backward" not in calls(graph)
+    assert_same(graph, function, torch.randn(TURNS, 3))
 
 
 @pytest.mark.parametrize(
