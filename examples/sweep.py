@@ -5,9 +5,11 @@ that a run that was stopped, or asked for more weights or seeds, goes on with wh
 
     python examples/sweep.py --jobs -1 --out runs/sweep
     python examples/sweep.py --jobs -1 --seeds 10 --out runs/sweep
+    python examples/sweep.py --stacked --out runs/sweep
     python examples/sweep.py --backend ray --jobs -1 --out /shared/runs/sweep
 
-The last needs Ray, and joins the cluster that RAY_ADDRESS names, or starts one of this machine.
+The third runs the trainings of all points as one. The last needs Ray, and joins the cluster that RAY_ADDRESS
+names, or starts one of this machine.
 """
 
 import argparse
@@ -176,12 +178,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--latent-dim", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--jobs", type=int, default=1, help="points at once, -1 for a processor each")
+    parser.add_argument("--stacked", action="store_true", help="all trainings as one, in this process")
     parser.add_argument("--backend", choices=["local", "ray"], default="local", help="where they run")
     parser.add_argument("--out", type=Path, default=Path("runs/sweep"), help="folder of points and pictures")
     parser.add_argument("--smoke", action="store_true", help="few data, one epoch: seconds")
     args = parser.parse_args(argv)
     if args.seeds is None:
         args.seeds = 2 if args.smoke else 5
+    if args.stacked and args.jobs != 1:
+        parser.error("Expected --stacked, which runs in one process, without --jobs.")
     if args.seeds < 1:
         parser.error(f"Expected --seeds >= 1 but got {args.seeds}.")
     args.betas = list(dict.fromkeys(args.betas or (SMOKE_BETAS if args.smoke else BETAS)))
@@ -208,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         run = Training(images, args.latent_dim, args.epochs, draws=4)
     with backend(args.backend, args.jobs):
-        ds = sweep(run, {"beta": args.betas}, seeds=args.seeds, store=args.out / "points" / run.name)
+        points = args.out / "points" / run.name
+        ds = sweep(run, {"beta": args.betas}, seeds=args.seeds, store=points, stacked=args.stacked)
     ds.to_netcdf(args.out / "sweep.nc", engine="h5netcdf")
     table = summary(ds)
     table.to_csv(args.out / "sweep.csv", index=False)

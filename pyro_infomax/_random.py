@@ -41,6 +41,16 @@ def one_thread(what: str, *, patience: float = _PATIENCE) -> Iterator[None]:
 
 
 @contextmanager
+def other_threads_run() -> Iterator[None]:
+    """Lets other threads run blocks of :func:`one_thread` while this one, which is within one, waits."""
+    kept = _PROCESS_STATE._release_save()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        _PROCESS_STATE._acquire_restore(kept)  # type: ignore[attr-defined]
+
+
+@contextmanager
 def isolated_random_state(seed: int | None = None) -> Iterator[None]:
     """Runs its block on copies of torch's generators, which are put back afterwards.
 

@@ -23,7 +23,8 @@ LINES: tuple[frozenset[str], ...] = (
     frozenset({"priors", "programs", "guides"}),
     frozenset({"vae", "infer", "joint"}),
     frozenset({"capture"}),
-    frozenset({"training", "sweeps"}),
+    frozenset({"training"}),
+    frozenset({"sweeps"}),
     frozenset({"diagnostics"}),
     frozenset({"plots"}),
     frozenset({"report"}),
@@ -83,6 +84,7 @@ PRIVATE_TESTS = {
     "test_progress.py": "when a bar, or a line, appears",
     "test_ranks.py": "what processes say to each other",
     "training/test_distributed.py": "the share of each process, without starting any",
+    "training/test_threads.py": "how a number of threads is chosen from times",
 }
 ROOT = Path(__file__).resolve().parents[1]
 

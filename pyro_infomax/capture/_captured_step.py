@@ -142,7 +142,9 @@ class CapturedStep:
             with pyro.validation_enabled(False):
                 recorded = RecordedGraph(self._outputs, inputs, when_long=lambda: line.enter_context(wait()))
             recorded.simplify()
-            batch_loops(recorded)
+            operations = len(recorded.graph.nodes)
+        batch_loops(recorded)
+        self._batched = len(recorded.graph.nodes) < operations
         return recorded
 
     def _compile(self, recorded: RecordedGraph, inputs: Sequence[Tensor]) -> None:
@@ -237,6 +239,11 @@ class CapturedStep:
 
     def _doubles(self, given: tuple[Tensor, ...]) -> list[Tensor]:
         return [each.to(torch.float64) for each in self._function(*given)]
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it computes sums in another order than the programs do."""
+        return self._compiled or self._batched
 
     @property
     def compiled(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_infomax._checks import whole_number
+from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Args, Kwargs, Program, State
 from pyro_infomax.capture._captured_step import (
     CapturedStep,
@@ -187,6 +188,7 @@ class CapturedSVI(SVI):
         self._steps = 0
         self._doubted = 0
         self._planned: dict[int, int] = {}
+        self._continues = False
         self._begin()
 
     def _begin(self) -> None:
@@ -368,7 +370,7 @@ class CapturedSVI(SVI):
     def _step(self, call: Call, args: Args, kwargs: Kwargs) -> float:
         self._check_own_parts()
         graph = self._graph_for(call)
-        if graph is None and self._goes_on_compiled(call):
+        if graph is None and self._goes_on():
             self._try_out(args, kwargs)
             graph = self._expect(call)
         if graph is None:
@@ -386,18 +388,22 @@ class CapturedSVI(SVI):
             return self._checked_step(graph, call, args, kwargs)
         return self._replay(graph.step, call, args, kwargs)
 
-    def _goes_on_compiled(self, call: Call) -> bool:
+    def _goes_on(self) -> bool:
         """Whether a step of a new kind need not be an ordinary one, since the optimiser has begun.
 
-        Compiled code rounds otherwise. Steps are compiled from the second on, also in a training that goes on
-        from a checkpoint, so that it goes on to the bit.
+        Recordings may round otherwise. Where they do, they take all steps but the first of a training, also
+        of one that goes on from a checkpoint, so that it goes on to the bit.
         """
-        return isinstance(self.optim, FusedOptim) and self.optim.has_begun and self._may_compile(call)
+        if not (isinstance(self.optim, FusedOptim) and self.optim.has_begun):
+            return False
+        self._continues = self._continues or self._steps == 1
+        steps = [graph.step for graph in self._graphs.values()]
+        return self._continues or any(step is not None and step.rounds for step in steps)
 
     def _try_out(self, args: Args, kwargs: Kwargs) -> None:
         """Runs the programs, which validate and call their modules, and leaves no trace."""
         weighted = self._programs.weighted
-        with undone(self._state), self._state.watch():
+        with isolated_random_state(), self._state.unchanged():
             self.evaluate_loss(*args, **kwargs)
         self._modules, self._parameters = self._state.modules, tuple(self._state.parameters.values())
         if weighted is not None:
@@ -492,30 +498,45 @@ class CapturedSVI(SVI):
                 captured = Outcome(_numbers(found), accumulated, self._buffers(step.written(call)))
             except Exception as error:
                 difference = f"it fails ({_first_line(error)})"
-            after = [(each, each.clone()) for each in written] if trains else []
+            after = [(each, each.clone()) for each in written]
         loss, parameters = self._eager_gradients(args, kwargs)
         if captured is not None:
             gradients = {each: each.grad for each in parameters if each.grad is not None}
             eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
             names = {leaf: name for name, leaf in self._state.parameters.items()}
             difference = eager.difference(captured, names)
+        if captured is not None and difference is None and step.rounds and math.isfinite(loss):
+            # What a step gives does not depend on whether it was compared
+            graph.compared = self._steps
+            return self._prefer(step, found, parameters, captured, after, trains=trains)
         self._eager_update(parameters)
         if difference is None:
             graph.compared = self._steps
-            if trains and math.isfinite(loss):
-                loss = self._prefer(step, found, after)
         else:
             since = self._doubtful_steps()
             self._go_without(f"step is not the step that the programs take: {difference}{since}")
         return loss
 
     def _prefer(
-        self, step: CapturedStep, found: SurrogateLoss, after: Sequence[tuple[Tensor, Tensor]]
+        self,
+        step: CapturedStep,
+        found: SurrogateLoss,
+        parameters: Iterable[Tensor],
+        captured: Outcome,
+        after: Sequence[tuple[Tensor, Tensor]],
+        *,
+        trains: bool,
     ) -> float:
-        """Has a compiled step stand in place of an ordinary one, so that comparisons change no bit."""
+        """Takes the step as it was captured, after an ordinary evaluation that has found the same."""
         with torch.no_grad():
             for each, value in after:
                 each.copy_(value)
+        for parameter in parameters:
+            parameter.grad = None
+        if not trains:
+            for parameter, view in step.gradients.views.items():
+                view.copy_(captured.gradients[parameter])
+            self._update(step)
         if self._programs.weighted is not None:
             self._programs.weighted.adopt(found, step.subsampled, steps=0)
         return float(found.loss)
@@ -575,9 +596,6 @@ class CapturedSVI(SVI):
             ) from error
         finally:
             self._undo_rebinding(before)
-
-    def _may_compile(self, call: Call) -> bool:
-        return self._wants_compiler(call, _MANY_OPERATIONS)
 
     def _wants_compiler(self, call: Call, operations: int) -> bool:
         """Whether a graph of so many operations is to be compiled."""
@@ -687,7 +705,6 @@ class _Graph:
         return "a parameter of the store" if missing else self.python.changed()
 
 
-_MANY_OPERATIONS: Final = 2000
 _SECONDS_OF_COMPILER: Final = 8.0
 _SECONDS_OF_COMPILER_AN_OPERATION: Final = 0.05
 _SECONDS_SAVED_AN_OPERATION: Final = 2.5e-6

@@ -698,6 +698,11 @@ class FusedOptim(PyroOptim):
         """
         self._names.update({parameter: name for name, parameter in parameters.items()})
 
+    def maker_for(self, parameter: Tensor) -> Callable[[list[Tensor]], Optimizer]:
+        """What makes torch optimisers with the options of a parameter."""
+        options = fastest_options(self._constructor, self._options_of(parameter), parameter)
+        return partial(self._constructor, **options)
+
     # How parameters are laid out in groups.
 
     def groups(self, params: Iterable[Tensor]) -> tuple[ParameterGroup, ...]:
@@ -780,12 +785,10 @@ class FusedOptim(PyroOptim):
     def _add_group(self, members: Sequence["_Member"], *, flatten: bool) -> None:
         # What comes after a tensor of odd size lies askew, which slows matrix products: such tensors last
         members = sorted(members, key=lambda member: member.parameter.numel() % _ALIGNED != 0)
-        first = members[0].parameter
-        options = fastest_options(self._constructor, self._options_of(first), first)
         group = ParameterGroup(
             [member.parameter for member in members],
             flatten=flatten,
-            make_optimizer=partial(self._constructor, **options),
+            make_optimizer=self.maker_for(members[0].parameter),
             make_scheduler=self.scheduler,
             states=[member.state for member in members if member.state is not None],
         )

@@ -49,6 +49,7 @@ from pyro_infomax.nn import (
     DistributionHead,
     InstanceName,
     NormalHead,
+    begins_linearly,
     check_features,
     drop_weak_references,
     evaluation_mode,
@@ -762,7 +763,7 @@ class EncodedData:
         """
         found = {}
         for site, seen, head, known in self._others:
-            inputs = seen.paired(known, values)
+            inputs = (seen.paired if begins_linearly(head) else seen.joined)(known, values)
             found[site.name] = check_posterior(head(inputs), site, inputs.shape[:-1])
         return found
 

@@ -608,7 +608,7 @@ class SiteInput(nn.Module):
         return torch.cat([straight, relu(bent)], -1)
 
     def paired(self, told: Tensor, values: Mapping[str, Tensor]) -> "PairedInput":
-        """The same, which is not put together where the head begins with a linear layer."""
+        """The same for a head that begins with linear layers, for which it is not put together."""
         return PairedInput(told, self.of_earlier(self._seen(values, told.dtype)))
 
     def _seen(self, values: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -622,7 +622,7 @@ class PairedInput:
     """The input [a + b, relu(c + d)] of a head, for pairs of a datum, with (a, c), and a value, with (b, d).
 
     What is linear in it meets a linear layer before pairs are made: :math:`A [u, v] = A_1 a + A_1 b + A_2 v`.
-    Whatever else is asked of it is asked of the tensor that it stands for.
+    It has a shape and goes through linear layers; other functions of torch get the tensor it stands for.
     """
 
     def __init__(self, told: Tensor, seen: Tensor) -> None:
@@ -632,9 +632,6 @@ class PairedInput:
 
     def whole(self) -> Tensor:
         return torch.cat([self._a + self._b, self._bent], -1)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.whole(), name)
 
     @classmethod
     def __torch_function__(

@@ -138,11 +138,11 @@ class Account:
 
     @cached_property
     def _plan(self) -> ControlVariates:
-        chosen = next(each for each in covariates_of(self.draws) if affordable(each.values))
+        chosen = next(each for each in covariates_of(self.draws) if affordable(each))
         alone = len(self.draws.z) == 1
         base = self.draws.coordinates.base
         neighbours, trend = (nearest(base), trend_of(base)) if alone else (None, None)
-        return ControlVariates(chosen.values, chosen.exact, neighbours=neighbours, trend=trend)
+        return ControlVariates(chosen, neighbours=neighbours, trend=trend)
 
     @cached_property
     def _forms(self) -> ClosedForms:

@@ -219,29 +219,47 @@ class ControlVariates:
 
     def __init__(
         self,
-        covariates: Tensor,
-        exact: Tensor,
+        covariates: "Covariates",
         *,
         neighbours: Tensor | None = None,
         trend: Tensor | None = None,
     ) -> None:
-        # Covariates from their means and of unit size, so that the rank of their products can be judged
         samples, batch, size = covariates.shape
         self.shape = (samples, batch)
-        self.covariates = _centred(covariates)
-        scale = torch.linalg.vector_norm(self.covariates, dim=(0, 1)) / math.sqrt(max(1, samples * batch))
-        scale = scale.masked_fill(scale == 0, 1.0)
-        self.covariates /= scale
-        # (batch, covariate)
-        self.surplus = ((covariates.mean(0) if samples > 1 else covariates[0]) - exact).div_(scale)
+        self._covariates = covariates
+        self._centre = covariates.mean() if samples == 1 else None
+        # Covariates from their means and of unit size, so that the rank of their products can be judged
+        gram, missed = (
+            torch.zeros(shape, dtype=torch.float64, device=covariates.device)
+            for shape in ((size, size), size)
+        )
+        for _, values, exact in covariates.parts():
+            centred = self._centred(values)
+            gram += torch.einsum("snk,snl->kl", centred, centred)
+            missed += (values.mean(0) - exact).sum(0)
+        scale = (gram.diagonal() / max(1, samples * batch)).sqrt()
+        self._scale = scale.masked_fill(scale == 0, 1.0)
+        gram = gram / (samples * batch) / self._scale / self._scale[:, None]
         # Solved once for all quantities; covariates that repeat each other drop out by the pseudo-inverse
-        gram = torch.einsum("snk,snl->kl", self.covariates, self.covariates) / (samples * batch)
         self.inverse = torch.linalg.pinv(gram, rtol=_RELATIVE_RANK, hermitian=True)
         rank = int(torch.linalg.matrix_rank(gram, rtol=_RELATIVE_RANK, hermitian=True)) if size else 0
         self.freedom = available_draws(samples, batch) - rank
-        self.influence = self._influence()
+        self.influence = self._influence(missed / batch / self._scale)
         self.neighbours = neighbours if samples == 1 else None
         self.trend = trend if samples == 1 else None  # (batch, function of the datum), orthonormal
+
+    @classmethod
+    def of(cls, covariates: Tensor, exact: Tensor, **options: Tensor | None) -> "ControlVariates":
+        """On covariates (samples, batch, covariate) whose means (batch, covariate) are at hand."""
+        return cls(Covariates.of(covariates, exact), **options)
+
+    def _centred(self, values: Tensor) -> Tensor:
+        return values - (values.mean(0) if self._centre is None else self._centre)
+
+    def _parts(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows, covariates (samples, rows, covariate), and by how much they missed, (rows, covariate)."""
+        for rows, values, exact in self._covariates.parts():
+            yield rows, self._centred(values).div_(self._scale), (values.mean(0) - exact).div_(self._scale)
 
     def known(self, exact: Tensor) -> CorrectedMean:
         """A closed form: (batch,) or (batch, latent) without noise."""
@@ -255,25 +273,30 @@ class ControlVariates:
             return self._expectation(y.mean(0), torch.full_like(y, torch.nan))
         # What the covariates tell of y, and by how much their own means were missed by these draws
         centred = _centred(y)
-        moments = torch.einsum("snk,sn...->k...", self.covariates, centred) / math.prod(self.shape)
-        fit = self.inverse @ moments  # (covariate,) or (covariate, latent)
-        fitted = torch.einsum("snk,k...->sn...", self.covariates, fit)
-        surplus = torch.einsum("nk,k...->n...", self.surplus, fit)
+        products = (torch.einsum("snk,sn...->k...", c, centred[:, rows]) for rows, c, _ in self._parts())
+        fit = self.inverse @ (sum(products) / math.prod(self.shape))  # (covariate,) or (covariate, latent)
+        fitted, surplus = [], []
+        for _, covariates, missed in self._parts():
+            fitted.append(torch.einsum("snk,k...->sn...", covariates, fit))
+            surplus.append(torch.einsum("nk,k...->n...", missed, fit))
         # The noise that is left, draw by draw, weighed by how much each draw moves the mean
         influence = self.influence if y.dim() == 2 else self.influence.unsqueeze(-1)
-        residual = (centred - fitted) * influence
-        return self._expectation(y.mean(0) - surplus, residual)
+        residual = (centred - torch.cat(fitted, 1)) * influence
+        return self._expectation(y.mean(0) - torch.cat(surplus), residual)
 
     def _expectation(self, datum: Tensor, noise: Tensor) -> CorrectedMean:
         return CorrectedMean(datum, self._compared(noise), noise, torch.zeros_like(datum[0]))
 
-    def _influence(self) -> Tensor:
+    def _influence(self, missed: Tensor) -> Tensor:
         """By how much each draw moves the mean, in units of its residual, (samples, batch)."""
         draws, available = math.prod(self.shape), max(available_draws(*self.shape), 1)
-        parts = self.covariates.split(_DATA_AT_ONCE, 1)
-        leverage = torch.cat([((part @ self.inverse) * part).sum(-1) for part in parts], 1) / available
-        weight = 1 - self.covariates @ (self.inverse @ self.surplus.mean(0))
-        return weight * math.sqrt(draws / available) / (1 - leverage).clamp(min=_LEAST_REST)
+        found = []
+        for _, covariates, _ in self._parts():
+            pull = covariates @ self.inverse  # (samples, rows, covariate)
+            leverage = (pull * covariates).sum(-1) / available
+            weight = 1 - pull @ missed
+            found.append(weight * math.sqrt(draws / available) / (1 - leverage).clamp(min=_LEAST_REST))
+        return torch.cat(found, 1)
 
     def _compared(self, residual: Tensor) -> Tensor:
         freedom = float(self.freedom)
@@ -291,8 +314,8 @@ class ControlVariates:
         return residual * (1 + _STUDENT / max(freedom, 1.0))
 
 
-def affordable(covariates: Tensor) -> bool:
-    """Whether the draws can bear the fit of so many covariates (samples, batch, covariate)."""
+def affordable(covariates: "Covariates | Tensor") -> bool:
+    """Whether the draws can bear the fit of so many covariates."""
     samples, batch, size = covariates.shape
     return available_draws(samples, batch) >= _DRAWS_PER_COVARIATE * size
 
@@ -308,41 +331,101 @@ def _centred(y: Tensor) -> Tensor:
 
 # ---- What is known in closed form about the draws, as covariates for the one regression.
 
-_DATA_AT_ONCE: Final = 4096
+_NUMBERS_AT_ONCE: Final = 2**17  # 1 MB
 _MOST_ERRORS: Final = 5.0  # of the mean of a covariate
+_OfRows = Callable[[slice], tuple[Tensor, Tensor]]
 
 
 @final
-@dataclass(frozen=True)
 class Covariates:
-    """Values of the draws, and their means over each datum's posterior."""
+    """Values of the draws, and their means over each datum's posterior, made for few data at a time.
 
-    values: Tensor  # (samples, batch, covariate)
-    exact: Tensor  # (batch, covariate)
+    All of them would take many times the memory of the posteriors.
+
+    Args:
+        of_rows: from rows of the data to values (samples, rows, covariate) and means (rows, covariate).
+        shape: (samples, batch, covariate).
+    """
+
+    def __init__(self, of_rows: _OfRows, shape: Sequence[int], *, device: torch.device | None = None) -> None:
+        self._of_rows = of_rows
+        self.shape = torch.Size(shape)
+        self.device = device
+
+    @classmethod
+    def of(cls, values: Tensor, exact: Tensor) -> "Covariates":
+        """Those that are at hand, (samples, batch, covariate) and (batch, covariate)."""
+        return cls(lambda rows: (values[:, rows], exact[rows]), values.shape, device=values.device)
+
+    def parts(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows, their values and their means, one part after the other."""
+        samples, batch, size = self.shape
+        step = max(1, _NUMBERS_AT_ONCE // max(1, samples * size))
+        for start in range(0, batch, step):
+            rows = slice(start, start + step)
+            with torch.no_grad():
+                values, exact = self._of_rows(rows)
+            yield rows, values, exact
+
+    @property
+    def values(self) -> Tensor:
+        """All of them, (samples, batch, covariate)."""
+        return torch.cat([values for _, values, _ in self.parts()], 1)
+
+    @property
+    def exact(self) -> Tensor:
+        """All means, (batch, covariate)."""
+        return torch.cat([exact for _, _, exact in self.parts()])
+
+    def mean(self) -> Tensor:
+        """Over draws and data, (covariate,)."""
+        samples, batch, size = self.shape
+        total = torch.zeros(size, dtype=torch.float64, device=self.device)
+        for _, values, _ in self.parts():
+            total += values.sum((0, 1))
+        return total / (samples * batch)
 
     def sum(self) -> "Covariates":
-        return Covariates(self.values.sum(-1, keepdim=True), self.exact.sum(-1, keepdim=True))
+        def of_rows(rows: slice) -> tuple[Tensor, Tensor]:
+            values, exact = self._of_rows(rows)
+            return values.sum(-1, keepdim=True), exact.sum(-1, keepdim=True)
+
+        return Covariates(of_rows, [*self.shape[:2], 1], device=self.device)
 
     def estimable(self) -> "Covariates":
         """Those whose means the draws find: tails that no draw has reached would be taken for surplus."""
-        surplus = self.values - self.exact
-        # the root of the mean square over the root of the number of draws
-        error = torch.linalg.vector_norm(surplus, dim=(0, 1)) / math.prod(surplus.shape[:2])
-        found = surplus.mean((0, 1)).abs() <= _MOST_ERRORS * error
-        return self if bool(found.all()) else Covariates(self.values[..., found], self.exact[:, found])
+        samples, batch, size = self.shape
+        total, squares = torch.zeros(2, size, dtype=torch.float64, device=self.device)
+        for _, values, exact in self.parts():
+            surplus = values - exact
+            total += surplus.sum((0, 1))
+            squares += surplus.square_().sum((0, 1))
+        draws = samples * batch
+        found = (total / draws).abs() <= _MOST_ERRORS * (squares / draws).sqrt() / math.sqrt(draws)
+        if bool(found.all()):
+            return self
+
+        def of_rows(rows: slice) -> tuple[Tensor, Tensor]:
+            values, exact = self._of_rows(rows)
+            return values[..., found], exact[:, found]
+
+        return Covariates(of_rows, [samples, batch, int(found.sum())], device=self.device)
 
     @classmethod
     def cat(cls, parts: Sequence["Covariates"]) -> "Covariates":
-        return cls(
-            torch.cat([each.values for each in parts], -1), torch.cat([each.exact for each in parts], -1)
-        )
+        def of_rows(rows: slice) -> tuple[Tensor, Tensor]:
+            values, exact = zip(*(part._of_rows(rows) for part in parts), strict=True)
+            return torch.cat(values, -1), torch.cat(exact, -1)
+
+        size = sum(part.shape[-1] for part in parts)
+        return cls(of_rows, [*parts[0].shape[:2], size], device=parts[0].device)
 
 
 def covariates_of(draws: Draws) -> Iterator[Covariates]:
     """What can be chosen from, best first: every latent dimension by itself, their sums, nothing."""
     with torch.no_grad():
-        yield Covariates.cat([each.estimable() for each in _dimensions(draws)])
-        yield Covariates.cat([each.estimable() for each in _sums(draws)])
+        yield Covariates.cat(list(_dimensions(draws))).estimable()
+        yield Covariates.cat(list(_sums(draws))).estimable()
         yield _nothing(draws)
 
 
@@ -356,9 +439,8 @@ def _sums(draws: Draws) -> Iterator[Covariates]:
 
 def _nothing(draws: Draws) -> Covariates:
     samples, batch, _ = draws.z.shape
-    return Covariates(
-        draws.log_posterior.new_zeros(samples, batch, 0), draws.log_posterior.new_zeros(batch, 0)
-    )
+    own = draws.log_posterior
+    return Covariates.of(own.new_zeros(samples, batch, 0), own.new_zeros(batch, 0))
 
 
 def _of_joint(draws: Draws) -> list[Covariates]:
@@ -386,7 +468,7 @@ def _light(draws: Draws) -> bool:
 def _known(values: Callable[[], Tensor], exact: Tensor | None) -> list[Covariates]:
     if exact is None:
         return []
-    return [Covariates(values(), exact if exact.dim() == 2 else exact[:, None])]
+    return [Covariates.of(values(), exact if exact.dim() == 2 else exact[:, None])]
 
 
 def _is_combination_of_powers(draws: Draws) -> bool:
@@ -406,10 +488,17 @@ def _powers(draws: Draws) -> list[Covariates]:
     known = moments(base) if has_all_moments(base) else None
     if known is None:
         return []
-    mean, variance = known
-    u = draws.coordinates.at(draws.z.double())[0]
-    u, mean = u - mean.mean(0), mean - mean.mean(0)
-    return [Covariates(u, mean), Covariates(u**2, mean**2 + variance)]
+    (mean, variance), centre = known, known[0].mean(0)
+
+    def first(rows: slice) -> tuple[Tensor, Tensor]:
+        return draws.coordinates.at(draws.z[:, rows].double())[0] - centre, mean[rows] - centre
+
+    def second(rows: slice) -> tuple[Tensor, Tensor]:
+        u, around = first(rows)
+        return u**2, around**2 + variance[rows]
+
+    shape = [*draws.z.shape[:2], mean.shape[-1]]
+    return [Covariates(each, shape, device=mean.device) for each in (first, second)]
 
 
 # ---- What the data tell of their own means, and which have posteriors next to each other.

@@ -278,5 +278,5 @@ def _information(
 def _plain_mean(difference: Tensor, bound: Literal["lower", "upper"], target: str) -> Estimate:
     # without covariates: a correction would have to be differentiated too, and the minibatch moves it more
     samples, batch = difference.shape
-    plan = ControlVariates(difference.new_zeros(samples, batch, 0), difference.new_zeros(batch, 0))
+    plan = ControlVariates.of(difference.new_zeros(samples, batch, 0), difference.new_zeros(batch, 0))
     return plan.expectation(difference).estimate(bound, target)

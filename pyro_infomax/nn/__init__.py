@@ -27,6 +27,7 @@ from pyro_infomax.nn._heads import (
     LowRankNormalHead,
     MultivariateNormalHead,
     NormalHead,
+    begins_linearly as begins_linearly,
     check_init_scale as check_init_scale,
 )
 from pyro_infomax.nn._likelihoods import (

@@ -47,6 +47,13 @@ class ContinuousHead(nn.Module, ABC):
         """The distribution, of batch shape (...), of features (..., in_features)."""
 
 
+def begins_linearly(head: nn.Module) -> bool:
+    """Whether all that a head does with its features is to give them to linear layers."""
+    if isinstance(head, FlowHead):
+        return isinstance(head.context, nn.Linear)
+    return isinstance(head, ContinuousHead | DistributionHead)
+
+
 def location_scale_layer(in_features: int, size: int, init_scale: float, *, others: int = 0) -> nn.Linear:
     """A layer that ends in locations and in what becomes scales by a softplus, all ``init_scale`` at first.
 

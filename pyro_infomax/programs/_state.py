@@ -183,6 +183,18 @@ class ProgramState:
             follower({}, _buffers_of(module))
 
     @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Puts parameters and buffers back after its block, in which programs may run; see :meth:`follow`."""
+        snapshot = Snapshot(self)
+        self._followers.append(snapshot.extend)
+        try:
+            with self.watch():
+                yield
+        finally:
+            self._followers.remove(snapshot.extend)
+            snapshot.restore()
+
+    @contextmanager
     def watch(self, *, modules: bool = True) -> Iterator[None]:
         """Learns about parameters, and modules, from the runs of the programs in this block.
 

@@ -3,92 +3,27 @@
 import inspect
 import os
 import pickle
-import random
-import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
-import pyro
-import torch
 import xarray as xr
 from joblib import Parallel, delayed, effective_n_jobs
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import Bar, bar
-from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Program
 from pyro_infomax.sweeps._grid import FAILURE, Point, axes_of, points_of
+from pyro_infomax.sweeps._isolation import PointState, Settings
 from pyro_infomax.sweeps._results import Failure, PointOutcome, Store, as_dataset, assemble, store_at
 
-# ---- One point of a sweep, alone: whatever ran before it, and wherever it runs, its result is the same.
+# ---- One point of a sweep, wherever it runs.
 
-# Random states, the parameter store and torch's settings belong to the process, so that threads take turns
-_ALONE: Final = threading.RLock()
 _FIRST: Final = 5
 _NOT_RUN: Final = "NotRun"
-
-
-@final
-@dataclass(frozen=True)
-class Settings:
-    """What is set for the whole process, beside its generators and its parameter store."""
-
-    dtype: torch.dtype
-    device: torch.device
-    threads: int  # of torch
-    determinism: int
-    matmul: str
-    anomalies: tuple[bool, bool]  # whether they are looked for, and nan too
-    numpy: Mapping[str, Any]  # what becomes of divisions by zero, overflows and the like
-    pyro: Mapping[str, Any]
-    filters: tuple[Any, ...]  # of warnings
-    folder: str | None
-
-    @classmethod
-    def present(cls) -> "Settings":
-        """Those of this process now."""
-        return cls(
-            dtype=torch.get_default_dtype(),
-            device=torch.get_default_device(),
-            threads=torch.get_num_threads(),
-            determinism=torch.get_deterministic_debug_mode(),
-            matmul=torch.get_float32_matmul_precision(),
-            anomalies=(torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
-            numpy=np.geterr(),
-            pyro=pyro.settings.get(),
-            filters=tuple(warnings.filters),
-            folder=_folder(),
-        )
-
-    def take_effect(self) -> None:
-        """Sets them all."""
-        torch.set_default_dtype(self.dtype)
-        if torch.get_default_device() != self.device:
-            # The name of the usual device would slow every factory of tensors down
-            torch.set_default_device(None if self.device.type == "cpu" else self.device)
-        torch.set_num_threads(self.threads)
-        torch.set_deterministic_debug_mode(self.determinism)
-        torch.set_float32_matmul_precision(self.matmul)
-        torch.autograd.set_detect_anomaly(*self.anomalies)
-        np.seterr(**self.numpy)
-        pyro.settings.set(**self.pyro)
-        if tuple(warnings.filters) != self.filters:  # setting them makes Python show all warnings again
-            warnings.resetwarnings()
-            warnings.filters[:] = self.filters  # type: ignore[index]
-        if self.folder is not None and self.folder != _folder() and os.path.isdir(self.folder):
-            os.chdir(self.folder)
-
-
-def _folder() -> str | None:
-    try:
-        return os.getcwd()
-    except FileNotFoundError:  # it was removed
-        return None
 
 
 @final
@@ -110,47 +45,13 @@ class Worker:
         return outcome
 
     def _compute(self, point: Point) -> PointOutcome:
-        with isolated_point(point.seed, settings=self.settings):
+        with PointState(point.seed, settings=self.settings).in_force():
             try:
                 result = self.run(**point.arguments)
             except Exception as error:
                 return Failure(type(error).__name__, str(error), traceback.format_exc())
             # A result of another kind is the same mistake at every point, and is raised
             return as_dataset(result, taken={*point.arguments, FAILURE})
-
-
-@contextmanager
-def isolated_point(seed: int, *, settings: Settings) -> Iterator[None]:
-    """Runs its block with seeded generators and an empty parameter store, and puts back what was before.
-
-    The block draws what it would draw after ``pyro.set_rng_seed(seed)``: the generators of torch, NumPy and
-    Python start there. It records gradients, whatever the caller does.
-    """
-    with (
-        _ALONE,
-        isolated_random_state(),
-        pyro.get_param_store().scope(),
-        _restored(),
-        torch.inference_mode(False),  # which enables gradients under no_grad too
-    ):
-        pyro.set_rng_seed(seed)
-        settings.take_effect()
-        yield
-
-
-@contextmanager
-def _restored() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    settings, environment = Settings.present(), dict(os.environ)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        settings.take_effect()
-        if dict(os.environ) != environment:
-            os.environ.clear()
-            os.environ.update(environment)
 
 
 # ---- The sweep.
@@ -166,6 +67,7 @@ def sweep(
     retry_failed: bool = True,
     threads: int = 1,
     progress: bool | str = True,
+    stacked: bool = False,
 ) -> xr.Dataset:
     r"""Calls a function at every point of a grid, for every seed, and gathers what it returns.
 
@@ -201,6 +103,12 @@ def sweep(
     or extended finds them, and calls the function at the points that are missing. The store knows points,
     not functions: another function, or a changed one, needs another folder.
 
+    Where points differ in weights, seeds and learning rates alone, ``stacked=True`` runs their trainings as
+    one, by :func:`torch.func.vmap` over a step that is recorded once. The functions run as far as their call
+    of :func:`~pyro_infomax.training.fit`, each with its own generators and parameter store, and go on with
+    what it has come to, equal to a training alone up to rounding. What cannot be stacked is refused before
+    the second step, by name.
+
     Points run in parallel by joblib: in processes here, or where a surrounding ``joblib.parallel_config``
     says, which may be a Ray or Dask cluster.
 
@@ -217,12 +125,14 @@ def sweep(
         threads: torch's threads for a point. More than one may round differently.
         progress: whether to show a bar over the points on stderr, or a line now and then where that is no
             terminal; a string is its title.
+        stacked: whether to run the trainings of all points as one, in this process.
 
     Returns:
         Dimensions: the grid's in their order, ``seed``, then those of the results. Coordinates: the values,
         as strings where they are not all numbers or all booleans.
 
     Raises:
+        NotImplementedError: for trainings that cannot be stacked.
         ValueError: for a grid that is empty, values that come twice or have no stable name, a grid with the
             name ``seed``, a function that does not take the point, cannot be sent to a process, or returns
             another kind of result, and a store that is a file.
@@ -248,6 +158,9 @@ def sweep(
     missing = [point for point in points if point.key not in found]
     worker = Worker(run, kept, replace(Settings.present(), threads=threads))
     with bar(len(points), unit="point", progress=progress, initial=len(found)) as shown:
+        if stacked:
+            found |= _compute_stacked(worker, missing, n_jobs=n_jobs, shown=shown)
+            missing = []
         # As many as run at once, so that no process waits for the first ones alone
         first = max(_FIRST, effective_n_jobs(n_jobs))
         for some in _in_turn(missing, first):
@@ -311,6 +224,30 @@ def _compute(worker: Worker, points: list[Point], *, n_jobs: int | None, shown: 
             f"Expected a run and values of the grid that can be sent to processes but got {reason}; make "
             "what cannot be sent inside run, or use n_jobs=1."
         ) from error
+
+
+def _compute_stacked(
+    worker: Worker, points: list[Point], *, n_jobs: int | None, shown: Bar
+) -> dict[str, PointOutcome]:
+    if n_jobs not in (None, 1):
+        raise ValueError(
+            f"Expected n_jobs=1 with stacked=True, which runs in one process, but got {n_jobs!r}."
+        )
+    # It loads what trains, which other sweeps need not
+    from pyro_infomax.sweeps._stacked import compute_stacked
+
+    found: dict[str, PointOutcome] = {}
+
+    def done(point: Point, outcome: PointOutcome) -> None:
+        found[point.key] = outcome
+        worker.store.write(point, outcome)
+        shown.update()
+
+    def show(sentence: str) -> None:
+        shown.set_postfix_str(sentence, True)
+
+    compute_stacked(worker.run, points, settings=worker.settings, done=done, show=show)
+    return found
 
 
 def _found(points: list[Point], store: Store, *, retry_failed: bool) -> dict[str, PointOutcome]:

@@ -3,6 +3,10 @@
 from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.programs import Snapshot
+from pyro_infomax.training._batches import (
+    IndexedBatches as IndexedBatches,
+    WholeBatch as WholeBatch,
+)
 from pyro_infomax.training._callbacks import (
     BestWeights,
     Callback,
@@ -12,7 +16,12 @@ from pyro_infomax.training._callbacks import (
     TrainingState,
 )
 from pyro_infomax.training._checkpoint import Checkpoint
-from pyro_infomax.training._fit import NonFiniteLossError, fit
+from pyro_infomax.training._fit import (
+    NonFiniteLossError,
+    StepsOfEpoch as StepsOfEpoch,
+    fit,
+    stand_in as stand_in,
+)
 from pyro_infomax.training._history import History
 
 __all__ = [

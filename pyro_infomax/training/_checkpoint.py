@@ -227,8 +227,9 @@ def _is_numbers(value: object, *names: str) -> bool:
 def _is_history(value: object) -> bool:
     return (
         isinstance(value, dict)
-        and value.keys() == {"rows", "stopped"}
+        and value.keys() - {"threads"} == {"rows", "stopped"}
         and isinstance(value["stopped"], str | None)
+        and (value.get("threads") is None or (type(value["threads"]) is int and value["threads"] > 0))
         and isinstance(value["rows"], list)
         and all(_is_numbers(row, "epoch", "step", "loss", "seconds") for row in value["rows"])
     )

@@ -1,11 +1,14 @@
 """How the steps of a training are carried out: in one process, or in several that share the work."""
 
 import abc
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, final
 
+import torch
 from pyro.infer import SVI
+from torch import Tensor
 
 from pyro_infomax._ranks import ONE_RANK, Ranks
 from pyro_infomax._types import State
@@ -139,6 +142,88 @@ class SingleProcess(Execution):
 
     def reduce(self, sums: dict[str, float]) -> dict[str, float]:
         return sums
+
+
+# ---- How many threads the steps run on.
+
+_ROUNDS: Final = 4
+_WORTH_A_THREAD: Final = 1.1  # a gain of less is noise
+_HOPELESS: Final = 3.0
+
+
+@final
+class ThreadChoice:
+    """Finds by measurement the number of torch's threads on which steps are quickest.
+
+    Steps of small networks lose by threads, on a busy machine by a factor of a hundred. What has threads to
+    choose from is tried with 1, 4, 16, ... of them up to those that torch has. Of numbers about as quick the
+    least is taken. The first step runs on one.
+
+    Attributes:
+        present: how many torch had.
+        chosen: how many the steps run on; None where that is not known yet.
+    """
+
+    def __init__(self) -> None:
+        self.present = torch.get_num_threads()
+        self.chosen: int | None = self.present if self.present == 1 else None
+
+    def begin(self) -> None:
+        """Has torch use one until the number is known."""
+        if self.chosen is None:
+            torch.set_num_threads(1)
+
+    def settle(self, number: int) -> None:
+        """Takes this number, or all there are if there are fewer."""
+        self.chosen = min(number, self.present)
+        torch.set_num_threads(self.chosen)
+
+    def measure(self, run: Callable[[], object]) -> None:
+        """Runs a function that leaves no trace as often as it takes, and settles."""
+        numbers = [*(4**power for power in range(8) if 4**power < self.present), self.present]
+        seconds = dict.fromkeys(numbers, math.inf)
+        for number in numbers * _ROUNDS:
+            if math.inf > seconds[number] > _HOPELESS * min(seconds.values()):
+                continue
+            torch.set_num_threads(number)
+            run()  # threads begin
+            started = time.perf_counter()
+            run()
+            seconds[number] = min(seconds[number], time.perf_counter() - started)
+        enough = _WORTH_A_THREAD * min(seconds.values())
+        self.settle(next(number for number in numbers if seconds[number] <= enough))
+
+    def put_back(self) -> None:
+        """Has torch use as many as at first."""
+        torch.set_num_threads(self.present)
+
+
+@torch.no_grad()
+def workload(parameters: Iterable[Tensor], batch: Batch) -> Callable[[], object] | None:
+    """A function that computes what a step on such data and parameters would, by its size.
+
+    It runs none of the programs, which may remember their runs. For each matrix there are the three products
+    of a layer and its derivatives, each with a function of its elements; a convolution's is as if it went
+    over a quarter of a datum's elements. None where something is on another device than a CPU.
+    """
+    tensors = [*parameters, *batch]
+    if not batch or any(each.device.type != "cpu" for each in tensors):
+        return None
+    rows, positions = len(batch[0]), max(1, batch[0][:1].numel() // 4)
+    layers = []
+    for each in parameters:
+        if each.dim() > 1 and each.is_floating_point():
+            weight = each.detach().reshape(len(each), -1)
+            count = rows * (positions if each.dim() > 2 else 1)
+            layers.append((weight.new_ones(count, weight.shape[1]), weight))
+
+    def run() -> None:
+        for x, weight in layers:
+            y = torch.sigmoid(x @ weight.T)
+            torch.sigmoid(y @ weight)
+            torch.sigmoid(y.T @ x)
+
+    return run
 
 
 # ---- How far an epoch has come.

@@ -5,6 +5,8 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, final
 
@@ -25,7 +27,16 @@ from pyro_infomax.training._batches import Batch, Batches, TrainingData, to_batc
 from pyro_infomax.training._callbacks import Callback, TrainingState
 from pyro_infomax.training._checkpoint import Checkpoint, Keeper, forget_moments, training_setting
 from pyro_infomax.training._distributed import DataParallel
-from pyro_infomax.training._execution import EpochPart, Execution, SingleProcess, Tally, objective, total_loss
+from pyro_infomax.training._execution import (
+    EpochPart,
+    Execution,
+    SingleProcess,
+    Tally,
+    ThreadChoice,
+    objective,
+    total_loss,
+    workload,
+)
 from pyro_infomax.training._history import History, Row
 
 # ---- The error that ends a training whose loss is nan or infinite.
@@ -131,7 +142,8 @@ _NOT_SHOWN: Final = ("epoch", "step", "seconds", "elbo")
 
 def _show(history: History, shown: Bar) -> None:
     if len(history):
-        shown.set_postfix_str(_summary(history.rows[-1]), False)
+        threads = "" if history.threads is None else f", on {history.threads} of torch's threads"
+        shown.set_postfix_str(_summary(history.rows[-1]) + threads, False)
         shown.update(len(history) - shown.n)
 
 
@@ -147,6 +159,34 @@ def _summary(row: Row) -> str:
 # In one call: so that an interruption, and a loss that is not finite, are noticed soon
 _MOST_STEPS: Final = 256
 _MOST_BYTES: Final = 2**24
+
+
+@final
+@dataclass
+class StepsOfEpoch:
+    """The steps of an epoch, to be taken elsewhere.
+
+    Attributes:
+        state: the training.
+        batches: what they are taken on.
+        tally: of their losses.
+        unusual: what else the training has that the steps have to do with.
+        others: whether callbacks are called that may have changed what the steps do.
+        trouble: afterwards what is not finite, in words; nothing if all is.
+        batch: the batch at which there was trouble, or an error.
+    """
+
+    state: TrainingState
+    batches: Batches
+    tally: Tally
+    unusual: list[str]
+    others: bool
+    trouble: str = ""
+    batch: Batch = ()
+
+
+# Takes the steps of an epoch in place of a training: a sweep does, which runs those of all points as one
+stand_in: ContextVar[Callable[[StepsOfEpoch], None] | None] = ContextVar("stand_in", default=None)
 
 
 @final
@@ -174,6 +214,7 @@ class TrainingRun:
         self._last_good = Snapshot(programs)
         self._divergence = Divergence(self.state, self._last_good, count=self._count_non_finite)
         self._prepared = False
+        self._threads = ThreadChoice()
         self._keeper: Keeper | None = None
         self._part: EpochPart | None = None
         programs.follow(self._last_good.extend)
@@ -204,7 +245,13 @@ class TrainingRun:
         """Runs the epochs that are left, and the callbacks after each."""
         state = self.state
         progress = progress if self._execution.ranks.is_first else False
-        with _without_pyro_warnings(), bar(state.epochs, unit="epoch", progress=progress) as shown:
+        if isinstance(state.svi, CapturedSVI):
+            state.svi.progress = progress
+        with (
+            _without_pyro_warnings(),
+            self._chosen_threads(),
+            bar(state.epochs, unit="epoch", progress=progress) as shown,
+        ):
             _show(state.history, shown)
             while len(state.history) < state.epochs and state.history.stopped is None:
                 state.epoch = len(state.history) + 1
@@ -220,6 +267,31 @@ class TrainingRun:
         for callback in self._callbacks:
             if isinstance(callback, Callback):
                 callback.finish(state)
+
+    @contextmanager
+    def _chosen_threads(self) -> Iterator[None]:
+        """Runs its block on as many threads as are quickest, which is measured in its first steps."""
+        choice = self._threads
+        # Of several processes each would choose by itself; and a resumed training goes on as it began
+        if not isinstance(self._execution, SingleProcess):
+            choice.settle(choice.present)
+        elif self.state.history.threads is not None:
+            choice.settle(self.state.history.threads)
+        choice.begin()
+        try:
+            yield
+        finally:
+            choice.put_back()
+
+    def _choose_threads(self, batch: Batch) -> None:
+        """Measures, once parameters are there."""
+        if self._threads.chosen is None:
+            run = workload(self.state.programs.parameters.values(), batch)
+            if run is None:
+                self._threads.settle(self._threads.present)
+            else:
+                self._threads.measure(run)
+                self.state.history.threads = self._threads.chosen
 
     def _call_back(self) -> None:
         for callback in self._callbacks:
@@ -260,7 +332,8 @@ class TrainingRun:
     def _epoch(self) -> Row:
         part = self._part or EpochPart(Tally(self.state.svi), self._streams)
         self._part = None
-        terms = self._steps(part)
+        elsewhere = stand_in.get()
+        terms = self._steps(part) if elsewhere is None else self._steps_elsewhere(part, elsewhere)
         seconds = part.seconds
         self._last_good.update()
         place = {"epoch": self.state.epoch, "step": self.state.step}
@@ -280,11 +353,27 @@ class TrainingRun:
                     self.state.step += 1
                     part.tally.add(self._step(batch), len(batch[0]), self._execution.share)
                     part.taken += 1
+                    self._choose_threads(batch)
                     if self._keeper is not None:
                         self._keeper.after_step(part)
         # A finite loss may have a gradient that is not, and the last step has no successor to notice
         if self._last_good.spoiled():
             raise self._divergence.error("The parameters are not finite after", batch)
+        return part.tally.means(self._execution.reduce)
+
+    def _steps_elsewhere(self, part: EpochPart, elsewhere: Callable[[StepsOfEpoch], None]) -> Row:
+        single = isinstance(self._execution, SingleProcess)
+        unusual = {"a checkpoint": self._keeper, "a fabric": not single}
+        others = not all(map(_is_ours, self._callbacks))
+        steps = StepsOfEpoch(self.state, self._batches, part.tally, [*filter(unusual.get, unusual)], others)
+        try:
+            elsewhere(steps)
+        except (ValueError, RuntimeError) as error:
+            if not steps.batch or not self._divergence.explains(steps.batch):
+                raise
+            raise self._divergence.error("The loss cannot be computed at", steps.batch) from error
+        if steps.trouble:
+            raise self._divergence.error(steps.trouble, steps.batch)
         return part.tally.means(self._execution.reduce)
 
     def _stacks(self, part: EpochPart) -> Iterator[Batch] | None:
@@ -320,6 +409,7 @@ class TrainingRun:
                 raise self._divergence.error(f"The loss is {taken.losses[-1]} at", batch)
             part.tally.add_steps(taken.losses, taken.terms, stack[0].shape[1])
             part.taken += len(taken.losses)
+            self._choose_threads(tuple(each[0] for each in stack))
             if self._keeper is not None:
                 self._keeper.after_step(part)
 
@@ -511,7 +601,7 @@ def fit(
             )
             run.keep_in(kept, resume=resume, setting=setting)
         try:
-            run.train(progress=progress)
+            run.train(progress=progress if stand_in.get() is None else False)
         finally:
             _let_pickle(run.state)
     _warn_unfinished_schedules(svi, run.state.step)

@@ -27,6 +27,7 @@ class History:
     Attributes:
         rows: one dict an epoch, from column to number.
         stopped: why the training ended before its last epoch; None if it did not.
+        threads: the number of torch's threads that its steps ran on, where there was a choice.
 
     Example:
         >>> history = History()
@@ -43,6 +44,7 @@ class History:
     def __init__(self) -> None:
         self.rows: list[Row] = []
         self.stopped: str | None = None
+        self.threads: int | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -60,12 +62,17 @@ class History:
 
     def state_dict(self) -> State:
         """All of it, as plain values."""
-        return {"rows": [dict(row) for row in self.rows], "stopped": self.stopped}
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "stopped": self.stopped,
+            "threads": self.threads,
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Takes over the rows of another history in place of its own."""
         self.rows = [dict(row) for row in state["rows"]]
         self.stopped = state["stopped"]
+        self.threads = state.get("threads")
 
     def to_frame(self) -> pd.DataFrame:
         """The history as a table.

@@ -46,7 +46,7 @@ def simulated(samples: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_what_the_covariates_explain_has_no_noise(samples: int, batch: int) -> None:
     covariates, exact, _ = simulated(samples, batch)
     weights = torch.tensor([2.0, -3.0])
-    found = ControlVariates(covariates, exact).expectation(covariates @ weights + 1).estimate("exact", "")
+    found = ControlVariates.of(covariates, exact).expectation(covariates @ weights + 1).estimate("exact", "")
     torch.testing.assert_close(found.value, (exact @ weights).mean() + 1, rtol=1e-12, atol=1e-12)
     assert float(found.standard_error) < 1e-12
 
@@ -57,7 +57,7 @@ def test_the_error_is_that_of_the_remaining_noise(samples: int, batch: int) -> N
     for _ in range(200):
         covariates, exact, noise = simulated(samples, batch)
         y = covariates @ torch.tensor([2.0, -3.0]) + 0.5 * noise
-        found = ControlVariates(covariates, exact).expectation(y).estimate("exact", "")
+        found = ControlVariates.of(covariates, exact).expectation(y).estimate("exact", "")
         errors.append(found.value - (exact @ torch.tensor([2.0, -3.0])).mean())
         reported.append(found.standard_error)
     spread, mean = torch.stack(errors).std(), torch.stack(reported).mean()
@@ -72,7 +72,7 @@ def test_draws_far_out_which_the_fit_follows_do_not_make_the_error_too_small(sam
         z = torch.randn(samples, 60, 2)
         covariates = torch.cat([z, z**2], -1)
         exact = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(60, 4)
-        found = ControlVariates(covariates, exact).expectation((z**4).sum(-1)).estimate("exact", "")
+        found = ControlVariates.of(covariates, exact).expectation((z**4).sum(-1)).estimate("exact", "")
         errors.append(found.value - 6)
         reported.append(found.standard_error)
     assert float(torch.stack(errors).std() / torch.stack(reported).mean()) < 1.08
@@ -85,7 +85,7 @@ def test_single_draws_are_compared_with_their_neighbours() -> None:
     errors, reported = [], []
     for _ in range(300):
         y = (means**2 + 0.5 * torch.randn(batch))[None]
-        plan = ControlVariates(exact[None], exact, neighbours=neighbours)
+        plan = ControlVariates.of(exact[None], exact, neighbours=neighbours)
         found = plan.expectation(y).estimate("exact", "")
         errors.append(found.value - (means**2).mean())
         reported.append(found.standard_error)
@@ -97,7 +97,9 @@ def test_single_draws_are_compared_with_their_neighbours() -> None:
 def test_pairs_have_fewer_degrees_of_freedom_than_draws() -> None:
     noise, neighbours = torch.tensor([1.0, -1.0] * 30), (torch.arange(60) + 1) % 60  # without skewness
     found = [
-        ControlVariates(torch.zeros(1, 60, 0), torch.zeros(60, 0), neighbours=each).expectation(noise[None])
+        ControlVariates.of(torch.zeros(1, 60, 0), torch.zeros(60, 0), neighbours=each).expectation(
+            noise[None]
+        )
         for each in (None, neighbours)
     ]
     alone, pairs = (each.estimate("exact", "").standard_error for each in found)
@@ -108,7 +110,7 @@ def test_pairs_have_fewer_degrees_of_freedom_than_draws() -> None:
 @pytest.mark.parametrize("samples", [1, 3, 10])
 def test_skewness_is_seen_through_the_means_of_few_draws(samples: int) -> None:
     noise = Exponential(1.0).sample((samples, 20_000))  # of skewness 2
-    plan = ControlVariates(torch.zeros(samples, 20_000, 0), torch.zeros(20_000, 0))
+    plan = ControlVariates.of(torch.zeros(samples, 20_000, 0), torch.zeros(20_000, 0))
     found = float(plan.expectation(noise).estimate("exact", "").standard_error)
     spread = noise.var(0).mean() if samples > 1 else noise.var()
     plain = math.sqrt(float(spread) / noise.numel()) * (1 + 1.2 / plan.freedom)
@@ -122,7 +124,7 @@ def test_what_the_data_tell_of_their_own_means_is_no_error() -> None:
     torch.testing.assert_close(trend.T @ trend, torch.eye(4))
     torch.testing.assert_close(trend.mean(0), torch.zeros(4), rtol=0, atol=1e-12)
     y = 5 * mean[:, 0] - 3 * mean[:, 1] ** 2 + torch.randn(400)
-    plan = ControlVariates(torch.zeros(1, 400, 0), torch.zeros(400, 0), trend=trend)
+    plan = ControlVariates.of(torch.zeros(1, 400, 0), torch.zeros(400, 0), trend=trend)
     found = float(plan.expectation(y[None]).estimate("exact", "").standard_error)
     assert found == pytest.approx(1 / math.sqrt(400), rel=0.15)  # 4 / sqrt(2 * 400)
 
@@ -139,8 +141,8 @@ def test_moments_that_tell_nothing_are_no_trend() -> None:
 def test_several_draws_need_no_neighbours() -> None:
     covariates, exact, noise = simulated(2, 100)
     plans = (
-        ControlVariates(covariates, exact),
-        ControlVariates(covariates, exact, neighbours=torch.arange(100)),
+        ControlVariates.of(covariates, exact),
+        ControlVariates.of(covariates, exact, neighbours=torch.arange(100)),
     )
     one, other = (plan.expectation(noise).estimate("exact", "") for plan in plans)
     assert float(one.standard_error) == float(other.standard_error) > 0
@@ -150,17 +152,17 @@ def test_a_draw_that_the_fit_passes_through_leaves_the_rest_as_they_are() -> Non
     covariates, exact, noise = simulated(1, 100)
     lone = torch.zeros(1, 100, 1)
     lone[0, 7] = 1.0
-    with_lone = ControlVariates(torch.cat([covariates, lone], -1), torch.cat([exact, lone[0]], -1))
+    with_lone = ControlVariates.of(torch.cat([covariates, lone], -1), torch.cat([exact, lone[0]], -1))
     found = with_lone.expectation(noise).estimate("exact", "")
-    before = ControlVariates(covariates, exact).expectation(noise).estimate("exact", "")
+    before = ControlVariates.of(covariates, exact).expectation(noise).estimate("exact", "")
     assert float(found.standard_error) == pytest.approx(float(before.standard_error), rel=0.1)
 
 
 def test_identical_and_constant_covariates_are_harmless() -> None:
     covariates, exact, noise = simulated(1, 100)
     more = torch.cat([covariates, covariates, torch.ones(1, 100, 1)], -1)
-    one = ControlVariates(covariates, exact)
-    other = ControlVariates(more, torch.cat([exact, exact, torch.ones(100, 1)], -1))
+    one = ControlVariates.of(covariates, exact)
+    other = ControlVariates.of(more, torch.cat([exact, exact, torch.ones(100, 1)], -1))
     assert one.freedom == other.freedom == 97
     pair = [plan.expectation(noise).estimate("exact", "") for plan in (one, other)]
     torch.testing.assert_close(pair[0].value, pair[1].value)
@@ -169,7 +171,7 @@ def test_identical_and_constant_covariates_are_harmless() -> None:
 
 def test_a_sum_has_the_error_of_the_sum() -> None:
     covariates, exact, noise = simulated(2, 100)
-    plan, y = ControlVariates(covariates, exact), torch.stack([noise, covariates[..., 0] - noise], -1)
+    plan, y = ControlVariates.of(covariates, exact), torch.stack([noise, covariates[..., 0] - noise], -1)
     total = plan.expectation(y).sum().estimate("exact", "")
     assert float(total.standard_error) < 1e-12
     torch.testing.assert_close(total.value, exact[:, 0].mean())
@@ -179,14 +181,14 @@ def test_a_sum_has_the_error_of_the_sum() -> None:
 
 def test_a_closed_form_has_no_error_but_a_population_error() -> None:
     covariates, exact, _ = simulated(1, 50)
-    found = ControlVariates(covariates, exact).known(exact[:, 0]).estimate("exact", "")
+    found = ControlVariates.of(covariates, exact).known(exact[:, 0]).estimate("exact", "")
     assert float(found.standard_error) == 0
     torch.testing.assert_close(found.population_standard_error, exact[:, 0].std() / math.sqrt(50))
 
 
 def test_a_bias_widens_the_population_error_only() -> None:
     covariates, exact, noise = simulated(1, 50)
-    plain = ControlVariates(covariates, exact).expectation(noise)
+    plain = ControlVariates.of(covariates, exact).expectation(noise)
     biased = plain.biased(torch.tensor(3.0)).estimate("exact", "")
     before = plain.estimate("exact", "")
     torch.testing.assert_close(biased.standard_error, before.standard_error)
@@ -195,7 +197,7 @@ def test_a_bias_widens_the_population_error_only() -> None:
 
 
 def test_a_single_draw_of_a_single_datum_knows_no_error() -> None:
-    found = ControlVariates(torch.zeros(1, 1, 0), torch.zeros(1, 0)).expectation(torch.ones(1, 1))
+    found = ControlVariates.of(torch.zeros(1, 1, 0), torch.zeros(1, 0)).expectation(torch.ones(1, 1))
     estimate = found.estimate("exact", "")
     assert float(estimate) == 1
     assert estimate.standard_error.isnan()
@@ -204,7 +206,7 @@ def test_a_single_draw_of_a_single_datum_knows_no_error() -> None:
 def test_infinite_terms_give_an_infinite_mean_of_unknown_error() -> None:
     covariates, exact, noise = simulated(1, 50)
     noise[0, 0] = -math.inf
-    estimate = ControlVariates(covariates, exact).expectation(noise).estimate("upper", "")
+    estimate = ControlVariates.of(covariates, exact).expectation(noise).estimate("upper", "")
     assert float(estimate) == -math.inf
     assert estimate.standard_error.isnan()
 
@@ -288,7 +290,7 @@ def test_wide_log_normals_under_a_gamma_prior_are_covered() -> None:
 def test_means_that_the_draws_do_not_find_are_left_out() -> None:
     z = LogNormal(torch.tensor(0.0), 2.0).sample((1, 300, 1))
     moments = torch.stack([torch.tensor(k * k * 2.0).exp() for k in (0.25, 3.0)]).expand(300, 2)
-    found = Covariates(torch.cat([z**0.25, z**3], -1), moments).estimable()
+    found = Covariates.of(torch.cat([z**0.25, z**3], -1), moments).estimable()
     assert torch.equal(found.values, z**0.25)
     assert torch.equal(found.exact, moments[:, :1])
 

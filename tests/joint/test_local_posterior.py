@@ -126,9 +126,9 @@ def test_each_row_of_several_draws_is_of_its_own_datum_and_its_sites_belong_toge
 class Encoder(nn.Module):
     """Counts its runs."""
 
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.linear, self.runs = nn.Linear(3, 70), 0
+        self.linear, self.runs = nn.Linear(3, width), 0
 
     def forward(self, x):
         self.runs += 1
@@ -140,26 +140,43 @@ def chain(x):
         a = pyro.sample("a", dist.Normal(torch.zeros(2), 1.0).to_event(1))
         k = pyro.sample("k", dist.Categorical(torch.ones(3)))
         s = pyro.sample("s", dist.Gamma(2.0, 1.0))
+        c = pyro.sample("c", dist.Normal(torch.zeros(2), 1.0).to_event(1))
         b = pyro.sample("b", dist.Normal(torch.zeros(3), 1.0).to_event(1))
-        loc = torch.cat([a, k[..., None], s[..., None], b], -1).sum(-1, keepdim=True)
+        loc = torch.cat([a, k[..., None], s[..., None], c, b], -1).sum(-1, keepdim=True)
         pyro.sample("x", dist.Normal(loc, torch.ones(3)).to_event(1), obs=x)
 
 
+class OwnHead(nn.Module):
+    """Does more with its features than to give them to a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.LazyLinear(2)
+
+    def forward(self, features):
+        return dist.Normal(self.linear(features * 0.5) + features[..., :2].tanh(), 1.0).to_event(1)
+
+
 @torch.no_grad()
-def amortised(family, **options):
-    heads = {"k": partial(AmortizedDiscrete, enumerate=False), "s": dist.Gamma, "b": AmortizedFlow}
-    guide = family(chain, Encoder(), heads=heads, **options)
+def amortised(family, width, **options):
+    heads = {
+        "k": partial(AmortizedDiscrete, enumerate=False),
+        "s": dist.Gamma,
+        "c": OwnHead(),
+        "b": AmortizedFlow,
+    }
+    guide = family(chain, Encoder(width), heads=heads, **options)
     guide(torch.randn(4, 3))
     for parameter in guide.parameters():
         parameter += 0.06 * torch.randn_like(parameter)  # away from where it begins
     return guide
 
 
-@pytest.mark.parametrize("structured", [False, True])
+@pytest.mark.parametrize(("structured", "width"), [(False, 70), (True, 70), (True, 10)])
 @torch.no_grad()
-def test_values_under_all_data_need_one_run_of_the_encoder(structured):
+def test_values_under_all_data_need_one_run_of_the_encoder(structured, width):
     x, batch_size = torch.randn(5, 3), 3  # in two pieces
-    guide = amortised(AmortizedMultivariateNormal, structured=structured)
+    guide = amortised(AmortizedMultivariateNormal, width, structured=structured)
     subject = RepresentationJoint(guide, x, batch_size=batch_size).posterior
     z = subject.sample((7, 2))[:, :, :1]
     found = subject.log_prob_sites(z)
@@ -168,7 +185,7 @@ def test_values_under_all_data_need_one_run_of_the_encoder(structured):
     assert guide.encoder.runs == 0
     sites = subject.space.unflatten(z.expand(7, 2, 5, -1))
     sites["k"] = sites["k"].long()
-    given = {name: sites[name] for name in ("a", "k", "s")} if structured else None
+    given = {name: sites[name] for name in ("a", "k", "s", "c")} if structured else None
     expected = [each.log_prob(sites[name]) for name, each in guide.posterior(x, given=given).items()]
     torch.testing.assert_close(found, torch.stack(expected, -1), rtol=1e-9, atol=1e-9)
 

@@ -1,0 +1,512 @@
+"""Points whose trainings run as one.
+
+In this order: the training of one point, the steps of all as one, and the threads in which the functions of
+the points go as far as the steps of an epoch of ``fit``, wait there, and go on.
+"""
+
+import math
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from queue import SimpleQueue
+from typing import Final, final
+
+import torch
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor
+
+from pyro_infomax._random import other_threads_run
+from pyro_infomax._types import Program, State
+from pyro_infomax.capture import (
+    NotStackableError,
+    StackedMember,
+    StackedParameters,
+    StackedRecording,
+    StackedStep,
+)
+from pyro_infomax.sweeps._grid import FAILURE, Point
+from pyro_infomax.sweeps._isolation import PointState, Settings
+from pyro_infomax.sweeps._results import Failure, PointOutcome, as_dataset
+from pyro_infomax.training import IndexedBatches, StepsOfEpoch, TrainingState, WholeBatch, stand_in
+
+# ---- The training of one point.
+
+
+@final
+class PointTraining:
+    """A training that one point has begun, and whose epochs are taken together with those of others.
+
+    Args:
+        point: it.
+        state: what belongs to the process and is its own.
+        steps: the first epoch.
+
+    Attributes:
+        training: it, as ``fit`` has it.
+        waits: whether it has begun an epoch that was not taken yet.
+        steps: those of the present epoch, with the trouble that there was.
+        error: the error that a step has raised; None if there was none.
+
+    Raises:
+        NotStackableError: where it cannot be taken together with others.
+    """
+
+    def __init__(self, point: Point, state: PointState, steps: StepsOfEpoch) -> None:
+        self.point, self.state = point, state
+        self.training: TrainingState = steps.state
+        if steps.unusual:
+            raise NotStackableError(f"its fit has {' and '.join(steps.unusual)}")
+        if _PYRO_STACK:
+            raise NotStackableError(f"its fit is called within {type(_PYRO_STACK[-1]).__name__}")
+        self.batches = steps.batches
+        if not isinstance(self.batches, WholeBatch | IndexedBatches) or getattr(self.batches, "draws", False):
+            raise NotStackableError("its data are no tensors, arrays or frames, or a TensorDataset of these")
+        self.member = StackedMember(
+            self.training.svi, name=str(point), inside=state.in_force, state=self.training.programs
+        )
+        self.waits = False
+        self.member.check()
+
+    def begin(self, steps: StepsOfEpoch) -> None:
+        """Begins an epoch."""
+        self.steps, self.waits = steps, True
+        self.error: Exception | None = None
+        self.member.random_state = self.state.random_state
+        self._left_at: State | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is in an epoch, and nothing has ended it there."""
+        return self.waits and not self.steps.batch
+
+    def stacks(self, most: Callable[[int], int]) -> Iterator[tuple[Tensor, ...]]:
+        """The batches of an epoch, (batch, row, *shape), as many at once as is asked for."""
+        with self.member.drawing():
+            found = self.batches.stacked(0, most)
+        if found is not None:
+            return found
+        return (tuple(each[None] for each in batch) for batch in self.batches.shuffled())
+
+    def examples(self) -> dict[int, tuple[Tensor, ...]]:
+        """A batch of each size."""
+        first = next(self.batches.ordered())
+        return {size: tuple(each[:size] for each in first) for size in self.batches.counts()}
+
+    def first_step(self, batch: tuple[Tensor, ...]) -> None:
+        """Takes a step by itself."""
+        self.training.step += 1
+        try:
+            loss = self.member.ordinary_step(batch)
+        except Exception as error:
+            self.error = error
+            self.end(batch)
+            return
+        if math.isfinite(loss):
+            self.steps.tally.add(loss, len(batch[0]))
+        else:
+            self.end(batch, f"The loss is {loss} at")
+
+    def take(
+        self,
+        step: StackedStep,
+        row: int,
+        numbers: Tensor,
+        stack: tuple[Tensor, ...],
+        before: State,
+    ) -> None:
+        """Counts steps on a stack of batches, whose losses, terms and checks are (step, number)."""
+        losses, terms, checks = step.parted(numbers)
+        # What comes after the first of its losses that is not finite is not its own
+        good = (losses.isfinite() & checks.all(1)).tolist()
+        taken = good.index(False) + 1 if False in good else len(good)
+        self.training.step += taken
+        named = self.member.adopt(
+            losses[:taken], {name: each[:taken] for name, each in terms.items()}, step.subsampled[row]
+        )
+        if taken == len(good) and good[-1]:
+            self.steps.tally.add_steps(losses.tolist(), named, stack[0].shape[1])
+            return
+        if step.draws_ahead:  # it has drawn ahead of where it stops
+            self.member.random_state = before
+            with self.member.drawing():
+                for _ in range(taken):
+                    step.draw()
+        holds = checks[taken - 1].tolist()
+        if not all(holds):
+            self.error = RuntimeError(step.checks[holds.index(False)])
+        trouble = "" if self.error else f"The loss is {float(losses[taken - 1])} at"
+        self.end(tuple(each[taken - 1] for each in stack), trouble)
+
+    def end(self, batch: tuple[Tensor, ...], trouble: str = "") -> None:
+        """Ends it at a batch; what comes after that in its row is not its own."""
+        self.steps.batch, self.steps.trouble = batch, trouble
+        self._left_at = self.member.random_state
+
+    def finish(self) -> None:
+        """Ends the epoch, and leaves the random state that it would leave alone."""
+        self.waits = False
+        self.state.random_state = self.member.random_state if self._left_at is None else self._left_at
+
+
+# ---- The steps of all trainings as one.
+
+_MOST_DRAWN: Final = 2**22  # elements, ahead
+_MOST_FETCHED: Final = 2**26  # bytes of batches at once
+_LONGEST_DISTANCE: Final = 1024  # steps between two comparisons
+
+
+@final
+class StackedTraining:
+    """Trainings whose epochs run as one.
+
+    Each takes its first step by itself, which creates what is created at first. Then a step of one of them is
+    recorded for each size of batches, and runs for all.
+
+    Args:
+        trainings: them.
+
+    Raises:
+        NotImplementedError: where they differ in more than weights, seeds and options of their optimisers.
+    """
+
+    def __init__(self, trainings: Sequence[PointTraining]) -> None:
+        self.trainings = list(trainings)  # in the order of the rows, once there are any
+        self._stack: StackedParameters | None = None
+        self._steps: dict[int, StackedStep] = {}
+        self._since, self._due, self._turn, self._wanted = 0, 1, 0, 1
+        first = self.trainings[0]
+        for each in self.trainings:
+            with refusing(each.point):
+                _check_alike(first, each)
+
+    def epoch(self) -> None:
+        """Takes the steps of an epoch of those that wait for it."""
+        going = [each for each in self.trainings if each.waits]
+        if self._stack is not None and 2 * len(going) < len(self.trainings):
+            self._stack_them(going)
+        own = {id(each): each.stacks(self._most_at_once) for each in going}
+        self._take_over(going)
+        last: dict[int, tuple[Tensor, ...]] = {}
+        while any(each.goes_on for each in going):
+            self._wanted = self._how_many()
+            fetched = {key: next(stacks, None) for key, stacks in own.items()}
+            if None in fetched.values():
+                break
+            last = {key: stack for key, stack in fetched.items() if stack is not None}
+            if self._stack is None:
+                self._first_step(last)
+            else:
+                self._some_steps(last)
+        for row, each in enumerate(self.trainings):
+            if each.goes_on and self._stack is not None:
+                self._end_epoch(row, each, last)
+        for each in going:
+            each.finish()
+
+    def _take_over(self, going: Sequence[PointTraining]) -> None:
+        """Takes over what callbacks have changed."""
+        if self._stack is None:
+            return
+        self._stack.read(row for row, each in enumerate(self.trainings) if each.waits)
+        if any(each.steps.others for each in going):
+            for step in self._steps.values():
+                step.compared = False
+
+    def _end_epoch(self, row: int, each: PointTraining, last: Mapping[int, tuple[Tensor, ...]]) -> None:
+        assert self._stack is not None
+        if not self._stack.is_finite(row):
+            batch = tuple(tensor[-1] for tensor in last[id(each)])
+            each.end(batch, "The parameters are not finite after")
+            return
+        self._stack.write(row)
+        self._stack.write_moments(row)
+
+    # The first step, by each for itself, and the preparation of the others.
+
+    def _first_step(self, stacks: Mapping[int, tuple[Tensor, ...]]) -> None:
+        for each in self.trainings:
+            each.first_step(tuple(tensor[0] for tensor in stacks[id(each)]))
+        left = [each for each in self.trainings if each.goes_on]
+        first = self.trainings[0]
+        if left and first.training.epochs * sum(first.batches.counts().values()) > 1:
+            with refusing(None):
+                self._stack_them(left)
+
+    def _stack_them(self, trainings: Sequence[PointTraining]) -> None:
+        members = [each.member for each in trainings]
+        examples = [each.examples() for each in trainings]
+        recordings = {
+            size: StackedRecording(members, [each[size] for each in examples]) for size in examples[0]
+        }
+        first, *_ = recordings.values()
+        self._stack = StackedParameters(members, first.parameters)
+        rows = {id(member): row for row, member in enumerate(self._stack.members)}
+        self.trainings = sorted(trainings, key=lambda each: rows[id(each.member)])
+        backend = getattr(self.trainings[0].training.svi, "backend", "replay")
+        for size, recording in recordings.items():
+            self._steps[size] = StackedStep(self._stack, recording, backend=backend)
+
+    # Steps of all.
+
+    def _most_at_once(self, size: int) -> int:
+        """How many batches of so many bytes each fetches at once."""
+        return min(self._wanted, _MOST_FETCHED // max(1, size * len(self.trainings)))
+
+    def _how_many(self) -> int:
+        """How many steps may be taken before one is compared."""
+        ahead = all(step.compared and step.draws_ahead for step in self._steps.values())
+        if self._stack is None or not ahead:
+            return 1
+        largest = max(1, *(step.draws_size for step in self._steps.values())) * len(self.trainings)
+        return max(1, min(_MOST_DRAWN // largest, self._due - self._since))
+
+    def _some_steps(self, stacks: Mapping[int, tuple[Tensor, ...]]) -> None:
+        assert self._stack is not None
+        # A row whose training has ended goes on with the batches of another, to no purpose
+        some = next(iter(stacks.values()))
+        own = [stacks.get(id(each), some) for each in self.trainings]
+        count, size = some[0].shape[:2]
+        step = self._steps[size]
+        compared = self._to_compare(step)
+        # Each draws for all steps at once, which change its random state alone
+        before = [each.member.random_state for each in self.trainings]
+        draws = []
+        for each in self.trainings:
+            with each.member.drawing():
+                draws.append([step.draw() for _ in range(count)])
+        together = [torch.stack(each, 1) for each in zip(*own, strict=True)]  # (step, member, row, *shape)
+        weights, table = self._stack.weights(count), []
+        for number in range(count):
+            batches, drawn = [each[number] for each in together], [each[number] for each in draws]
+            found = step(batches, weights[number], drawn)
+            for row in compared:
+                batch = tuple(each[number] for each in own[row])
+                self._compare(step, row, batch, before[row], *found)
+            table.append(found[0])
+            self._stack.step(found[1])
+        numbers = torch.stack(table)  # (step, number, member)
+        for row, each in enumerate(self.trainings):
+            if each.goes_on and id(each) in stacks:
+                each.take(step, row, numbers[:, :, row], own[row], before[row])
+        self._since += count
+
+    def _to_compare(self, step: StackedStep) -> list[int]:
+        """The rows whose next step is compared with an ordinary one: at first all, then now and then one."""
+        if not step.compared:
+            step.compared = True
+            return list(range(len(self.trainings)))
+        if self._since < self._due:
+            return []
+        self._due = self._since + min(max(1, self._since), _LONGEST_DISTANCE)
+        self._turn = (self._turn + 1) % len(self.trainings)
+        return [self._turn]
+
+    def _compare(
+        self,
+        step: StackedStep,
+        row: int,
+        batch: tuple[Tensor, ...],
+        before: State,
+        numbers: Tensor,
+        gradients: list[Tensor],
+    ) -> None:
+        each = self.trainings[row]
+        if not each.goes_on or not bool(numbers[:, row].isfinite().all()):
+            return
+        found = step.difference(row, batch, before, numbers, gradients)
+        if found is not None:
+            number = each.training.step + 1
+            raise _refusal(each.point, f"its step {number} is not the one that SVI takes: {found}")
+
+
+def _check_alike(first: PointTraining, other: PointTraining) -> None:
+    expected, found = map(_steps_in_words, (first, other))
+    if expected != found:
+        raise NotStackableError(f"its fit has {found} in place of {expected}")
+    if other is not first and (
+        other.training.svi is first.training.svi
+        or other.member.optim is first.member.optim
+        or other.member.objective is first.member.objective
+    ):
+        raise NotStackableError("points share an SVI, optimiser or objective; make them within the function")
+
+
+def _steps_in_words(training: PointTraining) -> str:
+    counts = training.batches.counts()
+    batches = " and ".join(f"{number} of {size} data" for size, number in counts.items())
+    return f"{training.training.epochs} epochs of batches, {batches}"
+
+
+def _refusal(point: Point | None, reason: object) -> NotImplementedError:
+    which = "" if point is None else f"at {point} "
+    return NotImplementedError(
+        "Expected trainings that can run as one, which differ in weights, seeds and learning rates alone, "
+        f"but {which}{reason}: leave stacked=True out."
+    )
+
+
+@contextmanager
+def refusing(point: Point | None) -> Iterator[None]:
+    """Has its block refuse where trainings cannot be stacked."""
+    try:
+        yield
+    except NotStackableError as error:
+        raise _refusal(point, error) from error
+
+
+# ---- The functions of the points, each in a thread of its own, of which one at a time goes on.
+
+
+@final
+class _Abandoned(BaseException):
+    """Ends the function of a point that is not wanted any longer."""
+
+
+@final
+class Strand:
+    """The function of one point, which goes as far as its next epoch, or to its end.
+
+    Attributes:
+        training: the training of which it waits for an epoch; None if it has ended, or has not begun.
+        outcome: its result; None if it has not ended.
+        error: what is no failure of the point, but a mistake; None if there is none.
+        trained: whether it has asked for a training.
+    """
+
+    def __init__(self, run: Program, point: Point, *, settings: Settings) -> None:
+        self.point = point
+        self.training: PointTraining | None = None
+        self.outcome: PointOutcome | None = None
+        self.error: Exception | None = None
+        self.trained = False
+        self._run = run
+        self._last: PointTraining | None = None
+        self._state = PointState(point.seed, settings=settings)
+        self._inside = ExitStack()
+        self._to: SimpleQueue[bool] = SimpleQueue()  # whether it is to go on
+        self._back: SimpleQueue[None] = SimpleQueue()
+        self._thread = threading.Thread(target=copy_context().run, args=(self._whole,), daemon=True)
+
+    def go_on(self) -> None:
+        """Lets the function go on."""
+        self.training = None
+        if self._thread.ident is None:
+            self._thread.start()
+        self._to.put(True)
+        self._back.get()
+
+    def abandon(self) -> None:
+        """Ends the function where it waits."""
+        if self._thread.is_alive():
+            self._to.put(False)
+            self._thread.join()
+
+    def _whole(self) -> None:
+        self._to.get()
+        stand_in.set(self._epoch)
+        try:
+            with self._inside:
+                self._inside.enter_context(self._state.in_force())
+                self.outcome = self._outcome()
+        except _Abandoned:
+            pass
+        except Exception as error:
+            self.error = error
+        finally:
+            self._back.put(None)
+
+    def _outcome(self) -> PointOutcome:
+        try:
+            result = self._run(**self.point.arguments)
+        except Exception as error:
+            if self.error is not None:
+                raise self.error from None
+            return Failure(type(error).__name__, str(error), traceback.format_exc())
+        # A result of another kind is the same mistake at every point, and is raised
+        return as_dataset(result, taken={*self.point.arguments, FAILURE})
+
+    def _epoch(self, steps: StepsOfEpoch) -> None:
+        """Waits until the steps of an epoch were taken together with those of the others."""
+        self.trained = True
+        try:
+            with refusing(self.point):
+                if self._last is None or self._last.training is not steps.state:
+                    self._last = PointTraining(self.point, self._state, steps)
+        except NotImplementedError as error:
+            self.error = error
+            raise
+        training = self._last
+        self._inside.close()
+        training.begin(steps)
+        with other_threads_run():
+            self.training = training
+            self._back.put(None)
+            goes_on = self._to.get()
+        self._inside.enter_context(self._state.in_force())
+        if not goes_on:
+            raise _Abandoned
+        if training.error is not None:
+            raise training.error
+
+
+def compute_stacked(
+    run: Program,
+    points: Sequence[Point],
+    *,
+    settings: Settings,
+    done: Callable[[Point, PointOutcome], object],
+    show: Callable[[str], object],
+) -> None:
+    """Computes points together, whose trainings run as one.
+
+    Args:
+        run: the function of a point.
+        points: them.
+        settings: those of the caller.
+        done: called with each outcome, as it is found.
+        show: told how far the trainings are.
+
+    Raises:
+        NotImplementedError: where trainings cannot be stacked.
+        ValueError: for a result of another kind, and for a function that does not train by ``fit``.
+    """
+    strands = [Strand(run, point, settings=settings) for point in points]
+    going = strands
+    together: StackedTraining | None = None
+    try:
+        while True:
+            for strand in going:
+                strand.go_on()
+                _hand_over(strand, done)
+            waiting = [strand for strand in strands if strand.training is not None]
+            if not waiting:
+                return
+            # Those that have come to another training wait until the present one has ended for all
+            present = [] if together is None else together.trainings
+            going = [strand for strand in waiting if strand.training in present]
+            with PointState(0, settings=settings).in_force():
+                if not going:
+                    going = waiting
+                    together = StackedTraining([each.training for each in going if each.training is not None])
+                assert together is not None
+                training = together.trainings[0].training
+                show(f"epoch {training.epoch} of {training.epochs}")
+                together.epoch()
+    finally:
+        for strand in strands:
+            strand.abandon()
+
+
+def _hand_over(strand: Strand, done: Callable[[Point, PointOutcome], object]) -> None:
+    if strand.error is not None:
+        raise strand.error
+    if strand.outcome is None:
+        return
+    done(strand.point, strand.outcome)
+    if not strand.trained and not isinstance(strand.outcome, Failure):
+        raise ValueError(
+            f"Expected a function that calls fit, whose trainings run as one, but at {strand.point} it has "
+            "returned without: leave stacked=True out."
+        )
