@@ -19,12 +19,12 @@ import pandas as pd
 import pyro
 import torch
 from digits import HELD_OUT, make_pair, new_axes, save
-from pyro.infer import SVI
-from pyro.optim import ClippedAdam
+from pyro.optim.clipped_adam import ClippedAdam
 from scipy.stats import t as student
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.datasets import binarize, load_digits
 from pyro_infomax.diagnostics import decompose, importance_weighted_evidence
 from pyro_infomax.infer import BetaELBO
@@ -80,11 +80,11 @@ def run_pair(
     )
     vae, program = make_pair(*networks, split.train, guide=guide, prior=prior, latent_dim=args.latent_dim)
     steps = args.epochs * -(-len(split.train) // BATCH)
-    optimiser = ClippedAdam({"lr": args.lr, "lrd": LAST_RATE ** (1 / steps)})
+    optimiser = FusedOptim(ClippedAdam, {"lr": args.lr, "lrd": LAST_RATE ** (1 / steps)})
     # Without a warm-up latent dimensions die early, more of them under a better guide
     objective = BetaELBO(beta=Linear(0.0, 1.0, steps=max(1, steps // 2)))
     training = fit(
-        SVI(vae.model, program, optimiser, objective),
+        CapturedSVI(vae.model, program, optimiser, objective),
         split.train,
         epochs=args.epochs,
         batch_size=BATCH,

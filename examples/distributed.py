@@ -17,10 +17,9 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import SVI
 from torch import Tensor
 
-from pyro_infomax.capture import FusedOptim
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.datasets import load_digits
 from pyro_infomax.diagnostics import Decomposition, decompose
 from pyro_infomax.infer import InfoMaxELBO
@@ -54,7 +53,7 @@ def build(device: torch.device, *, latent_dim: int, seed: int) -> VAE:
 
 def train(vae: VAE, x: Tensor, held_out: Tensor, fabric: Any, args: argparse.Namespace) -> History:
     optimiser = FusedOptim(torch.optim.Adam, {"lr": 2e-3})
-    svi = SVI(vae.model, vae.guide, optimiser, InfoMaxELBO(lam=args.lam))
+    svi = CapturedSVI(vae.model, vae.guide, optimiser, InfoMaxELBO(lam=args.lam))
     epochs = 2 if args.smoke else args.epochs
     return fit(
         svi,

@@ -80,6 +80,7 @@ def train(model: Model, steps: int) -> float:
     """Fit the guide and return its ELBO; enumeration within the guide makes each gradient exact."""
     guide = config_enumerate(mean_field)
     optimiser = pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.01 ** (1 / steps)})
+    # Ordinary steps: Pyro's own TraceEnum_ELBO, whose numbers these are to be, cannot be captured
     svi = SVI(model, guide, optimiser, TraceEnum_ELBO(max_plate_nesting=0))
     for _ in range(steps):
         svi.step()

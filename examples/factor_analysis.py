@@ -19,12 +19,13 @@ import matplotlib.pyplot as plt
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal, init_to_sample
-from pyro.optim import ClippedAdam
+from pyro.optim.clipped_adam import ClippedAdam
 from sklearn.datasets import load_wine
 from torch import Tensor, nn
 
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.diagnostics import decompose, importance_weighted_evidence, to_arviz
 from pyro_infomax.guides import AmortizedNormal
 from pyro_infomax.nn import MLPEncoder
@@ -116,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = FactorAnalysis(args.factors, len(names))
     guide = make_guide(model)
     guide(x, seen)
-    svi = SVI(model, guide, ClippedAdam({"lr": 5e-3}), Trace_ELBO())
+    svi = CapturedSVI(model, guide, FusedOptim(ClippedAdam, {"lr": 5e-3}), Trace_ELBO())
     epochs = 3 if args.smoke else args.epochs
     fit(svi, (x, seen), epochs=epochs, batch_size=len(x), progress=not args.smoke, seed=args.seed)
 

@@ -1,10 +1,10 @@
 """The same training, step by step quicker: SVI, one fused optimiser, a recorded step, a compiled one.
 
-One VAE of the 1,797 real digits is trained four times from the same seed: by Pyro's SVI and Adam, by SVI with
-``FusedOptim``, and by ``CapturedSVI``, which records the step as a graph of tensor operations and replays it
-or compiles it. All four take the same steps, so that the losses agree, and differ in the time they take.
-Steps before the graph is there are ordinary ones; its building is part of the time. Compiling takes a C++
-compiler.
+One VAE of the 1,797 real digits is trained several times from the same seed: by Pyro's SVI and Adam, by SVI
+with ``FusedOptim``, and by ``CapturedSVI``, which records the step as a graph of tensor operations, and then
+replays it, many steps a call, or compiles it. All take the same steps, so that the losses agree, and differ
+in the time they take. Steps before the graph is there are ordinary ones; its building is part of the time.
+Compiling takes a C++ compiler.
 
     python examples/fast_steps.py --epochs 100 --backends replay inductor
 """

@@ -33,11 +33,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from pyro.distributions import constraints
-from pyro.infer import SVI
-from pyro.optim import ClippedAdam
+from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.datasets import binarize, load_digits
 from pyro_infomax.diagnostics import Decomposition, decompose, importance_weighted_evidence
 from pyro_infomax.guides import (
@@ -101,7 +101,8 @@ class Run:
     ) -> None:
         """By a learning rate that falls to a hundredth, so that the last steps settle."""
         lrd = 0.01 ** (1 / self.steps(x, epochs, batch_size))
-        svi = SVI(model, guide, ClippedAdam({"lr": lr, "lrd": lrd, "clip_norm": clip}), objective)
+        optim = FusedOptim(ClippedAdam, {"lr": lr, "lrd": lrd, "clip_norm": clip})
+        svi = CapturedSVI(model, guide, optim, objective)
         options = {"batch_size": batch_size, "seed": self.seed, "progress": not self.smoke}
         fit(svi, x, epochs=self.length(epochs), **options)
 

@@ -25,9 +25,11 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from pyro.infer import ELBO, SVI
+from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from tqdm import trange
 
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.infer import PowerLimitedNormal, Trace_IM, TraceEnum_IM, transmitted_information
 from pyro_infomax.information import Estimate
 from pyro_infomax.oracles import blahut_arimoto, channel_capacity
@@ -149,7 +151,9 @@ class Result:
 def train(line: Line, steps: int, num_samples: int, seed: int, *, progress: bool) -> Result:
     # A short memory of the squared gradients lets the small shares of power go on shrinking
     rate = {"lr": 0.2, "betas": (0.9, 0.95), "lrd": 0.03 ** (1 / steps)}
-    svi = SVI(line.decoder, line.sender, pyro.optim.ClippedAdam(rate), line.objective)
+    # Steps of TraceEnum_IM cannot be recorded
+    kind = CapturedSVI if isinstance(line, NormalLine) else SVI
+    svi = kind(line.decoder, line.sender, FusedOptim(ClippedAdam, rate), line.objective)
     curve = [-svi.step() for _ in trange(steps, desc=line.name, leave=False, disable=not progress)]
     # Another seed than in training: the pair has fitted the draws of that one
     bound = transmitted_information(line.decoder, line.sender, num_samples=num_samples, seed=seed + 1)

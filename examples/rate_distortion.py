@@ -36,11 +36,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
-from pyro.infer import SVI
-from pyro.optim import ClippedAdam
+from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.datasets import load_digits, load_patches
 from pyro_infomax.diagnostics import Decomposition, decompose
 from pyro_infomax.infer import BetaELBO
@@ -150,7 +150,7 @@ class Training:
         elbo = BetaELBO(
             beta=beta, num_particles=self.particles, vectorize_particles=True, max_plate_nesting=1
         )
-        svi = SVI(pair.model, pair.guide, ClippedAdam(options), elbo)
+        svi = CapturedSVI(pair.model, pair.guide, FusedOptim(ClippedAdam, options), elbo)
         fit(svi, self.source.x, epochs=epochs, batch_size=self.batch_size, progress=False, seed=seed)
 
 

@@ -32,7 +32,10 @@ HELD_OUT = 297
 
 
 class Leaving(SVI):
-    """SVI in a process that ends without a word after some steps, as one that is killed does."""
+    """SVI in a process that ends without a word after some steps, as one that is killed does.
+
+    A ``CapturedSVI`` resumes to the bit too; its steps, many a call, leave no place to end at.
+    """
 
     steps_left: int | None = None
 

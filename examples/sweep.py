@@ -30,16 +30,16 @@ import pandas as pd
 import torch
 import xarray as xr
 from matplotlib.axes import Axes
-from pyro.infer import SVI
 from torch import Tensor
 
+from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.datasets import load_digits
 from pyro_infomax.diagnostics import Decomposition, decompose
 from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import Gaussian, MLPDecoder, MLPEncoder
 from pyro_infomax.plots import rate_distortion_plane
 from pyro_infomax.sweeps import sweep
-from pyro_infomax.training import FusedOptim, fit
+from pyro_infomax.training import fit
 from pyro_infomax.vae import VAE
 
 BETAS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
@@ -73,7 +73,7 @@ class Training:
         decoder = MLPDecoder(self.latent_dim, pixels, hidden=(128,))
         vae = VAE(encoder, decoder, latent_dim=self.latent_dim, likelihood=Gaussian(scale=math.sqrt(0.1)))
         optim = FusedOptim(torch.optim.Adam, {"lr": 2e-3})
-        svi = SVI(vae.model, vae.guide, optim, BetaELBO(beta=beta))
+        svi = CapturedSVI(vae.model, vae.guide, optim, BetaELBO(beta=beta))
         fit(svi, self.images, epochs=self.epochs, progress=False)
         return decompose(vae.model, vae.guide, self.images, num_samples=self.draws, seed=seed)
 

@@ -122,13 +122,13 @@ class CapturedSVI(SVI):
 
     The first step on data of a kind is an ordinary one. The second is recorded, and compared with an ordinary
     one under the same random state: loss, terms, gradients, buffers of modules and the random state that is
-    left. So are later steps, at distances that double from 1 to 1024 and then stay, and the first one after
-    callbacks of the user's own in :func:`~pyro_infomax.training.fit`; see :meth:`compare_next_step` for other
-    loops. Where the two differ, or programs cannot be recorded (since they read values of tensors or counts
-    from shapes, draw random numbers elsewhere, advance iterators, change numbers of their own or hold
-    TorchScript, say), a warning says why and training goes on by ordinary steps. A step whose loss is not
-    finite, or that fails, is taken anew as an ordinary one from the same state, so that errors are those of
-    SVI. Pyro's validation takes place in ordinary steps alone.
+    left. So are later steps, at distances that double from 1 to 1024 (4096 where steps are compiled) and then
+    stay, and the first one after callbacks of the user's own in :func:`~pyro_infomax.training.fit`; see
+    :meth:`compare_next_step` for other loops. Where the two differ, or programs cannot be recorded (since
+    they read values of tensors or counts from shapes, draw random numbers elsewhere, advance iterators,
+    change numbers of their own or hold TorchScript, say), a warning says why and training goes on by ordinary
+    steps. A step whose loss is not finite, or that fails, is taken anew as an ordinary one from the same
+    state, so that errors are those of SVI. Pyro's validation takes place in ordinary steps alone.
 
     Args:
         model: the model.

@@ -498,8 +498,9 @@ def fit(
 ) -> History:
     r"""Trains the programs of an SVI on data.
 
-    Each epoch takes one ``svi.step`` a minibatch. A loss is the sum over its minibatch, as Pyro has it; the
-    history reports, for the batches :math:`b` of an epoch,
+    Each epoch takes one step a minibatch; a :class:`~pyro_infomax.capture.CapturedSVI` takes many of them in
+    one call. A loss is the sum over its minibatch, as Pyro has it; the history reports, for the batches
+    :math:`b` of an epoch,
     :math:`\sum_b \mathrm{loss}_b \big/ \sum_b |b|`, in nats per datum, and the objective's unweighted
     distortion, rate and ELBO in the same way where it records them.
 

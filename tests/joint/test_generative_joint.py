@@ -922,6 +922,24 @@ def test_priors_of_covariates_are_no_one_prior(sizes):
         joint.prior(space_of(joint, data), data)
 
 
+@pytest.mark.parametrize(("apart", "is_one"), [(4, True), (4000, False)])
+def test_a_prior_that_rounds_differently_from_row_to_row_is_one_prior(apart, is_one):
+    def model(x):
+        unit = torch.finfo(torch.float32).eps
+        loc = torch.linspace(0.0, apart * unit, len(x), dtype=torch.float32)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, 0.3))  # whose log-density is 0 within its range
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    joint, x = generative(model), torch.randn(300, dtype=torch.float32)
+    space = space_of(joint, x)
+    if is_one:
+        assert joint.prior(space, x).event_shape == (1,)
+    else:
+        with pytest.raises(NotImplementedError, match="depends on the data"):
+            joint.prior(space, x)
+
+
 # ---- errors
 
 
