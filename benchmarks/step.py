@@ -3,9 +3,9 @@
 The same VAE (encoder and decoder of one hidden layer, Bernoulli pixels, closed-form KL) is trained by each
 contender on the same batches: step by step, and by :meth:`CapturedSVI.steps` many steps a call. They take
 turns, round by round, in one thread, and are charged the CPU time of their process, so that the ratios do
-not depend on what else the machine does. Stock Pyro runs beside ours, and NumPyro where an interpreter that has it
-is named (it needs an environment of its own): ``--numpyro PATH_TO_PYTHON``. On a GPU (``--device cuda``) the
-hand-written loop also runs as a CUDA graph; nothing is compiled there.
+not depend on what else the machine does. Stock Pyro runs beside ours, and NumPyro where an interpreter that
+has it is named (it needs an environment of its own): ``--numpyro PATH_TO_PYTHON``. On a GPU (``--device
+cuda``) the hand-written loop also runs as a CUDA graph; nothing is compiled there.
 
 Run ``python benchmarks/step.py``.
 """
