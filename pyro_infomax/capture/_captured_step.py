@@ -211,9 +211,10 @@ class CapturedStep:
         found = []
         with torch.no_grad():
             for given in columns:
-                found.append(torch.stack([each.reshape(()) for each in self._doubles(given)]))
+                found.append(self._function(*given))
                 self.gradients.apply()
-        return torch.stack(found).cpu()
+            by_name = [torch.stack([*map(_scalar, each)]) for each in zip(*found, strict=True)]
+            return torch.stack([each.double().cpu() for each in by_name], dim=1)
 
     def columns(self, tensors: Sequence[Sequence[Tensor]], steps: int) -> Iterable[tuple[Tensor, ...]]:
         """For each of the next steps its data and weights.
@@ -236,9 +237,6 @@ class CapturedStep:
         """The same of many steps, in tensors with an axis over them."""
         loss, *terms = rows.unbind(1)
         return SurrogateLoss(loss, loss, dict(zip(self._terms, terms, strict=True)))
-
-    def _doubles(self, given: tuple[Tensor, ...]) -> list[Tensor]:
-        return [each.to(torch.float64) for each in self._function(*given)]
 
     @property
     def rounds(self) -> bool:
@@ -298,6 +296,10 @@ class CapturedStep:
         views = self.gradients.views
         others = [None] * (len(recorded.outputs) - len(self.parameters))
         return to_function(recorded, [*others, *(views[each] for each in self.parameters)])
+
+
+def _scalar(tensor: Tensor) -> Tensor:
+    return tensor if not tensor.dim() else tensor.reshape(())
 
 
 def _copied(tensor: Tensor) -> Tensor:
