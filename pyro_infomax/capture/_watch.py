@@ -214,6 +214,7 @@ _HOOKS_OF_ALL_MODULES: Final = tuple(
 _PARTS_OF_A_FUNCTION: Final = attrgetter("__code__", "__defaults__", "__kwdefaults__", "__closure__")
 _HOOKS_OF_A_TENSOR: Final = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _CACHED_FUNCTION: Final = type(lru_cache(int))
+_CONSTRUCTORS: Final = ("__init__", "__new__", "__post_init__")
 _METHODS: Final = (FunctionType, classmethod, property, staticmethod, cached_property)
 
 # Instances of libraries that users fill with values of their own; those of other libraries are left alone
@@ -332,6 +333,7 @@ class Reach:
         self._globals: dict[int, tuple[Container, str, set[str]]] = {}
         self._names = {"__getattr__"}
         self._methods: list[tuple[str, object, str]] = []
+        self._constructors: list[tuple[str, object, str]] = []
         self._waiting: list[tuple[object, str]] = [
             (root, type(root).__name__) for root in (*self._called, *roots)
         ]
@@ -356,9 +358,16 @@ class Reach:
                     self._take_names(space, name, self._names & space.keys())
             self._waiting += [(value, name) for key, value, name in self._methods if self._is_run(key)]
             self._methods = [each for each in self._methods if not self._is_run(each[0])]
+            self._waiting += [
+                (value, name) for kind, value, name in self._constructors if self._is_made(kind)
+            ]
+            self._constructors = [each for each in self._constructors if not self._is_made(each[0])]
 
     def _is_run(self, name: str) -> bool:
         return name in self._names or (name.startswith("__") and name.endswith("__"))
+
+    def _is_made(self, kind: str) -> bool:
+        return kind in self._names or not self._names.isdisjoint({"__class__", "type"})
 
     def _look_into(self, value: Any, name: str) -> None:
         match value:
@@ -470,7 +479,11 @@ class Reach:
                 # Methods that no code names are not run, unless a library knows their names
                 own = all(is_library(parent) <= (parent is object) for parent in kind.__mro__)
                 methods = {key for key, value in space.items() if own and isinstance(value, _METHODS)}
-                self._methods += [(key, space[key], f"{each.__name__}.{key}") for key in methods]
+                # A constructor is run where code names the class, and not for objects that are there
+                made = {key for key in _CONSTRUCTORS if isinstance(space.get(key), FunctionType)}
+                self._constructors += [(kind.__name__, space[key], f"{each.__name__}.{key}") for key in made]
+                methods |= made
+                self._methods += [(key, space[key], f"{each.__name__}.{key}") for key in methods - made]
                 values = [(key, value) for key, value in space.items() if key not in methods]
                 self._hold(space, each.__name__, values, _ATTRIBUTE, owner=each)
 
