@@ -144,6 +144,7 @@ class Ours(Contender):
         self.pair = Pair(self.case.sizes)
         optim = FusedOptim(torch.optim.Adam, {"lr": self.case.lr})
         self.svi = self.kind(self.pair.model, self.pair.guide, optim, BetaELBO(beta=1.0))
+        self.svi.progress = False
 
 
 class Pythae(Contender):
