@@ -626,7 +626,7 @@ class PythonState:
             found = self._look()
         except (AttributeError, LookupError):
             return self._first_change() or "what the programs reach"
-        if len(found) != len(self._values) or not all(map(is_, found, self._values)):
+        if not _all_same(found, self._values) and not self._hooks_alone_are_new(found):
             if (name := self._first_change()) is not None:
                 return name
             # Other objects of equal values, which are the known ones from now on
@@ -635,6 +635,16 @@ class PythonState:
             if _content_of(each) != content:
                 return name
         return None
+
+    def _hooks_alone_are_new(self, found: list[object]) -> bool:
+        """Whether nothing has changed but that hooks came and went, as one of ours does each epoch."""
+        if not _all_same(found[:-1], self._values[:-1]) or not _all_same(self._all_hooks(), self._hooks):
+            return False
+        self._values[-1] = found[-1]
+        return True
+
+    def _all_hooks(self) -> list[object]:
+        return [hook for view, _ in self._reach.hooks for hook in view()]
 
     def _look(self) -> list[object]:
         # This comes before each replay: one call for as much as possible
@@ -662,6 +672,7 @@ class PythonState:
         self._views: list[View] = [part.view() for part in some]
         self._views += [view for things, view in others if things]
         self._values = self._look()
+        self._hooks = self._all_hooks()
         # The same one by one, to find out what it was that changed
         self._named: list[tuple[View, Holder]] = [
             *((part.view(), part) for part in (*whole, *some)),
@@ -792,6 +803,10 @@ class Copy:
         elif isinstance(container, set):
             container.clear()
             container.update(values)
+
+
+def _all_same(values: list[object], others: list[object]) -> bool:
+    return len(values) == len(others) and all(map(is_, values, others))
 
 
 def _has(container: Any, key: Any) -> bool:
