@@ -511,9 +511,12 @@ def fit(
     nor a schedule, runs the modules behind the programs in evaluation mode, and draws from a copy of the
     random state, so that a training is the same to the bit with and without it.
 
+    The first step runs on one of torch's threads. The others run on as many as are quickest for matrices of
+    the model's size, by a short measurement, and torch's number is put back at the end.
+
     A loss that is nan or infinite ends the training: the parameters and the buffers of modules go back to
     the end of the last good epoch, and the optimiser forgets its moments, which the step has spoiled. On
-    a KeyboardInterrupt they stay as the last step left them.
+    a KeyboardInterrupt they stay as the last step, or the last call of many, left them.
 
     With a checkpoint, a training that was killed goes on exactly where the file has it: it ends with the same
     parameters, to the bit, the same history and the same random state as one that was never stopped.
