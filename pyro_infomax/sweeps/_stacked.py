@@ -60,6 +60,10 @@ class PointTraining:
             raise NotStackableError(f"its fit has {' and '.join(steps.unusual)}")
         if _PYRO_STACK:
             raise NotStackableError(f"its fit is called within {type(_PYRO_STACK[-1]).__name__}")
+        if autocasts():
+            raise NotStackableError(
+                "its fit is called within torch.autocast, which holds in one thread alone"
+            )
         self.batches = steps.batches
         if not isinstance(self.batches, WholeBatch | IndexedBatches) or getattr(self.batches, "draws", False):
             raise NotStackableError("its data are no tensors, arrays or frames, or a TensorDataset of these")
@@ -67,24 +71,73 @@ class PointTraining:
             self.training.svi, name=str(point), inside=state.in_force, state=self.training.programs
         )
         self.waits = False
+        self.most: Callable[[int], int] = lambda _: 1
+        self._seen: float | str | None = None
         self.member.check()
 
     def begin(self, steps: StepsOfEpoch) -> None:
-        """Begins an epoch."""
+        """Begins an epoch, in the thread of its function.
+
+        There it takes its first step of all, which creates what is created at first, and its loss is
+        evaluated where the function may have changed what the steps do, to be compared when all wait.
+        """
         self.steps, self.waits = steps, True
         self.error: Exception | None = None
         self.member.random_state = self.state.random_state
         self._left_at: State | None = None
+        self._seen = None
+        self._stacks = self._drawn()
+        is_first = self.training.step == 0
+        if is_first:
+            stack = self.fetch()
+            assert stack is not None
+            self._first_step(tuple(each[0] for each in stack))
+        if self.goes_on and self.has_more and (is_first or steps.others):
+            self._seen = self._evaluation()
+
+    def check_unchanged(self) -> None:
+        """Checks that its loss is what it was in the thread of its function, where nothing else went on."""
+        if self._seen is None:
+            return
+        found, seen = self._evaluation(), self._seen
+        if found != seen and not (
+            isinstance(found, float) and isinstance(seen, float) and _is_close(found, seen)
+        ):
+            raise NotStackableError(
+                f"its loss is {found} when all have come to fit, in place of {seen} within its own function: "
+                "functions are interleaved, so that none may change what others see around fit, such as "
+                "global tensors, patches and what torch keeps for a thread"
+            )
+
+    def _evaluation(self) -> float | str:
+        """The loss of the first data, or the kind of the error that there is in place of it."""
+        batch = next(self.batches.ordered())
+        with self.state.aside():
+            try:
+                return self.member.loss(batch)
+            except Exception as error:
+                return type(error).__name__
+
+    @property
+    def has_more(self) -> bool:
+        """Whether it has more than one step in all."""
+        return self.training.epochs * sum(self.batches.counts().values()) > 1
 
     @property
     def goes_on(self) -> bool:
         """Whether it is in an epoch, and nothing has ended it there."""
         return self.waits and not self.steps.batch
 
-    def stacks(self, most: Callable[[int], int]) -> Iterator[tuple[Tensor, ...]]:
-        """The batches of an epoch, (batch, row, *shape), as many at once as is asked for."""
+    def fetch(self) -> tuple[Tensor, ...] | None:
+        """The next batches of the epoch, (batch, row, *shape), as many as ``most`` says; None at its end."""
+        found = next(self._stacks, None)
+        if found is not None:
+            self._last_batch = tuple(each[-1] for each in found)
+        return found
+
+    def _drawn(self) -> Iterator[tuple[Tensor, ...]]:
         with self.member.drawing():
-            found = self.batches.stacked(0, most)
+            found = self.batches.stacked(0, lambda size: self.most(size))
         if found is not None:
             return found
         return (tuple(each[None] for each in batch) for batch in self.batches.shuffled())
@@ -94,8 +147,7 @@ class PointTraining:
         first = next(self.batches.ordered())
         return {size: tuple(each[:size] for each in first) for size in self.batches.counts()}
 
-    def first_step(self, batch: tuple[Tensor, ...]) -> None:
-        """Takes a step by itself."""
+    def _first_step(self, batch: tuple[Tensor, ...]) -> None:
         self.training.step += 1
         try:
             loss = self.member.ordinary_step(batch)
@@ -144,10 +196,32 @@ class PointTraining:
         self.steps.batch, self.steps.trouble = batch, trouble
         self._left_at = self.member.random_state
 
+    def end_as_not_finite(self) -> None:
+        """Ends it after the last step of an epoch, whose parameters are not finite."""
+        self.end(self._last_batch, "The parameters are not finite after")
+
+    def is_finite(self) -> bool:
+        """Whether its parameters are."""
+        return all(bool(each.isfinite().all()) for each in self.parameters())
+
+    def parameters(self) -> list[Tensor]:
+        """Those that may be trained."""
+        return [each for each in self.training.programs.parameters.values() if each.requires_grad]
+
     def finish(self) -> None:
         """Ends the epoch, and leaves the random state that it would leave alone."""
         self.waits = False
         self.state.random_state = self.member.random_state if self._left_at is None else self._left_at
+
+
+def autocasts() -> bool:
+    """Whether torch computes in lower precision, which it does for each thread by itself."""
+    return any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+
+
+def _is_close(value: float, other: float) -> bool:
+    # Equal to the bit but for kernels that sum in any order
+    return math.isclose(value, other, rel_tol=1e-5) or (math.isnan(value) and math.isnan(other))
 
 
 # ---- The steps of all trainings as one.
@@ -161,8 +235,8 @@ _LONGEST_DISTANCE: Final = 1024  # steps between two comparisons
 class StackedTraining:
     """Trainings whose epochs run as one.
 
-    Each takes its first step by itself, which creates what is created at first. Then a step of one of them is
-    recorded for each size of batches, and runs for all.
+    Each has taken its first step by itself. Then a step of one of them is recorded for each size of batches,
+    and runs for all.
 
     Args:
         trainings: them.
@@ -180,59 +254,55 @@ class StackedTraining:
         for each in self.trainings:
             with refusing(each.point):
                 _check_alike(first, each)
+            each.most = self._most_at_once
+        trained = [of for each in self.trainings for of in each.parameters()]
+        if len(set(map(id, trained))) < len(trained):
+            raise _refusal(None, "points train the same parameters; make networks within the function")
 
     def epoch(self) -> None:
         """Takes the steps of an epoch of those that wait for it."""
         going = [each for each in self.trainings if each.waits]
-        if self._stack is not None and 2 * len(going) < len(self.trainings):
-            self._stack_them(going)
-        own = {id(each): each.stacks(self._most_at_once) for each in going}
-        self._take_over(going)
-        last: dict[int, tuple[Tensor, ...]] = {}
+        for each in going:
+            with refusing(each.point):
+                each.check_unchanged()
+        with refusing(None):
+            self._begin(going)
         while any(each.goes_on for each in going):
             self._wanted = self._how_many()
-            fetched = {key: next(stacks, None) for key, stacks in own.items()}
+            fetched = {id(each): each.fetch() for each in going}
             if None in fetched.values():
                 break
-            last = {key: stack for key, stack in fetched.items() if stack is not None}
-            if self._stack is None:
-                self._first_step(last)
-            else:
-                self._some_steps(last)
+            self._some_steps({key: stack for key, stack in fetched.items() if stack is not None})
         for row, each in enumerate(self.trainings):
-            if each.goes_on and self._stack is not None:
-                self._end_epoch(row, each, last)
+            if each.goes_on:
+                self._end_epoch(row, each)
         for each in going:
             each.finish()
 
+    def _begin(self, going: Sequence[PointTraining]) -> None:
+        left = [each for each in going if each.goes_on]
+        if self._stack is None:
+            if left and left[0].has_more:
+                self._stack_them(left)
+            return
+        if 2 * len(going) < len(self.trainings):
+            self._stack_them(going)
+        self._take_over(going)
+
     def _take_over(self, going: Sequence[PointTraining]) -> None:
         """Takes over what callbacks have changed."""
-        if self._stack is None:
-            return
+        assert self._stack is not None
         self._stack.read(row for row, each in enumerate(self.trainings) if each.waits)
         if any(each.steps.others for each in going):
             for step in self._steps.values():
                 step.compared = False
 
-    def _end_epoch(self, row: int, each: PointTraining, last: Mapping[int, tuple[Tensor, ...]]) -> None:
-        assert self._stack is not None
-        if not self._stack.is_finite(row):
-            batch = tuple(tensor[-1] for tensor in last[id(each)])
-            each.end(batch, "The parameters are not finite after")
-            return
-        self._stack.write(row)
-        self._stack.write_moments(row)
-
-    # The first step, by each for itself, and the preparation of the others.
-
-    def _first_step(self, stacks: Mapping[int, tuple[Tensor, ...]]) -> None:
-        for each in self.trainings:
-            each.first_step(tuple(tensor[0] for tensor in stacks[id(each)]))
-        left = [each for each in self.trainings if each.goes_on]
-        first = self.trainings[0]
-        if left and first.training.epochs * sum(first.batches.counts().values()) > 1:
-            with refusing(None):
-                self._stack_them(left)
+    def _end_epoch(self, row: int, each: PointTraining) -> None:
+        if not (each.is_finite() if self._stack is None else self._stack.is_finite(row)):
+            each.end_as_not_finite()
+        elif self._stack is not None:
+            self._stack.write(row)
+            self._stack.write_moments(row)
 
     def _stack_them(self, trainings: Sequence[PointTraining]) -> None:
         members = [each.member for each in trainings]
@@ -439,12 +509,14 @@ class Strand:
             raise
         training = self._last
         self._inside.close()
-        training.begin(steps)
-        with other_threads_run():
-            self.training = training
-            self._back.put(None)
-            goes_on = self._to.get()
-        self._inside.enter_context(self._state.in_force())
+        try:
+            training.begin(steps)
+            with other_threads_run():
+                self.training = training
+                self._back.put(None)
+                goes_on = self._to.get()
+        finally:
+            self._inside.enter_context(self._state.in_force())
         if not goes_on:
             raise _Abandoned
         if training.error is not None:

@@ -10,6 +10,7 @@ import torch
 from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from pyro_infomax.infer import BetaELBO, Trace_BetaELBO
@@ -183,6 +184,19 @@ def test_a_point_that_diverges_ends_alone():
         assert max(differences(run, BETAS, seeds=1).values()) < 1e-9
 
 
+def test_a_single_step_may_spoil_the_parameters():
+    def run(beta, seed):
+        optim = FusedOptim(torch.optim.SGD, {"lr": torch.inf if beta == 4.0 else 0.01})
+        return fit(training(beta, optim=optim), X, epochs=1, batch_size=None, progress=False)
+
+    with pytest.warns(UserWarning, match="1 of 2 points failed"):
+        alone = sweep(run, BETAS, progress=False)["failure"]
+    with pytest.warns(UserWarning, match="1 of 2 points failed"):
+        together = sweep(run, BETAS, progress=False, stacked=True)["failure"]
+    assert "The parameters are not finite after step 1" in together.item(1)
+    assert (together == alone).all()
+
+
 @pytest.mark.parametrize("row", [0, 3])  # met by a stacked step, and by the first
 def test_data_that_are_not_finite_fail_as_alone(row):
     def run(beta, seed):
@@ -318,6 +332,42 @@ RUNS = {
         lambda beta, seed: pyro.poutine.scale(fitting(), scale=2.0)(beta, seed),
         "its fit is called within ScaleMessenger",
     ),
+}
+
+
+SCALE = torch.ones(())
+
+
+def by_a_global(beta, seed):
+    SCALE.fill_(beta)
+    return of_model(lambda x, loc, _: normal(x, loc, SCALE))(beta, seed)
+
+
+def by_a_mode(beta, seed):
+    with FlexiblyScaled():
+        return of_model(lambda x, loc, _: normal(x, loc, torch.ones(6).exp()))(beta, seed)
+
+
+class FlexiblyScaled(TorchFunctionMode):
+    """Halves exponentials, in the thread that enters it alone."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        return found / 2 if function is torch.Tensor.exp else found
+
+
+def autocasting(beta, seed):
+    with torch.autocast("cpu"):
+        return fitting()(beta, seed)
+
+
+RUNS |= {
+    "a global tensor": (
+        by_a_global,
+        "at beta=0.5, seed=0 its loss is .* when all .* in place of .* global tensors",
+    ),
+    "a mode of a thread": (by_a_mode, "at beta=0.5, seed=0 its loss is .* when all have come to fit"),
+    "autocast": (autocasting, "at beta=0.5, seed=0 its fit is called within torch.autocast"),
 }
 
 
