@@ -194,15 +194,15 @@ class StackedParameters:
         ]
 
     @torch.no_grad()
-    def read(self, rows: Iterable[int]) -> None:
-        """Takes over what members and their optimisers hold, to which rows had been written."""
+    def read(self, rows: Iterable[int], *, moments: bool) -> None:
+        """Takes over what members hold, to which rows had been written, and moments where they may differ."""
         before = list(self._groups)
         for row in rows:
             self._groups[row] = self.members[row].optim.groups(self.parameters[row])
             for group, flat in zip(self._groups[row], self.flats, strict=True):
                 flat[row].copy_(flat_of(group))
         options = list(map(_options_of, self._groups))
-        if self._groups != before or options != self._options:
+        if moments or self._groups != before or options != self._options:
             self._options = options
             self._make_steppers()
 

@@ -292,8 +292,9 @@ class StackedTraining:
     def _take_over(self, going: Sequence[PointTraining]) -> None:
         """Takes over what callbacks have changed."""
         assert self._stack is not None
-        self._stack.read(row for row, each in enumerate(self.trainings) if each.waits)
-        if any(each.steps.others for each in going):
+        others = any(each.steps.others for each in going)
+        self._stack.read((row for row, each in enumerate(self.trainings) if each.waits), moments=others)
+        if others:
             for step in self._steps.values():
                 step.compared = False
 

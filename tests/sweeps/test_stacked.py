@@ -70,7 +70,7 @@ def warmed_up(beta, lr, seed):
 
 
 def clipped(beta, lr, seed):
-    # Data of the seed's own, all at once, twice, and tensors that the programs close over
+    # Data of the seed's own, all at once, tensors that programs close over, and moments that change
     x, scale = X * torch.rand(6), torch.rand(6)
 
     def model(x):
@@ -87,7 +87,12 @@ def clipped(beta, lr, seed):
     networks = nn.ModuleList([encoder, decoder])
     optim = FusedOptim(torch.optim.SGD, {"lr": lr, "momentum": 0.9}, clip_norm=1.0)
     svi = SVI(model, guide, optim, Trace_BetaELBO(beta=beta))
-    first = fit(svi, x, epochs=3, batch_size=None, progress=False, seed=7)
+
+    def turn_back(state):
+        for group in optim.groups(state.programs.parameters.values()):
+            group.optimizer.state[group.flat]["momentum_buffer"].mul_(-1.0)
+
+    first = fit(svi, x, epochs=3, batch_size=None, callbacks=[turn_back], progress=False, seed=7)
     second = fit(svi, x, epochs=2, batch_size=None, progress=False)
     return {"history": first, "second_loss": second["loss"], "weight": decoder.weight, **left_behind()}
 
