@@ -6,6 +6,7 @@ import pickle
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, final
 
@@ -15,6 +16,7 @@ from joblib import Parallel, delayed, effective_n_jobs
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import Bar, bar
+from pyro_infomax._random import is_within_one_thread
 from pyro_infomax._types import Program
 from pyro_infomax.sweeps._grid import FAILURE, Point, axes_of, points_of
 from pyro_infomax.sweeps._isolation import PointState, Settings
@@ -45,13 +47,29 @@ class Worker:
         return outcome
 
     def _compute(self, point: Point) -> PointOutcome:
-        with PointState(point.seed, settings=self.settings).in_force():
+        with _trainings_by_themselves(), PointState(point.seed, settings=self.settings).in_force():
             try:
                 result = self.run(**point.arguments)
             except Exception as error:
                 return Failure(type(error).__name__, str(error), traceback.format_exc())
             # A result of another kind is the same mistake at every point, and is raised
             return as_dataset(result, taken={*point.arguments, FAILURE})
+
+
+@contextmanager
+def _trainings_by_themselves() -> Iterator[None]:
+    """Has trainings of this sweep take their own steps, also within a point of a stacked one."""
+    if not is_within_one_thread():
+        yield
+        return
+    # It loads what trains, which other sweeps need not
+    from pyro_infomax.training import stand_in
+
+    token = stand_in.set(None)
+    try:
+        yield
+    finally:
+        stand_in.reset(token)
 
 
 # ---- The sweep.
@@ -232,6 +250,11 @@ def _compute_stacked(
     if n_jobs not in (None, 1):
         raise ValueError(
             f"Expected n_jobs=1 with stacked=True, which runs in one process, but got {n_jobs!r}."
+        )
+    if is_within_one_thread():
+        raise NotImplementedError(
+            "Expected a call with stacked=True by itself but got one within a sweep, a training or a block "
+            "with a seed, which holds the generators that its points need: leave stacked=True out."
         )
     # It loads what trains, which other sweeps need not
     from pyro_infomax.sweeps._stacked import compute_stacked
