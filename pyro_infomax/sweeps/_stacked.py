@@ -6,7 +6,9 @@ the points go as far as the steps of an epoch of ``fit``, wait there, and go on.
 
 import math
 import threading
+import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -430,6 +432,9 @@ def refusing(point: Point | None) -> Iterator[None]:
 # ---- The functions of the points, each in a thread of its own, of which one at a time goes on.
 
 
+_PATIENCE: Final = 1.0  # seconds for functions to end
+
+
 @final
 class _Abandoned(BaseException):
     """Ends the function of a point that is not wanted any longer."""
@@ -442,7 +447,7 @@ class Strand:
     Attributes:
         training: the training of which it waits for an epoch; None if it has ended, or has not begun.
         outcome: its result; None if it has not ended.
-        error: what is no failure of the point, but a mistake; None if there is none.
+        error: what is no failure of the point, but ends the sweep; None if there is none.
         trained: whether it has asked for a training.
     """
 
@@ -450,8 +455,9 @@ class Strand:
         self.point = point
         self.training: PointTraining | None = None
         self.outcome: PointOutcome | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.trained = False
+        self._abandoned = self._broken_off = self._handed_over = False
         self._run = run
         self._last: PointTraining | None = None
         self._state = PointState(point.seed, settings=settings)
@@ -468,14 +474,33 @@ class Strand:
         self._to.put(True)
         self._back.get()
 
+    @property
+    def present(self) -> PointTraining:
+        """The training of which it waits for an epoch."""
+        assert self.training is not None
+        return self.training
+
     def abandon(self) -> None:
-        """Ends the function where it waits."""
-        if self._thread.is_alive():
-            self._to.put(False)
-            self._thread.join()
+        """Ends the function where it waits, or comes to its next epoch."""
+        self._abandoned = True
+        self._to.put(False)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether the thread ends in so many seconds."""
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def hand_over(self, done: Callable[[Point, PointOutcome], object]) -> None:
+        """Tells the outcome, once there is one."""
+        if self.outcome is None or self.error is not None or self._broken_off or self._handed_over:
+            return
+        self._handed_over = True
+        done(self.point, self.outcome)
 
     def _whole(self) -> None:
-        self._to.get()
+        if not self._to.get():
+            return
         stand_in.set(self._epoch)
         try:
             with self._inside:
@@ -483,7 +508,7 @@ class Strand:
                 self.outcome = self._outcome()
         except _Abandoned:
             pass
-        except Exception as error:
+        except BaseException as error:  # a keyboard interrupt too, which the caller's thread raises
             self.error = error
         finally:
             self._back.put(None)
@@ -500,6 +525,7 @@ class Strand:
 
     def _epoch(self, steps: StepsOfEpoch) -> None:
         """Waits until the steps of an epoch were taken together with those of the others."""
+        self._go_no_further()
         self.trained = True
         try:
             with refusing(self.point):
@@ -515,13 +541,18 @@ class Strand:
             with other_threads_run():
                 self.training = training
                 self._back.put(None)
-                goes_on = self._to.get()
+                self._to.get()
         finally:
             self._inside.enter_context(self._state.in_force())
-        if not goes_on:
-            raise _Abandoned
+        self._go_no_further()
         if training.error is not None:
             raise training.error
+
+    def _go_no_further(self) -> None:
+        """Ends the function if it was abandoned; one that catches all exceptions comes here again."""
+        if self._abandoned:
+            self._broken_off = True
+            raise _Abandoned
 
 
 def compute_stacked(
@@ -543,43 +574,74 @@ def compute_stacked(
 
     Raises:
         NotImplementedError: where trainings cannot be stacked.
-        ValueError: for a result of another kind, and for a function that does not train by ``fit``.
+        ValueError: for a result of another kind.
+
+    Warns:
+        UserWarning: where no point trains by ``fit``, and where functions go on after an error.
     """
+    if autocasts():
+        raise _refusal(None, "sweep is called within torch.autocast, which holds in one thread alone")
     strands = [Strand(run, point, settings=settings) for point in points]
     going = strands
     together: StackedTraining | None = None
     try:
         while True:
-            for strand in going:
-                strand.go_on()
-                _hand_over(strand, done)
+            _let_go_on(going, done, patient=together is not None)
             waiting = [strand for strand in strands if strand.training is not None]
             if not waiting:
-                return
+                break
             # Those that have come to another training wait until the present one has ended for all
             present = [] if together is None else together.trainings
             going = [strand for strand in waiting if strand.training in present]
             with PointState(0, settings=settings).in_force():
                 if not going:
                     going = waiting
-                    together = StackedTraining([each.training for each in going if each.training is not None])
+                    together = StackedTraining([each.present for each in going])
                 assert together is not None
-                training = together.trainings[0].training
+                training = going[0].present.training
                 show(f"epoch {training.epoch} of {training.epochs}")
                 together.epoch()
     finally:
-        for strand in strands:
-            strand.abandon()
+        _end(strands, done)
+    if strands and not any(strand.trained or isinstance(strand.outcome, Failure) for strand in strands):
+        sentence = "No point has called fit, so that nothing was stacked: stacked=True has changed nothing."
+        warnings.warn(sentence, UserWarning, stacklevel=4)
 
 
-def _hand_over(strand: Strand, done: Callable[[Point, PointOutcome], object]) -> None:
-    if strand.error is not None:
-        raise strand.error
-    if strand.outcome is None:
-        return
-    done(strand.point, strand.outcome)
-    if not strand.trained and not isinstance(strand.outcome, Failure):
-        raise ValueError(
-            f"Expected a function that calls fit, whose trainings run as one, but at {strand.point} it has "
-            "returned without: leave stacked=True out."
+def _let_go_on(
+    strands: Sequence[Strand], done: Callable[[Point, PointOutcome], object], *, patient: bool
+) -> None:
+    """Lets one after the other go on.
+
+    Args:
+        strands: those that may.
+        done: told the outcomes of those that end.
+        patient: whether an error waits until all have gone on, since some may end after long trainings.
+    """
+    for strand in strands:
+        strand.go_on()
+        strand.hand_over(done)
+        if strand.error is not None and not (patient and isinstance(strand.error, Exception)):
+            raise strand.error
+    for strand in strands:
+        if strand.error is not None:
+            raise strand.error
+
+
+def _end(strands: Sequence[Strand], done: Callable[[Point, PointOutcome], object]) -> None:
+    """Ends all functions where they wait, and gives one that runs, as on an interrupt, a moment to end."""
+    for strand in strands:
+        strand.abandon()
+    end = time.monotonic() + _PATIENCE
+    left = [strand for strand in strands if not strand.ends_within(max(0.0, end - time.monotonic()))]
+    for strand in strands:
+        if strand not in left:
+            strand.hand_over(done)
+    if left:
+        warnings.warn(
+            f"The functions of {len(left)} points have not ended, the first at {left[0].point}. They go on "
+            "in threads. Until they end, torch's generators and Pyro's parameters are theirs, and training "
+            "here is refused. Their results are lost.",
+            UserWarning,
+            stacklevel=5,
         )

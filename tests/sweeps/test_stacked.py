@@ -1,7 +1,9 @@
 """Points whose trainings run as one come out as they do alone; what cannot be stacked is refused by name."""
 
 import random
+import signal
 import threading
+import time
 
 import numpy as np
 import pyro
@@ -385,9 +387,101 @@ def test_what_cannot_be_stacked_is_refused(name):
         sweep(run, BETAS, progress=False, stacked=True)
 
 
-def test_a_function_without_fit_is_refused():
-    with pytest.raises(ValueError, match="Expected a function that calls fit"):
-        sweep(lambda beta, seed: {}, BETAS, progress=False, stacked=True)
+def test_points_may_not_train():
+    def run(beta, seed):
+        return {"one": 1.0} if beta == 4.0 else fit(training(beta), X, epochs=1, progress=False)
+
+    assert sweep(run, BETAS, progress=False, stacked=True)["one"].sel(beta=4.0).item() == 1.0
+    with pytest.warns(UserWarning, match="No point has called fit"):
+        ds = sweep(lambda beta, seed: {"beta_is": beta}, BETAS, progress=False, stacked=True)
+    assert ds["beta_is"].values.tolist() == [[0.5], [4.0]]
+
+
+# ---- sweeps within sweeps
+
+
+def one_step(beta, seed, **options):
+    return fit(training(beta), X, epochs=1, batch_size=None, progress=False, **options)
+
+
+def within(beta, seed):
+    sweep(one_step, {"beta": [beta]}, progress=False, stacked=True)
+
+
+def test_a_stacked_sweep_within_another_is_refused():
+    for stacked in (False, True):
+        with pytest.warns(UserWarning, match="NotImplementedError: .* within a sweep, a training"):
+            sweep(within, {"beta": [1.0]}, progress=False, stacked=stacked)
+    with pytest.raises(NotImplementedError, match="within a sweep, a training or a block"):
+        one_step(1.0, 0, callbacks=[lambda state: within(1.0, 0)])
+
+
+def test_a_sweep_within_a_stacked_one_trains_by_itself():
+    def run(beta, seed):
+        history = one_step(beta, seed)
+        inner = sweep(one_step, {"beta": [3.0, beta]}, progress=False)
+        return {"own": history["loss"], "inner": inner["loss"].isel(beta=1).values.ravel()}
+
+    ds = sweep(run, BETAS, progress=False, stacked=True)
+    assert torch.allclose(*(torch.tensor(ds[name].values.ravel()) for name in ("own", "inner")), rtol=1e-12)
+
+
+# ---- ends
+
+
+def test_functions_that_catch_everything_end():
+    def run(beta, seed):
+        for _ in range(3):
+            try:
+                one_step(beta, seed)
+                if beta == 4.0:
+                    one_step(beta, seed, checkpoint="training.ckpt")
+            except:  # noqa: E722
+                pass
+        return {"never": 1}
+
+    threads = threading.active_count()
+    with pytest.raises(NotImplementedError, match="its fit has a checkpoint"):
+        sweep(run, BETAS, stacked=True, progress=False)
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_what_ends_a_process_ends_a_sweep(error, tmp_path):
+    def run(beta, seed):
+        if beta == 4.0:
+            raise error
+        return {"one": 1}
+
+    with pytest.raises(error):
+        sweep(run, BETAS, stacked=True, store=tmp_path, progress=False)
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+
+
+def test_an_interrupt_keeps_what_has_ended(tmp_path):
+    def run(beta, seed):
+        if beta == 0.5:
+            return one_step(beta, seed)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        if beta == 4.0:
+            time.sleep(0.1)
+            return {"one": 1}
+        assert goes_on.wait(60)
+        return None
+
+    goes_on, threads = threading.Event(), threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(run, BETAS, stacked=True, store=tmp_path, progress=False)
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pytest.warns(UserWarning, match=r"2 points have not ended, the first at beta=0.5, seed=0"),
+    ):
+        sweep(run, {"beta": [0.5, 1.0]}, stacked=True, progress=False)
+    goes_on.set()
+    while threading.active_count() > threads:
+        time.sleep(0.01)
+    one_step(1.0, 0)
 
 
 def test_processes_are_refused():
