@@ -592,10 +592,10 @@ def compute_stacked(
                 break
             # Those that have come to another training wait until the present one has ended for all
             present = [] if together is None else together.trainings
-            going = [strand for strand in waiting if strand.training in present]
-            with PointState(0, settings=settings).in_force():
-                if not going:
-                    going = waiting
+            is_new = not any(strand.training in present for strand in waiting)
+            going = [strand for strand in waiting if is_new or strand.training in present]
+            with PointState(0, settings=_common_settings(going)).in_force():
+                if is_new:
                     together = StackedTraining([each.present for each in going])
                 assert together is not None
                 training = going[0].present.training
@@ -606,6 +606,19 @@ def compute_stacked(
     if strands and not any(strand.trained or isinstance(strand.outcome, Failure) for strand in strands):
         sentence = "No point has called fit, so that nothing was stacked: stacked=True has changed nothing."
         warnings.warn(sentence, UserWarning, stacklevel=4)
+
+
+def _common_settings(strands: Sequence[Strand]) -> Settings:
+    """What functions have set, by which torch makes for all of them what it would make for each."""
+    first = strands[0].present.state.settings
+    for strand in strands:
+        own = strand.present.state.settings
+        if (own.dtype, own.device) != (first.dtype, first.device):
+            defaults = (
+                f"the defaults are {own.dtype} on {own.device} in place of {first.dtype} on {first.device}"
+            )
+            raise _refusal(strand.point, defaults)
+    return first
 
 
 def _let_go_on(

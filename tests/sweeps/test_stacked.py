@@ -170,6 +170,18 @@ def test_single_precision():
     assert max(differences(run, BETAS, seeds=1).values()) < 1e-4
 
 
+def test_default_dtypes_of_functions():
+    # Of what is drawn ahead, of what is drawn in its turn, and of what is made of integers
+    def run(beta, seed):
+        torch.set_default_dtype(torch.float64)
+        make = of_model(lambda x, loc, _: normal(x, loc + torch.randn(6) / torch.arange(1, 7), 1.0))
+        return discrete(beta, 0.01, seed), {"other": make(beta, seed)}
+
+    torch.set_default_dtype(torch.float32)
+    found = differences(run, BETAS, seeds=1)
+    assert max(found.values()) < 1e-9
+
+
 def test_a_point_that_diverges_ends_alone():
     def run(beta, seed):
         # Its loss overflows in step 8, among others that are taken in one go
@@ -363,6 +375,11 @@ class FlexiblyScaled(TorchFunctionMode):
         return found / 2 if function is torch.Tensor.exp else found
 
 
+def by_a_dtype(beta, seed):
+    torch.set_default_dtype(torch.float64 if beta == 4.0 else torch.float32)
+    return fitting()(beta, seed)
+
+
 def autocasting(beta, seed):
     with torch.autocast("cpu"):
         return fitting()(beta, seed)
@@ -374,6 +391,10 @@ RUNS |= {
         "at beta=0.5, seed=0 its loss is .* when all .* in place of .* global tensors",
     ),
     "a mode of a thread": (by_a_mode, "at beta=0.5, seed=0 its loss is .* when all have come to fit"),
+    "another dtype": (
+        by_a_dtype,
+        "at beta=4.0, seed=0 the defaults are torch.float64 on cpu in place of torch.float32 on cpu",
+    ),
     "autocast": (autocasting, "at beta=0.5, seed=0 its fit is called within torch.autocast"),
 }
 
@@ -385,6 +406,23 @@ def test_what_cannot_be_stacked_is_refused(name):
         NotImplementedError, match=rf"can run as one, .* but .*{reason}.*: leave stacked=True"
     ):
         sweep(run, BETAS, progress=False, stacked=True)
+
+
+def test_a_refusal_after_others_have_left():
+    def run(beta, seed):
+        def leave(state):
+            read.append(beta)
+            if beta != 4.0:
+                state.stop("enough")
+
+        read = []  # from the second epoch on
+        observe = of_model(
+            lambda x, loc, _: normal(x, loc, float(loc[0].exp()) if read else 1.0), callbacks=[leave]
+        )
+        return observe(beta, seed)
+
+    with pytest.raises(NotImplementedError, match=r"can run as one, .* but the programs read the value"):
+        sweep(run, {"beta": [0.5, 1.0, 4.0]}, progress=False, stacked=True)
 
 
 def test_points_may_not_train():
