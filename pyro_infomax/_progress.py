@@ -174,18 +174,23 @@ class _Lines:
             done = not any(exception) and self.n >= (self._total or 0)
             self._line(f"{'in' if done else 'ended after'} {_clock(now - self._start)}")
 
-    def set_postfix_str(self, s: str, _refresh: bool, /) -> None:
+    def set_postfix_str(self, s: str, refresh: bool, /) -> None:
         self._postfix = s
+        if refresh:
+            self._line_if_due(time.monotonic())
 
     def update(self, n: int = 1) -> None:
         self.n += n
         now = time.monotonic()
-        if now >= self._next and self.n != self._total:
-            self._next = now + _DISTANCE
-            self._line(f"{_clock(now - self._start)} so far{self._rest(now)}")
+        self._line_if_due(now)
         if self._from == self._initial:
             # The first of them may have waited for compilers and caches, and says nothing of the others
             self._from, self._since = self.n, now
+
+    def _line_if_due(self, now: float) -> None:
+        if now >= self._next and self.n != self._total:
+            self._next = now + _DISTANCE
+            self._line(f"{_clock(now - self._start)} so far{self._rest(now)}")
 
     def _rest(self, now: float) -> str:
         done, seconds = self.n - self._from, now - self._since
