@@ -62,6 +62,23 @@ def test_a_log_gets_a_line_now_and_then_and_the_end(monkeypatch) -> None:
     ]
 
 
+class Gone(io.StringIO):
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+
+def test_what_cannot_be_told_ends_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(module, "_DISTANCE", 0.0)
+    closed = io.StringIO()
+    closed.close()
+    for out in (Gone(), closed, None):
+        monkeypatch.setattr("sys.stderr", out)
+        assert list(patiently("abc", "letters")) == list("abc")
+        with bar(2, unit="epoch", progress=True) as shown, waiting("for it", progress=True):
+            shown.update()
+
+
 def test_what_has_not_advanced_can_say_where_it_is(monkeypatch) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 0.0)
     out = io.StringIO()
