@@ -122,10 +122,12 @@ def sweep(
     not functions: another function, or a changed one, needs another folder.
 
     Where points differ in weights, seeds and learning rates alone, ``stacked=True`` runs their trainings as
-    one, by :func:`torch.func.vmap` over a step that is recorded once. The functions run as far as their call
-    of :func:`~pyro_infomax.training.fit`, each with its own generators and parameter store, and go on with
-    what it has come to, equal to a training alone up to rounding. What cannot be stacked is refused before
-    the second step, by name.
+    one, by :func:`torch.func.vmap` over a step that is recorded once. The functions run in threads, one at a
+    time, as far as the first step of their :func:`~pyro_infomax.training.fit`, each with its own generators
+    and parameter store, and go on with what it has come to, equal to a training alone up to rounding. So they
+    are interleaved, and must not change what others see, such as global tensors; ``history.threads`` is None.
+    What cannot be stacked is refused by name: most of it before the second step, and what shows later, in a
+    comparison or a second ``fit``, when it shows. Then only points that have ended are kept, in the store.
 
     Points run in parallel by joblib: in processes here, or where a surrounding ``joblib.parallel_config``
     says, which may be a Ray or Dask cluster.
@@ -143,20 +145,23 @@ def sweep(
         threads: torch's threads for a point. More than one may round differently.
         progress: whether to show a bar over the points on stderr, or a line now and then where that is no
             terminal; a string is its title.
-        stacked: whether to run the trainings of all points as one, in this process.
+        stacked: whether to run the trainings of all points as one, in this process. On a KeyboardInterrupt
+            the function that runs has a second to end.
 
     Returns:
         Dimensions: the grid's in their order, ``seed``, then those of the results. Coordinates: the values,
         as strings where they are not all numbers or all booleans.
 
     Raises:
-        NotImplementedError: for trainings that cannot be stacked.
+        NotImplementedError: for trainings that cannot be stacked, and for ``stacked=True`` within a sweep, a
+            training or a block with a seed.
         ValueError: for a grid that is empty, values that come twice or have no stable name, a grid with the
             name ``seed``, a function that does not take the point, cannot be sent to a process, or returns
             another kind of result, and a store that is a file.
 
     Warns:
-        UserWarning: if points have failed: how many, and the first.
+        UserWarning: if points have failed: how many, and the first. With ``stacked=True``, if no point has
+            called ``fit``, and if functions go on after an interrupt.
 
     Example:
         >>> def run(scale, seed):
