@@ -233,7 +233,7 @@ def test_what_an_optimiser_keeps_in_plain_values_is_undone_too(kind):
     x[26, 0, 0] = math.inf
     found = []
     for svi_kind in (SVI, CapturedSVI):
-        pair, svi = made(svi_kind, optim=FusedOptim(kind, options))
+        _, svi = made(svi_kind, optim=FusedOptim(kind, options))
         with pytest.raises(NonFiniteLossError), pyro.validation_enabled(False):
             fit(svi, InOrder(x), epochs=1, progress=False, batch_size=BATCH)
         _, svi = made(svi_kind, optim=FusedOptim(kind, options))
