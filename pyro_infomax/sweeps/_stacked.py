@@ -97,8 +97,8 @@ class PointTraining:
         if self.goes_on and self.has_more and (is_first or steps.others):
             self._seen = self._evaluation()
 
-    def check_unchanged(self) -> None:
-        """Checks that its loss is what it was in the thread of its function, where nothing else went on."""
+    def check_unchanged(self, when: str) -> None:
+        """Checks that its loss is what it was when it was evaluated last, before others went on."""
         if self._seen is None:
             return
         found, seen = self._evaluation(), self._seen
@@ -106,7 +106,7 @@ class PointTraining:
             isinstance(found, float) and isinstance(seen, float) and _is_close(found, seen)
         ):
             raise NotStackableError(
-                f"its loss is {found} when all have come to fit, in place of {seen} within its own function: "
+                f"its loss is {found} {when}, in place of {seen} before: "
                 "functions are interleaved, so that none may change what others see around fit, such as "
                 "global tensors, patches and what torch keeps for a thread"
             )
@@ -210,9 +210,14 @@ class PointTraining:
         """Those that may be trained."""
         return [each for each in self.training.programs.parameters.values() if each.requires_grad]
 
+    def before_others_leave(self) -> None:
+        """Evaluates its loss after its last epoch: what changes as others leave had held for it too."""
+        if not self.steps.batch and self.has_more and self.training.epoch == self.training.epochs:
+            self._seen = self._evaluation()
+
     def finish(self) -> None:
         """Ends the epoch, and leaves the random state that it would leave alone."""
-        self.waits = False
+        self.waits, self._seen = False, None
         self.state.random_state = self.member.random_state if self._left_at is None else self._left_at
 
 
@@ -266,7 +271,7 @@ class StackedTraining:
         going = [each for each in self.trainings if each.waits]
         for each in going:
             with refusing(each.point):
-                each.check_unchanged()
+                each.check_unchanged("when all have come to fit")
         with refusing(None):
             self._begin(going)
         while any(each.goes_on for each in going):
@@ -280,6 +285,8 @@ class StackedTraining:
                 self._end_epoch(row, each)
         for each in going:
             each.finish()
+        for each in going[1:]:
+            each.before_others_leave()
 
     def _begin(self, going: Sequence[PointTraining]) -> None:
         left = [each for each in going if each.goes_on]
@@ -632,6 +639,9 @@ def _let_go_on(
         patient: whether an error waits until all have gone on, since some may end after long trainings.
     """
     for strand in strands:
+        if strand.training is not None:
+            with refusing(strand.point):
+                strand.training.check_unchanged("when others have left fit")
         strand.go_on()
         strand.hand_over(done)
         if strand.error is not None and not (patient and isinstance(strand.error, Exception)):

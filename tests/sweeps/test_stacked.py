@@ -362,6 +362,14 @@ def by_a_global(beta, seed):
     return of_model(lambda x, loc, _: normal(x, loc, SCALE))(beta, seed)
 
 
+def by_a_patch(beta, seed):
+    SCALE.mul_(2.0 if beta == 0.5 else 1.0)
+    try:
+        return of_model(lambda x, loc, _: normal(x, loc, SCALE))(beta, seed)
+    finally:
+        SCALE.div_(2.0 if beta == 0.5 else 1.0)
+
+
 def by_a_mode(beta, seed):
     with FlexiblyScaled():
         return of_model(lambda x, loc, _: normal(x, loc, torch.ones(6).exp()))(beta, seed)
@@ -388,8 +396,9 @@ def autocasting(beta, seed):
 RUNS |= {
     "a global tensor": (
         by_a_global,
-        "at beta=0.5, seed=0 its loss is .* when all .* in place of .* global tensors",
+        "at beta=0.5, seed=0 its loss is .* when all have come to fit, .* global tensors",
     ),
+    "a patch": (by_a_patch, "at beta=4.0, seed=0 its loss is .* when others have left fit, in place of"),
     "a mode of a thread": (by_a_mode, "at beta=0.5, seed=0 its loss is .* when all have come to fit"),
     "another dtype": (
         by_a_dtype,
