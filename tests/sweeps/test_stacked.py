@@ -174,8 +174,12 @@ def test_default_dtypes_of_functions():
     # Of what is drawn ahead, of what is drawn in its turn, and of what is made of integers
     def run(beta, seed):
         torch.set_default_dtype(torch.float64)
-        make = of_model(lambda x, loc, _: normal(x, loc + torch.randn(6) / torch.arange(1, 7), 1.0))
-        return discrete(beta, 0.01, seed), {"other": make(beta, seed)}
+        return of_model(drawing)(beta, seed)
+
+    def drawing(x, loc, _):
+        ahead = torch.randn(6)
+        scale = 1 + torch.bernoulli(loc.sigmoid()) / torch.arange(1, 7)
+        normal(x, loc + ahead + torch.randn(6), scale)
 
     torch.set_default_dtype(torch.float32)
     found = differences(run, BETAS, seeds=1)
