@@ -190,6 +190,84 @@ def test_values_under_all_data_need_one_run_of_the_encoder(structured, width):
     torch.testing.assert_close(found, torch.stack(expected, -1), rtol=1e-9, atol=1e-9)
 
 
+def pair(x):
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        b = pyro.sample("b", dist.Normal(a, 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(b, 1.0).to_event(1), obs=x)
+
+
+class Doubled(nn.Linear):
+    def forward(self, features):
+        return super().forward(features * 2)
+
+
+def replace_layer(head, inputs):
+    own, head.linear = head.linear, Doubled(head.linear.in_features, head.linear.out_features)
+    head.linear.load_state_dict(own.state_dict())
+
+
+def replace_forward(head, inputs):
+    own = head.linear.forward
+    head.linear.forward = lambda features: own(features * 2)
+
+
+CHANGES_OF_A_HEAD = {
+    "pre-hook": lambda head, inputs: head.register_forward_pre_hook(lambda _, args: (args[0] * 2,)),
+    "hook": lambda head, inputs: head.register_forward_hook(
+        lambda _, args, q: q.expand((args[0] * 2).shape[:-1])
+    ),
+    "pre-hook of the layer": lambda head, inputs: head.linear.register_forward_pre_hook(
+        lambda _, args: (args[0] * 2,)
+    ),
+    "hook of the layer": lambda head, inputs: head.linear.register_forward_hook(
+        lambda _, args, found: found + args[0].mean(-1, keepdim=True)
+    ),
+    "layer": replace_layer,
+    "forward of the layer": replace_forward,
+    "hook of the input": lambda head, inputs: inputs.register_forward_hook(lambda _, args, u: u + 1e-4),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_A_HEAD.values(), ids=CHANGES_OF_A_HEAD)
+@torch.no_grad()
+def test_a_head_that_does_more_than_it_was_made_for_is_scored_as_it_is(change):
+    x = torch.randn(5, 2)
+    guide = AmortizedMultivariateNormal(pair, nn.Linear(2, 4), structured=True)
+    guide.posterior(x)
+    change(guide.heads[1], guide.inputs[1])
+    subject, z = representation(guide, x).posterior.for_one_evaluation(), torch.randn(6, 1, 4)
+    apart = torch.cat([subject.log_prob_sites(each[None]) for each in z])
+    torch.testing.assert_close(subject.log_prob_sites(z), apart)
+    runs = []
+    guide.encoder.register_forward_hook(lambda *_: runs.append(1))
+    subject.log_prob_sites(z)
+    assert bool(runs) is (change is CHANGES_OF_A_HEAD["hook of the input"])  # the data are still encoded once
+
+
+class Sine(nn.Module):
+    """A head that takes features only as tensors, and one datum a row."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.LazyLinear(2)
+
+    def forward(self, features):
+        if features.dim() > 2:
+            raise TypeError("Expected features (batch, features)")
+        return dist.Normal(self.linear(features.sin()), 1.0).to_event(1)
+
+
+@torch.no_grad()
+def test_a_head_that_cannot_take_pairs_is_run():
+    x = torch.randn(5, 2)
+    guide = AmortizedMultivariateNormal(pair, nn.Linear(2, 4), structured=True, heads={"b": Sine()})
+    guide.posterior(x)
+    subject, z = representation(guide, x).posterior, torch.randn(6, 1, 4)
+    apart = torch.cat([subject.log_prob_sites(each[None]) for each in z])
+    torch.testing.assert_close(subject.log_prob_sites(z), apart)
+
+
 class Shifted(AmortizedGuide):
     """Draws from elsewhere than its heads say."""
 
@@ -221,13 +299,6 @@ def test_what_is_encoded_once_is_checked_against_a_run(x):
 
 
 # -- posteriors that are kept while their guide changes ---------------------------------------------
-
-
-def pair(x):
-    with pyro.plate("data", len(x)):
-        a = pyro.sample("a", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-        b = pyro.sample("b", dist.Normal(a, 1.0).to_event(1))
-        pyro.sample("x", dist.Normal(b, 1.0).to_event(1), obs=x)
 
 
 def matrix(x):
