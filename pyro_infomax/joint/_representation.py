@@ -17,7 +17,7 @@ from pyro_infomax._data import Data, SiteValues, Tensors, as_data, keep_freed_me
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Ranks
 from pyro_infomax._types import Program, Site
-from pyro_infomax.distributions import Posterior, batch_mapped, is_parametric
+from pyro_infomax.distributions import PAIRS_AT_ONCE, Posterior, batch_mapped, is_parametric
 from pyro_infomax.guides import AmortizedGuide, EncodedData
 from pyro_infomax.information import AggregatePosterior, for_one_evaluation, points_at_once
 from pyro_infomax.joint._latent_space import (
@@ -171,9 +171,6 @@ class _ProgramScorer:
         return torch.stack(torch.broadcast_tensors(*scores), -1)
 
 
-_PAIRS_AT_ONCE = 8192  # of what takes networks, which stay in the cache of the processor
-
-
 @final
 class _EncodedPairs:
     """Values of the sites of an amortised guide, scored under all data, which are encoded once."""
@@ -205,7 +202,7 @@ class _EncodedPairs:
     def _scores(self, z: Tensor, rows: int, encoded: EncodedData) -> Tensor:
         scores = self._under(encoded.alone, self._space.unflatten(z), rows)
         if len(scores) < len(self._space.layouts):
-            parts = z.split(max(1, _PAIRS_AT_ONCE // rows))
+            parts = z.split(max(1, PAIRS_AT_ONCE // rows))
             others = [self._given(encoded, self._space.unflatten(part), rows) for part in parts]
             scores |= {name: torch.cat([each[name] for each in others]) for name in others[0]}
         return torch.stack([scores[name] for name in self._space.layouts], -1)
