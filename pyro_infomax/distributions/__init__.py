@@ -60,6 +60,7 @@ from pyro_infomax.distributions._transforms import (
 
 if TYPE_CHECKING:
     from pyro_infomax.distributions._flows import (
+        PAIRS_AT_ONCE as PAIRS_AT_ONCE,
         CouplingFlow,
         Flow,
         FlowDistribution,
@@ -95,7 +96,16 @@ __all__ = [
 
 _WITH_PYRO: Final = {
     **dict.fromkeys(
-        ("CouplingFlow", "Flow", "FlowDistribution", "LazyFlow", "TransformFlow", "to_flow"), "_flows"
+        (
+            "PAIRS_AT_ONCE",
+            "CouplingFlow",
+            "Flow",
+            "FlowDistribution",
+            "LazyFlow",
+            "TransformFlow",
+            "to_flow",
+        ),
+        "_flows",
     ),
     **dict.fromkeys(
         ("StraightThroughBernoulli", "StraightThroughOneHotCategorical", "check_temperature"),

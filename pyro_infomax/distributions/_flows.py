@@ -572,7 +572,7 @@ class CouplingFlow(Flow):
         hidden: widths of the network of each coupling.
 
     Raises:
-        ValueError: for a size below 1, or fewer than two bins.
+        ValueError: for a size below 1, or fewer than two bins; in use, where the context is missing.
 
     Example:
         >>> flow = CouplingFlow(2)
@@ -590,7 +590,7 @@ class CouplingFlow(Flow):
         hidden: Sequence[int] = (64, 64),
     ) -> None:
         super().__init__(event_size)
-        context_size = whole_number("context_size", context_size, at_least=0)
+        self.context_size = whole_number("context_size", context_size, at_least=0)
         if layers < 1 or bins < 2 or not hidden or min(hidden) < 1:
             raise ValueError(
                 f"Expected layers >= 1, bins >= 2 and hidden widths >= 1 but got {layers}, {bins} and "
@@ -598,10 +598,11 @@ class CouplingFlow(Flow):
             )
         moving = _moving(event_size)
         self.layers = nn.ModuleList(
-            [_Coupling(next(moving), context_size, bins=bins, hidden=hidden) for _ in range(layers)]
+            [_Coupling(next(moving), self.context_size, bins=bins, hidden=hidden) for _ in range(layers)]
         )
 
     def draw(self, context: Tensor | None, batch: torch.Size) -> tuple[Tensor, Tensor]:
+        self._check(context)
         noise = self.noise(batch)
         value, score = noise.movedim(-1, 0), log_normal(noise)
         known = None if context is None else _elements(context, len(batch))
@@ -611,12 +612,12 @@ class CouplingFlow(Flow):
         return value.movedim(0, -1).contiguous(), score
 
     def score(self, value: Tensor, context: Tensor | None) -> Tensor:
+        self._check(context)
         batch = torch.broadcast_shapes(value.shape[:-1], () if context is None else context.shape[:-1])
         elements = _elements(value, len(batch))
         known = None if context is None else _elements(context, len(batch))
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or _in_function_transform():
             return self._score(elements, self._told(known, len(batch)))
-        # What a block holds stays in the cache of the processor
         keep_freed_memory()
         found = value.new_empty(batch)
         own = known is not None and known[0].numel() == found.numel()  # each pair has a context of its own
@@ -627,6 +628,13 @@ class CouplingFlow(Flow):
                 here = self._told(_at(cast(Tensor, known), part), len(batch))
             found[part] = self._score(_at(elements, part), here)
         return found
+
+    def _check(self, context: Tensor | None) -> None:
+        if context is None and self.context_size:
+            raise ValueError(
+                f"Expected a context (..., {self.context_size}), which the flow was made for, but got None: "
+                "call flow(context), or make the flow with context_size=0."
+            )
 
     def _told(self, context: Tensor | None, axes: int) -> list[Tensor]:
         return [layer.told(context, axes) for layer in self._couplings]
@@ -644,18 +652,19 @@ class CouplingFlow(Flow):
         return cast(list[_Coupling], list(self.layers))
 
 
-_PAIRS_AT_ONCE: Final = 4096
+# Of a value and a datum, for which networks run: what a block holds stays in the cache of the processor
+PAIRS_AT_ONCE: Final = 8192
 
 
 def _blocks(batch: Sequence[int]) -> Iterator[tuple[slice, ...]]:
     """Parts of a batch of so many pairs at most."""
-    if not batch or math.prod(batch) <= _PAIRS_AT_ONCE:
+    if not batch or math.prod(batch) <= PAIRS_AT_ONCE:
         yield ()
         return
     size = math.prod(batch[1:])
-    rows = max(1, _PAIRS_AT_ONCE // size)
+    rows = max(1, PAIRS_AT_ONCE // size)
     for start in range(0, batch[0], rows):
-        for rest in _blocks(batch[1:]) if size > _PAIRS_AT_ONCE else [()]:
+        for rest in _blocks(batch[1:]) if size > PAIRS_AT_ONCE else [()]:
             yield slice(start, start + rows), *rest
 
 
@@ -696,8 +705,8 @@ class _Coupling(nn.Module):
         """What the first layer gets beside the values, (hidden, ...), with so many axes after the first."""
         if self.of_context is None or context is None:
             return self.bias.reshape(-1, *(1,) * axes)
-        told = _affine(self.of_context.weight, self.bias, context.reshape(len(context), -1))
-        return told.reshape(-1, *context.shape[1:])
+        told = _affine(self.of_context.weight, self.bias, _columns(context))
+        return told.reshape(len(told), *context.shape[1:])
 
     def forward(self, x: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
         """y and the log-determinant, of x (element, ...)."""
@@ -717,7 +726,8 @@ class _Coupling(nn.Module):
 
     def _shape(self, stay: Tensor, told: Tensor) -> tuple[Tensor, Tensor, RationalSpline]:
         hidden = self._first(stay, told)
-        raw = self._raw(hidden.reshape(len(hidden), -1)).reshape(-1, self.moving, *hidden.shape[1:])
+        raw = self._raw(_columns(hidden)).unflatten(0, (-1, self.moving))
+        raw = raw.reshape(*raw.shape[:2], *hidden.shape[1:])
         shift, log_scale = raw[0], _MAX_LOG_SCALE * (raw[1] / _MAX_LOG_SCALE).tanh()
         return shift, log_scale, RationalSpline.of(raw[2:])
 
@@ -725,10 +735,10 @@ class _Coupling(nn.Module):
         """What comes to the first layer, (hidden, ...)."""
         if self.of_staying is None:
             return told
-        seen = self.of_staying.weight @ stay.reshape(self.staying, -1)
-        seen = seen.reshape(-1, *stay.shape[1:])
+        seen = self.of_staying.weight @ _columns(stay)
+        seen = seen.reshape(len(seen), *stay.shape[1:])
         joins = torch.broadcast_shapes(seen.shape, told.shape) == seen.shape
-        return seen.add_(told) if joins else seen + told
+        return seen.add_(told) if joins and not _in_function_transform() else seen + told
 
     def _raw(self, hidden: Tensor) -> Tensor:
         """(parameters · moving, pairs), of what comes to the first layer, (hidden, pairs)."""
@@ -738,7 +748,8 @@ class _Coupling(nn.Module):
             if isinstance(layer, nn.Linear):
                 hidden, own = _affine(layer.weight, layer.bias, hidden), True
             else:
-                hidden = silu(hidden, inplace=own and not torch.is_grad_enabled())
+                inplace = own and not torch.is_grad_enabled() and not _in_function_transform()
+                hidden = silu(hidden, inplace=inplace)
         # the rows come element by element, and are wanted parameter by parameter
         weight, bias = (
             self.gain * each.unflatten(0, (self.moving, -1)).transpose(0, 1).flatten(0, 1)
@@ -758,8 +769,20 @@ class _Coupling(nn.Module):
 
 def _affine(weight: Tensor, bias: Tensor, columns: Tensor) -> Tensor:
     """The image of columns, (out, pairs)."""
+    if _in_function_transform():
+        return weight @ columns + bias[:, None]
     # addmm would first fill its result with the bias, which takes as long as half of the product
     return (weight @ columns).add_(bias[:, None])
+
+
+def _columns(elements: Tensor) -> Tensor:
+    """(element, ...) as (element, pairs), of which there may be none."""
+    return elements.reshape(len(elements), math.prod(elements.shape[1:]))
+
+
+def _in_function_transform() -> bool:
+    """Whether a transform of ``torch.func`` runs: what lacks axes that vmap hides cannot be written to."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _net(hidden: Sequence[int], out: int) -> nn.Sequential:

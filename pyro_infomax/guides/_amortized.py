@@ -51,6 +51,7 @@ from pyro_infomax.nn import (
     NormalHead,
     begins_linearly,
     check_features,
+    does_forward_alone,
     drop_weak_references,
     evaluation_mode,
     prototype_features,
@@ -371,8 +372,11 @@ class AmortizedGuide(AutoGuide):
     def encoded(self, *args: object) -> "EncodedData | None":
         """What scores values of the sites under data that are encoded once.
 
-        None where sites have plates or masks of their own, or some are observed: these take a run.
+        None where sites have plates or masks of their own, or some are observed, and where the guide, or what
+        makes the input of a head, has hooks: these take a run.
         """
+        if not (does_forward_alone(self) and all(map(does_forward_alone, self._module("inputs")))):
+            return None
         with self._outside_of_inference(*args) as (layout, features, seen):
             if seen or layout.masked or layout.inner or layout.plate.dim != -1:
                 return None

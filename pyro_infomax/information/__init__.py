@@ -23,7 +23,10 @@ from pyro_infomax.information._minibatch import (
     minibatch_stratified,
     minibatch_weighted,
 )
-from pyro_infomax.information._mixture_engine import points_at_once as points_at_once
+from pyro_infomax.information._mixture_engine import (
+    for_one_evaluation as for_one_evaluation,
+    points_at_once as points_at_once,
+)
 from pyro_infomax.information._mmd import RBF, InverseMultiquadric, mmd
 from pyro_infomax.information._quantities import (
     active_units,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Protocol, Self, cast, final
+from typing import Final, Protocol, Self, TypeVar, cast, final
 
 import numpy as np
 import torch
@@ -735,15 +735,17 @@ class Dense:
 
     def evaluate(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """The mixture at z (points, latent), with each point's own component left out where it is named."""
-        return self._evaluate(self.posterior.log_prob, z, index, progress)
+        return self._evaluate(for_one_evaluation(self.posterior).log_prob, z, index, progress)
 
     def evaluate_marginals(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """The same of every latent dimension by itself."""
-        return self._evaluate(self._marginals.log_prob, z, index, progress)
+        posterior = for_one_evaluation(self.posterior)
+        marginals = self._marginals if posterior is self.posterior else marginals_of(posterior)
+        return self._evaluate(marginals.log_prob, z, index, progress)
 
     def evaluate_prefixes(self, z: Tensor, index: Tensor | None, *, progress: bool = False) -> MixtureScores:
         """The mixtures of the posterior's first sites, (points, sites), by its ``log_prob_sites``."""
-        posterior = cast(_BySite, self.posterior)
+        posterior = cast(_BySite, for_one_evaluation(self.posterior))
         return self._evaluate(lambda z: posterior.log_prob_sites(z).cumsum(-1), z, index, progress)
 
     def _evaluate(
@@ -764,6 +766,18 @@ class Dense:
             return scores
         unknown = z.isnan().any(-1).reshape(-1, *(1,) * (scores.dim() - 1))
         return scores.masked_fill(scores.isnan() & ~unknown, -torch.inf)
+
+
+_D = TypeVar("_D")
+
+
+def for_one_evaluation(posterior: _D) -> _D:
+    """The posterior for calls between which it does not change.
+
+    What is computed of data at each call, so that it is never out of date, is computed once then.
+    """
+    fixed = getattr(posterior, "for_one_evaluation", None)
+    return posterior if fixed is None else cast(_D, fixed())
 
 
 def points_at_once(posterior: Density) -> int:

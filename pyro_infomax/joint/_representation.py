@@ -1,7 +1,9 @@
 """The representation joint q(z|x) p_D(x) of a guide and its data."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast, final
+from copy import copy
+from functools import cached_property
+from typing import Final, cast, final
 
 import torch
 from pyro import poutine
@@ -15,9 +17,9 @@ from pyro_infomax._data import Data, SiteValues, Tensors, as_data, keep_freed_me
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Ranks
 from pyro_infomax._types import Program, Site
-from pyro_infomax.distributions import Posterior, batch_mapped, is_parametric
+from pyro_infomax.distributions import PAIRS_AT_ONCE, Posterior, batch_mapped, is_parametric
 from pyro_infomax.guides import AmortizedGuide, EncodedData
-from pyro_infomax.information import AggregatePosterior, points_at_once
+from pyro_infomax.information import AggregatePosterior, for_one_evaluation, points_at_once
 from pyro_infomax.joint._latent_space import (
     LatentSpace,
     aligned,
@@ -37,27 +39,32 @@ from pyro_infomax.programs import LocalProgram, score_under
 class LocalPosterior:
     """q(z|x_n) of all data, as :mod:`pyro_infomax.information` takes posteriors.
 
-    Several sites may depend on each other: they are scored by running the guide on their values, under an
-    outer dimension where the guide broadcasts (which is tried and checked once), else one by one. Values that
-    are scored under all data are spared these runs where the guide can encode the data once, which is checked
-    against a run too. A lone site is scored in a trace of the guide on all data where there is one.
+    Every call scores and draws by the guide and the data as they are then. Several sites may depend on each
+    other: they are scored by running the guide on their values, under an outer dimension where the guide
+    broadcasts (which is tried and checked), else one by one. Values that are scored under all data are spared
+    these runs where the guide can encode the data once, which is checked against a run too. A lone site is
+    scored in a trace of the guide on all data where there is one. What is found out and encoded is kept for
+    one evaluation at most, that of :meth:`for_one_evaluation`.
     """
 
-    def __init__(self, program: LocalProgram, data: Tensors, trace: Trace | None = None) -> None:
+    def __init__(self, program: LocalProgram, data: Tensors) -> None:
         self.program = program
         self.data = data
         self.space = LatentSpace(program.latents)
         self.batch_shape = torch.Size([len(data[0])])
         self.event_shape = torch.Size([self.space.size])
-        self._trace = trace if len(program.latents) == 1 else None
-        self._broadcasts: bool | None = None
-        self._pairs: _EncodedPairs | None = None
-        self._tried = self._trace is not None
+        self._evaluation: _ProgramScorer | None = None
 
     @property
     def rows_at_once(self) -> int:
         """The most data that one run of the guide scores."""
         return self.program.piece
+
+    def for_one_evaluation(self) -> "LocalPosterior":
+        """The same for calls between which neither guide nor data change: it encodes the data once."""
+        twin = LocalPosterior(self.program, self.data)
+        twin._evaluation = _ProgramScorer(self)
+        return twin
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
@@ -83,60 +90,85 @@ class LocalPosterior:
         """log q(z_s|z_<s, x_n) of each site s given those before it, (..., data, sites)."""
         lead = z.shape[:-2]
         flat = z.reshape(lead.numel(), *z.shape[-2:])  # (outer, data or 1, latent)
-        return self._log_prob(flat).unflatten(0, lead) if lead else self._log_prob(flat)[0]
+        if self._evaluation is not None:
+            scores = self._evaluation.log_prob_sites(flat)
+        else:
+            scores = _ProgramScorer(self).log_prob_sites(flat, trials=len(flat) > _RUNS_OF_A_TRIAL)
+        return scores.unflatten(0, lead) if lead else scores[0]
 
     @property
     def log_prob_marginals(self) -> Callable[[Tensor], Tensor]:
         """log q(z_j|x_n), (..., data, latent), where there is one latent dimension: z itself."""
         return lone_marginal(self)
 
-    def _log_prob(self, z: Tensor) -> Tensor:
-        if len(z) < 2:
-            return self._score(z)
-        if z.shape[1] < self.batch_shape[0] and not torch.is_grad_enabled():
-            pairs = self._encoded_pairs()
-            if pairs is not None:
-                return pairs.log_prob_sites(z)
-        if self._broadcasts is None:
-            with isolated_random_state():
-                self._broadcasts = broadcasts(lambda z: self._score(z).sum(-1), self.sample((2,)))
-        return self._score(z) if self._broadcasts else torch.cat([self._score(each[None]) for each in z])
 
-    def _encoded_pairs(self) -> "_EncodedPairs | None":
-        """What scores values under all data; None where there is nothing, or it is at odds with a run."""
-        if self._tried:
-            return self._pairs
-        self._tried = True
+_RUNS_OF_A_TRIAL: Final = 4  # of the guide: draws, their scores together, and one by one
+
+
+@final
+class _ProgramScorer:
+    """Scores by a guide and data that stay as they are meanwhile."""
+
+    def __init__(self, posterior: LocalPosterior) -> None:
+        self._posterior = posterior
+        self._program, self._data, self._space = posterior.program, posterior.data, posterior.space
+        self._size = len(self._data[0])
+        self._traced = len(self._program.latents) == 1 and self._program.runs_whole(self._size)
+
+    def log_prob_sites(self, z: Tensor, *, trials: bool = True) -> Tensor:
+        """(outer, data, sites), of z (outer, data or 1, latent), by quicker ways if trials of them pay."""
+        if self._traced or len(z) < 2:
+            return self._score(z)
+        if not trials:
+            return self._one_by_one(z)
+        if z.shape[1] < self._size and not torch.is_grad_enabled() and self._pairs is not None:
+            return self._pairs.log_prob_sites(z)
+        return self._score(z) if self._broadcasts else self._one_by_one(z)
+
+    @cached_property
+    def _trace(self) -> Trace:
         with isolated_random_state():
-            pairs = _EncodedPairs.of(self.program, self.data)
-            if pairs is not None:
-                z = self.sample((2,))[:, :1]
-                apart = torch.cat([self._score(each[None]) for each in z])
-                if same_scores(pairs.log_prob_sites(z), apart):
-                    self._pairs = pairs
-        return self._pairs
+            return cast(Trace, self._program.trace(self._data, stop_after=list(self._space.layouts)))
+
+    @cached_property
+    def _broadcasts(self) -> bool:
+        with isolated_random_state():
+            return broadcasts(lambda z: self._score(z).sum(-1), self._posterior.sample((2,)))
+
+    @cached_property
+    def _pairs(self) -> "_EncodedPairs | None":
+        """What scores values under all data; None where there is nothing, or it is at odds with a run."""
+        with isolated_random_state():
+            try:
+                pairs = _EncodedPairs.of(self._program, self._data)
+                if pairs is None:
+                    return None
+                z = self._posterior.sample((2,))[:, :1]
+                found = pairs.log_prob_sites(z)
+            except Exception:  # whatever modules say to being called in parts: a run is what counts
+                return None
+            return pairs if same_scores(found, self._one_by_one(z)) else None
+
+    def _one_by_one(self, z: Tensor) -> Tensor:
+        return torch.cat([self._score(each[None]) for each in z])
 
     def _score(self, z: Tensor) -> Tensor:
         """(outer, data, sites), of z (outer, data or 1, latent)."""
-        size = len(self.data[0])
-        if self._trace is not None:
-            return self._by_site(self._trace, self.space.unflatten(z), size)
-        by_row = z.expand(-1, size, -1).movedim(1, 0)  # (data, outer, latent)
-        scores = self.program.together(size, lambda rows: {"": self._score_rows(by_row[rows], rows)})
+        if self._traced:
+            return self._by_site(self._trace, self._space.unflatten(z), self._size)
+        by_row = z.expand(-1, self._size, -1).movedim(1, 0)  # (data, outer, latent)
+        scores = self._program.together(self._size, lambda rows: {"": self._score_rows(by_row[rows], rows)})
         return scores[""].movedim(0, 1)
 
     def _score_rows(self, z: Tensor, rows: Tensor) -> Tensor:
         """(rows, outer, sites), of z (rows, outer, latent)."""
-        values = self.space.unflatten(z.movedim(0, 1))
-        trace = self.program.trace(self.data, rows, values=values, stop_after=list(values))
+        values = self._space.unflatten(z.movedim(0, 1))
+        trace = self._program.trace(self._data, rows, values=values, stop_after=list(values))
         return self._by_site(trace, values, len(rows)).movedim(0, 1)
 
     def _by_site(self, trace: Trace, sites: dict[str, Tensor], rows: int) -> Tensor:
-        scores = [self.program.log_prob(trace.nodes[name], rows, z=each) for name, each in sites.items()]
+        scores = [self._program.log_prob(trace.nodes[name], rows, z=each) for name, each in sites.items()]
         return torch.stack(torch.broadcast_tensors(*scores), -1)
-
-
-_PAIRS_AT_ONCE = 8192  # of what takes networks, which stay in the cache of the processor
 
 
 @final
@@ -170,7 +202,7 @@ class _EncodedPairs:
     def _scores(self, z: Tensor, rows: int, encoded: EncodedData) -> Tensor:
         scores = self._under(encoded.alone, self._space.unflatten(z), rows)
         if len(scores) < len(self._space.layouts):
-            parts = z.split(max(1, _PAIRS_AT_ONCE // rows))
+            parts = z.split(max(1, PAIRS_AT_ONCE // rows))
             others = [self._given(encoded, self._space.unflatten(part), rows) for part in parts]
             scores |= {name: torch.cat([each[name] for each in others]) for name in others[0]}
         return torch.stack([scores[name] for name in self._space.layouts], -1)
@@ -271,8 +303,9 @@ class RepresentationJoint:
     def posterior(self) -> Distribution | LocalPosterior:
         """q(z|x_n) of all N data over all latent dimensions: batch shape (N,), event shape (latent,).
 
-        The data are encoded at each access. A torch distribution where the guide gives one (in float64 if
-        it is Normal or its dimensions are independent), else an object that scores by running the guide.
+        A torch distribution where the guide gives one (in float64 if it is Normal or its dimensions are
+        independent), for which the data are encoded at each access; else an object that scores by running
+        the guide, as it is at each call.
         """
         product = product_of_sites(self.program, self.data, self.space)
         if product is not None:
@@ -283,11 +316,11 @@ class RepresentationJoint:
             trace = self.program.trace(self.data, stop_after=list(self.space.layouts))
         (name,) = self.space.layouts
         found = lone_vector(cast(Site, trace.nodes[name]), self.data_size)
-        return found or LocalPosterior(self.program, self.data, trace)
+        return found or LocalPosterior(self.program, self.data)
 
     @property
     def aggregate(self) -> AggregatePosterior:
-        """q(z), the mixture of the posteriors of all data, encoded at each access.
+        """q(z), the mixture of the posteriors of all data, which are those of :attr:`posterior`.
 
         Raises:
             NotImplementedError: if latent sites are masked for some data, which then have no density to mix.
@@ -378,7 +411,7 @@ class RepresentationJoint:
         Returns:
             (M, N), in nats; each row sums to one in probability.
         """
-        posterior = self.aggregate.posterior
+        posterior = for_one_evaluation(self.aggregate.posterior)
         few = self._flat(z).split(points_at_once(posterior))
         scores = torch.cat([posterior.log_prob(each[:, None, :]).double() for each in few])
         return scores - scores.logsumexp(-1, keepdim=True)  # (M, N)
@@ -470,6 +503,12 @@ class ShardedPosterior:
         self.event_shape = torch.Size(own.event_shape)
         known = ranks.all_of([name for name in _SITE_BY_SITE if hasattr(own, name)])
         self._known = set.intersection(*map(set, known))
+
+    def for_one_evaluation(self) -> "ShardedPosterior":
+        """The same for calls between which no posterior changes."""
+        twin = copy(self)
+        twin.own = for_one_evaluation(self.own)
+        return twin
 
     def __getattr__(self, name: str) -> Callable[[Tensor], Tensor]:
         if name not in _SITE_BY_SITE or name not in self._known:

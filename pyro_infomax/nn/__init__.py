@@ -29,6 +29,7 @@ from pyro_infomax.nn._heads import (
     NormalHead,
     begins_linearly as begins_linearly,
     check_init_scale as check_init_scale,
+    does_forward_alone as does_forward_alone,
 )
 from pyro_infomax.nn._likelihoods import (
     Bernoulli,

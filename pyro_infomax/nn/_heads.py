@@ -48,10 +48,20 @@ class ContinuousHead(nn.Module, ABC):
 
 
 def begins_linearly(head: nn.Module) -> bool:
-    """Whether all that a head does with its features is to give them to linear layers."""
-    if isinstance(head, FlowHead):
-        return isinstance(head.context, nn.Linear)
-    return isinstance(head, ContinuousHead | DistributionHead)
+    """Whether all that a head does with its features is to give them to plain linear layers."""
+    if type(head) not in _LINEAR_HEADS:
+        return False
+    layers = [head.linear, head.context] if isinstance(head, FlowHead) else [head.linear]
+    return does_forward_alone(head) and all(
+        type(layer) is nn.Linear and does_forward_alone(layer) for layer in layers
+    )
+
+
+def does_forward_alone(module: nn.Module) -> bool:
+    """Whether a call of a module is one of the forward method of its class: no hooks, and not compiled."""
+    own = vars(module)
+    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    return not any(own.get(name) for name in (*hooks, "_compiled_call_impl", "forward"))
 
 
 def location_scale_layer(in_features: int, size: int, init_scale: float, *, others: int = 0) -> nn.Linear:
@@ -502,6 +512,11 @@ class FamilyParameter:
             return torch.zeros_like(like)
         reals: Tensor = self.transform.inv(torch.full_like(like, self.first))
         return reals
+
+
+_LINEAR_HEADS: Final = frozenset(
+    {NormalHead, MultivariateNormalHead, LowRankNormalHead, DeltaHead, FlowHead, DistributionHead}
+)
 
 
 def _class_of(family: object) -> _Class:

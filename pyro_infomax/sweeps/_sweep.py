@@ -164,6 +164,7 @@ def sweep(
             called ``fit``, and if functions go on after an interrupt.
 
     Example:
+        >>> import torch
         >>> def run(scale, seed):
         ...     return {"mean": (scale * torch.randn(1000)).mean(), "scale_is_large": scale > 1}
         >>> ds = sweep(run, {"scale": [0.5, 2.0]}, seeds=3, progress=False)

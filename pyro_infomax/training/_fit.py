@@ -520,7 +520,8 @@ def fit(
     random state, so that a training is the same to the bit with and without it.
 
     The first step runs on one of torch's threads. The others run on as many as are quickest for matrices of
-    the model's size, by a short measurement, and torch's number is put back at the end.
+    the model's size, by a short measurement; with a seed or a checkpoint, on one or all, by their size alone.
+    torch's number is put back at the end.
 
     A loss that is nan or infinite ends the training: the parameters and the buffers of modules go back to
     the end of the last good epoch, and the optimiser forgets its moments, which the step has spoiled. On

@@ -45,14 +45,56 @@ def test_every_element_depends_on_every_other(stir):
 
 
 def test_many_pairs_in_blocks_score_as_one_by_one(stir):
-    flow, c = stir(CouplingFlow(3, 2)), torch.randn(70, 2)
+    flow, c = stir(CouplingFlow(3, 2)), torch.randn(100, 2)
     z = torch.randn(90, 1, 3)  # more pairs than a block takes
-    apart = torch.stack([flow(c).log_prob(each.expand(70, 3)) for each in z])
+    apart = torch.stack([flow(c).log_prob(each.expand(100, 3)) for each in z])
     with torch.no_grad():
         torch.testing.assert_close(flow(c).log_prob(z), apart)
         torch.testing.assert_close(
-            flow(c[:1]).log_prob(z.expand(90, 70, 3)), flow(c[0]).log_prob(z).expand(90, 70)
+            flow(c[:1]).log_prob(z.expand(90, 100, 3)), flow(c[0]).log_prob(z).expand(90, 100)
         )
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_batch_may_be_empty(size, grad):
+    flow = CouplingFlow(size, 2)
+    with torch.set_grad_enabled(grad):
+        for q in (flow(torch.zeros(0, 2)), flow(torch.zeros(4, 0, 2))):
+            z = q.rsample()
+            assert flow.score(z, q.context).shape == z.shape[:-1] == q.batch_shape
+        assert flow.score(torch.zeros(0, 1, size), torch.zeros(5, 2)).shape == (0, 5)
+        assert CouplingFlow(size)().sample((0,)).shape == (0, size)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("size", [1, 3])
+def test_it_can_be_mapped_over_contexts_values_and_parameters(size, grad, stir):
+    flow, c, z = stir(CouplingFlow(size, 2)), torch.randn(4, 2), torch.randn(5, size)
+    parameters = dict(flow.named_parameters())
+    many = {name: torch.stack([each, each + 0.1]).detach() for name, each in parameters.items()}
+
+    def with_parameters(own, c):
+        return torch.func.functional_call(flow, own, (c,)).log_prob(z)
+
+    with torch.set_grad_enabled(grad):
+        table = torch.stack([flow(each).log_prob(z) for each in c])
+        torch.testing.assert_close(torch.vmap(lambda c: flow(c).log_prob(z))(c), table)
+        torch.testing.assert_close(torch.vmap(lambda z: flow(c).log_prob(z))(z), table.T)
+        first = torch.vmap(with_parameters, in_dims=(0, None))(many, c[0])
+        torch.testing.assert_close(first[0], table[0])
+        alone = {name: many[name] if name.endswith("0.bias") else each for name, each in parameters.items()}
+        axes = {name: 0 if name.endswith("0.bias") else None for name in alone}
+        torch.testing.assert_close(
+            torch.vmap(with_parameters, in_dims=(axes, None))(alone, c[0])[0], table[0]
+        )
+
+
+def test_a_context_is_needed_where_there_is_one():
+    flow, z = CouplingFlow(3, 2), torch.zeros(4, 3)
+    for broken in (lambda: flow.score(z, None), flow().sample):
+        with pytest.raises(ValueError, match=r"Expected a context \(\.\.\., 2\), .* but got None"):
+            broken()
 
 
 def test_it_fits_a_skewed_and_bent_density():

@@ -65,7 +65,7 @@ def test_vectors_are_scored_under_the_datum_of_their_row(guide, shape, rows, x):
 @pytest.mark.parametrize(("loc_of", "runs"), [(lambda a: a, 1), (rounded, 1), (reshaped, 8), (mixed, 8)])
 def test_guides_that_broadcast_run_once(loc_of, runs, x):
     guide = Guide(loc_of)
-    subject = representation(guide, x).posterior
+    subject = representation(guide, x).posterior.for_one_evaluation()
     z = torch.randn(8, 5, 2)
     subject.log_prob(z)
     guide.runs = 0
@@ -177,7 +177,7 @@ def amortised(family, width, **options):
 def test_values_under_all_data_need_one_run_of_the_encoder(structured, width):
     x, batch_size = torch.randn(5, 3), 3  # in two pieces
     guide = amortised(AmortizedMultivariateNormal, width, structured=structured)
-    subject = RepresentationJoint(guide, x, batch_size=batch_size).posterior
+    subject = RepresentationJoint(guide, x, batch_size=batch_size).posterior.for_one_evaluation()
     z = subject.sample((7, 2))[:, :, :1]
     found = subject.log_prob_sites(z)
     guide.encoder.runs = 0
@@ -188,6 +188,84 @@ def test_values_under_all_data_need_one_run_of_the_encoder(structured, width):
     given = {name: sites[name] for name in ("a", "k", "s", "c")} if structured else None
     expected = [each.log_prob(sites[name]) for name, each in guide.posterior(x, given=given).items()]
     torch.testing.assert_close(found, torch.stack(expected, -1), rtol=1e-9, atol=1e-9)
+
+
+def pair(x):
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        b = pyro.sample("b", dist.Normal(a, 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(b, 1.0).to_event(1), obs=x)
+
+
+class Doubled(nn.Linear):
+    def forward(self, features):
+        return super().forward(features * 2)
+
+
+def replace_layer(head, inputs):
+    own, head.linear = head.linear, Doubled(head.linear.in_features, head.linear.out_features)
+    head.linear.load_state_dict(own.state_dict())
+
+
+def replace_forward(head, inputs):
+    own = head.linear.forward
+    head.linear.forward = lambda features: own(features * 2)
+
+
+CHANGES_OF_A_HEAD = {
+    "pre-hook": lambda head, inputs: head.register_forward_pre_hook(lambda _, args: (args[0] * 2,)),
+    "hook": lambda head, inputs: head.register_forward_hook(
+        lambda _, args, q: q.expand((args[0] * 2).shape[:-1])
+    ),
+    "pre-hook of the layer": lambda head, inputs: head.linear.register_forward_pre_hook(
+        lambda _, args: (args[0] * 2,)
+    ),
+    "hook of the layer": lambda head, inputs: head.linear.register_forward_hook(
+        lambda _, args, found: found + args[0].mean(-1, keepdim=True)
+    ),
+    "layer": replace_layer,
+    "forward of the layer": replace_forward,
+    "hook of the input": lambda head, inputs: inputs.register_forward_hook(lambda _, args, u: u + 1e-4),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_A_HEAD.values(), ids=CHANGES_OF_A_HEAD)
+@torch.no_grad()
+def test_a_head_that_does_more_than_it_was_made_for_is_scored_as_it_is(change):
+    x = torch.randn(5, 2)
+    guide = AmortizedMultivariateNormal(pair, nn.Linear(2, 4), structured=True)
+    guide.posterior(x)
+    change(guide.heads[1], guide.inputs[1])
+    subject, z = representation(guide, x).posterior.for_one_evaluation(), torch.randn(6, 1, 4)
+    apart = torch.cat([subject.log_prob_sites(each[None]) for each in z])
+    torch.testing.assert_close(subject.log_prob_sites(z), apart)
+    runs = []
+    guide.encoder.register_forward_hook(lambda *_: runs.append(1))
+    subject.log_prob_sites(z)
+    assert bool(runs) is (change is CHANGES_OF_A_HEAD["hook of the input"])  # the data are still encoded once
+
+
+class Sine(nn.Module):
+    """A head that takes features only as tensors, and one datum a row."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.LazyLinear(2)
+
+    def forward(self, features):
+        if features.dim() > 2:
+            raise TypeError("Expected features (batch, features)")
+        return dist.Normal(self.linear(features.sin()), 1.0).to_event(1)
+
+
+@torch.no_grad()
+def test_a_head_that_cannot_take_pairs_is_run():
+    x = torch.randn(5, 2)
+    guide = AmortizedMultivariateNormal(pair, nn.Linear(2, 4), structured=True, heads={"b": Sine()})
+    guide.posterior(x)
+    subject, z = representation(guide, x).posterior, torch.randn(6, 1, 4)
+    apart = torch.cat([subject.log_prob_sites(each[None]) for each in z])
+    torch.testing.assert_close(subject.log_prob_sites(z), apart)
 
 
 class Shifted(AmortizedGuide):
@@ -218,3 +296,63 @@ def test_what_is_encoded_once_is_checked_against_a_run(x):
     torch.testing.assert_close(
         representation(guide, x).posterior.log_prob(z), expected(z, x), rtol=0, atol=1e-9
     )
+
+
+# -- posteriors that are kept while their guide changes ---------------------------------------------
+
+
+def matrix(x):
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.Normal(torch.zeros(2, 2), 1.0).to_event(2))
+        pyro.sample("x", dist.Normal(a.sum(-1), 1.0).to_event(1), obs=x)
+
+
+def load(guide, x):
+    guide.load_state_dict({name: each + 0.2 for name, each in guide.state_dict().items()})
+
+
+def write_to_data_of_parameters(guide, x):
+    guide.heads[0].linear.weight.data += 0.2
+
+
+def step(guide, x):
+    optimiser = torch.optim.SGD(guide.parameters(), lr=0.1)
+    (-guide.posterior(x)["a"].log_prob(torch.ones(guide.heads[0].event_shape)).sum()).backward()
+    optimiser.step()
+
+
+def change_data(guide, x):
+    x += 0.5
+
+
+def change_mode(guide, x):
+    guide.train(not guide.training)
+
+
+def hook(guide, x):
+    guide.encoder.register_forward_hook(lambda module, args, found: found + 0.5)
+
+
+CHANGES = [load, write_to_data_of_parameters, step, change_data, change_mode, hook]
+
+
+@pytest.mark.parametrize(("model", "change"), [*((pair, each) for each in CHANGES), (matrix, load)])
+def test_no_score_is_older_than_the_guide(model, change):
+    x = torch.randn(6, 2)
+    encoder = nn.Sequential(nn.Linear(2, 5), nn.BatchNorm1d(5), nn.Tanh())
+    guide = AmortizedMultivariateNormal(model, encoder, structured=True)
+    guide.posterior(x)
+    guide.eval()
+    kept, z = representation(guide, x).posterior, torch.randn(8, 1, 4)
+    aggregate = AggregatePosterior(kept)
+    with torch.no_grad():
+        before, mixed = kept.log_prob_sites(z), aggregate.log_prob(z[:, 0])
+    change(guide, x)
+    with torch.no_grad():
+        fresh = representation(guide, x).posterior
+        expected = fresh.log_prob_sites(z)
+        assert (expected - before).abs().max() > 1e-2
+        torch.testing.assert_close(kept.log_prob_sites(z), expected)
+        assert (aggregate.log_prob(z[:, 0]) - mixed).abs().max() > 1e-4
+        torch.testing.assert_close(aggregate.log_prob(z[:, 0]), AggregatePosterior(fresh).log_prob(z[:, 0]))
+    torch.testing.assert_close(kept.log_prob_sites(z), expected)  # with gradients too
