@@ -212,7 +212,7 @@ def ratio(rounds: list[dict[str, tuple[float, float]]], name: str, reference: st
 
 
 def cases(folder: Path, share: float) -> list[tuple[Case, Tensor]]:
-    """The digits of scikit-learn, and images of 28 x 28 noisy bars, all binary."""
+    """The digits of scikit-learn, also eight times over, and images of 28 x 28 noisy bars, all binary."""
     digits = torch.from_numpy(load_digits().data > 8).float()
     generator = torch.Generator().manual_seed(0)
     bars = torch.rand(12800, 28, 1, generator=generator) < 0.3
@@ -222,9 +222,11 @@ def cases(folder: Path, share: float) -> list[tuple[Case, Tensor]]:
     for name, x, hidden, latent, batch, epochs in (
         ("digits", digits, 64, 4, 32, 200),
         ("digits", digits, 128, 8, 128, 800),
+        ("digits, eight times over", digits.repeat(8, 1), 64, 4, 32, 25),
+        ("digits, eight times over", digits.repeat(8, 1), 128, 8, 128, 100),
         ("images", images, 400, 20, 128, 30),
     ):
-        path = folder / f"{name}_{hidden}.npy"
+        path = folder / f"{len(x)}_{hidden}.npy"
         np.save(path, x.numpy())
         sizes = (x.shape[1], hidden, latent)
         title = f"{name}, {'-'.join(map(str, sizes))}"
@@ -237,11 +239,13 @@ if __name__ == "__main__":
     parser.add_argument("--pythae", metavar="PYTHON", help="an interpreter that has pythae")
     parser.add_argument("--backends", nargs="*", default=["replay", "inductor"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cases", type=int, nargs="*", help="of all of them, by number from 0")
     parser.add_argument("--share", type=float, default=1.0, help="of the epochs, for a quick look")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.pythae:
         print("pythae is left out: pass an interpreter that has it by --pythae", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
-        for case, x in cases(Path(folder), options.share):
-            measure(case, x, options)
+        for number, (case, x) in enumerate(cases(Path(folder), options.share)):
+            if options.cases is None or number in options.cases:
+                measure(case, x, options)

@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final, Protocol, Self, TextIO, TypeVar, cast, final
 
 from tqdm.auto import tqdm
@@ -128,20 +128,25 @@ def _ticking(text: str, out: TextIO) -> Iterator[None]:
         line.close()
 
 
-def _shows_bars(out: TextIO) -> bool:
+def _shows_bars(out: TextIO | None) -> bool:
     """Whether a line can be written over: in a terminal, or a notebook, whose streams deny to be one."""
     isatty = getattr(out, "isatty", None)
-    if isatty is not None and isatty():
-        return True
+    with suppress(OSError, ValueError):  # of a stream that was closed
+        if isatty is not None and isatty():
+            return True
     if out is not sys.stderr or "IPython" not in sys.modules:
         return False
     shell = sys.modules["IPython"].get_ipython()
     return shell is not None and "IPKernelApp" in shell.config
 
 
-def _write(out: TextIO, line: str) -> None:
-    out.write(line + "\n")
-    out.flush()
+def _write(out: TextIO | None, line: str) -> None:
+    if out is None:  # as stderr is where there is no console
+        return
+    # A terminal that is gone, a full disk or a closed stream is no reason to end what takes long
+    with suppress(OSError, ValueError):
+        out.write(line + "\n")
+        out.flush()
 
 
 @final
@@ -149,7 +154,7 @@ class _Lines:
     """What logs are told: a first line after some seconds, then one now and then, and the end."""
 
     def __init__(
-        self, out: TextIO, title: str, total: int | None, unit: str, *, initial: int, patient: bool
+        self, out: TextIO | None, title: str, total: int | None, unit: str, *, initial: int, patient: bool
     ) -> None:
         self.n = initial
         self._out = out
@@ -174,18 +179,23 @@ class _Lines:
             done = not any(exception) and self.n >= (self._total or 0)
             self._line(f"{'in' if done else 'ended after'} {_clock(now - self._start)}")
 
-    def set_postfix_str(self, s: str, _refresh: bool, /) -> None:
+    def set_postfix_str(self, s: str, refresh: bool, /) -> None:
         self._postfix = s
+        if refresh:
+            self._line_if_due(time.monotonic())
 
     def update(self, n: int = 1) -> None:
         self.n += n
         now = time.monotonic()
-        if now >= self._next and self.n != self._total:
-            self._next = now + _DISTANCE
-            self._line(f"{_clock(now - self._start)} so far{self._rest(now)}")
+        self._line_if_due(now)
         if self._from == self._initial:
             # The first of them may have waited for compilers and caches, and says nothing of the others
             self._from, self._since = self.n, now
+
+    def _line_if_due(self, now: float) -> None:
+        if now >= self._next and self.n != self._total:
+            self._next = now + _DISTANCE
+            self._line(f"{_clock(now - self._start)} so far{self._rest(now)}")
 
     def _rest(self, now: float) -> str:
         done, seconds = self.n - self._from, now - self._since

@@ -40,6 +40,12 @@ def one_thread(what: str, *, patience: float = _PATIENCE) -> Iterator[None]:
         _PROCESS_STATE.release()
 
 
+def is_within_one_thread() -> bool:
+    """Whether this thread runs within a block of :func:`one_thread`."""
+    found: bool = _PROCESS_STATE._is_owned()  # type: ignore[attr-defined]
+    return found
+
+
 @contextmanager
 def other_threads_run() -> Iterator[None]:
     """Lets other threads run blocks of :func:`one_thread` while this one, which is within one, waits."""

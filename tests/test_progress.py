@@ -62,6 +62,33 @@ def test_a_log_gets_a_line_now_and_then_and_the_end(monkeypatch) -> None:
     ]
 
 
+class Gone(io.StringIO):
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+
+def test_what_cannot_be_told_ends_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(module, "_DISTANCE", 0.0)
+    closed = io.StringIO()
+    closed.close()
+    for out in (Gone(), closed, None):
+        monkeypatch.setattr("sys.stderr", out)
+        assert list(patiently("abc", "letters")) == list("abc")
+        with bar(2, unit="epoch", progress=True) as shown, waiting("for it", progress=True):
+            shown.update()
+
+
+def test_what_has_not_advanced_can_say_where_it_is(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    out = io.StringIO()
+    with bar(8, unit="point", progress=True, file=out) as shown:
+        shown.set_postfix_str("epoch 1 of 2", False)
+        assert out.getvalue() == ""
+        shown.set_postfix_str("epoch 2 of 2", True)
+        assert out.getvalue() == "0/8 points, 00:00 so far, epoch 2 of 2\n"
+
+
 def test_the_rest_is_estimated_without_the_first_that_waits_for_a_compiler(monkeypatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr(module, "_PATIENCE", 0.0)

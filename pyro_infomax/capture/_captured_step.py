@@ -20,7 +20,7 @@ from pyro_infomax._types import Program, Site
 from pyro_infomax.capture._batching import batch_loops
 from pyro_infomax.capture._compiled import CompiledTraining, compile_gradients, updates_of
 from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, TensorFunction, to_function
-from pyro_infomax.capture._refusals import NotCapturableError, value_reads_refused
+from pyro_infomax.capture._refusals import NotCapturableError, NotCompilableError, value_reads_refused
 from pyro_infomax.capture._watch import Call
 from pyro_infomax.infer import SurrogateLoss, WeightedELBO, surrogate_loss
 from pyro_infomax.programs import ProgramState
@@ -147,6 +147,16 @@ class CapturedStep:
         self._batched = len(recorded.graph.nodes) < operations
         return recorded
 
+    def _compile_or_say(self, recorded: RecordedGraph, inputs: Sequence[Tensor]) -> None:
+        try:
+            self._compile(recorded, inputs)
+        except NotCompilableError:
+            raise
+        # The graph can be replayed, whatever it was
+        except Exception as error:
+            first_line = str(error).strip().partition("\n")[0]
+            raise NotCompilableError(f"{type(error).__name__}: {first_line}") from error
+
     def _compile(self, recorded: RecordedGraph, inputs: Sequence[Tensor]) -> None:
         updates = updates_of(self.gradients)
         on_cpu = all(each.device.type == "cpu" for each in (*inputs, *self.parameters))
@@ -198,6 +208,36 @@ class CapturedStep:
             if self.gradients.groups is None
             else [tensor for group in self.gradients.groups for tensor in group.moved]
         )
+
+    @property
+    def fits(self) -> bool:
+        """Whether the optimiser has the options that it was compiled for, whatever their numbers."""
+        return self._training is None or self._training.fits
+
+    def difference_of_updates(self, captured: Mapping[Tensor, Tensor]) -> str | None:
+        """What differs between the optimiser's present state and a captured one; None if nothing does.
+
+        Moments are compared, in which gradients are linear or squared: rounding in a gradient of 0 can move a
+        parameter by the whole rate.
+        """
+        largest: dict[torch.dtype, float] = {}
+        for each in captured:
+            largest[each.dtype] = max(largest.get(each.dtype, 0.0), _largest(each))
+        flats = {id(group.flat) for group in self.gradients.groups or ()}
+        for each, value in captured.items():
+            if id(each) not in flats and not _close(each, value, beside=largest[each.dtype]):
+                return "the optimiser keeps other moments"
+        return None
+
+    def remember(self) -> Callable[[], None]:
+        """A function that puts back what the optimiser keeps beside tensors."""
+        kept = [group.remember() for group in self.gradients.groups or ()]
+
+        def put_back() -> None:
+            for each in kept:
+                each()
+
+        return put_back
 
     @property
     def counts(self) -> list[Tensor]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Final, NamedTuple, final
 
+import numpy as np
 import pyro
 import torch
 from pyro import poutine
@@ -57,6 +58,8 @@ class _Stack:
 
     def __init__(self, args: Args, kwargs: Kwargs) -> None:
         self._leaves, self._spec = tree_flatten((args, kwargs))
+        if any(isinstance(each, np.ndarray) for each in self._leaves):
+            raise ValueError("Expected tensors but got arrays: stack them as tensors, by torch.as_tensor(x).")
         tensors = [each for each in self._leaves if isinstance(each, Tensor)]
         lengths = {len(each) if each.dim() else None for each in tensors}
         if len(lengths) != 1 or None in lengths:
@@ -188,7 +191,6 @@ class CapturedSVI(SVI):
         self._steps = 0
         self._doubted = 0
         self._planned: dict[int, int] = {}
-        self._continues = False
         self._begin()
 
     def _begin(self) -> None:
@@ -299,7 +301,7 @@ class CapturedSVI(SVI):
             taken = None
             if graph is not None and many > 1:
                 steps = min(many, stack.length - start)
-                taken = self._take(graph, stack.tensors(start, steps), steps)
+                taken = self._take_together(graph, stack.tensors(start, steps), steps)
                 # Which step it was that failed, and why, ordinary steps tell
                 singly = steps if taken is None else 0
             if taken is None:
@@ -316,27 +318,32 @@ class CapturedSVI(SVI):
         try:
             self._check_own_parts()
             graph = self._graph_for(Call(args, kwargs))
-        except NotCapturableError:
+        except NotCapturableError as error:
+            self._give_up(str(error), depth=1)
             return None
         if graph is None or graph.step is None or not self._is_current(graph.step):
             return None
         return graph if graph.step.takes_many else None
 
-    def _take(self, graph: "_Graph", tensors: list[Sequence[Tensor]], steps: int) -> StepsTaken | None:
+    def _take_together(
+        self, graph: "_Graph", tensors: list[Sequence[Tensor]], steps: int
+    ) -> StepsTaken | None:
         """Takes many steps by a graph; None where one of them fails, and all are undone."""
         step = graph.step
         assert step is not None
-        standing = Standing([*step.written_constants, *step.moved])
+        standing, put_back = Standing([*step.written_constants, *step.moved]), step.remember()
         try:
             values = step.take(step.columns(tensors, steps), steps)
-        except Exception:
+        except BaseException as error:
             standing.put_back()
+            put_back()
+            # An interruption leaves no half of a call behind
+            if not isinstance(error, Exception):
+                raise
             return None
-        except BaseException:  # an interruption leaves no half of a call behind
-            standing.put_back()
-            raise
         if not bool(values[:, 0].isfinite().all()):
             standing.put_back()
+            put_back()
             return None
         self._last = None
         self._steps += steps
@@ -373,10 +380,9 @@ class CapturedSVI(SVI):
     def _step(self, call: Call, args: Args, kwargs: Kwargs) -> float:
         self._check_own_parts()
         graph = self._graph_for(call)
-        if graph is None and self._goes_on():
-            self._try_out(args, kwargs)
+        if graph is None and self._goes_on() and self._runs_without_trace(args, kwargs):
             graph = self._expect(call)
-        if graph is None:
+        if graph is None or not self._can_record(graph):
             self._last = _FIRST_OF_ITS_KIND
             if call.plain and len(self._graphs) > 1:
                 self._last += f", and these came with {_listed(call.plain)}; {_RATHER_A_TENSOR}"
@@ -385,6 +391,8 @@ class CapturedSVI(SVI):
             return loss
         self._last = None
         if graph.step is None or not self._is_current(graph.step):
+            if graph.step is not None:
+                self._count_change("the layout or the options of the optimiser")
             graph.begin(self._record(call, graph), self._steps)
             return self._checked_step(graph, call, args, kwargs)
         if graph.is_due(after=self._doubted):
@@ -392,25 +400,36 @@ class CapturedSVI(SVI):
         return self._replay(graph.step, call, args, kwargs)
 
     def _goes_on(self) -> bool:
-        """Whether a step of a new kind need not be an ordinary one, since the optimiser has begun.
+        """Whether the optimiser has begun, so that a step of a new kind need not be an ordinary one.
 
-        Recordings may round otherwise. Where they do, they take all steps but the first of a training, also
-        of one that goes on from a checkpoint, so that it goes on to the bit.
+        Recordings may round otherwise. So they take all steps but the first of a training, also of one that
+        goes on from a checkpoint, which thus goes on to the bit.
         """
-        if not (isinstance(self.optim, FusedOptim) and self.optim.has_begun):
-            return False
-        self._continues = self._continues or self._steps == 1
-        steps = [graph.step for graph in self._graphs.values()]
-        return self._continues or any(step is not None and step.rounds for step in steps)
+        return isinstance(self.optim, FusedOptim) and self.optim.has_begun
 
-    def _try_out(self, args: Args, kwargs: Kwargs) -> None:
-        """Runs the programs, which validate and call their modules, and leaves no trace."""
-        weighted = self._programs.weighted
-        with isolated_random_state(), self._state.unchanged():
+    def _can_record(self, graph: "_Graph") -> bool:
+        """Whether a graph has its recording, or the optimiser has begun, as what is compiled with it must."""
+        has_one = graph.step is not None and self._is_current(graph.step)
+        return has_one or not isinstance(self.optim, FusedOptim) or self.optim.has_begun
+
+    def _runs_without_trace(self, args: Args, kwargs: Kwargs) -> bool:
+        """Runs the programs, which validate and call their modules; whether they create nothing.
+
+        What they create draws random numbers, as a step does in which it is created for good.
+        """
+        store, weighted = pyro.get_param_store(), self._programs.weighted
+        known = set(store.keys())
+        roots = self.model, self.guide, self._programs.objective
+        python = PythonState(roots, self._state.parameters, self._modules)
+        with isolated_random_state(), python.restored(), self._state.unchanged():
             self.evaluate_loss(*args, **kwargs)
         self._modules, self._parameters = self._state.modules, tuple(self._state.parameters.values())
         if weighted is not None:
             weighted.forget_evaluation()
+        created = set(store.keys()) - known
+        for name in created:
+            del store[name]
+        return not created
 
     def _check_own_parts(self) -> None:
         programs = self._programs
@@ -424,7 +443,7 @@ class CapturedSVI(SVI):
             )
 
     def _is_current(self, step: CapturedStep) -> bool:
-        return step.gradients.optim is self.optim and step.gradients.current
+        return step.gradients.optim is self.optim and step.gradients.current and step.fits
 
     def _graph_for(self, call: Call) -> "_Graph | None":
         key = self._key(call)
@@ -433,12 +452,15 @@ class CapturedSVI(SVI):
         if changed is None:
             return graph
         del self._graphs[key]
+        self._count_change(changed)
+        return None
+
+    def _count_change(self, changed: str) -> None:
         self._changes += 1
         if self._changes > _MOST_CHANGES:
             raise NotCapturableError(
                 f"{changed} changes again and again; make it an argument, or a tensor to be changed in place"
             )
-        return None
 
     def _replay(self, step: CapturedStep, call: Call, args: Args, kwargs: Kwargs) -> float:
         trains = step.trains and self.reduce_gradients is None
@@ -508,11 +530,15 @@ class CapturedSVI(SVI):
             eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
             names = {leaf: name for name, leaf in self._state.parameters.items()}
             difference = eager.difference(captured, names)
+        if captured is not None and difference is None and trains and math.isfinite(loss):
+            self._eager_update(parameters)
+            difference = step.difference_of_updates(dict(after))
         if captured is not None and difference is None and step.rounds and math.isfinite(loss):
             # What a step gives does not depend on whether it was compared
             graph.compared = self._steps
-            return self._prefer(step, found, parameters, captured, after, trains=trains)
-        self._eager_update(parameters)
+            return self._prefer(step, found, captured, after, trains=trains)
+        if any(each.grad is not None for each in parameters):
+            self._eager_update(parameters)
         if difference is None:
             graph.compared = self._steps
         else:
@@ -524,7 +550,6 @@ class CapturedSVI(SVI):
         self,
         step: CapturedStep,
         found: SurrogateLoss,
-        parameters: Iterable[Tensor],
         captured: Outcome,
         after: Sequence[tuple[Tensor, Tensor]],
         *,
@@ -534,7 +559,8 @@ class CapturedSVI(SVI):
         with torch.no_grad():
             for each, value in after:
                 each.copy_(value)
-        for parameter in parameters:
+        # What others have in .grad stays, and the optimiser takes it
+        for parameter in step.parameters:
             parameter.grad = None
         if not trains:
             for parameter, view in step.gradients.views.items():

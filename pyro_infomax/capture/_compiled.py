@@ -7,7 +7,7 @@ compiler, the gradients of a step, and a whole step with its update.
 import abc
 import logging
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Final, cast, final
@@ -21,9 +21,7 @@ from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, TensorFu
 from pyro_infomax.capture._optim import (
     FusedOptim,
     ParameterGroup,
-    frozen,
     overlapping_tensors,
-    own_options,
 )
 from pyro_infomax.capture._refusals import NotCompilableError
 
@@ -35,14 +33,14 @@ _aten = torch.ops.aten
 class Update(abc.ABC):
     """The step of a torch optimiser over one flat parameter.
 
-    Its options are fixed but for the learning rate, which comes with what differs from step to step.
+    What numbers its options are comes with what differs from step to step; whether they are there is fixed.
 
     Args:
         group: the parameter's group.
 
     Attributes:
         moments: the names of what the optimiser keeps for each element.
-        settings: the options that are fixed.
+        settings: which options there are.
     """
 
     moments: tuple[str, ...] = ()
@@ -53,12 +51,17 @@ class Update(abc.ABC):
         self.settings = self._settings()
 
     @property
+    def fits(self) -> bool:
+        """Whether there are the same options."""
+        return self._settings() == self.settings
+
+    @property
     def current(self) -> bool:
-        """Whether the options are the same, and there are moments to go on from."""
+        """Whether there are the same options, and moments to go on from."""
         optimizer = self.group.optimizer
         hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
         state = optimizer.state.get(self.flat, {})
-        return not hooks and all(name in state for name in self.moments) and self._settings() == self.settings
+        return not hooks and all(name in state for name in self.moments) and self.fits
 
     @property
     def kept(self) -> list[Tensor]:
@@ -73,11 +76,13 @@ class Update(abc.ABC):
 
     @abc.abstractmethod
     def rows(self, steps: int) -> list[list[float]]:
-        """What differs between the next steps, a row a step."""
+        """The numbers of the next steps, a row a step."""
 
     @abc.abstractmethod
-    def __call__(self, flat: Tensor, gradient: Tensor, row: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
-        """The parameter and the moments after a step."""
+    def __call__(
+        self, flat: Tensor, gradient: Tensor, row: Sequence[Tensor], *moments: Tensor
+    ) -> tuple[Tensor, ...]:
+        """The parameter and the moments after a step of these numbers."""
 
     def count(self, steps: int) -> None:
         """Has the optimiser know that so many steps were taken."""
@@ -85,12 +90,24 @@ class Update(abc.ABC):
         if "step" in state:
             state["step"] += steps
 
-    def _settings(self) -> Hashable:
-        options = own_options(self.options)
-        return frozen({name: value for name, value in options.items() if name not in _OF_THE_STEP})
+    def _settings(self) -> tuple[bool, ...]:
+        options = self.options
+        numbers = (options["lr"], *options.get("betas", ()))
+        return (
+            *(bool(options.get(name)) for name in _STRUCTURE),
+            any(isinstance(each, Tensor) for each in numbers),
+        )
 
 
-_OF_THE_STEP: Final = frozenset({"lr", "initial_lr"})
+_STRUCTURE: Final = (
+    "amsgrad",
+    "maximize",
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "capturable",
+    "differentiable",
+)
 
 
 @final
@@ -107,26 +124,27 @@ class AdamUpdate(Update):
     def rows(self, steps: int) -> list[list[float]]:
         options, state = self.options, self.group.optimizer.state[self.flat]
         lr, (first, second), decay = options["lr"], options["betas"], options["weight_decay"]
+        fixed = [1 - lr * decay if self._decoupled else decay, 1 - first, second, 1 - second, options["eps"]]
         taken = int(state["step"])
         return [
-            [lr / (1 - first**step), math.sqrt(1 - second**step), 1 - lr * decay]
+            [lr / (1 - first**step), math.sqrt(1 - second**step), *fixed]
             for step in range(taken + 1, taken + steps + 1)
         ]
 
-    def __call__(self, flat: Tensor, gradient: Tensor, row: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
-        options = self.options
-        (first, second), decay = options["betas"], options["weight_decay"]
-        rate, correction, kept = row.unbind()
-        gradient = -gradient if options["maximize"] else gradient
-        if decay and self._decoupled:
-            flat = flat * kept
-        elif decay:
+    def __call__(
+        self, flat: Tensor, gradient: Tensor, row: Sequence[Tensor], *moments: Tensor
+    ) -> tuple[Tensor, ...]:
+        rate, correction, decay, new, kept, new_square, eps = row
+        gradient = -gradient if self.options["maximize"] else gradient
+        if self.options["weight_decay"] and self._decoupled:
+            flat = flat * decay
+        elif self.options["weight_decay"]:
             gradient = gradient + decay * flat
         mean, square, *largest = moments
-        mean = mean + (1 - first) * (gradient - mean)
-        square = second * square + (1 - second) * gradient * gradient
+        mean = mean + new * (gradient - mean)
+        square = kept * square + new_square * gradient * gradient
         largest = [torch.maximum(each, square) for each in largest]
-        scale = (largest[0] if largest else square).sqrt() / correction + options["eps"]
+        scale = (largest[0] if largest else square).sqrt() / correction + eps
         return flat - rate * (mean / scale), mean, square, *largest
 
 
@@ -139,18 +157,21 @@ class SGDUpdate(Update):
         super().__init__(group)
 
     def rows(self, steps: int) -> list[list[float]]:
-        return [[float(self.options["lr"])] for _ in range(steps)]
-
-    def __call__(self, flat: Tensor, gradient: Tensor, row: Tensor, *moments: Tensor) -> tuple[Tensor, ...]:
         options = self.options
-        momentum = options["momentum"]
-        gradient = -gradient if options["maximize"] else gradient
-        if options["weight_decay"]:
-            gradient = gradient + options["weight_decay"] * flat
-        moments = tuple(momentum * each + (1 - options["dampening"]) * gradient for each in moments)
+        numbers = [options["lr"], options["weight_decay"], options["momentum"], 1 - options["dampening"]]
+        return [[float(each) for each in numbers]] * steps
+
+    def __call__(
+        self, flat: Tensor, gradient: Tensor, row: Sequence[Tensor], *moments: Tensor
+    ) -> tuple[Tensor, ...]:
+        rate, decay, momentum, new = row
+        gradient = -gradient if self.options["maximize"] else gradient
+        if self.options["weight_decay"]:
+            gradient = gradient + decay * flat
+        moments = tuple(momentum * each + new * gradient for each in moments)
         if moments:
-            gradient = gradient + momentum * moments[0] if options["nesterov"] else moments[0]
-        return flat - row[0] * gradient, *moments
+            gradient = gradient + momentum * moments[0] if self.options["nesterov"] else moments[0]
+        return flat - rate * gradient, *moments
 
 
 _UPDATES: Final[dict[type[optim.Optimizer], type[Update]]] = {
@@ -418,7 +439,7 @@ class CompiledTraining:
     ) -> None:
         assert isinstance(gradients.optim, FusedOptim)
         self._gradients, self._updates = gradients, tuple(updates)
-        self._clip_norm = gradients.optim.clip_norm
+        self._clips = gradients.optim.clip_norm is not None
         written = list(recorded.written_constants().values())
         _flatten_gradients(recorded, gradients)
         flats = _lift_parameters(recorded, gradients)
@@ -434,16 +455,20 @@ class CompiledTraining:
         self._compiled = _compiled(module, [*given, *self._fixed()])
 
     @property
-    def current(self) -> bool:
-        """Whether the optimiser has what a step goes on from, and its options are the same."""
-        optimiser = self._gradients.optim
-        assert isinstance(optimiser, FusedOptim)
-        return optimiser.clip_norm == self._clip_norm and all(each.current for each in self._updates)
+    def fits(self) -> bool:
+        """Whether the optimiser has the same options, whatever their numbers."""
+        return (self._clip_norm is not None) == self._clips and all(each.fits for each in self._updates)
 
     @property
-    def written(self) -> list[Tensor]:
-        """The parameters and moments, which a step writes to."""
-        return [each for update in self._updates for each in (update.flat, *update.kept)]
+    def current(self) -> bool:
+        """Whether the optimiser has the same options, and what a step goes on from."""
+        return self.fits and all(each.current for each in self._updates)
+
+    @property
+    def _clip_norm(self) -> float | None:
+        optimiser = self._gradients.optim
+        assert isinstance(optimiser, FusedOptim)
+        return optimiser.clip_norm
 
     def take(self, columns: Iterable[tuple[Tensor, ...]], steps: int) -> Tensor:
         """Takes steps, one for each tuple of data and weights; loss and terms of each, (step, term)."""
@@ -461,8 +486,12 @@ class CompiledTraining:
         return results
 
     def _rows(self, steps: int) -> list[Tensor]:
-        """For each group what differs between steps: (step, number)."""
-        return [torch.tensor(each.rows(steps), dtype=each.flat.dtype) for each in self._updates]
+        """For each group the numbers of the steps, (step, number), the last of them the norm to clip at."""
+        norm = [math.inf if self._clip_norm is None else float(self._clip_norm)]
+        return [
+            torch.tensor([[*row, *norm] for row in each.rows(steps)], dtype=torch.float64)
+            for each in self._updates
+        ]
 
     def _fixed(self) -> list[Tensor]:
         """What each step reads and writes in place: parameters, other tensors, gradients and moments."""
@@ -505,12 +534,13 @@ class CompiledTraining:
         finite = results[0].reshape(()).isfinite()
         for gradient, new in zip(gradients, found, strict=True):
             gradient.copy_(new)
-        if self._clip_norm is not None:
+        numbers = [each.unbind() for each in rows]
+        if self._clips:
             norms = torch.stack([torch.linalg.vector_norm(each) for each in found])
-            factor = (self._clip_norm / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1.0)
+            factor = (numbers[0][-1] / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1.0)
             found = [each * factor for each in found]
-        for update, flat, gradient, numbers in zip(self._updates, flats, found, rows, strict=True):
+        for update, flat, gradient, (*number, _) in zip(self._updates, flats, found, numbers, strict=True):
             before = [flat, *take(len(update.moments))]
-            for old, new in zip(before, update(flat, gradient, numbers, *before[1:]), strict=True):
+            for old, new in zip(before, update(flat, gradient, number, *before[1:]), strict=True):
                 old.copy_(torch.where(finite, new, old))
         return ()

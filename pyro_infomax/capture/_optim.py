@@ -212,8 +212,11 @@ def _load_state(optimizer: Optimizer, state: Mapping[int, State]) -> None:
 
 def kernel_is_ready(optimizer: Optimizer, flat: Tensor) -> bool:
     """Whether there are moments to go on from, and no hooks that wait for the optimiser's own step."""
-    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
-    return bool(optimizer.state.get(flat)) and not hooks
+    return bool(optimizer.state.get(flat)) and not _has_hooks(optimizer)
+
+
+def _has_hooks(optimizer: Optimizer) -> bool:
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
 
 
 def kernel_step(
@@ -350,8 +353,10 @@ class ParameterGroup:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a step changes no more than :attr:`moved`."""
-        return self.flat is not None and kernel_is_ready(self.optimizer, self.flat)
+        """Whether the next steps change no more than :attr:`moved` and what :meth:`remember` keeps."""
+        group, kind = self.optimizer.param_groups[0], type(self.optimizer)
+        without_state = kind is optim.SGD and not group["momentum"] and not _has_hooks(self.optimizer)
+        return self.flat is not None and (kernel_is_ready(self.optimizer, self.flat) or without_state)
 
     @property
     def moved(self) -> list[Tensor]:
@@ -359,6 +364,21 @@ class ParameterGroup:
         stepped = self.parameters if self.flat is None else (self.flat,)
         kept = [value for each in stepped for value in self.optimizer.state.get(each, {}).values()]
         return [*stepped, *(value for value in kept if isinstance(value, Tensor))]
+
+    def remember(self) -> Callable[[], None]:
+        """A function that puts back options, and what is kept in plain values, as they are now."""
+        options = {key: value for key, value in self.optimizer.param_groups[0].items() if key != "params"}
+        plain = [
+            (state, {key: value for key, value in state.items() if not isinstance(value, Tensor)})
+            for state in self.optimizer.state.values()
+        ]
+
+        def put_back() -> None:
+            self.optimizer.param_groups[0].update(options)
+            for state, values in plain:
+                state.update(values)
+
+        return put_back
 
     def gather(self) -> list[Tensor]:
         """Takes the gradients from the parameters; what it returns may be scaled before the step."""

@@ -5,6 +5,7 @@ In this order: one of the trainings, and the parameters of all, a row a training
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from copy import copy
 from functools import cached_property
 from itertools import accumulate, groupby
 from typing import Any, final
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 
 from pyro_infomax._data import Tensors
 from pyro_infomax._types import State
-from pyro_infomax.capture._captured_step import Outcome, Programs
+from pyro_infomax.capture._captured_step import Outcome, Programs, undone
 from pyro_infomax.capture._captured_svi import CapturedSVI
 from pyro_infomax.capture._optim import (
     FusedOptim,
@@ -99,6 +100,13 @@ class StackedMember:
         """A step of the SVI itself, which creates what is created at first."""
         with self.inside(), self.state.watch(), self.drawing():
             return self.svi.step(*batch)
+
+    @torch.no_grad()
+    def loss(self, batch: Tensors) -> float:
+        """The loss of a batch, in the state that is in force, which stays as it is."""
+        objective: Any = copy(self.objective)  # which keeps its terms
+        with self.drawing(), undone(self.state):
+            return float(objective.loss(self.svi.model, self.svi.guide, *batch))
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
@@ -186,15 +194,15 @@ class StackedParameters:
         ]
 
     @torch.no_grad()
-    def read(self, rows: Iterable[int]) -> None:
-        """Takes over what members and their optimisers hold, to which rows had been written."""
+    def read(self, rows: Iterable[int], *, moments: bool) -> None:
+        """Takes over what members hold, to which rows had been written, and moments where they may differ."""
         before = list(self._groups)
         for row in rows:
             self._groups[row] = self.members[row].optim.groups(self.parameters[row])
             for group, flat in zip(self._groups[row], self.flats, strict=True):
                 flat[row].copy_(flat_of(group))
         options = list(map(_options_of, self._groups))
-        if self._groups != before or options != self._options:
+        if moments or self._groups != before or options != self._options:
             self._options = options
             self._make_steppers()
 
@@ -292,9 +300,6 @@ class StackedParameters:
                     f"the parameters of {each.name} do not lie together, as its optimiser does not take each "
                     "element by itself, or they share memory or are complex"
                 )
-        shared = [parameter for member in members for parameter in order[id(member)]]
-        if len(set(map(id, shared))) < len(shared):
-            raise NotStackableError("points train the same parameters; make networks within the function")
 
 
 @final

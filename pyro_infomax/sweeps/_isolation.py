@@ -107,6 +107,23 @@ class PointState:
         assert self._kept is not None
         self._kept["torch"] = state
 
+    @property
+    def settings(self) -> Settings:
+        """What it has set, while it is not in force."""
+        assert self._kept is not None
+        found: Settings = self._kept["settings"]
+        return found
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Has its block find it, and forgets what generators and settings become there."""
+        kept = self._kept
+        try:
+            with self.in_force():
+                yield
+        finally:
+            self._kept = kept
+
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Has its block find it, and puts back what was before."""

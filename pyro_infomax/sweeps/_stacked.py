@@ -6,7 +6,9 @@ the points go as far as the steps of an epoch of ``fit``, wait there, and go on.
 
 import math
 import threading
+import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -60,6 +62,10 @@ class PointTraining:
             raise NotStackableError(f"its fit has {' and '.join(steps.unusual)}")
         if _PYRO_STACK:
             raise NotStackableError(f"its fit is called within {type(_PYRO_STACK[-1]).__name__}")
+        if autocasts():
+            raise NotStackableError(
+                "its fit is called within torch.autocast, which holds in one thread alone"
+            )
         self.batches = steps.batches
         if not isinstance(self.batches, WholeBatch | IndexedBatches) or getattr(self.batches, "draws", False):
             raise NotStackableError("its data are no tensors, arrays or frames, or a TensorDataset of these")
@@ -67,24 +73,73 @@ class PointTraining:
             self.training.svi, name=str(point), inside=state.in_force, state=self.training.programs
         )
         self.waits = False
+        self.most: Callable[[int], int] = lambda _: 1
+        self._seen: float | str | None = None
         self.member.check()
 
     def begin(self, steps: StepsOfEpoch) -> None:
-        """Begins an epoch."""
+        """Begins an epoch, in the thread of its function.
+
+        There it takes its first step of all, which creates what is created at first, and its loss is
+        evaluated where the function may have changed what the steps do, to be compared when all wait.
+        """
         self.steps, self.waits = steps, True
         self.error: Exception | None = None
         self.member.random_state = self.state.random_state
         self._left_at: State | None = None
+        self._seen = None
+        self._stacks = self._drawn()
+        is_first = self.training.step == 0
+        if is_first:
+            stack = self.fetch()
+            assert stack is not None
+            self._first_step(tuple(each[0] for each in stack))
+        if self.goes_on and self.has_more and (is_first or steps.others):
+            self._seen = self._evaluation()
+
+    def check_unchanged(self) -> None:
+        """Checks that its loss is what it was in the thread of its function, where nothing else went on."""
+        if self._seen is None:
+            return
+        found, seen = self._evaluation(), self._seen
+        if found != seen and not (
+            isinstance(found, float) and isinstance(seen, float) and _is_close(found, seen)
+        ):
+            raise NotStackableError(
+                f"its loss is {found} when all have come to fit, in place of {seen} within its own function: "
+                "functions are interleaved, so that none may change what others see around fit, such as "
+                "global tensors, patches and what torch keeps for a thread"
+            )
+
+    def _evaluation(self) -> float | str:
+        """The loss of the first data, or the kind of the error that there is in place of it."""
+        batch = next(self.batches.ordered())
+        with self.state.aside():
+            try:
+                return self.member.loss(batch)
+            except Exception as error:
+                return type(error).__name__
+
+    @property
+    def has_more(self) -> bool:
+        """Whether it has more than one step in all."""
+        return self.training.epochs * sum(self.batches.counts().values()) > 1
 
     @property
     def goes_on(self) -> bool:
         """Whether it is in an epoch, and nothing has ended it there."""
         return self.waits and not self.steps.batch
 
-    def stacks(self, most: Callable[[int], int]) -> Iterator[tuple[Tensor, ...]]:
-        """The batches of an epoch, (batch, row, *shape), as many at once as is asked for."""
+    def fetch(self) -> tuple[Tensor, ...] | None:
+        """The next batches of the epoch, (batch, row, *shape), as many as ``most`` says; None at its end."""
+        found = next(self._stacks, None)
+        if found is not None:
+            self._last_batch = tuple(each[-1] for each in found)
+        return found
+
+    def _drawn(self) -> Iterator[tuple[Tensor, ...]]:
         with self.member.drawing():
-            found = self.batches.stacked(0, most)
+            found = self.batches.stacked(0, lambda size: self.most(size))
         if found is not None:
             return found
         return (tuple(each[None] for each in batch) for batch in self.batches.shuffled())
@@ -94,8 +149,7 @@ class PointTraining:
         first = next(self.batches.ordered())
         return {size: tuple(each[:size] for each in first) for size in self.batches.counts()}
 
-    def first_step(self, batch: tuple[Tensor, ...]) -> None:
-        """Takes a step by itself."""
+    def _first_step(self, batch: tuple[Tensor, ...]) -> None:
         self.training.step += 1
         try:
             loss = self.member.ordinary_step(batch)
@@ -144,10 +198,32 @@ class PointTraining:
         self.steps.batch, self.steps.trouble = batch, trouble
         self._left_at = self.member.random_state
 
+    def end_as_not_finite(self) -> None:
+        """Ends it after the last step of an epoch, whose parameters are not finite."""
+        self.end(self._last_batch, "The parameters are not finite after")
+
+    def is_finite(self) -> bool:
+        """Whether its parameters are."""
+        return all(bool(each.isfinite().all()) for each in self.parameters())
+
+    def parameters(self) -> list[Tensor]:
+        """Those that may be trained."""
+        return [each for each in self.training.programs.parameters.values() if each.requires_grad]
+
     def finish(self) -> None:
         """Ends the epoch, and leaves the random state that it would leave alone."""
         self.waits = False
         self.state.random_state = self.member.random_state if self._left_at is None else self._left_at
+
+
+def autocasts() -> bool:
+    """Whether torch computes in lower precision, which it does for each thread by itself."""
+    return any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+
+
+def _is_close(value: float, other: float) -> bool:
+    # Equal to the bit but for kernels that sum in any order
+    return math.isclose(value, other, rel_tol=1e-5) or (math.isnan(value) and math.isnan(other))
 
 
 # ---- The steps of all trainings as one.
@@ -161,8 +237,8 @@ _LONGEST_DISTANCE: Final = 1024  # steps between two comparisons
 class StackedTraining:
     """Trainings whose epochs run as one.
 
-    Each takes its first step by itself, which creates what is created at first. Then a step of one of them is
-    recorded for each size of batches, and runs for all.
+    Each has taken its first step by itself. Then a step of one of them is recorded for each size of batches,
+    and runs for all.
 
     Args:
         trainings: them.
@@ -180,59 +256,56 @@ class StackedTraining:
         for each in self.trainings:
             with refusing(each.point):
                 _check_alike(first, each)
+            each.most = self._most_at_once
+        trained = [of for each in self.trainings for of in each.parameters()]
+        if len(set(map(id, trained))) < len(trained):
+            raise _refusal(None, "points train the same parameters; make networks within the function")
 
     def epoch(self) -> None:
         """Takes the steps of an epoch of those that wait for it."""
         going = [each for each in self.trainings if each.waits]
-        if self._stack is not None and 2 * len(going) < len(self.trainings):
-            self._stack_them(going)
-        own = {id(each): each.stacks(self._most_at_once) for each in going}
-        self._take_over(going)
-        last: dict[int, tuple[Tensor, ...]] = {}
+        for each in going:
+            with refusing(each.point):
+                each.check_unchanged()
+        with refusing(None):
+            self._begin(going)
         while any(each.goes_on for each in going):
             self._wanted = self._how_many()
-            fetched = {key: next(stacks, None) for key, stacks in own.items()}
+            fetched = {id(each): each.fetch() for each in going}
             if None in fetched.values():
                 break
-            last = {key: stack for key, stack in fetched.items() if stack is not None}
-            if self._stack is None:
-                self._first_step(last)
-            else:
-                self._some_steps(last)
+            self._some_steps({key: stack for key, stack in fetched.items() if stack is not None})
         for row, each in enumerate(self.trainings):
-            if each.goes_on and self._stack is not None:
-                self._end_epoch(row, each, last)
+            if each.goes_on:
+                self._end_epoch(row, each)
         for each in going:
             each.finish()
 
+    def _begin(self, going: Sequence[PointTraining]) -> None:
+        left = [each for each in going if each.goes_on]
+        if self._stack is None:
+            if left and left[0].has_more:
+                self._stack_them(left)
+            return
+        if 2 * len(going) < len(self.trainings):
+            self._stack_them(going)
+        self._take_over(going)
+
     def _take_over(self, going: Sequence[PointTraining]) -> None:
         """Takes over what callbacks have changed."""
-        if self._stack is None:
-            return
-        self._stack.read(row for row, each in enumerate(self.trainings) if each.waits)
-        if any(each.steps.others for each in going):
+        assert self._stack is not None
+        others = any(each.steps.others for each in going)
+        self._stack.read((row for row, each in enumerate(self.trainings) if each.waits), moments=others)
+        if others:
             for step in self._steps.values():
                 step.compared = False
 
-    def _end_epoch(self, row: int, each: PointTraining, last: Mapping[int, tuple[Tensor, ...]]) -> None:
-        assert self._stack is not None
-        if not self._stack.is_finite(row):
-            batch = tuple(tensor[-1] for tensor in last[id(each)])
-            each.end(batch, "The parameters are not finite after")
-            return
-        self._stack.write(row)
-        self._stack.write_moments(row)
-
-    # The first step, by each for itself, and the preparation of the others.
-
-    def _first_step(self, stacks: Mapping[int, tuple[Tensor, ...]]) -> None:
-        for each in self.trainings:
-            each.first_step(tuple(tensor[0] for tensor in stacks[id(each)]))
-        left = [each for each in self.trainings if each.goes_on]
-        first = self.trainings[0]
-        if left and first.training.epochs * sum(first.batches.counts().values()) > 1:
-            with refusing(None):
-                self._stack_them(left)
+    def _end_epoch(self, row: int, each: PointTraining) -> None:
+        if not (each.is_finite() if self._stack is None else self._stack.is_finite(row)):
+            each.end_as_not_finite()
+        elif self._stack is not None:
+            self._stack.write(row)
+            self._stack.write_moments(row)
 
     def _stack_them(self, trainings: Sequence[PointTraining]) -> None:
         members = [each.member for each in trainings]
@@ -359,6 +432,9 @@ def refusing(point: Point | None) -> Iterator[None]:
 # ---- The functions of the points, each in a thread of its own, of which one at a time goes on.
 
 
+_PATIENCE: Final = 1.0  # seconds for functions to end
+
+
 @final
 class _Abandoned(BaseException):
     """Ends the function of a point that is not wanted any longer."""
@@ -371,7 +447,7 @@ class Strand:
     Attributes:
         training: the training of which it waits for an epoch; None if it has ended, or has not begun.
         outcome: its result; None if it has not ended.
-        error: what is no failure of the point, but a mistake; None if there is none.
+        error: what is no failure of the point, but ends the sweep; None if there is none.
         trained: whether it has asked for a training.
     """
 
@@ -379,8 +455,9 @@ class Strand:
         self.point = point
         self.training: PointTraining | None = None
         self.outcome: PointOutcome | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.trained = False
+        self._abandoned = self._broken_off = self._handed_over = False
         self._run = run
         self._last: PointTraining | None = None
         self._state = PointState(point.seed, settings=settings)
@@ -397,14 +474,33 @@ class Strand:
         self._to.put(True)
         self._back.get()
 
+    @property
+    def present(self) -> PointTraining:
+        """The training of which it waits for an epoch."""
+        assert self.training is not None
+        return self.training
+
     def abandon(self) -> None:
-        """Ends the function where it waits."""
-        if self._thread.is_alive():
-            self._to.put(False)
-            self._thread.join()
+        """Ends the function where it waits, or comes to its next epoch."""
+        self._abandoned = True
+        self._to.put(False)
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether the thread ends in so many seconds."""
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def hand_over(self, done: Callable[[Point, PointOutcome], object]) -> None:
+        """Tells the outcome, once there is one."""
+        if self.outcome is None or self.error is not None or self._broken_off or self._handed_over:
+            return
+        self._handed_over = True
+        done(self.point, self.outcome)
 
     def _whole(self) -> None:
-        self._to.get()
+        if not self._to.get():
+            return
         stand_in.set(self._epoch)
         try:
             with self._inside:
@@ -412,7 +508,7 @@ class Strand:
                 self.outcome = self._outcome()
         except _Abandoned:
             pass
-        except Exception as error:
+        except BaseException as error:  # a keyboard interrupt too, which the caller's thread raises
             self.error = error
         finally:
             self._back.put(None)
@@ -429,6 +525,7 @@ class Strand:
 
     def _epoch(self, steps: StepsOfEpoch) -> None:
         """Waits until the steps of an epoch were taken together with those of the others."""
+        self._go_no_further()
         self.trained = True
         try:
             with refusing(self.point):
@@ -439,16 +536,23 @@ class Strand:
             raise
         training = self._last
         self._inside.close()
-        training.begin(steps)
-        with other_threads_run():
-            self.training = training
-            self._back.put(None)
-            goes_on = self._to.get()
-        self._inside.enter_context(self._state.in_force())
-        if not goes_on:
-            raise _Abandoned
+        try:
+            training.begin(steps)
+            with other_threads_run():
+                self.training = training
+                self._back.put(None)
+                self._to.get()
+        finally:
+            self._inside.enter_context(self._state.in_force())
+        self._go_no_further()
         if training.error is not None:
             raise training.error
+
+    def _go_no_further(self) -> None:
+        """Ends the function if it was abandoned; one that catches all exceptions comes here again."""
+        if self._abandoned:
+            self._broken_off = True
+            raise _Abandoned
 
 
 def compute_stacked(
@@ -470,43 +574,87 @@ def compute_stacked(
 
     Raises:
         NotImplementedError: where trainings cannot be stacked.
-        ValueError: for a result of another kind, and for a function that does not train by ``fit``.
+        ValueError: for a result of another kind.
+
+    Warns:
+        UserWarning: where no point trains by ``fit``, and where functions go on after an error.
     """
+    if autocasts():
+        raise _refusal(None, "sweep is called within torch.autocast, which holds in one thread alone")
     strands = [Strand(run, point, settings=settings) for point in points]
     going = strands
     together: StackedTraining | None = None
     try:
         while True:
-            for strand in going:
-                strand.go_on()
-                _hand_over(strand, done)
+            _let_go_on(going, done, patient=together is not None)
             waiting = [strand for strand in strands if strand.training is not None]
             if not waiting:
-                return
+                break
             # Those that have come to another training wait until the present one has ended for all
             present = [] if together is None else together.trainings
-            going = [strand for strand in waiting if strand.training in present]
-            with PointState(0, settings=settings).in_force():
-                if not going:
-                    going = waiting
-                    together = StackedTraining([each.training for each in going if each.training is not None])
+            is_new = not any(strand.training in present for strand in waiting)
+            going = [strand for strand in waiting if is_new or strand.training in present]
+            with PointState(0, settings=_common_settings(going)).in_force():
+                if is_new:
+                    together = StackedTraining([each.present for each in going])
                 assert together is not None
-                training = together.trainings[0].training
+                training = going[0].present.training
                 show(f"epoch {training.epoch} of {training.epochs}")
                 together.epoch()
     finally:
-        for strand in strands:
-            strand.abandon()
+        _end(strands, done)
+    if strands and not any(strand.trained or isinstance(strand.outcome, Failure) for strand in strands):
+        sentence = "No point has called fit, so that nothing was stacked: stacked=True has changed nothing."
+        warnings.warn(sentence, UserWarning, stacklevel=4)
 
 
-def _hand_over(strand: Strand, done: Callable[[Point, PointOutcome], object]) -> None:
-    if strand.error is not None:
-        raise strand.error
-    if strand.outcome is None:
-        return
-    done(strand.point, strand.outcome)
-    if not strand.trained and not isinstance(strand.outcome, Failure):
-        raise ValueError(
-            f"Expected a function that calls fit, whose trainings run as one, but at {strand.point} it has "
-            "returned without: leave stacked=True out."
+def _common_settings(strands: Sequence[Strand]) -> Settings:
+    """What functions have set, by which torch makes for all of them what it would make for each."""
+    first = strands[0].present.state.settings
+    for strand in strands:
+        own = strand.present.state.settings
+        if (own.dtype, own.device) != (first.dtype, first.device):
+            defaults = (
+                f"the defaults are {own.dtype} on {own.device} in place of {first.dtype} on {first.device}"
+            )
+            raise _refusal(strand.point, defaults)
+    return first
+
+
+def _let_go_on(
+    strands: Sequence[Strand], done: Callable[[Point, PointOutcome], object], *, patient: bool
+) -> None:
+    """Lets one after the other go on.
+
+    Args:
+        strands: those that may.
+        done: told the outcomes of those that end.
+        patient: whether an error waits until all have gone on, since some may end after long trainings.
+    """
+    for strand in strands:
+        strand.go_on()
+        strand.hand_over(done)
+        if strand.error is not None and not (patient and isinstance(strand.error, Exception)):
+            raise strand.error
+    for strand in strands:
+        if strand.error is not None:
+            raise strand.error
+
+
+def _end(strands: Sequence[Strand], done: Callable[[Point, PointOutcome], object]) -> None:
+    """Ends all functions where they wait, and gives one that runs, as on an interrupt, a moment to end."""
+    for strand in strands:
+        strand.abandon()
+    end = time.monotonic() + _PATIENCE
+    left = [strand for strand in strands if not strand.ends_within(max(0.0, end - time.monotonic()))]
+    for strand in strands:
+        if strand not in left:
+            strand.hand_over(done)
+    if left:
+        warnings.warn(
+            f"The functions of {len(left)} points have not ended, the first at {left[0].point}. They go on "
+            "in threads. Until they end, torch's generators and Pyro's parameters are theirs, and training "
+            "here is refused. Their results are lost.",
+            UserWarning,
+            stacklevel=5,
         )

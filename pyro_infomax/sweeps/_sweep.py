@@ -6,6 +6,7 @@ import pickle
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, final
 
@@ -15,6 +16,7 @@ from joblib import Parallel, delayed, effective_n_jobs
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import Bar, bar
+from pyro_infomax._random import is_within_one_thread
 from pyro_infomax._types import Program
 from pyro_infomax.sweeps._grid import FAILURE, Point, axes_of, points_of
 from pyro_infomax.sweeps._isolation import PointState, Settings
@@ -45,13 +47,29 @@ class Worker:
         return outcome
 
     def _compute(self, point: Point) -> PointOutcome:
-        with PointState(point.seed, settings=self.settings).in_force():
+        with _trainings_by_themselves(), PointState(point.seed, settings=self.settings).in_force():
             try:
                 result = self.run(**point.arguments)
             except Exception as error:
                 return Failure(type(error).__name__, str(error), traceback.format_exc())
             # A result of another kind is the same mistake at every point, and is raised
             return as_dataset(result, taken={*point.arguments, FAILURE})
+
+
+@contextmanager
+def _trainings_by_themselves() -> Iterator[None]:
+    """Has trainings of this sweep take their own steps, also within a point of a stacked one."""
+    if not is_within_one_thread():
+        yield
+        return
+    # It loads what trains, which other sweeps need not
+    from pyro_infomax.training import stand_in
+
+    token = stand_in.set(None)
+    try:
+        yield
+    finally:
+        stand_in.reset(token)
 
 
 # ---- The sweep.
@@ -104,10 +122,12 @@ def sweep(
     not functions: another function, or a changed one, needs another folder.
 
     Where points differ in weights, seeds and learning rates alone, ``stacked=True`` runs their trainings as
-    one, by :func:`torch.func.vmap` over a step that is recorded once. The functions run as far as their call
-    of :func:`~pyro_infomax.training.fit`, each with its own generators and parameter store, and go on with
-    what it has come to, equal to a training alone up to rounding. What cannot be stacked is refused before
-    the second step, by name.
+    one, by :func:`torch.func.vmap` over a step that is recorded once. The functions run in threads, one at a
+    time, as far as the first step of their :func:`~pyro_infomax.training.fit`, each with its own generators
+    and parameter store, and go on with what it has come to, equal to a training alone up to rounding. So they
+    are interleaved, and must not change what others see, such as global tensors; ``history.threads`` is None.
+    What cannot be stacked is refused by name: most of it before the second step, and what shows later, in a
+    comparison or a second ``fit``, when it shows. Then only points that have ended are kept, in the store.
 
     Points run in parallel by joblib: in processes here, or where a surrounding ``joblib.parallel_config``
     says, which may be a Ray or Dask cluster.
@@ -125,20 +145,23 @@ def sweep(
         threads: torch's threads for a point. More than one may round differently.
         progress: whether to show a bar over the points on stderr, or a line now and then where that is no
             terminal; a string is its title.
-        stacked: whether to run the trainings of all points as one, in this process.
+        stacked: whether to run the trainings of all points as one, in this process. On a KeyboardInterrupt
+            the function that runs has a second to end.
 
     Returns:
         Dimensions: the grid's in their order, ``seed``, then those of the results. Coordinates: the values,
         as strings where they are not all numbers or all booleans.
 
     Raises:
-        NotImplementedError: for trainings that cannot be stacked.
+        NotImplementedError: for trainings that cannot be stacked, and for ``stacked=True`` within a sweep, a
+            training or a block with a seed.
         ValueError: for a grid that is empty, values that come twice or have no stable name, a grid with the
             name ``seed``, a function that does not take the point, cannot be sent to a process, or returns
             another kind of result, and a store that is a file.
 
     Warns:
-        UserWarning: if points have failed: how many, and the first.
+        UserWarning: if points have failed: how many, and the first. With ``stacked=True``, if no point has
+            called ``fit``, and if functions go on after an interrupt.
 
     Example:
         >>> def run(scale, seed):
@@ -232,6 +255,11 @@ def _compute_stacked(
     if n_jobs not in (None, 1):
         raise ValueError(
             f"Expected n_jobs=1 with stacked=True, which runs in one process, but got {n_jobs!r}."
+        )
+    if is_within_one_thread():
+        raise NotImplementedError(
+            "Expected a call with stacked=True by itself but got one within a sweep, a training or a block "
+            "with a seed, which holds the generators that its points need: leave stacked=True out."
         )
     # It loads what trains, which other sweeps need not
     from pyro_infomax.sweeps._stacked import compute_stacked

@@ -94,7 +94,7 @@ class IndexedBatches(Batches):
     device: torch.device | str = "cpu"  # where the index is wanted
     rank: int = 0
     world_size: int = 1
-    draws: bool = True  # whether fetching rows may draw random numbers, or do something else that is seen
+    draws: bool = True  # whether fetching may draw random numbers, or rows share a graph of autograd
 
     def __post_init__(self) -> None:
         _check_enough(min(self.size, self.batch_size), self.world_size, "a batch")
@@ -256,7 +256,7 @@ def _column_batches(columns: Sequence[Column], batch_size: int | None, name: str
         size=size,
         batch_size=batch_size,
         device=device,
-        draws=False,
+        draws=any(isinstance(each, Tensor) and each.requires_grad for each in columns),
     )
 
 

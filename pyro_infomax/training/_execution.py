@@ -149,6 +149,7 @@ class SingleProcess(Execution):
 _ROUNDS: Final = 4
 _WORTH_A_THREAD: Final = 1.1  # a gain of less is noise
 _HOPELESS: Final = 3.0
+_MOST_SECONDS: Final = 0.2
 
 
 @final
@@ -182,7 +183,10 @@ class ThreadChoice:
         """Runs a function that leaves no trace as often as it takes, and settles."""
         numbers = [*(4**power for power in range(8) if 4**power < self.present), self.present]
         seconds = dict.fromkeys(numbers, math.inf)
+        end = time.perf_counter() + _MOST_SECONDS
         for number in numbers * _ROUNDS:
+            if all(map(math.isfinite, seconds.values())) and time.perf_counter() > end:
+                break
             if math.inf > seconds[number] > _HOPELESS * min(seconds.values()):
                 continue
             torch.set_num_threads(number)
@@ -198,32 +202,45 @@ class ThreadChoice:
         torch.set_num_threads(self.present)
 
 
-@torch.no_grad()
-def workload(parameters: Iterable[Tensor], batch: Batch) -> Callable[[], object] | None:
-    """A function that computes what a step on such data and parameters would, by its size.
+_MOST_ELEMENTS: Final = 2**20  # of a layer's input, output or weights: larger ones would take too long to try
+_SMALL: Final = 5e7  # operations: less than a millisecond
 
-    It runs none of the programs, which may remember their runs. For each matrix there are the three products
-    of a layer and its derivatives, each with a function of its elements; a convolution's is as if it went
-    over a quarter of a datum's elements. None where something is on another device than a CPU.
+
+@final
+class Workload:
+    """What a step on some data and parameters computes, by its size, without a run of the programs.
+
+    These may remember their runs. For each matrix there are the three products of a layer and its
+    derivatives, each with a function of its elements; a convolution's is as if it went over a quarter of a
+    datum's elements. Layers are cut at a million elements, and larger weights are left out.
+
+    Attributes:
+        on_cpu: whether all of it is on a CPU.
+        is_small: whether it is too little for threads to share.
     """
-    tensors = [*parameters, *batch]
-    if not batch or any(each.device.type != "cpu" for each in tensors):
-        return None
-    rows, positions = len(batch[0]), max(1, batch[0][:1].numel() // 4)
-    layers = []
-    for each in parameters:
-        if each.dim() > 1 and each.is_floating_point():
-            weight = each.detach().reshape(len(each), -1)
-            count = rows * (positions if each.dim() > 2 else 1)
-            layers.append((weight.new_ones(count, weight.shape[1]), weight))
 
-    def run() -> None:
-        for x, weight in layers:
+    def __init__(self, parameters: Iterable[Tensor], batch: Batch) -> None:
+        weights = [each.detach() for each in parameters if each.dim() > 1 and each.is_floating_point()]
+        self.on_cpu = all(each.device.type == "cpu" for each in (*weights, *batch))
+        positions = max(1, batch[0][:1].numel() // 4) if batch else 1
+        self._layers: list[tuple[Tensor, Tensor]] = []
+        operations = 0
+        for weight in weights if self.on_cpu and batch else ():
+            matrix = weight.reshape(len(weight), -1)
+            rows = len(batch[0]) * (positions if weight.dim() > 2 else 1)
+            operations += 6 * rows * matrix.numel()
+            rows = min(rows, _MOST_ELEMENTS // max(matrix.shape))
+            if rows and matrix.numel() <= _MOST_ELEMENTS:
+                self._layers.append((matrix.new_ones(rows, matrix.shape[1]), matrix))
+        self.is_small = operations < _SMALL
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """Computes it once."""
+        for x, weight in self._layers:
             y = torch.sigmoid(x @ weight.T)
             torch.sigmoid(y @ weight)
             torch.sigmoid(y.T @ x)
-
-    return run
 
 
 # ---- How far an epoch has come.

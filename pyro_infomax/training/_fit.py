@@ -33,9 +33,9 @@ from pyro_infomax.training._execution import (
     SingleProcess,
     Tally,
     ThreadChoice,
+    Workload,
     objective,
     total_loss,
-    workload,
 )
 from pyro_infomax.training._history import History, Row
 
@@ -203,6 +203,7 @@ class TrainingRun:
         callbacks: tuple[Callable[[TrainingState], None], ...],
         execution: Execution,
         streams: RandomStreams,
+        reproducible: bool = False,
     ) -> None:
         programs = ProgramState(svi.model, svi.guide)
         self.state = TrainingState(svi, epochs=epochs, programs=programs, is_first=execution.ranks.is_first)
@@ -215,6 +216,7 @@ class TrainingRun:
         self._divergence = Divergence(self.state, self._last_good, count=self._count_non_finite)
         self._prepared = False
         self._threads = ThreadChoice()
+        self._reproducible = reproducible
         self._keeper: Keeper | None = None
         self._part: EpochPart | None = None
         programs.follow(self._last_good.extend)
@@ -286,12 +288,14 @@ class TrainingRun:
     def _choose_threads(self, batch: Batch) -> None:
         """Measures, once parameters are there."""
         if self._threads.chosen is None:
-            run = workload(self.state.programs.parameters.values(), batch)
-            if run is None:
+            work = Workload(self.state.programs.parameters.values(), batch)
+            if not work.on_cpu:
                 self._threads.settle(self._threads.present)
+            elif self._reproducible:
+                self._threads.settle(1 if work.is_small else self._threads.present)
             else:
-                self._threads.measure(run)
-                self.state.history.threads = self._threads.chosen
+                self._threads.measure(work.run)
+            self.state.history.threads = self._threads.chosen
 
     def _call_back(self) -> None:
         for callback in self._callbacks:
@@ -407,10 +411,14 @@ class TrainingRun:
                 raise self._divergence.error("The loss cannot be computed at", batch) from error
             position += len(taken.losses)
             self.state.step += len(taken.losses)
-            if not math.isfinite(taken.losses[-1]):
+            last = total_loss(taken.losses[-1])
+            if not math.isfinite(last):
                 batch = tuple(each[position - 1] for each in stack)
-                raise self._divergence.error(f"The loss is {taken.losses[-1]} at", batch)
-            part.tally.add_steps(taken.losses, taken.terms, stack[0].shape[1])
+                raise self._divergence.error(f"The loss is {last} at", batch)
+            if len(taken.losses) == 1:
+                part.tally.add(last, stack[0].shape[1])
+            else:
+                part.tally.add_steps(taken.losses, taken.terms, stack[0].shape[1])
             part.taken += len(taken.losses)
             self._choose_threads(tuple(each[0] for each in stack))
             if self._keeper is not None:
@@ -512,7 +520,8 @@ def fit(
     random state, so that a training is the same to the bit with and without it.
 
     The first step runs on one of torch's threads. The others run on as many as are quickest for matrices of
-    the model's size, by a short measurement, and torch's number is put back at the end.
+    the model's size, by a short measurement; with a seed or a checkpoint, on one or all, by their size alone.
+    torch's number is put back at the end.
 
     A loss that is nan or infinite ends the training: the parameters and the buffers of modules go back to
     the end of the last good epoch, and the optimiser forgets its moments, which the step has spoiled. On
@@ -593,6 +602,7 @@ def fit(
             callbacks=after_epoch,
             execution=execution,
             streams=RandomStreams(data, validation),
+            reproducible=seed is not None or kept is not None,
         )
         if isinstance(svi, CapturedSVI):
             svi.plan({rows: epochs * number for rows, number in batches.counts().items()})
@@ -610,6 +620,8 @@ def fit(
             run.train(progress=progress if stand_in.get() is None else False)
         finally:
             _let_pickle(run.state)
+            if isinstance(svi, CapturedSVI):
+                svi.plan({})
     _warn_unfinished_schedules(svi, run.state.step)
     return run.state.history
 

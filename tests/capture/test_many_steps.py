@@ -11,7 +11,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI
+from pyro.infer import SVI, ReweightedWakeSleep, Trace_ELBO
+from pyro.optim.adagrad_rmsprop import AdagradRMSProp
+from pyro.optim.clipped_adam import ClippedAdam
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -198,7 +200,7 @@ class InOrder(TensorDataset):
 @pytest.fixture(autouse=True)
 def ordered(monkeypatch, request):
     """Trains on rows in their order, so that a test knows which step meets which of them."""
-    if "found_with_its_step" in request.node.name:
+    if "found_with_its_step" in request.node.name or "plain_values" in request.node.name:
         monkeypatch.setattr(torch, "randperm", lambda size, **_: torch.arange(size))
 
 
@@ -224,7 +226,138 @@ def given_losses(taken, given):
     return []
 
 
+@pytest.mark.parametrize("kind", [ClippedAdam, AdagradRMSProp, torch.optim.SGD])
+def test_what_an_optimiser_keeps_in_plain_values_is_undone_too(kind):
+    options = {"lrd": 0.9} if kind is ClippedAdam else {} if kind is AdagradRMSProp else {"lr": 1e-3}
+    x = rows(40)
+    x[26, 0, 0] = math.inf
+    found = []
+    for svi_kind in (SVI, CapturedSVI):
+        _, svi = made(svi_kind, optim=FusedOptim(kind, options))
+        with pytest.raises(NonFiniteLossError), pyro.validation_enabled(False):
+            fit(svi, InOrder(x), epochs=1, progress=False, batch_size=BATCH)
+        _, svi = made(svi_kind, optim=FusedOptim(kind, options))
+        with pyro.validation_enabled(False), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            losses = [svi.step(each) for each in x[:26]] if svi_kind is SVI else svi.steps(x[:27]).losses[:26]
+        found.append(losses)
+    assert found[0] == found[1]
+
+
+def test_an_interruption_undoes_its_call():
+    pair, svi = made()
+    svi.steps(rows(20))
+    expected = left(pair, svi)
+    step = next(iter(svi._graphs.values())).step
+    calls = iter(range(4))
+
+    def interrupted(*given, run=step._function):
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return run(*given)
+
+    step._function = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        svi.steps(rows(6, seed=9))
+    assert_equal(left(pair, svi), expected)
+
+
+def test_a_gradient_outside_of_the_loss_is_taken_in_a_compared_step_too():
+    found = []
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+        pair = nn.ParameterList([torch.zeros(2), torch.zeros(2)])
+
+        def model(x, pair=pair):
+            pyro.module("pair", pair)
+            for step in range(6):  # turns that are done at once, and so rounded otherwise
+                pyro.sample(f"x{step}", dist.Normal(pair[0], 1.0).to_event(1), obs=x[step])
+
+        svi = kind(model, lambda x: None, FusedOptim(torch.optim.SGD, {"lr": 0.1}), BetaELBO(beta=1.0))
+        for step in range(6):
+            pair[1].grad = torch.ones(2) if step == 1 else None
+            svi.step(torch.ones(6, 2) * step)
+        found.append([each.detach().clone() for each in pair])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=0)
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-12, atol=0)
+
+
+def test_what_a_kind_of_data_creates_is_drawn_as_by_svi():
+    def model(x):
+        loc = pyro.param("a", lambda: torch.randn(PIXELS))
+        if len(x) < BATCH:
+            loc = loc + pyro.param("b", lambda: torch.randn(PIXELS))
+        z = pyro.sample("z", dist.Normal(loc, 1.0).to_event(1), infer={"is_auxiliary": True})
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc + z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(torch.zeros(PIXELS), 1.0).to_event(1))
+
+    found = []
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(4)
+        svi = kind(model, guide, adam(), BetaELBO(beta=1.0))
+        found.append([svi.step(x) for size in (BATCH, 3, BATCH, 3) for x in rows(3, batch=size)])
+    assert found[0] == found[1]
+
+
+def test_layouts_that_change_again_and_again_end_the_capture():
+    _, svi = made()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(40):
+            svi.steps(rows(3))
+            svi.optim.set_state(svi.optim.get_state())
+    assert "options of the optimiser changes again and again" in svi.reason
+    assert [svi.reason in str(each.message) for each in caught] == [True]
+
+
+def test_arrays_are_no_stack():
+    _, svi = made()
+    with pytest.raises(ValueError, match="Expected tensors but got arrays"):
+        svi.steps(rows(2), np.zeros((2, BATCH)))
+
+
 # ---- trainings
+
+
+class Tuples(ReweightedWakeSleep):
+    """Two losses, of the model and of the guide."""
+
+
+def test_fit_on_losses_of_two_parts_and_on_data_that_collect_gradients():
+    for objective, requires_grad in ((Tuples, False), (Trace_ELBO, True)):
+        found = []
+        for kind in (SVI, CapturedSVI):
+            pyro.clear_param_store()
+            torch.manual_seed(1)
+            pair = Pair()
+            given = data().requires_grad_(requires_grad)
+            svi = kind(pair.model, pair.guide, adam(), objective())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                history = fit(svi, given, epochs=2, seed=3, **SILENT)
+            found.append(history["loss"].tolist())
+        assert found[0] == found[1]
+
+
+def test_a_history_has_the_terms_of_an_objective_that_is_not_ours():
+    class Own(Trace_ELBO):
+        terms = None
+
+        def loss_and_grads(self, *args, **kwargs):
+            loss = super().loss_and_grads(*args, **kwargs)
+            self.terms = {"mine": 2 * loss}
+            return loss
+
+    pyro.clear_param_store()
+    pair = Pair()
+    svi = CapturedSVI(pair.model, pair.guide, adam(), Own())
+    with pytest.warns(UserWarning, match="loss_and_grads of its own"):
+        history = fit(svi, data(), epochs=2, seed=3, **SILENT)
+    assert history["mine"].tolist() == pytest.approx((2 * history["loss"]).tolist())
 
 
 def data(number=61):
@@ -389,16 +522,17 @@ def test_an_update_is_the_step_of_the_optimiser(kind, options):
     assert update.current
     for before, gradient in pairwise(gradients):
         del before
-        (row,) = torch.tensor(update.rows(1))
+        (row,) = torch.tensor(update.rows(1), dtype=torch.float64)
         flat, *moments = update(update.flat.clone(), gradient, row, *(each.clone() for each in update.kept))
         step(gradient)
         torch.testing.assert_close(flat, update.flat, rtol=1e-13, atol=1e-15)
         for value, kept in zip(moments, update.kept, strict=True):
             torch.testing.assert_close(value, kept, rtol=1e-13, atol=1e-15)
-    # The rate is read anew at each step; what else is changed is noticed
-    optim._groups[0].optimizer.param_groups[0]["lr"] = 0.5
+    # Numbers are read anew at each step; whether there is such a term is fixed
+    group = optim._groups[0].optimizer.param_groups[0]
+    group["lr"] = 0.5
     assert update.current
-    optim._groups[0].optimizer.param_groups[0]["weight_decay"] = 0.7
+    group["weight_decay"] = 0.0 if group["weight_decay"] else 0.7
     assert not update.current
 
 

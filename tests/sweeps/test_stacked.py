@@ -1,7 +1,9 @@
 """Points whose trainings run as one come out as they do alone; what cannot be stacked is refused by name."""
 
 import random
+import signal
 import threading
+import time
 
 import numpy as np
 import pyro
@@ -10,6 +12,7 @@ import torch
 from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader
 
 from pyro_infomax.infer import BetaELBO, Trace_BetaELBO
@@ -69,7 +72,7 @@ def warmed_up(beta, lr, seed):
 
 
 def clipped(beta, lr, seed):
-    # Data of the seed's own, all at once, twice, and tensors that the programs close over
+    # Data of the seed's own, all at once, tensors that programs close over, and moments that change
     x, scale = X * torch.rand(6), torch.rand(6)
 
     def model(x):
@@ -86,7 +89,12 @@ def clipped(beta, lr, seed):
     networks = nn.ModuleList([encoder, decoder])
     optim = FusedOptim(torch.optim.SGD, {"lr": lr, "momentum": 0.9}, clip_norm=1.0)
     svi = SVI(model, guide, optim, Trace_BetaELBO(beta=beta))
-    first = fit(svi, x, epochs=3, batch_size=None, progress=False, seed=7)
+
+    def turn_back(state):
+        for group in optim.groups(state.programs.parameters.values()):
+            group.optimizer.state[group.flat]["momentum_buffer"].mul_(-1.0)
+
+    first = fit(svi, x, epochs=3, batch_size=None, callbacks=[turn_back], progress=False, seed=7)
     second = fit(svi, x, epochs=2, batch_size=None, progress=False)
     return {"history": first, "second_loss": second["loss"], "weight": decoder.weight, **left_behind()}
 
@@ -162,6 +170,18 @@ def test_single_precision():
     assert max(differences(run, BETAS, seeds=1).values()) < 1e-4
 
 
+def test_default_dtypes_of_functions():
+    # Of what is drawn ahead, of what is drawn in its turn, and of what is made of integers
+    def run(beta, seed):
+        torch.set_default_dtype(torch.float64)
+        make = of_model(lambda x, loc, _: normal(x, loc + torch.randn(6) / torch.arange(1, 7), 1.0))
+        return discrete(beta, 0.01, seed), {"other": make(beta, seed)}
+
+    torch.set_default_dtype(torch.float32)
+    found = differences(run, BETAS, seeds=1)
+    assert max(found.values()) < 1e-9
+
+
 def test_a_point_that_diverges_ends_alone():
     def run(beta, seed):
         # Its loss overflows in step 8, among others that are taken in one go
@@ -181,6 +201,19 @@ def test_a_point_that_diverges_ends_alone():
 
     with pyro.validation_enabled(False):
         assert max(differences(run, BETAS, seeds=1).values()) < 1e-9
+
+
+def test_a_single_step_may_spoil_the_parameters():
+    def run(beta, seed):
+        optim = FusedOptim(torch.optim.SGD, {"lr": torch.inf if beta == 4.0 else 0.01})
+        return fit(training(beta, optim=optim), X, epochs=1, batch_size=None, progress=False)
+
+    with pytest.warns(UserWarning, match="1 of 2 points failed"):
+        alone = sweep(run, BETAS, progress=False)["failure"]
+    with pytest.warns(UserWarning, match="1 of 2 points failed"):
+        together = sweep(run, BETAS, progress=False, stacked=True)["failure"]
+    assert "The parameters are not finite after step 1" in together.item(1)
+    assert (together == alone).all()
 
 
 @pytest.mark.parametrize("row", [0, 3])  # met by a stacked step, and by the first
@@ -321,6 +354,51 @@ RUNS = {
 }
 
 
+SCALE = torch.ones(())
+
+
+def by_a_global(beta, seed):
+    SCALE.fill_(beta)
+    return of_model(lambda x, loc, _: normal(x, loc, SCALE))(beta, seed)
+
+
+def by_a_mode(beta, seed):
+    with FlexiblyScaled():
+        return of_model(lambda x, loc, _: normal(x, loc, torch.ones(6).exp()))(beta, seed)
+
+
+class FlexiblyScaled(TorchFunctionMode):
+    """Halves exponentials, in the thread that enters it alone."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        return found / 2 if function is torch.Tensor.exp else found
+
+
+def by_a_dtype(beta, seed):
+    torch.set_default_dtype(torch.float64 if beta == 4.0 else torch.float32)
+    return fitting()(beta, seed)
+
+
+def autocasting(beta, seed):
+    with torch.autocast("cpu"):
+        return fitting()(beta, seed)
+
+
+RUNS |= {
+    "a global tensor": (
+        by_a_global,
+        "at beta=0.5, seed=0 its loss is .* when all .* in place of .* global tensors",
+    ),
+    "a mode of a thread": (by_a_mode, "at beta=0.5, seed=0 its loss is .* when all have come to fit"),
+    "another dtype": (
+        by_a_dtype,
+        "at beta=4.0, seed=0 the defaults are torch.float64 on cpu in place of torch.float32 on cpu",
+    ),
+    "autocast": (autocasting, "at beta=0.5, seed=0 its fit is called within torch.autocast"),
+}
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_what_cannot_be_stacked_is_refused(name):
     run, reason = RUNS[name]
@@ -330,9 +408,118 @@ def test_what_cannot_be_stacked_is_refused(name):
         sweep(run, BETAS, progress=False, stacked=True)
 
 
-def test_a_function_without_fit_is_refused():
-    with pytest.raises(ValueError, match="Expected a function that calls fit"):
-        sweep(lambda beta, seed: {}, BETAS, progress=False, stacked=True)
+def test_a_refusal_after_others_have_left():
+    def run(beta, seed):
+        def leave(state):
+            read.append(beta)
+            if beta != 4.0:
+                state.stop("enough")
+
+        read = []  # from the second epoch on
+        observe = of_model(
+            lambda x, loc, _: normal(x, loc, float(loc[0].exp()) if read else 1.0), callbacks=[leave]
+        )
+        return observe(beta, seed)
+
+    with pytest.raises(NotImplementedError, match=r"can run as one, .* but the programs read the value"):
+        sweep(run, {"beta": [0.5, 1.0, 4.0]}, progress=False, stacked=True)
+
+
+def test_points_may_not_train():
+    def run(beta, seed):
+        return {"one": 1.0} if beta == 4.0 else fit(training(beta), X, epochs=1, progress=False)
+
+    assert sweep(run, BETAS, progress=False, stacked=True)["one"].sel(beta=4.0).item() == 1.0
+    with pytest.warns(UserWarning, match="No point has called fit"):
+        ds = sweep(lambda beta, seed: {"beta_is": beta}, BETAS, progress=False, stacked=True)
+    assert ds["beta_is"].values.tolist() == [[0.5], [4.0]]
+
+
+# ---- sweeps within sweeps
+
+
+def one_step(beta, seed, **options):
+    return fit(training(beta), X, epochs=1, batch_size=None, progress=False, **options)
+
+
+def within(beta, seed):
+    sweep(one_step, {"beta": [beta]}, progress=False, stacked=True)
+
+
+def test_a_stacked_sweep_within_another_is_refused():
+    for stacked in (False, True):
+        with pytest.warns(UserWarning, match="NotImplementedError: .* within a sweep, a training"):
+            sweep(within, {"beta": [1.0]}, progress=False, stacked=stacked)
+    with pytest.raises(NotImplementedError, match="within a sweep, a training or a block"):
+        one_step(1.0, 0, callbacks=[lambda state: within(1.0, 0)])
+
+
+def test_a_sweep_within_a_stacked_one_trains_by_itself():
+    def run(beta, seed):
+        history = one_step(beta, seed)
+        inner = sweep(one_step, {"beta": [3.0, beta]}, progress=False)
+        return {"own": history["loss"], "inner": inner["loss"].isel(beta=1).values.ravel()}
+
+    ds = sweep(run, BETAS, progress=False, stacked=True)
+    assert torch.allclose(*(torch.tensor(ds[name].values.ravel()) for name in ("own", "inner")), rtol=1e-12)
+
+
+# ---- ends
+
+
+def test_functions_that_catch_everything_end():
+    def run(beta, seed):
+        for _ in range(3):
+            try:
+                one_step(beta, seed)
+                if beta == 4.0:
+                    one_step(beta, seed, checkpoint="training.ckpt")
+            except:  # noqa: E722
+                pass
+        return {"never": 1}
+
+    threads = threading.active_count()
+    with pytest.raises(NotImplementedError, match="its fit has a checkpoint"):
+        sweep(run, BETAS, stacked=True, progress=False)
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_what_ends_a_process_ends_a_sweep(error, tmp_path):
+    def run(beta, seed):
+        if beta == 4.0:
+            raise error
+        return {"one": 1}
+
+    with pytest.raises(error):
+        sweep(run, BETAS, stacked=True, store=tmp_path, progress=False)
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+
+
+def test_an_interrupt_keeps_what_has_ended(tmp_path):
+    def run(beta, seed):
+        if beta == 0.5:
+            return one_step(beta, seed)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        if beta == 4.0:
+            time.sleep(0.1)
+            return {"one": 1}
+        assert goes_on.wait(60)
+        return None
+
+    goes_on, threads = threading.Event(), threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        sweep(run, BETAS, stacked=True, store=tmp_path, progress=False)
+    assert len(list(tmp_path.glob("*.npz"))) == 1
+    with (
+        pytest.raises(KeyboardInterrupt),
+        pytest.warns(UserWarning, match=r"2 points have not ended, the first at beta=0.5, seed=0"),
+    ):
+        sweep(run, {"beta": [0.5, 1.0]}, stacked=True, progress=False)
+    goes_on.set()
+    while threading.active_count() > threads:
+        time.sleep(0.01)
+    one_step(1.0, 0)
 
 
 def test_processes_are_refused():

@@ -11,7 +11,7 @@ from pyro.infer import SVI
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.infer import BetaELBO
 from pyro_infomax.training import Checkpoint, fit
-from pyro_infomax.training._execution import ThreadChoice, workload
+from pyro_infomax.training._execution import ThreadChoice, Workload
 
 
 @pytest.fixture(autouse=True)
@@ -91,8 +91,20 @@ def test_of_numbers_about_as_quick_the_least(seconds, chosen, monkeypatch):
 
 def test_a_workload_is_of_the_size_of_a_step():
     matrix, kernel, bias = torch.randn(5, 3), torch.randn(2, 1, 3, 3), torch.randn(4)
-    run = workload([matrix, kernel, bias], (torch.randn(6, 8, 8),))
+    work = Workload([matrix, kernel, bias], (torch.randn(6, 8, 8),))
     before = torch.get_rng_state()
-    run()
+    work.run()
     assert torch.equal(torch.get_rng_state(), before)
-    assert workload([matrix.to("meta")], (torch.randn(6, 3),)) is None
+    assert work.on_cpu
+    assert work.is_small
+    assert not Workload([matrix.to("meta")], (torch.randn(6, 3),)).on_cpu
+    # a row for each datum, an embedding and wide layers are tried in part at most
+    large = [torch.empty(300_000, 2), torch.empty(2000, 2000), torch.empty(1500, 3)]
+    work = Workload(large, (torch.empty(300_000, 1),))
+    assert not work.is_small
+    assert all(len(x) * max(weight.shape) <= 2**20 for x, weight in work._layers)
+
+
+def test_a_training_of_a_seed_takes_a_number_by_its_size():
+    data = torch.randn(12, 3)
+    assert fit(made(SVI, []), data, epochs=1, progress=False, seed=0).threads == 1
