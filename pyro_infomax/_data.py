@@ -1,7 +1,6 @@
 """Data as the library takes them everywhere: tensors, arrays or frames whose first axis is the data."""
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -121,16 +120,3 @@ def count_nan(tensor: torch.Tensor) -> tuple[int, int]:
             first = number * rows + int(mask.nonzero()[0, 0])
         count += found
     return count, first
-
-
-# ---- Memory that is asked for again and again.
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Has the C library keep what is freed, as it does once it has seen a large piece come and go.
-
-    Else all that is large goes back to the system and is asked for anew, block by block, which may take as
-    long as the computation. A piece of 32 MB is the largest that counts; nothing is written to it.
-    """
-    torch.empty(2**25 - 2**14, dtype=torch.uint8)

@@ -60,7 +60,6 @@ from pyro_infomax.distributions._transforms import (
 
 if TYPE_CHECKING:
     from pyro_infomax.distributions._flows import (
-        PAIRS_AT_ONCE as PAIRS_AT_ONCE,
         CouplingFlow,
         Flow,
         FlowDistribution,
@@ -96,16 +95,7 @@ __all__ = [
 
 _WITH_PYRO: Final = {
     **dict.fromkeys(
-        (
-            "PAIRS_AT_ONCE",
-            "CouplingFlow",
-            "Flow",
-            "FlowDistribution",
-            "LazyFlow",
-            "TransformFlow",
-            "to_flow",
-        ),
-        "_flows",
+        ("CouplingFlow", "Flow", "FlowDistribution", "LazyFlow", "TransformFlow", "to_flow"), "_flows"
     ),
     **dict.fromkeys(
         ("StraightThroughBernoulli", "StraightThroughOneHotCategorical", "check_temperature"),

@@ -24,7 +24,7 @@ from torch.distributions.utils import _sum_rightmost
 from torch.nn.functional import pad, silu, softplus
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import keep_freed_memory
+from pyro_infomax._pairs import PAIRS_AT_ONCE, keep_freed_memory
 
 # ---- What a flow makes of a context: a distribution that knows the density of its own draws.
 
@@ -650,10 +650,6 @@ class CouplingFlow(Flow):
     @property
     def _couplings(self) -> "list[_Coupling]":
         return cast(list[_Coupling], list(self.layers))
-
-
-# Of a value and a datum, for which networks run: what a block holds stays in the cache of the processor
-PAIRS_AT_ONCE: Final = 8192
 
 
 def _blocks(batch: Sequence[int]) -> Iterator[tuple[slice, ...]]:

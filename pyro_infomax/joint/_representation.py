@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, SiteValues, Tensors, as_data, keep_freed_memory, rows_of
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data, rows_of
+from pyro_infomax._pairs import PAIRS_AT_ONCE, keep_freed_memory
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Ranks
 from pyro_infomax._types import Program, Site
-from pyro_infomax.distributions import PAIRS_AT_ONCE, Posterior, batch_mapped, is_parametric
+from pyro_infomax.distributions import Posterior, batch_mapped, is_parametric
 from pyro_infomax.guides import AmortizedGuide, EncodedData
 from pyro_infomax.information import AggregatePosterior, for_one_evaluation, points_at_once
 from pyro_infomax.joint._latent_space import (
