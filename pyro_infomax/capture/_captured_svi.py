@@ -420,9 +420,13 @@ class CapturedSVI(SVI):
         store, weighted = pyro.get_param_store(), self._programs.weighted
         known = set(store.keys())
         roots = self.model, self.guide, self._programs.objective
-        python = PythonState(roots, self._state.parameters, self._modules)
-        with isolated_random_state(), python.restored(), self._state.unchanged():
-            self.evaluate_loss(*args, **kwargs)
+        try:
+            python = PythonState(roots, self._state.parameters, self._modules)
+            with isolated_random_state(), python.restored(), self._state.unchanged():
+                self.evaluate_loss(*args, **kwargs)
+        except NotCapturableError:
+            # What a program keeps of data of a new kind, it keeps from an ordinary step
+            return False
         self._modules, self._parameters = self._state.modules, tuple(self._state.parameters.values())
         if weighted is not None:
             weighted.forget_evaluation()
