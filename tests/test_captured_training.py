@@ -137,12 +137,12 @@ def batches(size: int = BATCH) -> list[Tensor]:
 
 
 def train(
-    make: Callable[[], Programs], objective: Any, kind: Callable[..., SVI], optim: Any
+    make: Callable[[], Programs], objective: Any, kind: Callable[..., SVI], optim: Any, *, many: bool = False
 ) -> tuple[SVI, list[Tensor], list[float]]:
     pyro.clear_param_store()
     torch.manual_seed(1)
     svi = kind(*make(), optim, objective)
-    losses = [svi.step(x) for x in batches()]
+    losses = svi.steps(torch.stack(batches())).losses if many else [svi.step(x) for x in batches()]
     # in order of statement, since names count the instances of a class
     return svi, [leaf.detach() for _, leaf in pyro.get_param_store().named_parameters()], losses
 
@@ -156,6 +156,10 @@ def test_the_same_parameters_after_200_steps(case):
     for value, other in zip(expected, found, strict=True):
         torch.testing.assert_close(other, value, rtol=0, atol=1e-9)
     torch.testing.assert_close(torch.tensor(same_losses), torch.tensor(losses), rtol=1e-9, atol=1e-9)
+    # many steps a call are the single ones to the bit
+    _, at_once, losses_at_once = train(make, objective(), CapturedSVI, adam(), many=True)
+    assert losses_at_once == same_losses
+    assert all(map(torch.equal, at_once, found))
 
 
 def test_the_same_in_single_precision_and_with_an_optimiser_of_pyro():
