@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Final, final
 
@@ -52,6 +52,21 @@ class Programs:
         loss = self.objective(self.model, self.guide, *args, **kwargs)
         return SurrogateLoss(loss.detach(), loss)
 
+    def evaluate_with_gradients(
+        self, weights: Mapping[str, Tensor], *args: object, **kwargs: object
+    ) -> tuple[SurrogateLoss, tuple[Tensor, ...], Gradients]:
+        """Loss and terms under given weights, the stated parameters, and the gradients that there are.
+
+        Raises:
+            NotCapturableError: where a value of a tensor is read, and where nothing has a gradient.
+        """
+        given = nullcontext() if self.weighted is None else self.weighted.given_weights(weights)
+        with value_reads_refused():
+            with poutine.trace(param_only=True) as traced, given:
+                found = self.evaluate(*args, **kwargs)
+            stated = tuple(stated_parameters(traced.trace))
+            return found, stated, _gradients(found.surrogate, stated)
+
     @property
     def weights_are_set(self) -> bool:
         """Whether someone sets weights anew again and again, so that their numbers had better be inputs."""
@@ -97,6 +112,8 @@ class CapturedStep:
         parameters: the parameters that have a gradient, in order of statement.
         gradients: what holds their gradients after an evaluation.
         subsampled: what the objective knew of subsampled plates when it was recorded.
+        written_constants: what an evaluation writes to, other than its arguments.
+        compiled: whether it is compiled.
 
     Raises:
         NotCapturableError: where the programs cannot be recorded.
@@ -125,16 +142,16 @@ class CapturedStep:
         recorded = self._recorded(inputs, progress)
         self.subsampled = {} if programs.weighted is None else dict(programs.weighted.subsampled)
         self._check_leaves(recorded.constants().values())
-        self._written = tuple(recorded.written_constants().values())
+        self.written_constants = tuple(recorded.written_constants().values())
         self._written_inputs = recorded.written_inputs()
         self.gradients = GradientBuffers(optim, self.parameters, self._stated)
         self._training: CompiledTraining | None = None
-        compiled = self._compiled = wants_compiler(len(recorded.graph.nodes))
-        if not compiled:
+        self.compiled = wants_compiler(len(recorded.graph.nodes))
+        if not self.compiled:
             self._function = self._replayed(recorded)
             return
         with waiting(_COMPILING, progress=progress):
-            self._compile(recorded, inputs)
+            self._compile_or_say(recorded, inputs)
 
     def _recorded(self, inputs: Sequence[Tensor], progress: bool | str) -> RecordedGraph:
         with ExitStack() as line:
@@ -268,40 +285,25 @@ class CapturedStep:
         weights = self._programs.weights_ahead(steps, numbers=self._numbers)
         return ((*data, *more) for *data, more in zip(*tensors, weights, strict=True))
 
-    def outcome(self, row: Tensor) -> SurrogateLoss:
-        """What was evaluated in a step, from its row of :meth:`take`."""
-        loss, *terms = row.unbind()
-        return SurrogateLoss(loss, loss, dict(zip(self._terms, terms, strict=True)))
-
-    def outcome_of_all(self, rows: Tensor) -> SurrogateLoss:
-        """The same of many steps, in tensors with an axis over them."""
-        loss, *terms = rows.unbind(1)
+    def outcome(self, rows: Tensor) -> SurrogateLoss:
+        """What was evaluated in a step, from its row of :meth:`take`; or in many, with an axis over them."""
+        loss, *terms = rows.unbind(-1)
         return SurrogateLoss(loss, loss, dict(zip(self._terms, terms, strict=True)))
 
     @property
     def rounds(self) -> bool:
         """Whether it computes sums in another order than the programs do."""
-        return self._compiled or self._batched
-
-    @property
-    def compiled(self) -> bool:
-        """Whether it is compiled."""
-        return self._compiled
-
-    @property
-    def written_constants(self) -> tuple[Tensor, ...]:
-        """What an evaluation writes to, other than its arguments."""
-        return self._written
+        return self.compiled or self._batched
 
     @property
     def writes(self) -> bool:
         """Whether :meth:`written` is not empty."""
-        return bool(self._written or self._written_inputs)
+        return bool(self.written_constants or self._written_inputs)
 
     def written(self, call: Call) -> tuple[Tensor, ...]:
         """The tensors that were there before, and that an evaluation writes to."""
         inputs = self._inputs(call) if self._written_inputs else ()
-        return *self._written, *(inputs[number] for number in self._written_inputs)
+        return *self.written_constants, *(inputs[number] for number in self._written_inputs)
 
     def _inputs(self, call: Call) -> tuple[Tensor, ...]:
         if not self._weights:
@@ -312,11 +314,7 @@ class CapturedStep:
         tensors, weights = inputs[: self._number_of_tensors], inputs[self._number_of_tensors :]
         given = dict(zip(self._weights, weights, strict=True))
         args, kwargs = self._rebuilt(tensors)
-        with value_reads_refused():
-            with poutine.trace(param_only=True) as stated, self._given(given):
-                found = self._programs.evaluate(*args, **kwargs)
-            self._stated = tuple(stated_parameters(stated.trace))
-            gradients = _gradients(found.surrogate, self._stated)
+        found, self._stated, gradients = self._programs.evaluate_with_gradients(given, *args, **kwargs)
         self.parameters = tuple(gradients)
         self._terms = tuple(found.terms)
         return (found.loss, *found.terms.values(), *gradients.values())
@@ -327,10 +325,6 @@ class CapturedStep:
                 "a tensor that is no parameter of Pyro collects a gradient; make it one by pyro.module or "
                 "pyro.param, or call requires_grad_(False)"
             )
-
-    def _given(self, weights: Mapping[str, Tensor]) -> AbstractContextManager[None]:
-        weighted = self._programs.weighted
-        return nullcontext() if weighted is None else weighted.given_weights(weights)
 
     def _replayed(self, recorded: RecordedGraph) -> TensorFunction:
         views = self.gradients.views

@@ -356,7 +356,7 @@ class CapturedSVI(SVI):
         if weighted is None:
             return StepsTaken(losses, {})
         weighted.adopt(step.outcome(values[-1]), step.subsampled, steps=len(losses))
-        return StepsTaken(losses, weighted.terms_of(step.outcome_of_all(values)))
+        return StepsTaken(losses, weighted.terms_of(step.outcome(values)))
 
     def step(self, *args: object, **kwargs: object) -> float:
         """Takes a gradient step.

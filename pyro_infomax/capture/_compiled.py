@@ -21,6 +21,8 @@ from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, TensorFu
 from pyro_infomax.capture._optim import (
     FusedOptim,
     ParameterGroup,
+    has_hooks,
+    has_usual_options,
     overlapping_tensors,
 )
 from pyro_infomax.capture._refusals import NotCompilableError
@@ -59,9 +61,8 @@ class Update(abc.ABC):
     def current(self) -> bool:
         """Whether there are the same options, and moments to go on from."""
         optimizer = self.group.optimizer
-        hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
         state = optimizer.state.get(self.flat, {})
-        return not hooks and all(name in state for name in self.moments) and self.fits
+        return not has_hooks(optimizer) and all(name in state for name in self.moments) and self.fits
 
     @property
     def kept(self) -> list[Tensor]:
@@ -191,13 +192,7 @@ def updates_of(gradients: GradientBuffers) -> list[Update] | None:
 
 def _update_of(group: ParameterGroup) -> Update | None:
     kind = _UPDATES.get(type(group.optimizer))
-    if kind is None or group.flat is None:
-        return None
-    options = group.optimizer.param_groups[0]
-    unusual = any(options.get(name) for name in ("capturable", "differentiable"))
-    decoupled = type(group.optimizer) is optim.AdamW
-    unusual = unusual or options.get("decoupled_weight_decay", decoupled) != decoupled
-    if unusual or any(isinstance(each, Tensor) for each in (options["lr"], *options.get("betas", ()))):
+    if kind is None or group.flat is None or not has_usual_options(group.optimizer):
         return None
     return kind(group)
 
@@ -309,7 +304,7 @@ def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[[list[T
     for node in module.graph.nodes:
         node.meta.clear()  # the compiler's own mode of fake tensors would not know those of another
     try:
-        with torch.no_grad(), _without_warnings():
+        with torch.no_grad(), _without_log():
             whole: Any = compile_fx.compile_fx(
                 module,
                 [*inputs],
@@ -332,7 +327,7 @@ def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[[list[T
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def _without_log() -> Iterator[None]:
     """Keeps back what the compiler logs about the ways that it takes."""
     logger = logging.getLogger("torch._inductor")
     level = logger.level

@@ -212,10 +212,11 @@ def _load_state(optimizer: Optimizer, state: Mapping[int, State]) -> None:
 
 def kernel_is_ready(optimizer: Optimizer, flat: Tensor) -> bool:
     """Whether there are moments to go on from, and no hooks that wait for the optimiser's own step."""
-    return bool(optimizer.state.get(flat)) and not _has_hooks(optimizer)
+    return bool(optimizer.state.get(flat)) and not has_hooks(optimizer)
 
 
-def _has_hooks(optimizer: Optimizer) -> bool:
+def has_hooks(optimizer: Optimizer) -> bool:
+    """Whether something waits for the optimiser's own step."""
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
 
 
@@ -268,12 +269,20 @@ def has_fused_kernel(optimizer: Optimizer, flat: Tensor) -> bool:
     if kind not in (optim.Adam, optim.AdamW):
         return False
     (group,) = optimizer.param_groups
-    decoupled = kind is optim.AdamW
-    unusual = group.get("capturable") or group.get("differentiable")
-    tensors = any(isinstance(each, Tensor) for each in (group["lr"], *group["betas"]))
-    kernel_differs = group.get("decoupled_weight_decay", decoupled) != decoupled
-    usual = group.get("fused") and not (unusual or tensors or kernel_differs)
+    usual = group.get("fused") and has_usual_options(optimizer)
     return bool(usual) and _kernel_agrees(kind, flat.dtype, flat.device)
+
+
+def has_usual_options(optimizer: Optimizer) -> bool:
+    """Whether a step is that of the class by numbers, without a graph of autograd or a device's clock."""
+    (group,) = optimizer.param_groups
+    decoupled = type(optimizer) is optim.AdamW
+    return not (
+        group.get("capturable")
+        or group.get("differentiable")
+        or group.get("decoupled_weight_decay", decoupled) != decoupled
+        or any(isinstance(each, Tensor) for each in (group["lr"], *group.get("betas", ())))
+    )
 
 
 @lru_cache
@@ -355,7 +364,7 @@ class ParameterGroup:
     def is_ready(self) -> bool:
         """Whether the next steps change no more than :attr:`moved` and what :meth:`remember` keeps."""
         group, kind = self.optimizer.param_groups[0], type(self.optimizer)
-        without_state = kind is optim.SGD and not group["momentum"] and not _has_hooks(self.optimizer)
+        without_state = kind is optim.SGD and not group["momentum"] and not has_hooks(self.optimizer)
         return self.flat is not None and (kernel_is_ready(self.optimizer, self.flat) or without_state)
 
     @property

@@ -14,7 +14,6 @@ from typing import Any, Final, final
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.func import vmap
@@ -28,8 +27,6 @@ from pyro_infomax._recording import LIFTS
 from pyro_infomax._types import State
 from pyro_infomax.capture._captured_step import (
     Outcome,
-    _gradients,
-    stated_parameters,
     undone,
 )
 from pyro_infomax.capture._captured_svi import _without_warnings
@@ -39,7 +36,6 @@ from pyro_infomax.capture._refusals import (
     NotCapturableError,
     NotCompilableError,
     place_of,
-    value_reads_refused,
 )
 from pyro_infomax.capture._stacked_parameters import (
     NotStackableError,
@@ -72,13 +68,7 @@ class StepFunction:
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         end = len(inputs) - len(self.names)
         batch, weights = inputs[:end], dict(zip(self.names, inputs[end:], strict=True))
-        weighted = self._member.weighted
-        given = nullcontext() if weighted is None else weighted.given_weights(weights)
-        with value_reads_refused():
-            with poutine.trace(param_only=True) as stated, given:
-                found = self._member.programs.evaluate(*batch)
-            self.stated = tuple(stated_parameters(stated.trace))
-            gradients = _gradients(found.surrogate, self.stated)
+        found, self.stated, gradients = self._member.programs.evaluate_with_gradients(weights, *batch)
         self.parameters, self.terms = tuple(gradients), tuple(found.terms)
         return (found.loss, *found.terms.values(), *gradients.values())
 

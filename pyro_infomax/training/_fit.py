@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, final
+from typing import Any, Final, Never, final
 
 import pyro
 import torch
@@ -373,9 +373,9 @@ class TrainingRun:
         try:
             elsewhere(steps)
         except (ValueError, RuntimeError) as error:
-            if not steps.batch or not self._divergence.explains(steps.batch):
+            if not steps.batch:
                 raise
-            raise self._divergence.error("The loss cannot be computed at", steps.batch) from error
+            self._fail_at(steps.batch, error)
         if steps.trouble:
             raise self._divergence.error(steps.trouble, steps.batch)
         return part.tally.means(self._execution.reduce)
@@ -406,9 +406,7 @@ class TrainingRun:
             except (ValueError, RuntimeError) as error:
                 self.state.step += 1
                 batch = tuple(each[position] for each in stack)
-                if not self._divergence.explains(batch):
-                    raise
-                raise self._divergence.error("The loss cannot be computed at", batch) from error
+                self._fail_at(batch, error)
             position += len(taken.losses)
             self.state.step += len(taken.losses)
             last = total_loss(taken.losses[-1])
@@ -433,12 +431,16 @@ class TrainingRun:
         try:
             loss = self._execution.step(self.state.svi, batch)
         except (ValueError, RuntimeError) as error:
-            if not self._sum(self._divergence.explains(batch)):
-                raise
-            raise self._divergence.error("The loss cannot be computed at", batch) from error
+            self._fail_at(batch, error)
         if not math.isfinite(loss):
             raise self._divergence.error(f"The loss is {loss} at", batch)
         return loss
+
+    def _fail_at(self, batch: Batch, error: Exception) -> Never:
+        """Raises the error of a step, or where values that are not finite explain it, one that says so."""
+        if not self._sum(self._divergence.explains(batch)):
+            raise error
+        raise self._divergence.error("The loss cannot be computed at", batch) from error
 
     def _sum(self, number: float) -> float:
         """Over all processes, so that they decide alike."""

@@ -480,6 +480,18 @@ def test_compiled_steps(cache, tmp_path, stopping):
     assert_equal(state, ours)
 
 
+def test_what_fails_while_a_step_is_made_ready_for_the_compiler_is_replayed(monkeypatch):
+    def failing(*args, **kwargs):
+        raise ZeroDivisionError("in a version of torch to come")
+
+    monkeypatch.setattr("pyro_infomax.capture._compiled.make_fx", failing)
+    _, svi = made(backend="inductor")
+    svi.step(rows(1)[0])
+    with pytest.warns(UserWarning, match="without compiling them: the compiler says ZeroDivisionError"):
+        svi.step(rows(1)[0])
+    assert svi.captured, svi.reason
+
+
 # ---- the optimiser's step as operations
 
 OPTIONS = {
