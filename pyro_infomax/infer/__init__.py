@@ -23,6 +23,7 @@ from pyro_infomax.infer._im import (
     TraceGraph_IM,
     transmitted_information,
 )
+from pyro_infomax.infer._latents import LocalLatents
 from pyro_infomax.infer._named import (
     Renyi_InfoMaxELBO,
     Trace_BetaELBO,
@@ -41,6 +42,7 @@ __all__ = [
     "BetaELBO",
     "IMParts",
     "InfoMaxELBO",
+    "LocalLatents",
     "PowerLimitedNormal",
     "Renyi_InfoMaxELBO",
     "Renyi_WeightedELBO",
