@@ -1,7 +1,9 @@
 """The latent sites of the data plate side by side, for terms that are of all of them together."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from functools import cached_property
+from itertools import compress
 from typing import cast, final
 
 import torch
@@ -75,7 +77,6 @@ class LocalLatents:
         self.batch_size: int = frame.size
         self.plate_size: int = frame.full_size or frame.size
         self._dim: int = frame.dim
-        self._frame = frame
         latent = {site["name"]: site for site in sample_sites(model_trace) if not site["is_observed"]}
         local = [site for site in sample_sites(guide_trace) if self._holds(site)]
         self._guide_sites = [site for site in local if site["name"] in latent]
@@ -96,6 +97,25 @@ class LocalLatents:
         depth = max(-f.dim for site in (*self._guide_sites, *self._model_sites) for f in frames_of(site))
         self._layouts = [_layout(site, frame, depth) for site in self._guide_sites]
         self.sizes = tuple(layout.size for layout in self._layouts)
+
+    def only(self, names: Collection[str]) -> "LocalLatents":
+        """The same of some of the sites, in the order of the guide.
+
+        Raises:
+            ValueError: for a name of no local latent site.
+        """
+        if unknown := sorted(set(names) - {*self.names}):
+            raise ValueError(f"Expected some of the latent sites {list(self.names)} but got {unknown}.")
+        kept = [name in names for name in self.names]
+        twin = copy(self)
+        for each in ("z", "posterior", "prior"):
+            vars(twin).pop(each, None)
+        for each in ("names", "sizes"):
+            setattr(twin, each, tuple(compress(getattr(self, each), kept)))
+        for each in ("_guide_sites", "_model_sites", "_layouts"):
+            setattr(twin, each, list(compress(getattr(self, each), kept)))
+        twin._others = [*self._others, *(name for name in self.names if name not in names)]
+        return twin
 
     def _holds(self, site: Site) -> bool:
         return not is_deterministic(site) and any(f.dim == self._dim for f in frames_of(site))
