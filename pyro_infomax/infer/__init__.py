@@ -17,6 +17,7 @@ from pyro_infomax.infer._decomposed import (
     hfvae,
     infovae,
 )
+from pyro_infomax.infer._direct_infomax import DirectInfoMax
 from pyro_infomax.infer._elbo import SurrogateLoss, Terms, WeightedELBO, surrogate_loss
 from pyro_infomax.infer._enum import TraceEnum_WeightedELBO
 from pyro_infomax.infer._estimators import (
@@ -51,6 +52,7 @@ __all__ = [
     "AggregateELBO",
     "BetaELBO",
     "DecomposedELBO",
+    "DirectInfoMax",
     "GroupedELBO",
     "IMParts",
     "InfoMaxELBO",
