@@ -84,7 +84,7 @@ class DirectInfoMax(AggregateELBO):
         >>> svi = pyro.infer.SVI(prior, encoder, pyro.optim.Adam({"lr": 0.05}), objective)
         >>> for _ in range(100):
         ...     _ = svi.step(x)
-        >>> 1.8 < float(pyro.param("gain") ** 2 * x.var() + 0.3**2) < 2.2  # N(0, 1 + λ)
+        >>> 1.8 < float(pyro.param("gain").detach() ** 2 * x.var() + 0.3**2) < 2.2  # N(0, 1 + λ)
         True
         >>> pyro.clear_param_store()
     """
