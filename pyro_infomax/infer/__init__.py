@@ -43,17 +43,21 @@ from pyro_infomax.infer._named import (
     TraceMeanField_InfoMaxELBO,
 )
 from pyro_infomax.infer._renyi import Renyi_WeightedELBO
+from pyro_infomax.infer._two_directions import HarmonyELBO, ReverseKL, RWS_InfoMaxELBO, WakeSleepELBO
 from pyro_infomax.infer._weights import TermWeights, WeightsLike
 
 __all__ = [
     "BetaELBO",
     "DReG_InfoMaxELBO",
+    "HarmonyELBO",
     "IMParts",
     "IWAE_InfoMaxELBO",
     "InfoMaxELBO",
     "PowerLimitedNormal",
+    "RWS_InfoMaxELBO",
     "Renyi_InfoMaxELBO",
     "Renyi_WeightedELBO",
+    "ReverseKL",
     "STL_BetaELBO",
     "STL_InfoMaxELBO",
     "SurrogateLoss",
@@ -76,6 +80,7 @@ __all__ = [
     "Trace_InfoMaxELBO",
     "Trace_WeightedELBO",
     "VIMCO_InfoMaxELBO",
+    "WakeSleepELBO",
     "WeightedELBO",
     "WeightsLike",
     "surrogate_loss",
@@ -95,7 +100,8 @@ _INEXACT = {
         f"alone, so that nothing would be bounded; use {name}_InfoMaxELBO with λ = 1/β − 1, or STL_BetaELBO"
         for name in ("IWAE", "DReG", "VIMCO", "TVO")
     },
-    "RWS_BetaELBO": "β does not reach its wake and sleep losses; use Trace_BetaELBO",
+    "RWS_BetaELBO": "β does not reach its wake and sleep losses; use RWS_InfoMaxELBO with λ = 1/β − 1, or "
+    "Trace_BetaELBO",
     "TraceTMC_BetaELBO": "β does not reach tensor Monte Carlo weights exactly; use TraceEnum_BetaELBO",
     "Trace_MMD_BetaELBO": "there is no KL term that β could weight; use TraceMeanField_BetaELBO",
 }

@@ -47,14 +47,20 @@ class RenyiBound(RenyiELBO):
     def loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """Minus the bound."""
         with torch.no_grad():
-            return as_number(self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))[0])
+            return as_number(self._evaluated(model, guide, args, kwargs)[0])
 
     def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """Minus the bound, its gradients added to the parameters'."""
-        traces = list(self._get_traces(model, guide, args, kwargs))
-        loss, surrogate = self._loss_and_surrogate(traces)
+        loss, surrogate, traces = self._evaluated(model, guide, args, kwargs)
         accumulate_gradients(surrogate, traces, retain_graph=self.retain_graph)
         return as_number(loss)
+
+    def _evaluated(
+        self, model: Program, guide: Program, args: Args, kwargs: Kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor, Traces]:
+        """Loss, what has its gradient, and the traces that they come from."""
+        traces = list(self._get_traces(model, guide, args, kwargs))
+        return *self._loss_and_surrogate(traces), traces
 
     # The mean over particles is one over draws of z: a subsample must be the same for all
     def _get_traces(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> Traces:
@@ -230,7 +236,7 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
         self._log_weights = ()
 
     def _surrogate(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> SurrogateLoss:
-        loss, surrogate = self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))
+        loss, surrogate, _ = self._evaluated(model, guide, args, kwargs)
         terms = {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
         return SurrogateLoss(loss, surrogate, {**terms, **self._bound_terms()})
 
