@@ -5,7 +5,8 @@ that all sites of the model share; scales of plates stay outside of the mean ove
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, final
 
@@ -30,7 +31,7 @@ from pyro_infomax.poutine import sample_sites
 
 
 @final
-class CutDraws(Messenger):
+class _CutDraws(Messenger):
     """Replaces each draw of a guide by its value alone, which the rest of guide and model then see.
 
     It has to stand around whatever traces the guide. The draw itself stays at its site, under ``"drawn"``.
@@ -88,14 +89,30 @@ def _gradients(total: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad(total, values, retain_graph=True, allow_unused=True, materialize_grads=True)
 
 
-def refuse_messenger(objective: object, guide: Program) -> None:
-    """Refuses guides that run the model within themselves, where draws cannot be told apart."""
-    if isinstance(poutine.unwrap(guide), Messenger):
+@contextmanager
+def cut_draws(objective: object, guide: Program, *, to_differentiate: bool = False) -> Iterator[None]:
+    """Has programs that are traced in its block see bare draws, see :class:`_CutDraws`.
+
+    Raises:
+        NotImplementedError: for guides whose draws or densities cannot be told apart from the rest.
+    """
+    ours, unwrapped = type(objective).__name__, poutine.unwrap(guide)
+    if isinstance(unwrapped, Messenger):
         raise NotImplementedError(
-            f"{type(objective).__name__} needs a guide that is run before the model but got "
-            f"{type(poutine.unwrap(guide)).__name__}, a messenger: use IWAE_InfoMaxELBO, or AutoNormal "
-            "in place of AutoNormalMessenger"
+            f"{ours} needs a guide that is run before the model but got {type(unwrapped).__name__}, a "
+            "messenger: use IWAE_InfoMaxELBO, or AutoNormal in place of AutoNormalMessenger"
         )
+    try:
+        with _CutDraws(to_differentiate=to_differentiate):
+            yield
+    # Pyro's flows without an inverse know the density of the very tensor that they have drawn alone
+    except KeyError as error:
+        if "intermediates cache" not in str(error):
+            raise
+        raise NotImplementedError(
+            f"{ours} evaluates the guide's density at bare draws, for which its flow needs an inverse: use "
+            "one that has it, such as AmortizedFlow's couplings, or IWAE_InfoMaxELBO"
+        ) from error
 
 
 def check_densities(objective: object, model_trace: Trace, guide_trace: Trace) -> None:
@@ -225,8 +242,7 @@ class _Pathwise(_Reparameterised, Renyi_WeightedELBO):
     """Gradients of a guide through its draws alone, since the score of its density has the mean 0."""
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
-        refuse_messenger(self, guide)
-        with CutDraws(to_differentiate=torch.is_grad_enabled()):
+        with cut_draws(self, guide, to_differentiate=torch.is_grad_enabled()):
             return super()._get_trace(model, guide, args, kwargs)
 
     # The score counts w̃ per draw, whose expectation is that of (1 − α)(w̃ − w̃²) on the path to the draw
@@ -439,8 +455,7 @@ class TVO_InfoMaxELBO(_MultiSample):
             raise ValueError(f"Expected betas that rise from 0 to 1 but got {betas}")
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
-        refuse_messenger(self, guide)
-        with CutDraws():
+        with cut_draws(self, guide):
             return super()._get_trace(model, guide, args, kwargs)
 
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:

@@ -22,7 +22,7 @@ from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import without_masks
 from pyro_infomax.infer._elbo import Traces
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
-from pyro_infomax.infer._multi_sample import CutDraws, check_densities, refuse_messenger
+from pyro_infomax.infer._multi_sample import check_densities, cut_draws
 from pyro_infomax.infer._named import _InfoMax
 from pyro_infomax.infer._renyi import Renyi_WeightedELBO, log_weight, summed_within_particles
 from pyro_infomax.infer._weights import WeightsLike
@@ -156,8 +156,7 @@ class _TwoPhases(Renyi_WeightedELBO):
     """Objectives of which each program's parameters have one of their own, at given draws."""
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
-        refuse_messenger(self, guide)
-        with CutDraws():
+        with cut_draws(self, guide):
             return super()._get_trace(model, guide, args, kwargs)
 
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:

@@ -270,7 +270,7 @@ def test_no_gradient_at_any_draw_of_the_exact_posterior(make, lam, monkeypatch):
 
 
 class Chain(Line):
-    """u → z in the guide, z → u in the model; the guide has a factor and a point mass, or a masked draw."""
+    """u → z in the guide, z → u in the model; the guide has what is no density of a draw, by variant."""
 
     start = {"w": 0.6, "a": 0.3, "log_s": -0.2, "b": 0.7, "c": 0.4, "log_t": 0.1}
     variant = "plain"
@@ -295,12 +295,13 @@ class Chain(Line):
                 pyro.sample("v", dist.Delta(scale * u, log_density=-scale.log()))
                 u = scale * u
             with self.mask() if self.variant == "masked" else poutine.scale(scale=1.0):
-                z = pyro.sample("z", Drawn(self.b * u, self.log_t.exp()))
+                slope = self.w if self.variant == "shared" else self.b
+                z = pyro.sample("z", Drawn(slope * u, self.log_t.exp()))
             if self.variant == "factor":
                 pyro.factor("f", 0.2 * self.c * z * u + self.b, has_rsample=True)
 
 
-@pytest.mark.parametrize("variant", ["plain", "factor", "point", "masked"])
+@pytest.mark.parametrize("variant", ["plain", "factor", "point", "masked", "shared"])
 def test_draws_that_depend_on_each_other(variant, monkeypatch):
     """The expected gradient over all tuples of nodes is that of the plainly reparameterised bound."""
     monkeypatch.setattr(Chain, "variant", variant)
@@ -582,6 +583,12 @@ def with_factor(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(x @ pyro.param("v", 0.1 * torch.ones(3, 2)), 1.0).to_event(1))
         pyro.factor("u", z.sum(-1), has_rsample=True)
+
+
+def flowing(x):
+    flow = pyro.module("flow", dist.transforms.Planar(2).double())
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.TransformedDistribution(dist.Normal(x[:, :2], 1.0).to_event(1), [flow]))
 
 
 def at_points(x):
