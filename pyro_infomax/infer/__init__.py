@@ -8,6 +8,7 @@ ones. The ``_IM`` classes train the input of a given channel, by the IM algorith
 from typing import NoReturn
 
 from pyro_infomax._checks import explain_wrong_arguments
+from pyro_infomax.infer._adversarial import AVB, AdversarialELBO, FactorVAE, SymmetricELBO
 from pyro_infomax.infer._elbo import SurrogateLoss, Terms, WeightedELBO, surrogate_loss
 from pyro_infomax.infer._enum import TraceEnum_WeightedELBO
 from pyro_infomax.infer._estimators import (
@@ -38,13 +39,17 @@ from pyro_infomax.infer._renyi import Renyi_WeightedELBO
 from pyro_infomax.infer._weights import TermWeights, WeightsLike
 
 __all__ = [
+    "AVB",
+    "AdversarialELBO",
     "BetaELBO",
+    "FactorVAE",
     "IMParts",
     "InfoMaxELBO",
     "PowerLimitedNormal",
     "Renyi_InfoMaxELBO",
     "Renyi_WeightedELBO",
     "SurrogateLoss",
+    "SymmetricELBO",
     "TermWeights",
     "Terms",
     "TraceEnum_BetaELBO",
