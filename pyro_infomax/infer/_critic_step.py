@@ -56,7 +56,7 @@ class GuideRun(NamedTuple):
 
 
 class ComparedDraws(NamedTuple):
-    """ComparedDraws of two distributions that a critic tells apart.
+    """Draws of two distributions that a critic tells apart.
 
     Args:
         first: what scores high, parts of (batch, \\*event) each.
