@@ -8,6 +8,7 @@ ones. The ``_IM`` classes train the input of a given channel, by the IM algorith
 from typing import NoReturn
 
 from pyro_infomax._checks import explain_wrong_arguments
+from pyro_infomax.infer._adversarial import AVB, AdversarialELBO, FactorVAE, SymmetricELBO
 from pyro_infomax.infer._decomposed import (
     AggregateELBO,
     DecomposedELBO,
@@ -58,11 +59,14 @@ from pyro_infomax.infer._two_directions import HarmonyELBO, ReverseKL, RWS_InfoM
 from pyro_infomax.infer._weights import TermWeights, WeightsLike
 
 __all__ = [
+    "AVB",
+    "AdversarialELBO",
     "AggregateELBO",
     "BetaELBO",
     "DReG_InfoMaxELBO",
     "DecomposedELBO",
     "DirectInfoMax",
+    "FactorVAE",
     "GroupedELBO",
     "HarmonyELBO",
     "IMParts",
@@ -78,6 +82,7 @@ __all__ = [
     "STL_BetaELBO",
     "STL_InfoMaxELBO",
     "SurrogateLoss",
+    "SymmetricELBO",
     "TVO_InfoMaxELBO",
     "TermWeights",
     "Terms",
