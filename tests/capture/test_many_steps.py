@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.capture._compiled import updates_of
 from pyro_infomax.capture._graph import GradientBuffers
-from pyro_infomax.infer import BetaELBO
+from pyro_infomax.infer import BetaELBO, Trace_BetaELBO
 from pyro_infomax.schedules import Linear
 from pyro_infomax.training import Checkpoint, LearningRateSchedule, NonFiniteLossError, fit
 
@@ -475,6 +475,8 @@ def test_compiled_steps(cache, tmp_path, stopping):
     whole = fit(svi, data(), epochs=4, seed=3, checkpoint=kept, **SILENT).to_frame().drop(columns="seconds")
     ours = left(pair, svi)
     assert svi.captured, svi.reason
+    (step,) = [graph.step for graph in svi._graphs.values() if graph.step and graph.step.compiled]
+    assert step._training._loop is not None  # without Python between the steps of a call
     assert (whole - ordinary).abs().to_numpy().max() < 1e-9
     assert_equal(ours, expected, rtol=1e-9, atol=1e-12)
     # a loss that is not finite moves nothing, and the step is taken as an ordinary one
@@ -535,6 +537,30 @@ def test_compiled_steps_end_where_ordinary_ones_do_for_four_seeds(cache):
     # draws are the same, so that the losses are too, and not only their distribution
     torch.testing.assert_close(compiled, ordinary, rtol=1e-6, atol=0)
     assert ordinary.std() > 1e-3
+
+
+@needs_compiler
+def test_an_error_of_compiled_code_is_that_of_its_step(cache):
+    def model(index):
+        with pyro.plate("data", len(index)):
+            loc = pyro.param("loc", torch.zeros(5))[index]
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=torch.ones(len(index)))
+
+    index = torch.randint(5, (12, 8))
+    index[9, 3] = 7
+    left_by = {}
+    for backend in ("replay", "inductor"):
+        pyro.clear_param_store()
+        optim = FusedOptim(torch.optim.Adam, {"lr": 0.1})
+        svi = CapturedSVI(model, lambda index: None, optim, Trace_BetaELBO(), backend=backend)
+        svi.progress = False
+        taken = list(svi.steps(index[:4]).losses)
+        with pytest.raises(IndexError, match="out of"):
+            taken += svi.steps(index[4:]).losses
+        left_by[backend] = pyro.param("loc").detach().clone(), svi.optim._groups[0].optimizer.state_dict()
+    (loc, state), (compiled_loc, compiled_state) = left_by.values()
+    torch.testing.assert_close(compiled_loc, loc, rtol=1e-12, atol=1e-15)
+    assert compiled_state["state"][0]["step"] == state["state"][0]["step"] == 9
 
 
 def test_what_fails_while_a_step_is_made_ready_for_the_compiler_is_replayed(monkeypatch):
