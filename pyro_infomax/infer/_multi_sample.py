@@ -376,7 +376,8 @@ class STL_BetaELBO(_StickingTheLanding, _Beta):
 
     Args:
         beta: a number or tensor >= 0, a schedule, or a mapping from sites of the model to these; 1 by
-            default. **kwargs: as in :class:`STL_InfoMaxELBO`.
+            default.
+        **kwargs: as in :class:`STL_InfoMaxELBO`.
 
     Raises:
         NotImplementedError: as there.

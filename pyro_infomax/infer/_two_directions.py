@@ -335,8 +335,9 @@ class RWS_InfoMaxELBO(_InfoMax, _TwoPhases):
 
     Args:
         lam: a number or tensor > -1, a schedule, or a mapping from observed sites of the model to these; 0 by
-            default. num_particles: K, at least 2. **kwargs: ``vectorize_particles``, ``max_plate_nesting``,
-            as in :class:`pyro.infer.RenyiELBO`.
+            default.
+        num_particles: K, at least 2.
+        **kwargs: ``vectorize_particles``, ``max_plate_nesting``, as in :class:`pyro.infer.RenyiELBO`.
 
     Raises:
         ValueError: for one particle, if model and guide share parameters, and if a weight is not above -1 or
@@ -399,19 +400,16 @@ class HarmonyELBO(TraceMeanField_WeightedELBO):
         = -D + \mathbb{E} \log p(z) = \mathrm{ELBO} - H_q(Z \mid X)
 
     to be maximised. In terms of the account the rate is replaced by the cross-entropy of posterior and prior,
-    :math:`-\mathbb{E} \log p(z) = R + H_q(Z \mid X)`, the term ``prior_cross_entropy``: two nats of a narrow
-    posterior and two of a wide one cost the same. It is here to be compared with the others, and **fails
-    twice**:
+    :math:`-\mathbb{E} \log p(z) = R + H_q(Z \mid X)`, the term ``prior_cross_entropy``. It is here to be
+    compared with the others, and **fails twice**:
 
     - Nothing holds a posterior open, and nothing holds its scale. For any model the best guide is a point
-    mass, of
-      infinite rate. With a fixed prior, codes that shrink by c while the decoder grows by 1/c lose nothing
-      and gain until they are all at the mode of the prior, at a limit that is never reached. With a prior of
+      mass, of infinite rate. With a fixed Normal prior, codes that shrink by c while the decoder grows by 1/c
+      lose nothing and gain until they are all at its mode, a limit that is never reached. With a prior of
       learned scale each halving gains ln 2 nats a dimension without end: the objective is **unbounded
       above**.
     - The number of factors that it chooses by itself, *automatic model selection*, **depends on the units of
-    the
-      data**: with n measurements and k orthonormal factors of learned scales, rescaling x by c moves the
+      the data**: with n measurements and k orthonormal factors of learned scales, rescaling x by c moves the
       objective by :math:`-(n + k) \ln c`, by which small units choose more factors, large ones fewer. A
       likelihood moves by :math:`-n \ln c`, whatever k is.
 
