@@ -8,6 +8,17 @@ ones. The ``_IM`` classes train the input of a given channel, by the IM algorith
 from typing import NoReturn
 
 from pyro_infomax._checks import explain_wrong_arguments
+from pyro_infomax.infer._adversarial import AVB, AdversarialELBO, FactorVAE, SymmetricELBO
+from pyro_infomax.infer._decomposed import (
+    AggregateELBO,
+    DecomposedELBO,
+    GroupedELBO,
+    MarginalELBO,
+    beta_tcvae,
+    hfvae,
+    infovae,
+)
+from pyro_infomax.infer._direct_infomax import DirectInfoMax
 from pyro_infomax.infer._elbo import SurrogateLoss, Terms, WeightedELBO, surrogate_loss
 from pyro_infomax.infer._enum import TraceEnum_WeightedELBO
 from pyro_infomax.infer._estimators import (
@@ -23,6 +34,7 @@ from pyro_infomax.infer._im import (
     TraceGraph_IM,
     transmitted_information,
 )
+from pyro_infomax.infer._latents import LocalLatents
 from pyro_infomax.infer._multi_sample import (
     DReG_InfoMaxELBO,
     IWAE_InfoMaxELBO,
@@ -47,12 +59,21 @@ from pyro_infomax.infer._two_directions import HarmonyELBO, ReverseKL, RWS_InfoM
 from pyro_infomax.infer._weights import TermWeights, WeightsLike
 
 __all__ = [
+    "AVB",
+    "AdversarialELBO",
+    "AggregateELBO",
     "BetaELBO",
     "DReG_InfoMaxELBO",
+    "DecomposedELBO",
+    "DirectInfoMax",
+    "FactorVAE",
+    "GroupedELBO",
     "HarmonyELBO",
     "IMParts",
     "IWAE_InfoMaxELBO",
     "InfoMaxELBO",
+    "LocalLatents",
+    "MarginalELBO",
     "PowerLimitedNormal",
     "RWS_InfoMaxELBO",
     "Renyi_InfoMaxELBO",
@@ -61,6 +82,7 @@ __all__ = [
     "STL_BetaELBO",
     "STL_InfoMaxELBO",
     "SurrogateLoss",
+    "SymmetricELBO",
     "TVO_InfoMaxELBO",
     "TermWeights",
     "Terms",
@@ -83,6 +105,9 @@ __all__ = [
     "WakeSleepELBO",
     "WeightedELBO",
     "WeightsLike",
+    "beta_tcvae",
+    "hfvae",
+    "infovae",
     "surrogate_loss",
     "transmitted_information",
 ]
