@@ -5,7 +5,7 @@ takes them under the generative one, :math:`p(z)\, p(x \mid z)`, on data that th
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from pyro import poutine
@@ -120,12 +120,15 @@ def _place(name: str, observed: Tensor, given: Mapping[int | str, object]) -> in
 
 # Where the user's data are missing, the guide sees what stands there
 def _as_masked(site: Site, observed: Tensor) -> Tensor:
-    mask = site["mask"]
-    if mask is None or mask is True:
-        drawn: Tensor = site["value"]
-        return drawn
-    mask = torch.as_tensor(mask)
-    return torch.where(mask.reshape(*mask.shape, *[1] * site["fn"].event_dim), site["value"], observed)
+    drawn, mask = site["value"], site["mask"]
+    if drawn.shape != observed.shape:
+        raise ValueError(
+            f"Expected {site['name']!r} to be drawn in the shape {tuple(observed.shape)} of its data but got "
+            f"{tuple(drawn.shape)}: give its distribution that shape, by expand say"
+        )
+    if mask is None:
+        return drawn  # type: ignore[no-any-return]
+    return torch.where(torch.as_tensor(mask)[(..., *[None] * site["fn"].event_dim)], drawn, observed)
 
 
 def _are_close(one: Tensor, other: Tensor) -> bool:
@@ -171,6 +174,10 @@ class _TwoPhases(Renyi_WeightedELBO):
         return (self._slopes(weights.detach()) * joint / self._scale).sum()
 
 
+# A few data may be alike by chance in all that a model looks at beside their sites, such as their signs
+_CHECKS: Final = 8
+
+
 class _Sleeping(_TwoPhases):
     """Trains the guide on data that the model makes up."""
 
@@ -201,7 +208,8 @@ class _Sleeping(_TwoPhases):
     def _check_model(self, model: Program, args: Args, kwargs: Kwargs) -> None:
         if self._known_model != model and not is_recording():
             with isolated_random_state(), evaluation_mode(model):
-                _Dream(self, model, args, kwargs).check_reproduces(self, model)
+                for _ in range(_CHECKS):
+                    _Dream(self, model, args, kwargs).check_reproduces(self, model)
             self._known_model = model
 
     def _bound_terms(self) -> dict[str, Tensor]:

@@ -357,6 +357,22 @@ def test_covariates_and_masked_data_stay_and_the_rest_is_made_up():
     assert not torch.equal(asleep[0][0], asleep[1][0])
 
 
+def test_a_site_that_does_not_count_at_all_stays():
+    def of_class(c, x):
+        with pyro.plate("data", len(x)):
+            with poutine.mask(mask=False):
+                pyro.sample("c", dist.Bernoulli(0.5), obs=c)
+            z = pyro.sample("z", dist.Normal(c, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def by_class(c, x):
+        assert torch.equal(c, torch.ones(3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(c + x, 1.0))
+
+    ReverseKL().loss(of_class, by_class, torch.ones(3), torch.zeros(3))
+
+
 def test_images_of_integers_are_put_back_in_shape_and_type():
     shapes = []
 
@@ -380,17 +396,29 @@ def teacher_forced(x):
         pyro.sample("x", dist.Normal(z[:, None] + x.roll(1, -1), 1.0).to_event(1), obs=x)
 
 
+def with_another_prior(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.where(x[:, 0] > 0, 1.0, 0.0), 1.0))
+        pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x)
+
+
+def of_another_shape(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x)
+
+
 def computed(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x / 2)
+        pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x / 2)
 
 
 def with_factor(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         pyro.factor("f", -(z**2))
-        pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x)
+        pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x)
 
 
 def masked_within(x):
@@ -430,6 +458,13 @@ ALL = (*SLEEPING, RWS_InfoMaxELBO)
     ("objectives", "model", "guide", "error", "sentence"),
     [
         (SLEEPING, teacher_forced, prior, ValueError, "it scores 'x' on data that it has drawn otherwise"),
+        (
+            SLEEPING,
+            with_another_prior,
+            prior,
+            ValueError,
+            "it scores 'z' on data that it has drawn otherwise",
+        ),
         (SLEEPING, computed, prior, ValueError, "'x' is none of them"),
         (SLEEPING, with_factor, prior, NotImplementedError, "the factor 'f', by which its sites"),
         (SLEEPING, masked_within, prior, NotImplementedError, "put poutine.mask around the site"),
