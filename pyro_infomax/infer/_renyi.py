@@ -55,6 +55,13 @@ class RenyiBound(RenyiELBO):
         accumulate_gradients(surrogate, traces, retain_graph=self.retain_graph)
         return as_number(loss)
 
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: object, **kwargs: object
+    ) -> torch.Tensor:
+        """Minus the bound, as a tensor that has its gradient."""
+        loss, surrogate, _ = self._evaluated(model, guide, args, kwargs)
+        return loss + (surrogate - surrogate.detach())
+
     def _evaluated(
         self, model: Program, guide: Program, args: Args, kwargs: Kwargs
     ) -> tuple[torch.Tensor, torch.Tensor, Traces]:
