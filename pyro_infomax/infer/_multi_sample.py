@@ -440,6 +440,7 @@ class TVO_InfoMaxELBO(_MultiSample):
     """
 
     _fewest = 2
+    relaxes = True  # no gradient goes through a draw, be it relaxed
 
     def __init__(
         self,

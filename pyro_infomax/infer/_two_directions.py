@@ -158,6 +158,8 @@ def _parameter_sites(trace: Trace) -> list[Site]:
 class _TwoPhases(Renyi_WeightedELBO):
     """Objectives of which each program's parameters have one of their own, at given draws."""
 
+    relaxes = True  # no gradient goes through a draw, be it relaxed
+
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         with cut_draws(self, guide):
             return super()._get_trace(model, guide, args, kwargs)

@@ -13,7 +13,7 @@ from pyro.infer import SVI, ReweightedWakeSleep
 from pyro.infer.autoguide import AutoNormal, AutoNormalMessenger
 
 from pyro_infomax import CapturedSVI, FusedOptim, decompose, fit, to_arviz
-from pyro_infomax.infer import HarmonyELBO, ReverseKL, RWS_InfoMaxELBO, WakeSleepELBO
+from pyro_infomax.infer import HarmonyELBO, ReverseKL, RWS_InfoMaxELBO, TVO_InfoMaxELBO, WakeSleepELBO
 from pyro_infomax.oracles import DiscreteVAE, LinearGaussian
 from pyro_infomax.schedules import Linear
 
@@ -197,6 +197,48 @@ def test_sleep_of_a_discrete_pair_by_enumeration():
     assert loss == pytest.approx(expected.item(), abs=1e-12)
     assert found["decoder"] is None
     assert (found["encoder"] - torch.autograd.grad(expected, logits)[0]).abs().max() < 1e-12
+
+
+class Relaxed(dist.OneHotCategorical):
+    """The same draws with a gradient."""
+
+    has_rsample = True
+
+    def rsample(self, sample_shape=()):
+        return super().sample(sample_shape) + (self.probs - self.probs.detach())
+
+    sample = rsample
+
+
+def test_relaxed_draws_are_taken_as_the_discrete_ones_that_they_are():
+    """No gradient goes through them, so that they make no difference, draw by draw."""
+
+    def of_clusters(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.OneHotCategorical(logits=torch.tensor([0.2, 0.0, -0.3])))
+            pyro.sample("x", dist.Normal(z @ pyro.param("m", torch.tensor([-1.0, 0.0, 1.0])), 0.7), obs=x)
+
+    def by(family):
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                logits = pyro.param("b", torch.tensor([-0.5, 0.0, 0.5])) * x[:, None]
+                pyro.sample("z", family(logits=logits))
+
+        return guide
+
+    x = torch.randn(5)
+    for make in (ReverseKL, WakeSleepELBO, RWS_InfoMaxELBO, TVO_InfoMaxELBO):
+        found = []
+        for family in (dist.OneHotCategorical, Relaxed):
+            pyro.clear_param_store()
+            torch.manual_seed(4)
+            elbo = make()
+            loss = elbo.loss_and_grads(of_clusters, by(family), x)
+            slopes = [pyro.param(name).grad for name in ("m", "b")]
+            found.append(
+                torch.cat([torch.tensor([loss]), *(torch.zeros(3) if s is None else s for s in slopes)])
+            )
+        torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
 
 
 class Tuples:
