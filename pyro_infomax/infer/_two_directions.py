@@ -22,9 +22,14 @@ from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import without_masks
 from pyro_infomax.infer._elbo import Traces
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
-from pyro_infomax.infer._multi_sample import check_densities, cut_draws
+from pyro_infomax.infer._multi_sample import (
+    Renyi_WeightedELBO,
+    check_densities,
+    cut_draws,
+    log_weight,
+    summed_within_particles,
+)
 from pyro_infomax.infer._named import _InfoMax
-from pyro_infomax.infer._renyi import Renyi_WeightedELBO, log_weight, summed_within_particles
 from pyro_infomax.infer._weights import WeightsLike
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import is_deterministic, sample_sites

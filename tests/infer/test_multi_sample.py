@@ -713,6 +713,26 @@ def test_training_with_ordinary_and_captured_steps_is_one(name, tmp_path):
 OBJECTIVES = [*list(TRAINED.values())[:4], ReverseKL, WakeSleepELBO, RWS_InfoMaxELBO, Renyi_InfoMaxELBO]
 
 
+def noting(x):
+    with pyro.plate("data", len(x)):
+        loc = pyro.deterministic("loc", x @ pyro.param("v", 0.1 * torch.ones(3, 2)), event_dim=1)
+        pyro.sample("z", dist.Normal(loc, pyro.param("s", torch.zeros(2)).exp()).to_event(1))
+
+
+@pytest.mark.parametrize("make", OBJECTIVES)
+def test_what_a_guide_computes_has_no_part(make):
+    x = torch.randn(4, 3)
+    found = []
+    for guide in (amortised, noting):
+        pyro.clear_param_store()
+        elbo = make()
+        elbo.loss(continuous, guide, x)
+        torch.manual_seed(2)
+        loss = elbo.loss_and_grads(continuous, guide, x)
+        found.append(torch.tensor([loss, *elbo.terms.values(), *pyro.param("v").grad.flatten()]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("make", OBJECTIVES)
 def test_all_evaluations_are_one(make):
     """Of loss and terms, and of gradients by ``loss_and_grads``, a differentiable loss and a surrogate."""
