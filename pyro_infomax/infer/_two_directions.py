@@ -33,6 +33,7 @@ from pyro_infomax.infer._named import _InfoMax
 from pyro_infomax.infer._weights import WeightsLike
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import is_deterministic, sample_sites
+from pyro_infomax.programs import ProgramState, Snapshot
 
 # ---- Data that a model makes up, in the place of the arguments that hold its data.
 
@@ -103,11 +104,12 @@ class _Dream:
 
 
 # Views of an argument are it in another shape; anything computed from it cannot be put back
-def _place(name: str, observed: Tensor, given: Mapping[int | str, object]) -> int | str:
+def _place(name: str, observed: object, given: Mapping[int | str, object]) -> int | str:
     def holds(each: object) -> bool:
+        if not (isinstance(each, Tensor) and isinstance(observed, Tensor)):
+            return False
         return each is observed or (
-            isinstance(each, Tensor)
-            and each.numel() == observed.numel()
+            each.numel() == observed.numel()
             and each.data_ptr() == observed.data_ptr()
             and each.is_contiguous()
             and observed.is_contiguous()
@@ -133,7 +135,8 @@ def _as_masked(site: Site, observed: Tensor) -> Tensor:
         )
     if mask is None:
         return drawn  # type: ignore[no-any-return]
-    return torch.where(torch.as_tensor(mask)[(..., *[None] * site["fn"].event_dim)], drawn, observed)
+    mask = torch.as_tensor(mask, device=drawn.device)
+    return torch.where(mask[(..., *[None] * site["fn"].event_dim)], drawn, observed)
 
 
 def _are_close(one: Tensor, other: Tensor) -> bool:
@@ -151,8 +154,8 @@ def _check_own_parameters(objective: object, model_trace: Trace, guide_trace: Tr
     if shared := sorted(of_model[each] for each in of_model.keys() & of_guide.keys()):
         raise ValueError(
             f"Expected model and guide without parameters in common, since {type(objective).__name__} trains "
-            f"them by different objectives, but both have {shared}: give each its own, or use "
-            "TraceMeanField_BetaELBO"
+            f"them by different objectives, but both have {shared[:5]}: give each its own (by pyro.module of "
+            "the decoder in the model and of the encoder in the guide), or use TraceMeanField_BetaELBO"
         )
 
 
@@ -214,9 +217,15 @@ class _Sleeping(_TwoPhases):
 
     def _check_model(self, model: Program, args: Args, kwargs: Kwargs) -> None:
         if self._known_model != model and not is_recording():
-            with isolated_random_state(), evaluation_mode(model):
-                for _ in range(_CHECKS):
-                    _Dream(self, model, args, kwargs).check_reproduces(self, model)
+            programs = ProgramState(model)
+            kept = Snapshot(programs)
+            programs.follow(kept.extend)
+            try:
+                with isolated_random_state(), evaluation_mode(model), programs.watch():
+                    for _ in range(_CHECKS):
+                        _Dream(self, model, args, kwargs).check_reproduces(self, model)
+            finally:
+                kept.restore()  # the statistics of batch norm, say
             self._known_model = model
 
     def _bound_terms(self) -> dict[str, Tensor]:

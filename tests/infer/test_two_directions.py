@@ -432,6 +432,23 @@ def test_images_of_integers_are_put_back_in_shape_and_type():
     assert shapes == [((3, 2, 2), torch.float32)] * 2
 
 
+def test_asking_a_model_leaves_no_trace():
+    """Neither in the random state nor in buffers: statistics are of the two runs that train."""
+    norm = torch.nn.BatchNorm1d(3)
+
+    def of_norm(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(norm(z[:, None].expand(-1, 3)), 1.0).to_event(1), obs=x)
+
+    losses, elbo = [], ReverseKL()
+    for _ in range(2):
+        torch.manual_seed(0)
+        losses.append(elbo.loss(of_norm, prior, torch.randn(4, 3)))
+    assert int(norm.num_batches_tracked) == 4
+    assert losses[0] == losses[1]
+
+
 def teacher_forced(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -448,6 +465,15 @@ def of_another_shape(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x)
+
+
+def of_a_number(x):
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def of_one(x):
+    pyro.sample("z", dist.Normal(0.0, 1.0))
 
 
 def computed(x):
@@ -519,6 +545,11 @@ ALL = (*SLEEPING, RWS_InfoMaxELBO)
 def test_what_is_refused(programs, objectives, model, guide, error, sentence):
     for objective in objectives:
         programs.assert_refused(error, sentence, objective().loss_and_grads, model, guide, torch.randn(4, 3))
+
+
+def test_data_that_are_no_tensors_are_refused():
+    with pytest.raises(ValueError, match="'x' is none of them"):
+        ReverseKL().loss(of_a_number, of_one, 1.0)
 
 
 @pytest.mark.parametrize(
