@@ -104,12 +104,11 @@ class _Dream:
 
 
 # Views of an argument are it in another shape; anything computed from it cannot be put back
-def _place(name: str, observed: object, given: Mapping[int | str, object]) -> int | str:
+def _place(name: str, observed: Tensor, given: Mapping[int | str, object]) -> int | str:
     def holds(each: object) -> bool:
-        if not (isinstance(each, Tensor) and isinstance(observed, Tensor)):
-            return False
         return each is observed or (
-            each.numel() == observed.numel()
+            isinstance(each, Tensor)
+            and each.numel() == observed.numel()
             and each.data_ptr() == observed.data_ptr()
             and each.is_contiguous()
             and observed.is_contiguous()
