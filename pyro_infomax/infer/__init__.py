@@ -38,13 +38,14 @@ from pyro_infomax.infer._latents import LocalLatents
 from pyro_infomax.infer._multi_sample import (
     DReG_InfoMaxELBO,
     IWAE_InfoMaxELBO,
+    Renyi_InfoMaxELBO,
+    Renyi_WeightedELBO,
     STL_BetaELBO,
     STL_InfoMaxELBO,
     TVO_InfoMaxELBO,
     VIMCO_InfoMaxELBO,
 )
 from pyro_infomax.infer._named import (
-    Renyi_InfoMaxELBO,
     Trace_BetaELBO,
     Trace_InfoMaxELBO,
     TraceEnum_BetaELBO,
@@ -54,7 +55,6 @@ from pyro_infomax.infer._named import (
     TraceMeanField_BetaELBO,
     TraceMeanField_InfoMaxELBO,
 )
-from pyro_infomax.infer._renyi import Renyi_WeightedELBO
 from pyro_infomax.infer._targets import CapacityELBO, ConstrainedELBO, FreeBitsELBO
 from pyro_infomax.infer._two_directions import HarmonyELBO, ReverseKL, RWS_InfoMaxELBO, WakeSleepELBO
 from pyro_infomax.infer._weights import TermWeights, WeightsLike
