@@ -31,6 +31,21 @@ class AggregateELBO(TraceMeanField_WeightedELBO):
         weights: those of the other terms, >= 0.
         data_size: N; None where the plate says it.
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
+
+    Example:
+        >>> class Halved(AggregateELBO):
+        ...     def __init__(self, *, data_size):
+        ...         super().__init__(information=1.0, weights={"half": 2.0}, data_size=data_size)
+        ...     def marginal_terms(self, latents, log_q, data_size):
+        ...         half = (log_q - latents.prior.log_prob(latents.z)) / 2
+        ...         return {"half": half, "other_half": half}
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = Halved(data_size=100)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(100))
+        >>> terms = elbo.terms
+        >>> abs(loss - (terms.distortion + terms.mutual_information + 3 * terms.half)) < 1e-6
+        True
     """
 
     joint_cost_replaces = True
@@ -345,6 +360,22 @@ class GroupedELBO(AggregateELBO):
     Raises:
         ValueError, NotImplementedError: as :class:`DecomposedELBO`, and for groups that are not of the local
             latent sites, each once.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        ...         b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(a + b, 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("a", dist.Normal(x / 3, 0.8))
+        ...         pyro.sample("b", dist.Normal(x / 3, 0.8))
+        >>> elbo = GroupedELBO(total_correlation_between=10.0, data_size=1000)
+        >>> _ = elbo.loss(model, guide, torch.randn(50))
+        >>> abs(elbo.terms.total_correlation_within) < 1e-3  # a group has one dimension
+        True
     """
 
     weighted_like = {"prior_dependence": "total_correlation_within"}
