@@ -12,8 +12,9 @@ data comes from the encoder alone. That is measured by how well the five nearest
 tell the factors of a datum, for the encoder as it was before training too, and for the pixels.
 
 In the second part an encoder of one hidden layer is trained with a decoder, by (1 + lambda) D + R, which is
-the same objective plus (1 + lambda) times the decoder gap G. The decoders grow: linear, small, large, and the
-inverted posterior q(x|z) itself, whose gap is 0, as without a decoder.
+the same objective plus (1 + lambda) times the decoder gap G. The decoders grow: linear, small, large, the
+best one that draws pixels independently (the means of the inverted posterior), and the inverted posterior
+q(x|z) itself, whose gap is 0, as without a decoder.
 
     python examples/infomax_alone.py --jobs 2 --out runs/infomax_alone
     python examples/infomax_alone.py --from docs/infomax_alone --out runs/again
@@ -48,7 +49,7 @@ from pyro.infer import SVI
 from scipy.stats import t as student
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal
+from torch.distributions import Bernoulli, Independent, Normal
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyro_infomax.capture import CapturedSVI, FusedOptim
@@ -63,11 +64,13 @@ from pyro_infomax.training import LearningRateSchedule, fit
 
 DATASETS: Final = ("digits", "sprites")
 ENCODERS: Final = ("table", "mlp", "conv")
-DECODERS: Final = ("none", "inverted", "large", "small", "linear")
+DECODERS: Final = ("none", "inverted", "pixelwise", "large", "small", "linear")
+OF_DATA: Final = ("inverted", "pixelwise")  # made of the posteriors of all data, without parameters
 HIDDEN: Final = {"linear": (), "small": (16,), "large": (256, 256)}
 LEARNING_RATES: Final = {"table": 0.03, "mlp": 3e-3, "conv": 3e-3}
 LATENT: Final = 4
 NEIGHBOURS: Final = 5
+TINY: Final = 1e-6  # what the probability of a pixel keeps from 0 and 1
 DRAWS: Final = 4
 ACTIVE: Final = 0.01  # the variance of a mean from which the account calls a dimension active
 START: Final = -1.0  # the logarithm of the noise of a code before training
@@ -76,7 +79,7 @@ ACCOUNT: Final = ("rate", "mutual_information", "marginal_kl", "total_correlatio
 CONFIDENCE: Final = 0.95
 FEW_STEPS: Final = 100
 COLOURS: Final = dict(zip((*ENCODERS, "none"), ("#0173b2", "#de8f05", "#029e73", "0.25"), strict=True))
-MARKS: Final = dict(zip(DECODERS, "*DsoX", strict=True))
+MARKS: Final = dict(zip(DECODERS, "*DPsoX", strict=True))
 
 
 @dataclass(frozen=True)
@@ -202,12 +205,13 @@ class Pair:
     Args:
         encoder: gives means and noise.
         decoder: gives logits of pixels; None for none.
-        inverted: whether the inverted posterior decodes: it tells which of the data it was.
+        of_data: a decoder that is made of the posteriors of all data: the inverted posterior, which tells
+            which of the data it was, or its means of the pixels.
     """
 
     encoder: nn.Module
     decoder: nn.Module | None = None
-    inverted: bool = False
+    of_data: str | None = None
 
     def guide(self, x: Tensor, index: Tensor) -> None:
         pyro.module("encoder", self.encoder)
@@ -222,17 +226,31 @@ class Pair:
                 pyro.module("decoder", self.decoder)
                 logits = self.decoder(z)
                 pyro.sample("x", dist.Bernoulli(logits=logits).to_event(2), obs=x)
-            elif self.inverted:
-                mean, scale = self.encoder(x, index)  # of all data, which are the batch
-                scores = Normal(mean, scale).log_prob(z.unsqueeze(-2)).sum(-1)  # (datum, datum)
-                pyro.sample("n", dist.Categorical(logits=scores), obs=torch.arange(len(index)))
+            elif self.of_data is not None:
+                scores = scores_under(*self.encoder(x, index), z)  # of all data, which are the batch
+                if self.of_data == "inverted":
+                    pyro.sample("n", dist.Categorical(logits=scores), obs=torch.arange(len(index)))
+                else:
+                    pixels = dist.Bernoulli(probs=pixel_means(scores, x))
+                    pyro.sample("x", pixels.to_event(2), obs=x)
+
+
+def scores_under(mean: Tensor, scale: Tensor, z: Tensor) -> Tensor:
+    """log q(z|x_n) of every z under every datum n, (..., datum)."""
+    return Normal(mean, scale).log_prob(z.unsqueeze(-2)).sum(-1)
+
+
+def pixel_means(scores: Tensor, x: Tensor) -> Tensor:
+    """The probability of each pixel under the inverted posterior, (..., height, width)."""
+    means = scores.softmax(-1) @ x.flatten(1)
+    return means.clamp(TINY, 1 - TINY).unflatten(-1, x.shape[1:])
 
 
 def train(pair: Pair, problem: Problem, lam: float, steps: int, learning_rate: float) -> None:
     """All data at each step, by which the mixture is exact."""
     size = len(problem.x)
     objective: Any = InfoMaxELBO(lam=lam)
-    if pair.decoder is None and not pair.inverted:
+    if pair.decoder is None and pair.of_data is None:
         objective = DirectInfoMax(lam, data_size=size)
     optim = FusedOptim(
         torch.optim.Adam,
@@ -271,8 +289,13 @@ def chance(factors: np.ndarray) -> float:
 
 def accuracy_of_draws(mean: Tensor, scale: Tensor, factors: np.ndarray, seed: int) -> float:
     """The same of codes as the noise leaves them, the mean over some draws."""
-    noise = torch.randn(DRAWS, *mean.shape, generator=torch.Generator().manual_seed(seed), dtype=mean.dtype)
-    return float(np.mean([accuracy(z.numpy(), factors) for z in mean + scale * noise]))
+    return float(np.mean([accuracy(z.numpy(), factors) for z in draws_of(mean, scale, seed)]))
+
+
+def draws_of(mean: Tensor, scale: Tensor, seed: int) -> Tensor:
+    """Codes with their noise, (draw, datum, latent)."""
+    generator = torch.Generator().manual_seed(seed)
+    return mean + scale * torch.randn(DRAWS, *mean.shape, generator=generator, dtype=mean.dtype)
 
 
 def active(means: np.ndarray) -> np.ndarray:
@@ -299,6 +322,19 @@ def account_of(encoder: nn.Module, problem: Problem, which: Sequence[str], seed:
     found["accuracy"] = accuracy_of_draws(mean, scale, problem.factors, seed)
     found["accuracy_of_means"] = accuracy(mean.numpy(), problem.factors)
     return found | scores_of(active(mean.numpy()), problem.factors, which)
+
+
+@torch.no_grad()
+def distortion_of(pair: Pair, problem: Problem, seed: int) -> float:
+    """−E log p(x|z) of binary pixels, nats per datum."""
+    if pair.decoder is not None:
+        account = decompose(pair.model, pair.guide, problem.data, num_samples=DRAWS, seed=seed)
+        return float(account.distortion)
+    mean, scale = codes_of(pair.encoder, problem)
+    x = problem.x.double()
+    means = [pixel_means(scores_under(mean, scale, z), x) for z in draws_of(mean, scale, seed)]
+    scores = [Bernoulli(probs=each).log_prob(x).sum((-2, -1)).mean() for each in means]
+    return -float(torch.stack(scores).mean())
 
 
 @dataclass(frozen=True)
@@ -334,14 +370,14 @@ class Decoded:
         network = None
         if decoder in HIDDEN:
             network = MLPDecoder(LATENT, problem.x.shape[1:], hidden=HIDDEN[decoder])
-        pair = Pair(make_encoder("mlp", problem), network, inverted=decoder == "inverted")
+        pair = Pair(make_encoder("mlp", problem), network, decoder if decoder in OF_DATA else None)
         train(pair, problem, lam, self.size.steps, LEARNING_RATES["mlp"])
         found = account_of(pair.encoder, problem, self.size.scores, seed)
         gap = 0.0  # that of the best decoder, which is there or could be
-        if network is not None:
-            account = decompose(pair.model, pair.guide, problem.data, num_samples=DRAWS, seed=seed)
+        if network is not None or decoder == "pixelwise":
             # D = H − I + G, and no two images are alike
-            gap = float(account.distortion) - np.log(len(problem.x)) + float(account.mutual_information)
+            distortion = distortion_of(pair, problem, seed)
+            gap = distortion - np.log(len(problem.x)) + float(found["mutual_information"])
         infomax = float(found["marginal_kl"]) - lam * float(found["mutual_information"])
         return found | {
             "decoder_gap": gap,
@@ -441,7 +477,7 @@ def draw_alone(table: pd.DataFrame, known: xr.Dataset, path: Path) -> None:
     last.plot([], [], color="0.4", linestyle=":", label="before training")
     last.plot([], [], color="0.25", linestyle="--", label="pixels")
     handles, labels = last.get_legend_handles_labels()
-    last.legend(handles[-2:], labels[-2:], frameon=False, fontsize=7)
+    last.legend(handles[-2:], labels[-2:], frameon=False, fontsize=7, loc="lower right")
     save(figure, path)
 
 
