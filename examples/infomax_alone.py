@@ -500,7 +500,7 @@ def draw_scores(table: pd.DataFrame, path: Path) -> None:
 def draw_decoded(table: pd.DataFrame, known: xr.Dataset, path: Path) -> None:
     """Accuracy and information over the decoder gap, a line a weight."""
     shown = {
-        "accuracy": "5-NN accuracy",
+        "accuracy": "5-NN accuracy, draws",
         "mutual_information": "I (nats)",
         "marginal_kl": "marginal KL (nats)",
     }
@@ -525,6 +525,8 @@ def draw_decoded(table: pd.DataFrame, known: xr.Dataset, path: Path) -> None:
             ax.axhline(float(known["pixels"].sel(dataset="digits")), color="0.25", linestyle="--")
             ax.axhline(float(known["chance"].sel(dataset="digits")), color="0.6", linewidth=0.8)
             ax.set_ylim(0, 1.02)
+        ax.set_xscale("symlog", linthresh=0.1)
+        ax.set_xlim(left=-0.03)
         ax.set_title(f"digits: {title}", fontsize=9)
         ax.set_xlabel("decoder gap G (nats)", fontsize=9)
     handles = [
