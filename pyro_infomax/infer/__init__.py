@@ -12,13 +12,13 @@ from pyro_infomax.infer._adversarial import AVB, AdversarialELBO, FactorVAE, Sym
 from pyro_infomax.infer._decomposed import (
     AggregateELBO,
     DecomposedELBO,
+    DirectInfoMax,
     GroupedELBO,
     MarginalELBO,
     beta_tcvae,
     hfvae,
     infovae,
 )
-from pyro_infomax.infer._direct_infomax import DirectInfoMax
 from pyro_infomax.infer._elbo import SurrogateLoss, Terms, WeightedELBO, surrogate_loss
 from pyro_infomax.infer._enum import TraceEnum_WeightedELBO
 from pyro_infomax.infer._estimators import (
