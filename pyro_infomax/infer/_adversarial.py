@@ -160,6 +160,7 @@ class AVB(CriticELBO):
     """
 
     critic_term = "critic_rate"
+    weighs_rate = False
     state_of_evaluation = CriticELBO.state_of_evaluation | {"_prior_score"}
 
     def __init__(self, critic: nn.Module, beta: WeightsLike = 1.0, **kwargs: object) -> None:
@@ -359,6 +360,8 @@ class AdversarialELBO(_JointELBO):
         >>> list(elbo.terms)
         ['critic_js', 'loss']
     """
+
+    weighs_rate = False
 
     def __init__(self, critic: nn.Module, divergence: JointDivergence = "js", **kwargs: object) -> None:
         one_of("divergence", divergence, get_args(JointDivergence))

@@ -23,7 +23,7 @@ from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed
 from pyro_infomax.infer._elbo import Evaluation, Loss
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
-from pyro_infomax.infer._weights import ResolvedWeights, TermWeight, TermWeights, WeightsLike
+from pyro_infomax.infer._weights import TermWeight, TermWeights, WeightsLike
 from pyro_infomax.information import OptimizerFactory, adam
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import (
@@ -200,6 +200,7 @@ class CriticELBO(TraceMeanField_WeightedELBO):
 
     critic_term: str
     needs_second: ClassVar[bool] = False
+    weighs_rate: ClassVar[bool] = True
     state_of_evaluation: ClassVar = TraceMeanField_WeightedELBO.state_of_evaluation | {"_compared"}
 
     def __init__(
@@ -353,11 +354,14 @@ class CriticELBO(TraceMeanField_WeightedELBO):
         self._add(self.critic_term, total.detach())
         return total * self._resolved_weights().of_term(self.critic_term, "")
 
+    # A weight that nothing reads would be a wrong loss without a word
     def _check_terms(self, weights: TermWeights) -> None:
-        pass  # they are those of the subclass's own arguments
-
-    def _check_returned(self, weights: ResolvedWeights, costs: set[str]) -> None:
-        super()._check_returned(weights, costs | {self.critic_term})
+        known = {self.critic_term, "rate"} if self.weighs_rate else {self.critic_term}
+        if unknown := sorted(set(weights) - known):
+            raise ValueError(
+                f"Expected no weights of {type(self).__name__} but those that it has arguments for but got "
+                f"{unknown}."
+            )
 
     # ---- the state that training leaves, of critic and optimiser too
 

@@ -15,6 +15,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.diagnostics import decompose, to_arviz
+from pyro_infomax.distributions import StraightThroughBernoulli
 from pyro_infomax.infer import AVB, AdversarialELBO, FactorVAE, SymmetricELBO, surrogate_loss
 from pyro_infomax.nn import MLPCritic, QuadraticCritic
 from pyro_infomax.oracles import LinearGaussian
@@ -177,6 +178,53 @@ def test_avb_has_the_rate_and_the_gradient_of_the_elbo():
     assert_same(grads, pair.gradients_of(negative_elbo))
     assert list(elbo.terms) == ["distortion", "loss", "critic_rate"]  # what nobody knows is not there
     assert math.isclose(elbo.terms.distortion / 20, (negative_elbo - rate).item(), rel_tol=1e-9)
+    twice, grads_of_two = pair.gradients_by(AVB(critic, critic_steps=0, num_particles=2))
+    assert math.isclose(twice, loss, rel_tol=1e-9)  # whose particles draw the same noise
+    assert_same(grads_of_two, grads)
+
+
+def test_a_prior_over_several_latents_gets_its_gradient_and_gives_the_guide_none():
+    slope, shift = 0.7, 0.3
+    eps = torch.randn(10, 2)
+
+    def model(x):
+        with pyro.plate("data", 10):
+            u = pyro.sample("u", dist.Normal(0.0, 1.0).expand([10]))
+            z = pyro.sample("z", dist.Normal(pyro.param("slope", torch.tensor(slope)) * u, 0.5))
+            pyro.sample("x", dist.Normal(u + z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 10):
+            u = pyro.sample("u", dist.Delta(pyro.param("shift", torch.tensor(shift)) * x + eps[:, 0]))
+            pyro.sample("z", dist.Delta(u + eps[:, 1]))
+
+    x = torch.randn(10)
+    AVB(Sum(), beta=2.0).loss_and_grads(model, guide, x)
+    a, b = torch.tensor(slope, requires_grad=True), torch.tensor(shift, requires_grad=True)
+    u = b * x + eps[:, 0]
+    z = u + eps[:, 1]
+    cost = -dist.Normal(u + z, 1.0).log_prob(x).sum() + 2 * (x + u + z).sum()
+    score = dist.Normal(a * u.detach(), 0.5).log_prob(z.detach()).sum()
+    expected = torch.autograd.grad(cost, b)[0], torch.autograd.grad(-2 * score, a)[0]
+    found = pyro.param("shift").grad, pyro.param("slope").grad
+    torch.testing.assert_close(found, expected)
+
+
+def test_noise_that_is_a_site_leaves_no_rate():
+    def model(x):
+        with pyro.plate("data", 3):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 3):
+            noise = pyro.sample("noise", dist.Normal(x, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(noise, 1.0))
+
+    elbo = AVB(Sum())
+    loss = elbo.loss(model, guide, torch.zeros(3))
+    assert list(elbo.terms) == ["distortion", "loss", "critic_rate"]
+    assert math.isclose(loss, elbo.terms.distortion + elbo.terms.critic_rate)
 
 
 SCALAR = {"v": [[0.3]], "log_s": [-0.2], "m": [0.4], "log_t": [0.0], "w": [[0.5]], "log_sigma": [-0.2]}
@@ -283,6 +331,13 @@ def test_critics_find_the_jensen_shannon_divergence():
     assert math.isclose(found, exact, rel_tol=0.03)
 
 
+def test_critics_find_the_reverse_divergence_of_the_symmetric_elbo():
+    elbo = SymmetricELBO(QuadraticCritic(2, 2), critic_optim=LBFGS)
+    assert math.isclose(trained(elbo), float(ORACLE.kl_generative_representation), rel_tol=0.03)
+    negative_elbo = ORACLE.kl_representation_generative + ORACLE.data_entropy
+    assert math.isclose(-elbo.terms.elbo / 20000, float(negative_elbo), rel_tol=0.03)
+
+
 def joint_of(pair, which):
     """The joint of an oracle over (x, z)."""
     across = pair.S @ pair.V.T if which == "q" else pair.W
@@ -352,13 +407,15 @@ OBJECTIVES = {
 def test_a_loss_leaves_everything_as_it_was_and_a_step_trains_the_critic(name):
     pair = small_pair()
     elbo = OBJECTIVES[name](critic_steps=3, gradient_penalty=0.1)
-    before = copy.deepcopy(elbo.state_dict())
+    before = elbo.state_dict()
+    kept = copy.deepcopy(before)
     elbo.loss(pair.model, pair.guide, pair.x)
     assert_equal_states(elbo.state_dict(), before)
     assert elbo.step == 0
     elbo.loss_and_grads(pair.model, pair.guide, pair.x)
     after = elbo.state_dict()
     assert elbo.step == 1
+    assert_equal_states(before, kept)  # a state is one of its time
     assert all(each["step"] == 3 for each in after["critic_optim"]["state"].values())
     assert not torch.equal(after["critic"]["layers.0.weight"], before["critic"]["layers.0.weight"])
     assert all(each.grad is None for each in elbo.critic.parameters())
@@ -520,6 +577,7 @@ class Sum(nn.Module):
     ("make", "pair", "message"),
     [
         (AVB, programs(dist.Bernoulli(0.5)), "gradients through the draws of the guide's site 'z'"),
+        (AVB, programs(StraightThroughBernoulli(0.5, logits=torch.zeros(()))), "guide's site 'z'"),
         (AdversarialELBO, programs(observed=dist.Bernoulli(0.5)), "draws of the model's site 'x'"),
         (SymmetricELBO, programs(observed=dist.Poisson(2.0)), "draws of the model's site 'x'"),
         (AdversarialELBO, programs(factor=True), "not possible with the factor 'f'"),
@@ -557,6 +615,8 @@ def scored_by(critic):
         (lambda: FactorVAE(Sum(), gamma={"z": 1.0}), ValueError, "gamma to be one weight"),
         (lambda: AdversarialELBO(Sum(), "wasserstein"), ValueError, "'js' or 'kl'"),
         (lambda: AVB(Sum(), num_particles=2, vectorize_particles=True), ValueError, "vectorize_particles"),
+        (lambda: AVB(Sum(), weights={"rate": 2.0}), ValueError, r"has arguments for but got \['rate'\]"),
+        (lambda: AdversarialELBO(Sum(), weights={"distortion": 2.0}), ValueError, "'distortion'"),
         (lambda: AVB(Sum(), critic_steps=-1), ValueError, "critic_steps to be an integer >= 0"),
         (
             lambda: FactorVAE(nn.Identity()).loss(ORACLE.model, ORACLE.guide, torch.zeros(3, 2)),
