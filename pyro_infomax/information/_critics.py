@@ -61,13 +61,9 @@ class _Scored:
 
     def info_nce(self) -> tuple[Tensor, Tensor]:
         """E [T − ln mean_j exp T_j], and the same."""
-        values, influences = [], []
-        for block in self.blocks:
-            shares = torch.softmax(block, dim=1)
-            own = block.diagonal() - block.logsumexp(1) + math.log(len(block))
-            values.append(own)
-            influences.append(own - shares.sum(0))
-        return torch.cat(values).mean(), torch.cat(influences)
+        own = [block.diagonal() - block.logsumexp(1) + math.log(len(block)) for block in self.blocks]
+        each = torch.cat(own)
+        return each.mean(), each
 
     def _logarithmic(self, clip: float) -> tuple[Tensor, Tensor]:
         by_x, by_y = self._apart(clip)
