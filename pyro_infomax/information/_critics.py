@@ -62,8 +62,7 @@ class _Scored:
     def info_nce(self) -> tuple[Tensor, Tensor]:
         """E [T − ln mean_j exp T_j], and the same."""
         own = [block.diagonal() - block.logsumexp(1) + math.log(len(block)) for block in self.blocks]
-        each = torch.cat(own)
-        return each.mean(), each
+        return torch.cat(own).mean(), torch.cat(own)
 
     def _logarithmic(self, clip: float) -> tuple[Tensor, Tensor]:
         by_x, by_y = self._apart(clip)
@@ -74,8 +73,7 @@ class _Scored:
         """For each datum the mean of exp T over pairs of its x, and of its y, with others, (batch,) each."""
         by_x, by_y, largest, total = [], [], 0.0, 0.0
         for block in self.blocks:
-            weights = block.clamp(-clip, clip).exp()
-            weights = weights - weights.diagonal().diag()
+            weights = block.clamp(-clip, clip).exp().fill_diagonal_(0.0)
             by_x.append(weights.sum(1) / (len(block) - 1))
             by_y.append(weights.sum(0) / (len(block) - 1))
             largest, total = max(largest, float(weights.max())), total + float(weights.sum())
@@ -133,7 +131,8 @@ def critic_bound(scores: Tensor, *, estimator: CriticEstimator = "nwj", clip: fl
         their population, with the critic as it is.
 
     Raises:
-        ValueError: for scores that are no finite square matrix of at least 2 data, or another estimator.
+        ValueError: for scores that are no finite square matrix of at least 2 data, or so large that their
+            exponentials overflow; for another estimator.
 
     >>> import torch
     >>> from pyro_infomax.oracles import CorrelatedNormals
@@ -167,6 +166,11 @@ def _checked(scores: Tensor) -> Tensor:
 def _estimate(folds: Sequence[_Scored], estimator: CriticEstimator) -> Estimate:
     """The mean over folds by their sizes, each with a critic of its own."""
     found = [getattr(fold, estimator)() for fold in folds]
+    if not all(bool(each.isfinite()) for each, _ in found):
+        raise ValueError(
+            "Expected scores whose exponentials have a mean but those of pairs that do not belong together "
+            "are all 0, or too large: train with a smaller learning rate, or take estimator='info_nce'."
+        )
     sizes = torch.tensor([float(len(fold.together)) for fold in folds], dtype=torch.float64)
     value = (torch.stack([each for each, _ in found]) * sizes).sum() / sizes.sum()
     # Within each fold, since the critics of the folds differ by constants

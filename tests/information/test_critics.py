@@ -90,6 +90,12 @@ def test_the_error_is_the_spread_over_data(estimator):
     assert 0.8 < float(stated / spread) < 1.25
 
 
+def test_large_scores_of_pairs_that_belong_together_do_no_harm():
+    scores = torch.eye(4) * 1e3
+    for estimator in ("nwj", "dv", "smile"):
+        assert math.isclose(float(critic_bound(scores, estimator=estimator)), 1e3)
+
+
 def test_what_few_pairs_carry_has_a_note():
     scores = torch.zeros(50, 50)
     scores[3, 7] = 8.0
@@ -104,6 +110,8 @@ def test_what_few_pairs_carry_has_a_note():
         (torch.zeros(3, 4), {}, r"shape \(batch, batch\)"),
         (torch.zeros(1, 1), {}, "at least 2 data"),
         (torch.full((3, 3), math.nan), {}, "9 of 9 are not"),
+        (torch.full((3, 3), -1e3), {"estimator": "dv"}, "exponentials have a mean"),
+        (torch.full((3, 3), 1e3), {"estimator": "nwj"}, "exponentials have a mean"),
         (torch.zeros(3, 3), {"estimator": "mine"}, "'nwj' or 'dv' or 'info_nce' or 'smile'"),
         (torch.zeros(3, 3), {"clip": 0.0}, "clip to be a finite number > 0"),
     ],
