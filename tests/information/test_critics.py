@@ -124,22 +124,28 @@ def test_scores_that_say_nothing_are_refused(scores, options, message):
 # ---- critics that are trained
 
 
-@pytest.mark.parametrize("nats", [0.5, 3.0])
-def test_quadratic_critics_find_the_information_of_normals(nats):
-    x, y = normals(nats).sample(2000, seed=0)
+def test_quadratic_critics_find_the_information_of_normals():
+    nats = 3.0
+    x, y = normals(nats).sample(1600, seed=0)
     found = critic_information(
-        1e3 * x + 5, y, QuadraticCritic(1, 1), folds=2, steps=1, batch_size=500, optim=LBFGS, seed=0
+        1e3 * x + 5, y, QuadraticCritic(1, 1), folds=2, steps=1, batch_size=400, optim=LBFGS, seed=0
     )
     assert found.bound == "lower"
     assert found.note is None
-    assert abs(float(found) - nats) < 0.03 * nats + 2 * float(found.standard_error)
+    assert abs(float(found) - nats) < 0.03 * nats
 
 
 def test_minibatches_find_it_too_and_leave_critic_and_random_state_alone():
-    x, y = normals(1.0, size=2).sample(1500, seed=0)
+    x, y = normals(1.0, size=2).sample(1000, seed=0)
     critic = QuadraticCritic(2, 2)
     state = torch.get_rng_state()
-    options = {"folds": 2, "steps": 120, "optim": partial(torch.optim.Adam, lr=0.05), "seed": 1}
+    options = {
+        "folds": 2,
+        "steps": 80,
+        "batch_size": 64,
+        "optim": partial(torch.optim.Adam, lr=0.05),
+        "seed": 1,
+    }
     for estimator in ("dv", "info_nce"):
         found = critic_information(x.numpy(), y.numpy(), critic, estimator=estimator, **options)
         assert abs(float(found) - 1.0) < 0.04 + 2 * float(found.standard_error)
