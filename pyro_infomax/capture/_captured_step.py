@@ -192,7 +192,7 @@ class CapturedStep:
                 done where :attr:`trains`.
         """
         if trains:
-            (row,) = self.take([(*self._inputs(call),)], 1).unbind()
+            (row,) = self.take([each[None] for each in self._inputs(call)], 1).unbind()
             return self.outcome(row)
         with torch.no_grad():
             loss, *rest = self._function(*self._inputs(call))
@@ -261,29 +261,29 @@ class CapturedStep:
         """How many steps the optimiser has taken, group by group."""
         return [each for each in self.moved if not each.dim()]
 
-    def take(self, columns: Iterable[tuple[Tensor, ...]], steps: int) -> Tensor:
-        """Takes steps, one for each tuple of data and weights; loss and terms of each, (step, term)."""
+    def take(self, stacks: Sequence[Tensor], steps: int) -> Tensor:
+        """Takes steps; loss and terms of each, (step, term).
+
+        Args:
+            stacks: their data and weights, (steps, ...) each.
+            steps: how many they are.
+        """
         if self._training is not None:
-            return self._training.take(columns, steps)
+            return self._training.take(stacks, steps)
         found = []
         with torch.no_grad():
-            for given in columns:
+            for given in zip(*(each.unbind() for each in stacks), strict=True):
                 found.append(self._function(*given))
                 self.gradients.apply()
             by_name = [torch.stack([*map(_scalar, each)]) for each in zip(*found, strict=True)]
             return torch.stack([each.double().cpu() for each in by_name], dim=1)
 
-    def columns(self, tensors: Sequence[Sequence[Tensor]], steps: int) -> Iterable[tuple[Tensor, ...]]:
-        """For each of the next steps its data and weights.
-
-        Args:
-            tensors: for each tensor in the arguments those of the steps.
-            steps: how many there are.
-        """
+    def with_weights(self, stacks: Sequence[Tensor], steps: int) -> list[Tensor]:
+        """The data of the next steps, (steps, ...) each, and after them the weights."""
         if not self._weights:
-            return zip(*tensors, strict=True)
+            return [*stacks]
         weights = self._programs.weights_ahead(steps, numbers=self._numbers)
-        return ((*data, *more) for *data, more in zip(*tensors, weights, strict=True))
+        return [*stacks, *map(torch.stack, zip(*weights, strict=True))]
 
     def outcome(self, rows: Tensor) -> SurrogateLoss:
         """What was evaluated in a step, from its row of :meth:`take`; or in many, with an axis over them."""

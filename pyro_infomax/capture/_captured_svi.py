@@ -69,18 +69,17 @@ class _Stack:
                 f"{found}: stack the data of the steps, for instance x[index] with index of (steps, batch)."
             )
         self.length: int = lengths.pop()  # type: ignore[assignment]
-        self._columns = [each.unbind() for each in tensors]
+        self._tensors = tensors
 
     def at(self, step: int) -> tuple[Args, Kwargs]:
         """The arguments of one step."""
-        columns = iter(self._columns)
-        leaves = [next(columns)[step] if isinstance(each, Tensor) else each for each in self._leaves]
+        leaves = [each[step] if isinstance(each, Tensor) else each for each in self._leaves]
         args, kwargs = tree_unflatten(leaves, self._spec)
         return args, kwargs
 
-    def tensors(self, start: int, steps: int) -> list[Sequence[Tensor]]:
-        """For each tensor in the arguments those of some steps."""
-        return [column[start : start + steps] for column in self._columns]
+    def tensors(self, start: int, steps: int) -> list[Tensor]:
+        """The tensors in the arguments of some steps, (steps, ...) each."""
+        return [each[start : start + steps] for each in self._tensors]
 
 
 # ---- The SVI that records, compares, replays, and falls back.
@@ -325,15 +324,13 @@ class CapturedSVI(SVI):
             return None
         return graph if graph.step.takes_many else None
 
-    def _take_together(
-        self, graph: "_Graph", tensors: list[Sequence[Tensor]], steps: int
-    ) -> StepsTaken | None:
+    def _take_together(self, graph: "_Graph", stacks: Sequence[Tensor], steps: int) -> StepsTaken | None:
         """Takes many steps by a graph; None where one of them fails, and all are undone."""
         step = graph.step
         assert step is not None
         standing, put_back = Standing([*step.written_constants, *step.moved]), step.remember()
         try:
-            values = step.take(step.columns(tensors, steps), steps)
+            values = step.take(step.with_weights(stacks, steps), steps)
         except BaseException as error:
             standing.put_back()
             put_back()

@@ -5,11 +5,13 @@ compiler, the gradients of a step, and a whole step with its update.
 """
 
 import abc
+import ctypes
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import accumulate
+from types import ModuleType
 from typing import Any, Final, cast, final
 
 import torch
@@ -125,17 +127,19 @@ class AdamUpdate(Update):
     def rows(self, steps: int) -> list[list[float]]:
         options, state = self.options, self.group.optimizer.state[self.flat]
         lr, (first, second), decay = options["lr"], options["betas"], options["weight_decay"]
-        fixed = [1 - lr * decay if self._decoupled else decay, 1 - first, second, 1 - second, options["eps"]]
+        fixed = [1 - lr * decay if self._decoupled else decay, 1 - first, second, 1 - second]
         taken = int(state["step"])
-        return [
-            [lr / (1 - first**step), math.sqrt(1 - second**step), *fixed]
-            for step in range(taken + 1, taken + steps + 1)
-        ]
+        found = []
+        for step in range(taken + 1, taken + steps + 1):
+            # Both sides of the fraction times the correction of its root, which saves a division an element
+            root = math.sqrt(1 - second**step)
+            found.append([lr * root / (1 - first**step), options["eps"] * root, *fixed])
+        return found
 
     def __call__(
         self, flat: Tensor, gradient: Tensor, row: Sequence[Tensor], *moments: Tensor
     ) -> tuple[Tensor, ...]:
-        rate, correction, decay, new, kept, new_square, eps = row
+        rate, eps, decay, new, kept, new_square = row
         gradient = -gradient if self.options["maximize"] else gradient
         if self.options["weight_decay"] and self._decoupled:
             flat = flat * decay
@@ -145,7 +149,7 @@ class AdamUpdate(Update):
         mean = mean + new * (gradient - mean)
         square = kept * square + new_square * gradient * gradient
         largest = [torch.maximum(each, square) for each in largest]
-        scale = (largest[0] if largest else square).sqrt() / correction + eps
+        scale = (largest[0] if largest else square).sqrt() + eps
         return flat - rate * (mean / scale), mean, square, *largest
 
 
@@ -173,6 +177,10 @@ class SGDUpdate(Update):
         if moments:
             gradient = gradient + momentum * moments[0] if self.options["nesterov"] else moments[0]
         return flat - rate * gradient, *moments
+
+
+def _dtype_of_numbers(flat: Tensor) -> torch.dtype:
+    return flat.dtype if flat.dtype is torch.float32 else torch.float64
 
 
 _UPDATES: Final[dict[type[optim.Optimizer], type[Update]]] = {
@@ -231,6 +239,17 @@ def _lift_parameters(recorded: RecordedGraph, gradients: GradientBuffers) -> lis
                 size = value.numel()
                 _read_part(recorded, node, source, ends[position] - size, ends[position], value.shape)
     return lifted
+
+
+def _lift_each(recorded: RecordedGraph, tensors: Sequence[Tensor]) -> None:
+    """Makes inputs of these tensors."""
+    constants = recorded.constants()
+    for number, tensor in enumerate(tensors):
+        source = _new_input(recorded, f"parameter_{number}")
+        for node, value in constants.items():
+            if value is tensor:
+                node.replace_all_uses_with(source)
+                recorded.graph.erase_node(node)
 
 
 def _read_part(
@@ -372,6 +391,123 @@ def _options() -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if hasattr(config, name)}
 
 
+# ---- Many calls of compiled code in one.
+
+# What inductor's C++ wrapper exports: void inductor_entry_impl(AtenTensorHandle*, AtenTensorHandle*)
+_ENTRY: Final = "_Z19inductor_entry_implPP16AtenTensorOpaqueS1_"
+
+_LOOP: Final = r"""
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <cstdio>
+#include <exception>
+#include <vector>
+
+extern "C" void* PyErr_Occurred();
+
+// Calls a compiled graph without outputs once for each step, and returns how often it went well. Of the first
+// `stacked` tensors a call has one row, of the others the whole. `message` takes what went wrong.
+extern "C" int64_t take_steps(
+        void (*entry)(AtenTensorHandle*, AtenTensorHandle*), AtenTensorHandle* tensors,
+        int64_t count, int64_t stacked, int64_t steps, char* message, int64_t room) {
+    int64_t step = 0;
+    try {
+        std::vector<AtenTensorHandle> handles(count);
+        for (; step < steps; step++) {
+            for (int64_t i = 0; i < count; i++) {
+                int64_t dim = 0, *sizes = nullptr, *strides = nullptr;
+                if (i >= stacked) {
+                    if (aoti_torch_new_tensor_handle(tensors[i], &handles[i])) return step;
+                } else if (aoti_torch_get_dim(tensors[i], &dim)
+                        || aoti_torch_get_sizes(tensors[i], &sizes)
+                        || aoti_torch_get_strides(tensors[i], &strides)
+                        // counted from where the tensor itself begins
+                        || aoti_torch__reinterpret_tensor(tensors[i], dim - 1, sizes + 1, strides + 1,
+                                                          step * strides[0], &handles[i])) {
+                    return step;
+                }
+            }
+            entry(handles.data(), nullptr);  // which takes the handles
+            if (PyErr_Occurred()) return step;
+        }
+    } catch (const std::exception& error) {
+        std::snprintf(message, room, "%s", error.what());
+    }
+    return step;
+}
+"""
+
+_address_of: Final = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+def _native_loop(compiled: Callable[[list[Tensor]], Sequence[Tensor]]) -> "_NativeLoop | None":
+    """What calls compiled code many times without Python in between; None where it cannot be had."""
+    # All of it is inductor's own, and nothing but some microseconds a step is lost without it
+    with suppress(Exception):
+        from torch._inductor.codecache import CppCodeCache
+
+        closure = [each.cell_contents for each in getattr(compiled, "__closure__", None) or ()]
+        modules = [getattr(each, "__self__", None) for each in closure]
+        (path,) = [each.__file__ for each in modules if isinstance(each, ModuleType)]
+        entry = ctypes.PyDLL(path)[_ENTRY]
+        helper = CppCodeCache.load(_LOOP, device_type="cpu")
+        return _NativeLoop(entry, ctypes.PyDLL(helper._name)["take_steps"])
+    return None
+
+
+@final
+class _NativeLoop:
+    """Calls compiled code once for each step.
+
+    Args:
+        entry: the compiled code.
+        loop: what calls it, ``take_steps`` of the source above.
+    """
+
+    def __init__(self, entry: Any, loop: Any) -> None:
+        self._entry, self._loop = ctypes.cast(entry, ctypes.c_void_p), loop
+        whole = ctypes.c_int64
+        loop.restype = whole
+        loop.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            whole,
+            whole,
+            whole,
+            ctypes.c_char_p,
+            whole,
+        ]
+
+    def __call__(self, stacks: Sequence[Tensor], fixed: Sequence[Tensor], steps: int) -> None:
+        """Calls it.
+
+        Args:
+            stacks: tensors of which each step has a row, (steps, ...).
+            fixed: tensors of which each step has the whole.
+            steps: how many there are.
+
+        Raises:
+            RuntimeError: where a step fails, after those before it.
+        """
+        tensors = [*stacks, *fixed]
+        capsules = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors(tensors)
+        handles = (ctypes.c_void_p * len(tensors))(*(_address_of(each, None) for each in capsules))
+        message = ctypes.create_string_buffer(400)
+        try:
+            taken = self._loop(self._entry, handles, len(tensors), len(stacks), steps, message, len(message))
+        finally:
+            torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs(capsules)
+        if taken < steps:
+            raise RuntimeError(message.value.decode(errors="replace") or "compiled code has failed")
+
+
+def _parts(flat: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """A flat tensor part by part, each in the shape of its parameter."""
+    parts = flat.detach().split([each.numel() for each in parameters])
+    return [part.view(each.shape) for part, each in zip(parts, parameters, strict=True)]
+
+
 # ---- The gradients of a step.
 
 
@@ -436,18 +572,21 @@ class CompiledTraining:
         self._gradients, self._updates = gradients, tuple(updates)
         self._clips = gradients.optim.clip_norm is not None
         written = list(recorded.written_constants().values())
-        _flatten_gradients(recorded, gradients)
-        flats = _lift_parameters(recorded, gradients)
+        parameters = [each for members in gradients.members for each in members]
+        _lift_each(recorded, parameters)
         self._live = _lift_others(recorded)
+        flats = [update.flat for update in updates]
         if overlapping_tensors([*flats, *self._live]) & {*flats, *written}:
             raise NotCompilableError("the programs read tensors that share memory with what a step writes to")
-        self._number_of_results = len(recorded.outputs) - len(flats)
+        self._number_of_results = len(recorded.outputs) - len(gradients.parameters)
         _split_biases(recorded.graph)
         rows = self._rows(1)
         results = torch.empty(self._number_of_results, dtype=torch.float64)
         given = [*inputs, *(row[0] for row in rows), results]
         module = self._with_update(recorded, given, len(inputs))
-        self._compiled = _compiled(module, [*given, *self._fixed()])
+        # Not the parts themselves, in whose common memory the compiler would see more than there is
+        self._compiled = _compiled(module, [*given, *(each.clone() for each in self._fixed())])
+        self._loop = _native_loop(self._compiled)
 
     @property
     def fits(self) -> bool:
@@ -465,34 +604,46 @@ class CompiledTraining:
         assert isinstance(optimiser, FusedOptim)
         return optimiser.clip_norm
 
-    def take(self, columns: Iterable[tuple[Tensor, ...]], steps: int) -> Tensor:
-        """Takes steps, one for each tuple of data and weights; loss and terms of each, (step, term)."""
+    def take(self, stacks: Sequence[Tensor], steps: int) -> Tensor:
+        """Takes steps; loss and terms of each, (step, term).
+
+        Args:
+            stacks: their data and weights, (steps, ...) each.
+            steps: how many they are.
+        """
         results = torch.empty(steps, self._number_of_results, dtype=torch.float64)
-        rows = [column.unbind() for column in self._rows(steps)]
-        fixed, compiled = self._fixed(), self._compiled
-        taken = 0
-        try:
-            for given, *others in zip(columns, *rows, results.unbind(), strict=True):
-                compiled([*given, *others, *fixed])
-                taken += 1
-        finally:
-            for update in self._updates:
-                update.count(taken)
+        stacks, fixed = [*stacks, *self._rows(steps), results], self._fixed()
+        if self._loop is not None and steps > 1:
+            self._loop(stacks, fixed, steps)
+        else:
+            for given in zip(*(each.unbind() for each in stacks), strict=True):
+                self._compiled([*given, *fixed])
+        for update in self._updates:
+            update.count(steps)
         return results
 
     def _rows(self, steps: int) -> list[Tensor]:
         """For each group the numbers of the steps, (step, number), the last of them the norm to clip at."""
         norm = [math.inf if self._clip_norm is None else float(self._clip_norm)]
+        # As the parameters are, so that no number is converted for each element
         return [
-            torch.tensor([[*row, *norm] for row in each.rows(steps)], dtype=torch.float64)
+            torch.tensor([[*row, *norm] for row in each.rows(steps)], dtype=_dtype_of_numbers(each.flat))
             for each in self._updates
         ]
 
     def _fixed(self) -> list[Tensor]:
-        """What each step reads and writes in place: parameters, other tensors, gradients and moments."""
-        flats = [update.flat for update in self._updates]
-        moments = [each for update in self._updates for each in update.kept]
-        return [*flats, *self._live, *self._gradients.flat, *moments]
+        """What each step reads and writes in place: parameters, other tensors, gradients and moments.
+
+        All but the others part by part, as the parameters are, so that no gradient is copied on its way.
+        """
+        parts = zip(self._gradients.members, self._updates, self._gradients.flat, strict=True)
+        found = [
+            [_parts(each, members) for each in (update.flat, flat, *update.kept)]
+            for members, update, flat in parts
+        ]
+        parameters = [part for group in found for part in group[0]]
+        rest = [part for group in found for each in group[1:] for part in each]
+        return [*parameters, *self._live, *rest]
 
     def _with_update(self, recorded: RecordedGraph, given: Sequence[Tensor], inputs: int) -> GraphModule:
         """The graph that goes from data and parameters to results and changed parameters."""
@@ -500,16 +651,16 @@ class CompiledTraining:
         graph = Graph()
         nodes = [graph.placeholder(f"given_{i}") for i in range(len(given))]
         kept = [graph.placeholder(f"fixed_{i}") for i in range(len(fixed))]
-        read = len(self._updates) + len(self._live)
+        parameters = len(self._gradients.parameters)
+        read = parameters + len(self._live)
         values = dict(zip(recorded.inputs, [*nodes[:inputs], *kept[:read]], strict=True))
         found = cast(tuple[Node, ...], graph.graph_copy(recorded.graph, values))
         with torch.no_grad():
             shapes = [torch.zeros(()) for _ in range(self._number_of_results)]
-            flats = fixed[: len(self._updates)]
-            others = fixed[read:]
-            example = [*shapes, *map(torch.zeros_like, flats), *given[inputs:], *flats, *others]
+            gradients = map(torch.zeros_like, self._gradients.parameters)
+            example = [*shapes, *gradients, *given[inputs:], *fixed[:parameters], *fixed[read:]]
             update = make_fx(self._update, tracing_mode="real")(*(each.clone() for each in example))
-        sources = [*found, *nodes[inputs:], *kept[: len(self._updates)], *kept[read:]]
+        sources = [*found, *nodes[inputs:], *kept[:parameters], *kept[read:]]
         placeholders = [node for node in update.graph.nodes if node.op == "placeholder"]
         graph.graph_copy(update.graph, dict(zip(placeholders, sources, strict=True)))
         graph.output(())
@@ -522,20 +673,27 @@ class CompiledTraining:
         def take(number: int) -> list[Tensor]:
             return [next(rest) for _ in range(number)]
 
-        groups = len(self._updates)
-        results, found, rows = take(self._number_of_results), take(groups), take(groups)
-        (row,), flats, gradients = take(1), take(groups), take(groups)
+        groups, count = len(self._updates), len(self._gradients.parameters)
+        results, gradients = take(self._number_of_results), take(count)
+        rows, (row,), parameters = take(groups), take(1), take(count)
         row.copy_(torch.stack([each.reshape(()).to(row.dtype) for each in results]))
         finite = results[0].reshape(()).isfinite()
-        for gradient, new in zip(gradients, found, strict=True):
-            gradient.copy_(new)
+        of = dict(zip(self._gradients.parameters, gradients, strict=True))
         numbers = [each.unbind() for each in rows]
+        factor: Tensor | None = None
         if self._clips:
-            norms = torch.stack([torch.linalg.vector_norm(each) for each in found])
+            norms = torch.stack([torch.linalg.vector_norm(each) for each in gradients])
             factor = (numbers[0][-1] / (torch.linalg.vector_norm(norms) + 1e-6)).clamp(max=1.0)
-            found = [each * factor for each in found]
-        for update, flat, gradient, (*number, _) in zip(self._updates, flats, found, numbers, strict=True):
-            before = [flat, *take(len(update.moments))]
-            for old, new in zip(before, update(flat, gradient, number, *before[1:]), strict=True):
-                old.copy_(torch.where(finite, new, old))
+        of_all = iter(parameters)
+        for update, members, (*number, _) in zip(
+            self._updates, self._gradients.members, numbers, strict=True
+        ):
+            before = [next(of_all) for _ in members]
+            written, *moments = [take(len(members)) for _ in range(1 + len(update.moments))]
+            for member, old, copy, *kept in zip(members, before, written, *moments, strict=True):
+                gradient = of[member]
+                copy.copy_(gradient)
+                gradient = gradient if factor is None else gradient * factor
+                for each, new in zip([old, *kept], update(old, gradient, number, *kept), strict=True):
+                    each.copy_(torch.where(finite, new, each))
         return ()
