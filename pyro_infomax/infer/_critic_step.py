@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from pyro_infomax._checks import real_number, whole_number
 from pyro_infomax._data import Tensors
+from pyro_infomax._random import isolated_random_state
 from pyro_infomax._recording import NotCapturableError
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed
@@ -176,6 +177,36 @@ def check_simulates(simulated: Trace, latents: Mapping[str, Site], ours: str) ->
         raise ValueError(
             f"Expected the model to observe data but it has no site with obs=, which {ours} needs"
         )
+
+
+def sites_that_follow_data(model: Program, args: Args, kwargs: Kwargs) -> list[str] | None:
+    """The sites of which a model without observations draws other values where its data are others.
+
+    None where the data do not tell, as they are all alike.
+    """
+    others = [_in_other_rows(each) for each in args], {name: _in_other_rows(kwargs[name]) for name in kwargs}
+    given = [*zip(args, others[0], strict=True), *zip(kwargs.values(), others[1].values(), strict=True)]
+    if all(one is other or torch.equal(one, other) for one, other in given):  # type: ignore[arg-type]
+        return None
+    drawn = []
+    for some_args, some_kwargs in ((args, kwargs), (tuple(others[0]), others[1])):
+        with torch.no_grad(), isolated_random_state(), evaluation_mode(model):
+            trace = simulate(GuideRun(model, Trace(), some_args, some_kwargs, both=True))
+        drawn.append({site["name"]: torch.as_tensor(site["value"]) for site in sample_sites(trace)})
+    first, second = drawn
+    return [name for name in first if name not in second or not _alike(first[name], second[name])]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether values are the same but for what the order of operations may change."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return torch.equal(one, other)
+    near = torch.finfo(one.dtype).eps ** 0.5
+    return torch.allclose(one, other, rtol=near, atol=near)
+
+
+def _in_other_rows(each: object) -> object:
+    return each.roll(1, 0) if isinstance(each, Tensor) and each.dim() else each
 
 
 # ---- An objective that owns a critic and its optimiser.

@@ -566,6 +566,29 @@ def programs(latent=None, observed=None, *, mask=True, plated=True, factor=False
     return (model, guide) if plated else (whole(model), whole(guide))
 
 
+def test_a_model_that_reads_its_data_does_not_generate_them():
+    def reading(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            before = nn.functional.pad(x[:, :-1], (1, 0))  # as a teacher-forced decoder does
+            pyro.sample("x", dist.Normal(z + before, 1.0).to_event(1), obs=x)
+
+    def sampling(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            noise = pyro.param("noise", lambda: torch.rand(()))  # which the first run draws
+            pyro.sample("x", dist.Normal(z, 1.0 + noise).to_event(1), obs=x)
+
+    guide, x = ORACLE.guide, torch.randn(3, 2)
+    for make in (AdversarialELBO, SymmetricELBO):
+        assert math.isfinite(make(Sum()).loss(sampling, guide, x))
+        elbo = make(Sum())
+        elbo.loss(reading, guide, x[:1])  # a lone datum does not tell
+        with pytest.raises(NotImplementedError, match=r"draws of \['x'\] depends on the data"):
+            elbo.loss_and_grads(reading, guide, x)
+    assert math.isfinite(AVB(Sum()).loss(reading, guide, x))  # which draws latents alone
+
+
 class Sum(nn.Module):
     """A critic without parameters."""
 
