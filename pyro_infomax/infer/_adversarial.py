@@ -23,6 +23,7 @@ from pyro_infomax.infer._critic_step import (
     ComparedDraws,
     CriticELBO,
     GuideRun,
+    check_latents,
     check_reparameterised,
     check_simulates,
     latent_sites,
@@ -174,8 +175,8 @@ class AVB(CriticELBO):
         data = self._data(run.args, run.kwargs, len(latents[0]))
         second = None
         if run.both:
-            simulated = simulate(run)
-            check_simulates(simulated, sites, ours)
+            simulated = simulate(run, data=False)
+            check_latents(simulated, sites)
             second = (*data, *rows_of_sites({name: simulated.nodes[name] for name in sites}, ours))
         return ComparedDraws((*data, *latents), second, scale_of(sites, ours))
 

@@ -89,14 +89,19 @@ def observed_sites(simulated: Trace) -> dict[str, Site]:
     }
 
 
-def simulate(run: GuideRun) -> Trace:
-    """A run of the model that observes nothing, on the rows that the guide has taken of each plate."""
+def simulate(run: GuideRun, *, data: bool = True) -> Trace:
+    """A run of the model, on the rows that the guide has taken of each plate.
+
+    Args:
+        run: of the guide.
+        data: whether observed sites are drawn too, or observed as they are.
+    """
     rows = run.guide_trace.copy()
     for name, site in run.guide_trace.nodes.items():
         if site["type"] == "sample" and not site_is_subsample(site):
             rows.remove_node(name)
     with plain_errors():
-        program = poutine.replay(poutine.uncondition(run.model), trace=rows)
+        program = poutine.replay(poutine.uncondition(run.model) if data else run.model, trace=rows)
         return poutine.trace(program).get_trace(*run.args, **run.kwargs)
 
 
@@ -170,13 +175,17 @@ def check_simulates(simulated: Trace, latents: Mapping[str, Site], ours: str) ->
             raise ValueError(
                 f"Expected the guide to draw every latent site of the model but it lacks {name!r}"
             )
-    missing = [name for name in latents if name not in simulated.nodes]
-    if missing:
-        raise ValueError(f"Expected the model to have every latent site of the guide but it lacks {missing}")
+    check_latents(simulated, latents)
     if not observed_sites(simulated):
         raise ValueError(
             f"Expected the model to observe data but it has no site with obs=, which {ours} needs"
         )
+
+
+def check_latents(simulated: Trace, latents: Mapping[str, Site]) -> None:
+    """Refuses a guide that draws what the model does not."""
+    if missing := [name for name in latents if name not in simulated.nodes]:
+        raise ValueError(f"Expected the model to have every latent site of the guide but it lacks {missing}")
 
 
 def sites_that_follow_data(model: Program, args: Args, kwargs: Kwargs) -> list[str] | None:

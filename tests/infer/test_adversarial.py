@@ -210,6 +210,36 @@ def test_a_prior_over_several_latents_gets_its_gradient_and_gives_the_guide_none
     torch.testing.assert_close(found, expected)
 
 
+def test_the_prior_may_be_given_the_data():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+            pyro.sample("z", dist.Normal(10 * pyro.deterministic("loc", x), 1.0))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(x))
+
+    elbo = AVB(Seen())
+    elbo.loss_and_grads(model, guide, torch.arange(5.0))
+    (x, _), (same, z) = elbo.critic.scored[:2]
+    assert torch.equal(x, same)
+    assert torch.allclose(z, 10 * x, atol=6.0)
+
+
+def test_a_guide_that_draws_more_than_the_model_is_refused():
+    model, guide = programs()
+
+    def more(x):
+        guide(x)
+        with pyro.plate("more", len(x)):
+            pyro.sample("u", dist.Normal(torch.zeros(3), 1.0))
+
+    for make in (AVB, AdversarialELBO, SymmetricELBO):
+        with pytest.raises(ValueError, match="'u'"):
+            make(Seen()).loss_and_grads(model, more, torch.zeros(3))
+
+
 def test_noise_that_is_a_site_leaves_no_rate():
     def model(x):
         with pyro.plate("data", 3):
@@ -355,7 +385,7 @@ class Seen(nn.Module):
 
     def forward(self, *parts):
         self.scored.append(parts)
-        return self.slope * sum(part.flatten(1).sum(1) for part in parts)
+        return self.slope * sum(part.reshape(len(part), -1).sum(1) for part in parts)
 
 
 def test_each_dimension_is_shuffled_by_itself():
@@ -583,7 +613,7 @@ class Sum(nn.Module):
     """A critic without parameters."""
 
     def forward(self, *parts):
-        return sum(part.flatten(1).sum(1) if part.dim() > 1 else part for part in parts)
+        return sum(part.reshape(len(part), -1).sum(1) for part in parts)
 
 
 @pytest.mark.parametrize(
