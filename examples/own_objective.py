@@ -5,6 +5,9 @@ The rate is the sum of three terms, mutual information, total correlation and di
 captured steps and checkpoints then work as they do for the objectives of the library. The script trains two
 VAEs on digits, with the total correlation weighted by 1 and by more, and compares their accounts.
 
+To train with this objective use ``DecomposedELBO`` or ``beta_tcvae`` of the library, which take several
+sites, other priors and a reward on information too. The class is short here to show how one is written.
+
     python examples/own_objective.py --total-correlation 6 --epochs 60
 """
 

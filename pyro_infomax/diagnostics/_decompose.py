@@ -72,6 +72,8 @@ class Decomposition:
         prior_dependence: E_q(z)[Σ_j log p(z_j) − log p(z)], what joins the right side of the second identity
             where the prior is no product of its dimensions; None where it is one.
         conditional_total_correlation: E KL[q(z|x) ‖ Π_j q(z_j|x)]; 0 for a product.
+        redundancy: Σ_j I[X; Z_j] − I[X; Z] = total_correlation − conditional_total_correlation: what the
+            latent dimensions tell more than once; below 0 where they tell more together (synergy).
         prior_gap: the ELBO that a better prior could win: marginal_kl on training data; on held-out data
             E[log q(z) − log p(z)] with the mixture q(z) of the training data, which may be negative.
         data_entropy: H[X] of the empirical data distribution, for discrete data: ln N if none comes twice.
@@ -116,6 +118,7 @@ class Decomposition:
     latent_names: tuple[str, ...] = ()
     unavailable: dict[str, str] = field(default_factory=dict)
     conditional_total_correlation: Estimate | None = None
+    redundancy: Estimate | None = None
     prior_gap: Estimate | None = None
     data_entropy: Estimate | None = None
     decoder_gap: Estimate | None = None
@@ -231,6 +234,7 @@ _QUANTITIES = (
     "prior_gap",
     "total_correlation",
     "conditional_total_correlation",
+    "redundancy",
     "prior_dependence",
     "data_entropy",
     "decoder_gap",
@@ -265,6 +269,7 @@ _OF_MIXTURE = (
     "prior_gap",
     "total_correlation",
     "conditional_total_correlation",
+    "redundancy",
     "dimensionwise_kl",
     "prior_dependence",
     "decoder_gap",
@@ -471,6 +476,7 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
         conditional_total_correlation=of_dimensions(
             lambda: account.conditional_total_correlation, "conditional_total_correlation"
         ),
+        redundancy=of_dimensions(lambda: account.redundancy, "redundancy"),
         dimensionwise_kl=of_dimensions(lambda: account.dimensionwise_kl, "dimensionwise_kl"),
         prior_dependence=None
         if _factors(prior) is not None

@@ -8,6 +8,16 @@ ones. The ``_IM`` classes train the input of a given channel, by the IM algorith
 from typing import NoReturn
 
 from pyro_infomax._checks import explain_wrong_arguments
+from pyro_infomax.infer._decomposed import (
+    AggregateELBO,
+    DecomposedELBO,
+    GroupedELBO,
+    MarginalELBO,
+    beta_tcvae,
+    hfvae,
+    infovae,
+)
+from pyro_infomax.infer._direct_infomax import DirectInfoMax
 from pyro_infomax.infer._elbo import SurrogateLoss, Terms, WeightedELBO, surrogate_loss
 from pyro_infomax.infer._enum import TraceEnum_WeightedELBO
 from pyro_infomax.infer._estimators import (
@@ -23,6 +33,7 @@ from pyro_infomax.infer._im import (
     TraceGraph_IM,
     transmitted_information,
 )
+from pyro_infomax.infer._latents import LocalLatents
 from pyro_infomax.infer._named import (
     Renyi_InfoMaxELBO,
     Trace_BetaELBO,
@@ -38,9 +49,15 @@ from pyro_infomax.infer._renyi import Renyi_WeightedELBO
 from pyro_infomax.infer._weights import TermWeights, WeightsLike
 
 __all__ = [
+    "AggregateELBO",
     "BetaELBO",
+    "DecomposedELBO",
+    "DirectInfoMax",
+    "GroupedELBO",
     "IMParts",
     "InfoMaxELBO",
+    "LocalLatents",
+    "MarginalELBO",
     "PowerLimitedNormal",
     "Renyi_InfoMaxELBO",
     "Renyi_WeightedELBO",
@@ -64,6 +81,9 @@ __all__ = [
     "Trace_WeightedELBO",
     "WeightedELBO",
     "WeightsLike",
+    "beta_tcvae",
+    "hfvae",
+    "infovae",
     "surrogate_loss",
     "transmitted_information",
 ]

@@ -147,7 +147,8 @@ class WeightedELBO(ELBO):
     ``Trace_WeightedELBO``, ``TraceMeanField_WeightedELBO``, ``TraceGraph_WeightedELBO``,
     ``TraceEnum_WeightedELBO`` and ``Renyi_WeightedELBO`` have done so. An objective of one's own derives from
     one of these and states its weights; on :class:`TraceMeanField_WeightedELBO` it may also split the cost
-    of a latent site into terms of its own, by :meth:`~TraceMeanField_WeightedELBO.latent_cost`.
+    of a latent site into terms of its own, by :meth:`~TraceMeanField_WeightedELBO.latent_cost`, and add terms
+    of all latent sites together, by :meth:`~TraceMeanField_WeightedELBO.joint_cost`.
 
     Whatever the terms are, they reach :attr:`terms`, the history of a training, its progress bar, loggers
     and plots by their names, and weights may be schedules that checkpoints resume.
@@ -178,9 +179,10 @@ class WeightedELBO(ELBO):
                 f"{cls.__name__} cannot be weighed exactly; use a Trace_, TraceMeanField_, TraceGraph_ or "
                 "TraceEnum_ class"
             )
-        if hasattr(cls, "latent_cost") and not cls._own_terms:
+        hooks = [hook for hook in ("latent_cost", "joint_cost") if hasattr(cls, hook)]
+        if hooks and not cls._own_terms:
             raise TypeError(
-                f"{cls.__name__} cannot have a latent_cost, since its estimator takes gradients from "
+                f"{cls.__name__} cannot have a {hooks[0]}, since its estimator takes gradients from "
                 "log-probabilities alone: derive it from TraceMeanField_WeightedELBO."
             )
 
@@ -390,7 +392,8 @@ class WeightedELBO(ELBO):
         if unknown := sorted(set(weights) - {"distortion", "rate"}):
             raise ValueError(
                 f"Expected weights of distortion and rate but {type(self).__name__} got {unknown}: further "
-                "terms are those that a subclass of TraceMeanField_WeightedELBO returns from latent_cost."
+                "terms are those that a subclass of TraceMeanField_WeightedELBO returns from latent_cost or "
+                "joint_cost."
             )
 
     def _refuse_enumeration(self) -> str | None:

@@ -1,7 +1,7 @@
 """Weights on Pyro's Trace, TraceGraph and TraceMeanField ELBOs; terms of one's own on the last."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn, cast
 
 import torch
 from pyro import poutine
@@ -26,6 +26,7 @@ from pyro_infomax._recording import holds
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import closed_divergence, family_name, is_relaxed
 from pyro_infomax.infer._elbo import Loss, WeightedELBO, unweighted_sum
+from pyro_infomax.infer._latents import DependenceMessenger, LocalLatents
 from pyro_infomax.infer._weights import ResolvedWeights, TermWeights
 from pyro_infomax.poutine import SiteWeight, Weight, is_deterministic, unweighted_scale_and_mask
 
@@ -168,7 +169,12 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
 
     KL divergences are in closed form where there is one and sampled where there is none; gradients are
     reparameterised. A subclass that overrides :meth:`latent_cost` splits the cost of each latent site into
-    terms with names and weights.
+    terms with names and weights; one that overrides :meth:`joint_cost` adds terms of all latent sites of the
+    data plate together, or puts them in the place of the sites' own.
+
+    Attributes:
+        joint_cost_replaces: whether the terms of :meth:`joint_cost` are the whole cost of the latent sites in
+            the data plate, for which :meth:`latent_cost` is not asked then. False: they come on top.
 
     Args:
         weights: by term, as in :class:`WeightedELBO`.
@@ -200,11 +206,15 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
     """
 
     relaxes = True
+    joint_cost_replaces: ClassVar[bool] = False
     _own_terms = True
+    _has_joint_cost = False
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        cls._rate_by_sites = cls.latent_cost is TraceMeanField_WeightedELBO.latent_cost
+        base = TraceMeanField_WeightedELBO
+        cls._has_joint_cost = cls.joint_cost is not base.joint_cost
+        cls._rate_by_sites = cls.latent_cost is base.latent_cost and not cls._has_joint_cost
 
     def latent_cost(self, model_site: Site, guide_site: Site) -> Mapping[str, Tensor]:
         """The terms that make up the cost of one latent site, unweighted, in nats per datum.
@@ -229,6 +239,29 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
             divergence = guide_site["fn"].log_prob(z) - model_site["fn"].log_prob(z)
         return {"rate": divergence}
 
+    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """The terms of all latent sites of the data plate together, unweighted, in nats per datum.
+
+        To be overridden. They come on top of what :meth:`latent_cost` returns for each site, or stand in the
+        place of it where :attr:`joint_cost_replaces`. The scale that the sites share is applied to what it
+        returns, which is then summed over the data. A weight of such a term is one for all sites.
+
+        Args:
+            model_trace, guide_trace: those of one particle. ``LocalLatents(model_trace, guide_trace)`` has
+                the sites as one vector, with q(z|x) and p(z) of it.
+
+        Returns:
+            By name, a value for each datum, (batch,), or one without axes that counts for each. By default
+            there are none.
+        """
+        return {}
+
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
+        # A guide that is itself a messenger runs the model, in which all depends on all
+        if self._has_joint_cost and not isinstance(poutine.unwrap(guide), Messenger):
+            guide = DependenceMessenger()(guide)
+        return super()._get_trace(model, guide, args, kwargs)
+
     # The terms are recorded where the divergences are computed, so that none is computed twice.
     def _record(self, model_trace: Trace, guide_trace: Trace) -> None:
         pass
@@ -242,14 +275,14 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         terms = None if self._rate_by_sites else self._resolved_weights()
         costs: set[str] = set()
         loss: Loss = 0.0
+        if terms is not None:
+            loss = self._own_costs(model_trace, guide_trace, terms, costs)
         for name, site in sites.items():
             if site["is_observed"]:
                 self._add("distortion", -unweighted_sum(site))
                 loss = loss - site["log_prob_sum"]
             elif terms is None:
                 loss = loss + self._latent(site, guide_trace.nodes[name])
-            else:
-                loss = loss + self._latent_terms(site, guide_trace.nodes[name], terms, costs)
         for name, site in guide_trace.nodes.items():
             if site["type"] == "sample" and name not in sites and not is_deterministic(site):
                 weight = 1.0 if terms is None else terms.of_term("rate", name)
@@ -280,9 +313,35 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
 
     # ---- the terms of a subclass, weighted where they are summed
 
-    def _latent_terms(
-        self, model_site: Site, guide_site: Site, weights: ResolvedWeights, seen: set[str]
+    def _own_costs(
+        self, model_trace: Trace, guide_trace: Trace, weights: ResolvedWeights, seen: set[str]
     ) -> Tensor:
+        latent: list[Site] = [
+            site
+            for site in model_trace.nodes.values()
+            if site["type"] == "sample" and not site["is_observed"]
+        ]
+        pairs = [(site, guide_trace.nodes[site["name"]]) for site in latent]
+        for pair in pairs:
+            self._check_scorable(*pair)
+        loss = torch.zeros(())
+        replaced: tuple[str, ...] = ()
+        if self._has_joint_cost:
+            latents = LocalLatents(model_trace, guide_trace)
+            costs = self.joint_cost(model_trace, guide_trace)
+            loss = self._joint_terms(latents.names, latents.batch_size, costs, guide_trace, weights)
+            replaced = latents.names if self.joint_cost_replaces else ()
+            seen.update(costs)
+        for model_site, guide_site in pairs:
+            if guide_site["name"] not in replaced:
+                costs = self.latent_cost(model_site, guide_site)
+                loss = loss + self._latent_terms(costs, guide_site, weights)
+                seen.update(costs)
+            # Whatever the costs are, the recorded rate is the divergence, so that objectives can be compared
+            self._add("rate", _unweighted_rate(model_site, guide_site))
+        return loss
+
+    def _check_scorable(self, model_site: Site, guide_site: Site) -> None:
         name = guide_site["name"]
         if not _is_reparameterised(guide_site["fn"]):
             self._refuse_score_function(guide_site)
@@ -296,32 +355,66 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
                 f"Expected {name!r} to have one scale and mask in model and guide, since "
                 f"{type(self).__name__} splits its cost: put poutine.scale and poutine.mask around both"
             )
+
+    def _latent_terms(
+        self, costs: Mapping[str, Tensor], guide_site: Site, weights: ResolvedWeights
+    ) -> Tensor:
+        name = guide_site["name"]
         scale, mask = unweighted_scale_and_mask(guide_site)
         by_messengers: SiteWeight | None = guide_site.get("weight")
-        costs = self.latent_cost(model_site, guide_site)
         loss = torch.zeros(())
         for term, nats in costs.items():
-            value = self._per_datum(term, nats, guide_site)
+            value = self._per_datum(term, nats, guide_site["fn"].batch_shape, f"latent_cost of {name!r}")
             if term != "rate":
                 self._add(term, scale_and_mask(value.detach(), scale, mask).sum())
             weight = weights.of_term(term, name) * (1.0 if by_messengers is None else by_messengers.weight)
             loss = loss + scale_and_mask(_weighted(value, weight), scale, mask).sum()
-        # Whatever the costs are, the recorded rate is the divergence, so that objectives can be compared
-        self._add("rate", _unweighted_rate(model_site, guide_site))
-        seen.update(costs)
         return loss
 
-    def _per_datum(self, term: str, nats: object, site: Site) -> Tensor:
-        shape = site["fn"].batch_shape
+    def _joint_terms(
+        self,
+        names: Sequence[str],
+        rows: int,
+        costs: Mapping[str, Tensor],
+        guide_trace: Trace,
+        weights: ResolvedWeights,
+    ) -> Tensor:
+        first, *others = (cast(Site, guide_trace.nodes[name]) for name in names)
+        if unlike := [site["name"] for site in others if not _counts_alike(site, first)]:
+            raise ValueError(
+                f"Expected the local sites {list(names)} to have one scale, since {type(self).__name__} "
+                f"takes them together, but that of {unlike[0]!r} differs: put poutine.scale around all"
+            )
+        scale, _ = unweighted_scale_and_mask(first)
+        by_messengers: SiteWeight | None = first.get("weight")
+        loss = torch.zeros(())
+        for term, nats in costs.items():
+            value = self._per_datum(term, nats, torch.Size([rows]), "joint_cost")
+            if term == "rate":
+                raise ValueError(
+                    "Expected joint_cost to return terms of its own but got 'rate': name it otherwise."
+                )
+            if term in weights.terms and weights.terms[term].by_name:
+                raise ValueError(
+                    f"Expected one weight of {term!r}, a term of all latent sites together, but got weights "
+                    f"by site, of {sorted(weights.terms[term].by_name)}."
+                )
+            self._add(term, (value.detach() * scale).sum())
+            weight = weights.of_term(term, "") * (1.0 if by_messengers is None else by_messengers.weight)
+            loss = loss + (_weighted(value, weight) * scale).sum()
+        return loss
+
+    def _per_datum(self, term: str, nats: object, shape: torch.Size, source: str) -> Tensor:
+        hook, *_ = source.split()
         if not term.isidentifier() or term in _TAKEN or term.startswith(("_", "validation_")):
             raise ValueError(
-                f"Expected latent_cost to return terms of its own but got {term!r}: choose a name that is an "
+                f"Expected {hook} to return terms of its own but got {term!r}: choose a name that is an "
                 "identifier and stands for nothing else in terms and history."
             )
         if not isinstance(nats, Tensor) or (nats.dim() and nats.shape != shape):
             what = f"shape {tuple(nats.shape)}" if isinstance(nats, Tensor) else type(nats).__name__
             raise ValueError(
-                f"Expected latent_cost to return {term!r} of {site['name']!r} as a tensor of shape "
+                f"Expected {hook} to return {term!r}{source.removeprefix(hook)} as a tensor of shape "
                 f"{tuple(shape)}, a value for each datum, or () but got {what}."
             )
         return nats.expand(shape)
@@ -330,7 +423,8 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         missing = sorted(weights.terms.keys() - costs)
         if missing:
             raise ValueError(
-                f"Expected latent_cost to return the weighted terms {missing} but got {sorted(costs)}."
+                f"Expected {'joint_cost' if self._has_joint_cost else 'latent_cost'} to return the weighted "
+                f"terms {missing} but got {sorted(costs)}."
             )
 
     def _check_reparameterised(self, site: Site) -> None:

@@ -27,7 +27,7 @@ from pyro_infomax.information._mixture_engine import (
     for_one_evaluation as for_one_evaluation,
     points_at_once as points_at_once,
 )
-from pyro_infomax.information._mmd import RBF, InverseMultiquadric, mmd
+from pyro_infomax.information._mmd import RBF, InverseMultiquadric, Kernel as Kernel, mmd
 from pyro_infomax.information._quantities import (
     active_units,
     conditional_total_correlation,

@@ -100,6 +100,24 @@ class Account:
         return self._conditional_total_correlation.estimate("exact", target)
 
     @cached_property
+    def redundancy(self) -> Estimate:
+        r"""How much more the latent dimensions tell one by one than all together.
+
+        .. math:: \sum_j \mathrm{I}[X; Z_j] - \mathrm{I}[X; Z] = \mathrm{TC}(Z) - \mathrm{TC}(Z|X)
+
+        Positive where dimensions repeat each other, negative where they tell together what none of them does
+        alone (synergy). For posteriors that are products it is the total correlation: independent latents are
+        those whose informations add up.
+
+        References:
+            Schneidman, Bialek and Berry (2003), Synergy, redundancy, and independence in population codes.
+            Watanabe (1960), Information theoretical analysis of multivariate correlation.
+        """
+        target = "what the dimensions tell of these data one by one beyond what they tell together"
+        dependence = self._aggregate - self._aggregate_marginals.total
+        return (dependence - self._conditional_total_correlation).estimate("exact", target)
+
+    @cached_property
     def dimensionwise_kl(self) -> Estimate:
         """See :func:`~pyro_infomax.information.dimensionwise_kl`."""
         if self._aggregate_marginals.kl is None:

@@ -26,7 +26,7 @@ from pyro_infomax.distributions import (
     tensors_of,
 )
 from pyro_infomax.joint._latent_space import LatentSpace, site_scores
-from pyro_infomax.programs import LocalProgram, SiteLayout, leaves_out
+from pyro_infomax.programs import LocalProgram, factors_by_datum, leaves_out
 
 # ---- The factors of all sites for all data, where sites do not depend on each other.
 
@@ -240,25 +240,10 @@ def _read(space: LatentSpace, trace: Trace, rows: int) -> Factors | None:
         if factors is None or leaves_out(site):
             return None
         try:
-            found[name] = _flat(factors, layout, rows)
+            found[name] = factors_by_datum(factors, layout, rows)
         except (NotImplementedError, RuntimeError):
             return None
     return found
-
-
-def _flat(factors: Distribution, layout: SiteLayout, rows: int) -> Distribution:
-    batch = factors.batch_shape
-    missing = (1,) * (layout.depth + len(layout.event_shape) - len(batch))
-
-    def flat(tensors: list[Tensor]) -> Tensor:
-        (tensor,) = tensors
-        rest = tensor.shape[len(batch) :]
-        spread = tensor.reshape(*batch, -1).movedim(-1, 0).reshape(-1, *missing, *batch)
-        by_datum = layout.rows(spread, rows)  # (rest, rows, *shape)
-        values = by_datum.movedim(0, -1).reshape(rows, layout.size, *rest)
-        return values.double() if values.is_floating_point() else values
-
-    return batch_mapped([factors], [rows, layout.size], flat)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 What stands here is for sister rooms, not for users.
 """
 
-from pyro_infomax.programs._layout import SiteLayout
+from pyro_infomax.programs._layout import SiteLayout, factors_by_datum as factors_by_datum
 from pyro_infomax.programs._local_program import (
     GlobalLatentsError as GlobalLatentsError,
     LocalProgram,

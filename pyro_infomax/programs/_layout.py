@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_infomax.distributions import batch_mapped
 
 
 @final
@@ -86,3 +90,23 @@ class SiteLayout:
             sizes[dim] = size
         del sizes[self.data_dim]
         return sizes
+
+
+def factors_by_datum(factors: Distribution, layout: SiteLayout, rows: int) -> Distribution:
+    """Univariate factors of the shape of a site, (*batch, *event), as (rows, size), in float64.
+
+    Raises:
+        NotImplementedError: where they hold something that is neither of the batch nor the same for all.
+    """
+    batch = factors.batch_shape
+    missing = (1,) * (layout.depth + len(layout.event_shape) - len(batch))
+
+    def flat(tensors: list[Tensor]) -> Tensor:
+        (tensor,) = tensors
+        rest = tensor.shape[len(batch) :]
+        spread = tensor.reshape(*batch, -1).movedim(-1, 0).reshape(-1, *missing, *batch)
+        by_datum = layout.rows(spread, rows)  # (rest, rows, *shape)
+        values = by_datum.movedim(0, -1).reshape(rows, layout.size, *rest)
+        return values.double() if values.is_floating_point() else values
+
+    return batch_mapped([factors], [rows, layout.size], flat)

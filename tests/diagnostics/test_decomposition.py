@@ -48,6 +48,11 @@ def assert_population(account: Decomposition, oracle: LinearGaussian) -> None:
         off = (found.value - getattr(oracle, name)).abs()
         # a collapsed dimension is known to rounding
         assert (off <= 3 * found.population_standard_error + 1e-12).all(), (name, off)
+    # What each latent tells by itself, less what all of them do
+    aggregate = oracle.V @ oracle.S @ oracle.V.T + oracle.Delta
+    each = (aggregate.diagonal() / oracle.Delta.diagonal()).log() / 2
+    off = abs(account.redundancy.value - (each.sum() - oracle.mutual_information))
+    assert off <= 3 * account.redundancy.population_standard_error + 1e-12
     low, high, truth = (
         account.mutual_information_lower,
         account.mutual_information_upper,

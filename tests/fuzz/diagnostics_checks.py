@@ -94,6 +94,9 @@ print(decompose(model, guide, data, num_samples=1000, seed=0))
             value = getattr(exact, name)
             if value is not None:
                 found[name] = _against(getattr(account, name), value)
+        if exact.total_correlation is not None and exact.conditional_total_correlation is not None:
+            redundancy = exact.total_correlation - exact.conditional_total_correlation
+            found["redundancy"] = _against(account.redundancy, redundancy)
         if account.decoder_gap is not None and exact.mutual_information is not None:
             gap = exact.distortion - exact.data_entropy + exact.mutual_information
             found["decoder_gap"] = _against(account.decoder_gap, gap)

@@ -141,6 +141,7 @@ def test_the_identity_with_the_informations_holds_to_rounding_within_an_account(
     left = account.total_correlation.value - account.conditional_total_correlation.value
     right = informations - account.mutual_information.value
     torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(account.redundancy.value, right, rtol=1e-12, atol=1e-12)
 
 
 def test_a_single_datum_is_only_its_own_correlation() -> None:

@@ -1,0 +1,422 @@
+r"""Weights on the parts of the rate: information, and what the aggregate posterior differs from the prior by.
+
+Everything here compares the draws of a minibatch with the mixture of its posteriors, by minibatch stratified
+sampling.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, final
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_infomax._checks import whole_number
+from pyro_infomax.distributions import is_factorised, marginals_of
+from pyro_infomax.infer._elbo import WeightedELBO
+from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
+from pyro_infomax.infer._latents import LocalLatents
+from pyro_infomax.infer._weights import ResolvedWeights, TermWeight, WeightsLike
+from pyro_infomax.information import BatchMixture
+
+# ---- What all of them share: the mixture of a minibatch, its size, and the sign of the information.
+
+
+class AggregateELBO(TraceMeanField_WeightedELBO):
+    """The base of objectives whose terms are of the aggregate posterior; a subclass splits the marginal KL.
+
+    Args:
+        information: the weight of the mutual information, of any sign.
+        weights: those of the other terms, >= 0.
+        data_size: N; None where the plate says it.
+        **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
+    """
+
+    joint_cost_replaces = True
+    # Terms that are weighted like another one, and are there for some programs only
+    weighted_like: ClassVar[Mapping[str, str]] = {}
+    state_of_evaluation: ClassVar = WeightedELBO.state_of_evaluation | {"_plate_size"}
+
+    def __init__(
+        self,
+        *,
+        information: WeightsLike | TermWeight,
+        weights: Mapping[str, WeightsLike | TermWeight],
+        data_size: int | None,
+        **kwargs: object,
+    ) -> None:
+        each = {
+            name: weight if isinstance(weight, TermWeight) else TermWeight(name, weight)
+            for name, weight in weights.items()
+        }
+        super().__init__(weights={"mutual_information": information, **each}, **kwargs)
+        self.data_size = None if data_size is None else whole_number("data_size", data_size, at_least=2)
+        self._plate_size: int | None = None
+
+    @abstractmethod
+    def marginal_terms(self, latents: LocalLatents, log_q: Tensor, data_size: int) -> Mapping[str, Tensor]:
+        """The parts of log q(z) − log p(z) at the draws, (batch,) each.
+
+        Args:
+            latents: the latent sites of the data plate.
+            log_q: the logarithm of the mixture at each draw, (batch,).
+            data_size: N.
+        """
+
+    @final
+    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
+        latents = LocalLatents(model_trace, guide_trace)
+        size = self._size(latents)
+        log_q = log_mixture(latents, size)
+        own = latents.posterior.log_prob(latents.z).double()
+        information = own - self._penalised_or_rewarded(latents, size, log_q)
+        return {"mutual_information": information, **self.marginal_terms(latents, log_q, size)}
+
+    # A reward would be paid for the bias of the stratified estimate, which is up. InfoNCE is a lower bound.
+    def _penalised_or_rewarded(self, latents: LocalLatents, size: int, log_q: Tensor) -> Tensor:
+        weight = self._resolved_weights().terms["mutual_information"].everywhere
+        if size == latents.batch_size or (not isinstance(weight, Tensor) and weight >= 0):
+            return log_q
+        plain = log_mixture(latents, latents.batch_size)
+        return torch.where(weight < 0, plain, log_q) if isinstance(weight, Tensor) else plain
+
+    def _size(self, latents: LocalLatents) -> int:
+        rows, whole = latents.batch_size, latents.plate_size
+        if whole > rows:
+            self._plate_size = whole
+        if self.data_size is not None:
+            if whole not in (rows, self.data_size):
+                raise ValueError(
+                    f"Expected data_size={whole}, the size of the data plate, but got {self.data_size}: "
+                    "leave out data_size, or correct the plate"
+                )
+            return self.data_size
+        if whole > rows or whole == self._plate_size:
+            return whole
+        raise ValueError(
+            f"Expected to know how many data a minibatch of {rows} was drawn from but the data plate is of "
+            f"{rows} too: pass data_size=N ({rows} where these are all), or write the plate as "
+            'pyro.plate("data", N, subsample_size=len(x))'
+        )
+
+    def _resolved_weights(self) -> ResolvedWeights:
+        found = super()._resolved_weights()
+        like = {name: found.terms[other] for name, other in self.weighted_like.items()}
+        return found._replace(terms={**found.terms, **like})
+
+    def _check_returned(self, weights: ResolvedWeights, costs: set[str]) -> None:
+        super()._check_returned(weights, costs | set(self.weighted_like))
+
+
+def log_mixture(latents: LocalLatents, data_size: int) -> Tensor:
+    """log q̂(z_i) of the minibatch's draws, (batch,), with the weight 1/N for each one's own component."""
+    mixture = BatchMixture(latents.posterior, data_size=data_size)
+    return mixture.log_prob(latents.z[None])[0]
+
+
+def log_marginals(latents: LocalLatents, data_size: int) -> Tensor:
+    """The same of every latent dimension by itself, (batch, latent)."""
+    mixture = BatchMixture(latents.posterior, data_size=data_size)
+    return mixture.log_prob_marginals(latents.z[None])[0]
+
+
+def _parts_by_dimension(latents: LocalLatents, log_q_product: Tensor) -> dict[str, Tensor]:
+    """Σ_j KL[q(z_j) ‖ p(z_j)], and what the prior's own dependence adds where it is no product."""
+    log_p = latents.prior.log_prob(latents.z).double()
+    if is_factorised(latents.prior):
+        return {"dimensionwise_kl": log_q_product - log_p}
+    log_p_product = marginals_of(latents.prior).log_prob(latents.z).double().sum(-1)
+    return {"dimensionwise_kl": log_q_product - log_p_product, "prior_dependence": log_p_product - log_p}
+
+
+# ---- Information, total correlation, dimension-wise KL.
+
+
+@final
+class DecomposedELBO(AggregateELBO):
+    r"""The ELBO with a weight on each of the three parts of the rate.
+
+    .. math:: w_D D + w_I\, \mathrm{I}[X; Z]
+        + w_{TC}\, \mathrm{KL}\Bigl[q(z) \Big\| \prod_j q(z_j)\Bigr]
+        + w_{KL} \sum_j \mathrm{KL}[q(z_j) \| p(z_j)]
+
+    of the representation joint :math:`q(z \mid x)\, p_D(x)` with its aggregate posterior q(z). With all
+    weights 1 it is the negative ELBO, at every draw. All latent sites of the data plate are one vector z, and
+    j runs over the dimensions of all of them.
+
+    The mixture q(z) of N data is estimated from a minibatch of B by minibatch stratified sampling,
+    symmetrised (:class:`~pyro_infomax.information.BatchMixture`). It is unbiased, its logarithm is not: the
+    information is biased up, by 0 to ln N − I, the sum of the other two down by as much, the total
+    correlation either way. With B = N, the mixture is exact. **A negative weight rewards information**, and
+    then InfoNCE takes the place of the stratified estimate, a lower bound of at most ln B: a training would
+    exploit the bias of the other one. Rewards of the other two are refused, as nothing bounds them.
+
+    ``terms`` holds ``mutual_information``, ``total_correlation`` and ``dimensionwise_kl`` as they were
+    estimated; where the prior is no product of its dimensions also ``prior_dependence``,
+    :math:`\mathrm{E}_{q(z)} [\sum_j \log p(z_j) - \log p(z)]`, which counts as often as the total correlation
+    (Esmaeili et al., 2019).
+
+    References:
+        Chen, Li, Grosse and Duvenaud (2018), Isolating sources of disentanglement in variational
+        autoencoders.
+        Hoffman and Johnson (2016), ELBO surgery: yet another way to carve up the variational evidence lower
+        bound.
+        van den Oord, Li and Vinyals (2018), Representation learning with contrastive predictive coding.
+
+    Args:
+        mutual_information: its weight: any number or tensor, or a schedule.
+        total_correlation, dimensionwise_kl: their weights, >= 0.
+        distortion: its weight, >= 0, also by observed site.
+        data_size: N. It is taken from the data plate where that is larger than the minibatch, as
+            ``pyro.plate("data", N, subsample_size=len(x))`` is; a plate of ``len(x)`` does not say it.
+        **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`, but ``vectorize_particles``.
+
+    Raises:
+        ValueError: if a weight is out of range; if N is neither in the plate nor passed, or is both and
+            differs.
+        NotImplementedError: for guide sites that are not reparameterised, relaxed, masked, point masses, or
+            drawn given each other; for a prior that differs from datum to datum; for families whose marginals
+            are not known, as those of flows (:class:`MarginalELBO` does without).
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = DecomposedELBO(mutual_information=2.0, data_size=1000)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(100))
+        >>> terms = elbo.terms
+        >>> abs(loss - (terms.distortion + 2 * terms.mutual_information + terms.dimensionwise_kl)) < 1e-6
+        True
+    """
+
+    weighted_like = {"prior_dependence": "total_correlation"}
+
+    def __init__(
+        self,
+        *,
+        mutual_information: WeightsLike = 1.0,
+        total_correlation: WeightsLike = 1.0,
+        dimensionwise_kl: WeightsLike = 1.0,
+        distortion: WeightsLike = 1.0,
+        data_size: int | None = None,
+        **kwargs: object,
+    ) -> None:
+        weights = {
+            "total_correlation": total_correlation,
+            "dimensionwise_kl": dimensionwise_kl,
+            "distortion": distortion,
+        }
+        super().__init__(information=mutual_information, weights=weights, data_size=data_size, **kwargs)
+
+    def marginal_terms(self, latents: LocalLatents, log_q: Tensor, data_size: int) -> Mapping[str, Tensor]:
+        log_q_product = log_marginals(latents, data_size).sum(-1)
+        return {
+            "total_correlation": log_q - log_q_product,
+            **_parts_by_dimension(latents, log_q_product),
+        }
+
+
+def beta_tcvae(beta: WeightsLike = 6.0, *, data_size: int | None = None, **kwargs: object) -> DecomposedELBO:
+    r"""The beta-TCVAE objective.
+
+    .. math:: D + \mathrm{I}[X; Z] + \beta\, \mathrm{TC} + \sum_j \mathrm{KL}[q(z_j) \| p(z_j)]
+
+    Reference: Chen, Li, Grosse and Duvenaud (2018), Isolating sources of disentanglement in variational
+    autoencoders.
+
+    Args:
+        beta: the weight of the total correlation, >= 0.
+        data_size, **kwargs: those of :class:`DecomposedELBO`; ``mutual_information`` is the paper's α,
+            ``dimensionwise_kl`` its γ.
+
+    Example:
+        >>> dict(beta_tcvae(6.0, data_size=1000).weights)["total_correlation"]
+        6.0
+    """
+    return DecomposedELBO(total_correlation=beta, data_size=data_size, **kwargs)  # type: ignore[arg-type]
+
+
+# ---- Information and the marginal KL as a whole.
+
+
+@final
+class MarginalELBO(AggregateELBO):
+    r"""The ELBO with a weight on the information and one on the KL of the aggregate posterior.
+
+    .. math:: w_D D + w_I\, \mathrm{I}[X; Z] + w_{KL}\, \mathrm{KL}[q(z) \| p(z)]
+
+    It is :class:`DecomposedELBO` with one weight for total correlation and dimension-wise KL, and asks for no
+    marginals: any prior and any posterior with densities will do, flows for one. What is said there of the
+    estimates, of the sign of :math:`w_I` and of N holds here.
+
+    Reference: Hoffman and Johnson (2016), ELBO surgery: yet another way to carve up the variational evidence
+    lower bound.
+
+    Args:
+        mutual_information: its weight, of any sign.
+        marginal_kl: its weight, >= 0.
+        distortion, data_size, **kwargs: as for :class:`DecomposedELBO`.
+
+    Raises:
+        ValueError, NotImplementedError: as :class:`DecomposedELBO`, but where marginals are unknown.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = MarginalELBO(marginal_kl=10.0, data_size=1000)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(100))
+        >>> terms = elbo.terms
+        >>> abs(loss - (terms.distortion + terms.mutual_information + 10 * terms.marginal_kl)) < 1e-6
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        mutual_information: WeightsLike = 1.0,
+        marginal_kl: WeightsLike = 1.0,
+        distortion: WeightsLike = 1.0,
+        data_size: int | None = None,
+        **kwargs: object,
+    ) -> None:
+        weights = {"marginal_kl": marginal_kl, "distortion": distortion}
+        super().__init__(information=mutual_information, weights=weights, data_size=data_size, **kwargs)
+
+    def marginal_terms(
+        self,
+        latents: LocalLatents,
+        log_q: Tensor,
+        data_size: int,  # noqa: ARG002
+    ) -> Mapping[str, Tensor]:
+        return {"marginal_kl": log_q - latents.prior.log_prob(latents.z).double()}
+
+
+def infovae(
+    alpha: float = 0.0, lam: float = 1.0, *, data_size: int | None = None, **kwargs: object
+) -> MarginalELBO:
+    r"""The InfoVAE objective with the KL divergence of the aggregate posterior.
+
+    .. math:: D + (1 - \alpha)\, \mathrm{KL}[q(z \mid x) \| p(z)] + (\alpha + \lambda - 1)\,
+        \mathrm{KL}[q(z) \| p(z)] = D + (1 - \alpha)\, \mathrm{I}[X; Z] + \lambda\, \mathrm{KL}[q(z) \| p(z)]
+
+    α = 0 and λ = 1 give the ELBO, α = 1 leaves the information free, α > 1 rewards it. λ is not the InfoMax
+    weight here but that of the marginal KL. With a kernel in place of the KL it is ``MMDELBO``.
+
+    Reference: Zhao, Song and Ermon (2019), InfoVAE: balancing learning and inference in variational
+    autoencoders.
+
+    Args:
+        alpha: α, a number.
+        lam: λ, a number >= 0.
+        data_size, **kwargs: those of :class:`MarginalELBO`.
+
+    Example:
+        >>> dict(infovae(alpha=1.0, lam=10.0, data_size=1000).weights)
+        {'mutual_information': 0.0, 'marginal_kl': 10.0, 'distortion': 1.0}
+    """
+    return MarginalELBO(mutual_information=1 - alpha, marginal_kl=lam, data_size=data_size, **kwargs)  # type: ignore[arg-type]
+
+
+# ---- Total correlation between groups of sites and within them.
+
+
+@final
+class GroupedELBO(AggregateELBO):
+    r"""The ELBO with a weight on the dependence between groups of latent sites, and on that within a group.
+
+    .. math:: w_D D + w_I\, \mathrm{I}[X; Z] + \beta\, \mathrm{KL}\Bigl[q(z) \Big\| \prod_g q(z_g)\Bigr]
+        + \gamma \sum_g \mathrm{KL}\Bigl[q(z_g) \Big\| \prod_{j \in g} q(z_j)\Bigr]
+        + w_{KL} \sum_j \mathrm{KL}[q(z_j) \| p(z_j)]
+
+    The two total correlations add up to that of :class:`DecomposedELBO`, of whose estimates, sign of
+    :math:`w_I` and N all holds here. A ``prior_dependence`` is one within groups, since sites whose priors
+    depend on each other are refused, and weighs γ.
+
+    Reference: Esmaeili, Wu, Jain, Bozkurt, Siddharth, Paige, Brooks, Dy and van de Meent (2019), Structured
+    disentangled representations.
+
+    Args:
+        groups: names of latent sites, group by group; every local site in one of at least two groups. None
+            for every site as a group.
+        mutual_information, dimensionwise_kl, distortion, data_size, **kwargs: as for :class:`DecomposedELBO`.
+        total_correlation_between: β, >= 0.
+        total_correlation_within: γ, >= 0.
+
+    Raises:
+        ValueError, NotImplementedError: as :class:`DecomposedELBO`, and for groups that are not of the local
+            latent sites, each once.
+    """
+
+    weighted_like = {"prior_dependence": "total_correlation_within"}
+
+    def __init__(
+        self,
+        *,
+        groups: Sequence[Sequence[str]] | None = None,
+        mutual_information: WeightsLike = 1.0,
+        total_correlation_between: WeightsLike = 1.0,
+        total_correlation_within: WeightsLike = 1.0,
+        dimensionwise_kl: WeightsLike = 1.0,
+        distortion: WeightsLike = 1.0,
+        data_size: int | None = None,
+        **kwargs: object,
+    ) -> None:
+        weights = {
+            "total_correlation_between": total_correlation_between,
+            "total_correlation_within": total_correlation_within,
+            "dimensionwise_kl": dimensionwise_kl,
+            "distortion": distortion,
+        }
+        super().__init__(information=mutual_information, weights=weights, data_size=data_size, **kwargs)
+        self.groups = None if groups is None else tuple(map(tuple, groups))
+
+    def marginal_terms(self, latents: LocalLatents, log_q: Tensor, data_size: int) -> Mapping[str, Tensor]:
+        groups = self._groups_of(latents)
+        log_q_groups = sum(log_mixture(latents.only(group), data_size) for group in groups)
+        log_q_product = log_marginals(latents, data_size).sum(-1)
+        return {
+            "total_correlation_between": log_q - log_q_groups,
+            "total_correlation_within": log_q_groups - log_q_product,
+            **_parts_by_dimension(latents, log_q_product),
+        }
+
+    def _groups_of(self, latents: LocalLatents) -> tuple[tuple[str, ...], ...]:
+        groups = tuple((name,) for name in latents.names) if self.groups is None else self.groups
+        named = [name for group in groups for name in group]
+        if len(groups) < 2 or sorted(named) != sorted(latents.names) or not all(groups):
+            raise ValueError(
+                f"Expected each of the latent sites {list(latents.names)} in one of at least two groups but "
+                f"got {[list(group) for group in groups]}; use beta_tcvae for a single one"
+            )
+        return groups
+
+
+def hfvae(
+    beta: WeightsLike = 6.0,
+    gamma: WeightsLike = 1.0,
+    *,
+    groups: Sequence[Sequence[str]] | None = None,
+    data_size: int | None = None,
+    **kwargs: object,
+) -> GroupedELBO:
+    """The HFVAE objective: β on the dependence between groups of latent sites, γ on that within a group.
+
+    Reference: Esmaeili, Wu, Jain, Bozkurt, Siddharth, Paige, Brooks, Dy and van de Meent (2019), Structured
+    disentangled representations.
+
+    Args:
+        beta, gamma: the two weights, >= 0.
+        groups, data_size, **kwargs: those of :class:`GroupedELBO`.
+
+    Example:
+        >>> elbo = hfvae(6.0, groups=[("digit",), ("slant", "width")], data_size=1000)
+        >>> dict(elbo.weights)["total_correlation_between"]
+        6.0
+    """
+    return GroupedELBO(
+        groups=groups,
+        total_correlation_between=beta,
+        total_correlation_within=gamma,
+        data_size=data_size,
+        **kwargs,  # type: ignore[arg-type]
+    )

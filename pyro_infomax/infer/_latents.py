@@ -1,0 +1,287 @@
+"""The latent sites of the data plate side by side, for terms that are of all of them together."""
+
+from collections.abc import Collection, Sequence
+from copy import copy
+from functools import cached_property
+from itertools import compress
+from typing import cast, final
+
+import torch
+from pyro.ops.provenance import get_provenance, track_provenance
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from pyro_infomax._recording import holds
+from pyro_infomax._types import Frame, Site
+from pyro_infomax.distributions import (
+    Posterior,
+    batch_mapped,
+    factors_of,
+    family_name,
+    in_double,
+    is_point_mass,
+    joined,
+    marginals_of,
+    tensors_of,
+)
+from pyro_infomax.poutine import data_frame, frames_of, is_deterministic, sample_sites
+from pyro_infomax.programs import SiteLayout, factors_by_datum, is_masked
+
+# ---- Which sites of a guide are drawn given which others.
+
+
+@final
+class DependenceMessenger(Messenger):
+    """Notes at each site of a guide, as ``depends_on``, which sites in plates it is drawn given."""
+
+    def _pyro_sample(self, msg: Site) -> None:
+        if not site_is_subsample(msg):
+            held = [each for _, each in tensors_of(msg["fn"])]
+            msg["depends_on"] = get_provenance(held)
+
+    # The trace around it has taken the plain value already
+    def _pyro_post_sample(self, msg: Site) -> None:
+        if frames_of(msg) and not site_is_subsample(msg) and not is_deterministic(msg):
+            msg["value"] = track_provenance(msg["value"], frozenset({msg["name"]}))
+
+
+# ---- All latent sites of the data plate as one vector.
+
+
+@final
+class LocalLatents:
+    r"""The latent sites of the data plate side by side, :math:`z = (z_1, \dots, z_d)`, from a step's traces.
+
+    It is what :meth:`~TraceMeanField_WeightedELBO.joint_cost` makes its terms of. Sites outside the data
+    plate are global: they are the same for all data, and no part of z. Nor is what only the guide samples.
+
+    Args:
+        model_trace, guide_trace: those that ``joint_cost`` is given.
+
+    Attributes:
+        names: the sites, in the order of the guide.
+        sizes: how many of the dimensions of z each of them has.
+        batch_size: the number of data in the minibatch.
+        plate_size: the number of data that the plate is of: larger where it says that it subsamples.
+
+    Raises:
+        NotImplementedError: with vectorised particles, and for sites that are masked.
+        ValueError: if it cannot be told which plate holds the data, or no latent site is in it.
+    """
+
+    def __init__(self, model_trace: Trace, guide_trace: Trace) -> None:
+        frame = _data_plate(model_trace)
+        self.batch_size: int = frame.size
+        self.plate_size: int = frame.full_size or frame.size
+        self._dim: int = frame.dim
+        latent = {site["name"]: site for site in sample_sites(model_trace) if not site["is_observed"]}
+        local = [site for site in sample_sites(guide_trace) if self._holds(site)]
+        self._guide_sites = [site for site in local if site["name"] in latent]
+        self._model_sites = [latent[site["name"]] for site in self._guide_sites]
+        self._others = [site["name"] for site in local if site["name"] not in latent]
+        self.names = tuple(site["name"] for site in self._guide_sites)
+        if not self.names:
+            raise ValueError(
+                f"Expected latent sites in the data plate {frame.name!r} but found none, and so no aggregate "
+                "posterior: draw z in the plate"
+            )
+        for site in (*self._guide_sites, *self._model_sites):
+            if is_masked(site):
+                raise NotImplementedError(
+                    f"the latent site {site['name']!r} is masked, so that q(z|x) is no density of all of z "
+                    "and has no place in the mixture q(z): leave the mask out, or use BetaELBO"
+                )
+        depth = max(-f.dim for site in (*self._guide_sites, *self._model_sites) for f in frames_of(site))
+        self._layouts = [_layout(site, frame, depth) for site in self._guide_sites]
+        self.sizes = tuple(layout.size for layout in self._layouts)
+
+    def only(self, names: Collection[str]) -> "LocalLatents":
+        """The same of some of the sites, in the order of the guide.
+
+        Raises:
+            ValueError: for a name of no local latent site.
+        """
+        if unknown := sorted(set(names) - {*self.names}):
+            raise ValueError(f"Expected some of the latent sites {list(self.names)} but got {unknown}.")
+        kept = [name in names for name in self.names]
+        twin = copy(self)
+        for each in ("z", "posterior", "prior"):
+            vars(twin).pop(each, None)
+        for each in ("names", "sizes"):
+            setattr(twin, each, tuple(compress(getattr(self, each), kept)))
+        for each in ("_guide_sites", "_model_sites", "_layouts"):
+            setattr(twin, each, list(compress(getattr(self, each), kept)))
+        twin._others = [*self._others, *(name for name in self.names if name not in names)]
+        return twin
+
+    def _holds(self, site: Site) -> bool:
+        return not is_deterministic(site) and any(f.dim == self._dim for f in frames_of(site))
+
+    @cached_property
+    def z(self) -> Tensor:
+        """The draws, (batch, latent), in float64, with their gradients."""
+        pairs = zip(self._guide_sites, self._layouts, strict=True)
+        rows = [layout.rows(site["value"], self.batch_size)[0] for site, layout in pairs]
+        return torch.cat([each.double().reshape(self.batch_size, -1) for each in rows], -1)
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """q(z|x_n) of the minibatch: batch shape (batch,), event shape (latent,).
+
+        Raises:
+            NotImplementedError: for a point mass, which has no density; for sites that depend on each other
+                in the guide, since each datum's density of the others' draws would take a run of the guide;
+                and for distributions that are neither products nor vectors.
+        """
+        for site in self._guide_sites:
+            self._refuse_dependence(site)
+            if is_point_mass(site["fn"]):
+                raise NotImplementedError(
+                    f"q(z|x) of the site {site['name']!r} is a point mass, of whose mixture q(z) there is no "
+                    "density: let the guide add noise"
+                )
+        return _together(
+            [self._by_datum(*pair) for pair in zip(self._guide_sites, self._layouts, strict=True)]
+        )
+
+    @cached_property
+    def prior(self) -> Posterior:
+        """p(z), the same for all data: batch shape (), event shape (latent,).
+
+        Raises:
+            NotImplementedError: if it depends on the data or on other local sites. While a step is recorded,
+                what cannot be told from the shape of its parameters becomes a RuntimeError of the graph.
+        """
+        return _together([self._first(*pair) for pair in zip(self._model_sites, self._layouts, strict=True)])
+
+    def _refuse_dependence(self, site: Site) -> None:
+        on = site.get("depends_on")
+        if on is None and len(self.names) + len(self._others) > 1:
+            raise NotImplementedError(
+                "a guide that is itself a messenger does not show whether its sites depend on each other: "
+                "use a guide with a single local site, or a function"
+            )
+        if found := sorted(set(on or ()) & {*self.names, *self._others}):
+            raise NotImplementedError(
+                f"the guide draws {site['name']!r} given {found}, so that the density of a draw under "
+                "another datum takes another run of the guide: draw each of them given the data alone, or "
+                "draw one site from their joint distribution"
+            )
+
+    def _by_datum(self, site: Site, layout: SiteLayout) -> Distribution:
+        """Univariate factors (batch, size), or vectors of batch shape (batch,)."""
+        fn = site["fn"]
+        factors = factors_of(fn)
+        if factors is not None:
+            return factors_by_datum(factors, layout, self.batch_size)
+        if fn.batch_shape == (self.batch_size,) and len(fn.event_shape) == 1:
+            return cast(Distribution, in_double(fn))
+        raise NotImplementedError(
+            f"the site {site['name']!r} ({family_name(fn)}, batch shape {tuple(fn.batch_shape)}, event shape "
+            f"{tuple(fn.event_shape)}) is neither a product of univariate factors nor a vector for each "
+            "datum: draw it as one of these"
+        )
+
+    def _first(self, site: Site, layout: SiteLayout) -> Distribution:
+        """The distribution of a datum, where those of all data are the same."""
+        found = self._by_datum(site, layout)
+        depends = (
+            f"Expected one prior p(z) for all data but that of {site['name']!r} differs from datum to datum, "
+            "as it depends on the data or on other local sites: give it a fixed prior, or use BetaELBO"
+        )
+        of_vectors = len(found.event_shape) == 1
+        if not of_vectors and not self._is_expanded(site["fn"]):
+            alike = [
+                (each == each[:1]).all() for _, each in tensors_of(found) if len(each) == self.batch_size
+            ]
+            if alike and not holds(torch.stack(alike).all(), depends):
+                raise NotImplementedError(depends)
+        first = batch_mapped([found], found.batch_shape[1:], lambda tensors: tensors[0][0])
+        if of_vectors:
+            z = layout.rows(site["value"], self.batch_size)[0].detach()
+            with torch.no_grad():
+                one, other = first.log_prob(z), site["fn"].log_prob(z)
+            if not holds(torch.isclose(one, other.to(one), rtol=1e-5, atol=1e-5).all(), depends):
+                raise NotImplementedError(depends)
+        return first
+
+    def _is_expanded(self, fn: Distribution) -> bool:
+        """Whether the plate has made the rows of what the model gave it once."""
+        axis = len(fn.batch_shape) + self._dim
+        held = [each for _, each in tensors_of(fn) if each.shape[: len(fn.batch_shape)] == fn.batch_shape]
+        return all(each.stride(axis) == 0 for each in held)
+
+
+_PARTICLES = "num_particles_vectorized"
+
+
+def _data_plate(model_trace: Trace) -> Frame:
+    frames = {f.name: f for site in sample_sites(model_trace) for f in frames_of(site)}
+    if _PARTICLES in frames:
+        raise NotImplementedError(
+            "vectorised particles put several draws into the minibatch, whose data are compared with each "
+            "other: leave out vectorize_particles, and particles are evaluated one after the other"
+        )
+    args = model_trace.nodes["_INPUT"]["args"]
+    rows = next((len(each) for each in args if isinstance(each, Tensor) and each.dim()), None)
+    if rows is not None:
+        return data_frame(model_trace, rows, role="model")
+    if len(frames) == 1:
+        return next(iter(frames.values()))
+    raise ValueError(
+        f"Expected to know which plate of the model holds the data but it has {sorted(frames)} and no tensor "
+        "as an argument: call it with the data"
+    )
+
+
+def _layout(site: Site, data: Frame, depth: int) -> SiteLayout:
+    inner = sorted((f.dim, f.size) for f in frames_of(site) if f.dim != data.dim)
+    event = tuple(site["fn"].event_shape)
+    value = site["value"]
+    return SiteLayout(
+        site["name"], data.dim, tuple(inner), event, depth, value.dim() - len(event), value.dtype
+    )
+
+
+# ---- Sites that do not depend on each other, as one distribution.
+
+
+def _together(parts: Sequence[Distribution]) -> Posterior:
+    """Univariate factors (*batch, size) and vectors, of batch shape (*batch,), side by side."""
+    if not any(part.event_shape for part in parts):
+        return Independent(joined(parts), 1)
+    vectors = [part if part.event_shape else Independent(part, 1) for part in parts]
+    return vectors[0] if len(vectors) == 1 else _Product(vectors)
+
+
+@final
+class _Product:
+    """Independent vectors side by side, of which some are no products of univariate factors."""
+
+    def __init__(self, parts: Sequence[Distribution]) -> None:
+        self.parts = parts
+        self.sizes = [part.event_shape[0] for part in parts]
+        self.batch_shape = torch.broadcast_shapes(*(part.batch_shape for part in parts))
+        self.event_shape = torch.Size([sum(self.sizes)])
+        self.has_rsample = all(part.has_rsample for part in parts)
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """(*sample_shape, *batch, latent)."""
+        return torch.cat([part.sample(torch.Size(sample_shape)).double() for part in self.parts], -1)
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """The same with gradients."""
+        return torch.cat([part.rsample(torch.Size(sample_shape)).double() for part in self.parts], -1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(..., *batch), in nats."""
+        pieces = zip(self.parts, z.split(self.sizes, -1), strict=True)
+        return sum((part.log_prob(piece).double() for part, piece in pieces), start=torch.zeros(()))
+
+    def log_prob_marginals(self, z: Tensor) -> Tensor:
+        """(..., *batch, latent), in nats."""
+        pieces = zip(self.parts, z.split(self.sizes, -1), strict=True)
+        return torch.cat([marginals_of(part).log_prob(piece).double() for part, piece in pieces], -1)
