@@ -68,7 +68,7 @@ MOST_COLOURS = 20
 MOST_ROWS = 8
 SMOKE_DATA = 128
 HELD_OUT = 6  # one image of so many
-PRIOR_DRAWS = 20_000
+PRIOR_DRAWS = 5_000
 COMPONENTS = 50  # of the mixture and the VampPrior
 GUIDES = {
     "full": (AmortizedMultivariateNormal, MultivariateNormalHead),

@@ -181,7 +181,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"Expected --only of {', '.join(by_name)} but got {', '.join(unknown)}.")
     args.pairs = PAIRS[:1] + [by_name[name] for name in args.only or by_name]
     if args.smoke:
-        args.folds, args.epochs, args.draws = 2, 1, 30
+        args.folds, args.epochs, args.draws = 2, 1, 10
         args.pairs = args.pairs if args.only else args.pairs[::3]
     return args
 

@@ -272,7 +272,7 @@ def reach(
     """Trains a guide; its account, and what it reaches on held-out data, in nats per datum."""
     run.train(model, guide, BetaELBO(beta=1.0), x, epochs=epochs, lr=lr)
     account = run.account(model, guide, x, holdout)
-    draws = 50 if run.smoke else 500
+    draws = 10 if run.smoke else 500
     evidence = importance_weighted_evidence(model, guide, holdout, num_samples=draws, seed=run.seed)
     assert account.holdout is not None
     return account, {

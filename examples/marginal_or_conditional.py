@@ -101,7 +101,7 @@ ACTIVE: Final = 0.01  # the variance of a mean from which the account calls a di
 SOLVED: Final = ("orthogonal", "sprites")
 TRUTHS: Final = ("true_correlation", "true_conditional_correlation")
 SOLUTIONS: Final = ("prior", "whitened", "whitened, turned", "code book")
-FEW_SCORES: Final = ("mig", "dci", "modularity", "explicitness")
+FEW_SCORES: Final = ("mig", "dci")
 SHOWN_SCORES: Final = {
     "mig": "MIG",
     "dci": "DCI disentanglement",
@@ -163,12 +163,12 @@ SIZES: Final = {
         ("orthogonal", "sprites"),
         (4.0, 0.25),
         seeds=2,
-        linear_data=(128, 10),
+        linear_data=(64, 5),
         sprites=(2, 2, 2, 16),
         digits=200,
-        steps=10,
+        steps=5,
         scores=FEW_SCORES,
-        angles=3,
+        angles=2,
     ),
     "small": Size("small", DATASETS, BETAS, 5, (2048, 9000), (3, 4, 8, 16), 1797, 4500),
     "full": Size("full", DATASETS, FINER_BETAS, 10, (8192, 9000), (6, 8, 16, 32), 1797, 20_000),
@@ -842,7 +842,7 @@ def draw_images(table: pd.DataFrame, truths: pd.DataFrame, path: Path) -> None:
 
 def draw_scores(table: pd.DataFrame, path: Path) -> None:
     """Scores over the weight; digits have one factor, and so explicitness alone."""
-    names = ("mig", "dci", "explicitness")
+    names = [name for name in ("mig", "dci", "explicitness") if name in table]
     parts = present(table, DATASETS)
     figure, axes = new_panels(len(names), len(parts), width=1.6, height=1.7, sharex=True, sharey="row")
     for column, part in enumerate(parts.values()):
@@ -886,7 +886,8 @@ def draw_matched(table: pd.DataFrame, path: Path) -> None:
 
 def draw_bought(shares: pd.DataFrame, links: pd.DataFrame, path: Path) -> None:
     """Where a score's variance comes from, and what it goes along with at given rate."""
-    chosen = ("mig", "dci", "modularity", "explicitness")
+    scored = set(shares["score"])
+    chosen = [name for name in ("mig", "dci", "modularity", "explicitness") if name in scored]
     datasets = [name for name in DATASETS if name in set(shares["dataset"])][::-1]
     figure, axes = new_panels(2, len(chosen), width=2.7, height=2.7, sharey=True)
     for column, name in zip(axes.T, chosen, strict=True):
@@ -974,6 +975,7 @@ def draw_degenerate(ds: xr.Dataset, table: pd.DataFrame, path: Path) -> None:
         bars = compared(ds, table, name)[::-1]
         account = {"mutual_information": "I", "marginal_kl": "marginal KL", "total_correlation": "TC(Z)"}
         scores = {"mig": "MIG", "dci": "DCI", "explicitness": "explicitness"}
+        scores = {each: title for each, title in scores.items() if each in bars}
         for ax, shown, label in ((row[0], account, "nats"), (row[1], scores, "score")):
             for i, (quantity, title) in enumerate(shown.items()):
                 colour = (COLOURS["diagonal"], COLOURS["full"], COLOURS["third"])[i]

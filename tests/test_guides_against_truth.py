@@ -142,7 +142,7 @@ def linear(name):
     problem = make()
     x = problem.truth.sample(200, exact=True, seed=0)
     guide = family(problem, MLPEncoder(4, hidden=()))
-    return problem, x, train(problem, guide, x, epochs=300, particles=10), best(problem)
+    return problem, x, train(problem, guide, x, epochs=150, particles=20, lr=0.08), best(problem)
 
 
 def moments(problem, guide, x):
@@ -336,9 +336,9 @@ CONJUGATE = {
     "Beta, 3 Bernoulli": BetaBernoulli((3,)),
 }
 CONJUGATE_FAMILIES = {
-    "flow": lambda problem: (AmortizedFlow, 50),
-    "own family": lambda problem: (partial(AmortizedNormal, heads={"z": problem.family}), 100),
-    "Normal": lambda problem: (AmortizedNormal, 100),
+    "flow": lambda problem: (AmortizedFlow, 30, 0.02),
+    "own family": lambda problem: (partial(AmortizedNormal, heads={"z": problem.family}), 50, 0.03),
+    "Normal": lambda problem: (AmortizedNormal, 50, 0.03),
 }
 
 
@@ -348,9 +348,9 @@ def held_out(name, family):
     torch.manual_seed(1)
     problem = CONJUGATE[name]
     x, other = problem.draw(300), problem.draw(100)
-    kind, epochs = CONJUGATE_FAMILIES[family](problem)
+    kind, epochs, lr = CONJUGATE_FAMILIES[family](problem)
     guide = kind(problem, Counts(problem))
-    train(problem, guide, x, epochs=epochs, batch_size=100, lr=0.02)
+    train(problem, guide, x, epochs=epochs, batch_size=100, lr=lr)
     with torch.no_grad():
         q = guide.posterior(other)["z"]
         z = q.sample((500,))

@@ -45,20 +45,29 @@ def data(oracle: LinearGaussian) -> torch.Tensor:
     return oracle.sample(400, exact=True, seed=0)
 
 
-def train(program: Callable[..., object], objective: object, x: torch.Tensor) -> None:
+def train(
+    program: Callable[..., object], objective: object, x: torch.Tensor, kind: type[SVI] = CapturedSVI
+) -> None:
     optim = ClippedAdam({"lr": 0.05, "lrd": 0.02 ** (1 / STEPS), "clip_norm": 1e6})
-    svi = SVI(model, program, optim, objective)
+    svi = kind(model, program, optim, objective)
     fit(svi, x, epochs=STEPS, batch_size=None, progress=False, seed=0)
 
 
 # The InfoMax objective is the other times 1 + lam, which the optimiser does not notice
 @pytest.mark.parametrize(
-    ("weighting", "beta"), [("beta", 0.5), ("beta", 1.0), ("beta", 2.0), ("beta", 4.0), ("infomax", 2.0)]
+    ("weighting", "beta", "kind"),
+    [
+        ("beta", 0.5, CapturedSVI),
+        ("beta", 1.0, SVI),
+        ("beta", 2.0, CapturedSVI),
+        ("beta", 4.0, CapturedSVI),
+        ("infomax", 2.0, CapturedSVI),
+    ],
 )
-def test_svi_reaches_the_optimum(weighting: str, beta: float) -> None:
+def test_svi_reaches_the_optimum(weighting: str, beta: float, kind: type[SVI]) -> None:
     optimum = LinearGaussian.optimum(EIGENVALUES, beta, len(EIGENVALUES), s2=S2)
     objective = BetaELBO(beta=beta) if weighting == "beta" else InfoMaxELBO(lam=1 / beta - 1)
-    train(guide, objective, data(optimum))
+    train(guide, objective, data(optimum), kind)
     found = LinearGaussian(
         optimum.S, pyro.param("W").detach(), S2, pyro.param("V").detach(), pyro.param("Delta").detach()
     )

@@ -109,8 +109,8 @@ def test_both_see_all_data_once_an_epoch(together: list[dict[str, Any]]) -> None
 
 def test_schedules_advance_as_in_one(together: list[dict[str, Any]]) -> None:
     expected = trained("enumerated", "svi")["step"]
-    assert expected == 24
-    assert [found[str(("enumerated", "svi"))]["step"] for found in together] == [24, 24]
+    assert expected == 16
+    assert [found[str(("enumerated", "svi"))]["step"] for found in together] == [16, 16]
 
 
 @pytest.mark.parametrize("case", [case for case in alone.TRAINED if case[1] == "captured"], ids=" ".join)

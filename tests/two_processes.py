@@ -180,7 +180,7 @@ def trained(programs: str, stepper: str, fabric: Any = None) -> Report:
         history = fit(
             svi,
             data,
-            epochs=6,
+            epochs=4,
             batch_size=BATCH,
             validation=rows(9, 4, seed=1),
             progress=False,

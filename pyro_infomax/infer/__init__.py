@@ -8,6 +8,7 @@ ones. The ``_IM`` classes train the input of a given channel, by the IM algorith
 from typing import NoReturn
 
 from pyro_infomax._checks import explain_wrong_arguments
+from pyro_infomax.infer._adversarial import AVB, AdversarialELBO, FactorVAE, SymmetricELBO
 from pyro_infomax.infer._decomposed import (
     AggregateELBO,
     DecomposedELBO,
@@ -34,6 +35,14 @@ from pyro_infomax.infer._im import (
     transmitted_information,
 )
 from pyro_infomax.infer._latents import LocalLatents
+from pyro_infomax.infer._multi_sample import (
+    DReG_InfoMaxELBO,
+    IWAE_InfoMaxELBO,
+    STL_BetaELBO,
+    STL_InfoMaxELBO,
+    TVO_InfoMaxELBO,
+    VIMCO_InfoMaxELBO,
+)
 from pyro_infomax.infer._named import (
     Renyi_InfoMaxELBO,
     Trace_BetaELBO,
@@ -46,22 +55,35 @@ from pyro_infomax.infer._named import (
     TraceMeanField_InfoMaxELBO,
 )
 from pyro_infomax.infer._renyi import Renyi_WeightedELBO
+from pyro_infomax.infer._two_directions import HarmonyELBO, ReverseKL, RWS_InfoMaxELBO, WakeSleepELBO
 from pyro_infomax.infer._weights import TermWeights, WeightsLike
 
 __all__ = [
+    "AVB",
+    "AdversarialELBO",
     "AggregateELBO",
     "BetaELBO",
+    "DReG_InfoMaxELBO",
     "DecomposedELBO",
     "DirectInfoMax",
+    "FactorVAE",
     "GroupedELBO",
+    "HarmonyELBO",
     "IMParts",
+    "IWAE_InfoMaxELBO",
     "InfoMaxELBO",
     "LocalLatents",
     "MarginalELBO",
     "PowerLimitedNormal",
+    "RWS_InfoMaxELBO",
     "Renyi_InfoMaxELBO",
     "Renyi_WeightedELBO",
+    "ReverseKL",
+    "STL_BetaELBO",
+    "STL_InfoMaxELBO",
     "SurrogateLoss",
+    "SymmetricELBO",
+    "TVO_InfoMaxELBO",
     "TermWeights",
     "Terms",
     "TraceEnum_BetaELBO",
@@ -79,6 +101,8 @@ __all__ = [
     "Trace_IM",
     "Trace_InfoMaxELBO",
     "Trace_WeightedELBO",
+    "VIMCO_InfoMaxELBO",
+    "WakeSleepELBO",
     "WeightedELBO",
     "WeightsLike",
     "beta_tcvae",
@@ -96,7 +120,13 @@ InfoMaxELBO = TraceMeanField_InfoMaxELBO
 _INEXACT = {
     "Renyi_BetaELBO": "β tempers the Rényi bound and is wrong for score functions; use Renyi_InfoMaxELBO "
     "with λ = 1/β − 1, or Trace_BetaELBO",
-    "RWS_BetaELBO": "β does not reach its wake and sleep losses; use Trace_BetaELBO",
+    **{
+        f"{name}_BetaELBO": "draws that weigh p(x|z) (p(z)/q(z|x))^β have no mean that is an integral over z "
+        f"alone, so that nothing would be bounded; use {name}_InfoMaxELBO with λ = 1/β − 1, or STL_BetaELBO"
+        for name in ("IWAE", "DReG", "VIMCO", "TVO")
+    },
+    "RWS_BetaELBO": "β does not reach its wake and sleep losses; use RWS_InfoMaxELBO with λ = 1/β − 1, or "
+    "Trace_BetaELBO",
     "TraceTMC_BetaELBO": "β does not reach tensor Monte Carlo weights exactly; use TraceEnum_BetaELBO",
     "Trace_MMD_BetaELBO": "there is no KL term that β could weight; use TraceMeanField_BetaELBO",
 }

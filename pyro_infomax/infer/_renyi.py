@@ -47,14 +47,20 @@ class RenyiBound(RenyiELBO):
     def loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """Minus the bound."""
         with torch.no_grad():
-            return as_number(self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))[0])
+            return as_number(self._evaluated(model, guide, args, kwargs)[0])
 
     def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """Minus the bound, its gradients added to the parameters'."""
-        traces = list(self._get_traces(model, guide, args, kwargs))
-        loss, surrogate = self._loss_and_surrogate(traces)
+        loss, surrogate, traces = self._evaluated(model, guide, args, kwargs)
         accumulate_gradients(surrogate, traces, retain_graph=self.retain_graph)
         return as_number(loss)
+
+    def _evaluated(
+        self, model: Program, guide: Program, args: Args, kwargs: Kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor, Traces]:
+        """Loss, what has its gradient, and the traces that they come from."""
+        traces = list(self._get_traces(model, guide, args, kwargs))
+        return *self._loss_and_surrogate(traces), traces
 
     # The mean over particles is one over draws of z: a subsample must be the same for all
     def _get_traces(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> Traces:
@@ -66,15 +72,19 @@ class RenyiBound(RenyiELBO):
     def _loss_and_surrogate(self, traces: Traces) -> tuple[torch.Tensor, torch.Tensor]:
         traces = list(traces)
         scale = self._common_scale(*traces[0])
-        each = [log_weight(*pair) / scale for pair in traces]
-        weights = self._by_particle(each)
-        scores = self._by_particle(
-            [self._scores(*pair).expand_as(one) for pair, one in zip(traces, each, strict=True)]
-        )
+        weights = self._by_particle([log_weight(*pair) / scale for pair in traces])
+        bound = self._bounds(weights.detach()).sum()
+        return -scale * bound, -scale * self._surrogate_bound(weights, traces)
+
+    def _surrogate_bound(self, weights: torch.Tensor, traces: Traces) -> torch.Tensor:
+        """What has the gradient of the bound, from log w with its graph: (particles, *shared plates)."""
         log_weights = weights.detach()
-        shares = torch.softmax((1.0 - self.alpha) * log_weights, 0)
-        surrogate = (shares * weights).sum() + (self._gains(log_weights) * scores).sum()
-        return -scale * self._bounds(log_weights).sum(), -scale * surrogate
+        scores = self._by_particle([self._scores(*pair) for pair in traces], like=weights)
+        return (self._slopes(log_weights) * weights).sum() + (self._gains(log_weights) * scores).sum()
+
+    def _slopes(self, log_weights: torch.Tensor) -> torch.Tensor:
+        """The derivative of the bound by each log w."""
+        return torch.softmax((1.0 - self.alpha) * log_weights, 0)
 
     # With the mean of the others in its place, as in VIMCO, which keeps the estimate unbiased (Mnih and
     # Rezende, 2016, Variational inference for Monte Carlo objectives)
@@ -83,11 +93,8 @@ class RenyiBound(RenyiELBO):
         if self.num_particles == 1:
             return log_weights
         powers = (1.0 - self.alpha) * log_weights
-        none = torch.full_like(powers[:1], -math.inf)
-        before = torch.cat([none, powers.logcumsumexp(0)[:-1]])
-        after = torch.cat([powers.flip(0).logcumsumexp(0).flip(0)[1:], none])
         mean_of_others = (powers.sum(0) - powers) / (self.num_particles - 1)
-        without = torch.logaddexp(torch.logaddexp(before, after), mean_of_others)
+        without = torch.logaddexp(log_sum_of_others(powers), mean_of_others)
         bounds = (without - math.log(self.num_particles)) / (1.0 - self.alpha)
         return self._bounds(log_weights) - bounds
 
@@ -129,10 +136,12 @@ class RenyiBound(RenyiELBO):
         score: torch.Tensor | float = score_function
         return score
 
-    def _by_particle(self, each: Sequence[torch.Tensor]) -> torch.Tensor:
-        """(particles, *shared plates)."""
-        vectorized = self.vectorize_particles and self.num_particles > 1
-        return each[0] if vectorized else torch.stack(torch.broadcast_tensors(*each))
+    def _by_particle(self, each: Sequence[torch.Tensor], *, like: torch.Tensor | None = None) -> torch.Tensor:
+        """(particles, *shared plates), as large as ``like`` if that is given."""
+        if self.vectorize_particles and self.num_particles > 1:
+            return each[0] if like is None else each[0].expand_as(like)
+        cells = [] if like is None else [like[0]]
+        return torch.stack(torch.broadcast_tensors(*each, *cells)[: len(each)])
 
     def _bounds(self, log_weights: torch.Tensor) -> torch.Tensor:
         """The bound of each cell of the shared plates."""
@@ -179,6 +188,14 @@ def log_weight(
     return joint - summed_within_particles(guide_trace, model_trace, of_site)
 
 
+def log_sum_of_others(values: torch.Tensor) -> torch.Tensor:
+    """Along the first axis, the logarithm of the sum of the exponentials of all values but each one."""
+    none = torch.full_like(values[:1], -math.inf)
+    before = torch.cat([none, values.logcumsumexp(0)[:-1]])
+    after = torch.cat([values.flip(0).logcumsumexp(0).flip(0)[1:], none])
+    return torch.logaddexp(before, after)
+
+
 def _scored(trace: Trace) -> list[Site]:
     return [site for site in sample_sites(trace) if not is_deterministic(site)]
 
@@ -219,9 +236,9 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
         self._log_weights = ()
 
     def _surrogate(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> SurrogateLoss:
-        loss, surrogate = self._loss_and_surrogate(self._get_traces(model, guide, args, kwargs))
+        loss, surrogate, _ = self._evaluated(model, guide, args, kwargs)
         terms = {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
-        return SurrogateLoss(loss, surrogate, {**terms, "elbo": self._unweighted_bound()})
+        return SurrogateLoss(loss, surrogate, {**terms, **self._bound_terms()})
 
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(model_trace, guide_trace)
@@ -258,8 +275,13 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
     def _named_terms(self, values: dict[str, float], loss: float) -> Terms:
         # The bound is no sum of the two; one that was computed elsewhere is among the values
         if self._log_weights:
-            values["elbo"] = float(self._unweighted_bound())
+            values |= {name: float(bound) for name, bound in self._bound_terms().items()}
         return super()._named_terms(values, loss)
 
-    def _unweighted_bound(self) -> torch.Tensor:
-        return self._scale * self._bounds(self._by_particle(self._log_weights) / self._scale).sum()
+    def _bound_terms(self) -> dict[str, torch.Tensor]:
+        """The bound without weights, and what else there is to say of its particles."""
+        return {"elbo": self._scale * self._bounds(self._unweighted()).sum()}
+
+    def _unweighted(self) -> torch.Tensor:
+        """log w without weights and the common scale, (particles, *shared plates)."""
+        return self._by_particle(self._log_weights) / self._scale

@@ -4,6 +4,12 @@ from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.information._account import Account, SiteAccount
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._control_variates import note_on as note_on
+from pyro_infomax.information._critics import (
+    OptimizerFactory as OptimizerFactory,
+    adam as adam,
+    critic_bound,
+    critic_information,
+)
 from pyro_infomax.information._decoder import barber_agakov, decoder_gap
 from pyro_infomax.information._draws import Draws
 from pyro_infomax.information._estimate import Estimate, spread as spread
@@ -67,6 +73,8 @@ __all__ = [
     "active_units",
     "barber_agakov",
     "conditional_total_correlation",
+    "critic_bound",
+    "critic_information",
     "decoder_gap",
     "dimensionwise_kl",
     "gaussian_total_correlation",

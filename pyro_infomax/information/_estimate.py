@@ -23,7 +23,8 @@ class Estimate:
             It is 0 where the value is a closed form.
         population_standard_error: the error as a statement about the population that the data were drawn
             from, shaped like ``value``; None where no such statement is made.
-        bound: whether ``value`` bounds its target from below, from above, or estimates it exactly.
+        bound: whether ``value`` bounds its target from below, from above, or estimates it exactly; None where
+            it does none of these.
         target: the quantity that is estimated or bounded, in words.
         note: why the error, or the value, cannot be trusted; None where nothing speaks against them. That of
             a vector tells of one of its dimensions at least.
@@ -43,7 +44,7 @@ class Estimate:
     value: Tensor
     standard_error: Tensor
     population_standard_error: Tensor | None
-    bound: Literal["lower", "upper", "exact"]
+    bound: Literal["lower", "upper", "exact"] | None
     target: str
     note: str | None = None
 
@@ -70,7 +71,8 @@ class Estimate:
     def __str__(self) -> str:
         pairs = zip(self.value.reshape(-1).tolist(), self.standard_error.reshape(-1).tolist(), strict=True)
         numbers = ", ".join(_with_error(value, error) for value, error in pairs)
-        how = self.bound if self.note is None else f"{self.bound}, see its note"
+        how: str = self.bound or "no bound"
+        how = how if self.note is None else f"{how}, see its note"
         return f"{numbers} ({how})" if self.value.dim() == 0 else f"[{numbers}] ({how})"
 
 

@@ -1,6 +1,7 @@
-"""Encoders and decoders, likelihoods, and the heads that make distributions of features."""
+"""Encoders and decoders, likelihoods, critics, and the heads that make distributions of features."""
 
 from pyro_infomax._checks import explain_wrong_arguments
+from pyro_infomax.nn._critics import MLPCritic, QuadraticCritic, SeparableCritic
 from pyro_infomax.nn._discrete_heads import (
     BernoulliHead,
     CategoricalHead,
@@ -64,11 +65,14 @@ __all__ = [
     "Gaussian",
     "Likelihood",
     "LowRankNormalHead",
+    "MLPCritic",
     "MLPDecoder",
     "MLPEncoder",
     "MultivariateNormalHead",
     "NormalHead",
     "OneHotHead",
+    "QuadraticCritic",
+    "SeparableCritic",
     "discrete_head",
     "to_likelihood",
 ]

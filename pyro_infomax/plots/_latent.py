@@ -139,8 +139,8 @@ def _scatter(points: Floats, classes: Array | None, *, ax: Axes) -> None:
 # ---- The aggregate posterior where the prior should be.
 
 _MASSES = (0.9, 0.5)
-# a kernel estimate of a contour gains nothing visible from more points, and its cost is linear in them
-_MOST_DRAWS = 20_000
+# a kernel estimate of a contour gains nothing visible from more, and its cost is the product of both
+_MOST_DRAWS, _GRID = 20_000, 60
 
 
 def aggregate_against_prior(
@@ -206,7 +206,7 @@ def _contours(aggregate: Floats, prior: Floats, *, names: list[str], ax: Axes) -
     orange = colours(2)[1]
     cells = ax.hexbin(aggregate[:, 0], aggregate[:, 1], gridsize=40, cmap="Blues", mincnt=1, linewidths=0.2)
     x, y = prior[:_MOST_DRAWS].T
-    sns.kdeplot(x=x, y=y, levels=[1 - mass for mass in _MASSES], color=orange, cut=0, gridsize=100, ax=ax)
+    sns.kdeplot(x=x, y=y, levels=[1 - mass for mass in _MASSES], color=orange, cut=0, gridsize=_GRID, ax=ax)
     ax.figure.colorbar(cells, ax=ax, label=r"draws of $q(z)$ in a cell")
     ax.set(xlabel=names[0], ylabel=names[1])
     _frame(aggregate, prior, ax=ax)

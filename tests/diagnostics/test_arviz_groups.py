@@ -1,18 +1,12 @@
 """The way to the installed ArviZ's type."""
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import arviz as az
-import matplotlib
 import numpy as np
 import xarray as xr
 
 from pyro_infomax.diagnostics import to_native
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def groups() -> dict[str, xr.Dataset]:
@@ -41,22 +35,3 @@ def test_a_file_gives_the_groups_back(tmp_path) -> None:
     back = az.from_netcdf(str(tmp_path / "some.nc"))
     for name, group in groups().items():
         xr.testing.assert_identical(dataset(back, name), group)
-
-
-# with an empty cache folder ArviZ has not announced its successor today
-STRICT = """
-import sys
-import pyro_infomax.diagnostics
-assert "arviz" not in sys.modules
-import xarray as xr
-pyro_infomax.diagnostics.to_native({"posterior": xr.Dataset()})
-assert "arviz" in sys.modules
-"""
-
-
-def test_arviz_waits_for_its_first_use_and_its_announcement_is_no_error(tmp_path) -> None:
-    strict = [sys.executable, "-W", "error::FutureWarning", "-c", STRICT]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # else all fonts of the machine are looked at
-    done = subprocess.run(strict, cwd=ROOT, capture_output=True, env=environment)
-    assert done.returncode == 0, done.stderr.decode()

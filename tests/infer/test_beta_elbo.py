@@ -13,11 +13,12 @@ from pyro_infomax.infer import (
 
 BETAS = [0.0, 4.0]
 VARIANTS = ["plain", "subsampled", "scaled", "masked", "obs_masked", "guide_factor"]
+# A rate that costs nothing is left out in one place, whatever the variant
+DRAWN = [*((variant, 4.0) for variant in VARIANTS), ("plain", 0.0), ("subsampled", 0.0)]
 SCORED = [Trace_BetaELBO, TraceGraph_BetaELBO, TraceEnum_BetaELBO]
 
 
-@pytest.mark.parametrize("beta", BETAS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "beta"), DRAWN)
 @pytest.mark.parametrize("objective", [*SCORED, TraceMeanField_BetaELBO])
 def test_reparameterised(programs, objective, variant, beta):
     expected = programs.reference(programs.NormalPair(variant), latent=beta)
@@ -25,8 +26,7 @@ def test_reparameterised(programs, objective, variant, beta):
     assert programs.beyond_error(estimate, expected) == []
 
 
-@pytest.mark.parametrize("beta", BETAS)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "beta"), DRAWN)
 @pytest.mark.parametrize("objective", SCORED)
 def test_score_function(programs, objective, variant, beta):
     expected = programs.reference(programs.DiscretePair(variant), latent=beta)

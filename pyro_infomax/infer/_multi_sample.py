@@ -1,0 +1,520 @@
+r"""Bounds of several draws on log p(x), and their gradients: IWAE, DReG, STL, VIMCO and the TVO.
+
+All are over log weights, :math:`\log w_k = \log p(x, z_k) - \log q(z_k \mid x)`, in each cell of the plates
+that all sites of the model share; scales of plates stay outside of the mean over draws.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, final
+
+import torch
+from pyro import poutine
+from pyro.distributions.util import is_identically_zero
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_infomax._checks import whole_number
+from pyro_infomax._types import Args, Kwargs, Program, Site
+from pyro_infomax.distributions import family_name, is_point_mass, without_masks
+from pyro_infomax.infer._elbo import Traces, WeightedELBO
+from pyro_infomax.infer._named import _Beta, _InfoMax
+from pyro_infomax.infer._renyi import Renyi_WeightedELBO, log_sum_of_others, summed_within_particles
+from pyro_infomax.infer._weights import WeightsLike
+from pyro_infomax.poutine import sample_sites
+
+# ---- Draws that are cut from the graph, so that densities at given draws and the path to them come apart.
+
+
+@final
+class _CutDraws(Messenger):
+    """Replaces each draw of a guide by its value alone, which the rest of guide and model then see.
+
+    It has to stand around whatever traces the guide. The draw itself stays at its site, under ``"drawn"``.
+
+    Args:
+        to_differentiate: whether a gradient by the draws will be asked for. Then point masses are left as
+            they are, and so are masked draws: their density is not, or not all, in the weight that it would
+            move.
+    """
+
+    def __init__(self, *, to_differentiate: bool = False) -> None:
+        super().__init__()
+        self._to_differentiate = to_differentiate
+        self._seen: set[str] = set()
+
+    def _pyro_post_sample(self, msg: Site) -> None:
+        # The model sees what the guide has drawn
+        if msg["name"] in self._seen or msg["is_observed"] or site_is_subsample(msg):
+            return
+        self._seen.add(msg["name"])
+        if msg["infer"].get("_do_not_trace") or (self._to_differentiate and _has_other_density(msg)):
+            return
+        msg["drawn"] = msg["value"]
+        msg["value"] = msg["value"].detach()
+        if self._to_differentiate and msg["fn"].has_rsample:
+            msg["value"].requires_grad_()
+
+
+def _has_other_density(site: Site) -> bool:
+    # A weight brings a mask of its own, but guides have weights beside a single draw alone
+    mask = site["weight"].mask if "weight" in site else site["mask"]
+    is_masked = mask is not None or without_masks(site["fn"]) is not site["fn"]
+    return is_masked or is_point_mass(site["fn"])
+
+
+def _along_draws(total: Tensor, traces: Traces) -> Tensor:
+    """What has the gradient of a total through the draws, and through nothing else."""
+    sites: list[Site] = [site for _, trace in traces for site in trace.nodes.values() if "drawn" in site]
+    values: list[Tensor] = [site["value"] for site in sites]
+    surrogate = total.new_zeros(())
+    if not (total.requires_grad and values):
+        return surrogate
+    slopes = list(_gradients(total, values))
+    for place in reversed(range(len(sites))):
+        moved = (slopes[place] * sites[place]["drawn"]).sum()
+        surrogate = surrogate + moved
+        # A draw moves those that were drawn after it, too
+        if place and moved.requires_grad:
+            more = _gradients(moved, values[:place])
+            slopes[:place] = [one + other for one, other in zip(slopes, more, strict=False)]
+    return surrogate
+
+
+def _gradients(total: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(total, values, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+
+@contextmanager
+def cut_draws(objective: object, guide: Program, *, to_differentiate: bool = False) -> Iterator[None]:
+    """Has programs that are traced in its block see bare draws, see :class:`_CutDraws`.
+
+    Raises:
+        NotImplementedError: for guides whose draws or densities cannot be told apart from the rest.
+    """
+    ours, unwrapped = type(objective).__name__, poutine.unwrap(guide)
+    if isinstance(unwrapped, Messenger):
+        raise NotImplementedError(
+            f"{ours} needs a guide that is run before the model but got {type(unwrapped).__name__}, a "
+            "messenger: use IWAE_InfoMaxELBO, or AutoNormal in place of AutoNormalMessenger"
+        )
+    try:
+        with _CutDraws(to_differentiate=to_differentiate):
+            yield
+    # Pyro's flows without an inverse know the density of the very tensor that they have drawn alone
+    except KeyError as error:
+        if "intermediates cache" not in str(error):
+            raise
+        raise NotImplementedError(
+            f"{ours} evaluates the guide's density at bare draws, for which its flow needs an inverse: use "
+            "one that has it, such as AmortizedFlow's couplings, or IWAE_InfoMaxELBO"
+        ) from error
+
+
+def check_densities(objective: object, model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuses guides without a density q(z|x) of the model's latents alone."""
+    ours = type(objective).__name__
+    for site in sample_sites(guide_trace):
+        name = site["name"]
+        if name not in model_trace.nodes:
+            raise NotImplementedError(
+                f"{ours} needs the density q(z|x) of the model's latents but the guide has {name!r} beside "
+                "them; use IWAE_InfoMaxELBO or VIMCO_InfoMaxELBO, or a guide without it"
+            )
+        if is_point_mass(site["fn"]):
+            raise NotImplementedError(
+                f"{ours} needs a density of {name!r} but the guide has a point mass there; use "
+                "IWAE_InfoMaxELBO, or a guide with a density, such as AmortizedNormal"
+            )
+
+
+# ---- The bounds.
+
+
+class _MultiSample(_InfoMax, Renyi_WeightedELBO):
+    """λ within a bound that is one of log p(x) at λ = 0, which is therefore the default."""
+
+    _fewest = 1
+
+    def __init__(self, lam: WeightsLike = 0.0, *, num_particles: int = 2, **kwargs: object) -> None:
+        if "alpha" in kwargs:
+            raise TypeError(f"{type(self).__name__} has no alpha; use DReG_InfoMaxELBO or Renyi_InfoMaxELBO")
+        whole_number("num_particles", num_particles, at_least=self._fewest)
+        super().__init__(lam, num_particles=num_particles, **kwargs)
+
+
+class _Reparameterised(WeightedELBO):
+    """Refuses draws that only a score function could differentiate."""
+
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
+        super()._check(model_trace, guide_trace)
+        for site in sample_sites(guide_trace):
+            if not (site["is_observed"] or is_identically_zero(site["score_parts"].score_function)):
+                raise NotImplementedError(
+                    f"{type(self).__name__} needs reparameterised guide sites but {site['name']!r} "
+                    f"({family_name(site['fn'])}) is not; use VIMCO_InfoMaxELBO"
+                )
+
+
+@final
+class IWAE_InfoMaxELBO(_Reparameterised, _MultiSample):
+    r"""The importance-weighted bound of K draws, and the InfoMax weight within it.
+
+    .. math:: \mathbb{E}_{z_1 \dots z_K \sim q(z \mid x)} \log \frac{1}{K} \sum_k
+        \frac{p(x \mid z_k)^{1 + \lambda}\, p(z_k)}{q(z_k \mid x)}
+
+    At λ = 0, the default here, it lies between the ELBO (K = 1) and log p(x), which it tends to for large K;
+    any λ makes it a bound of :math:`\log \int p(z)\, p(x \mid z)^{1 + \lambda} dz`. It is Rényi's bound at α
+    = 0. In terms of the account its gap is no longer the KL divergence of q(z|x) from p(z|x), so that
+    distortion and rate do not add up to it: the better K makes the bound, the less the guide is asked to be
+    the posterior. The gradient of the guide has a signal that shrinks faster than its noise (Rainforth et
+    al., 2018, Tighter variational bounds are not necessarily better); :class:`DReG_InfoMaxELBO` has the cure.
+
+    After an evaluation the ``elbo`` of its terms is the bound itself, without weights, never
+    :math:`\sum_k \tilde w_k \log w_k`, which lies above log p(x) where draws disagree.
+
+    A weight β on the rate is refused: draws weigh :math:`p(x \mid z)\,(p(z) / q(z \mid x))^\beta` then, whose
+    mean under q is no integral over z of anything but q itself, so that nothing is bounded.
+
+    Burda, Grosse and Salakhutdinov, 2016, Importance weighted autoencoders.
+
+    Args:
+        lam: a number or tensor > -1, a schedule, or a mapping from observed sites of the model to these.
+        num_particles: K.
+        **kwargs: ``vectorize_particles``, ``max_plate_nesting``, as in :class:`pyro.infer.RenyiELBO`.
+
+    Raises:
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        NotImplementedError: where a draw is not reparameterised, and for what
+            :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = IWAE_InfoMaxELBO(num_particles=5, vectorize_particles=True, max_plate_nesting=1)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(10))
+        >>> abs(loss + elbo.terms.elbo) < 1e-9
+        True
+    """
+
+
+@final
+class VIMCO_InfoMaxELBO(_MultiSample):
+    r"""The importance-weighted bound where draws are not reparameterised, such as discrete ones.
+
+    .. math:: \sum_k \tilde w_k \nabla \log w_k
+        + \sum_k \big[ \hat L - \hat L_{-k} \big] \nabla \log q(z_k \mid x) , \qquad
+        \tilde w_k = w_k \Big/ \sum_j w_j
+
+    is its gradient, with :math:`\hat L` the log of the mean weight and :math:`\hat L_{-k}` the same with the
+    geometric mean of the other weights in place of the k-th: unbiased for the bound of K draws. Sites that
+    are reparameterised keep that gradient. Bound, terms, weights and refusals are those of
+    :class:`IWAE_InfoMaxELBO`.
+
+    Mnih and Rezende, 2016, Variational inference for Monte Carlo objectives.
+
+    Args:
+        lam: as in :class:`IWAE_InfoMaxELBO`.
+        num_particles: K, at least 2.
+        **kwargs: as there.
+
+    Raises:
+        ValueError: for one particle, which has no others.
+        NotImplementedError: where a site asks for enumeration, is reparameterised in part, or for what
+            :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
+
+    Example:
+        >>> from pyro_infomax.oracles import DiscreteVAE
+        >>> pair = DiscreteVAE([0.5, 0.5], [[0.8, 0.2], [0.3, 0.7]], [[0.6, 0.4], [0.4, 0.6]])
+        >>> elbo = VIMCO_InfoMaxELBO(num_particles=4)
+        >>> elbo.loss(pair.model, pair.guide, torch.tensor([0, 1])) > 0
+        True
+    """
+
+    _fewest = 2
+
+
+class _Pathwise(_Reparameterised, Renyi_WeightedELBO):
+    """Gradients of a guide through its draws alone, since the score of its density has the mean 0."""
+
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
+        with cut_draws(self, guide, to_differentiate=torch.is_grad_enabled()):
+            return super()._get_trace(model, guide, args, kwargs)
+
+    # The score counts w̃ per draw, whose expectation is that of (1 − α)(w̃ − w̃²) on the path to the draw
+    def _surrogate_bound(self, weights: Tensor, traces: Traces) -> Tensor:
+        traces = list(traces)
+        shares = self._slopes(weights.detach())
+        at_draws = self._by_particle([_at_draws(*pair) / self._scale for pair in traces], like=weights)
+        on_path = self.alpha * shares + (1.0 - self.alpha) * shares**2
+        return (shares * at_draws).sum() + _along_draws((on_path * weights).sum(), traces)
+
+
+def _at_draws(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    """log p(x, z) less what the guide has beside densities of draws, which is no score."""
+    joint = summed_within_particles(model_trace, model_trace)
+    others = summed_within_particles(
+        guide_trace, model_trace, lambda site: 0.0 if "drawn" in site else site["log_prob"]
+    )
+    return joint - others
+
+
+@final
+class DReG_InfoMaxELBO(_Pathwise, _InfoMax):
+    r"""The importance-weighted bound with the doubly reparameterised gradient.
+
+    .. math:: \nabla_\theta = \sum_k \tilde w_k \nabla_\theta \log p(x, z_k) , \qquad
+        \nabla_\phi = \sum_k \tilde w_k^2 \, \frac{\partial \log w_k}{\partial z_k} \nabla_\phi z_k , \qquad
+        \tilde w_k = w_k \Big/ \sum_j w_j
+
+    Value, terms and weights are those of :class:`IWAE_InfoMaxELBO`, and so is the expectation of the
+    gradient. It has less variance: the score of q(z|x) is replaced by an equal expectation over the path to
+    the draws, so that at the true posterior the gradient of the guide is 0 at every draw, and its signal does
+    not vanish beside its noise as K grows. With ``alpha`` it is that of Rényi's bound, with :math:`\alpha
+    \tilde w_k + (1 - \alpha) \tilde w_k^2` in place of :math:`\tilde w_k^2`.
+
+    Parameters that guide and model share have both gradients. Guides may have several sites that depend on
+    each other. Factors and point masses of a guide, and draws under a mask, whose density is not in the
+    weight, keep the plain reparameterised gradient, which is unbiased too. A step costs a second backward
+    pass through the decoder. The density of a guide is evaluated at the bare draws, so that a flow has to
+    have an inverse.
+
+    Tucker, Lawson, Gu and Maddison, 2019, Doubly reparameterized gradient estimators for Monte Carlo
+    objectives. Geffner and Domke, 2021, On the difficulty of unbiased alpha divergence minimization.
+
+    Args:
+        lam: as in :class:`IWAE_InfoMaxELBO`; 0 by default.
+        **kwargs: those of :class:`pyro.infer.RenyiELBO`: ``num_particles``, ``alpha``, …
+
+    Raises:
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        NotImplementedError: where a draw is not reparameterised, for a guide that is itself a messenger, and
+            for what :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = DReG_InfoMaxELBO(num_particles=5, vectorize_particles=True, max_plate_nesting=1)
+        >>> x = pair.sample(10)
+        >>> loss = elbo.loss_and_grads(pair.model, pair.guide, x)
+        >>> abs(loss + elbo.terms.elbo) < 1e-9
+        True
+    """
+
+    def __init__(self, lam: WeightsLike = 0.0, **kwargs: object) -> None:
+        super().__init__(lam, **kwargs)
+
+
+class _StickingTheLanding(_Pathwise):
+    """The ELBO of one draw, on which weights of latent sites are exact too."""
+
+    def __init__(self, *weight: Any, num_particles: int = 1, **kwargs: Any) -> None:
+        if num_particles != 1:
+            raise NotImplementedError(
+                f"{type(self).__name__} is for one particle but got {num_particles}: dropping the score "
+                "beside weights that are normalised over draws is biased; use DReG_InfoMaxELBO"
+            )
+        if "alpha" in kwargs:
+            raise TypeError(f"{type(self).__name__} has no alpha, since all bounds of one draw are the ELBO")
+        super().__init__(*weight, num_particles=1, **kwargs)
+
+    # There is no mean of weights that a weight of a latent site could change
+    def _check_guide_site(self, name: str, site: Site) -> None:
+        pass
+
+
+@final
+class STL_InfoMaxELBO(_StickingTheLanding, _InfoMax):
+    r"""The InfoMax objective of one draw, whose gradient of the guide goes through the draw alone.
+
+    .. math:: (1 + \lambda) D + R , \qquad \nabla_\phi = -\frac{\partial}{\partial z}
+        \big[ (1 + \lambda) \log p(x \mid z) + \log p(z) - \log q(z \mid x) \big] \nabla_\phi z
+
+    Value, terms and expected gradient are those of :class:`~pyro_infomax.infer.Trace_InfoMaxELBO`; at the
+    true posterior (of λ = 0, the default here) the gradient of the guide is 0 at every draw, where the ELBO's
+    is 0 on average alone. Far from the posterior, :class:`~pyro_infomax.infer.TraceMeanField_InfoMaxELBO` may
+    have less variance, by its closed form of the rate. Which guides it takes is said in
+    :class:`DReG_InfoMaxELBO`, which is the same for several draws.
+
+    Roeder, Wu and Duvenaud, 2017, Sticking the landing: simple, lower-variance gradient estimators for
+    variational inference.
+
+    Args:
+        lam: a number or tensor > -1, a schedule, or a mapping from sites of the model to these.
+        **kwargs: ``max_plate_nesting``, as in :class:`pyro.infer.RenyiELBO`.
+
+    Raises:
+        NotImplementedError: for several particles, where a draw is not reparameterised, and for a guide that
+            is itself a messenger.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> exact = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> x = exact.sample(10)
+        >>> losses = [STL_InfoMaxELBO().loss(exact.model, exact.guide, x) for _ in range(2)]
+        >>> abs(losses[0] - losses[1]) < 1e-9
+        True
+    """
+
+    def __init__(self, lam: WeightsLike = 0.0, **kwargs: Any) -> None:
+        super().__init__(lam, **kwargs)
+
+
+@final
+class STL_BetaELBO(_StickingTheLanding, _Beta):
+    r"""The beta-VAE objective of one draw, whose gradient of the guide goes through the draw alone.
+
+    .. math:: D + \beta R , \qquad \nabla_\phi = -\frac{\partial}{\partial z}
+        \big[ \log p(x \mid z) + \beta \log p(z) - \beta \log q(z \mid x) \big] \nabla_\phi z
+
+    What is said of :class:`STL_InfoMaxELBO` holds, with the gradient 0 where the guide is
+    :math:`q \propto p(z)\, p(x \mid z)^{1 / \beta}`.
+
+    Args:
+        beta: a number or tensor >= 0, a schedule, or a mapping from sites of the model to these; 1 by
+            default. **kwargs: as in :class:`STL_InfoMaxELBO`.
+
+    Raises:
+        NotImplementedError: as there.
+    """
+
+    def __init__(self, beta: WeightsLike = 1.0, **kwargs: Any) -> None:
+        super().__init__(beta, **kwargs)
+
+
+# ---- The thermodynamic bound.
+
+_BETAS = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
+
+
+@final
+class TVO_InfoMaxELBO(_MultiSample):
+    r"""The thermodynamic bound: a left Riemann sum of the integral that log p(x) is.
+
+    .. math:: \log p(x) = \int_0^1 \mathbb{E}_{\pi_\beta} \log \frac{p(x, z)}{q(z \mid x)} \, d\beta
+        \;\ge\; \sum_j (\beta_{j+1} - \beta_j) \, \mathbb{E}_{\pi_{\beta_j}} \log w , \qquad
+        \pi_\beta \propto q(z \mid x)^{1 - \beta} p(x, z)^\beta
+
+    The integrand rises from the ELBO at β = 0, so that the left sum is a lower bound, the right one an upper
+    bound; with the two points 0 and 1 the left one is the ELBO. These β are points of a path, not weights of
+    the rate. The expectations are those of K draws of q, reweighted by :math:`w^\beta`. At any draws the sum
+    on the left is at most, that on the right at least the importance-weighted bound of the same draws: **the
+    left one stays a lower bound on log p(x) with few draws, the right one needs many to be an upper one.**
+    They are the terms ``elbo`` and ``right_sum``.
+
+    Draws need no reparameterisation, and none is used. The gradient is
+
+    .. math:: \sum_k \frac{\partial \hat L}{\partial \log w_k} \nabla \log w_k
+        + \sum_k \big[ \hat L - \hat L_{-k} \big] \nabla \log q(z_k \mid x)
+
+    with :math:`\hat L` the sum on the left and :math:`\hat L_{-k}` that of the other draws: unbiased for the
+    bound of K draws. For the model it is the covariance estimator of Masrani et al., for the guide that
+    estimator is its limit of many draws, and at few it is biased (by half, for the first point of two draws).
+
+    Masrani, Le and Wood, 2019, The thermodynamic variational objective.
+
+    Args:
+        lam: the InfoMax weight within the bound, as in :class:`IWAE_InfoMaxELBO`; 0 by default.
+        betas: the points of the path, rising from 0 to 1.
+        num_particles: K, at least 2.
+        **kwargs: as in :class:`IWAE_InfoMaxELBO`.
+
+    Raises:
+        ValueError: for one particle, and if ``betas`` do not rise from 0 to 1.
+        NotImplementedError: for a guide with point masses, factors or auxiliary sites, which has no density
+            of the latents, for one that is itself a messenger, and for what
+            :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.4]], Delta=[0.6])
+        >>> elbo = TVO_InfoMaxELBO(num_particles=50, vectorize_particles=True, max_plate_nesting=1)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(10))
+        >>> -elbo.terms.distortion - elbo.terms.rate < elbo.terms.elbo < elbo.terms.right_sum
+        True
+    """
+
+    _fewest = 2
+
+    def __init__(
+        self,
+        lam: WeightsLike = 0.0,
+        *,
+        betas: Sequence[float] = _BETAS,
+        num_particles: int = 10,
+        **kwargs: object,
+    ) -> None:
+        super().__init__(lam, num_particles=num_particles, **kwargs)
+        self.betas = tuple(map(float, betas))
+        rises = all(low < high for low, high in pairwise(self.betas))
+        if len(self.betas) < 2 or not rises or (self.betas[0], self.betas[-1]) != (0.0, 1.0):
+            raise ValueError(f"Expected betas that rise from 0 to 1 but got {betas}")
+
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
+        with cut_draws(self, guide):
+            return super()._get_trace(model, guide, args, kwargs)
+
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
+        super()._check(model_trace, guide_trace)
+        check_densities(self, model_trace, guide_trace)
+
+    def _bounds(self, log_weights: Tensor) -> Tensor:
+        return self._sum(log_weights, self.betas[:-1])
+
+    def _bound_terms(self) -> dict[str, Tensor]:
+        right = self._scale * self._sum(self._unweighted(), self.betas[1:]).sum()
+        return {**super()._bound_terms(), "right_sum": right}
+
+    # ∂/∂log w of E log w is π + β times the covariance of log w and itself
+    def _slopes(self, log_weights: Tensor) -> Tensor:
+        slopes = torch.zeros_like(log_weights)
+        for beta, width in zip(self.betas, self._widths, strict=False):
+            shares = torch.softmax(_tempered(log_weights, beta), 0)
+            mean = _times(shares, log_weights).sum(0)
+            slopes = slopes + width * (shares + beta * _times(shares, log_weights - mean))
+        return slopes
+
+    def _gains(self, log_weights: Tensor) -> Tensor:
+        return self._bounds(log_weights) - self._sum(log_weights, self.betas[:-1], others=True)
+
+    # Any draw has a score, a reparameterised one too, and what masks its density does not keep it from
+    # being drawn
+    def _score(self, site: Site) -> Tensor | float:
+        score: Tensor = site["unscaled_log_prob"]
+        return score
+
+    @property
+    def _widths(self) -> tuple[float, ...]:
+        return tuple(high - low for low, high in pairwise(self.betas))
+
+    def _sum(self, log_weights: Tensor, betas: Sequence[float], *, others: bool = False) -> Tensor:
+        """The sum of all draws, (*shared plates), or of all but each, (particles, *shared plates)."""
+        of = log_sum_of_others if others else lambda values: values.logsumexp(0)
+        # Downwards from the largest, so that the mean is one of positive numbers and has a logarithm
+        largest = log_weights.amax(0)
+        depths = (largest - log_weights).log()
+        total = torch.zeros_like(largest)
+        for beta, width in zip(betas, self._widths, strict=True):
+            tempered = _tempered(log_weights, beta)
+            mean_depth = (of(_dropped(tempered + depths)) - of(tempered)).exp()
+            total = total + width * (largest - mean_depth)
+        return total
+
+
+def _tempered(log_weights: Tensor, beta: float) -> Tensor:
+    """Of w^β, which is 1 at β = 0 whatever w is."""
+    return beta * log_weights if beta else torch.zeros_like(log_weights)
+
+
+def _times(shares: Tensor, values: Tensor) -> Tensor:
+    """A draw of no weight has no part in a mean, whatever its value."""
+    return torch.where(shares == 0, 0.0, shares * values)
+
+
+def _dropped(logs: Tensor) -> Tensor:
+    """0 · log 0 is 0."""
+    return torch.where(logs.isnan(), -math.inf, logs)

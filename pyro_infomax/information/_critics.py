@@ -1,0 +1,401 @@
+r"""The mutual information of two vectors of which there are draws alone, by a critic that scores pairs.
+
+A critic T(x, y) is trained on some of the pairs to tell them from pairs that were torn apart, and a bound is
+evaluated with it on others. Nothing needs to be known of any density.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Literal, TypeAlias, final, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, softplus
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from pyro_infomax._checks import one_of, real_number, whole_number
+from pyro_infomax._data import Data, as_tensor
+from pyro_infomax._progress import patiently
+from pyro_infomax._random import seeded_draws
+from pyro_infomax.information._estimate import Estimate, spread
+
+# ---- What the scores of all pairs say of the information.
+
+CriticEstimator: TypeAlias = Literal["nwj", "dv", "info_nce", "smile"]
+
+# Above the one, few pairs carry a mean; below the other distance from its ceiling, an estimate is at it
+_LARGEST_SHARE: Final = 0.1
+_CLOSE: Final = 1.0
+
+
+@final
+class _Scored:
+    """Scores of all pairs within blocks of data, on whose diagonals are those that belong together.
+
+    Args:
+        blocks: (size, size) each, float64, with x in rows and y in columns.
+        clip: where SMILE clips the scores of the pairs that do not belong together.
+    """
+
+    def __init__(self, blocks: Sequence[Tensor], clip: float) -> None:
+        self.blocks = blocks
+        self.clip = clip
+        self.together = torch.cat([block.diagonal() for block in blocks])  # (batch,)
+        self.largest_block = max(map(len, blocks))
+        self.largest_share = 0.0
+
+    def nwj(self) -> tuple[Tensor, Tensor]:
+        """E T − E exp T + 1, and the influence of each datum on it."""
+        by_x, by_y = self._apart(math.inf)
+        return self.together.mean() - by_x.mean() + 1, self.together - by_x - by_y
+
+    def dv(self) -> tuple[Tensor, Tensor]:
+        """E T − ln E exp T, and the same."""
+        return self._logarithmic(math.inf)
+
+    def smile(self) -> tuple[Tensor, Tensor]:
+        """The same with clipped scores in the second part."""
+        return self._logarithmic(self.clip)
+
+    def info_nce(self) -> tuple[Tensor, Tensor]:
+        """E [T − ln mean_j exp T_j], and the same."""
+        values, influences = [], []
+        for block in self.blocks:
+            shares = torch.softmax(block, dim=1)
+            own = block.diagonal() - block.logsumexp(1) + math.log(len(block))
+            values.append(own)
+            influences.append(own - shares.sum(0))
+        return torch.cat(values).mean(), torch.cat(influences)
+
+    def _logarithmic(self, clip: float) -> tuple[Tensor, Tensor]:
+        by_x, by_y = self._apart(clip)
+        mean = by_x.mean()
+        return self.together.mean() - mean.log(), self.together - (by_x + by_y) / mean
+
+    def _apart(self, clip: float) -> tuple[Tensor, Tensor]:
+        """For each datum the mean of exp T over pairs of its x, and of its y, with others, (batch,) each."""
+        by_x, by_y, largest, total = [], [], 0.0, 0.0
+        for block in self.blocks:
+            weights = block.clamp(-clip, clip).exp()
+            weights = weights - weights.diagonal().diag()
+            by_x.append(weights.sum(1) / (len(block) - 1))
+            by_y.append(weights.sum(0) / (len(block) - 1))
+            largest, total = max(largest, float(weights.max())), total + float(weights.sum())
+        self.largest_share = largest / total if total else 0.0
+        return torch.cat(by_x), torch.cat(by_y)
+
+
+_TARGETS: Final = {
+    "nwj": "the mutual information between x and y",
+    "dv": "the mutual information between x and y, in the limit of many pairs",
+    "smile": "the mutual information between x and y, which it may exceed: it is no bound",
+}
+
+
+def _target(estimator: CriticEstimator, block: int) -> str:
+    if estimator == "info_nce":
+        return f"the mutual information between x and y, and at most ln {block} = {math.log(block):.3f}"
+    return _TARGETS[estimator]
+
+
+def critic_bound(scores: Tensor, *, estimator: CriticEstimator = "nwj", clip: float = 5.0) -> Estimate:
+    r"""A bound on the mutual information from the scores that a critic gives to all pairs of some data.
+
+    .. math::
+
+        \mathrm{NWJ} &= \mathrm{E}_{p(x,y)} T - \mathrm{E}_{p(x)p(y)} e^{T} + 1 \le I(X; Y) \\
+        \mathrm{DV} &= \mathrm{E}_{p(x,y)} T - \ln \mathrm{E}_{p(x)p(y)} e^{T} \le I(X; Y) \\
+        \mathrm{InfoNCE} &= \mathrm{E} \Big[ T_{ii} - \ln \tfrac1B \sum_j e^{T_{ij}} \Big]
+            \le \min(I(X; Y), \ln B)
+
+    NWJ and DV equal the information for the log-ratio T = ln p(y|x) / p(y); of DV any constant may be added
+    to T, of InfoNCE any function of x. NWJ is a lower bound in expectation at any number of pairs; the
+    logarithm of a mean makes DV too large by half the squared relative error of that mean. SMILE is DV with T
+    clipped to ±clip in the second part. That lowers its variance, but then it is no bound: whoever clips
+    enough finds as much information as he likes.
+
+    All of these are *lower* bounds. A training that minimises one of them lowers the bound, not the
+    information: to penalise information use an upper bound, such as :func:`rate`.
+
+    References: Donsker and Varadhan (1983), Asymptotic evaluation of certain Markov process expectations for
+    large time; Nguyen, Wainwright and Jordan (2010), Estimating divergence functionals and the likelihood
+    ratio by convex risk minimization; van den Oord, Li and Vinyals (2018), Representation learning with
+    contrastive predictive coding; Poole, Ozair, van den Oord, Alemi and Tucker (2019), On variational bounds
+    of mutual information; Song and Ermon (2020), Understanding the limitations of variational mutual
+    information estimators.
+
+    Args:
+        scores: (batch, batch), of x in rows with y in columns; those on the diagonal belong together. The
+            critic must not have been trained on these data, else the value is no bound.
+        estimator: ``"nwj"``, ``"dv"``, ``"info_nce"`` or ``"smile"``.
+        clip: of SMILE, above 0.
+
+    Returns:
+        An estimate in nats, of bound "lower", or None for SMILE. Its errors are of the data as draws from
+        their population, with the critic as it is.
+
+    Raises:
+        ValueError: for scores that are no finite square matrix of at least 2 data, or another estimator.
+
+    >>> import torch
+    >>> from pyro_infomax.oracles import CorrelatedNormals
+    >>> pair = CorrelatedNormals([[1.0, 0.9], [0.9, 1.0]], x_dim=1)
+    >>> x, y = pair.sample(1000, seed=0)
+    >>> scores = pair.conditional(x).log_prob(y[:, None]).T - pair.log_marginal(y)  # the optimal critic
+    >>> print(f"{pair.mutual_information:.3f}")
+    0.830
+    >>> print(critic_bound(scores))
+    0.852 ± 0.029 (lower)
+    """
+    one_of("estimator", estimator, get_args(CriticEstimator))
+    if scores.dim() != 2 or scores.shape[0] != scores.shape[1] or len(scores) < 2:
+        raise ValueError(
+            f"Expected scores of shape (batch, batch), of at least 2 data, but got {tuple(scores.shape)}: "
+            "score all pairs, as by critic(x[:, None], y[None])."
+        )
+    return _estimate([_Scored([_checked(scores)], real_number("clip", clip, above=0.0))], estimator)
+
+
+def _checked(scores: Tensor) -> Tensor:
+    scores = scores.detach().double()
+    if not bool(scores.isfinite().all()):
+        raise ValueError(
+            f"Expected finite scores of all pairs but {int((~scores.isfinite()).sum())} of "
+            f"{scores.numel()} are not: train with a smaller learning rate."
+        )
+    return scores
+
+
+def _estimate(folds: Sequence[_Scored], estimator: CriticEstimator) -> Estimate:
+    """The mean over folds by their sizes, each with a critic of its own."""
+    found = [getattr(fold, estimator)() for fold in folds]
+    sizes = torch.tensor([float(len(fold.together)) for fold in folds], dtype=torch.float64)
+    value = (torch.stack([each for each, _ in found]) * sizes).sum() / sizes.sum()
+    # Within each fold, since the critics of the folds differ by constants
+    influences = torch.cat([influence - influence.mean() for _, influence in found])
+    error = spread(influences)
+    block = max(fold.largest_block for fold in folds)
+    share = max(fold.largest_share for fold in folds)
+    return Estimate(
+        value,
+        error,
+        error,
+        bound=None if estimator == "smile" else "lower",
+        target=_target(estimator, block),
+        note=_note(float(value), estimator, block=block, size=int(sizes.sum()), share=share),
+    )
+
+
+def _note(value: float, estimator: CriticEstimator, *, block: int, size: int, share: float) -> str | None:
+    if estimator == "info_nce" and value > math.log(block) - _CLOSE:
+        return (
+            f"it is within a nat of its ceiling ln {block} = {math.log(block):.2f}, and the information may "
+            "be much larger: take larger batches, or NWJ"
+        )
+    # McAllester and Stratos (2020), Formal limitations on the measurement of mutual information
+    if value > math.log(size) - _CLOSE:
+        return f"no {size} data can show that there are more than about ln {size} = {math.log(size):.2f} nats"
+    if estimator in ("nwj", "dv") and share > _LARGEST_SHARE:
+        return (
+            f"one pair makes {share:.0%} of the mean over pairs that do not belong together, so that neither "
+            "value nor error can be trusted: take more data, or InfoNCE"
+        )
+    return None
+
+
+# ---- A critic of one's own data: trained on some folds of them, evaluated on another.
+
+OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Adam at the learning rate that suits most critics."""
+    return torch.optim.Adam(parameters, lr=1e-3)
+
+
+def critic_information(
+    x: Data,
+    y: Data,
+    critic: nn.Module,
+    *,
+    estimator: CriticEstimator = "nwj",
+    folds: int = 5,
+    steps: int = 2000,
+    batch_size: int = 128,
+    optim: OptimizerFactory = adam,
+    clip: float = 5.0,
+    seed: int | None = None,
+    progress: bool | str = True,
+) -> Estimate:
+    r"""A lower bound on the mutual information of two vectors of which there are draws alone.
+
+    The data are cut into folds. For each of them a copy of the critic is trained on the others, and the bound
+    of :func:`critic_bound` is evaluated on the fold with it. So no critic judges pairs that it has learned
+    from, and an overfitted one makes the bound looser, never too large.
+
+    InfoNCE trains by itself. For the others the critic is trained as a classifier between the pairs of a
+    minibatch and all other pairs of its x and y, by logistic regression, whose optimum is the log-ratio too;
+    its gradient is unbiased over minibatches, and large scores do not make it explode. MINE, which ascends
+    DV, has neither.
+
+    Where q(y|x) is known use :func:`mutual_information`: it is exact. How far a bound is below the
+    information nobody knows, so compare critics, and take the largest value. It is a lower bound: never
+    minimise the information by it.
+
+    References: those of :func:`critic_bound`; Belghazi et al. (2018), MINE: mutual information neural
+    estimation; Hjelm et al. (2019), Learning deep representations by mutual information estimation and
+    maximization, for the classifier.
+
+    Args:
+        x: (N, \*x_shape), or (N,) for numbers: a tensor, an array or a frame.
+        y: (N, \*y_shape), its rows in the same order.
+        critic: of :mod:`pyro_infomax.nn`, such as ``MLPCritic(x_dim, y_dim)``, or a module of one's own:
+            ``critic(x, y)`` scores x (..., \*x_shape) and y (..., \*y_shape), whose leading axes broadcast,
+            as (...). It is copied, and itself left as it is. It sees each coordinate of floating-point
+            data with mean 0 and variance 1, which changes no information.
+        estimator: ``"nwj"``, ``"dv"``, ``"info_nce"`` or ``"smile"``; see :func:`critic_bound`.
+        folds: into how many the data are cut, at least 2.
+        steps: of training, for each fold.
+        batch_size: how many pairs a step trains on, and how many InfoNCE compares, with ceiling ln(batch).
+        optim: makes a torch optimiser of the critic's parameters; by default Adam at the rate 0.001.
+        clip: of SMILE, above 0.
+        seed: isolates folds and minibatches from torch's global state.
+        progress: whether to show a bar for what takes long, and under which title.
+
+    Returns:
+        An estimate in nats, of bound "lower", or None for SMILE. Its errors are of the data as draws from
+        their population; how far the critics are from the optimum is in no error.
+
+    Raises:
+        ValueError: for x and y of different numbers of data, too few data for the folds, a number out of
+            range, or a critic that gives other shapes.
+
+    >>> import torch
+    >>> from pyro_infomax.nn import QuadraticCritic
+    >>> from pyro_infomax.oracles import CorrelatedNormals
+    >>> pair = CorrelatedNormals([[1.0, 0.9], [0.9, 1.0]], x_dim=1)
+    >>> x, y = pair.sample(1000, seed=0)
+    >>> found = critic_information(x, y, QuadraticCritic(1, 1), folds=2, steps=300, seed=0,
+    ...     optim=lambda parameters: torch.optim.Adam(parameters, lr=0.03))
+    >>> bool((found.value - pair.mutual_information).abs() < 0.1), found.bound
+    (True, 'lower')
+    """
+    one_of("estimator", estimator, get_args(CriticEstimator))
+    x, y = _rows("x", x), _rows("y", y)
+    if len(x) != len(y):
+        raise ValueError(f"Expected as many rows of x as of y but got {len(x)} and {len(y)}.")
+    folds = whole_number("folds", folds, at_least=2)
+    if len(x) < 2 * folds:
+        raise ValueError(f"Expected at least {2 * folds} data, 2 for each fold, but got {len(x)}.")
+    steps = whole_number("steps", steps, at_least=0)
+    batch_size = whole_number("batch_size", batch_size, at_least=2)
+    clip = real_number("clip", clip, above=0.0)
+    loss = _info_nce_loss if estimator == "info_nce" else _logistic_loss
+    with seeded_draws(seed):
+        parts = torch.randperm(len(x)).tensor_split(folds)
+        ticks = iter(patiently(range(folds * steps), "training critics", progress=progress))
+        scored = []
+        for number, held_out in enumerate(parts):
+            rest = torch.cat([*parts[:number], *parts[number + 1 :]])
+            scale_x, scale_y = _Standard(x[rest]), _Standard(y[rest])
+            own = _Trained(copy.deepcopy(critic), optim, loss, batch_size)
+            own.train(scale_x(x[rest]), scale_y(y[rest]), ticks, steps=steps)
+            scored.append(_Scored(list(own.scores(scale_x(x[held_out]), scale_y(y[held_out]))), clip))
+        next(ticks, None)
+    return _estimate(scored, estimator)
+
+
+def _rows(name: str, data: Data) -> Tensor:
+    rows = as_tensor(name, data).detach()
+    if not rows.dim():
+        raise ValueError(f"Expected {name} of shape (N, ...) but got a number.")
+    if not bool(rows.isfinite().all()):
+        raise ValueError(f"Expected finite values of {name}: drop or fill what is missing.")
+    return rows[:, None] if rows.dim() == 1 else rows
+
+
+@final
+class _Standard:
+    """Brings each coordinate to mean 0 and variance 1; leaves integers, which may be labels, alone."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self._floating = rows.is_floating_point()
+        if self._floating:
+            self._mean, scale = rows.mean(0), rows.std(0, correction=0)
+            self._scale = torch.where(scale > 0, scale, 1.0)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return (rows - self._mean) / self._scale if self._floating else rows
+
+
+def _logistic_loss(scores: Tensor) -> Tensor:
+    size = len(scores)
+    apart = softplus(scores)
+    others = (apart.sum() - apart.diagonal().sum()) / (size * (size - 1))
+    return softplus(-scores.diagonal()).mean() + others
+
+
+def _info_nce_loss(scores: Tensor) -> Tensor:
+    return cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+
+
+@final
+class _Trained:
+    """A critic in training, and afterwards the mean of its parameters over the second half of the steps."""
+
+    def __init__(
+        self, critic: nn.Module, optim: OptimizerFactory, loss: Callable[[Tensor], Tensor], batch_size: int
+    ) -> None:
+        self._critic, self._optim, self._loss, self._batch_size = critic, optim, loss, batch_size
+
+    def train(self, x: Tensor, y: Tensor, ticks: Iterator[object], *, steps: int) -> None:
+        """Takes steps, with a tick each, on the pairs of one pass over the data after another."""
+        parameters = [each for each in self._critic.parameters() if each.requires_grad]
+        # A critic that is known needs no training, and torch's optimisers refuse it
+        if not parameters:
+            return
+        optimizer = self._optim(parameters)
+        self._critic.train()
+        averaged = AveragedModel(self._critic, use_buffers=True)
+        batches: list[Tensor] = []
+        for step in range(steps):
+            next(ticks)
+            batches = batches or list(self._cut(torch.randperm(len(x), device=x.device)))
+            rows = batches.pop()
+
+            def closure(rows: Tensor = rows) -> Tensor:
+                optimizer.zero_grad()
+                loss = self._loss(self._all_pairs(x[rows], y[rows]))
+                loss.backward()
+                return loss
+
+            with torch.enable_grad():
+                optimizer.step(closure)  # type: ignore[arg-type]
+            # Without it the last minibatches would show in the critic
+            if 2 * step >= steps - 1:
+                averaged.update_parameters(self._critic)
+        self._critic = averaged.module
+
+    @torch.no_grad()
+    def scores(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
+        """Of all pairs within blocks of about the size of a minibatch."""
+        self._critic.eval()
+        for rows in self._cut(torch.arange(len(x), device=x.device)):
+            yield _checked(self._all_pairs(x[rows], y[rows]))
+
+    def _cut(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Parts of nearly one size, of at least 2 rows."""
+        number = max(1, min(-(-len(rows) // self._batch_size), len(rows) // 2))
+        return rows.tensor_split(number)
+
+    def _all_pairs(self, x: Tensor, y: Tensor) -> Tensor:
+        scores = self._critic(x[:, None], y[None])
+        if not isinstance(scores, Tensor) or scores.shape != (len(x), len(y)):
+            found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(
+                f"Expected critic(x[:, None], y[None]) to give scores of shape {(len(x), len(y))} but got "
+                f"{found}: let the leading axes of x and y broadcast, and give a score each."
+            )
+        return scores

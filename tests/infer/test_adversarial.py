@@ -1,0 +1,571 @@
+"""Objectives with a critic: values and gradients at the optimal one, critics that find it, and training."""
+
+import copy
+import math
+from functools import partial
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI
+from torch import nn
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from pyro_infomax.capture import CapturedSVI, FusedOptim
+from pyro_infomax.diagnostics import decompose, to_arviz
+from pyro_infomax.infer import AVB, AdversarialELBO, FactorVAE, SymmetricELBO, surrogate_loss
+from pyro_infomax.nn import MLPCritic, QuadraticCritic
+from pyro_infomax.oracles import LinearGaussian
+from pyro_infomax.schedules import Linear
+from pyro_infomax.training import fit
+
+LBFGS = partial(torch.optim.LBFGS, max_iter=100, line_search_fn="strong_wolfe", tolerance_change=1e-12)
+
+# ---- A linear pair whose draws are given, so that means over rows are exact.
+
+
+class Noise:
+    """Standard normal noise for each row."""
+
+    def __init__(self, columns):
+        self.columns = columns
+
+    @classmethod
+    def exact(cls, rows, size):
+        """Of mean 0 and covariance 1, so that means of quadratic functions are exact."""
+        noise = torch.randn(rows, size)
+        noise = noise - noise.mean(0)
+        factor = torch.linalg.cholesky(noise.T @ noise / rows)
+        return cls(torch.linalg.solve_triangular(factor, noise.T, upper=False).T)
+
+    @classmethod
+    def dense(cls, size, seed=0):
+        """So even that means of smooth functions are nearly exact."""
+        uniform = torch.quasirandom.SobolEngine(size, scramble=True, seed=seed).draw(2**15).double()
+        return cls(dist.Normal(0.0, 1.0).icdf(uniform.clamp(1e-9, 1 - 1e-9)))
+
+
+class Pair:
+    """q(z|x) = N(v x, s), p(z) = N(m, t) and p(x|z) = N(w z, sigma), all of them parameters."""
+
+    start = {"v": [[0.5, 0.2], [-0.1, 0.6]], "log_s": [-0.5, -0.8], "m": [0.1, -0.2], "log_t": [0.1, 0.2]}
+    start |= {"w": [[1.0, 0.3], [0.2, 0.8]], "log_sigma": [-0.3, 0.1]}
+
+    def __init__(self, given, drawn=None, *, start=None):
+        start = start or self.start
+        self.p = {name: torch.tensor(value, requires_grad=True) for name, value in start.items()}
+        size = len(start["m"])
+        self.x, self.eps = given.columns[:, :size], given.columns[:, size:]
+        self.latent, self.residual = (drawn or given).columns.split(size, dim=1)
+        self.as_density = False
+
+    def param(self, name):
+        return pyro.param(name, self.p[name].detach().clone())
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            loc, scale = x @ self.param("v").T, self.param("log_s").exp()
+            fn = dist.Normal(loc, scale) if self.as_density else dist.Delta(loc + scale * self.eps)
+            pyro.sample("z", fn.to_event(1))
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            prior = dist.Normal(self.param("m"), self.param("log_t").exp()).expand(x.shape)
+            z = pyro.sample("z", prior.to_event(1))
+            pyro.sample(
+                "x", dist.Normal(z @ self.param("w").T, self.param("log_sigma").exp()).to_event(1), obs=x
+            )
+
+    def sampler(self, x):
+        """The model as draws without densities."""
+        with pyro.plate("data", len(x)):
+            z = self.param("m") + self.param("log_t").exp() * self.latent
+            z = pyro.sample("z", dist.Delta(z).to_event(1))
+            x_drawn = z @ self.param("w").T + self.param("log_sigma").exp() * self.residual
+            pyro.sample("x", dist.Delta(x_drawn).to_event(1), obs=x)
+
+    def representation(self):
+        """Q over (x, z), for data of covariance 1."""
+        v, s = self.p["v"], self.p["log_s"].exp()
+        eye = torch.eye(len(v))
+        cov = torch.cat([torch.cat([eye, v.T], 1), torch.cat([v, v @ v.T + torch.diag(s**2)], 1)])
+        return MultivariateNormal(torch.zeros(len(cov)), cov)
+
+    def generative(self):
+        """P over (x, z)."""
+        w, t, m = self.p["w"], torch.diag((2 * self.p["log_t"]).exp()), self.p["m"]
+        sigma = torch.diag((2 * self.p["log_sigma"]).exp())
+        cov = torch.cat([torch.cat([w @ t @ w.T + sigma, w @ t], 1), torch.cat([t @ w.T, t], 1)])
+        return MultivariateNormal(torch.cat([w @ m, m]), cov)
+
+    def gradients_of(self, value):
+        found = torch.autograd.grad(value, list(self.p.values()), materialize_grads=True)
+        return dict(zip(self.p, found, strict=True))
+
+    def gradients_by(self, elbo, model=None):
+        """The loss of an objective, and its gradients, per datum."""
+        store = pyro.get_param_store()
+        store.clear()
+        loss = elbo.loss_and_grads(model or self.model, self.guide, self.x)
+        leaves = {name: store[name].unconstrained() for name in store}
+        zero = {name: torch.zeros_like(each) for name, each in self.p.items()}
+        grads = {name: each.grad / len(self.x) for name, each in leaves.items() if each.grad is not None}
+        return loss / len(self.x), zero | grads
+
+
+def assert_same(found, expected, **tolerance):
+    assert found.keys() == expected.keys()
+    for name, each in expected.items():
+        torch.testing.assert_close(
+            found[name], each, **tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def product_of_marginals(normal):
+    return MultivariateNormal(normal.loc, normal.covariance_matrix.diagonal().diag())
+
+
+def joint_of_parts(first, second):
+    loc = torch.cat([first.loc, second.loc])
+    return MultivariateNormal(loc, torch.block_diag(first.covariance_matrix, second.covariance_matrix))
+
+
+def latents_of(joint):
+    size = len(joint.loc) // 2
+    return MultivariateNormal(joint.loc[size:], joint.covariance_matrix[size:, size:])
+
+
+def fixed(normal):
+    return MultivariateNormal(normal.loc.detach(), normal.covariance_matrix.detach())
+
+
+# ---- values and gradients at the optimal critic
+
+
+def test_factor_vae_has_the_total_correlation_and_its_gradient():
+    pair = Pair(Noise.exact(20, 4))
+    q = latents_of(pair.representation())
+    tc = 0.5 * (q.covariance_matrix.diagonal().log().sum() - torch.logdet(q.covariance_matrix))
+    critic = QuadraticCritic(2).to_log_ratio(fixed(q), fixed(product_of_marginals(q)))
+    elbos = [FactorVAE(critic, gamma=gamma, critic_steps=0) for gamma in (3.0, 1.0)]
+    (more, more_grads), (less, less_grads) = (pair.gradients_by(elbo) for elbo in elbos)
+    assert math.isclose(elbos[0].terms.critic_total_correlation / 20, tc.item(), rel_tol=1e-9)
+    assert math.isclose((more - less) / 2, tc.item(), rel_tol=1e-9)
+    found = {name: (more_grads[name] - less_grads[name]) / 2 for name in more_grads}
+    assert_same(found, pair.gradients_of(tc))
+    # The critic of the joint, between q(z) and p(z), is another one
+    prior = latents_of(pair.generative())
+    other = FactorVAE(QuadraticCritic(2).to_log_ratio(fixed(q), fixed(prior)), critic_steps=0)
+    other.loss(pair.model, pair.guide, pair.x)
+    assert abs(other.terms.critic_total_correlation / 20 - tc.item()) > 0.1
+
+
+def test_avb_has_the_rate_and_the_gradient_of_the_elbo():
+    pair = Pair(Noise.exact(20, 4))
+    q, p = pair.representation(), pair.generative()
+    prior = latents_of(p)
+    data = MultivariateNormal(torch.zeros(2), torch.eye(2))
+    critic = QuadraticCritic(2, 2).to_log_ratio(fixed(q), fixed(joint_of_parts(data, prior)))
+    elbo = AVB(critic, critic_steps=0)
+    loss, grads = pair.gradients_by(elbo)
+    negative_elbo = kl_divergence(q, p) + data.entropy()
+    rate = kl_divergence(q, joint_of_parts(data, prior))
+    assert math.isclose(elbo.terms.critic_rate / 20, rate.item(), rel_tol=1e-9)
+    assert math.isclose(loss, negative_elbo.item(), rel_tol=1e-9)
+    assert_same(grads, pair.gradients_of(negative_elbo))
+    assert list(elbo.terms) == ["distortion", "loss", "critic_rate"]  # what nobody knows is not there
+    assert math.isclose(elbo.terms.distortion / 20, (negative_elbo - rate).item(), rel_tol=1e-9)
+
+
+SCALAR = {"v": [[0.3]], "log_s": [-0.2], "m": [0.4], "log_t": [0.0], "w": [[0.5]], "log_sigma": [-0.2]}
+
+
+def divergence(kind, q, p):
+    if kind == "js":
+        axis = torch.linspace(-9, 9, 181)
+        points = torch.cartesian_prod(axis, axis)
+        log_q, log_p = q.log_prob(points), p.log_prob(points)
+        log_m = torch.logaddexp(log_q, log_p) - math.log(2)
+        mean = (log_q.exp() * (log_q - log_m) + log_p.exp() * (log_p - log_m)) / 2
+        return mean.sum() * (axis[1] - axis[0]) ** 2
+    parts = {"kl": kl_divergence(q, p), "reverse_kl": kl_divergence(p, q)}
+    return parts["kl"] + parts["reverse_kl"] if kind == "jeffreys" else parts[kind]
+
+
+@pytest.mark.parametrize("kind", ["js", "kl", "reverse_kl", "jeffreys"])
+def test_the_divergence_of_the_joints_and_its_gradient(kind):
+    pair = Pair(Noise.dense(2), Noise.dense(2, seed=1), start=SCALAR)
+    q, p = pair.representation(), pair.generative()
+    critic = QuadraticCritic(1, 1).to_log_ratio(fixed(q), fixed(p))
+    elbo = AdversarialELBO(critic, kind, critic_steps=0)
+    loss, grads = pair.gradients_by(elbo, pair.sampler)
+    exact = divergence(kind, q, p)
+    assert math.isclose(loss, exact.item(), rel_tol=0.01)
+    assert math.isclose(elbo.terms[f"critic_{kind}"] / len(pair.x), loss)
+    assert list(elbo.terms) == [f"critic_{kind}", "loss"]
+    assert_same(grads, pair.gradients_of(exact), rtol=0.03, atol=0.003)
+
+
+def test_a_critic_held_fixed_on_one_side_misses_the_gradient_of_jeffreys():
+    # E_Q T - E_P T alone, as published, has the value and not the gradient
+    pair = Pair(Noise.dense(2), Noise.dense(2, seed=1), start=SCALAR)
+    q, p = pair.representation(), pair.generative()
+    exact = pair.gradients_of(divergence("jeffreys", q, p))
+    first = torch.cat([pair.x, pair.x @ pair.p["v"].T + pair.p["log_s"].exp() * pair.eps], 1)
+    critic = QuadraticCritic(1, 1).to_log_ratio(fixed(q), fixed(p))
+    plain = pair.gradients_of(critic(*first.split(1, 1)).mean())
+    assert abs(float(plain["v"] - exact["v"])) > 0.1 * abs(float(exact["v"]))
+
+
+def test_the_symmetric_elbo_adds_the_reverse_divergence():
+    pair = Pair(Noise.dense(2), start=SCALAR)
+    pair.as_density = True
+    q, p = pair.representation(), pair.generative()
+    critic = QuadraticCritic(1, 1).to_log_ratio(fixed(q), fixed(p))
+    found = {}
+    for gamma in (0.0, 2.0):
+        torch.manual_seed(0)
+        elbo = SymmetricELBO(critic, gamma=gamma, beta=0.5, critic_steps=0)
+        found[gamma] = pair.gradients_by(elbo)
+    exact = divergence("reverse_kl", q, p)
+    rows = len(pair.x)
+    assert math.isclose(elbo.terms.critic_reverse_kl / rows, exact.item(), rel_tol=0.05)
+    assert math.isclose(elbo.terms.elbo, -elbo.terms.distortion - elbo.terms.rate)
+    (less, less_grads), (more, more_grads) = found.values()
+    assert math.isclose(less * rows, elbo.terms.distortion + 0.5 * elbo.terms.rate, rel_tol=1e-9)
+    assert math.isclose((more - less) / 2 * rows, elbo.terms.critic_reverse_kl, rel_tol=1e-9)
+    difference = {name: (more_grads[name] - less_grads[name]) / 2 for name in more_grads}
+    assert_same(difference, pair.gradients_of(exact), rtol=0.1, atol=0.03)
+
+
+# ---- critics that are trained find the optimum, where they can hold it
+
+ORACLE = LinearGaussian(
+    S=[2.0, 1.0], W=[[1.0, 0.2], [0.3, 0.8]], s2=0.5, V=[[0.6, 0.5], [0.1, 0.7]], Delta=[0.3, 0.2]
+)
+
+
+def trained(elbo):
+    """The critic's term, per datum, on new data."""
+    torch.manual_seed(1)
+    elbo.loss_and_grads(ORACLE.model, ORACLE.guide, ORACLE.sample(6000))
+    x = ORACLE.sample(20000)
+    elbo.loss(ORACLE.model, ORACLE.guide, x)
+    return elbo.terms[elbo.critic_term] / len(x)
+
+
+def test_critics_find_the_total_correlation():
+    found = trained(FactorVAE(QuadraticCritic(2), critic_optim=LBFGS))
+    assert math.isclose(found, float(ORACLE.total_correlation), rel_tol=0.03, abs_tol=0.01)
+
+
+def test_critics_find_the_rate():
+    elbo = AVB(QuadraticCritic(2, 2), critic_optim=LBFGS)
+    assert math.isclose(trained(elbo), float(ORACLE.rate), rel_tol=0.03)
+    assert math.isclose(elbo.terms.rate / 20000, float(ORACLE.rate), rel_tol=0.03)
+
+
+@pytest.mark.parametrize("kind", ["kl", "jeffreys"])
+def test_critics_find_divergences_of_joints(kind):
+    exact = ORACLE.kl_representation_generative
+    if kind == "jeffreys":
+        exact = exact + ORACLE.kl_generative_representation
+    assert exact.item() < 3.0
+    found = trained(AdversarialELBO(QuadraticCritic(2, 2), kind, critic_optim=LBFGS))
+    assert math.isclose(found, exact.item(), rel_tol=0.03)
+
+
+def test_critics_find_the_jensen_shannon_divergence():
+    exact = divergence_by_draws(joint_of(ORACLE, "q"), joint_of(ORACLE, "p"))
+    found = trained(AdversarialELBO(QuadraticCritic(2, 2), critic_optim=LBFGS))
+    assert math.isclose(found, exact, rel_tol=0.03)
+
+
+def joint_of(pair, which):
+    """The joint of an oracle over (x, z)."""
+    across = pair.S @ pair.V.T if which == "q" else pair.W
+    x = pair.S if which == "q" else pair.W @ pair.W.T + pair.s2 * torch.eye(pair.dim)
+    z = pair.C if which == "q" else torch.eye(pair.latent_dim)
+    cov = torch.cat([torch.cat([x, across], 1), torch.cat([across.T, z], 1)])
+    return MultivariateNormal(torch.zeros(len(cov)), cov)
+
+
+def divergence_by_draws(q, p):
+    """Jensen and Shannon's, from exact densities at many draws."""
+    at_q, at_p = q.sample((200_000,)), p.sample((200_000,))
+    ratios = [q.log_prob(each) - p.log_prob(each) for each in (at_q, at_p)]
+    means = [nn.functional.logsigmoid(each).mean() for each in (ratios[0], -ratios[1])]
+    return float(sum(means)) / 2 + math.log(2)
+
+
+class Seen(nn.Module):
+    """A critic that keeps what it has scored."""
+
+    def __init__(self):
+        super().__init__()
+        self.scored = []
+        self.slope = nn.Parameter(torch.ones(()))
+
+    def forward(self, *parts):
+        self.scored.append(parts)
+        return self.slope * sum(part.flatten(1).sum(1) for part in parts)
+
+
+def test_each_dimension_is_shuffled_by_itself():
+    elbo = FactorVAE(Seen())
+    elbo.loss_and_grads(ORACLE.model, ORACLE.guide, ORACLE.sample(6000))
+    (z,), (shuffled,) = elbo.critic.scored[:2]
+    assert torch.equal(shuffled.sort(0).values, z.sort(0).values)  # the same values in each dimension
+    deviations = float(ORACLE.C.diagonal().prod().sqrt())
+    assert abs(float(torch.cov(shuffled.T)[0, 1])) < 5 * deviations / math.sqrt(6000)
+    assert abs(float(torch.cov(z.T)[0, 1])) > 0.3  # which one order for all dimensions would leave
+
+
+def test_a_lone_datum_teaches_the_critic_nothing():
+    elbo = FactorVAE(Seen())
+    elbo.loss_and_grads(ORACLE.model, ORACLE.guide, ORACLE.sample(1))
+    assert len(elbo.critic.scored) == 1  # in the objective itself
+
+
+# ---- what a step leaves, and what an evaluation leaves as it was
+
+
+def small_pair():
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    pair = Pair(Noise.exact(12, 4))
+    pair.as_density = True
+    return pair
+
+
+OBJECTIVES = {
+    "factor": lambda **options: FactorVAE(MLPCritic(2, hidden=(8,)), gamma=Linear(0.0, 2.0, 3), **options),
+    "avb": lambda **options: AVB(MLPCritic(2, 2, hidden=(8,)), **options),
+    "ali": lambda **options: AdversarialELBO(MLPCritic(2, 2, hidden=(8,)), **options),
+    "symmetric": lambda **options: SymmetricELBO(MLPCritic(2, 2, hidden=(8,)), **options),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_loss_leaves_everything_as_it_was_and_a_step_trains_the_critic(name):
+    pair = small_pair()
+    elbo = OBJECTIVES[name](critic_steps=3, gradient_penalty=0.1)
+    before = copy.deepcopy(elbo.state_dict())
+    elbo.loss(pair.model, pair.guide, pair.x)
+    assert_equal_states(elbo.state_dict(), before)
+    assert elbo.step == 0
+    elbo.loss_and_grads(pair.model, pair.guide, pair.x)
+    after = elbo.state_dict()
+    assert elbo.step == 1
+    assert all(each["step"] == 3 for each in after["critic_optim"]["state"].values())
+    assert not torch.equal(after["critic"]["layers.0.weight"], before["critic"]["layers.0.weight"])
+    assert all(each.grad is None for each in elbo.critic.parameters())
+    assert all(each.requires_grad for each in elbo.critic.parameters())
+    loss = elbo.differentiable_loss(pair.model, pair.guide, pair.x)
+    assert loss.requires_grad
+    assert elbo.step == 2
+
+
+def assert_equal_states(one, other):
+    one, other = (torch.utils._pytree.tree_flatten(each) for each in (one, other))
+    assert one[1] == other[1]
+    for a, b in zip(one[0], other[0], strict=True):
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_the_gradient_penalty_is_that_of_its_formula():
+    pair = Pair(Noise.exact(20, 4), Noise.exact(20, 4))
+    critic = QuadraticCritic(2, 2)
+    nn.init.normal_(critic.matrix)
+    nn.init.normal_(critic.vector)
+    losses = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure):
+            losses.append(float(closure()))
+
+    for penalty in (0.0, 3.0):
+        elbo = AdversarialELBO(critic, gradient_penalty=penalty, critic_optim=partial(Watched, lr=0.1))
+        elbo.loss_and_grads(pair.sampler, pair.guide, pair.x)
+    z = poutine.trace(pair.guide).get_trace(pair.x).nodes["z"]["value"]
+    drawn = poutine.trace(poutine.uncondition(pair.sampler)).get_trace(pair.x).nodes
+    v = torch.cat([torch.cat([pair.x, z], 1), torch.cat([drawn["x"]["value"], drawn["z"]["value"]], 1)])
+    gradient = v @ (critic.matrix + critic.matrix.T) + critic.vector
+    squares = gradient.detach().square().sum(-1).mean()
+    assert math.isclose(losses[1] - losses[0], 1.5 * float(squares))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_training_goes_on_from_a_checkpoint_to_the_bit(name, tmp_path):
+    x = torch.randn(30, 2)
+
+    def run(path, epochs, *, resume=False, captured=False):
+        pair = small_pair()
+        pair.x = x
+        elbo = OBJECTIVES[name](critic_steps=2)
+        kind, optim = (CapturedSVI, FusedOptim(torch.optim.Adam, {"lr": 0.01}))
+        if not captured:
+            kind, optim = SVI, pyro.optim.Adam({"lr": 0.01})
+        svi = kind(pair.model, pair.guide, optim, elbo)
+        options = {"batch_size": 15, "progress": False, "seed": 3, "validation": x[:5]}
+        history = fit(svi, x, epochs=epochs, checkpoint=path, resume=resume, **options)
+        return pair, elbo, history, svi
+
+    _, whole, history, _ = run(tmp_path / "whole.pt", 3)
+    run(tmp_path / "part.pt", 2)
+    pair, elbo, resumed, _ = run(tmp_path / "part.pt", 3, resume=True)
+    assert_equal_states(elbo.state_dict(), whole.state_dict())
+    columns = [elbo.critic_term, "loss", f"validation_{elbo.critic_term}"]
+    assert history.to_frame()[columns].equals(resumed.to_frame()[columns])
+    assert math.isfinite(float(decompose(pair.model, pair.guide, x, seed=0).rate))
+    assert to_arviz(pair.model, pair.guide, x, num_samples=3, history=history, seed=0) is not None
+    with pytest.warns(UserWarning, match="trains its critic within each step"):
+        *_, captured, svi = run(tmp_path / "captured.pt", 3, captured=True)
+    assert not svi.captured
+    assert captured.to_frame()[columns].shape == (3, 3)
+
+
+def test_a_state_of_something_else_is_refused():
+    elbo = FactorVAE(QuadraticCritic(2))
+    with pytest.raises(ValueError, match="keys"):
+        elbo.load_state_dict({"step": 1})
+    other = FactorVAE(QuadraticCritic(3)).state_dict()
+    with pytest.raises(ValueError, match="state of a critic with"):
+        elbo.load_state_dict(other)
+    elbo.load_state_dict(FactorVAE(QuadraticCritic(2)).state_dict() | {"step": 4})
+    assert elbo.step == 4
+
+
+def test_estimates_are_scaled_as_the_plate_says():
+    pair = small_pair()
+
+    def scaled(program):
+        def run(x):
+            with poutine.scale(scale=10.0):
+                program(x)
+
+        return run
+
+    for make in OBJECTIVES.values():
+        elbo = make()
+        torch.manual_seed(1)
+        loss = elbo.loss(pair.model, pair.guide, pair.x)
+        torch.manual_seed(1)
+        assert math.isclose(elbo.loss(scaled(pair.model), scaled(pair.guide), pair.x), 10 * loss)
+
+
+def test_latents_may_be_numbers():
+    model, guide = programs()
+    for make in (AVB, AdversarialELBO, SymmetricELBO):
+        elbo = make(QuadraticCritic((), ()), gradient_penalty=1.0)
+        assert math.isfinite(elbo.loss_and_grads(model, guide, torch.arange(3.0)))
+        assert elbo.critic.matrix.any()
+
+
+def test_a_subsample_is_the_same_in_both_programs():
+    x = torch.randn(20, 1)
+
+    def model():
+        with pyro.plate("data", 20, subsample_size=6) as index:
+            z = pyro.sample("z", dist.Normal(torch.zeros(6, 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x[index])
+
+    def guide():
+        with pyro.plate("data", 20, subsample_size=6) as index:
+            pyro.sample("z", dist.Delta(x[index]).to_event(1))
+
+    elbo = AdversarialELBO(Seen())
+    elbo.loss(model, guide)
+    (first, second) = elbo.critic.scored
+    assert torch.equal(*first)  # each datum beside its own latent
+    assert not torch.equal(*second)
+    assert elbo.stands_for(6) == 20
+
+
+# ---- what is refused
+
+
+def programs(latent=None, observed=None, *, mask=True, plated=True, factor=False):
+    def model(x, *_):
+        with pyro.plate("data", len(x)), poutine.mask(mask=mask):
+            z = pyro.sample("z", (latent or dist.Normal(0.0, 1.0)).expand([len(x)]))
+            if factor:
+                pyro.factor("f", z)
+            pyro.sample("x", observed or dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, *_):
+        with pyro.plate("data", len(x)), poutine.mask(mask=mask):
+            pyro.sample("z", (latent or dist.Normal(0.0, 1.0)).expand([len(x)]))
+
+    def whole(program):
+        def run(x):
+            pyro.sample("g", dist.Normal(0.0, 1.0))
+            program(x)
+
+        return run
+
+    return (model, guide) if plated else (whole(model), whole(guide))
+
+
+class Sum(nn.Module):
+    """A critic without parameters."""
+
+    def forward(self, *parts):
+        return sum(part.flatten(1).sum(1) if part.dim() > 1 else part for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("make", "pair", "message"),
+    [
+        (AVB, programs(dist.Bernoulli(0.5)), "gradients through the draws of the guide's site 'z'"),
+        (AdversarialELBO, programs(observed=dist.Bernoulli(0.5)), "draws of the model's site 'x'"),
+        (SymmetricELBO, programs(observed=dist.Poisson(2.0)), "draws of the model's site 'x'"),
+        (AdversarialELBO, programs(factor=True), "not possible with the factor 'f'"),
+        (AVB, programs(mask=torch.tensor([True, False, True])), "'z' is masked"),
+        (AVB, programs(dist.Normal(0.0, torch.ones(3)).mask(torch.arange(3) > 1)), "'z' is masked"),
+        (AVB, programs(plated=False), "one value of 'g' for each datum"),
+        (AdversarialELBO, programs(plated=False), "one value of 'g' for each datum"),
+        (FactorVAE, programs(), "at least 2 latent dimensions"),
+    ],
+)
+def test_pairs_that_cannot_be_compared_are_refused(make, pair, message):
+    elbo = make(Sum())
+    with pytest.raises((NotImplementedError, ValueError), match=message):
+        elbo.loss(*pair, torch.zeros(3))
+
+
+def test_covariates_and_other_rows_are_refused():
+    model, guide = programs()
+    with pytest.raises(NotImplementedError, match="what they condition on without observing it"):
+        AdversarialELBO(Sum()).loss(model, guide, torch.zeros(3), torch.ones(3))
+    with pytest.raises(ValueError, match="arguments of 3 rows"):
+        AVB(Sum()).loss(model, guide, torch.zeros(3), torch.zeros(4))
+    assert math.isfinite(AVB(Sum()).loss(model, guide, torch.zeros(3), torch.ones(3)))  # conditional rates
+
+
+def scored_by(critic):
+    return FactorVAE(critic).loss(ORACLE.model, ORACLE.guide, torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: AVB(lambda x, z: x), TypeError, "critic to be a module"),
+        (lambda: AVB(Sum(), beta=-1.0), ValueError, "beta >= 0"),
+        (lambda: FactorVAE(Sum(), gamma={"z": 1.0}), ValueError, "gamma to be one weight"),
+        (lambda: AdversarialELBO(Sum(), "wasserstein"), ValueError, "'js' or 'kl'"),
+        (lambda: AVB(Sum(), num_particles=2, vectorize_particles=True), ValueError, "vectorize_particles"),
+        (lambda: AVB(Sum(), critic_steps=-1), ValueError, "critic_steps to be an integer >= 0"),
+        (
+            lambda: FactorVAE(nn.Identity()).loss(ORACLE.model, ORACLE.guide, torch.zeros(3, 2)),
+            ValueError,
+            "score 1",
+        ),
+        (lambda: surrogate_loss(AVB(Sum()), *programs(), torch.zeros(3)), Exception, "trains its critic"),
+    ],
+)
+def test_wrong_arguments_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

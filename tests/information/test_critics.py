@@ -1,0 +1,184 @@
+"""Mutual information by critics: pins at the optimal critic, trained critics, and what is no bound."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from pyro_infomax.information import critic_bound, critic_information
+from pyro_infomax.nn import MLPCritic, QuadraticCritic
+from pyro_infomax.oracles import CorrelatedNormals, information_problems, sparse_covariance
+
+LBFGS = partial(torch.optim.LBFGS, max_iter=100, line_search_fn="strong_wolfe", tolerance_change=1e-12)
+
+
+def normals(nats, size=1):
+    """Two Gaussian vectors of so much mutual information."""
+    correlation = math.sqrt(1 - math.exp(-2 * nats / size))
+    return CorrelatedNormals(sparse_covariance(size, size, [correlation] * size), x_dim=size)
+
+
+def optimal_scores(problem, n, seed=0):
+    x, y = problem.sample(n, seed=seed)
+    return problem.conditional(x).log_prob(y[:, None]).T - problem.log_marginal(y)
+
+
+# ---- bounds of given scores
+
+
+@pytest.mark.parametrize("name", ["normal", "normal, dense", "Student, dense", "uniform noise, much"])
+@pytest.mark.parametrize("estimator", ["nwj", "dv"])
+def test_nwj_and_dv_equal_the_information_at_the_optimal_critic(name, estimator):
+    problem = information_problems()[name]
+    scores = optimal_scores(problem, 600).clamp(min=-1e3)  # exp(-1e3) is the 0 of a uniform density
+    found = critic_bound(scores, estimator=estimator)
+    assert found.bound == "lower"
+    assert abs(float(found) - float(problem.mutual_information)) < 4 * float(found.standard_error)
+
+
+def test_pairs_that_belong_together_do_not_count_as_torn_apart():
+    each = [optimal_scores(normals(2.0), 25, seed=seed) for seed in range(100)]
+    found = torch.stack([critic_bound(scores).value for scores in each])
+    # as some public code has it
+    with_own = torch.stack([scores.diagonal().mean() - scores.exp().mean() + 1 for scores in each])
+    error = float(found.std()) / math.sqrt(len(each))
+    assert abs(float(found.mean()) - 2.0) < 4 * error
+    assert float(with_own.mean()) < 2.0 - 8 * error
+
+
+def test_shifts_of_the_critic_move_what_they_should():
+    scores = optimal_scores(normals(1.0), 300)
+    shifted = scores + 0.7
+    of_x = scores + torch.linspace(-1, 1, 300)[:, None]
+    for estimator, moved, alike in [("nwj", shifted, False), ("dv", shifted, True), ("info_nce", of_x, True)]:
+        before, after = (float(critic_bound(each, estimator=estimator)) for each in (scores, moved))
+        assert math.isclose(before, after, abs_tol=1e-9) == alike
+
+
+def test_info_nce_stays_below_its_ceiling_and_says_so():
+    scores = optimal_scores(normals(3.0), 8)
+    found = critic_bound(scores, estimator="info_nce")
+    assert float(found) < math.log(8) < 3.0
+    assert "ln 8 = 2.079" in found.target
+    assert "ceiling" in found.note
+    own_left_out = scores.masked_fill(torch.eye(8, dtype=torch.bool), -math.inf).logsumexp(1) - math.log(7)
+    assert float((scores.diagonal() - own_left_out).mean()) > math.log(8)  # the published wrong variant
+
+
+def test_smile_is_no_bound_and_exceeds_the_information():
+    scores = optimal_scores(normals(1.0), 500)
+    found = critic_bound(3 * scores, estimator="smile", clip=0.5)
+    assert found.bound is None
+    assert "no bound" in found.target
+    assert "(no bound" in str(found)
+    assert float(found) > 1.0 + 5 * float(found.standard_error)
+    assert float(critic_bound(3 * scores, estimator="dv")) < 1.0
+    wide = critic_bound(scores, estimator="smile", clip=50.0)
+    assert math.isclose(float(wide), float(critic_bound(scores, estimator="dv")), abs_tol=1e-9)
+
+
+@pytest.mark.parametrize("estimator", ["nwj", "dv", "info_nce", "smile"])
+def test_the_error_is_the_spread_over_data(estimator):
+    problem = normals(1.0, size=2)
+    found = [critic_bound(optimal_scores(problem, 80, seed=k), estimator=estimator) for k in range(60)]
+    spread = torch.stack([each.value for each in found]).std()
+    stated = torch.stack([each.standard_error for each in found]).mean()
+    assert 0.7 < float(stated / spread) < 1.6
+
+
+def test_what_few_pairs_carry_has_a_note():
+    scores = torch.zeros(50, 50)
+    scores[3, 7] = 8.0
+    assert "one pair makes 5" in critic_bound(scores).note
+    assert "no 50 data can show" in critic_bound(torch.eye(50) * 200, estimator="dv").note
+    assert critic_bound(torch.zeros(50, 50)).note is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "message"),
+    [
+        (torch.zeros(3, 4), {}, r"shape \(batch, batch\)"),
+        (torch.zeros(1, 1), {}, "at least 2 data"),
+        (torch.full((3, 3), math.nan), {}, "9 of 9 are not"),
+        (torch.zeros(3, 3), {"estimator": "mine"}, "'nwj' or 'dv' or 'info_nce' or 'smile'"),
+        (torch.zeros(3, 3), {"clip": 0.0}, "clip to be a finite number > 0"),
+    ],
+)
+def test_scores_that_say_nothing_are_refused(scores, options, message):
+    with pytest.raises(ValueError, match=message):
+        critic_bound(scores, **options)
+
+
+# ---- critics that are trained
+
+
+@pytest.mark.parametrize("nats", [0.5, 3.0])
+def test_quadratic_critics_find_the_information_of_normals(nats):
+    x, y = normals(nats).sample(2000, seed=0)
+    found = critic_information(
+        1e3 * x + 5, y, QuadraticCritic(1, 1), folds=2, steps=1, batch_size=500, optim=LBFGS, seed=0
+    )
+    assert found.bound == "lower"
+    assert found.note is None
+    assert abs(float(found) - nats) < 0.03 * nats + 2 * float(found.standard_error)
+
+
+def test_minibatches_find_it_too_and_leave_critic_and_random_state_alone():
+    x, y = normals(1.0, size=2).sample(1500, seed=0)
+    critic = QuadraticCritic(2, 2)
+    state = torch.get_rng_state()
+    options = {"folds": 2, "steps": 120, "optim": partial(torch.optim.Adam, lr=0.05), "seed": 1}
+    for estimator in ("dv", "info_nce"):
+        found = critic_information(x.numpy(), y.numpy(), critic, estimator=estimator, **options)
+        assert abs(float(found) - 1.0) < 0.04 + 2 * float(found.standard_error)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not critic.matrix.any()
+    assert float(critic_information(x, y, critic, estimator="info_nce", **options)) == float(found)
+
+
+def test_no_critic_judges_what_it_has_learned_from():
+    x, y = torch.randn(60, 4), torch.randn(60, 4)  # nothing in common
+    critic = MLPCritic(4, 4, hidden=(48,))
+    options = {"batch_size": 60, "steps": 80, "optim": partial(torch.optim.Adam, lr=0.02), "seed": 0}
+    found = critic_information(x, y, critic, folds=2, **options)
+    assert float(found) < 0.1
+    twice = torch.cat([x, x, x, x]), torch.cat([y, y, y, y])  # so that folds share their data
+    assert float(critic_information(*twice, critic, folds=2, **options)) > 0.5
+
+
+class KnownRatio(nn.Module):
+    """A critic of one's own, which needs no training."""
+
+    def __init__(self, problem):
+        super().__init__()
+        self.problem = problem
+
+    def forward(self, x, y):
+        x, y = torch.broadcast_tensors(x, y)
+        scores = self.problem.log_ratio(x.flatten(0, -2), y.flatten(0, -2))
+        return scores.reshape(x.shape[:-1])
+
+
+def test_a_critic_of_ones_own_is_a_module():
+    problem = normals(1.0)
+    x, y = problem.sample(600, seed=0)
+    found = critic_information(x[:, 0], y[:, 0], KnownRatio(problem), seed=0)
+    assert abs(float(found) - 1.0) < 4 * float(found.standard_error)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options", "message"),
+    [
+        (torch.zeros(5), torch.zeros(6), {}, "as many rows of x as of y but got 5 and 6"),
+        (torch.zeros(5), torch.zeros(5), {"folds": 3}, "at least 6 data"),
+        (torch.zeros(5), torch.full((5,), math.nan), {}, "finite values of y"),
+        (torch.zeros(50), torch.zeros(50), {"batch_size": 1}, "batch_size to be an integer >= 2"),
+        (torch.zeros(50), torch.zeros(50), {"critic": nn.Bilinear(1, 1, 1)}, "critic"),
+        (torch.zeros(50), torch.zeros(50), {"critic": nn.Flatten()}, "critic"),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused(x, y, options, message):
+    with pytest.raises((ValueError, RuntimeError, TypeError), match=message):
+        critic_information(x, y, **({"critic": QuadraticCritic(1, 1), "steps": 1} | options))
