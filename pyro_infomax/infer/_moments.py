@@ -298,8 +298,8 @@ class SlicedWassersteinELBO(DiscrepancyELBO):
 
     **It is biased up**, as the B draws of either side are sorted and compared: for Normals on a line its
     expectation is :math:`(m - m')^2 + s^2 + s'^2 - 2 c_B s s'`, where
-    :math:`c_B = \frac1B \sum_i (\mathrm{E}\, \epsilon_{(i)})^2` is of B sorted standard normal draws. So it is
-    least at :math:`s = c_B s'`, and narrows q(z): c is .32, .959, .989 for B = 2, 64, 256. Use large
+    :math:`c_B = \frac1B \sum_i (\mathrm{E}\, \epsilon_{(i)})^2` is of B sorted standard normal draws. So it
+    is least at :math:`s = c_B s'`, and narrows q(z): c is .32, .959, .989 for B = 2, 64, 256. Use large
     minibatches, or :class:`MMDELBO`, which has no bias. N is not needed.
 
     ``terms.sliced_wasserstein`` is a number of the minibatch that counts for each datum, summed like the
@@ -480,10 +480,9 @@ def _squared_covariance(mean: Tensor, rest: Tensor, data_size: int) -> Tensor:
     both = factor**2 * fourth + factor * (rest * of_means).sum(0) + sums
     one = by_row.square().sum(0) - 2 * both
     none = whole.square() - one - both
-    share_of = [_numbers_of_pairs(each) for each in (size, data_size)]
-    of_kind = [kind / count for kind, count in zip((both, one, none), share_of[0], strict=True)]
-    found = sum((each * count for each, count in zip(of_kind, share_of[1], strict=True)), torch.zeros(()))
-    return found / sum(share_of[1])
+    shown, all_ = _numbers_of_pairs(size), _numbers_of_pairs(data_size)
+    shares = [number / sum(all_) / count for number, count in zip(all_, shown, strict=True)]
+    return shares[0] * both + shares[1] * one + shares[2] * none
 
 
 def _numbers_of_pairs(size: int) -> tuple[float, float, float]:
