@@ -63,6 +63,7 @@ from pyro_infomax.infer._named import (
     TraceMeanField_InfoMaxELBO,
 )
 from pyro_infomax.infer._renyi import Renyi_WeightedELBO
+from pyro_infomax.infer._targets import CapacityELBO, ConstrainedELBO, FreeBitsELBO
 from pyro_infomax.infer._two_directions import HarmonyELBO, ReverseKL, RWS_InfoMaxELBO, WakeSleepELBO
 from pyro_infomax.infer._weights import TermWeights, WeightsLike
 
@@ -73,11 +74,14 @@ __all__ = [
     "AdversarialELBO",
     "AggregateELBO",
     "BetaELBO",
+    "CapacityELBO",
+    "ConstrainedELBO",
     "DReG_InfoMaxELBO",
     "DecomposedELBO",
     "DirectInfoMax",
     "DiscrepancyELBO",
     "FactorVAE",
+    "FreeBitsELBO",
     "GroupedELBO",
     "HarmonyELBO",
     "IMParts",

@@ -273,7 +273,7 @@ class CriticELBO(TraceMeanField_WeightedELBO):
         )
 
     def _train_critic(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> None:
-        if _has_sisters():
+        if has_sisters():
             raise NotImplementedError(
                 f"{type(self).__name__} trains in one process: critics that see other shares of the data "
                 "would become different ones"
@@ -387,7 +387,7 @@ class CriticELBO(TraceMeanField_WeightedELBO):
             self.critic_optim.load_state_dict(state["critic_optim"])
 
 
-def _has_sisters() -> bool:
+def has_sisters() -> bool:
     """Whether other processes train with this one."""
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     return several and torch.distributed.get_world_size() > 1

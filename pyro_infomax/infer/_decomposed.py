@@ -82,23 +82,8 @@ class AggregateELBO(TraceMeanField_WeightedELBO):
         return torch.where(weight < 0, plain, log_q) if isinstance(weight, Tensor) else plain
 
     def _size(self, latents: LocalLatents) -> int:
-        rows, whole = latents.batch_size, latents.plate_size
-        if whole > rows:
-            self._plate_size = whole
-        if self.data_size is not None:
-            if whole not in (rows, self.data_size):
-                raise ValueError(
-                    f"Expected data_size={whole}, the size of the data plate, but got {self.data_size}: "
-                    "leave out data_size, or correct the plate"
-                )
-            return self.data_size
-        if whole > rows or whole == self._plate_size:
-            return whole
-        raise ValueError(
-            f"Expected to know how many data a minibatch of {rows} was drawn from but the data plate is of "
-            f"{rows} too: pass data_size=N ({rows} where these are all), or write the plate as "
-            'pyro.plate("data", N, subsample_size=len(x))'
-        )
+        self._plate_size = latents.plate_size if latents.subsamples else self._plate_size
+        return latents.data_size(self.data_size, plate_size=self._plate_size)
 
     def _resolved_weights(self) -> ResolvedWeights:
         found = super()._resolved_weights()

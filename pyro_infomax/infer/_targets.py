@@ -1,0 +1,500 @@
+r"""Targets in place of weights: a term is held at a value, or costs nothing up to one.
+
+A weight says what a nat costs, a target how many there are to be. Where a training has come to rest, the two
+are one: the β that holds the rate at R is −dD/dR there.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar, Final, Literal, final
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_infomax._checks import one_of, real_number, whole_number
+from pyro_infomax._recording import is_recording
+from pyro_infomax._types import Args, Frame, Kwargs, Program, Site, State
+from pyro_infomax.distributions import closed_divergence, factors_of, family_name
+from pyro_infomax.infer._critic_step import has_sisters
+from pyro_infomax.infer._decomposed import log_mixture
+from pyro_infomax.infer._elbo import SurrogateLoss, WeightedELBO
+from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
+from pyro_infomax.infer._latents import LocalLatents, data_plate
+from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightLike
+from pyro_infomax.poutine import Weight, frames_of
+from pyro_infomax.programs import is_masked
+
+# ---- What they share: the data plate, and targets that may be schedules.
+
+
+class TargetELBO(TraceMeanField_WeightedELBO):
+    """The base of objectives with a target: which plate holds the data, and targets among the weights.
+
+    Args:
+        targets: by name, a number, tensor or schedule each.
+        weights, **kwargs: as in :class:`TraceMeanField_WeightedELBO`.
+    """
+
+    state_of_evaluation: ClassVar = WeightedELBO.state_of_evaluation | {"_plate"}
+    _plate: Frame | None = None
+
+    def __init__(
+        self,
+        *,
+        targets: Mapping[str, TermWeight],
+        weights: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for each in targets.values():
+            if isinstance(each.value, Mapping):
+                raise ValueError(
+                    f"Expected one {each.label} for all sites but got one by site, {each.value}: pass a "
+                    "number, a tensor or a schedule."
+                )
+        self._targets = frozenset(targets)
+        super().__init__(weights={**(weights or {}), **targets}, **kwargs)
+
+    def _target(self, name: str) -> Weight:
+        return self._resolved_weights().terms[name].everywhere
+
+    def _check_returned(self, weights: ResolvedWeights, costs: set[str]) -> None:
+        super()._check_returned(weights, costs | self._targets)
+
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
+        traces = super()._get_trace(model, guide, args, kwargs)
+        self._plate = data_plate(traces[0])
+        return traces
+
+    @property
+    def _plate_size(self) -> int:
+        """How many data the loss is of."""
+        assert self._plate is not None
+        return self._plate.full_size or self._plate.size
+
+    def _data_axis(self, site: Site) -> int | None:
+        """The axis of a site's batch shape that is over the data; None for a global site."""
+        assert self._plate is not None
+        inside = any(frame.name == self._plate.name for frame in frames_of(site))
+        return len(site["fn"].batch_shape) + self._plate.dim if inside else None
+
+    def _local_rate(self, model_trace: Trace, guide_trace: Trace, names: tuple[str, ...]) -> Tensor:
+        """The rate of each datum, of these sites of the data plate together, (batch,)."""
+        total = torch.zeros(())
+        for name in names:
+            site: Site = guide_trace.nodes[name]
+            rate = super().latent_cost(model_trace.nodes[name], site)["rate"]
+            axis = self._data_axis(site)
+            assert axis is not None
+            each = rate.expand(site["fn"].batch_shape).movedim(axis, 0)
+            total = total + each.reshape(len(each), -1).sum(1)
+        return total
+
+
+# ---- A capacity that the rate is drawn to.
+
+
+@final
+class CapacityELBO(TargetELBO):
+    r"""The rate is drawn to a capacity, which mostly grows in the course of a training.
+
+    .. math:: D + \gamma \, | R - C |
+
+    R is the mean over the minibatch of the rate of all latent sites in the data plate. While R is below C,
+    more rate is rewarded with γ a nat, and above it is charged with γ. So R = C where γ exceeds the slope
+    −dD/dR at C; a smaller γ leaves R where the slope is γ. Sites outside the data plate count as in the ELBO.
+
+    ``terms`` holds ``capacity_gap``, |R − C|, beside ``rate``.
+
+    Reference: Burgess, Higgins, Pal, Matthey, Watters, Desjardins and Lerchner (2018), Understanding
+    disentangling in β-VAE.
+
+    Args:
+        capacity: C in nats per datum, >= 0: a number, a tensor or a schedule.
+        gamma: γ, >= 0, a number, a tensor or a schedule.
+        **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`, but ``vectorize_particles``.
+
+    Raises:
+        ValueError: if a number is negative or not finite, or no latent site is in the data plate.
+        NotImplementedError: for masked latent sites, guide sites that are not reparameterised, and relaxed
+            ones.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = CapacityELBO(0.5, gamma=10.0)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(100))
+        >>> terms = elbo.terms
+        >>> abs(loss - (terms.distortion + 10 * abs(terms.rate - 100 * 0.5))) < 1e-6
+        True
+    """
+
+    joint_cost_replaces = True
+
+    def __init__(self, capacity: WeightLike, *, gamma: WeightLike = 100.0, **kwargs: object) -> None:
+        super().__init__(
+            targets={"capacity": TermWeight("capacity", capacity)},
+            weights={"capacity_gap": TermWeight("gamma", gamma)},
+            **kwargs,
+        )
+
+    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
+        names = LocalLatents(model_trace, guide_trace).names
+        rate = self._local_rate(model_trace, guide_trace, names).mean()
+        return {"capacity_gap": (rate - self._target("capacity")).abs()}
+
+
+# ---- Nats that cost nothing.
+
+
+@final
+class FreeBitsELBO(TargetELBO):
+    r"""The first nats of each latent dimension cost nothing.
+
+    .. math:: D + \sum_j \max\Bigl(\kappa, \frac1B \sum_i \mathrm{KL}[q(z_j \mid x_i) \| p(z_j)]\Bigr)
+
+    The mean is over the minibatch, so that a dimension may tell more of one datum than of another. Below κ a
+    dimension has no gradient but that of the distortion, above it that of the ELBO. A floor keeps dimensions
+    from collapsing early; with a large κ it is another objective than the ELBO.
+
+    ``terms`` holds the sum as ``floored_rate`` beside the ``rate`` itself.
+
+    Reference: Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling (2016), Improving variational
+    inference with inverse autoregressive flow.
+
+    Args:
+        free: κ in nats, >= 0: a number, a tensor or a schedule.
+        by: what has so many free nats each, a ``"dimension"`` of a site or a whole ``"site"``. In further
+            plates within the data plate, each cell has them.
+        **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`, but ``vectorize_particles``.
+
+    Raises:
+        ValueError: if κ is negative or not finite.
+        NotImplementedError: for masked latent sites, guide sites that are not reparameterised, and relaxed
+            ones; by dimension for distributions that are no products of univariate ones.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = FreeBitsELBO(5.0)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(100))
+        >>> abs(loss - (elbo.terms.distortion + 100 * 5.0)) < 1e-6  # its one dimension tells less
+        True
+    """
+
+    def __init__(
+        self, free: WeightLike, *, by: Literal["dimension", "site"] = "dimension", **kwargs: object
+    ) -> None:
+        one_of("by", by, ("dimension", "site"))
+        super().__init__(targets={"free": TermWeight("free", free)}, **kwargs)  # type: ignore[arg-type]
+        self.by = by
+
+    def latent_cost(self, model_site: Site, guide_site: Site) -> Mapping[str, Tensor]:
+        if is_masked(guide_site) or is_masked(model_site):
+            raise NotImplementedError(
+                f"the latent site {guide_site['name']!r} is masked, so that its mean over the minibatch is "
+                "not one over data: leave the mask out, or use BetaELBO"
+            )
+        shape = guide_site["fn"].batch_shape
+        rate = self._each_rate(model_site, guide_site)  # (*batch, *event), or (*batch,) by site
+        axis = self._data_axis(guide_site)
+        mean = rate if axis is None else rate.mean(axis, keepdim=True)
+        floored = torch.maximum(mean, torch.as_tensor(self._target("free"), dtype=mean.dtype))
+        return {"floored_rate": floored.flatten(len(shape)).sum(-1).expand(shape)}
+
+    def _each_rate(self, model_site: Site, guide_site: Site) -> Tensor:
+        if self.by == "site":
+            rate = super().latent_cost(model_site, guide_site)["rate"]
+            return rate.expand(guide_site["fn"].batch_shape).unsqueeze(-1)
+        posterior, prior = (factors_of(site["fn"]) for site in (guide_site, model_site))
+        if posterior is None or prior is None:
+            names = " and ".join(family_name(site["fn"]) for site in (guide_site, model_site))
+            raise NotImplementedError(
+                f"the site {guide_site['name']!r} ({names}) has no rate of each dimension, as it is no "
+                "product of univariate distributions in both programs: use FreeBitsELBO(..., by='site')"
+            )
+        divergence = closed_divergence(posterior, prior)
+        if divergence is None:
+            z = guide_site["value"]
+            divergence = posterior.log_prob(z) - prior.log_prob(z)
+        return divergence
+
+
+# ---- A multiplier that holds a term at its target.
+
+_RANGE: Final = math.log(1e6)  # of log β, either way
+
+
+@final
+class ConstrainedELBO(TargetELBO):
+    r"""The ELBO with the weight of the rate that holds rate, distortion or information at a target.
+
+    .. math:: D + \beta R, \qquad \log \beta \leftarrow \log \beta \pm \eta \,\frac{T - T^*}{1 + |T^*|}
+
+    T is the term that was asked for, in nats per datum, of which :math:`T^*` are wanted. After each training
+    step the logarithm of β rises where there is too much rate or information, or too little distortion, and
+    falls otherwise. This is dual ascent on the Lagrangian of "the least distortion at the rate
+    :math:`R^*`": where it comes to rest, β = −dD/dR, the weight with which :class:`TraceMeanField_BetaELBO`
+    ends at the same point. ``elbo.multiplier`` is the present β, and the history has its mean over each epoch
+    in the column ``multiplier``; in ``terms`` it is summed over the data as every term is.
+
+    Rate and distortion of a minibatch are unbiased. For the information, R − KL[q(z) ‖ p(z)], the marginal KL
+    comes from the minibatches of an epoch: the draws of one of them are kept, and the densities of all
+    posteriors at them summed up until N data have passed. That is the exact mixture but for what parameters
+    have moved meanwhile; a smoothed mean over epochs goes into T.
+
+    References:
+        Rezende and Viola (2018), Taming VAEs (distortion).
+        Alemi, Poole, Fischer, Dillon, Saurous and Murphy (2018), Fixing a broken ELBO (rate).
+
+    Args:
+        rate, distortion, mutual_information: the target in nats per datum, of exactly one of them.
+        dual_lr: η, how far the logarithm of β moves in a step, >= 0. With 0 it stays.
+        multiplier: the β to begin with, > 0.
+        data_size: N, for the information, where the data plate does not say it.
+        **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`, but ``vectorize_particles``.
+
+    Raises:
+        ValueError: for no target or several, or one that is not finite, or not positive where it is the rate
+            or the information.
+        NotImplementedError: where several processes train, and for what :class:`TraceMeanField_BetaELBO`, and
+            for the information :class:`DecomposedELBO`, refuse.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])  # a rate of 0.35 nats
+        >>> elbo = ConstrainedELBO(rate=0.1, dual_lr=0.1)
+        >>> loss = elbo.loss_and_grads(pair.model, pair.guide, pair.sample(100))
+        >>> elbo.multiplier > 1  # there is more than was asked for
+        True
+    """
+
+    state_of_evaluation: ClassVar = TargetELBO.state_of_evaluation | {
+        "_log_multiplier",
+        "_mixture",
+        "_seen_size",
+    }
+
+    def __init__(
+        self,
+        *,
+        rate: float | None = None,
+        distortion: float | None = None,
+        mutual_information: float | None = None,
+        dual_lr: float = 0.01,
+        multiplier: float = 1.0,
+        data_size: int | None = None,
+        **kwargs: object,
+    ) -> None:
+        given = {"rate": rate, "distortion": distortion, "mutual_information": mutual_information}
+        targets = {name: each for name, each in given.items() if each is not None}
+        if len(targets) != 1:
+            raise ValueError(
+                f"Expected a target for one of {', '.join(given)} but got {targets or 'none'}: there is one "
+                "weight to hold it with."
+            )
+        ((self.held, value),) = targets.items()
+        above = None if self.held == "distortion" else 0.0
+        self.target = real_number(self.held, value, above=above)
+        self.dual_lr = real_number("dual_lr", dual_lr, at_least=0.0)
+        self.data_size = None if data_size is None else whole_number("data_size", data_size, at_least=2)
+        self._seen_size: int | None = None  # of the data plate, in a subsample
+        self._log_multiplier = torch.tensor(
+            math.log(real_number("multiplier", multiplier, above=0.0)), dtype=torch.float64
+        )
+        self._mixture = _MixtureOfEpoch()
+        # How often its tensors became others, which a recorded step has to notice
+        self._replaced = 0
+        # Only the information needs the latent sites as one vector
+        self._has_joint_cost = self.held == "mutual_information"
+        self._rate_by_sites = not self._has_joint_cost
+        weights = {"mutual_information": 0.0} if self._has_joint_cost else {}
+        super().__init__(targets={}, weights=weights, **kwargs)
+
+    @property
+    def multiplier(self) -> float:
+        """The present β."""
+        self._refuse_recording("multiplier")
+        return float(self._log_multiplier.exp())
+
+    def state_dict(self) -> State:
+        """The state that training leaves in the objective: steps, multiplier, what the information is of."""
+        return {
+            **super().state_dict(),
+            "log_multiplier": self._log_multiplier.clone(),
+            "mixture": self._mixture.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Puts the objective back to a saved state.
+
+        Raises:
+            ValueError: if the state is not one of :meth:`state_dict`.
+        """
+        keys = {"step", "log_multiplier", "mixture"}
+        if set(state) != keys:
+            raise ValueError(f"Expected a state with the keys {sorted(keys)} but got {sorted(state)}")
+        super().load_state_dict({"step": state["step"]})
+        self._log_multiplier.copy_(state["log_multiplier"])
+        self._replaced += not self._mixture.load_state_dict(state["mixture"])
+
+    # ---- an evaluation with the present β, and the step of β after it
+
+    def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
+        """The weighted loss, its gradients added to the parameters'; a step of β and of the schedules."""
+        loss = super().loss_and_grads(model, guide, *args, **kwargs)
+        self._ascend(self._averages())
+        return loss
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> Tensor:
+        """The weighted loss as a tensor; a step of β and of the schedules if gradients are enabled."""
+        loss = super().differentiable_loss(model, guide, *args, **kwargs)
+        if torch.is_grad_enabled():
+            self._ascend(self._averages())
+        return loss
+
+    def surrogate(self, model: Program, guide: Program, *args: object, **kwargs: object) -> SurrogateLoss:
+        """The evaluation in tensors alone; what is recorded of it is a training step, and moves β."""
+        found = super().surrogate(model, guide, *args, **kwargs)
+        if is_recording():
+            self._ascend(found.terms)
+        return found
+
+    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
+        latents = LocalLatents(model_trace, guide_trace)
+        rate = self._local_rate(model_trace, guide_trace, latents.names).mean()
+        self._replaced += self._mixture.begin(latents)
+        self._seen_size = latents.plate_size if latents.subsamples else self._seen_size
+        with torch.no_grad():
+            size = latents.data_size(self.data_size, plate_size=self._seen_size)
+            marginal_kl = self._mixture.marginal_kl(latents, size)
+        return {"mutual_information": rate - marginal_kl}
+
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
+        if has_sisters():
+            raise NotImplementedError(
+                f"{type(self).__name__} trains in one process: those that see other shares of the data would "
+                "come to other multipliers"
+            )
+        traces = super()._get_trace(model, guide, args, kwargs)
+        self._add("multiplier", self._log_multiplier.exp() * self._plate_size)
+        return traces
+
+    def _resolved_weights(self) -> ResolvedWeights:
+        found, beta = super()._resolved_weights(), self._log_multiplier.exp()
+        if self._rate_by_sites:
+            return found._replace(latent=beta)
+        return found._replace(terms={**found.terms, "rate": SiteWeights(beta, {})})
+
+    def _averages(self) -> Mapping[str, Tensor]:
+        return {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
+
+    @torch.no_grad()
+    def _ascend(self, terms: Mapping[str, Tensor]) -> None:
+        """A step of β by what a step of the parameters was by."""
+        value = terms[self.held].double() / self._plate_size
+        excess = (value - self.target) / (1 + abs(self.target))
+        excess = -excess if self.held == "distortion" else excess
+        new = (self._log_multiplier + self.dual_lr * excess.to(self._log_multiplier.device)).clamp(
+            -_RANGE, _RANGE
+        )
+        self._log_multiplier.copy_(torch.where(new.isfinite(), new, self._log_multiplier))
+        self._mixture.go_on()
+
+
+@final
+class _MixtureOfEpoch:
+    """The marginal KL of the aggregate posterior of N data, by minibatches one after the other.
+
+    The draws of one minibatch are kept. Of those that follow, the densities of the posteriors at these draws
+    are summed up until N data have passed, and then the next draws are kept.
+    """
+
+    def __init__(self) -> None:
+        # Draws (points, latent), log p(z) at them and the log-sum of the densities, (points,); how many data
+        # that is of; the smoothed marginal KL in nats per datum, and how many estimates went into it
+        self._kept: dict[str, Tensor] = {}
+        self._next: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is kept; nothing before the first minibatch."""
+        return {name: each.clone() for name, each in self._kept.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> bool:
+        """Puts it back to a saved state; whether that is in the same tensors."""
+        shapes = {name: each.shape for name, each in self._kept.items()}
+        if not state:
+            for name in shapes.keys() & {"count", "number"}:
+                self._kept[name].zero_()
+            return True
+        if shapes == {name: each.shape for name, each in state.items()}:
+            for name, each in self._kept.items():
+                each.copy_(state[name])
+            return True
+        self._kept = {name: each.clone() for name, each in state.items()}
+        return False
+
+    def begin(self, latents: LocalLatents) -> bool:
+        """Has tensors for so many draws; whether these are new ones."""
+        points = len(self._kept["z"]) if self._kept else 0
+        if latents.batch_size <= points:
+            return False
+        before, (rows, size) = self._kept, latents.z.shape
+        zeros = partial(torch.zeros, dtype=torch.float64, device=latents.z.device)
+        self._kept = {
+            "z": zeros(rows, size),
+            "log_prior": zeros(rows),
+            "log_sum": zeros(rows),
+            "count": zeros(()),
+        }
+        self._kept |= {name: before.get(name, zeros(())) for name in ("marginal_kl", "number")}
+        return True
+
+    def marginal_kl(self, latents: LocalLatents, data_size: int) -> Tensor:
+        """KL[q(z) ‖ p(z)] as it is known with this minibatch."""
+        kept, rows = self._kept, latents.batch_size
+        z = latents.z.detach()
+        log_prior, own = latents.prior.log_prob(z).double(), _log_sum(latents, z)
+        # These are all data
+        if rows >= data_size:
+            self._next = {}
+            return (own - math.log(rows) - log_prior).mean()
+        summing = kept["count"] < data_size
+        log_sum = torch.where(
+            summing, torch.logaddexp(kept["log_sum"], _log_sum(latents, kept["z"])), kept["log_sum"]
+        )
+        count = kept["count"] + torch.where(summing, float(rows), 0.0)
+        finished = summing & (count >= data_size) & (kept["count"] > 0)
+        found = (log_sum - count.log() - kept["log_prior"]).mean()
+        number = kept["number"] + finished
+        smoothed = kept["marginal_kl"] + (found - kept["marginal_kl"]) / number.clamp(1.0, _SMOOTHED)
+        after = {
+            "log_sum": log_sum,
+            "count": count,
+            "marginal_kl": torch.where(finished, smoothed, kept["marginal_kl"]),
+            "number": number,
+        }
+        if rows == len(kept["z"]):
+            starts = (count >= data_size) | (kept["count"] == 0)
+            fresh = {"z": z, "log_prior": log_prior, "log_sum": own, "count": torch.full_like(count, rows)}
+            after |= {
+                name: torch.where(starts, each, after.get(name, kept[name])) for name, each in fresh.items()
+            }
+        self._next = after
+        guess = (log_mixture(latents, data_size).detach() - log_prior).mean()
+        return torch.where(number > 0, after["marginal_kl"], guess)
+
+    def go_on(self) -> None:
+        """Keeps what the last minibatch has led to."""
+        for name, each in self._next.items():
+            self._kept[name].copy_(each)
+        self._next = {}
+
+
+_SMOOTHED: Final = 3.0  # epochs that the marginal KL is a mean over, more or less
+
+
+def _log_sum(latents: LocalLatents, points: Tensor) -> Tensor:
+    """The logarithm of the sum of a minibatch's posterior densities at some points, (points,)."""
+    return latents.posterior.log_prob(points[:, None]).double().logsumexp(1)
