@@ -326,6 +326,7 @@ class CriticELBO(TraceMeanField_WeightedELBO):
             with torch.no_grad():
                 with plain_errors():
                     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+                check_reparameterised(latent_sites(guide_trace), type(self).__name__, "guide")
                 draws = self._draws(GuideRun(model, guide_trace, args, kwargs, both=True))
             if draws.second is not None:
                 self._take_step(optimizer, draws.first, draws.second)
