@@ -525,6 +525,10 @@ class DirectInfoMax(AggregateELBO):
         data_size: int | None = None,
         **kwargs: object,
     ) -> None:
+        if kernel is not None and not callable(kernel):
+            raise ValueError(
+                f"Expected kernel to be a function of two points, as RBF(1.0), but got {kernel!r}."
+            )
         if kernel is not None and mmd is None:
             raise ValueError(
                 "Expected a weight of the discrepancy by this kernel but got none: pass mmd too."
@@ -582,7 +586,13 @@ def minibatch_mmd(latents: LocalLatents, kernel: Kernel, data_size: int) -> Tens
     again = posterior.rsample().double()
     has_gradient = getattr(prior, "has_rsample", False)
     u = (prior.rsample if has_gradient else prior.sample)(torch.Size([size])).double()
-    same = kernel(z, again).diagonal().mean()
+    pairs = kernel(z, again)
+    if pairs.shape != (size, size):
+        raise ValueError(
+            f"Expected a kernel from (m, d) and (n, d) to (m, n) but got {tuple(pairs.shape)} from two times "
+            f"{tuple(z.shape)}."
+        )
+    same = pairs.diagonal().mean()
     of_posterior = same / data_size + _of_others(kernel(z, z)) * (1 - 1 / data_size)
     return of_posterior + _of_others(kernel(u, u)) - 2 * kernel(z, u).mean()
 
