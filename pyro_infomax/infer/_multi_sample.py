@@ -557,10 +557,11 @@ class _Pathwise(_Reparameterised, Renyi_WeightedELBO):
 def _at_draws(model_trace: Trace, guide_trace: Trace) -> Tensor:
     """log p(x, z) less what the guide has beside densities of draws, which is no score."""
     joint = summed_within_particles(model_trace, model_trace)
-    others = summed_within_particles(
+    if all("drawn" in site for site in _scored(guide_trace)):
+        return joint
+    return joint - summed_within_particles(
         guide_trace, model_trace, lambda site: 0.0 if "drawn" in site else site["log_prob"]
     )
-    return joint - others
 
 
 @final
