@@ -682,6 +682,14 @@ class STL_BetaELBO(_StickingTheLanding, _Beta):
 
     Raises:
         NotImplementedError: as there.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = STL_BetaELBO(4.0)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(10))
+        >>> abs(loss - (elbo.terms.distortion + 4 * elbo.terms.rate)) < 1e-6
+        True
     """
 
     def __init__(self, beta: WeightsLike = 1.0, **kwargs: Any) -> None:
