@@ -278,7 +278,7 @@ class ConstrainedELBO(TargetELBO):
         rate: float | None = None,
         distortion: float | None = None,
         mutual_information: float | None = None,
-        dual_lr: float = 0.01,
+        dual_lr: float = 0.03,
         multiplier: float = 1.0,
         data_size: int | None = None,
         **kwargs: object,
