@@ -17,8 +17,7 @@ from pyro_infomax._checks import one_of, real_number, whole_number
 from pyro_infomax._recording import is_recording
 from pyro_infomax._types import Args, Frame, Kwargs, Program, Site, State
 from pyro_infomax.distributions import closed_divergence, factors_of, family_name
-from pyro_infomax.infer._critic_step import has_sisters
-from pyro_infomax.infer._elbo import SurrogateLoss, WeightedELBO
+from pyro_infomax.infer._elbo import SurrogateLoss, WeightedELBO, has_sisters
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
 from pyro_infomax.infer._latents import LocalLatents, data_plate
 from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightLike
