@@ -33,7 +33,16 @@ from pyro_infomax.information._mixture_engine import (
     for_one_evaluation as for_one_evaluation,
     points_at_once as points_at_once,
 )
-from pyro_infomax.information._mmd import RBF, InverseMultiquadric, Kernel as Kernel, mmd
+from pyro_infomax.information._mmd import (
+    RBF,
+    InverseMultiquadric,
+    Kernel as Kernel,
+    batch_mmd as batch_mmd,
+    batch_sliced_wasserstein as batch_sliced_wasserstein,
+    directions_like as directions_like,
+    mmd,
+    sliced_wasserstein,
+)
 from pyro_infomax.information._quantities import (
     active_units,
     conditional_total_correlation,
@@ -90,6 +99,7 @@ __all__ = [
     "prior_gap",
     "rate",
     "sigmoid_schedule",
+    "sliced_wasserstein",
     "total_correlation",
 ]
 

@@ -1,4 +1,4 @@
-"""How far the aggregate posterior is from the prior by a kernel, from draws alone."""
+"""How far the aggregate posterior is from the prior by a kernel or by slices, from draws alone."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -233,17 +233,170 @@ class _Pairs:
 
     def _row_sums(self, rows: slice) -> Tensor:
         z, u, kernel = self.z, self.u, self.kernel
-        h = kernel(z[rows], z) + kernel(u[rows], u) - kernel(z[rows], u) - kernel(u[rows], z)
-        if h.shape != (len(z[rows]), len(z)):
-            raise ValueError(
-                f"Expected a kernel from (m, d) and (n, d) to (m, n) but got {tuple(h.shape)} from "
-                f"{tuple(z[rows].shape)} and {tuple(z.shape)}."
-            )
+        pairs = ((z, z), (u, u), (z, u), (u, z))
+        of_z, of_u, *across = (_all_pairs(kernel, a[rows], b) for a, b in pairs)
+        h = of_z + of_u - across[0] - across[1]
         if not bool(h.isfinite().all()):
             raise ValueError(f"Expected finite values of the kernel {kernel} but got nan or infinite ones.")
         own = torch.arange(len(h), device=h.device)
         h = h.index_put((own, own + rows.start), h.new_zeros(()))  # no point is paired with itself
         return h.sum(1)
+
+
+def batch_mmd(z: Tensor, again: Tensor, u: Tensor, *, kernel: Kernel, data_size: int) -> Tensor:
+    r"""The same from a minibatch of B data, without bias over draws and minibatches; differentiable.
+
+    .. math:: \frac1N \overline{k(z_i, z_i')} + \Bigl(1 - \frac1N\Bigr)
+        \overline{k(z_i, z_j')}_{i \ne j} + \overline{k(u_i, u_j)}_{i \ne j} - 2\, \overline{k(z_i, u_j)}
+
+    Two draws of the aggregate posterior of N data are of one datum once in N times, and a minibatch holds
+    its data once each. So, as in minibatch stratified sampling, pairs of one datum count 1/N, by a second
+    draw of each, and pairs of different data the rest.
+
+    Args:
+        z, again: two draws of :math:`q(z|x_i)` for each of the B data, (B, d) each.
+        u: draws of p(z), (M, d), at least 2.
+        kernel: from (m, d) and (n, d) to (m, n).
+        data_size: N, at least B.
+
+    Returns:
+        The estimate, (), in the units of the kernel. It may be negative.
+
+    Raises:
+        ValueError: for fewer than two data, more than N of them, or a kernel that does not score all pairs.
+    """
+    size = len(z)
+    if not 2 <= size <= data_size:
+        raise ValueError(
+            f"Expected a minibatch of 2 to data_size={data_size} data but got {size}: pairs of different "
+            "data are compared"
+        )
+    same, others = _same_and_others(_all_pairs(kernel, z, again))
+    _, of_prior = _same_and_others(_all_pairs(kernel, u, u))
+    of_posterior = same / data_size + others * (1 - 1 / data_size)
+    return of_posterior + of_prior - 2 * _all_pairs(kernel, z, u).mean()
+
+
+def _same_and_others(pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """The means on the diagonal and off it."""
+    size = len(pairs)
+    off = ~torch.eye(size, dtype=torch.bool, device=pairs.device)
+    return pairs.diagonal().mean(), torch.where(off, pairs, 0.0).sum() / (size * (size - 1))
+
+
+def _all_pairs(kernel: Kernel, a: Tensor, b: Tensor) -> Tensor:
+    found = kernel(a, b)
+    if found.shape != (len(a), len(b)):
+        raise ValueError(
+            f"Expected a kernel from (m, d) and (n, d) to (m, n) but got {tuple(found.shape)} from "
+            f"{tuple(a.shape)} and {tuple(b.shape)}."
+        )
+    return found
+
+
+# ---- The sliced Wasserstein distance between aggregate posterior and prior.
+
+_PROJECTIONS: Final = 100
+
+
+def sliced_wasserstein(
+    posterior: Posterior,
+    prior: Distribution,
+    *,
+    num_projections: int = _PROJECTIONS,
+    num_samples: int | None = None,
+    seed: int | None = None,
+) -> Estimate:
+    r"""The squared sliced Wasserstein distance between aggregate posterior and prior, from above.
+
+    .. math:: \mathrm{SW}_2^2 = \mathrm{E}_\theta\, W_2^2(\theta^\top z, \theta^\top u),
+        \qquad z \sim q(z), \quad u \sim p(z)
+
+    over directions :math:`\theta`, uniform on the sphere. On a line :math:`W_2^2` is the mean squared
+    difference of quantiles, :math:`(m - m')^2 + (s - s')^2` for two Normals, and comes from sorting.
+
+    M draws of each stand for the distributions. Their distance overstates that of the distributions in
+    expectation, as it is convex in both: by :math:`2 s s' (1 - c_M)` for Normals on a line, with
+    :math:`c_M = \frac1M \sum_i (\mathrm{E}\, \epsilon_{(i)})^2` of M sorted standard normal draws, which is
+    0.63 % of s s' at M = 1,000.
+
+    References:
+        Bonneel, Rabin, Peyré and Pfister (2015), Sliced and Radon Wasserstein barycenters of measures.
+        del Barrio and Loubes (2019), Central limit theorems for empirical transportation cost in general
+        dimension.
+
+    Args:
+        posterior: a torch or Pyro distribution, batch shape (N,), event shape (d,).
+        prior: batch shape (), event shape (d,), with ``sample``.
+        num_projections: directions, at least 2.
+        num_samples: M, at least 3, 2,000 by default.
+        seed: isolates draws and directions from torch's global state.
+
+    Returns:
+        An estimate of bound "upper", in the squared units of z and not in nats. Its error is that of draws
+        and directions; it knows nothing of the bias, which is all there is where the two agree. The value is
+        differentiable in parameters of posterior and prior where they have ``rsample``.
+
+    Raises:
+        ValueError: for shapes that do not fit, draws that are not finite, or too few draws or directions.
+
+    >>> from torch.distributions import Independent, Normal
+    >>> prior = Independent(Normal(torch.zeros(1), 1.0), 1)
+    >>> moved = Independent(Normal(torch.full((100, 1), 3.0), 2.0), 1)
+    >>> abs(float(sliced_wasserstein(moved, prior, seed=0)) - (3**2 + 1**2)) < 0.5
+    True
+    """
+    aggregate = AggregatePosterior(posterior)
+    check_prior(prior, aggregate.latent_dim)
+    size = _DRAWS if num_samples is None else whole_number("num_samples", num_samples, at_least=_FEWEST_DRAWS)
+    count = whole_number("num_projections", num_projections, at_least=2)
+    with seeded_draws(seed):
+        z = _from_aggregate(aggregate.posterior, aggregate.data_size, size)
+        u = _sample(prior, size).to(z)
+        directions = directions_like(z, count)
+    z, u = (finite(each, of="posterior and prior") for each in (z, u))
+    each = _along(z, u, directions)
+    error = _transport_error(z.detach() @ directions, u.detach() @ directions)
+    target = (
+        "the squared sliced Wasserstein distance of these data's aggregate posterior from the prior, in the "
+        "squared units of z, not in nats"
+    )
+    return Estimate(
+        each.mean(), torch.hypot(error, each.detach().std() / math.sqrt(count)), None, "upper", target
+    )
+
+
+def batch_sliced_wasserstein(z: Tensor, u: Tensor, directions: Tensor) -> Tensor:
+    """The squared sliced Wasserstein distance between as many draws of each, (n, d), along (d, m): ()."""
+    return _along(z, u, directions).mean()
+
+
+def directions_like(z: Tensor, count: int) -> Tensor:
+    """Directions that are uniform on the sphere, (d, count), for draws (n, d)."""
+    normal = torch.randn(z.shape[-1], count, dtype=z.dtype, device=z.device)
+    return normal / normal.norm(dim=0)
+
+
+def _along(z: Tensor, u: Tensor, directions: Tensor) -> Tensor:
+    """The squared Wasserstein distance along each direction, (directions,)."""
+    sorted_z, sorted_u = ((each @ directions).sort(0).values for each in (z, u))
+    return (sorted_z - sorted_u).square().mean(0)
+
+
+def _transport_error(x: Tensor, y: Tensor) -> Tensor:
+    """The error that is due to the draws, (draws, directions) each, by the potentials of the transport."""
+    (x, of_x), (y, of_y) = x.sort(0), y.sort(0)
+    # A convex f with slopes y at x, so that (x − y)² is x² − 2 f(x) and y² − 2 f*(y)
+    steps = (x[1:] - x[:-1]) * (y[1:] + y[:-1]) / 2
+    f = torch.cat([torch.zeros_like(x[:1]), steps.cumsum(0)])
+    total = x.new_zeros(())
+    for potential, index in ((x**2 - 2 * f, of_x), (y**2 - 2 * (x * y - f), of_y)):
+        of_draw = torch.empty_like(potential).scatter(0, index, potential).mean(1)
+        total = total + of_draw.var() / len(x)
+    return total.sqrt()
+
+
+# ---- Draws, with gradients where they are to be had.
 
 
 def _from_aggregate(posterior: Posterior, data_size: int, size: int) -> Tensor:
