@@ -370,6 +370,69 @@ def jensen_shannon_by_draws(q, p):
     return math.log(2) + float(sum(nn.functional.logsigmoid(each).mean() for each in ratios)) / 2
 
 
+# ---- a guide that is trained by a critic in training lands where the objective has its optimum
+
+
+def trained_guide(elbo, pair, program):
+    """The guide's parameters after a short training with the model as it is."""
+    torch.manual_seed(0)
+    rates = {name: {"lr": 0.1 if name in ("v", "log_s") else 0.0, "lrd": 0.95} for name in pair.p}
+    svi = SVI(getattr(pair, program), pair.guide, pyro.optim.ClippedAdam(lambda name: rates[name]), elbo)
+    for _ in range(80):
+        svi.step(pair.x)
+    return {name: pyro.param(name).detach() for name in ("v", "log_s")}
+
+
+ADAM = {"critic_optim": partial(torch.optim.Adam, lr=0.05, betas=(0.8, 0.99)), "critic_steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("make", "program", "near"),
+    [(AVB, "model", 0.05), (partial(AdversarialELBO, divergence="jeffreys"), "sampler", 0.02)],
+)
+def test_the_guide_becomes_the_posterior(make, program, near):
+    start = {
+        "v": [[0.1]],
+        "log_s": [0.0],
+        "m": [0.0],
+        "log_t": [0.0],
+        "w": [[0.6]],
+        "log_sigma": [math.log(0.8)],
+    }
+    pair = Pair(Noise.exact(200, 2), Noise.exact(200, 2), start=start)
+    found = trained_guide(make(QuadraticCritic(1, 1), **ADAM), pair, program)
+    assert_same(
+        found, {"v": torch.tensor([[0.6]]), "log_s": torch.tensor([math.log(0.8)])}, rtol=0, atol=near
+    )
+
+
+def test_factor_vae_trades_distortion_for_independence():
+    start = {"v": [[0.5, 0.1], [0.1, 0.5]], "log_s": [-0.3, -0.3], "m": [0.0, 0.0], "log_t": [0.0, 0.0]}
+    start |= {"w": [[1.0, 0.6], [0.6, 1.0]], "log_sigma": [-0.3, -0.3]}
+    pair = Pair(Noise.exact(200, 4), start=start)
+    pair.as_density = True
+    elbo = FactorVAE(QuadraticCritic(2), gamma=1.0, beta=0.1, **ADAM)
+    found = trained_guide(elbo, pair, "model")
+    # The optimum of the closed form, by a method that shares nothing with SVI
+    wanted = [pair.p["v"], pair.p["log_s"]]
+    optimizer = LBFGS(wanted)
+    data = MultivariateNormal(torch.zeros(2), torch.eye(2))
+
+    def closure():
+        optimizer.zero_grad()
+        q, p = pair.representation(), pair.generative()
+        z = latents_of(q)
+        rate = kl_divergence(q, joint_of_parts(data, latents_of(p)))
+        loss = kl_divergence(q, p) - 0.9 * rate + kl_divergence(z, product_of_marginals(z))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    v, log_s = (each.detach() for each in wanted)
+    assert_same(found, {"v": v, "log_s": log_s}, rtol=0, atol=0.06)
+    assert abs(float(v[0, 1])) < 0.3  # which is -0.62 without the total correlation
+
+
 ORACLE = LinearGaussian(
     S=[2.0, 1.0], W=[[1.0, 0.2], [0.3, 0.8]], s2=0.5, V=[[0.6, 0.5], [0.1, 0.7]], Delta=[0.3, 0.2]
 )
