@@ -149,7 +149,8 @@ def _is_whole(mask: Tensor | bool | None) -> bool:
 def _scale_of(sites: Mapping[str, Site], ours: str) -> Weight:
     """How many data each row stands for, by plates that subsample and by poutine.scale."""
     scales = [unweighted_scale_and_mask(site)[0] for site in sites.values()]
-    if any(isinstance(scale, Tensor) and scale.numel() > 1 for scale in scales) or len(set(scales)) != 1:
+    several = any(isinstance(scale, Tensor) and scale.numel() > 1 for scale in scales)
+    if several or len(set(map(float, scales))) != 1:
         raise NotImplementedError(
             f"{ours} compares the sites {list(sites)} as a whole but they are scaled by {scales}: put one "
             "poutine.scale, of a number, around all of them"

@@ -583,7 +583,7 @@ def test_estimates_are_scaled_as_the_plate_says():
 
     def scaled(program):
         def run(x):
-            with poutine.scale(scale=10.0):
+            with poutine.scale(scale=torch.tensor(10.0)):
                 program(x)
 
         return run
@@ -594,6 +594,39 @@ def test_estimates_are_scaled_as_the_plate_says():
         loss = elbo.loss(pair.model, pair.guide, pair.x)
         torch.manual_seed(1)
         assert math.isclose(elbo.loss(scaled(pair.model), scaled(pair.guide), pair.x), 10 * loss)
+
+
+def test_sites_that_count_apart_are_refused():
+    def counting(scale):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                with poutine.scale(scale=scale):
+                    pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        return model
+
+    x = torch.randn(3, 2)
+    for scale in (2.0, torch.tensor([1.0, 2.0, 3.0])):
+        with pytest.raises(NotImplementedError, match=r"\['x', 'z'\] as a whole but they are scaled by"):
+            AdversarialELBO(Sum()).loss(counting(scale), ORACLE.guide, x)
+    assert math.isfinite(FactorVAE(Sum()).loss(counting(2.0), ORACLE.guide, x))
+
+
+def test_an_evaluation_drops_nothing_of_the_critic():
+    class Dropping(Sum):
+        def __init__(self):
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, *parts):
+            return self.drop(super().forward(*parts))
+
+    pair = Pair(Noise.exact(12, 4))
+    elbo = FactorVAE(Dropping())
+    losses = {elbo.loss(pair.model, pair.guide, pair.x) for _ in range(3)}
+    assert len(losses) == 1
+    assert elbo.critic.training
 
 
 def test_latents_may_be_numbers():
