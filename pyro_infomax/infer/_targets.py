@@ -17,9 +17,8 @@ from pyro_infomax._checks import one_of, real_number
 from pyro_infomax._recording import is_recording
 from pyro_infomax._types import Args, Frame, Kwargs, Program, Site, State
 from pyro_infomax.distributions import closed_divergence, factors_of, family_name
-from pyro_infomax.infer._critic_step import has_sisters
 from pyro_infomax.infer._decomposed import SizedELBO
-from pyro_infomax.infer._elbo import SurrogateLoss
+from pyro_infomax.infer._elbo import SurrogateLoss, has_sisters
 from pyro_infomax.infer._latents import LocalLatents, data_plate
 from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightLike
 from pyro_infomax.poutine import Weight, frames_of
