@@ -131,6 +131,26 @@ def test_slices_sort_the_draws_along_directions():
         torch.testing.assert_close(one, other)
 
 
+def test_a_learned_prior_has_its_gradient():
+    def learned(x):
+        return model(
+            x, dist.Normal(torch.zeros(D), pyro.param("width", torch.tensor([0.8, 1.2]))).to_event(1)
+        )
+
+    def by_hand(z, again, u, width):
+        u = u / PRIOR_SCALE * width
+        k = RBF(1.5)
+        off = ~torch.eye(4, dtype=torch.bool)
+        of_posterior = k(z, again).diagonal().mean() / N + k(z, again)[off].mean() * (1 - 1 / N)
+        return of_posterior + k(u, u)[off].mean() - 2 * k(z, u).mean()
+
+    loss = seeded(MMDELBO(mmd=1.0, kernel=RBF(1.5), **NONE), X[:4], learned)
+    width = pyro.param("width")
+    (found,), (right,) = (slopes(each, [width]) for each in (loss, N * by_hand(*two_draws(X[:4]), width)))
+    torch.testing.assert_close(found, right)
+    assert (found.abs() > 1e-3).all()
+
+
 # ---- Covariances.
 
 PAIR = {
