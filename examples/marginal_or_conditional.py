@@ -101,7 +101,7 @@ ACTIVE: Final = 0.01  # the variance of a mean from which the account calls a di
 SOLVED: Final = ("orthogonal", "sprites")
 TRUTHS: Final = ("true_correlation", "true_conditional_correlation")
 SOLUTIONS: Final = ("prior", "whitened", "whitened, turned", "code book")
-FEW_SCORES: Final = ("mig", "dci")
+FEW_SCORES: Final = ("mig", "modularity")
 SHOWN_SCORES: Final = {
     "mig": "MIG",
     "dci": "DCI disentanglement",
@@ -860,7 +860,7 @@ def draw_scores(table: pd.DataFrame, path: Path) -> None:
 
 def draw_matched(table: pd.DataFrame, path: Path) -> None:
     """Scores over the rate, read off each seed's curve at common rates."""
-    names = ("mig", "dci")
+    names = [name for name in ("mig", "dci") if name in table]
     parts = present(table, (*AXES, *SPRITES))
     if not parts:
         return

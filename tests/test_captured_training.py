@@ -1,7 +1,5 @@
 """Training by recorded steps is training by ordinary ones: the same parameters from the same seed."""
 
-import os
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -191,39 +189,3 @@ def test_fit_has_the_same_history():
     columns = ["loss", "distortion", "rate", "elbo", "validation_loss", "validation_rate"]
     frames = [history.to_frame()[columns] for history in histories]
     assert (frames[0] - frames[1]).abs().to_numpy().max() < 1e-9
-
-
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
-def test_compiled_steps_end_where_ordinary_ones_do_for_four_seeds(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    finals, counts = [], []
-    for kind in (SVI, lambda *args: CapturedSVI(*args, backend="inductor")):
-        pyro.clear_param_store()
-        torch.manual_seed(0)
-        model, guide = continuous()
-        # small tensors that the programs close over stay live, to be read and to be written
-        shift, count = torch.zeros(PIXELS), torch.zeros(())
-
-        def counting(x, model=model, shift=shift, count=count):
-            count.add_(1)
-            model(x + shift)
-
-        # without moments, which a new start would have to clear, so that one compilation serves all seeds
-        optim, data = FusedOptim(torch.optim.SGD, {"lr": 3e-2}, clip_norm=1.0), batches()[:40]
-        svi = kind(counting, guide, optim, BetaELBO(beta=1.0))
-        svi.step(data[0])
-        leaves = [leaf for _, leaf in pyro.get_param_store().named_parameters()]
-        for seed in range(4):
-            torch.manual_seed(seed)
-            shift.fill_(0.1 * seed)
-            with torch.no_grad():
-                for leaf in leaves:
-                    leaf.copy_(0.3 * torch.randn(leaf.shape))
-            finals.append(sum([svi.step(x) for x in data][-10:]) / 10)
-        counts.append(int(count))
-    assert svi.captured, svi.reason
-    assert counts == [161, 161]
-    ordinary, compiled = torch.tensor(finals[:4]), torch.tensor(finals[4:])
-    # draws are the same, so that the losses are too, and not only their distribution
-    torch.testing.assert_close(compiled, ordinary, rtol=1e-6, atol=0)
-    assert ordinary.std() > 1e-3

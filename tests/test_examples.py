@@ -41,6 +41,7 @@ PROMISED = {
         for what in ("", "_account")
     },
     "im_algorithm.py": {"im_algorithm.csv"},
+    "infomax_alone.py": {"alone.csv", "alone.nc", "decoded.csv", "decoded.nc", "known.nc"},
     "marginal_or_conditional.py": {
         "associations.csv",
         "matched.csv",
@@ -71,6 +72,7 @@ PICTURES = {
     "fast_steps.py": 1,
     "guides.py": 5,
     "im_algorithm.py": 1,
+    "infomax_alone.py": 3,
     "marginal_or_conditional.py": 7,
     "own_model.py": 1,
     "own_objective.py": 1,

@@ -479,14 +479,16 @@ def check_script(name, way, dtype, device="cpu"):
         assert math.isfinite(account.elbo)
 
 
-@pytest.mark.parametrize(
-    ("way", "dtype"),
-    [("minibatches", torch.float32), ("particles", torch.float64), ("subsamples", torch.float64)],
-    ids=["float32", "float64-particles", "float64-subsamples"],
-)
 @pytest.mark.parametrize("name", EVERY_FAMILY)
-def test_one_script_serves(name, way, dtype):
-    check_script(name, way, dtype)
+def test_one_script_serves(name):
+    check_script(name, "minibatches", torch.float32)
+
+
+# Particles and subsamples are for the guide around the heads, whose family matters no more than its kind
+@pytest.mark.parametrize("way", ["particles", "subsamples"])
+@pytest.mark.parametrize("name", ["Normal", "Delta", "structured Normal", "Discrete, enumerated"])
+def test_one_script_serves_particles_and_subsamples(name, way):
+    check_script(name, way, torch.float64)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -546,11 +548,11 @@ def product(first, second):
     return torch.cartesian_prod(a, b), (log_a[:, None] + log_b).flatten()
 
 
-def plane(size=200, reach=8.0):
+def plane(size=120, reach=8.0):
     return product(real(size, reach), real(size, reach))
 
 
-def simplex(size=200, reach=8.0):
+def simplex(size=120, reach=8.0):
     """Of three parts: a share of the whole, and a share of the rest."""
     pair, weight = product(unit_interval(size, reach), unit_interval(size, reach))
     first, second = pair.unbind(-1)
@@ -615,7 +617,7 @@ def chained(x):
 def test_densities_over_dependent_sites_integrate_to_one(name):
     x = torch.tensor(TWO_DATA)
     guide = moved(WITH_DENSITY[name](chained, MLPEncoder(2, hidden=()), structured=True), x, scale=0.1)
-    (u, weight), wide = real(120, 4.0), real(300, 20.0)
+    (u, weight), wide = real(80, 4.0), real(200, 20.0)
     pairs, log_weights = product((u.exp(), weight + u), wide)
     check_integral(guide, x, dict(zip(("rate", "z"), pairs.unbind(-1), strict=True)), log_weights)
 

@@ -12,13 +12,13 @@ from pyro_infomax.infer._adversarial import AVB, AdversarialELBO, FactorVAE, Sym
 from pyro_infomax.infer._decomposed import (
     AggregateELBO,
     DecomposedELBO,
+    DirectInfoMax,
     GroupedELBO,
     MarginalELBO,
     beta_tcvae,
     hfvae,
     infovae,
 )
-from pyro_infomax.infer._direct_infomax import DirectInfoMax
 from pyro_infomax.infer._elbo import SurrogateLoss, Terms, WeightedELBO, surrogate_loss
 from pyro_infomax.infer._enum import TraceEnum_WeightedELBO
 from pyro_infomax.infer._estimators import (
@@ -46,13 +46,14 @@ from pyro_infomax.infer._moments import (
 from pyro_infomax.infer._multi_sample import (
     DReG_InfoMaxELBO,
     IWAE_InfoMaxELBO,
+    Renyi_InfoMaxELBO,
+    Renyi_WeightedELBO,
     STL_BetaELBO,
     STL_InfoMaxELBO,
     TVO_InfoMaxELBO,
     VIMCO_InfoMaxELBO,
 )
 from pyro_infomax.infer._named import (
-    Renyi_InfoMaxELBO,
     Trace_BetaELBO,
     Trace_InfoMaxELBO,
     TraceEnum_BetaELBO,
@@ -62,7 +63,6 @@ from pyro_infomax.infer._named import (
     TraceMeanField_BetaELBO,
     TraceMeanField_InfoMaxELBO,
 )
-from pyro_infomax.infer._renyi import Renyi_WeightedELBO
 from pyro_infomax.infer._targets import CapacityELBO, ConstrainedELBO, FreeBitsELBO
 from pyro_infomax.infer._two_directions import HarmonyELBO, ReverseKL, RWS_InfoMaxELBO, WakeSleepELBO
 from pyro_infomax.infer._weights import TermWeights, WeightsLike

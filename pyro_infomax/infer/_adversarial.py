@@ -7,7 +7,7 @@ own name. It is neither exact nor a bound, so that it never counts as rate, ELBO
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Final, Literal, NamedTuple, TypeAlias, final, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, final, get_args
 
 import torch
 from pyro import poutine
@@ -23,6 +23,7 @@ from pyro_infomax.infer._critic_step import (
     ComparedDraws,
     CriticELBO,
     GuideRun,
+    check_latents,
     check_reparameterised,
     check_simulates,
     latent_sites,
@@ -30,8 +31,9 @@ from pyro_infomax.infer._critic_step import (
     rows_of_sites,
     scale_of,
     simulate,
+    sites_that_follow_data,
 )
-from pyro_infomax.infer._elbo import Loss, Terms, subsampled_data, unweighted_sum
+from pyro_infomax.infer._elbo import Evaluation, Loss, Terms, subsampled_data, unweighted_sum
 from pyro_infomax.infer._estimators import _unweighted_rate
 from pyro_infomax.infer._weights import GuideRole, ModelRole, TermWeight, WeightsLike
 from pyro_infomax.poutine import plain_errors, sample_sites
@@ -53,7 +55,7 @@ class FactorVAE(CriticELBO):
     With the optimal critic the gradient is that of the total correlation.
 
     ``terms`` has ``critic_total_correlation`` beside distortion, rate and ELBO, of which it is no part.
-    ``DecomposedELBO`` weights TC without a critic, by the mixture of the minibatch, which needs the
+    :class:`DecomposedELBO` weights TC without a critic, by the mixture of the minibatch, which needs the
     density of q(z|x).
 
     Reference: Kim and Mnih (2018), Disentangling by factorising. There both terms take turns on two
@@ -160,6 +162,7 @@ class AVB(CriticELBO):
     """
 
     critic_term = "critic_rate"
+    weighs_rate = False
     state_of_evaluation = CriticELBO.state_of_evaluation | {"_prior_score"}
 
     def __init__(self, critic: nn.Module, beta: WeightsLike = 1.0, **kwargs: object) -> None:
@@ -172,8 +175,8 @@ class AVB(CriticELBO):
         data = self._data(run.args, run.kwargs, len(latents[0]))
         second = None
         if run.both:
-            simulated = simulate(run)
-            check_simulates(simulated, sites, ours)
+            simulated = simulate(run, data=False)
+            check_latents(simulated, sites)
             second = (*data, *rows_of_sites({name: simulated.nodes[name] for name in sites}, ours))
         return ComparedDraws((*data, *latents), second, scale_of(sites, ours))
 
@@ -268,6 +271,24 @@ class _JointELBO(CriticELBO):
 
     needs_second = True
     divergence: JointDivergence
+    state_of_evaluation = CriticELBO.state_of_evaluation | {"_generates"}
+    _generates: tuple[int, ...] = ()
+
+    def _evaluate(
+        self, parent: Evaluation, model: Program, guide: Program, args: Args, kwargs: Kwargs
+    ) -> Any:
+        found = super()._evaluate(parent, model, guide, args, kwargs)
+        # Once for a model, and after it has created its parameters
+        parts = getattr(model, "__self__", model), getattr(model, "__func__", model)
+        if self._generates != tuple(map(id, parts)):
+            follow = sites_that_follow_data(model, args, kwargs)
+            if follow:
+                raise NotImplementedError(
+                    f"{type(self).__name__} draws data from the model, but what it draws of {follow} depends "
+                    "on the data that it is given: let it depend on parameters and on what was sampled alone"
+                )
+            self._generates = () if follow is None else tuple(map(id, parts))
+        return found
 
     def _draws(self, run: GuideRun) -> ComparedDraws:
         return self._compare(simulate(run), run)
@@ -346,9 +367,9 @@ class AdversarialELBO(_JointELBO):
     Raises:
         ValueError: for another divergence.
         NotImplementedError: for latent or observed sites of either program that are not reparameterised, not
-            one a datum, or masked, for factors, for data that the programs condition on without observing
-            them, and in several processes. :class:`~pyro_infomax.capture.CapturedSVI` goes on by ordinary
-            steps.
+            one a datum, or masked, for factors, for a model that conditions on data (covariates, or a decoder
+            that reads data rather than what it has sampled), and in several processes.
+            :class:`~pyro_infomax.capture.CapturedSVI` goes on by ordinary steps.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
@@ -359,6 +380,8 @@ class AdversarialELBO(_JointELBO):
         >>> list(elbo.terms)
         ['critic_js', 'loss']
     """
+
+    weighs_rate = False
 
     def __init__(self, critic: nn.Module, divergence: JointDivergence = "js", **kwargs: object) -> None:
         one_of("divergence", divergence, get_args(JointDivergence))
@@ -406,7 +429,7 @@ class SymmetricELBO(_JointELBO):
 
     With an empirical p_D and the densities of a decoder KL(P‖Q) is infinite, so that a number that a critic
     finds there is one of the critic, not of the joints: use it where the data are new draws in each step, or
-    so many that the critic cannot know them. ``ReverseKL`` has the gradient for the guide without a
+    so many that the critic cannot know them. :class:`ReverseKL` has the gradient for the guide without a
     critic.
 
     ``terms`` has ``critic_reverse_kl`` beside distortion, rate and ELBO, of which it is no part. At the

@@ -18,12 +18,13 @@ from torch.optim import Optimizer
 
 from pyro_infomax._checks import real_number, whole_number
 from pyro_infomax._data import Tensors
+from pyro_infomax._random import isolated_random_state
 from pyro_infomax._recording import NotCapturableError
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed
 from pyro_infomax.infer._elbo import Evaluation, Loss
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
-from pyro_infomax.infer._weights import ResolvedWeights, TermWeight, TermWeights, WeightsLike
+from pyro_infomax.infer._weights import TermWeight, TermWeights, WeightsLike
 from pyro_infomax.information import OptimizerFactory, adam
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import (
@@ -88,14 +89,19 @@ def observed_sites(simulated: Trace) -> dict[str, Site]:
     }
 
 
-def simulate(run: GuideRun) -> Trace:
-    """A run of the model that observes nothing, on the rows that the guide has taken of each plate."""
+def simulate(run: GuideRun, *, data: bool = True) -> Trace:
+    """A run of the model, on the rows that the guide has taken of each plate.
+
+    Args:
+        run: of the guide.
+        data: whether observed sites are drawn too, or observed as they are.
+    """
     rows = run.guide_trace.copy()
     for name, site in run.guide_trace.nodes.items():
         if site["type"] == "sample" and not site_is_subsample(site):
             rows.remove_node(name)
     with plain_errors():
-        program = poutine.replay(poutine.uncondition(run.model), trace=rows)
+        program = poutine.replay(poutine.uncondition(run.model) if data else run.model, trace=rows)
         return poutine.trace(program).get_trace(*run.args, **run.kwargs)
 
 
@@ -169,13 +175,47 @@ def check_simulates(simulated: Trace, latents: Mapping[str, Site], ours: str) ->
             raise ValueError(
                 f"Expected the guide to draw every latent site of the model but it lacks {name!r}"
             )
-    missing = [name for name in latents if name not in simulated.nodes]
-    if missing:
-        raise ValueError(f"Expected the model to have every latent site of the guide but it lacks {missing}")
+    check_latents(simulated, latents)
     if not observed_sites(simulated):
         raise ValueError(
             f"Expected the model to observe data but it has no site with obs=, which {ours} needs"
         )
+
+
+def check_latents(simulated: Trace, latents: Mapping[str, Site]) -> None:
+    """Refuses a guide that draws what the model does not."""
+    if missing := [name for name in latents if name not in simulated.nodes]:
+        raise ValueError(f"Expected the model to have every latent site of the guide but it lacks {missing}")
+
+
+def sites_that_follow_data(model: Program, args: Args, kwargs: Kwargs) -> list[str] | None:
+    """The sites of which a model without observations draws other values where its data are others.
+
+    None where the data do not tell, as they are all alike.
+    """
+    others = [_in_other_rows(each) for each in args], {name: _in_other_rows(kwargs[name]) for name in kwargs}
+    given = [*zip(args, others[0], strict=True), *zip(kwargs.values(), others[1].values(), strict=True)]
+    if all(one is other or torch.equal(one, other) for one, other in given):  # type: ignore[arg-type]
+        return None
+    drawn = []
+    for some_args, some_kwargs in ((args, kwargs), (tuple(others[0]), others[1])):
+        with torch.no_grad(), isolated_random_state(), evaluation_mode(model):
+            trace = simulate(GuideRun(model, Trace(), some_args, some_kwargs, both=True))
+        drawn.append({site["name"]: torch.as_tensor(site["value"]) for site in sample_sites(trace)})
+    first, second = drawn
+    return [name for name in first if name not in second or not _alike(first[name], second[name])]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether values are the same but for what the order of operations may change."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return torch.equal(one, other)
+    near = torch.finfo(one.dtype).eps ** 0.5
+    return torch.allclose(one, other, rtol=near, atol=near)
+
+
+def _in_other_rows(each: object) -> object:
+    return each.roll(1, 0) if isinstance(each, Tensor) and each.dim() else each
 
 
 # ---- An objective that owns a critic and its optimiser.
@@ -200,6 +240,7 @@ class CriticELBO(TraceMeanField_WeightedELBO):
 
     critic_term: str
     needs_second: ClassVar[bool] = False
+    weighs_rate: ClassVar[bool] = True
     state_of_evaluation: ClassVar = TraceMeanField_WeightedELBO.state_of_evaluation | {"_compared"}
 
     def __init__(
@@ -353,11 +394,14 @@ class CriticELBO(TraceMeanField_WeightedELBO):
         self._add(self.critic_term, total.detach())
         return total * self._resolved_weights().of_term(self.critic_term, "")
 
+    # A weight that nothing reads would be a wrong loss without a word
     def _check_terms(self, weights: TermWeights) -> None:
-        pass  # they are those of the subclass's own arguments
-
-    def _check_returned(self, weights: ResolvedWeights, costs: set[str]) -> None:
-        super()._check_returned(weights, costs | {self.critic_term})
+        known = {self.critic_term, "rate"} if self.weighs_rate else {self.critic_term}
+        if unknown := sorted(set(weights) - known):
+            raise ValueError(
+                f"Expected no weights of {type(self).__name__} but those that it has arguments for but got "
+                f"{unknown}."
+            )
 
     # ---- the state that training leaves, of critic and optimiser too
 

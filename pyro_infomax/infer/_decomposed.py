@@ -6,19 +6,21 @@ sampling.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, final
+from typing import Any, ClassVar, cast, final
 
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_infomax._checks import whole_number
+from pyro_infomax._types import Args, Kwargs, Program
 from pyro_infomax.distributions import is_factorised, marginals_of
-from pyro_infomax.infer._elbo import WeightedELBO
+from pyro_infomax.infer._elbo import WeightedELBO, subsampled_data
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
 from pyro_infomax.infer._latents import LocalLatents
-from pyro_infomax.infer._weights import ResolvedWeights, TermWeight, WeightsLike
-from pyro_infomax.information import BatchMixture
+from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightsLike
+from pyro_infomax.information import BatchMixture, InverseMultiquadric, Kernel
+from pyro_infomax.poutine import sample_sites
 
 # ---- What all of them share: the mixture of a minibatch, its size, and the sign of the information.
 
@@ -31,6 +33,21 @@ class AggregateELBO(TraceMeanField_WeightedELBO):
         weights: those of the other terms, >= 0.
         data_size: N; None where the plate says it.
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
+
+    Example:
+        >>> class Halved(AggregateELBO):
+        ...     def __init__(self, *, data_size):
+        ...         super().__init__(information=1.0, weights={"half": 2.0}, data_size=data_size)
+        ...     def marginal_terms(self, latents, log_q, data_size):
+        ...         half = (log_q - latents.prior.log_prob(latents.z)) / 2
+        ...         return {"half": half, "other_half": half}
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = Halved(data_size=100)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(100))
+        >>> terms = elbo.terms
+        >>> abs(loss - (terms.distortion + terms.mutual_information + 3 * terms.half)) < 1e-6
+        True
     """
 
     joint_cost_replaces = True
@@ -330,6 +347,22 @@ class GroupedELBO(AggregateELBO):
     Raises:
         ValueError, NotImplementedError: as :class:`DecomposedELBO`, and for groups that are not of the local
             latent sites, each once.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         a = pyro.sample("a", dist.Normal(0.0, 1.0))
+        ...         b = pyro.sample("b", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(a + b, 1.0), obs=x)
+        >>> def guide(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("a", dist.Normal(x / 3, 0.8))
+        ...         pyro.sample("b", dist.Normal(x / 3, 0.8))
+        >>> elbo = GroupedELBO(total_correlation_between=10.0, data_size=1000)
+        >>> _ = elbo.loss(model, guide, torch.randn(50))
+        >>> abs(elbo.terms.total_correlation_within) < 1e-3  # a group has one dimension
+        True
     """
 
     weighted_like = {"prior_dependence": "total_correlation_within"}
@@ -405,3 +438,157 @@ def hfvae(
         data_size=data_size,
         **kwargs,  # type: ignore[arg-type]
     )
+
+
+# ---- Information and the prior alone: the InfoMax objective before any decoder exists.
+
+
+@final
+class DirectInfoMax(AggregateELBO):
+    r"""The InfoMax objective without a decoder: a representation that tells of the data and fills the prior.
+
+    .. math:: \mathrm{KL}[q(z) \| p(z)] - \lambda\, \mathrm{I}[X; Z]
+        = -(1 + \lambda)\, \mathrm{H}[Z] - \mathrm{E}_{q(z)} \log p(z) + \lambda\, \mathrm{H}[Z|X]
+
+    of the representation joint alone: no likelihood is asked for. The model needs the prior in a data plate;
+    its observed sites, where there are any, are run and count nothing, so that a model without them is
+    quicker.
+
+    **What is rewarded is a lower bound.** The information is InfoNCE, at most ln B of a minibatch of B data.
+    The marginal KL is taken by minibatch stratified sampling, which is biased down where B < N, or replaced
+    by a squared maximum mean discrepancy, which is not (``mmd``). With all data in the minibatch both nats
+    are exact but for the draws.
+
+    **When it is well posed.** With N data it is at least −λ ln N: any N codes that do not overlap have
+    I = ln N, and the marginal KL is what their mixture misses of the prior. For a population with continuous
+    codes it is unbounded below: a code of variance 1 − σ² with noise of variance σ² keeps q(z) = N(0, 1), and
+    I = −½ ln σ² a dimension grows without end as the noise goes. So fix the noise, as a channel would: then
+    H[Z|X] is a constant, and the optimum over all encoders is the tempered prior
+    :math:`q(z) \propto p(z)^{1/(1+\lambda)}`, for a standard normal N(0, 1 + λ), wherever noise of that kind
+    leaves room for it. With bounded codes it is well posed whatever the prior. Minibatches bound the estimate
+    too, by ln B, but not for a reason that lies in the data. Where the account says that I is near ln N, it
+    counts data and informs of nothing else.
+
+    **What it cannot give is content.** The value does not change when the data are permuted among the codes.
+    What a code has to do with its datum comes from the encoder's own smoothness, and from nothing here
+    (``docs/infomax_alone.md``).
+
+    ``terms`` holds ``mutual_information`` (InfoNCE where λ > 0) and ``marginal_kl``, or ``mmd`` in the units
+    of the kernel.
+
+    References:
+        Linsker (1988), Self-organization in a perceptual network.
+        Bell and Sejnowski (1995), An information-maximization approach to blind separation and blind
+        deconvolution.
+        van den Oord, Li and Vinyals (2018), Representation learning with contrastive predictive coding.
+        Tschannen, Djolonga, Rubenstein, Gelly and Lucic (2020), On mutual information maximization for
+        representation learning.
+
+    Args:
+        lam: λ, any number or tensor, or a schedule; below 0 it penalises information.
+        mmd: the weight, >= 0, of a squared maximum mean discrepancy between q(z) and p(z) in the place of the
+            KL divergence; None for the KL.
+        kernel: of the discrepancy, from (m, d) and (n, d) to (m, n);
+            :class:`~pyro_infomax.information.InverseMultiquadric` of scale 2d by default, which fits a
+            standard normal prior.
+        data_size, **kwargs: as for :class:`DecomposedELBO`.
+
+    Raises:
+        ValueError, NotImplementedError: as :class:`DecomposedELBO`, but where marginals are unknown.
+            ValueError too for a kernel without a weight of its discrepancy.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def prior(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        >>> def encoder(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         gain = pyro.param("gain", torch.tensor(0.1))
+        ...         pyro.sample("z", dist.Normal(gain * x, 0.3).to_event(1))
+        >>> x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
+        >>> objective = DirectInfoMax(lam=1.0, data_size=200)
+        >>> svi = pyro.infer.SVI(prior, encoder, pyro.optim.Adam({"lr": 0.05}), objective)
+        >>> for _ in range(100):
+        ...     _ = svi.step(x)
+        >>> 1.8 < float(pyro.param("gain").detach() ** 2 * x.var() + 0.3**2) < 2.2  # N(0, 1 + λ)
+        True
+        >>> pyro.clear_param_store()
+    """
+
+    def __init__(
+        self,
+        lam: WeightsLike = 1.0,
+        *,
+        mmd: WeightsLike | None = None,
+        kernel: Kernel | None = None,
+        data_size: int | None = None,
+        **kwargs: object,
+    ) -> None:
+        if kernel is not None and mmd is None:
+            raise ValueError(
+                "Expected a weight of the discrepancy by this kernel but got none: pass mmd too."
+            )
+        weights: dict[str, WeightsLike] = {"marginal_kl": 1.0} if mmd is None else {"mmd": mmd}
+        super().__init__(
+            information=TermWeight("lam", lam, above=-float("inf")),
+            weights={**weights, "distortion": 0.0},
+            data_size=data_size,
+            **kwargs,
+        )
+        self.kernel = kernel
+
+    @property
+    def lam(self) -> WeightsLike:
+        """The InfoMax weight λ, as it was given."""
+        return self.weights["mutual_information"]
+
+    @lam.setter
+    def lam(self, value: WeightsLike) -> None:
+        self.weights["mutual_information"] = value
+
+    def marginal_terms(self, latents: LocalLatents, log_q: Tensor, data_size: int) -> Mapping[str, Tensor]:
+        if "mmd" in self.weights:
+            kernel = self.kernel or InverseMultiquadric(2.0 * latents.z.shape[1])
+            return {"mmd": minibatch_mmd(latents, kernel, data_size)}
+        return {"marginal_kl": log_q - latents.prior.log_prob(latents.z).double()}
+
+    def _resolved_weights(self) -> ResolvedWeights:
+        found = super()._resolved_weights()
+        lam = found.terms["mutual_information"]
+        reward = SiteWeights(-lam.everywhere, lam.by_name)
+        return found._replace(terms={**found.terms, "mutual_information": reward})
+
+    # Without observed sites the plate of the latent ones says how many data the loss stands for
+    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
+        traces = super()._get_trace(model, guide, args, kwargs)
+        if not any(site["is_observed"] for site in sample_sites(traces[0])):
+            self._subsampled = subsampled_data(traces[0], args, lambda _: True)
+        return traces
+
+
+def minibatch_mmd(latents: LocalLatents, kernel: Kernel, data_size: int) -> Tensor:
+    r"""The squared maximum mean discrepancy between q(z) of N data and p(z), without bias over minibatches,
+    ().
+
+    Two draws of q(z) are of one datum once in N times. A minibatch holds its data once each, and pairs of
+    different data alone would misstate the discrepancy. So, as in minibatch stratified sampling, pairs of one
+    datum count 1/N, by a second draw of each, and pairs of different data the rest.
+    """
+    z, size = latents.z, latents.batch_size
+    if size < 2:
+        raise ValueError(f"Expected a minibatch of at least 2 data but got {size}.")
+    posterior, prior = cast(Any, latents.posterior), cast(Any, latents.prior)
+    again = posterior.rsample().double()
+    has_gradient = getattr(prior, "has_rsample", False)
+    u = (prior.rsample if has_gradient else prior.sample)(torch.Size([size])).double()
+    same = kernel(z, again).diagonal().mean()
+    of_posterior = same / data_size + _of_others(kernel(z, z)) * (1 - 1 / data_size)
+    return of_posterior + _of_others(kernel(u, u)) - 2 * kernel(z, u).mean()
+
+
+def _of_others(pairs: Tensor) -> Tensor:
+    """The mean over pairs of different points, of (points, points)."""
+    size = len(pairs)
+    off = ~torch.eye(size, dtype=torch.bool, device=pairs.device)
+    return torch.where(off, pairs, 0.0).sum() / (size * (size - 1))

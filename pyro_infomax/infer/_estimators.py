@@ -437,9 +437,10 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
 
     def _refuse_score_function(self, site: Site) -> NoReturn:
         ours = type(self).__name__
+        graph = ours.replace("MeanField", "Graph") if "MeanField" in ours else "an objective TraceGraph_…"
         raise NotImplementedError(
             f"{ours} needs reparameterised guide sites but {site['name']!r} "
-            f"({family_name(site['fn'])}) is not; use {ours.replace('MeanField', 'Graph')} "
+            f"({family_name(site['fn'])}) is not; use {graph} "
             "(or a TraceEnum_ class and enumerate it)"
         ) from None
 

@@ -70,6 +70,19 @@ class LocalLatents:
     Raises:
         NotImplementedError: with vectorised particles, and for sites that are masked.
         ValueError: if it cannot be told which plate holds the data, or no latent site is in it.
+
+    Example:
+        >>> from pyro_infomax.infer import TraceMeanField_WeightedELBO
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> class Whitened(TraceMeanField_WeightedELBO):
+        ...     def joint_cost(self, model_trace, guide_trace):
+        ...         z = LocalLatents(model_trace, guide_trace).z  # (batch, latent)
+        ...         return {"whitening": (z.T.cov() - torch.eye(z.shape[1])).square().sum()}
+        >>> pair = LinearGaussian(S=[2.0, 1.0], W=torch.eye(2), s2=1.0, V=torch.eye(2) / 2, Delta=[0.5, 0.5])
+        >>> elbo = Whitened(weights={"whitening": 3.0})
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(100))
+        >>> abs(loss - (elbo.terms.distortion + elbo.terms.rate + 3 * elbo.terms.whitening)) < 1e-6
+        True
     """
 
     def __init__(self, model_trace: Trace, guide_trace: Trace) -> None:
@@ -225,9 +238,8 @@ class LocalLatents:
         )
         of_vectors = len(found.event_shape) == 1
         if not of_vectors and not self._is_expanded(site["fn"]):
-            alike = [
-                (each == each[:1]).all() for _, each in tensors_of(found) if len(each) == self.batch_size
-            ]
+            of_data = [each for _, each in tensors_of(found) if each.shape[:1] == (self.batch_size,)]
+            alike = [(each == each[:1]).all() for each in of_data]
             if alike and not holds(torch.stack(alike).all(), depends):
                 raise NotImplementedError(depends)
         first = batch_mapped([found], found.batch_shape[1:], lambda tensors: tensors[0][0])
@@ -257,8 +269,9 @@ def data_plate(model_trace: Trace) -> Frame:
             "vectorised particles put several draws into the minibatch, whose data are compared with each "
             "other: leave out vectorize_particles, and particles are evaluated one after the other"
         )
-    args = model_trace.nodes["_INPUT"]["args"]
-    rows = next((len(each) for each in args if isinstance(each, Tensor) and each.dim()), None)
+    given = model_trace.nodes["_INPUT"]
+    arguments = (*given["args"], *given["kwargs"].values())
+    rows = next((len(each) for each in arguments if isinstance(each, Tensor) and each.dim()), None)
     if rows is not None:
         return data_frame(model_trace, rows, role="model")
     if len(frames) == 1:

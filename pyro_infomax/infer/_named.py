@@ -12,7 +12,6 @@ from pyro_infomax.infer._estimators import (
     TraceGraph_WeightedELBO,
     TraceMeanField_WeightedELBO,
 )
-from pyro_infomax.infer._renyi import Renyi_WeightedELBO
 from pyro_infomax.infer._weights import TermWeight, WeightsLike
 
 # ---- Distortion plus β times rate.
@@ -181,27 +180,4 @@ class TraceEnum_InfoMaxELBO(_InfoMax, TraceEnum_WeightedELBO):
 
     Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments, and what is
     refused, those of :class:`TraceEnum_BetaELBO`.
-    """
-
-
-@final
-class Renyi_InfoMaxELBO(_InfoMax, Renyi_WeightedELBO):
-    r"""The InfoMax weight within a variational Rényi bound (Li and Turner, 2016; Burda et al., 2016, for α =
-    0).
-
-    .. math:: -\frac{1}{1 - \alpha} \log \frac{1}{K} \sum_k
-        \Big[ \frac{p(x \mid z_k)^{1 + \lambda} p(z_k)}{q(z_k \mid x)} \Big]^{1 - \alpha}
-
-    in each cell of the plates that all sites share, whose scale stands in front of it. The ``elbo`` of its
-    terms is the bound without weights.
-
-    Args:
-        lam: a number or tensor > -1, a schedule, or a mapping from observed sites of the model to these.
-        **kwargs: those of :class:`pyro.infer.RenyiELBO`: ``alpha``, ``num_particles``, …
-
-    Raises:
-        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
-        NotImplementedError: where a mapping names a latent site, a site asks for enumeration, a site that
-            only the guide has is outside of the plates that the model's sites share, latents have different
-            scales, or a plate subsamples that some sites of the model are outside of.
     """

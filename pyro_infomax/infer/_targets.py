@@ -18,7 +18,6 @@ from pyro_infomax._recording import is_recording
 from pyro_infomax._types import Args, Frame, Kwargs, Program, Site, State
 from pyro_infomax.distributions import closed_divergence, factors_of, family_name
 from pyro_infomax.infer._critic_step import has_sisters
-from pyro_infomax.infer._decomposed import log_mixture
 from pyro_infomax.infer._elbo import SurrogateLoss, WeightedELBO
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
 from pyro_infomax.infer._latents import LocalLatents, data_plate
@@ -201,7 +200,8 @@ class FreeBitsELBO(TargetELBO):
         axis = self._data_axis(guide_site)
         mean = rate if axis is None else rate.mean(axis, keepdim=True)
         floored = torch.maximum(mean, torch.as_tensor(self._target("free"), dtype=mean.dtype))
-        return {"floored_rate": floored.flatten(len(shape)).sum(-1).expand(shape)}
+        summed = floored.reshape(*floored.shape[: len(shape)], -1).sum(-1)
+        return {"floored_rate": summed.expand(shape)}
 
     def _each_rate(self, model_site: Site, guide_site: Site) -> Tensor:
         if self.by == "site":
@@ -455,14 +455,17 @@ class _MixtureOfEpoch:
         """KL[q(z) ‖ p(z)] as it is known with this minibatch."""
         kept, rows = self._kept, latents.batch_size
         z = latents.z.detach()
-        log_prior, own = latents.prior.log_prob(z).double(), _log_sum(latents, z)
+        log_prior, scores = latents.prior.log_prob(z).double(), _scores(latents, z)
+        own = scores.logsumexp(1)
         # These are all data
         if rows >= data_size:
             self._next = {}
             return (own - math.log(rows) - log_prior).mean()
         summing = kept["count"] < data_size
         log_sum = torch.where(
-            summing, torch.logaddexp(kept["log_sum"], _log_sum(latents, kept["z"])), kept["log_sum"]
+            summing,
+            torch.logaddexp(kept["log_sum"], _scores(latents, kept["z"]).logsumexp(1)),
+            kept["log_sum"],
         )
         count = kept["count"] + torch.where(summing, float(rows), 0.0)
         finished = summing & (count >= data_size) & (kept["count"] > 0)
@@ -482,7 +485,7 @@ class _MixtureOfEpoch:
                 name: torch.where(starts, each, after.get(name, kept[name])) for name, each in fresh.items()
             }
         self._next = after
-        guess = (log_mixture(latents, data_size).detach() - log_prior).mean()
+        guess = (_stratified(scores, data_size) - log_prior).mean()
         return torch.where(number > 0, after["marginal_kl"], guess)
 
     def go_on(self) -> None:
@@ -495,6 +498,14 @@ class _MixtureOfEpoch:
 _SMOOTHED: Final = 3.0  # epochs that the marginal KL is a mean over, more or less
 
 
-def _log_sum(latents: LocalLatents, points: Tensor) -> Tensor:
-    """The logarithm of the sum of a minibatch's posterior densities at some points, (points,)."""
-    return latents.posterior.log_prob(points[:, None]).double().logsumexp(1)
+def _scores(latents: LocalLatents, points: Tensor) -> Tensor:
+    """The log-densities of a minibatch's posteriors at some points, (points, batch)."""
+    return latents.posterior.log_prob(points[:, None]).double()
+
+
+def _stratified(scores: Tensor, data_size: int) -> Tensor:
+    """The mixture of all data at the minibatch's own draws, from that of the minibatch, (batch,)."""
+    diagonal = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+    others = scores.masked_fill(diagonal, -math.inf).logsumexp(1) - math.log(len(scores) - 1)
+    share = 1 / data_size
+    return torch.logaddexp(scores.diagonal() + math.log(share), others + math.log1p(-share))

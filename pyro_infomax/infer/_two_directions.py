@@ -5,7 +5,7 @@ takes them under the generative one, :math:`p(z)\, p(x \mid z)`, on data that th
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from pyro import poutine
@@ -22,12 +22,18 @@ from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import without_masks
 from pyro_infomax.infer._elbo import Traces
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
-from pyro_infomax.infer._multi_sample import check_densities, cut_draws
+from pyro_infomax.infer._multi_sample import (
+    Renyi_WeightedELBO,
+    check_densities,
+    cut_draws,
+    log_weight,
+    summed_within_particles,
+)
 from pyro_infomax.infer._named import _InfoMax
-from pyro_infomax.infer._renyi import Renyi_WeightedELBO, log_weight, summed_within_particles
 from pyro_infomax.infer._weights import WeightsLike
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import is_deterministic, sample_sites
+from pyro_infomax.programs import ProgramState, Snapshot
 
 # ---- Data that a model makes up, in the place of the arguments that hold its data.
 
@@ -120,12 +126,16 @@ def _place(name: str, observed: Tensor, given: Mapping[int | str, object]) -> in
 
 # Where the user's data are missing, the guide sees what stands there
 def _as_masked(site: Site, observed: Tensor) -> Tensor:
-    mask = site["mask"]
-    if mask is None or mask is True:
-        drawn: Tensor = site["value"]
-        return drawn
-    mask = torch.as_tensor(mask)
-    return torch.where(mask.reshape(*mask.shape, *[1] * site["fn"].event_dim), site["value"], observed)
+    drawn, mask = site["value"], site["mask"]
+    if drawn.shape != observed.shape:
+        raise ValueError(
+            f"Expected {site['name']!r} to be drawn in the shape {tuple(observed.shape)} of its data but got "
+            f"{tuple(drawn.shape)}: give its distribution that shape, by expand say"
+        )
+    if mask is None:
+        return drawn  # type: ignore[no-any-return]
+    mask = torch.as_tensor(mask, device=drawn.device)
+    return torch.where(mask[(..., *[None] * site["fn"].event_dim)], drawn, observed)
 
 
 def _are_close(one: Tensor, other: Tensor) -> bool:
@@ -143,8 +153,8 @@ def _check_own_parameters(objective: object, model_trace: Trace, guide_trace: Tr
     if shared := sorted(of_model[each] for each in of_model.keys() & of_guide.keys()):
         raise ValueError(
             f"Expected model and guide without parameters in common, since {type(objective).__name__} trains "
-            f"them by different objectives, but both have {shared}: give each its own, or use "
-            "TraceMeanField_BetaELBO"
+            f"them by different objectives, but both have {shared[:5]}: give each its own (by pyro.module of "
+            "the decoder in the model and of the encoder in the guide), or use TraceMeanField_BetaELBO"
         )
 
 
@@ -154,6 +164,8 @@ def _parameter_sites(trace: Trace) -> list[Site]:
 
 class _TwoPhases(Renyi_WeightedELBO):
     """Objectives of which each program's parameters have one of their own, at given draws."""
+
+    relaxes = True  # no gradient goes through a draw, be it relaxed
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         with cut_draws(self, guide):
@@ -169,6 +181,10 @@ class _TwoPhases(Renyi_WeightedELBO):
         each = [summed_within_particles(model_trace, model_trace) for model_trace, _ in traces]
         joint = self._by_particle(each, like=weights)
         return (self._slopes(weights.detach()) * joint / self._scale).sum()
+
+
+# A few data may be alike by chance in all that a model looks at beside their sites, such as their signs
+_CHECKS: Final = 8
 
 
 class _Sleeping(_TwoPhases):
@@ -200,8 +216,15 @@ class _Sleeping(_TwoPhases):
 
     def _check_model(self, model: Program, args: Args, kwargs: Kwargs) -> None:
         if self._known_model != model and not is_recording():
-            with isolated_random_state(), evaluation_mode(model):
-                _Dream(self, model, args, kwargs).check_reproduces(self, model)
+            programs = ProgramState(model)
+            kept = Snapshot(programs)
+            programs.follow(kept.extend)
+            try:
+                with isolated_random_state(), evaluation_mode(model), programs.watch():
+                    for _ in range(_CHECKS):
+                        _Dream(self, model, args, kwargs).check_reproduces(self, model)
+            finally:
+                kept.restore()  # the statistics of batch norm, say
             self._known_model = model
 
     def _bound_terms(self) -> dict[str, Tensor]:
@@ -335,8 +358,9 @@ class RWS_InfoMaxELBO(_InfoMax, _TwoPhases):
 
     Args:
         lam: a number or tensor > -1, a schedule, or a mapping from observed sites of the model to these; 0 by
-            default. num_particles: K, at least 2. **kwargs: ``vectorize_particles``, ``max_plate_nesting``,
-            as in :class:`pyro.infer.RenyiELBO`.
+            default.
+        num_particles: K, at least 2.
+        **kwargs: ``vectorize_particles``, ``max_plate_nesting``, as in :class:`pyro.infer.RenyiELBO`.
 
     Raises:
         ValueError: for one particle, if model and guide share parameters, and if a weight is not above -1 or
@@ -399,19 +423,16 @@ class HarmonyELBO(TraceMeanField_WeightedELBO):
         = -D + \mathbb{E} \log p(z) = \mathrm{ELBO} - H_q(Z \mid X)
 
     to be maximised. In terms of the account the rate is replaced by the cross-entropy of posterior and prior,
-    :math:`-\mathbb{E} \log p(z) = R + H_q(Z \mid X)`, the term ``prior_cross_entropy``: two nats of a narrow
-    posterior and two of a wide one cost the same. It is here to be compared with the others, and **fails
-    twice**:
+    :math:`-\mathbb{E} \log p(z) = R + H_q(Z \mid X)`, the term ``prior_cross_entropy``. It is here to be
+    compared with the others, and **fails twice**:
 
     - Nothing holds a posterior open, and nothing holds its scale. For any model the best guide is a point
-    mass, of
-      infinite rate. With a fixed prior, codes that shrink by c while the decoder grows by 1/c lose nothing
-      and gain until they are all at the mode of the prior, at a limit that is never reached. With a prior of
+      mass, of infinite rate. With a fixed Normal prior, codes that shrink by c while the decoder grows by 1/c
+      lose nothing and gain until they are all at its mode, a limit that is never reached. With a prior of
       learned scale each halving gains ln 2 nats a dimension without end: the objective is **unbounded
       above**.
     - The number of factors that it chooses by itself, *automatic model selection*, **depends on the units of
-    the
-      data**: with n measurements and k orthonormal factors of learned scales, rescaling x by c moves the
+      the data**: with n measurements and k orthonormal factors of learned scales, rescaling x by c moves the
       objective by :math:`-(n + k) \ln c`, by which small units choose more factors, large ones fewer. A
       likelihood moves by :math:`-n \ln c`, whatever k is.
 

@@ -32,59 +32,53 @@ _CLOSE: Final = 1.0
 
 @final
 class _Scored:
-    """Scores of all pairs within blocks of data, on whose diagonals are those that belong together.
+    """What is left of the scores of all pairs within blocks of data: a few numbers for each datum.
 
     Args:
-        blocks: (size, size) each, float64, with x in rows and y in columns.
+        blocks: (size, size) each, float64, with x in rows and y in columns; those on the diagonal belong
+            together. They are looked at one by one, and not kept.
+        estimator: what is wanted of them.
         clip: where SMILE clips the scores of the pairs that do not belong together.
+
+    Attributes:
+        value: the estimate.
+        influences: of each datum on it, (batch,), up to a constant.
+        largest_block: the size of the largest block.
+        largest_share: that of one pair in the mean over pairs that do not belong together.
     """
 
-    def __init__(self, blocks: Sequence[Tensor], clip: float) -> None:
-        self.blocks = blocks
-        self.clip = clip
-        self.together = torch.cat([block.diagonal() for block in blocks])  # (batch,)
-        self.largest_block = max(map(len, blocks))
-        self.largest_share = 0.0
-
-    def nwj(self) -> tuple[Tensor, Tensor]:
-        """E T − E exp T + 1, and the influence of each datum on it."""
-        by_x, by_y = self._apart(math.inf)
-        return self.together.mean() - by_x.mean() + 1, self.together - by_x - by_y
-
-    def dv(self) -> tuple[Tensor, Tensor]:
-        """E T − ln E exp T, and the same."""
-        return self._logarithmic(math.inf)
-
-    def smile(self) -> tuple[Tensor, Tensor]:
-        """The same with clipped scores in the second part."""
-        return self._logarithmic(self.clip)
-
-    def info_nce(self) -> tuple[Tensor, Tensor]:
-        """E [T − ln mean_j exp T_j], and the same."""
-        values, influences = [], []
-        for block in self.blocks:
-            shares = torch.softmax(block, dim=1)
-            own = block.diagonal() - block.logsumexp(1) + math.log(len(block))
-            values.append(own)
-            influences.append(own - shares.sum(0))
-        return torch.cat(values).mean(), torch.cat(influences)
-
-    def _logarithmic(self, clip: float) -> tuple[Tensor, Tensor]:
-        by_x, by_y = self._apart(clip)
+    def __init__(self, blocks: Iterable[Tensor], estimator: CriticEstimator, clip: float) -> None:
+        self._clip = clip if estimator == "smile" else math.inf
+        self.largest_block, self._largest, self._total = 0, 0.0, 0.0
+        look = self._among_all if estimator == "info_nce" else self._apart
+        found = [look(block) for block in blocks]
+        together, *others = (torch.cat(each) for each in zip(*found, strict=True))  # (batch,) each
+        if estimator == "info_nce":
+            self.value, self.influences = together.mean(), together
+            return
+        by_x, by_y = others
         mean = by_x.mean()
-        return self.together.mean() - mean.log(), self.together - (by_x + by_y) / mean
+        if estimator == "nwj":
+            self.value, self.influences = together.mean() - mean + 1, together - by_x - by_y
+        else:
+            self.value, self.influences = together.mean() - mean.log(), together - (by_x + by_y) / mean
 
-    def _apart(self, clip: float) -> tuple[Tensor, Tensor]:
-        """For each datum the mean of exp T over pairs of its x, and of its y, with others, (batch,) each."""
-        by_x, by_y, largest, total = [], [], 0.0, 0.0
-        for block in self.blocks:
-            weights = block.clamp(-clip, clip).exp()
-            weights = weights - weights.diagonal().diag()
-            by_x.append(weights.sum(1) / (len(block) - 1))
-            by_y.append(weights.sum(0) / (len(block) - 1))
-            largest, total = max(largest, float(weights.max())), total + float(weights.sum())
-        self.largest_share = largest / total if total else 0.0
-        return torch.cat(by_x), torch.cat(by_y)
+    @property
+    def largest_share(self) -> float:
+        return self._largest / self._total if self._total else 0.0
+
+    def _among_all(self, block: Tensor) -> tuple[Tensor, ...]:
+        """T − ln mean_j exp T_j of each datum."""
+        self.largest_block = max(self.largest_block, len(block))
+        return (block.diagonal() - block.logsumexp(1) + math.log(len(block)),)
+
+    def _apart(self, block: Tensor) -> tuple[Tensor, ...]:
+        """For each datum T, and the mean of exp T over pairs of its x, and of its y, with others."""
+        self.largest_block = max(self.largest_block, len(block))
+        weights = block.clamp(-self._clip, self._clip).exp().fill_diagonal_(0.0)
+        self._largest = max(self._largest, float(weights.max()))
+        self._total += float(weights.sum())
+        return block.diagonal().clone(), weights.sum(1) / (len(block) - 1), weights.sum(0) / (len(block) - 1)
 
 
 _TARGETS: Final = {
@@ -137,7 +131,8 @@ def critic_bound(scores: Tensor, *, estimator: CriticEstimator = "nwj", clip: fl
         their population, with the critic as it is.
 
     Raises:
-        ValueError: for scores that are no finite square matrix of at least 2 data, or another estimator.
+        ValueError: for scores that are no finite square matrix of at least 2 data, or so large that their
+            exponentials overflow; for another estimator.
 
     >>> import torch
     >>> from pyro_infomax.oracles import CorrelatedNormals
@@ -155,11 +150,12 @@ def critic_bound(scores: Tensor, *, estimator: CriticEstimator = "nwj", clip: fl
             f"Expected scores of shape (batch, batch), of at least 2 data, but got {tuple(scores.shape)}: "
             "score all pairs, as by critic(x[:, None], y[None])."
         )
-    return _estimate([_Scored([_checked(scores)], real_number("clip", clip, above=0.0))], estimator)
+    clip = real_number("clip", clip, above=0.0)
+    return _estimate([_Scored([_checked(scores)], estimator, clip)], estimator)
 
 
 def _checked(scores: Tensor) -> Tensor:
-    scores = scores.detach().double()
+    scores = scores.detach().cpu().double()
     if not bool(scores.isfinite().all()):
         raise ValueError(
             f"Expected finite scores of all pairs but {int((~scores.isfinite()).sum())} of "
@@ -170,11 +166,15 @@ def _checked(scores: Tensor) -> Tensor:
 
 def _estimate(folds: Sequence[_Scored], estimator: CriticEstimator) -> Estimate:
     """The mean over folds by their sizes, each with a critic of its own."""
-    found = [getattr(fold, estimator)() for fold in folds]
-    sizes = torch.tensor([float(len(fold.together)) for fold in folds], dtype=torch.float64)
-    value = (torch.stack([each for each, _ in found]) * sizes).sum() / sizes.sum()
+    if not all(bool(fold.value.isfinite()) for fold in folds):
+        raise ValueError(
+            "Expected scores whose exponentials have a mean but those of pairs that do not belong together "
+            "are all 0, or too large: train with a smaller learning rate, or take estimator='info_nce'."
+        )
+    sizes = torch.tensor([float(len(fold.influences)) for fold in folds], dtype=torch.float64)
+    value = (torch.stack([fold.value for fold in folds]) * sizes).sum() / sizes.sum()
     # Within each fold, since the critics of the folds differ by constants
-    influences = torch.cat([influence - influence.mean() for _, influence in found])
+    influences = torch.cat([fold.influences - fold.influences.mean() for fold in folds])
     error = spread(influences)
     block = max(fold.largest_block for fold in folds)
     share = max(fold.largest_share for fold in folds)
@@ -302,7 +302,8 @@ def critic_information(
             scale_x, scale_y = _Standard(x[rest]), _Standard(y[rest])
             own = _Trained(copy.deepcopy(critic), optim, loss, batch_size)
             own.train(scale_x(x[rest]), scale_y(y[rest]), ticks, steps=steps)
-            scored.append(_Scored(list(own.scores(scale_x(x[held_out]), scale_y(y[held_out]))), clip))
+            blocks = own.scores(scale_x(x[held_out]), scale_y(y[held_out]))
+            scored.append(_Scored(blocks, estimator, clip))
         next(ticks, None)
     return _estimate(scored, estimator)
 

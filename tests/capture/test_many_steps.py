@@ -495,6 +495,51 @@ def test_compiled_steps(cache, tmp_path, stopping):
 
 
 @needs_compiler
+def test_compiled_steps_end_where_ordinary_ones_do_for_four_seeds(cache):
+    finals, counts, data = [], [], rows(40)
+    for kind in (SVI, lambda *args: CapturedSVI(*args, backend="inductor")):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        encoder, decoder = nn.Linear(PIXELS, 2 * LATENT), nn.Linear(LATENT, PIXELS)
+        # small tensors that the programs close over stay live, to be read and to be written
+        shift, count = torch.zeros(PIXELS), torch.zeros(())
+
+        def model(x, decoder=decoder, shift=shift, count=count):
+            count.add_(1)
+            pyro.module("decoder", decoder)
+            scale = pyro.param("scale", torch.tensor(0.8), constraint=dist.constraints.positive)
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(LATENT), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(decoder(z), scale).to_event(1), obs=x + shift)
+
+        def guide(x, encoder=encoder):
+            pyro.module("encoder", encoder)
+            loc, log_scale = encoder(x).chunk(2, -1)
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
+
+        # without moments, which a new start would have to clear, so that one compilation serves all seeds
+        optim = FusedOptim(torch.optim.SGD, {"lr": 3e-2}, clip_norm=1.0)
+        svi = kind(model, guide, optim, BetaELBO(beta=1.0))
+        svi.step(data[0])
+        leaves = [leaf for _, leaf in pyro.get_param_store().named_parameters()]
+        for seed in range(4):
+            torch.manual_seed(seed)
+            shift.fill_(0.1 * seed)
+            with torch.no_grad():
+                for leaf in leaves:
+                    leaf.copy_(0.3 * torch.randn(leaf.shape))
+            finals.append(sum([svi.step(x) for x in data][-10:]) / 10)
+        counts.append(int(count))
+    assert svi.captured, svi.reason
+    assert counts == [161, 161]
+    ordinary, compiled = torch.tensor(finals[:4]), torch.tensor(finals[4:])
+    # draws are the same, so that the losses are too, and not only their distribution
+    torch.testing.assert_close(compiled, ordinary, rtol=1e-6, atol=0)
+    assert ordinary.std() > 1e-3
+
+
+@needs_compiler
 def test_an_error_of_compiled_code_is_that_of_its_step(cache):
     def model(index):
         with pyro.plate("data", len(index)):

@@ -47,14 +47,16 @@ def by_the_definition(encode, seed):
     rng, grid = np.random.RandomState(seed), Grid()
 
     def examples(number):
-        labels, features = [], []
+        labels, ones, others = [], [], []
         for _ in range(number):
             index = rng.randint(3)
             one, other = grid.sample_factors(64, seed=rng), grid.sample_factors(64, seed=rng)
             other[:, index] = one[:, index]
             labels.append(index)
-            features.append(np.mean(np.abs(encode(one) - encode(other)), axis=0))
-        return np.array(features), np.array(labels)
+            ones.append(one)
+            others.append(other)
+        one, other = (encode(np.concatenate(each)) for each in (ones, others))
+        return np.abs(one - other).reshape(number, 64, -1).mean(1), np.array(labels)
 
     train = examples(10_000)
     learner = LogisticRegression(random_state=rng).fit(*train)

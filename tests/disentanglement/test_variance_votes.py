@@ -52,13 +52,16 @@ def by_the_definition(encode, seed):
     kept = np.flatnonzero(np.sqrt(variances) >= 0.05)
 
     def votes(number):
-        table = np.zeros((3, len(variances)), dtype=int)
+        table, batches, held = np.zeros((3, len(variances)), dtype=int), [], []
         for _ in range(number):
             index = rng.randint(3)
             batch = grid.sample_factors(64, seed=rng)
             batch[:, index] = batch[0, index]
-            local = np.var(encode(batch), axis=0, ddof=1)
-            table[index, kept[np.argmin(local[kept] / variances[kept])]] += 1
+            batches.append(batch)
+            held.append(index)
+        local = np.var(encode(np.concatenate(batches)).reshape(number, 64, -1), axis=1, ddof=1)
+        winners = kept[np.argmin(local[:, kept] / variances[kept], axis=1)]
+        np.add.at(table, (held, winners), 1)
         return table
 
     train, test = votes(10_000), votes(5_000)

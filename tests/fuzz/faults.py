@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 
 from pyro_infomax.diagnostics import _pair
-from pyro_infomax.infer import _elbo, _enum, _estimators, _im, _renyi, _weights
+from pyro_infomax.infer import _elbo, _enum, _estimators, _im, _multi_sample, _weights
 from pyro_infomax.information import _account
 
 
@@ -109,7 +109,9 @@ def _information_without_own_term() -> Any:
 
 
 def _renyi_scale_within() -> Any:
-    return changed(_renyi.RenyiBound, "_common_scale", lambda _: lambda self, model_trace, guide_trace: 1.0)
+    return changed(
+        _multi_sample.RenyiBound, "_common_scale", lambda _: lambda self, model_trace, guide_trace: 1.0
+    )
 
 
 def _channel_charged() -> Any:

@@ -90,6 +90,12 @@ def test_the_vector_scores_as_the_sites_do():
     assert latents.prior.batch_shape == ()
 
 
+def test_data_may_come_by_keyword():
+    elbo = Spread()
+    elbo.loss(model, guide, x=X[:6])
+    assert (elbo.latents.batch_size, elbo.latents.plate_size) == (6, N)
+
+
 def chained(x):
     """A guide whose second site is drawn given the first."""
     with pyro.plate("data", N, subsample_size=len(x)):

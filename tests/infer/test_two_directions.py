@@ -13,7 +13,7 @@ from pyro.infer import SVI, ReweightedWakeSleep
 from pyro.infer.autoguide import AutoNormal, AutoNormalMessenger
 
 from pyro_infomax import CapturedSVI, FusedOptim, decompose, fit, to_arviz
-from pyro_infomax.infer import HarmonyELBO, ReverseKL, RWS_InfoMaxELBO, WakeSleepELBO
+from pyro_infomax.infer import HarmonyELBO, ReverseKL, RWS_InfoMaxELBO, TVO_InfoMaxELBO, WakeSleepELBO
 from pyro_infomax.oracles import DiscreteVAE, LinearGaussian
 from pyro_infomax.schedules import Linear
 
@@ -199,6 +199,48 @@ def test_sleep_of_a_discrete_pair_by_enumeration():
     assert (found["encoder"] - torch.autograd.grad(expected, logits)[0]).abs().max() < 1e-12
 
 
+class Relaxed(dist.OneHotCategorical):
+    """The same draws with a gradient."""
+
+    has_rsample = True
+
+    def rsample(self, sample_shape=()):
+        return super().sample(sample_shape) + (self.probs - self.probs.detach())
+
+    sample = rsample
+
+
+def test_relaxed_draws_are_taken_as_the_discrete_ones_that_they_are():
+    """No gradient goes through them, so that they make no difference, draw by draw."""
+
+    def of_clusters(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.OneHotCategorical(logits=torch.tensor([0.2, 0.0, -0.3])))
+            pyro.sample("x", dist.Normal(z @ pyro.param("m", torch.tensor([-1.0, 0.0, 1.0])), 0.7), obs=x)
+
+    def by(family):
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                logits = pyro.param("b", torch.tensor([-0.5, 0.0, 0.5])) * x[:, None]
+                pyro.sample("z", family(logits=logits))
+
+        return guide
+
+    x = torch.randn(5)
+    for make in (ReverseKL, WakeSleepELBO, RWS_InfoMaxELBO, TVO_InfoMaxELBO):
+        found = []
+        for family in (dist.OneHotCategorical, Relaxed):
+            pyro.clear_param_store()
+            torch.manual_seed(4)
+            elbo = make()
+            loss = elbo.loss_and_grads(of_clusters, by(family), x)
+            slopes = [pyro.param(name).grad for name in ("m", "b")]
+            found.append(
+                torch.cat([torch.tensor([loss]), *(torch.zeros(3) if s is None else s for s in slopes)])
+            )
+        torch.testing.assert_close(found[1], found[0], rtol=1e-12, atol=1e-12)
+
+
 class Tuples:
     """The datum 0 with all tuples of draws, with parameters for each."""
 
@@ -357,6 +399,22 @@ def test_covariates_and_masked_data_stay_and_the_rest_is_made_up():
     assert not torch.equal(asleep[0][0], asleep[1][0])
 
 
+def test_a_site_that_does_not_count_at_all_stays():
+    def of_class(c, x):
+        with pyro.plate("data", len(x)):
+            with poutine.mask(mask=False):
+                pyro.sample("c", dist.Bernoulli(0.5), obs=c)
+            z = pyro.sample("z", dist.Normal(c, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def by_class(c, x):
+        assert torch.equal(c, torch.ones(3))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(c + x, 1.0))
+
+    ReverseKL().loss(of_class, by_class, torch.ones(3), torch.zeros(3))
+
+
 def test_images_of_integers_are_put_back_in_shape_and_type():
     shapes = []
 
@@ -374,23 +432,52 @@ def test_images_of_integers_are_put_back_in_shape_and_type():
     assert shapes == [((3, 2, 2), torch.float32)] * 2
 
 
+def test_asking_a_model_leaves_no_trace():
+    """Neither in the random state nor in buffers: statistics are of the two runs that train."""
+    norm = torch.nn.BatchNorm1d(3)
+
+    def of_norm(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(norm(z[:, None].expand(-1, 3)), 1.0).to_event(1), obs=x)
+
+    losses, elbo = [], ReverseKL()
+    for _ in range(2):
+        torch.manual_seed(0)
+        losses.append(elbo.loss(of_norm, prior, torch.randn(4, 3)))
+    assert int(norm.num_batches_tracked) == 4
+    assert losses[0] == losses[1]
+
+
 def teacher_forced(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         pyro.sample("x", dist.Normal(z[:, None] + x.roll(1, -1), 1.0).to_event(1), obs=x)
 
 
+def with_another_prior(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.where(x[:, 0] > 0, 1.0, 0.0), 1.0))
+        pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x)
+
+
+def of_another_shape(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x)
+
+
 def computed(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x / 2)
+        pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x / 2)
 
 
 def with_factor(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         pyro.factor("f", -(z**2))
-        pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x)
+        pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x)
 
 
 def masked_within(x):
@@ -430,6 +517,13 @@ ALL = (*SLEEPING, RWS_InfoMaxELBO)
     ("objectives", "model", "guide", "error", "sentence"),
     [
         (SLEEPING, teacher_forced, prior, ValueError, "it scores 'x' on data that it has drawn otherwise"),
+        (
+            SLEEPING,
+            with_another_prior,
+            prior,
+            ValueError,
+            "it scores 'z' on data that it has drawn otherwise",
+        ),
         (SLEEPING, computed, prior, ValueError, "'x' is none of them"),
         (SLEEPING, with_factor, prior, NotImplementedError, "the factor 'f', by which its sites"),
         (SLEEPING, masked_within, prior, NotImplementedError, "put poutine.mask around the site"),

@@ -374,12 +374,6 @@ def test_refuses_guide_sites_outside_of_the_shared_plates(programs):
     programs.assert_refused(NotImplementedError, sentence, elbo.loss_and_grads, pair.model, pair.guide)
 
 
-def test_has_no_loss_as_a_tensor(programs):
-    pair = programs.NormalPair()
-    with pytest.raises(NotImplementedError, match="Renyi_InfoMaxELBO has no differentiable loss"):
-        Renyi_InfoMaxELBO().differentiable_loss(pair.model, pair.guide)
-
-
 def test_takes_a_guide_that_is_a_messenger(programs):
     model = programs.NormalPair().model
     elbo = Renyi_InfoMaxELBO(lam=0.0)

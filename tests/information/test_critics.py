@@ -81,11 +81,19 @@ def test_smile_is_no_bound_and_exceeds_the_information():
 
 @pytest.mark.parametrize("estimator", ["nwj", "dv", "info_nce", "smile"])
 def test_the_error_is_the_spread_over_data(estimator):
-    problem = normals(1.0, size=2)
-    found = [critic_bound(optimal_scores(problem, 80, seed=k), estimator=estimator) for k in range(60)]
+    problem = normals(1.0)
+    # A critic that is not the best, so that pairs that do not belong together vary too
+    each = [0.4 * optimal_scores(problem, 50, seed=k) + 0.5 for k in range(120)]
+    found = [critic_bound(scores, estimator=estimator) for scores in each]
     spread = torch.stack([each.value for each in found]).std()
     stated = torch.stack([each.standard_error for each in found]).mean()
-    assert 0.7 < float(stated / spread) < 1.6
+    assert 0.8 < float(stated / spread) < 1.25
+
+
+def test_large_scores_of_pairs_that_belong_together_do_no_harm():
+    scores = torch.eye(4) * 1e3
+    for estimator in ("nwj", "dv", "smile"):
+        assert math.isclose(float(critic_bound(scores, estimator=estimator)), 1e3)
 
 
 def test_what_few_pairs_carry_has_a_note():
@@ -102,6 +110,8 @@ def test_what_few_pairs_carry_has_a_note():
         (torch.zeros(3, 4), {}, r"shape \(batch, batch\)"),
         (torch.zeros(1, 1), {}, "at least 2 data"),
         (torch.full((3, 3), math.nan), {}, "9 of 9 are not"),
+        (torch.full((3, 3), -1e3), {"estimator": "dv"}, "exponentials have a mean"),
+        (torch.full((3, 3), 1e3), {"estimator": "nwj"}, "exponentials have a mean"),
         (torch.zeros(3, 3), {"estimator": "mine"}, "'nwj' or 'dv' or 'info_nce' or 'smile'"),
         (torch.zeros(3, 3), {"clip": 0.0}, "clip to be a finite number > 0"),
     ],
@@ -114,22 +124,28 @@ def test_scores_that_say_nothing_are_refused(scores, options, message):
 # ---- critics that are trained
 
 
-@pytest.mark.parametrize("nats", [0.5, 3.0])
-def test_quadratic_critics_find_the_information_of_normals(nats):
-    x, y = normals(nats).sample(2000, seed=0)
+def test_quadratic_critics_find_the_information_of_normals():
+    nats = 3.0
+    x, y = normals(nats).sample(1600, seed=0)
     found = critic_information(
-        1e3 * x + 5, y, QuadraticCritic(1, 1), folds=2, steps=1, batch_size=500, optim=LBFGS, seed=0
+        1e3 * x + 5, y, QuadraticCritic(1, 1), folds=2, steps=1, batch_size=400, optim=LBFGS, seed=0
     )
     assert found.bound == "lower"
     assert found.note is None
-    assert abs(float(found) - nats) < 0.03 * nats + 2 * float(found.standard_error)
+    assert abs(float(found) - nats) < 0.03 * nats
 
 
 def test_minibatches_find_it_too_and_leave_critic_and_random_state_alone():
-    x, y = normals(1.0, size=2).sample(1500, seed=0)
+    x, y = normals(1.0, size=2).sample(1000, seed=0)
     critic = QuadraticCritic(2, 2)
     state = torch.get_rng_state()
-    options = {"folds": 2, "steps": 120, "optim": partial(torch.optim.Adam, lr=0.05), "seed": 1}
+    options = {
+        "folds": 2,
+        "steps": 80,
+        "batch_size": 64,
+        "optim": partial(torch.optim.Adam, lr=0.05),
+        "seed": 1,
+    }
     for estimator in ("dv", "info_nce"):
         found = critic_information(x.numpy(), y.numpy(), critic, estimator=estimator, **options)
         assert abs(float(found) - 1.0) < 0.04 + 2 * float(found.standard_error)
@@ -146,6 +162,36 @@ def test_no_critic_judges_what_it_has_learned_from():
     assert float(found) < 0.1
     twice = torch.cat([x, x, x, x]), torch.cat([y, y, y, y])  # so that folds share their data
     assert float(critic_information(*twice, critic, folds=2, **options)) > 0.5
+
+
+class Rising(torch.optim.Optimizer):
+    """Goes up by a tenth a step, whatever the gradient."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {})
+
+    def step(self, closure):
+        (parameter,) = self.param_groups[0]["params"]
+        parameter.data += 0.1
+        return closure()
+
+
+class Constant(nn.Module):
+    """A critic that scores all pairs alike."""
+
+    def __init__(self):
+        super().__init__()
+        self.score = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, y):
+        return self.score.expand(torch.broadcast_shapes(x.shape[:-1], y.shape[:-1]))
+
+
+def test_the_second_half_of_the_steps_is_averaged():
+    x = torch.randn(12, 1)
+    found = critic_information(x, x, Constant(), folds=2, steps=4, optim=Rising)
+    score = (0.3 + 0.4) / 2
+    assert math.isclose(float(found), score - math.exp(score) + 1)
 
 
 class KnownRatio(nn.Module):

@@ -46,6 +46,13 @@ def test_the_quadratic_critic_is_its_formula_whatever_its_matrix():
     torch.testing.assert_close(critic(*v.split([2, 3], dim=-1)), expected)
 
 
+def test_the_separable_critic_is_its_formula():
+    critic = randomised(SeparableCritic(2, 3, features=4, hidden=(5,)))
+    x, y = torch.randn(6, 2), torch.randn(6, 3)
+    expected = (critic.x_layers(x) * critic.y_layers(y)).sum(-1) + critic.constant
+    torch.testing.assert_close(critic(x, y), expected)
+
+
 def test_critics_take_data_of_another_dtype():
     critic = SeparableCritic(3, 2, features=4, hidden=(5,))
     assert critic(torch.ones(2, 3, dtype=torch.int64), torch.zeros(2, 2).float()).dtype == torch.float64

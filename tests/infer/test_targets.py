@@ -1,0 +1,316 @@
+"""Targets in place of weights: floors, capacities, and multipliers that land where theory says."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer import SVI
+from torch.distributions import kl_divergence
+
+from pyro_infomax import decompose, to_arviz
+from pyro_infomax.capture import CapturedSVI, FusedOptim
+from pyro_infomax.infer import BetaELBO, CapacityELBO, ConstrainedELBO, FreeBitsELBO
+from pyro_infomax.information import AggregatePosterior
+from pyro_infomax.oracles import LinearGaussian
+from pyro_infomax.schedules import Linear
+from pyro_infomax.training import fit
+
+EIGENVALUES = [4.0, 2.0, 1.0, 0.5]
+S2 = 0.3
+N = 96
+SILENT = {"progress": False, "seed": 0}
+
+
+def model(x):
+    weight = pyro.param("W", lambda: 0.5 * torch.eye(4))
+    with pyro.plate("data", N, subsample_size=len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z @ weight.T, S2**0.5).to_event(1), obs=x)
+
+
+def guide(x):
+    weight = pyro.param("V", lambda: 0.5 * torch.eye(4))
+    log_scale = pyro.param("log_scale", lambda: -0.5 * torch.ones(4))
+    with pyro.plate("data", N, subsample_size=len(x)):
+        pyro.sample("z", dist.Normal(x @ weight.T, log_scale.exp()).to_event(1))
+
+
+def data(rows=N):
+    return LinearGaussian.optimum(EIGENVALUES, 1.0, 4, s2=S2).sample(rows, exact=True, seed=0)
+
+
+def divergences(x):
+    """KL[q(z_j|x_i) ‖ p(z_j)], (batch, latent), with gradients in the guide's parameters."""
+    posterior = dist.Normal(x @ pyro.param("V").T, pyro.param("log_scale").exp())
+    return kl_divergence(posterior, dist.Normal(torch.zeros(4), 1.0))
+
+
+def gradients_of(elbo, x):
+    """The loss without its distortion, and the gradients of the guide's parameters from that."""
+    found = []
+    for objective in (elbo, BetaELBO(beta=0.0)):  # which is the distortion alone
+        torch.manual_seed(0)
+        parameters = [pyro.param(name).unconstrained() for name in ("V", "log_scale")]
+        for each in parameters:
+            each.grad = None
+        loss = objective.loss_and_grads(model, guide, x)
+        found.append([torch.tensor(loss), *(each.grad.clone() for each in parameters)])
+    return [one - other for one, other in zip(*found, strict=True)]
+
+
+def assert_cost(elbo, x, expected):
+    cost, *gradients = gradients_of(elbo, x)
+    value = expected()
+    wanted = torch.autograd.grad(value, [pyro.param("V"), pyro.param("log_scale")], allow_unused=True)
+    torch.testing.assert_close(cost, value.detach(), rtol=1e-9, atol=1e-9)
+    for each, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(each, other if other is not None else torch.zeros_like(each))
+
+
+@pytest.fixture(autouse=True)
+def parameters():
+    pyro.clear_param_store()
+    x = data(24)
+    BetaELBO().loss(model, guide, x)
+    with torch.no_grad():
+        pyro.param("V").copy_(torch.diag(torch.tensor([0.9, 0.5, 0.2, 0.1])))
+        pyro.param("log_scale").copy_(torch.tensor([-1.5, -0.5, -0.1, 0.1]))
+    return x
+
+
+# ---- free nats
+
+
+@pytest.mark.parametrize("free", [0.0, 0.3, 1.0, 9.0])
+def test_free_bits_are_a_floor_under_the_mean_of_each_dimension(parameters, free):
+    x = parameters
+    elbo = FreeBitsELBO(free)
+    assert_cost(elbo, x, lambda: N * divergences(x).mean(0).clamp(min=free).sum())
+    each = divergences(x).detach()
+    assert elbo.terms.floored_rate == pytest.approx(N * float(each.mean(0).clamp(min=free).sum()))
+    assert elbo.terms.rate == pytest.approx(N * float(each.sum(1).mean()))
+    # A floor under each datum by itself is another objective
+    if 0 < free < 9:
+        wrong = N * float(divergences(x).detach().clamp(min=free).mean(0).sum())
+        assert wrong > elbo.terms.floored_rate + 0.1
+
+
+def test_free_bits_of_a_whole_site(parameters):
+    x = parameters
+    for free in (0.5, 20.0):
+        elbo = FreeBitsELBO(free, by="site")
+        assert_cost(elbo, x, lambda free=free: N * divergences(x).sum(1).mean().clamp(min=free))
+
+
+def test_free_bits_in_cells_of_further_plates_are_of_each_cell(parameters):
+    def cells(x, *, is_model):
+        loc = 0.0 if is_model else x @ torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+        with pyro.plate("data", N, subsample_size=len(x), dim=-2):
+            with pyro.plate("cells", 3, dim=-1):
+                z = pyro.sample("z", dist.Normal(loc, 1.0))
+            if is_model:
+                sums = z.sum(-1, keepdim=True)
+                pyro.sample(
+                    "x", dist.Normal(sums[..., None], 1.0).expand((len(x), 1, 4)).to_event(1), obs=x[:, None]
+                )
+
+    x = parameters
+    elbo = FreeBitsELBO(1.0)
+    elbo.loss(lambda x: cells(x, is_model=True), lambda x: cells(x, is_model=False), x)
+    loc = x @ torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    expected = N * (loc**2 / 2).mean(0).clamp(min=1.0).sum()
+    assert elbo.terms.floored_rate == pytest.approx(float(expected))
+
+
+# ---- a capacity
+
+
+@pytest.mark.parametrize("capacity", [0.5, 5.0])
+def test_a_capacity_draws_the_rate_from_either_side(parameters, capacity):
+    x = parameters
+    elbo = CapacityELBO(capacity, gamma=3.0)
+    assert_cost(elbo, x, lambda: 3 * N * (divergences(x).sum(1).mean() - capacity).abs())
+    gap = abs(float(divergences(x).detach().sum(1).mean()) - capacity)
+    assert elbo.terms.capacity_gap == pytest.approx(N * gap)
+
+
+def test_a_growing_capacity_is_followed_by_ordinary_and_captured_steps(parameters):
+    del parameters
+    x = data()
+    histories, left = [], []
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+        elbo = CapacityELBO(Linear(0.0, 2.0, 60), gamma=20.0)
+        svi = kind(model, guide, FusedOptim(torch.optim.Adam, {"lr": 0.03}), elbo)
+        histories.append(fit(svi, x, epochs=60, batch_size=32, **SILENT).to_frame().drop(columns="seconds"))
+        left.append(pyro.param("V").detach().clone())
+    assert svi.captured, svi.reason
+    assert histories[0].equals(histories[1])
+    assert torch.equal(*left)
+    assert histories[0]["rate"].iloc[-1] == pytest.approx(2.0, rel=0.15)
+    account = decompose(model, guide, x, seed=0)
+    assert float(account.rate.value) == pytest.approx(2.0, rel=0.15)
+
+
+# ---- a multiplier
+
+
+@pytest.mark.parametrize(
+    ("held", "beta"),
+    [("rate", beta) for beta in (0.25, 0.5, 1.0, 2.0, 4.0)] + [("distortion", 1.0), ("distortion", 3.0)],
+)
+def test_the_multiplier_lands_on_the_slope_of_the_curve(held, beta):
+    optimum = LinearGaussian.optimum(EIGENVALUES, beta, 4, s2=S2)
+    target = float(getattr(optimum, held))
+    pyro.clear_param_store()
+    elbo = ConstrainedELBO(**{held: target}, dual_lr=0.05)
+    svi = CapturedSVI(model, guide, FusedOptim(torch.optim.Adam, {"lr": 0.03}), elbo)
+    history = fit(svi, data(), epochs=800, batch_size=None, **SILENT).to_frame().tail(200).mean()
+    assert svi.captured, svi.reason
+    assert history["multiplier"] == pytest.approx(beta, rel=0.02)
+    # held by the distortion, the parameters' noise, which costs distortion, is paid for by some more rate
+    assert history["rate"] == pytest.approx(float(optimum.rate), rel=0.01 if held == "rate" else 0.025)
+    assert history[held] == pytest.approx(target, rel=0.01)
+
+
+def test_a_step_of_the_multiplier(parameters):
+    x = parameters
+    rate = float(divergences(x).detach().sum(1).mean())
+    elbo = ConstrainedELBO(rate=1.5, dual_lr=0.2, multiplier=2.0)
+    assert_cost(elbo, x, lambda: 2 * N * divergences(x).sum(1).mean())
+    assert elbo.multiplier == pytest.approx(2 * math.exp(0.2 * (rate - 1.5) / 2.5))
+    assert elbo.terms.multiplier == pytest.approx(2 * N)
+    before = elbo.multiplier
+    elbo.loss(model, guide, x)
+    with torch.no_grad():
+        elbo.differentiable_loss(model, guide, x)
+    assert elbo.multiplier == before
+    assert elbo.terms.loss == pytest.approx(elbo.terms.distortion + before * elbo.terms.rate)
+    # too much distortion asks for more rate
+    elbo = ConstrainedELBO(distortion=0.1, dual_lr=0.2)
+    elbo.differentiable_loss(model, guide, x)
+    distortion = elbo.terms.distortion / N
+    assert elbo.multiplier == pytest.approx(math.exp(-0.2 * (distortion - 0.1) / 1.1))
+    # what is no number moves nothing
+    elbo = ConstrainedELBO(distortion=0.1)
+    with pyro.validation_enabled(False), pytest.warns(UserWarning, match="Encountered NaN"):
+        elbo.loss_and_grads(model, guide, x * math.inf)
+    assert elbo.multiplier == 1.0
+
+
+def made(kind, held, **kwargs):
+    pyro.clear_param_store()
+    elbo = ConstrainedELBO(**held, dual_lr=0.02)
+    return kind(model, guide, FusedOptim(torch.optim.Adam, {"lr": 0.02}), elbo, **kwargs), elbo
+
+
+@pytest.mark.parametrize("held", [{"rate": 2.0}, {"mutual_information": 2.0}], ids=str)
+def test_captured_and_resumed_trainings_are_ordinary_ones(tmp_path, held):
+    x = data()  # in batches of 40, 40 and 16
+
+    def train(kind, epochs, **more):
+        svi, elbo = made(kind, held)
+        history = (
+            fit(svi, x, epochs=epochs, batch_size=40, **SILENT, **more).to_frame().drop(columns="seconds")
+        )
+        state = elbo.state_dict()
+        return (
+            history,
+            [state["log_multiplier"], *state["mixture"].values(), pyro.param("V").detach().clone()],
+            svi,
+        )
+
+    history, left, _ = train(SVI, 8)
+    assert history["multiplier"].nunique() == 8
+    captured, ours, svi = train(CapturedSVI, 8)
+    assert svi.captured, svi.reason
+    assert captured.equals(history)
+    train(CapturedSVI, 5, checkpoint=tmp_path / "kept.pt")
+    resumed, again, svi = train(CapturedSVI, 8, checkpoint=tmp_path / "kept.pt", resume=True)
+    assert svi.captured, svi.reason
+    assert resumed.equals(history)
+    for each in (ours, again):
+        assert all(map(torch.equal, each, left))
+
+
+def test_the_information_of_an_epoch_is_that_of_the_exact_mixture(parameters):
+    del parameters
+    x = data()
+    elbo = ConstrainedELBO(mutual_information=2.0, dual_lr=0.0)
+    draws = []
+    for index in torch.arange(N).split(32):
+        elbo.loss_and_grads(model, guide, x[index])
+        draws.append(elbo._mixture.state_dict()["z"])
+    assert all(torch.equal(each, draws[0]) for each in draws[:2])
+    # the draws of the first batch, until the third had passed; those of the third come next
+    posterior = dist.Normal(x @ pyro.param("V").T, pyro.param("log_scale").exp()).to_event(1)
+    prior = dist.Normal(torch.zeros(4), 1.0).to_event(1)
+    aggregate = AggregatePosterior(posterior)
+    expected = (aggregate.log_prob(draws[0]) - prior.log_prob(draws[0])).mean()
+    rate = divergences(x[index]).detach().sum(1).mean()
+    assert elbo.terms.mutual_information == pytest.approx(N * float((rate - expected).detach()), rel=1e-9)
+    assert not torch.equal(draws[2], draws[0])
+
+
+def test_information_is_held_where_the_account_finds_it():
+    x = data()
+    svi, elbo = made(CapturedSVI, {"mutual_information": 2.5})
+    history = fit(svi, x, epochs=500, batch_size=32, **SILENT).to_frame().tail(100).mean()
+    account = decompose(model, guide, x, num_samples=20, seed=0)
+    assert history["mutual_information"] == pytest.approx(2.5, rel=0.02)
+    spread = 2 * float(account.mutual_information.standard_error)
+    assert float(account.mutual_information.value) == pytest.approx(2.5, abs=0.05 + spread)
+    assert 0.3 < elbo.multiplier < 3
+    assert "z" in to_arviz(model, guide, x, num_samples=5, seed=0).posterior
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "a target for one of rate, distortion, mutual_information but got none"),
+        ({"rate": 1.0, "distortion": 2.0}, "but got {'rate': 1.0, 'distortion': 2.0}"),
+        ({"rate": 0.0}, "rate to be a finite number > 0"),
+        ({"mutual_information": math.nan}, "mutual_information to be a finite number > 0"),
+        ({"distortion": math.inf}, "distortion to be a finite number"),
+        ({"rate": 1.0, "dual_lr": -1}, "dual_lr to be a finite number >= 0"),
+        ({"rate": 1.0, "multiplier": 0}, "multiplier to be a finite number > 0"),
+    ],
+)
+def test_bad_targets_are_explained(given, sentence):
+    with pytest.raises(ValueError, match=f"Expected .*{sentence}"):
+        ConstrainedELBO(**given)
+
+
+def test_bad_floors_and_capacities_are_explained(parameters):
+    x = parameters
+    with pytest.raises(ValueError, match="one free for all sites but got one by site"):
+        FreeBitsELBO({"z": 1.0})
+    with pytest.raises(ValueError, match="capacity >= 0"):
+        CapacityELBO(-1.0)
+    with pytest.raises(ValueError, match="by to be 'dimension' or 'site' but got 'cell'"):
+        FreeBitsELBO(1.0, by="cell")
+
+    def joint(x):
+        with pyro.plate("data", N, subsample_size=len(x)):
+            pyro.sample("z", dist.MultivariateNormal(torch.zeros(4), torch.eye(4)))
+
+    with pytest.raises(NotImplementedError, match=r"no product of univariate .* by='site'"):
+        FreeBitsELBO(1.0).loss(model, joint, x)
+
+    def masked(program):
+        return pyro.poutine.mask(program, mask=torch.arange(len(x)) < 3)
+
+    for elbo in (FreeBitsELBO(1.0), CapacityELBO(1.0), ConstrainedELBO(mutual_information=1.0, data_size=N)):
+        with pytest.raises(NotImplementedError, match="'z' is masked"):
+            elbo.loss(masked(model), masked(guide), x)
+
+
+def test_a_state_of_another_objective_is_refused():
+    elbo = ConstrainedELBO(rate=1.0)
+    with pytest.raises(ValueError, match=r"keys \['log_multiplier', 'mixture', 'step'\] but got \['step'\]"):
+        elbo.load_state_dict({"step": 3})
