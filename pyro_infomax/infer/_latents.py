@@ -21,6 +21,7 @@ from pyro_infomax.distributions import (
     batch_mapped,
     factors_of,
     family_name,
+    full_name,
     in_double,
     is_point_mass,
     joined,
@@ -200,6 +201,24 @@ class LocalLatents:
                 what cannot be told from the shape of its parameters becomes a RuntimeError of the graph.
         """
         return _together([self._first(*pair) for pair in zip(self._model_sites, self._layouts, strict=True)])
+
+    def draws_of_prior(self) -> Tensor:
+        """Draws of p(z), as many as there are data, (batch, latent), with the gradients of a learned prior.
+
+        Raises:
+            NotImplementedError: as :attr:`prior`, and for one that is learned but not reparameterised.
+        """
+        prior = cast(Distribution, self.prior)
+        size = torch.Size([self.batch_size])
+        if getattr(prior, "has_rsample", False):
+            return prior.rsample(size).double()
+        if torch.is_grad_enabled() and any(each.requires_grad for _, each in tensors_of(prior)):
+            raise NotImplementedError(
+                f"the prior ({full_name(prior)}) is learned but its draws pass no gradient on to its "
+                "parameters: give it fixed parameters or one with rsample, or use MarginalELBO, which scores "
+                "draws by it"
+            )
+        return prior.sample(size).double()
 
     def _refuse_dependence(self, site: Site) -> None:
         on = site.get("depends_on")

@@ -5,7 +5,7 @@ directions, or of the covariances. They are numbers of the minibatch and count f
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, cast, final
+from typing import Literal, cast, final
 
 import torch
 from pyro.poutine import Trace
@@ -18,14 +18,11 @@ from pyro_infomax._types import Site
 from pyro_infomax.distributions import (
     Posterior,
     family_name,
-    full_name,
     is_angular,
     is_factorised,
     is_point_mass,
-    tensors_of,
 )
-from pyro_infomax.infer._elbo import WeightedELBO
-from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
+from pyro_infomax.infer._decomposed import SizedELBO
 from pyro_infomax.infer._latents import LocalLatents
 from pyro_infomax.infer._weights import TermWeight, WeightsLike
 from pyro_infomax.information import (
@@ -36,10 +33,10 @@ from pyro_infomax.information import (
     directions_like,
 )
 
-# ---- What they share: weights that are no rewards, the size of the data set, draws of the prior.
+# ---- What they share: weights that are no rewards, and what may be a point mass.
 
 
-class DiscrepancyELBO(TraceMeanField_WeightedELBO):
+class DiscrepancyELBO(SizedELBO):
     """The base of objectives with a discrepancy between aggregate posterior and prior, which is added.
 
     Args:
@@ -48,8 +45,6 @@ class DiscrepancyELBO(TraceMeanField_WeightedELBO):
         data_size: N; None where the plate says it, or where it is not needed.
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
     """
-
-    state_of_evaluation: ClassVar = WeightedELBO.state_of_evaluation | {"_plate_size"}
 
     def __init__(
         self,
@@ -60,50 +55,11 @@ class DiscrepancyELBO(TraceMeanField_WeightedELBO):
         data_size: int | None = None,
         **kwargs: object,
     ) -> None:
-        weights = {name: TermWeight(name, each) for name, each in discrepancy.items()}
-        super().__init__(weights={**weights, "rate": rate, "distortion": distortion}, **kwargs)
-        self.data_size = None if data_size is None else whole_number("data_size", data_size, at_least=2)
-        self._plate_size: int | None = None
-
-    def size_of(self, latents: LocalLatents) -> int:
-        """N, the number of data that the minibatch was drawn from.
-
-        Raises:
-            ValueError: where it is neither in the plate nor given, or is both and differs.
-        """
-        rows, whole = latents.batch_size, latents.plate_size
-        if whole > rows:
-            self._plate_size = whole
-        known = whole if whole in (self._plate_size, self.data_size) else None
-        if self.data_size is not None and whole > rows and known != self.data_size:
-            raise ValueError(
-                f"Expected data_size={whole}, the size of the data plate, but got {self.data_size}: leave it "
-                "out, or correct the plate"
-            )
-        size = self.data_size or known
-        if size is None:
-            raise ValueError(
-                f"Expected to know how many data a minibatch of {rows} was drawn from but the data plate is "
-                f"of {rows} too: pass data_size=N ({rows} where these are all), or write the plate as "
-                'pyro.plate("data", N, subsample_size=len(x))'
-            )
-        if rows > size:
-            raise ValueError(f"Expected at most data_size={size} data in a minibatch but got {rows}.")
-        return size
-
-
-def _draws_of_prior(latents: LocalLatents) -> Tensor:
-    """As many as there are data, (batch, latent), with the gradients of a prior that is learned."""
-    prior = cast(Distribution, latents.prior)
-    size = torch.Size([latents.batch_size])
-    if getattr(prior, "has_rsample", False):
-        return prior.rsample(size).double()
-    if torch.is_grad_enabled() and any(each.requires_grad for _, each in tensors_of(prior)):
-        raise NotImplementedError(
-            f"the prior ({full_name(prior)}) is learned but its draws pass no gradient on to its parameters: "
-            "give it fixed parameters or one with rsample, or use MarginalELBO, which scores draws by it"
-        )
-    return prior.sample(size).double()
+        weights: dict[str, WeightsLike | TermWeight] = {
+            name: TermWeight(name, each) for name, each in discrepancy.items()
+        }
+        weights |= {"rate": rate, "distortion": distortion}
+        super().__init__(weights=weights, data_size=data_size, **kwargs)
 
 
 def _has_only_point_masses(latents: LocalLatents, guide_trace: Trace) -> bool:
@@ -211,7 +167,7 @@ class MMDELBO(DiscrepancyELBO):
             again = latents.z
         else:
             again = cast(Distribution, latents.posterior).rsample().double()
-        u = _draws_of_prior(latents)
+        u = latents.draws_of_prior()
         return {"mmd": batch_mmd(latents.z, again, u, kernel=kernel, data_size=self.size_of(latents))}
 
 
@@ -347,7 +303,7 @@ class SlicedWassersteinELBO(DiscrepancyELBO):
         latents = LocalLatents(model_trace, guide_trace)
         if latents.batch_size < 2:
             raise ValueError(f"Expected a minibatch of at least 2 data but got {latents.batch_size}.")
-        z, u = latents.z, _draws_of_prior(latents)
+        z, u = latents.z, latents.draws_of_prior()
         directions = directions_like(z.detach(), self.num_projections)
         return {"sliced_wasserstein": batch_sliced_wasserstein(z, u, directions)}
 
