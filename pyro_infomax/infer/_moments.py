@@ -193,7 +193,8 @@ def mmd_vae(
     Args:
         alpha: α <= 1, a number; at 1, as in the paper's experiments, the information is free.
         lam: λ >= 1 − α, a number.
-        kernel, data_size, **kwargs: those of :class:`MMDELBO`.
+        kernel, data_size: those of :class:`MMDELBO`.
+        **kwargs: the same.
 
     Raises:
         ValueError: where a weight would be negative, and reward what has no bound.
@@ -229,7 +230,8 @@ def wae(
 
     Args:
         lam: λ >= 0.
-        kernel, data_size, **kwargs: those of :class:`MMDELBO`.
+        kernel, data_size: those of :class:`MMDELBO`.
+        **kwargs: the same.
 
     Example:
         >>> dict(wae(10.0).weights)
