@@ -112,37 +112,6 @@ class LocalLatents:
         self._layouts = [_layout(site, frame, depth) for site in self._guide_sites]
         self.sizes = tuple(layout.size for layout in self._layouts)
 
-    @property
-    def subsamples(self) -> bool:
-        """Whether the data plate says that the minibatch is a subsample."""
-        return self.plate_size > self.batch_size
-
-    def data_size(self, given: int | None, *, plate_size: int | None = None) -> int:
-        """N, the number of data that the minibatch was drawn from.
-
-        Args:
-            given: what the user says; None where the plate does.
-            plate_size: the size that the plate has had in a subsample before; None for none.
-
-        Raises:
-            ValueError: if nobody says it, or both do and differ.
-        """
-        rows, whole = self.batch_size, self.plate_size
-        if given is not None:
-            if whole not in (rows, given):
-                raise ValueError(
-                    f"Expected data_size={whole}, the size of the data plate, but got {given}: "
-                    "leave out data_size, or correct the plate"
-                )
-            return given
-        if self.subsamples or whole == plate_size:
-            return whole
-        raise ValueError(
-            f"Expected to know how many data a minibatch of {rows} was drawn from but the data plate is of "
-            f"{rows} too: pass data_size=N ({rows} where these are all), or write the plate as "
-            'pyro.plate("data", N, subsample_size=len(x))'
-        )
-
     def only(self, names: Collection[str]) -> "LocalLatents":
         """The same of some of the sites, in the order of the guide.
 
