@@ -399,7 +399,12 @@ def test_other_programs_are_refused(elbo, validate):
     def of_data(x):
         return model(x, dist.Normal(x, 1.0).to_event(1))
 
+    def weighted(program):
+        return poutine.scale(program, scale=torch.arange(1.0, 5.0))
+
     with pyro.validation_enabled(validate):
+        with pytest.raises(NotImplementedError, match=r"scale of shape \(4,\), by datum"):
+            elbo.loss(weighted(model), weighted(guide), X[:4])
         with pytest.raises(NotImplementedError, match="reparameterised"):
             elbo.loss(lambda x: model(x, dist.Bernoulli(torch.ones(D) / 2).to_event(1)), discrete, X[:4])
         with pytest.raises(NotImplementedError, match="differs from datum to datum"):
