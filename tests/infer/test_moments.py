@@ -435,9 +435,9 @@ def test_the_number_of_data_comes_from_the_plate_or_is_asked_for():
 
 
 def test_what_has_no_upper_bound_is_not_rewarded():
-    """pythae's weight is α + λ − 1 = −0.499 by default."""
-    with pytest.raises(ValueError, match=r"discrepancy -0.499 times"):
-        mmd_vae(alpha=0.5, lam=1e-3)
+    """pythae's weight is α + λ − 1 = −0.47 by default."""
+    with pytest.raises(ValueError, match=r"discrepancy -0.47 times"):
+        mmd_vae(alpha=0.5, lam=0.03)
     with pytest.raises(ValueError, match=r"the rate would count -1 times"):
         mmd_vae(alpha=2.0, lam=10.0)
     with pytest.raises(ValueError, match="Expected mmd >= 0"):
