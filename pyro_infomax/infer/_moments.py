@@ -237,7 +237,7 @@ def mmd_vae(
         **kwargs: the same.
 
     Raises:
-        ValueError: where a weight would be negative, and reward what has no bound.
+        ValueError: where a weight would be negative.
 
     Example:
         >>> dict(mmd_vae(alpha=0.5, lam=10.0).weights)
