@@ -4,6 +4,7 @@ Each objective here adds a discrepancy between q(z) and p(z) to distortion and r
 directions, or of the covariances. They are numbers of the minibatch and count for each datum.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Literal, cast, final
 
@@ -37,13 +38,33 @@ from pyro_infomax.information import (
 
 
 class DiscrepancyELBO(SizedELBO):
-    """The base of objectives with a discrepancy between aggregate posterior and prior, which is added.
+    """The base of objectives with a discrepancy between q(z) and p(z), which a subclass measures.
+
+    Its terms are added to distortion and rate. They are not in nats, and stand for themselves in ``terms``.
 
     Args:
         discrepancy: the weights, >= 0, of its terms.
-        rate, distortion: their weights, >= 0.
+        rate, distortion: their weights, >= 0, also by site.
         data_size: N; None where the plate says it, or where it is not needed.
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
+
+    Raises:
+        ValueError: if a weight is out of range.
+        NotImplementedError: where data have scales of their own.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> class Centred(DiscrepancyELBO):
+        ...     def __init__(self, *, centre=1.0):
+        ...         super().__init__(discrepancy={"centre": centre}, rate=1.0, distortion=1.0)
+        ...
+        ...     def discrepancies(self, latents, guide_trace):
+        ...         return {"centre": (latents.z.mean(0) - latents.draws_of_prior().mean(0)).square().sum()}
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = Centred(centre=3.0)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(10))
+        >>> abs(loss - (elbo.terms.distortion + elbo.terms.rate + 3 * elbo.terms.centre)) < 1e-6
+        True
     """
 
     def __init__(
@@ -60,6 +81,26 @@ class DiscrepancyELBO(SizedELBO):
         }
         weights |= {"rate": rate, "distortion": distortion}
         super().__init__(weights=weights, data_size=data_size, **kwargs)
+
+    @abstractmethod
+    def discrepancies(self, latents: LocalLatents, guide_trace: Trace) -> Mapping[str, Tensor]:
+        """The terms by name, numbers of the minibatch, () each."""
+
+    @final
+    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
+        latents = LocalLatents(model_trace, guide_trace)
+        for name in latents.names:
+            _refuse_weighted_data(guide_trace.nodes[name])
+        return self.discrepancies(latents, guide_trace)
+
+
+def _refuse_weighted_data(site: Site) -> None:
+    scale = site["scale"]
+    if isinstance(scale, Tensor) and scale.numel() > 1:
+        raise NotImplementedError(
+            f"the latent site {site['name']!r} has a scale of shape {tuple(scale.shape)}, by datum, which "
+            "would be that of data in q(z) too, where all count alike here: scale all data by one number"
+        )
 
 
 def _has_only_point_masses(latents: LocalLatents, guide_trace: Trace) -> bool:
@@ -160,8 +201,7 @@ class MMDELBO(DiscrepancyELBO):
         )
         self.kernel = kernel
 
-    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
-        latents = LocalLatents(model_trace, guide_trace)
+    def discrepancies(self, latents: LocalLatents, guide_trace: Trace) -> Mapping[str, Tensor]:
         kernel = self.kernel or InverseMultiquadric(2.0 * latents.z.shape[1])
         if _has_only_point_masses(latents, guide_trace):
             again = latents.z
@@ -193,10 +233,11 @@ def mmd_vae(
     Args:
         alpha: α <= 1, a number; at 1, as in the paper's experiments, the information is free.
         lam: λ >= 1 − α, a number.
-        kernel, data_size, **kwargs: those of :class:`MMDELBO`.
+        kernel, data_size: those of :class:`MMDELBO`.
+        **kwargs: the same.
 
     Raises:
-        ValueError: where a weight would be negative, and reward what has no bound.
+        ValueError: where a weight would be negative.
 
     Example:
         >>> dict(mmd_vae(alpha=0.5, lam=10.0).weights)
@@ -229,7 +270,8 @@ def wae(
 
     Args:
         lam: λ >= 0.
-        kernel, data_size, **kwargs: those of :class:`MMDELBO`.
+        kernel, data_size: those of :class:`MMDELBO`.
+        **kwargs: the same.
 
     Example:
         >>> dict(wae(10.0).weights)
@@ -299,8 +341,7 @@ class SlicedWassersteinELBO(DiscrepancyELBO):
         super().__init__(discrepancy=discrepancy, rate=rate, distortion=distortion, data_size=None, **kwargs)
         self.num_projections = whole_number("num_projections", num_projections, at_least=1)
 
-    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
-        latents = LocalLatents(model_trace, guide_trace)
+    def discrepancies(self, latents: LocalLatents, guide_trace: Trace) -> Mapping[str, Tensor]:  # noqa: ARG002
         if latents.batch_size < 2:
             raise ValueError(f"Expected a minibatch of at least 2 data but got {latents.batch_size}.")
         z, u = latents.z, latents.draws_of_prior()
@@ -385,8 +426,7 @@ class DIPELBO(DiscrepancyELBO):
         )
         self.covariance = covariance
 
-    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
-        latents = LocalLatents(model_trace, guide_trace)
+    def discrepancies(self, latents: LocalLatents, guide_trace: Trace) -> Mapping[str, Tensor]:
         _, target = _moments(latents, "prior")
         if _has_only_point_masses(latents, guide_trace):
             mean, within = latents.z, torch.zeros_like(target)
