@@ -335,6 +335,7 @@ NO_OBJECTIVES = {
     "WeightedELBO": "the base of all",
     "AggregateELBO": "a base, of those with parts of the rate",
     "DiscrepancyELBO": "a base, of those with a discrepancy",
+    "SizedELBO": "a base, of those that know how many data there are",
     "IMParts": "what a bound is made of",
     "LocalLatents": "what a joint cost reads",
     "PowerLimitedNormal": "an input",
