@@ -267,8 +267,8 @@ def beta_tcvae(beta: WeightsLike = 6.0, *, data_size: int | None = None, **kwarg
 
     Args:
         beta: the weight of the total correlation, >= 0.
-        data_size, **kwargs: those of :class:`DecomposedELBO`; ``mutual_information`` is the paper's α,
-            ``dimensionwise_kl`` its γ.
+        data_size, further arguments: those of :class:`DecomposedELBO`, whose ``mutual_information`` is the
+            paper's α, and ``dimensionwise_kl`` its γ.
 
     Example:
         >>> dict(beta_tcvae(6.0, data_size=1000).weights)["total_correlation"]
@@ -296,7 +296,7 @@ class MarginalELBO(AggregateELBO):
     Args:
         mutual_information: its weight, of any sign.
         marginal_kl: its weight, >= 0.
-        distortion, data_size, **kwargs: as for :class:`DecomposedELBO`.
+        distortion, data_size, further arguments: as for :class:`DecomposedELBO`.
 
     Raises:
         ValueError, NotImplementedError: as :class:`DecomposedELBO`, but where marginals are unknown.
@@ -349,7 +349,7 @@ def infovae(
     Args:
         alpha: α, a number.
         lam: λ, a number >= 0.
-        data_size, **kwargs: those of :class:`MarginalELBO`.
+        data_size, further arguments: those of :class:`MarginalELBO`.
 
     Example:
         >>> dict(infovae(alpha=1.0, lam=10.0, data_size=1000).weights)
@@ -379,7 +379,8 @@ class GroupedELBO(AggregateELBO):
     Args:
         groups: names of latent sites, group by group; every local site in one of at least two groups. None
             for every site as a group.
-        mutual_information, dimensionwise_kl, distortion, data_size, **kwargs: as for :class:`DecomposedELBO`.
+        mutual_information, dimensionwise_kl, distortion, data_size, further arguments: as for
+            :class:`DecomposedELBO`.
         total_correlation_between: β, >= 0.
         total_correlation_within: γ, >= 0.
 
@@ -463,7 +464,7 @@ def hfvae(
 
     Args:
         beta, gamma: the two weights, >= 0.
-        groups, data_size, **kwargs: those of :class:`GroupedELBO`.
+        groups, data_size, further arguments: those of :class:`GroupedELBO`.
 
     Example:
         >>> elbo = hfvae(6.0, groups=[("digit",), ("slant", "width")], data_size=1000)
@@ -530,7 +531,7 @@ class DirectInfoMax(AggregateELBO):
         kernel: of the discrepancy, from (m, d) and (n, d) to (m, n);
             :class:`~pyro_infomax.information.InverseMultiquadric` of scale 2d by default, which fits a
             standard normal prior.
-        data_size, **kwargs: as for :class:`DecomposedELBO`.
+        data_size, further arguments: as for :class:`DecomposedELBO`.
 
     Raises:
         ValueError, NotImplementedError: as :class:`DecomposedELBO`, but where marginals are unknown.

@@ -88,19 +88,7 @@ class DiscrepancyELBO(SizedELBO):
 
     @final
     def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
-        latents = LocalLatents(model_trace, guide_trace)
-        for name in latents.names:
-            _refuse_weighted_data(guide_trace.nodes[name])
-        return self.discrepancies(latents, guide_trace)
-
-
-def _refuse_weighted_data(site: Site) -> None:
-    scale = site["scale"]
-    if isinstance(scale, Tensor) and scale.numel() > 1:
-        raise NotImplementedError(
-            f"the latent site {site['name']!r} has a scale of shape {tuple(scale.shape)}, by datum, which "
-            "would be that of data in q(z) too, where all count alike here: scale all data by one number"
-        )
+        return self.discrepancies(LocalLatents(model_trace, guide_trace), guide_trace)
 
 
 def _has_only_point_masses(latents: LocalLatents, guide_trace: Trace) -> bool:

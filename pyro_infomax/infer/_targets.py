@@ -103,7 +103,7 @@ class CapacityELBO(TargetELBO):
     more rate is rewarded with γ a nat, and above it is charged with γ. So R = C where γ exceeds the slope
     −dD/dR at C; a smaller γ leaves R where the slope is γ. Sites outside the data plate count as in the ELBO.
 
-    ``terms`` holds ``capacity_gap``, |R − C|, beside ``rate``.
+    ``terms`` holds ``capacity_gap``, how far R is from C, beside ``rate``.
 
     Reference: Burgess, Higgins, Pal, Matthey, Watters, Desjardins and Lerchner (2018), Understanding
     disentangling in β-VAE.
