@@ -33,8 +33,11 @@ import pandas as pd
 import torch
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import LogLocator, NullFormatter
 from pyro.infer import SVI
 from pyro.optim.clipped_adam import ClippedAdam
+from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from pyro_infomax import infer
@@ -48,6 +51,8 @@ from pyro_infomax.training import fit
 from pyro_infomax.vae import VAE
 
 DRAWS: Final = 4  # of z for each datum of the account
+GAP: Final = 0.034  # between the names beside a plane, as a share of its height
+LEAST: Final = 0.01  # nats, on a logarithmic axis
 QUANTITIES: Final = {
     "distortion": "D",
     "rate": "R",
@@ -56,8 +61,8 @@ QUANTITIES: Final = {
     "total_correlation": "TC",
     "evidence": "held-out ln p(x)",
 }
-NOTE: Final = """Means over the seeds, ± their standard deviation, in nats per datum. I of N data is at most ln N.
-The held-out evidence is a lower bound, and loose where the posterior is much narrower than it should be."""
+NOTE: Final = """Means over the seeds, ± their standard deviation, in nats per datum. I of N data is at most
+ln N. The held-out evidence is a lower bound, loose where the posterior is much narrower than it should be."""
 COLOURS: Final = {
     "weights": "#0173b2",
     "several draws": "#029e73",
@@ -296,18 +301,32 @@ def in_words(table: pd.DataFrame) -> str:
 
 def draw_rate_distortion(table: pd.DataFrame, problem: Problem, path: Path) -> None:
     _, ax = plt.subplots(figsize=(11, 8), layout="constrained")
+    # Some rates are far beyond the others
+    ax.set_xscale("log")
+    known = table.dropna(subset=["distortion"]).assign(rate=lambda t: t["rate"].clip(lower=LEAST))
+    plane(known, "rate", "distortion", ax)
+    limits = ax.axis()
     name = "Shannon's curve" if not problem.hidden else "Gaussian of the same covariance"
     ax.plot(*problem.curve, color="0.6", linewidth=1.2, label=name, zorder=1)
-    known = table.dropna(subset=["distortion"])
-    plane(known, "rate", "distortion", ax)
+    ax.axis(limits)
+    logarithmic(ax.xaxis)
+    legend(ax)
     ax.set(xlabel="rate (nats per datum)", ylabel="distortion (nats per datum)")
     save(ax, path)
 
 
 def draw_information(table: pd.DataFrame, problem: Problem, path: Path) -> None:
     _, ax = plt.subplots(figsize=(11, 8), layout="constrained")
+    ax.set_yscale("log")
     ax.axvline(math.log(problem.size), color="0.6", linestyle=":", label=r"$\ln N$", zorder=1)
-    plane(table, "mutual_information", "marginal_kl", ax)
+    plane(
+        table.assign(marginal_kl=table["marginal_kl"].clip(lower=LEAST)),
+        "mutual_information",
+        "marginal_kl",
+        ax,
+    )
+    logarithmic(ax.yaxis)
+    legend(ax)
     ax.set(xlabel="mutual information (nats per datum)", ylabel="marginal KL (nats per datum)")
     save(ax, path)
 
@@ -327,39 +346,47 @@ def plane(table: pd.DataFrame, across: str, up: str, ax: Axes) -> None:
             label=str(kind),
             zorder=3,
         )
-    # A few objectives go far beyond the others, and most of them lie close together
-    ax.set_xscale("symlog", linthresh=10.0)
-    lowest = float(table[up].min())
-    shift = min(lowest - 0.5, 0.0)
-    ax.set_yscale(
-        "function",
-        functions=(
-            lambda y: np.arcsinh(2 * (np.asarray(y) - shift)),
-            lambda u: np.sinh(np.asarray(u)) / 2 + shift,
-        ),
-    )
     name_points(table, across, up, ax)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)
+
+
+def legend(ax: Axes) -> None:
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), ncols=5, frameon=False, fontsize=9)
 
 
 def name_points(table: pd.DataFrame, across: str, up: str, ax: Axes) -> None:
-    """The names in a column beside the frame, from top to bottom as the points are, a line to each."""
-    order = table.sort_values(up)
-    heights = np.linspace(0.0, 1.0, len(order)) if len(order) > 1 else np.array([0.5])
-    for height, (_, row) in zip(heights, order.iterrows(), strict=True):
+    """The names in a column beside the frame, each as near to the height of its point as others allow."""
+    rows = table.sort_values(up)
+    at = ax.transAxes.inverted().transform(ax.transData.transform(rows[[across, up]].to_numpy()))[:, 1]
+    apart = min(GAP, 1 / max(1, len(rows) - 1)) * np.arange(len(rows))
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0 - apart[-1]).fit_transform(apart, at - apart)
+    for height, (_, row) in zip(fitted + apart, rows.iterrows(), strict=True):
+        colour = COLOURS[row["kind"]]
         ax.annotate(
             row["objective"],
             (row[across], row[up]),
-            xytext=(1.04, height),
+            xytext=(1.06, height),
             textcoords="axes fraction",
-            color=COLOURS[row["kind"]],
+            color=colour,
             va="center",
             fontsize=9,
-            arrowprops={"arrowstyle": "-", "color": COLOURS[row["kind"]], "linewidth": 0.5, "alpha": 0.6},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.6,
+                "alpha": 0.6,
+                "relpos": (0.0, 0.5),
+                "shrinkA": 1,
+            },
             annotation_clip=False,
         )
+
+
+def logarithmic(axis: Axis) -> None:
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(lambda x, _: f"{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(ax: Axes, path: Path) -> None:
