@@ -218,6 +218,16 @@ FAMILY: Final = {
         records=False,
     ),
 }
+SMOKE: Final = (
+    "elbo",
+    "dreg",
+    "target rate",
+    "infovae",
+    "direct infomax",
+    "mmd",
+    "wake-sleep",
+    "adversarial",
+)
 
 
 # ---- a training and its account
@@ -403,14 +413,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", choices=DATA, default="digits", help="what to train on")
-    parser.add_argument(
-        "--only", choices=FAMILY, nargs="+", default=list(FAMILY), metavar="NAME", help=", ".join(FAMILY)
-    )
+    parser.add_argument("--only", choices=FAMILY, nargs="+", metavar="NAME", help=", ".join(FAMILY))
     parser.add_argument("--seeds", type=int, help="how many; default 5")
     parser.add_argument("--steps", type=int, help="of each training; default 1000")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, -1 for a processor each")
     parser.add_argument("--out", type=Path, default=Path("runs/family"), help="folder of table and pictures")
-    parser.add_argument("--smoke", action="store_true", help="few data and steps, to see that all works")
+    parser.add_argument("--smoke", action="store_true", help="a few objectives, data and steps")
     args = parser.parse_args(argv)
     args.seeds = (1 if args.smoke else 5) if args.seeds is None else args.seeds
     args.steps = (2 if args.smoke else 1000) if args.steps is None else args.steps
@@ -424,7 +432,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     run = Training(args.data, args.steps, draws=20 if args.smoke else 200, rows=60 if args.smoke else None)
     points = args.out / "points" / run.name
-    names = list(dict.fromkeys(args.only))
+    names = list(dict.fromkeys(args.only or (SMOKE if args.smoke else FAMILY)))
     ds = sweep(run, {"objective": names}, seeds=args.seeds, n_jobs=args.jobs, store=points)
     ds.to_netcdf(args.out / "family.nc", engine="h5netcdf")
     table, problem = summary(ds), run.problem
