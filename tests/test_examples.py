@@ -63,6 +63,7 @@ PROMISED = {
         "traversals.gif",
     },
     "sweep.py": {"sweep.csv", "sweep.nc"},
+    "targets.py": {"targets.csv"},
 }
 PICTURES = {
     "digits.py": 6,
@@ -81,6 +82,7 @@ PICTURES = {
     "rate_distortion.py": 3,
     "sprites.py": 5,
     "sweep.py": 2,
+    "targets.py": 1,
 }
 
 

@@ -579,6 +579,9 @@ class CompiledTraining:
         if overlapping_tensors([*flats, *self._live]) & {*flats, *written}:
             raise NotCompilableError("the programs read tensors that share memory with what a step writes to")
         self._number_of_results = len(recorded.outputs) - len(gradients.parameters)
+        self._split: list[tuple[Tensor, ...]] = []  # which keeps the tensors, and their ids, alive
+        self._places: list[tuple[int, int]] = []
+        self._whole: list[Tensor] = []
         _split_biases(recorded.graph)
         rows = self._rows(1)
         results = torch.empty(self._number_of_results, dtype=torch.float64)
@@ -636,14 +639,20 @@ class CompiledTraining:
 
         All but the others part by part, as the parameters are, so that no gradient is copied on its way.
         """
-        parts = zip(self._gradients.members, self._updates, self._gradients.flat, strict=True)
-        found = [
-            [_parts(each, members) for each in (update.flat, flat, *update.kept)]
-            for members, update, flat in parts
+        flats = [
+            (update.flat, gradient, *update.kept)
+            for update, gradient in zip(self._updates, self._gradients.flat, strict=True)
         ]
-        parameters = [part for group in found for part in group[0]]
-        rest = [part for group in found for each in group[1:] for part in each]
-        return [*parameters, *self._live, *rest]
+        # To split them would take a step by itself longer than the rest of it
+        places = [(id(each), each.data_ptr()) for group in flats for each in group]
+        if places != self._places:
+            self._split, self._places = flats, places
+            groups = zip(flats, self._gradients.members, strict=True)
+            found = [[_parts(each, members) for each in group] for group, members in groups]
+            parameters = [part for group in found for part in group[0]]
+            rest = [part for group in found for each in group[1:] for part in each]
+            self._whole = [*parameters, *self._live, *rest]
+        return self._whole
 
     def _with_update(self, recorded: RecordedGraph, given: Sequence[Tensor], inputs: int) -> GraphModule:
         """The graph that goes from data and parameters to results and changed parameters."""

@@ -215,8 +215,17 @@ class RecordedGraph:
         key = value.shape, value.stride(), value.dtype, content.numpy().tobytes()
         first = self._constants_by_content.setdefault(key, literal)
         if first is not literal:
+            # It may come later in the graph, where it was written down
+            self._to_head(first)
             self._replace(literal, first)
         return first
+
+    def _to_head(self, constant: Node) -> None:
+        first = next(iter(self.graph.nodes))
+        if self.inputs:
+            self.inputs[-1].append(constant)
+        elif first is not constant:
+            first.prepend(constant)
 
     def _simplify_call(self, node: Node, seen: dict[Hashable, Node], aliases: dict[Alias, Node]) -> None:
         value = self.values[node]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast, final
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._types import Args, Kwargs, Program
@@ -19,13 +20,58 @@ from pyro_infomax.infer._elbo import WeightedELBO, subsampled_data
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
 from pyro_infomax.infer._latents import LocalLatents
 from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightsLike
-from pyro_infomax.information import BatchMixture, InverseMultiquadric, Kernel
+from pyro_infomax.information import BatchMixture, InverseMultiquadric, Kernel, batch_mmd
 from pyro_infomax.poutine import sample_sites
+
+# ---- What compares the data of a minibatch has to know of how many it was drawn.
+
+
+class SizedELBO(TraceMeanField_WeightedELBO):
+    """The base of objectives whose terms depend on the number of data that a minibatch was drawn from.
+
+    Args:
+        data_size: N; None where the plate says it, or where it is not needed.
+        **kwargs: those of :class:`TraceMeanField_WeightedELBO`.
+    """
+
+    state_of_evaluation: ClassVar = WeightedELBO.state_of_evaluation | {"_plate_size"}
+
+    def __init__(self, *, data_size: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_size = None if data_size is None else whole_number("data_size", data_size, at_least=2)
+        self._plate_size: int | None = None
+
+    def size_of(self, latents: LocalLatents) -> int:
+        """N, the number of data that the minibatch was drawn from.
+
+        Raises:
+            ValueError: where it is neither in the plate nor given, or is both and differs.
+        """
+        rows, whole = latents.batch_size, latents.plate_size
+        if whole > rows:
+            self._plate_size = whole
+        known = whole if whole in (self._plate_size, self.data_size) else None
+        if self.data_size is not None and whole > rows and known != self.data_size:
+            raise ValueError(
+                f"Expected data_size={whole}, the size of the data plate, but got {self.data_size}: leave it "
+                "out, or correct the plate"
+            )
+        size = self.data_size or known
+        if size is None:
+            raise ValueError(
+                f"Expected to know how many data a minibatch of {rows} was drawn from but the data plate is "
+                f"of {rows} too: pass data_size=N ({rows} where these are all), or write the plate as "
+                'pyro.plate("data", N, subsample_size=len(x))'
+            )
+        if rows > size:
+            raise ValueError(f"Expected at most data_size={size} data in a minibatch but got {rows}.")
+        return size
+
 
 # ---- What all of them share: the mixture of a minibatch, its size, and the sign of the information.
 
 
-class AggregateELBO(TraceMeanField_WeightedELBO):
+class AggregateELBO(SizedELBO):
     """The base of objectives whose terms are of the aggregate posterior; a subclass splits the marginal KL.
 
     Args:
@@ -53,7 +99,6 @@ class AggregateELBO(TraceMeanField_WeightedELBO):
     joint_cost_replaces = True
     # Terms that are weighted like another one, and are there for some programs only
     weighted_like: ClassVar[Mapping[str, str]] = {}
-    state_of_evaluation: ClassVar = WeightedELBO.state_of_evaluation | {"_plate_size"}
 
     def __init__(
         self,
@@ -67,9 +112,7 @@ class AggregateELBO(TraceMeanField_WeightedELBO):
             name: weight if isinstance(weight, TermWeight) else TermWeight(name, weight)
             for name, weight in weights.items()
         }
-        super().__init__(weights={"mutual_information": information, **each}, **kwargs)
-        self.data_size = None if data_size is None else whole_number("data_size", data_size, at_least=2)
-        self._plate_size: int | None = None
+        super().__init__(weights={"mutual_information": information, **each}, data_size=data_size, **kwargs)
 
     @abstractmethod
     def marginal_terms(self, latents: LocalLatents, log_q: Tensor, data_size: int) -> Mapping[str, Tensor]:
@@ -84,7 +127,7 @@ class AggregateELBO(TraceMeanField_WeightedELBO):
     @final
     def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
         latents = LocalLatents(model_trace, guide_trace)
-        size = self._size(latents)
+        size = self.size_of(latents)
         log_q = log_mixture(latents, size)
         own = latents.posterior.log_prob(latents.z).double()
         information = own - self._penalised_or_rewarded(latents, size, log_q)
@@ -97,10 +140,6 @@ class AggregateELBO(TraceMeanField_WeightedELBO):
             return log_q
         plain = log_mixture(latents, latents.batch_size)
         return torch.where(weight < 0, plain, log_q) if isinstance(weight, Tensor) else plain
-
-    def _size(self, latents: LocalLatents) -> int:
-        self._plate_size = latents.plate_size if latents.subsamples else self._plate_size
-        return latents.data_size(self.data_size, plate_size=self._plate_size)
 
     def _resolved_weights(self) -> ResolvedWeights:
         found = super()._resolved_weights()
@@ -228,8 +267,8 @@ def beta_tcvae(beta: WeightsLike = 6.0, *, data_size: int | None = None, **kwarg
 
     Args:
         beta: the weight of the total correlation, >= 0.
-        data_size, **kwargs: those of :class:`DecomposedELBO`; ``mutual_information`` is the paper's α,
-            ``dimensionwise_kl`` its γ.
+        data_size, further arguments: those of :class:`DecomposedELBO`, whose ``mutual_information`` is the
+            paper's α, and ``dimensionwise_kl`` its γ.
 
     Example:
         >>> dict(beta_tcvae(6.0, data_size=1000).weights)["total_correlation"]
@@ -257,7 +296,7 @@ class MarginalELBO(AggregateELBO):
     Args:
         mutual_information: its weight, of any sign.
         marginal_kl: its weight, >= 0.
-        distortion, data_size, **kwargs: as for :class:`DecomposedELBO`.
+        distortion, data_size, further arguments: as for :class:`DecomposedELBO`.
 
     Raises:
         ValueError, NotImplementedError: as :class:`DecomposedELBO`, but where marginals are unknown.
@@ -310,7 +349,7 @@ def infovae(
     Args:
         alpha: α, a number.
         lam: λ, a number >= 0.
-        data_size, **kwargs: those of :class:`MarginalELBO`.
+        data_size, further arguments: those of :class:`MarginalELBO`.
 
     Example:
         >>> dict(infovae(alpha=1.0, lam=10.0, data_size=1000).weights)
@@ -340,7 +379,8 @@ class GroupedELBO(AggregateELBO):
     Args:
         groups: names of latent sites, group by group; every local site in one of at least two groups. None
             for every site as a group.
-        mutual_information, dimensionwise_kl, distortion, data_size, **kwargs: as for :class:`DecomposedELBO`.
+        mutual_information, dimensionwise_kl, distortion, data_size, further arguments: as for
+            :class:`DecomposedELBO`.
         total_correlation_between: β, >= 0.
         total_correlation_within: γ, >= 0.
 
@@ -424,7 +464,7 @@ def hfvae(
 
     Args:
         beta, gamma: the two weights, >= 0.
-        groups, data_size, **kwargs: those of :class:`GroupedELBO`.
+        groups, data_size, further arguments: those of :class:`GroupedELBO`.
 
     Example:
         >>> elbo = hfvae(6.0, groups=[("digit",), ("slant", "width")], data_size=1000)
@@ -491,7 +531,7 @@ class DirectInfoMax(AggregateELBO):
         kernel: of the discrepancy, from (m, d) and (n, d) to (m, n);
             :class:`~pyro_infomax.information.InverseMultiquadric` of scale 2d by default, which fits a
             standard normal prior.
-        data_size, **kwargs: as for :class:`DecomposedELBO`.
+        data_size, further arguments: as for :class:`DecomposedELBO`.
 
     Raises:
         ValueError, NotImplementedError: as :class:`DecomposedELBO`, but where marginals are unknown.
@@ -525,6 +565,10 @@ class DirectInfoMax(AggregateELBO):
         data_size: int | None = None,
         **kwargs: object,
     ) -> None:
+        if kernel is not None and not callable(kernel):
+            raise ValueError(
+                f"Expected kernel to be a function of two points, as RBF(1.0), but got {kernel!r}."
+            )
         if kernel is not None and mmd is None:
             raise ValueError(
                 "Expected a weight of the discrepancy by this kernel but got none: pass mmd too."
@@ -550,7 +594,9 @@ class DirectInfoMax(AggregateELBO):
     def marginal_terms(self, latents: LocalLatents, log_q: Tensor, data_size: int) -> Mapping[str, Tensor]:
         if "mmd" in self.weights:
             kernel = self.kernel or InverseMultiquadric(2.0 * latents.z.shape[1])
-            return {"mmd": minibatch_mmd(latents, kernel, data_size)}
+            again = cast(Distribution, latents.posterior).rsample().double()
+            u = latents.draws_of_prior()
+            return {"mmd": batch_mmd(latents.z, again, u, kernel=kernel, data_size=data_size)}
         return {"marginal_kl": log_q - latents.prior.log_prob(latents.z).double()}
 
     def _resolved_weights(self) -> ResolvedWeights:
@@ -565,30 +611,3 @@ class DirectInfoMax(AggregateELBO):
         if not any(site["is_observed"] for site in sample_sites(traces[0])):
             self._subsampled = subsampled_data(traces[0], args, lambda _: True)
         return traces
-
-
-def minibatch_mmd(latents: LocalLatents, kernel: Kernel, data_size: int) -> Tensor:
-    r"""The squared maximum mean discrepancy between q(z) of N data and p(z), without bias over minibatches,
-    ().
-
-    Two draws of q(z) are of one datum once in N times. A minibatch holds its data once each, and pairs of
-    different data alone would misstate the discrepancy. So, as in minibatch stratified sampling, pairs of one
-    datum count 1/N, by a second draw of each, and pairs of different data the rest.
-    """
-    z, size = latents.z, latents.batch_size
-    if size < 2:
-        raise ValueError(f"Expected a minibatch of at least 2 data but got {size}.")
-    posterior, prior = cast(Any, latents.posterior), cast(Any, latents.prior)
-    again = posterior.rsample().double()
-    has_gradient = getattr(prior, "has_rsample", False)
-    u = (prior.rsample if has_gradient else prior.sample)(torch.Size([size])).double()
-    same = kernel(z, again).diagonal().mean()
-    of_posterior = same / data_size + _of_others(kernel(z, z)) * (1 - 1 / data_size)
-    return of_posterior + _of_others(kernel(u, u)) - 2 * kernel(z, u).mean()
-
-
-def _of_others(pairs: Tensor) -> Tensor:
-    """The mean over pairs of different points, of (points, points)."""
-    size = len(pairs)
-    off = ~torch.eye(size, dtype=torch.bool, device=pairs.device)
-    return torch.where(off, pairs, 0.0).sum() / (size * (size - 1))

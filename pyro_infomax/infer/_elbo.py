@@ -580,6 +580,12 @@ def accumulate_gradients(surrogate: torch.Tensor, traces: Traces, *, retain_grap
         surrogate.backward(retain_graph=retain_graph)
 
 
+def has_sisters() -> bool:
+    """Whether other processes train with this one."""
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return several and torch.distributed.get_world_size() > 1
+
+
 def as_number(loss: torch.Tensor) -> float:
     """The value of a loss, with Pyro's warning where it is none."""
     number: Any = loss.item()

@@ -328,6 +328,8 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         replaced: tuple[str, ...] = ()
         if self._has_joint_cost:
             latents = LocalLatents(model_trace, guide_trace)
+            for name in latents.names:
+                _refuse_weighted_data(guide_trace.nodes[name])
             costs = self.joint_cost(model_trace, guide_trace)
             loss = self._joint_terms(latents.names, latents.batch_size, costs, guide_trace, weights)
             replaced = latents.names if self.joint_cost_replaces else ()
@@ -454,6 +456,15 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
                 "model, after the same sites and with the same scale and mask in both programs, or use "
                 f"{ours.replace('MeanField', 'Enum')} and enumerate it without the relaxation"
             )
+
+
+def _refuse_weighted_data(site: Site) -> None:
+    scale = site["scale"]
+    if isinstance(scale, Tensor) and scale.numel() > 1:
+        raise NotImplementedError(
+            f"the latent site {site['name']!r} has a scale of shape {tuple(scale.shape)}, by datum, which "
+            "would be that of data in q(z) too, where all count alike here: scale all data by one number"
+        )
 
 
 def _weighted(nats: Tensor, weight: Weight) -> Tensor:

@@ -21,6 +21,7 @@ from pyro_infomax.distributions import (
     batch_mapped,
     factors_of,
     family_name,
+    full_name,
     in_double,
     is_point_mass,
     joined,
@@ -111,37 +112,6 @@ class LocalLatents:
         self._layouts = [_layout(site, frame, depth) for site in self._guide_sites]
         self.sizes = tuple(layout.size for layout in self._layouts)
 
-    @property
-    def subsamples(self) -> bool:
-        """Whether the data plate says that the minibatch is a subsample."""
-        return self.plate_size > self.batch_size
-
-    def data_size(self, given: int | None, *, plate_size: int | None = None) -> int:
-        """N, the number of data that the minibatch was drawn from.
-
-        Args:
-            given: what the user says; None where the plate does.
-            plate_size: the size that the plate has had in a subsample before; None for none.
-
-        Raises:
-            ValueError: if nobody says it, or both do and differ.
-        """
-        rows, whole = self.batch_size, self.plate_size
-        if given is not None:
-            if whole not in (rows, given):
-                raise ValueError(
-                    f"Expected data_size={whole}, the size of the data plate, but got {given}: "
-                    "leave out data_size, or correct the plate"
-                )
-            return given
-        if self.subsamples or whole == plate_size:
-            return whole
-        raise ValueError(
-            f"Expected to know how many data a minibatch of {rows} was drawn from but the data plate is of "
-            f"{rows} too: pass data_size=N ({rows} where these are all), or write the plate as "
-            'pyro.plate("data", N, subsample_size=len(x))'
-        )
-
     def only(self, names: Collection[str]) -> "LocalLatents":
         """The same of some of the sites, in the order of the guide.
 
@@ -200,6 +170,24 @@ class LocalLatents:
                 what cannot be told from the shape of its parameters becomes a RuntimeError of the graph.
         """
         return _together([self._first(*pair) for pair in zip(self._model_sites, self._layouts, strict=True)])
+
+    def draws_of_prior(self) -> Tensor:
+        """Draws of p(z), as many as there are data, (batch, latent), with the gradients of a learned prior.
+
+        Raises:
+            NotImplementedError: as :attr:`prior`, and for one that is learned but not reparameterised.
+        """
+        prior = cast(Distribution, self.prior)
+        size = torch.Size([self.batch_size])
+        if getattr(prior, "has_rsample", False):
+            return prior.rsample(size).double()
+        if torch.is_grad_enabled() and any(each.requires_grad for _, each in tensors_of(prior)):
+            raise NotImplementedError(
+                f"the prior ({full_name(prior)}) is learned but its draws pass no gradient on to its "
+                "parameters: give it fixed parameters or one with rsample, or use MarginalELBO, which scores "
+                "draws by it"
+            )
+        return prior.sample(size).double()
 
     def _refuse_dependence(self, site: Site) -> None:
         on = site.get("depends_on")

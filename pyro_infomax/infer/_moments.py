@@ -4,8 +4,9 @@ Each objective here adds a discrepancy between q(z) and p(z) to distortion and r
 directions, or of the covariances. They are numbers of the minibatch and count for each datum.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal, cast, final
+from typing import Literal, cast, final
 
 import torch
 from pyro.poutine import Trace
@@ -18,14 +19,11 @@ from pyro_infomax._types import Site
 from pyro_infomax.distributions import (
     Posterior,
     family_name,
-    full_name,
     is_angular,
     is_factorised,
     is_point_mass,
-    tensors_of,
 )
-from pyro_infomax.infer._elbo import WeightedELBO
-from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
+from pyro_infomax.infer._decomposed import SizedELBO
 from pyro_infomax.infer._latents import LocalLatents
 from pyro_infomax.infer._weights import TermWeight, WeightsLike
 from pyro_infomax.information import (
@@ -36,20 +34,38 @@ from pyro_infomax.information import (
     directions_like,
 )
 
-# ---- What they share: weights that are no rewards, the size of the data set, draws of the prior.
+# ---- What they share: weights that are no rewards, and what may be a point mass.
 
 
-class DiscrepancyELBO(TraceMeanField_WeightedELBO):
-    """The base of objectives with a discrepancy between aggregate posterior and prior, which is added.
+class DiscrepancyELBO(SizedELBO):
+    """The base of objectives with a discrepancy between q(z) and p(z), which a subclass measures.
+
+    Its terms are added to distortion and rate. They are not in nats, and stand for themselves in ``terms``.
 
     Args:
         discrepancy: the weights, >= 0, of its terms.
-        rate, distortion: their weights, >= 0.
+        rate, distortion: their weights, >= 0, also by site.
         data_size: N; None where the plate says it, or where it is not needed.
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
-    """
 
-    state_of_evaluation: ClassVar = WeightedELBO.state_of_evaluation | {"_plate_size"}
+    Raises:
+        ValueError: if a weight is out of range.
+        NotImplementedError: where data have scales of their own.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> class Centred(DiscrepancyELBO):
+        ...     def __init__(self, *, centre=1.0):
+        ...         super().__init__(discrepancy={"centre": centre}, rate=1.0, distortion=1.0)
+        ...
+        ...     def discrepancies(self, latents, guide_trace):
+        ...         return {"centre": (latents.z.mean(0) - latents.draws_of_prior().mean(0)).square().sum()}
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = Centred(centre=3.0)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(10))
+        >>> abs(loss - (elbo.terms.distortion + elbo.terms.rate + 3 * elbo.terms.centre)) < 1e-6
+        True
+    """
 
     def __init__(
         self,
@@ -60,50 +76,19 @@ class DiscrepancyELBO(TraceMeanField_WeightedELBO):
         data_size: int | None = None,
         **kwargs: object,
     ) -> None:
-        weights = {name: TermWeight(name, each) for name, each in discrepancy.items()}
-        super().__init__(weights={**weights, "rate": rate, "distortion": distortion}, **kwargs)
-        self.data_size = None if data_size is None else whole_number("data_size", data_size, at_least=2)
-        self._plate_size: int | None = None
+        weights: dict[str, WeightsLike | TermWeight] = {
+            name: TermWeight(name, each) for name, each in discrepancy.items()
+        }
+        weights |= {"rate": rate, "distortion": distortion}
+        super().__init__(weights=weights, data_size=data_size, **kwargs)
 
-    def size_of(self, latents: LocalLatents) -> int:
-        """N, the number of data that the minibatch was drawn from.
+    @abstractmethod
+    def discrepancies(self, latents: LocalLatents, guide_trace: Trace) -> Mapping[str, Tensor]:
+        """The terms by name, numbers of the minibatch, () each."""
 
-        Raises:
-            ValueError: where it is neither in the plate nor given, or is both and differs.
-        """
-        rows, whole = latents.batch_size, latents.plate_size
-        if whole > rows:
-            self._plate_size = whole
-        known = whole if whole in (self._plate_size, self.data_size) else None
-        if self.data_size is not None and whole > rows and known != self.data_size:
-            raise ValueError(
-                f"Expected data_size={whole}, the size of the data plate, but got {self.data_size}: leave it "
-                "out, or correct the plate"
-            )
-        size = self.data_size or known
-        if size is None:
-            raise ValueError(
-                f"Expected to know how many data a minibatch of {rows} was drawn from but the data plate is "
-                f"of {rows} too: pass data_size=N ({rows} where these are all), or write the plate as "
-                'pyro.plate("data", N, subsample_size=len(x))'
-            )
-        if rows > size:
-            raise ValueError(f"Expected at most data_size={size} data in a minibatch but got {rows}.")
-        return size
-
-
-def _draws_of_prior(latents: LocalLatents) -> Tensor:
-    """As many as there are data, (batch, latent), with the gradients of a prior that is learned."""
-    prior = cast(Distribution, latents.prior)
-    size = torch.Size([latents.batch_size])
-    if getattr(prior, "has_rsample", False):
-        return prior.rsample(size).double()
-    if torch.is_grad_enabled() and any(each.requires_grad for _, each in tensors_of(prior)):
-        raise NotImplementedError(
-            f"the prior ({full_name(prior)}) is learned but its draws pass no gradient on to its parameters: "
-            "give it fixed parameters or one with rsample, or use MarginalELBO, which scores draws by it"
-        )
-    return prior.sample(size).double()
+    @final
+    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
+        return self.discrepancies(LocalLatents(model_trace, guide_trace), guide_trace)
 
 
 def _has_only_point_masses(latents: LocalLatents, guide_trace: Trace) -> bool:
@@ -204,14 +189,13 @@ class MMDELBO(DiscrepancyELBO):
         )
         self.kernel = kernel
 
-    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
-        latents = LocalLatents(model_trace, guide_trace)
+    def discrepancies(self, latents: LocalLatents, guide_trace: Trace) -> Mapping[str, Tensor]:
         kernel = self.kernel or InverseMultiquadric(2.0 * latents.z.shape[1])
         if _has_only_point_masses(latents, guide_trace):
             again = latents.z
         else:
             again = cast(Distribution, latents.posterior).rsample().double()
-        u = _draws_of_prior(latents)
+        u = latents.draws_of_prior()
         return {"mmd": batch_mmd(latents.z, again, u, kernel=kernel, data_size=self.size_of(latents))}
 
 
@@ -237,10 +221,11 @@ def mmd_vae(
     Args:
         alpha: α <= 1, a number; at 1, as in the paper's experiments, the information is free.
         lam: λ >= 1 − α, a number.
-        kernel, data_size, **kwargs: those of :class:`MMDELBO`.
+        kernel, data_size: those of :class:`MMDELBO`.
+        **kwargs: the same.
 
     Raises:
-        ValueError: where a weight would be negative, and reward what has no bound.
+        ValueError: where a weight would be negative.
 
     Example:
         >>> dict(mmd_vae(alpha=0.5, lam=10.0).weights)
@@ -273,7 +258,8 @@ def wae(
 
     Args:
         lam: λ >= 0.
-        kernel, data_size, **kwargs: those of :class:`MMDELBO`.
+        kernel, data_size: those of :class:`MMDELBO`.
+        **kwargs: the same.
 
     Example:
         >>> dict(wae(10.0).weights)
@@ -343,11 +329,10 @@ class SlicedWassersteinELBO(DiscrepancyELBO):
         super().__init__(discrepancy=discrepancy, rate=rate, distortion=distortion, data_size=None, **kwargs)
         self.num_projections = whole_number("num_projections", num_projections, at_least=1)
 
-    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
-        latents = LocalLatents(model_trace, guide_trace)
+    def discrepancies(self, latents: LocalLatents, guide_trace: Trace) -> Mapping[str, Tensor]:  # noqa: ARG002
         if latents.batch_size < 2:
             raise ValueError(f"Expected a minibatch of at least 2 data but got {latents.batch_size}.")
-        z, u = latents.z, _draws_of_prior(latents)
+        z, u = latents.z, latents.draws_of_prior()
         directions = directions_like(z.detach(), self.num_projections)
         return {"sliced_wasserstein": batch_sliced_wasserstein(z, u, directions)}
 
@@ -429,8 +414,7 @@ class DIPELBO(DiscrepancyELBO):
         )
         self.covariance = covariance
 
-    def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
-        latents = LocalLatents(model_trace, guide_trace)
+    def discrepancies(self, latents: LocalLatents, guide_trace: Trace) -> Mapping[str, Tensor]:
         _, target = _moments(latents, "prior")
         if _has_only_point_masses(latents, guide_trace):
             mean, within = latents.z, torch.zeros_like(target)

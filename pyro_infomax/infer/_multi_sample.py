@@ -557,10 +557,11 @@ class _Pathwise(_Reparameterised, Renyi_WeightedELBO):
 def _at_draws(model_trace: Trace, guide_trace: Trace) -> Tensor:
     """log p(x, z) less what the guide has beside densities of draws, which is no score."""
     joint = summed_within_particles(model_trace, model_trace)
-    others = summed_within_particles(
+    if all("drawn" in site for site in _scored(guide_trace)):
+        return joint
+    return joint - summed_within_particles(
         guide_trace, model_trace, lambda site: 0.0 if "drawn" in site else site["log_prob"]
     )
-    return joint - others
 
 
 @final
@@ -681,6 +682,14 @@ class STL_BetaELBO(_StickingTheLanding, _Beta):
 
     Raises:
         NotImplementedError: as there.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
+        >>> elbo = STL_BetaELBO(4.0)
+        >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(10))
+        >>> abs(loss - (elbo.terms.distortion + 4 * elbo.terms.rate)) < 1e-6
+        True
     """
 
     def __init__(self, beta: WeightsLike = 1.0, **kwargs: Any) -> None:

@@ -13,13 +13,12 @@ import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
-from pyro_infomax._checks import one_of, real_number, whole_number
+from pyro_infomax._checks import one_of, real_number
 from pyro_infomax._recording import is_recording
 from pyro_infomax._types import Args, Frame, Kwargs, Program, Site, State
 from pyro_infomax.distributions import closed_divergence, factors_of, family_name
-from pyro_infomax.infer._critic_step import has_sisters
-from pyro_infomax.infer._elbo import SurrogateLoss, WeightedELBO
-from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
+from pyro_infomax.infer._decomposed import SizedELBO
+from pyro_infomax.infer._elbo import SurrogateLoss, has_sisters
 from pyro_infomax.infer._latents import LocalLatents, data_plate
 from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightLike
 from pyro_infomax.poutine import Weight, frames_of
@@ -28,15 +27,15 @@ from pyro_infomax.programs import is_masked
 # ---- What they share: the data plate, and targets that may be schedules.
 
 
-class TargetELBO(TraceMeanField_WeightedELBO):
+class TargetELBO(SizedELBO):
     """The base of objectives with a target: which plate holds the data, and targets among the weights.
 
     Args:
         targets: by name, a number, tensor or schedule each.
-        weights, **kwargs: as in :class:`TraceMeanField_WeightedELBO`.
+        weights, data_size, **kwargs: those of :class:`SizedELBO`.
     """
 
-    state_of_evaluation: ClassVar = WeightedELBO.state_of_evaluation | {"_plate"}
+    state_of_evaluation: ClassVar = SizedELBO.state_of_evaluation | {"_plate"}
     _plate: Frame | None = None
 
     def __init__(
@@ -67,8 +66,8 @@ class TargetELBO(TraceMeanField_WeightedELBO):
         return traces
 
     @property
-    def _plate_size(self) -> int:
-        """How many data the loss is of."""
+    def _number_of_data(self) -> int:
+        """Of how many data the loss is."""
         assert self._plate is not None
         return self._plate.full_size or self._plate.size
 
@@ -104,7 +103,7 @@ class CapacityELBO(TargetELBO):
     more rate is rewarded with γ a nat, and above it is charged with γ. So R = C where γ exceeds the slope
     −dD/dR at C; a smaller γ leaves R where the slope is γ. Sites outside the data plate count as in the ELBO.
 
-    ``terms`` holds ``capacity_gap``, |R − C|, beside ``rate``.
+    ``terms`` holds ``capacity_gap``, how far R is from C, beside ``rate``.
 
     Reference: Burgess, Higgins, Pal, Matthey, Watters, Desjardins and Lerchner (2018), Understanding
     disentangling in β-VAE.
@@ -270,11 +269,7 @@ class ConstrainedELBO(TargetELBO):
         True
     """
 
-    state_of_evaluation: ClassVar = TargetELBO.state_of_evaluation | {
-        "_log_multiplier",
-        "_mixture",
-        "_seen_size",
-    }
+    state_of_evaluation: ClassVar = TargetELBO.state_of_evaluation | {"_log_multiplier", "_mixture"}
 
     def __init__(
         self,
@@ -282,7 +277,7 @@ class ConstrainedELBO(TargetELBO):
         rate: float | None = None,
         distortion: float | None = None,
         mutual_information: float | None = None,
-        dual_lr: float = 0.01,
+        dual_lr: float = 0.03,
         multiplier: float = 1.0,
         data_size: int | None = None,
         **kwargs: object,
@@ -298,8 +293,6 @@ class ConstrainedELBO(TargetELBO):
         above = None if self.held == "distortion" else 0.0
         self.target = real_number(self.held, value, above=above)
         self.dual_lr = real_number("dual_lr", dual_lr, at_least=0.0)
-        self.data_size = None if data_size is None else whole_number("data_size", data_size, at_least=2)
-        self._seen_size: int | None = None  # of the data plate, in a subsample
         self._log_multiplier = torch.tensor(
             math.log(real_number("multiplier", multiplier, above=0.0)), dtype=torch.float64
         )
@@ -310,7 +303,7 @@ class ConstrainedELBO(TargetELBO):
         self._has_joint_cost = self.held == "mutual_information"
         self._rate_by_sites = not self._has_joint_cost
         weights = {"mutual_information": 0.0} if self._has_joint_cost else {}
-        super().__init__(targets={}, weights=weights, **kwargs)
+        super().__init__(targets={}, weights=weights, data_size=data_size, **kwargs)
 
     @property
     def multiplier(self) -> float:
@@ -365,10 +358,8 @@ class ConstrainedELBO(TargetELBO):
         latents = LocalLatents(model_trace, guide_trace)
         rate = self._local_rate(model_trace, guide_trace, latents.names).mean()
         self._replaced += self._mixture.begin(latents)
-        self._seen_size = latents.plate_size if latents.subsamples else self._seen_size
         with torch.no_grad():
-            size = latents.data_size(self.data_size, plate_size=self._seen_size)
-            marginal_kl = self._mixture.marginal_kl(latents, size)
+            marginal_kl = self._mixture.marginal_kl(latents, self.size_of(latents))
         return {"mutual_information": rate - marginal_kl}
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
@@ -378,7 +369,7 @@ class ConstrainedELBO(TargetELBO):
                 "come to other multipliers"
             )
         traces = super()._get_trace(model, guide, args, kwargs)
-        self._add("multiplier", self._log_multiplier.exp() * self._plate_size)
+        self._add("multiplier", self._log_multiplier.exp() * self._number_of_data)
         return traces
 
     def _resolved_weights(self) -> ResolvedWeights:
@@ -393,7 +384,7 @@ class ConstrainedELBO(TargetELBO):
     @torch.no_grad()
     def _ascend(self, terms: Mapping[str, Tensor]) -> None:
         """A step of β by what a step of the parameters was by."""
-        value = terms[self.held].double() / self._plate_size
+        value = terms[self.held].double() / self._number_of_data
         excess = (value - self.target) / (1 + abs(self.target))
         excess = -excess if self.held == "distortion" else excess
         new = (self._log_multiplier + self.dual_lr * excess.to(self._log_multiplier.device)).clamp(

@@ -137,7 +137,8 @@ def _is_quantity(value: object) -> bool:
 
 
 def _of_estimate(name: str, estimate: Estimate, dims: Dims) -> Iterator[tuple[str, xr.DataArray]]:
-    attrs = {"bound": estimate.bound, "target": estimate.target, "units": _UNITS}
+    # A file has no None
+    attrs = {"bound": estimate.bound or "none", "target": estimate.target, "units": _UNITS}
     yield name, _labelled(estimate.value, name, dims).assign_attrs(attrs)
     for error in _ERRORS:
         if (value := getattr(estimate, error)) is not None:

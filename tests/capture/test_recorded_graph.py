@@ -94,6 +94,22 @@ def test_what_is_the_same_at_each_run_is_a_constant():
     assert torch.equal(run(graph, x)[1], torch.zeros(3))
 
 
+@pytest.mark.parametrize("inputs", [1, 0])
+def test_a_constant_stands_before_all_that_read_it(inputs):
+    live = torch.randn(3)
+
+    def function(*inputs):
+        (x,) = inputs or (live,)
+        folded = x * torch.tensor(4.0).sqrt()
+        return (folded.exp() + torch.tensor(2.0),)  # the same content, written down later
+
+    x = torch.randn(3)
+    graph = recorded(function, *[x][:inputs])
+    graph.graph.lint()
+    expected = (2 * (x if inputs else live)).exp() + 2
+    assert torch.equal(run(graph, *[x][:inputs])[0], expected)
+
+
 def test_a_tensor_that_is_closed_over_stays_live():
     outside = torch.ones(3)
     graph = recorded(lambda x: (x + outside.exp(),), torch.zeros(3))

@@ -168,6 +168,12 @@ def test_the_discrepancy_is_unbiased_over_minibatches(size):
 def test_a_kernel_wants_a_weight():
     with pytest.raises(ValueError, match="pass mmd too"):
         DirectInfoMax(kernel=RBF(1.0))
+    with pytest.raises(ValueError, match="function of two points"):
+        DirectInfoMax(mmd=1.0, kernel=3)
+    with pytest.raises(ValueError, match=r"to \(m, n\) but got \(6,\)"):
+        DirectInfoMax(mmd=1.0, kernel=lambda a, b: (a - b).square().sum(-1), data_size=N).loss(
+            prior, encoder, X
+        )
     with pytest.raises(ValueError, match="Expected mmd >= 0"):
         DirectInfoMax(mmd=-1.0)
     with pytest.raises(ValueError, match="lam to be"):

@@ -131,6 +131,26 @@ def test_slices_sort_the_draws_along_directions():
         torch.testing.assert_close(one, other)
 
 
+def test_a_learned_prior_has_its_gradient():
+    def learned(x):
+        return model(
+            x, dist.Normal(torch.zeros(D), pyro.param("width", torch.tensor([0.8, 1.2]))).to_event(1)
+        )
+
+    def by_hand(z, again, u, width):
+        u = u / PRIOR_SCALE * width
+        k = RBF(1.5)
+        off = ~torch.eye(4, dtype=torch.bool)
+        of_posterior = k(z, again).diagonal().mean() / N + k(z, again)[off].mean() * (1 - 1 / N)
+        return of_posterior + k(u, u)[off].mean() - 2 * k(z, u).mean()
+
+    loss = seeded(MMDELBO(mmd=1.0, kernel=RBF(1.5), **NONE), X[:4], learned)
+    width = pyro.param("width")
+    (found,), (right,) = (slopes(each, [width]) for each in (loss, N * by_hand(*two_draws(X[:4]), width)))
+    torch.testing.assert_close(found, right)
+    assert (found.abs() > 1e-3).all()
+
+
 # ---- Covariances.
 
 PAIR = {
@@ -214,25 +234,41 @@ def expected_products(size):
     return float(torch.tensor([(t * each).sum() * (t[1] - t[0]) for each in density]).square().mean())
 
 
-def mmd_of_normals(c):
+def mmd_of_normals(pair):
     def overlap(variance):
         return 1.5 / (1.5**2 + variance).sqrt()
 
+    c = pair.C.squeeze()
     return overlap(2 * c) + overlap(torch.tensor(2.0)) - 2 * overlap(1 + c)
 
 
+def slices_of_normals(pair):
+    c = pair.C.squeeze()
+    return c + 1 - 2 * expected_products(ROWS) * c.sqrt()
+
+
+def means_of_normals(pair):
+    return ((pair.V @ pair.S @ pair.V.T).squeeze() - 1).square()
+
+
 ROWS = 32
+MANY = 10**12  # so that the data are draws of a population
 OBJECTIVES = {
-    "kernel": (lambda: MMDELBO(mmd=15.0, rate=0.5, kernel=RBF(1.5), data_size=10**12), 15.0, mmd_of_normals),
+    "kernel": (lambda: MMDELBO(mmd=15.0, rate=0.5, kernel=RBF(1.5), data_size=MANY), 15.0, mmd_of_normals),
     "slices": (
         lambda: SlicedWassersteinELBO(sliced_wasserstein=2.0, rate=0.5, num_projections=1),
         2.0,
-        lambda c: c + 1 - 2 * expected_products(ROWS) * c.sqrt(),
+        slices_of_normals,
     ),
     "covariance": (
-        lambda: DIPELBO(diagonal=1.0, rate=0.5, data_size=10**12),
+        lambda: DIPELBO(diagonal=1.0, rate=0.5, data_size=MANY),
         1.0,
-        lambda c: (c - 1).square(),
+        lambda pair: (pair.C.squeeze() - 1).square(),
+    ),
+    "means": (
+        lambda: DIPELBO(diagonal=0.3, covariance="means", rate=0.5, data_size=MANY),
+        0.3,
+        means_of_normals,
     ),
 }
 
@@ -248,7 +284,7 @@ def test_the_gradient_vanishes_where_the_closed_form_is_least(objective):
 
     def loss_of(leaves):
         pair = linear_pair(*leaves)
-        return pair.distortion + 0.5 * pair.rate + weight * discrepancy(pair.C[0, 0])
+        return pair.distortion + 0.5 * pair.rate + weight * discrepancy(pair)
 
     def evaluated(point):
         leaves = torch.tensor(point, requires_grad=True)
@@ -363,7 +399,12 @@ def test_other_programs_are_refused(elbo, validate):
     def of_data(x):
         return model(x, dist.Normal(x, 1.0).to_event(1))
 
+    def weighted(program):
+        return poutine.scale(program, scale=torch.arange(1.0, 5.0))
+
     with pyro.validation_enabled(validate):
+        with pytest.raises(NotImplementedError, match=r"scale of shape \(4,\), by datum"):
+            elbo.loss(weighted(model), weighted(guide), X[:4])
         with pytest.raises(NotImplementedError, match="reparameterised"):
             elbo.loss(lambda x: model(x, dist.Bernoulli(torch.ones(D) / 2).to_event(1)), discrete, X[:4])
         with pytest.raises(NotImplementedError, match="differs from datum to datum"):
@@ -394,9 +435,9 @@ def test_the_number_of_data_comes_from_the_plate_or_is_asked_for():
 
 
 def test_what_has_no_upper_bound_is_not_rewarded():
-    """pythae's weight is α + λ − 1 = −0.499 by default."""
-    with pytest.raises(ValueError, match=r"discrepancy -0.499 times"):
-        mmd_vae(alpha=0.5, lam=1e-3)
+    """pythae's weight is α + λ − 1 = −0.47 by default."""
+    with pytest.raises(ValueError, match=r"discrepancy -0.47 times"):
+        mmd_vae(alpha=0.5, lam=0.03)
     with pytest.raises(ValueError, match=r"the rate would count -1 times"):
         mmd_vae(alpha=2.0, lam=10.0)
     with pytest.raises(ValueError, match="Expected mmd >= 0"):

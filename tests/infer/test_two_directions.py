@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro.infer import SVI, ReweightedWakeSleep
 from pyro.infer.autoguide import AutoNormal, AutoNormalMessenger
 
-from pyro_infomax import CapturedSVI, FusedOptim, decompose, fit, to_arviz
+from pyro_infomax import CapturedSVI, FusedOptim, decompose, fit
 from pyro_infomax.infer import HarmonyELBO, ReverseKL, RWS_InfoMaxELBO, TVO_InfoMaxELBO, WakeSleepELBO
 from pyro_infomax.oracles import DiscreteVAE, LinearGaussian
 from pyro_infomax.schedules import Linear
@@ -143,9 +143,8 @@ def test_sleep_of_a_linear_gaussian_pair_from_its_own_data(dim):
     rest = torch.eye(dim) - V @ W
     spread = rest @ rest.T + 0.7 * V @ V.T
     expected = 0.5 * (dim * math.log(2 * math.pi) + Delta.logdet() + (spread / Delta.diagonal()).trace())
-    losses = torch.tensor(
-        [ReverseKL().loss(pair.model, pair.guide, pair.sample(1000)) / 1000 for _ in range(20)]
-    )
+    elbo = ReverseKL()
+    losses = torch.tensor([elbo.loss(pair.model, pair.guide, pair.sample(1000)) / 1000 for _ in range(20)])
     assert abs(losses.mean() - expected) < 5 * losses.std() / 20**0.5
 
 
@@ -718,5 +717,4 @@ def test_training_with_ordinary_and_captured_steps_is_one(name, tmp_path):
     np.testing.assert_allclose(captured[columns], frame[columns], rtol=1e-9)
     assert elbo.state_dict() == other.state_dict() == {"step": 9}
     if name == "sleep":
-        decompose(model, guide, data, seed=0)
-        to_arviz(model, guide, data, num_samples=3, history=history, seed=0)
+        assert decompose(model, guide, data, seed=0).rate.value > 0

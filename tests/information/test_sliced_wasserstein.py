@@ -78,6 +78,13 @@ def test_its_error_is_the_spread_of_its_values():
     assert 0.75 < reported / spread < 1.3
 
 
+def test_on_a_line_its_error_is_known():
+    """For N(1, 2²) and N(0, 1) the potentials are x²/2 + x and −y² − 2y, of variance 24 and 6."""
+    found = sliced_wasserstein(normal([[1.0]] * 500, 2.0), normal([0.0], 1.0), num_samples=4000, seed=0)
+    assert float(found.standard_error) == pytest.approx(math.sqrt(30 / 4000), rel=0.1)
+    assert abs(float(found) - 2.0) < 4 * float(found.standard_error)
+
+
 def test_gradients_point_to_the_prior():
     loc = torch.full((10, 2), 3.0, requires_grad=True)
     found = sliced_wasserstein(normal(loc, 1.0), normal([0.0, 0.0], [1.0, 1.0]), num_samples=500, seed=0)

@@ -110,6 +110,12 @@ def test_an_estimate_brings_errors_bound_and_target():
     assert found["i"].attrs == {"bound": "upper", "target": "a number", "units": "nats per datum"}
 
 
+def test_an_estimate_that_bounds_nothing_says_so():
+    number = torch.tensor(1.0)
+    found = variables_of({"i": Estimate(number, number, None, bound=None, target="a number")})
+    assert found["i"].attrs["bound"] == "none"
+
+
 def test_a_vector_of_estimates_shares_its_dimension_with_its_errors():
     found = variables_of({"i": estimate([2.0, 3.0], population=torch.tensor([1.0, 4.0]))})
     assert [found[name].dims for name in found] == [("i_dim_0",)] * 3
