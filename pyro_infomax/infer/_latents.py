@@ -1,6 +1,6 @@
 """The latent sites of the data plate side by side, for terms that are of all of them together."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from functools import cached_property, partial
 from itertools import compress
@@ -375,10 +375,17 @@ def simulate(run: GuideRun, *, data: bool = True) -> Trace:
 def given_rows(args: Args, kwargs: Kwargs) -> list[object]:
     """Whatever the programs are given that has axes, within containers and objects too."""
     leaves = tree_leaves((args, kwargs))
-    objects = [each for each in leaves if not (hasattr(each, "ndim") or callable(each))]
-    held = tree_leaves([vars(each) for each in objects if hasattr(each, "__dict__")])
-    held += [each for some in objects if isinstance(some, (set, frozenset)) for each in some]
+    held = [each for leaf in leaves for each in tree_leaves(_held_by(leaf))]
     return [each for each in (*leaves, *held) if getattr(each, "ndim", 0)]
+
+
+# What torch takes for one leaf although it holds others
+def _held_by(leaf: object) -> list[object]:
+    if hasattr(leaf, "ndim") or callable(leaf) or isinstance(leaf, (str, bytes, range)):
+        return []
+    if isinstance(leaf, Mapping):
+        return list(leaf.values())
+    return list(leaf) if isinstance(leaf, Collection) else list(getattr(leaf, "__dict__", {}).values())
 
 
 def sites_that_follow_data(model: Program, args: Args, kwargs: Kwargs) -> list[str] | None:

@@ -6,6 +6,7 @@ import math
 import pickle
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import pyro
@@ -926,7 +927,17 @@ class Batch:
     covariate: torch.Tensor
 
 
-@pytest.mark.parametrize("given", [{"c": torch.ones(3)}, [torch.ones(3)], np.ones(3), Batch(torch.ones(3))])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"c": torch.ones(3)},
+        [torch.ones(3)],
+        {torch.ones(3)},
+        np.ones(3),
+        Batch(torch.ones(3)),
+        MappingProxyType({"c": [torch.ones(3)]}),
+    ],
+)
 def test_covariates_within_other_things_are_seen(given):
     model, guide = programs()
     for make in (AdversarialELBO, SymmetricELBO):
