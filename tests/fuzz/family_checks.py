@@ -69,7 +69,7 @@ print({{name: value.grad / 2000 for name, value in pyro.get_param_store().named_
 
 # ---- Losses that are linear in the expected costs.
 
-_FAR: Final = 50.0  # nats that no rate comes near
+_FAR: Final = 1000.0  # nats that no rate comes near, at any draw
 
 
 @dataclass(frozen=True)
