@@ -333,6 +333,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
             with torch.no_grad():
                 with plain_errors():
                     guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+                _check_reparameterised(_latent_sites(guide_trace), type(self).__name__, "guide")
                 draws = self._draws(_GuideRun(model, guide_trace, args, kwargs, both=True))
             if draws.second is not None:
                 self._take_step(optimizer, draws.first, draws.second)

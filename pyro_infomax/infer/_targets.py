@@ -19,6 +19,7 @@ from pyro_infomax._types import Args, Frame, Kwargs, Program, Site, State
 from pyro_infomax.distributions import closed_divergence, factors_of, family_name
 from pyro_infomax.infer._decomposed import SizedELBO
 from pyro_infomax.infer._elbo import SurrogateLoss, has_sisters
+from pyro_infomax.infer._estimators import refuse_weighted_data
 from pyro_infomax.infer._latents import LocalLatents, data_plate
 from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightLike
 from pyro_infomax.poutine import Weight, frames_of
@@ -169,8 +170,9 @@ class FreeBitsELBO(TargetELBO):
 
     Raises:
         ValueError: if κ is negative or not finite.
-        NotImplementedError: for masked latent sites, guide sites that are not reparameterised, and relaxed
-            ones; by dimension for distributions that are no products of univariate ones.
+        NotImplementedError: for latent sites that are masked or scaled datum by datum, guide sites that are
+            not reparameterised, and relaxed ones; by dimension for distributions that are no products of
+            univariate ones.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -194,6 +196,7 @@ class FreeBitsELBO(TargetELBO):
                 f"the latent site {guide_site['name']!r} is masked, so that its mean over the minibatch is "
                 "not one over data: leave the mask out, or use BetaELBO"
             )
+        refuse_weighted_data(guide_site)
         shape = guide_site["fn"].batch_shape
         rate = self._each_rate(model_site, guide_site)  # (*batch, *event), or (*batch,) by site
         axis = self._data_axis(guide_site)

@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence
 
 from pyro_infomax import decompose, to_arviz
 from pyro_infomax.capture import CapturedSVI, FusedOptim
-from pyro_infomax.infer import BetaELBO, CapacityELBO, ConstrainedELBO, FreeBitsELBO
+from pyro_infomax.infer import BetaELBO, CapacityELBO, ConstrainedELBO, FreeBitsELBO, MarginalELBO
 from pyro_infomax.information import AggregatePosterior
 from pyro_infomax.oracles import LinearGaussian
 from pyro_infomax.schedules import Linear
@@ -308,6 +308,30 @@ def test_bad_floors_and_capacities_are_explained(parameters):
     for elbo in (FreeBitsELBO(1.0), CapacityELBO(1.0), ConstrainedELBO(mutual_information=1.0, data_size=N)):
         with pytest.raises(NotImplementedError, match="'z' is masked"):
             elbo.loss(masked(model), masked(guide), x)
+
+    # what counts by datum is neither a mean over the minibatch nor one over the data
+    def scaled(program):
+        return pyro.poutine.scale(program, scale=torch.arange(1.0, len(x) + 1))
+
+    for elbo in (FreeBitsELBO(1.0), CapacityELBO(1.0), ConstrainedELBO(mutual_information=1.0, data_size=N)):
+        with pytest.raises(NotImplementedError, match=r"scale of shape .* by datum, .* use BetaELBO"):
+            elbo.loss(scaled(model), scaled(guide), x)
+
+
+def test_a_capacity_for_a_part_of_the_latents_is_refused():
+    def part(x):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("cells", 6, subsample_size=2, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def part_of_guide(x):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("cells", 6, subsample_size=2, dim=-1):
+            pyro.sample("z", dist.Normal(x / 2, 0.5))
+
+    sentence = "plate 'cells' around the latent site 'z' subsamples.* take all of its rows"
+    for elbo in (CapacityELBO(1.0), MarginalELBO(data_size=4)):
+        with pytest.raises(NotImplementedError, match=sentence):
+            elbo.loss(part, part_of_guide, torch.randn(4, 2))
 
 
 def test_a_state_of_another_objective_is_refused():
