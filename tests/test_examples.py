@@ -34,6 +34,7 @@ PROMISED = {
     "distributed.py": {"decomposition.csv", "history.csv"},
     "estimators.py": {"estimators.csv"},
     "factor_analysis.py": {"account.csv", "posterior.nc"},
+    "family.py": {"family.csv", "family.nc"},
     "fast_steps.py": {"fast_steps.csv"},
     "guides.py": {
         f"{model}{what}.csv"
@@ -70,6 +71,7 @@ PICTURES = {
     "estimators.py": 1,
     "explaining_away.py": 1,
     "factor_analysis.py": 1,
+    "family.py": 2,
     "fast_steps.py": 1,
     "guides.py": 5,
     "im_algorithm.py": 1,

@@ -144,14 +144,13 @@ def _check_reparameterised(sites: Mapping[str, Site], ours: str, role: str) -> N
             )
 
 
-def _check_one_plate(sites: Iterable[Site], ours: str, plate: str | None = None) -> None:
+def _check_one_plate(sites: Iterable[Site], ours: str, *of_data: str) -> None:
     """Refuses sites of several plates, or of another one than that of the data."""
-    found = {frame.name for site in sites for frame in frames_of(site)}
-    if len(found | ({plate} - {None})) > 1:
-        data = "" if plate is None else f" and the data in {plate!r}"
+    found = {*of_data, *(frame.name for site in sites for frame in frames_of(site))}
+    if len(found) > 1:
         raise NotImplementedError(
-            f"{ours} compares what each datum has but the sites are in the plates {sorted(found)}{data}: "
-            "draw all of them in the data plate"
+            f"{ours} compares what each datum has but sites and data are in the plates {sorted(found)}: draw "
+            "all that is compared in the data plate"
         )
 
 
@@ -296,6 +295,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
                 rows = TakenRowsMessenger()
                 with plain_errors():
                     guide_trace = poutine.trace(rows(guide)).get_trace(*args, **kwargs)
+                _check_reparameterised(_latent_sites(guide_trace), type(self).__name__, "guide")
                 self._check_critic(guide_trace)
                 draws = self._draws(GuideRun(model, guide_trace, rows.taken, args, kwargs, both=True))
             if draws.second is not None:
@@ -370,7 +370,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
 
     def _check_critic(self, *traces: Trace) -> None:
         """Refuses a critic that shares parameters with the programs, which would each train them."""
-        for site in (site for trace in traces for site in trace.nodes.values() if site["type"] == "param"):
+        for site in (trace.nodes[name] for trace in traces for name in trace.param_nodes):
             leaf = getattr(site["value"], "unconstrained", lambda value=site["value"]: value)()
             # The store's parameter may be another tensor than the module's, of the same memory
             if any(leaf.data_ptr() == each.data_ptr() != 0 for each in self.critic.parameters()):

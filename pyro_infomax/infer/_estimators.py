@@ -329,7 +329,7 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         if self._has_joint_cost:
             latents = LocalLatents(model_trace, guide_trace)
             for name in latents.names:
-                _refuse_weighted_data(guide_trace.nodes[name])
+                refuse_weighted_data(guide_trace.nodes[name])
             costs = self.joint_cost(model_trace, guide_trace)
             loss = self._joint_terms(latents.names, latents.batch_size, costs, guide_trace, weights)
             replaced = latents.names if self.joint_cost_replaces else ()
@@ -458,12 +458,13 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
             )
 
 
-def _refuse_weighted_data(site: Site) -> None:
-    scale = site["scale"]
+def refuse_weighted_data(site: Site) -> None:
+    """Refuses a site that counts more for one datum than for another, where data are compared."""
+    scale, _ = unweighted_scale_and_mask(site)
     if isinstance(scale, Tensor) and scale.numel() > 1:
         raise NotImplementedError(
-            f"the latent site {site['name']!r} has a scale of shape {tuple(scale.shape)}, by datum, which "
-            "would be that of data in q(z) too, where all count alike here: scale all data by one number"
+            f"the latent site {site['name']!r} has a scale of shape {tuple(scale.shape)}, by datum, but "
+            "terms of all data together count them alike: scale all data by one number, or use BetaELBO"
         )
 
 

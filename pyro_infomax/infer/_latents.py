@@ -74,7 +74,8 @@ class LocalLatents:
         plate_size: the number of data that the plate is of: larger where it says that it subsamples.
 
     Raises:
-        NotImplementedError: with vectorised particles, and for sites that are masked.
+        NotImplementedError: with vectorised particles, and for sites that are masked, or in a further plate
+            that subsamples.
         ValueError: if it cannot be told which plate holds the data, or no latent site is in it.
 
     Example:
@@ -113,6 +114,7 @@ class LocalLatents:
                     f"the latent site {site['name']!r} is masked, so that q(z|x) is no density of all of z "
                     "and has no place in the mixture q(z): leave the mask out, or use BetaELBO"
                 )
+            _refuse_part(site, frame)
         depth = max(-f.dim for site in (*self._guide_sites, *self._model_sites) for f in frames_of(site))
         self._layouts = [_layout(site, frame, depth) for site in self._guide_sites]
         self.sizes = tuple(layout.size for layout in self._layouts)
@@ -273,6 +275,17 @@ def data_plate(model_trace: Trace) -> Frame:
         f"Expected to know which plate of the model holds the data but it has {sorted(frames)} and no tensor "
         "as an argument: call it with the data"
     )
+
+
+def _refuse_part(site: Site, data: Frame) -> None:
+    """Refuses a site of whose dimensions a minibatch shows some."""
+    for frame in frames_of(site):
+        if frame.name != data.name and (frame.full_size or frame.size) > frame.size:
+            raise NotImplementedError(
+                f"the plate {frame.name!r} around the latent site {site['name']!r} subsamples, so that there "
+                "is only a part of the z of a datum, of which nothing follows for the whole: take all of its "
+                "rows, or use BetaELBO"
+            )
 
 
 def _layout(site: Site, data: Frame, depth: int) -> SiteLayout:

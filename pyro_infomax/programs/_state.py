@@ -416,7 +416,8 @@ class Snapshot:
     def restore(self) -> None:
         """Writes the copies back into the live tensors."""
         for key, tensor in self._live():
-            if key in self._copies:
+            # To write into a tensor, be it the same numbers, would spoil graphs that hold it
+            if key in self._copies and not torch.equal(tensor, self._copies[key]):
                 tensor.copy_(self._copies[key])
 
     def _live(self) -> Iterator[tuple[str | Place, Tensor]]:

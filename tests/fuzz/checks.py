@@ -65,6 +65,8 @@ def agrees(value: Any, exact: float, error: float = 0.0) -> bool:
 
 def _is_own(error: BaseException) -> bool:
     """Whether the library raised it, or what it lets a user's program raise."""
+    if isinstance(error.__cause__, NameError | AttributeError | AssertionError):
+        return False  # an error within the library, said in other words
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and frames[-1].filename.startswith(PACKAGE)
 

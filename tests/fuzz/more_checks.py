@@ -1,4 +1,4 @@
-"""Rényi's bound at given particles, and captured steps beside ordinary ones."""
+"""Bounds of several draws at given particles, and captured steps beside ordinary ones."""
 
 import itertools
 import warnings
@@ -10,25 +10,27 @@ import numpy as np
 import pyro
 import torch
 
-from pyro_infomax import CapturedSVI
-from pyro_infomax.infer import Renyi_InfoMaxELBO
+from pyro_infomax import CapturedSVI, infer
 from tests.fuzz.checks import Objective, Outcome, gradients, outcome
 from tests.fuzz.emit import built
 from tests.fuzz.oracle import Oracle
 from tests.fuzz.population import Population
 from tests.fuzz.spec import Factor, Pair, Site
 
-# ---- Rényi
+# ---- Bounds of several draws
+
+_BETAS: Final = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)  # of the thermodynamic bound
 
 
 class RenyiOracle:
     """The bound with the scale s of the latents outside: −s Σ_cells log(mean_k w_k^(1 − α)) / (1 − α).
 
-    The cells are those of the plates that all sites of the model are in.
+    The cells are those of the plates that all sites of the model are in. The thermodynamic bound has a sum
+    over the points of its path in place of the logarithm.
     """
 
-    def __init__(self, pair: Pair, *, lam: float, alpha: float) -> None:
-        self.lam, self.alpha = lam, alpha
+    def __init__(self, pair: Pair, *, lam: float, alpha: float, path: bool = False) -> None:
+        self.lam, self.alpha, self.path = lam, alpha, path
         self.oracle = Oracle(pair)
         self.pair = pair = self.oracle.pair
         sites: list[Site | Factor] = [*pair.model, *([pair.model_factor] if pair.model_factor else [])]
@@ -76,12 +78,35 @@ class RenyiOracle:
     def bound(self, log_weights: np.ndarray) -> np.ndarray:
         """Of particles along the first axis, in each cell."""
         assert self.scale is not None
+        if self.path:
+            logs = log_weights / self.scale
+            means = [(_shares(beta * logs) * logs).sum(0) for beta in _BETAS[:-1]]
+            return self.scale * sum(w * mean for w, mean in zip(np.diff(_BETAS), means, strict=True))
         order = 1 - self.alpha
         logs = order * log_weights / self.scale
         return self.scale * (np.logaddexp.reduce(logs) - np.log(len(logs))) / order
 
+    def shares(self, log_weights: np.ndarray) -> np.ndarray:
+        """w̃ of each particle."""
+        assert self.scale is not None
+        return _shares(log_weights / self.scale)
+
+    def log_posteriors(self, values: dict[str, np.ndarray], phi: float) -> np.ndarray:
+        """log q(z|x) of each particle, (draws, rows or 1, inner or 1)."""
+        oracle, total = self.oracle, np.zeros((1, 1, 1))
+        for site in self.pair.guide:
+            logs = oracle.in_plates(site, oracle.log_density(site, values, phi))
+            logs = oracle.counted(site, logs)
+            axes = tuple(axis for axis in self.within if logs.shape[axis] > 1)
+            total = total + logs.sum(axes, keepdims=True)
+        return total
+
     def at_draws(self, draws: dict[str, np.ndarray], theta: float, phi: float, lam: float) -> float:
         """Of particles that are given by their quantiles or noise."""
+        return float(self.bound(self.log_weights(self.values(draws, phi), theta, phi, lam)).sum())
+
+    def values(self, draws: dict[str, np.ndarray], phi: float) -> dict[str, np.ndarray]:
+        """The particles that are given by their quantiles or noise."""
         values: dict[str, np.ndarray] = dict(self.oracle.data)
         for site in self.pair.guide:
             chosen = draws[site.name].reshape(-1, 1, 1)
@@ -92,17 +117,51 @@ class RenyiOracle:
             else:
                 location = self.oracle.location(site, values, phi)
                 values[site.name] = location + site.sd * chosen
-        return float(self.bound(self.log_weights(values, theta, phi, lam)).sum())
+        return values
 
     def of_two(self, theta: float, phi: float) -> float:
         """The expected bound of two particles, all of whose sites are discrete."""
         values, weights = self.oracle.assignments(phi)
         logs = self.log_weights(values, theta, phi, self.lam)
+        weights = self._of_cells(weights, logs)
+        pairs = itertools.product(range(len(logs)), repeat=2)
+        return float(sum((weights[a] * weights[b] * self.bound(logs[[a, b]])).sum() for a, b in pairs))
+
+    def wake_of_two(self, theta: float, phi: float, lam: float) -> float:
+        """The expected −Σ w̃ log q of two particles that are drawn, and weighed, as at φ = 0."""
+        values, weights = self.oracle.assignments(0.0)
+        logs = self.log_weights(values, theta, 0.0, lam)
+        posteriors = np.broadcast_to(self.log_posteriors({**values, **self.oracle.data}, phi), logs.shape)
+        weights = self._of_cells(weights, logs)
+        pairs = itertools.product(range(len(logs)), repeat=2)
+        each = (
+            weights[a] * weights[b] * (self.shares(logs[[a, b]]) * posteriors[[a, b]]).sum(0)
+            for a, b in pairs
+        )
+        return -float(sum(one.sum() for one in each))
+
+    @staticmethod
+    def _of_cells(weights: np.ndarray, logs: np.ndarray) -> np.ndarray:
         for axis in (1, 2):
             if logs.shape[axis] == 1:
                 weights = weights.take([0], axis)
-        pairs = itertools.product(range(len(logs)), repeat=2)
-        return float(sum((weights[a] * weights[b] * self.bound(logs[[a, b]])).sum() for a, b in pairs))
+        return weights
+
+    def slope_along_draws(self, draws: dict[str, np.ndarray], theta: float, lam: float) -> float:
+        """The slope by φ of Σ (α w̃ + (1 − α) w̃²) log w, through draws of normal sites alone."""
+        logs = self.log_weights(self.values(draws, 0.0), theta, 0.0, lam)
+        shares = self.shares((1 - self.alpha) * logs)
+        on_path = self.alpha * shares + (1 - self.alpha) * shares**2
+
+        def along(phi: float) -> float:
+            moved = self.log_weights(self.values(draws, phi), theta, 0.0, lam)
+            return float((on_path * moved).sum())
+
+        return _slope(along)
+
+
+def _shares(logs: np.ndarray) -> np.ndarray:
+    return np.exp(logs - np.logaddexp.reduce(logs))
 
 
 _STEP: Final = 1e-4
@@ -114,9 +173,10 @@ def _slope(f: Any) -> float:
 
 @dataclass(frozen=True)
 class RenyiCheck:
-    """``Renyi_InfoMaxELBO`` at given particles, or the expectation over pairs of these.
+    """A bound of several draws at given particles, or the expectation over pairs of these.
 
     Attributes:
+        cls: its class in ``pyro_infomax.infer``; those but Rényi's and DReG have no α but 0.
         two: whether two particles are drawn at a time, of which the score function has to be right too.
     """
 
@@ -124,9 +184,18 @@ class RenyiCheck:
     lam: float
     validate: bool
     two: bool = False
+    cls: str = "Renyi_InfoMaxELBO"
 
     def __call__(self, pair: Pair) -> Outcome:
-        return outcome("Renyi_InfoMaxELBO" + " of two" * self.two, lambda: self._compared(pair))
+        return outcome(self.cls + " of two" * self.two, lambda: self._compared(pair))
+
+    @property
+    def options(self) -> dict[str, float]:
+        return {"lam": self.lam} | ({"alpha": self.alpha} if self.has_alpha else {})
+
+    @property
+    def has_alpha(self) -> bool:
+        return self.cls in ("Renyi_InfoMaxELBO", "DReG_InfoMaxELBO")
 
     def simpler(self) -> "Iterator[RenyiCheck]":
         if self.lam:
@@ -136,7 +205,7 @@ class RenyiCheck:
 
     def script(self) -> str:
         return f"""
-from pyro_infomax.infer import Renyi_InfoMaxELBO
+from pyro_infomax.infer import {self.cls}
 
 elbo = Renyi_InfoMaxELBO(lam={self.lam}, alpha={self.alpha}, num_particles=2)
 print(sum(elbo.loss_and_grads(model, guide, *data) for _ in range(2000)) / 2000)
@@ -145,10 +214,11 @@ print({{name: value.grad / 2000 for name, value in pyro.get_param_store().named_
 
     def _compared(self, pair: Pair) -> dict[str, tuple[Any, float]]:
         blocks = [()] if pair.plate != "subsample" else np.arange(pair.rows).reshape(-1, pair.batch).tolist()
-        exact = RenyiOracle(pair, lam=self.lam, alpha=self.alpha)
+        alpha = self.alpha if self.has_alpha else 0.0
+        exact = RenyiOracle(pair, lam=self.lam, alpha=alpha, path=self.cls == "TVO_InfoMaxELBO")
         population = Population(pair, enumerated=False)
         pairs = list(itertools.product(range(population.size), repeat=2)) if self.two else [None]
-        if len(pairs) > 64:
+        if len(pairs) > 256:
             return {}
         sums: dict[str, float] = {}
         for block, chosen in itertools.product(blocks, pairs):
@@ -168,14 +238,14 @@ print({{name: value.grad / 2000 for name, value in pyro.get_param_store().named_
             population.draws = {name: each[list(chosen)] for name, each in population.draws.items()}
             population.size = 2
         size = population.size
-        elbo = Renyi_InfoMaxELBO(
-            lam=self.lam, alpha=self.alpha, num_particles=size, vectorize_particles=size > 1
-        )
+        options = {**self.options, "num_particles": size, "vectorize_particles": size > 1}
+        elbo = getattr(infer, self.cls)(**options)
         guide = made.guide if size > 1 else population(made.guide)
         with pyro.validation_enabled(self.validate), population:
             loss = elbo.loss_and_grads(made.model, guide, *made.data)
         found = {f"gradient of {name}": value for name, value in gradients(made).items()}
-        return {"loss": loss, "elbo": float(elbo.terms.elbo), **found}
+        terms = {name: float(elbo.terms[name]) for name in ("elbo", "wake") if name in elbo.terms}
+        return {"loss": loss, **terms, **found}
 
     def _right(self, pair: Pair, exact: RenyiOracle, population: Population) -> Iterator[tuple[str, float]]:
         share = pair.shown / pair.rows
@@ -188,9 +258,7 @@ print({{name: value.grad / 2000 for name, value in pyro.get_param_store().named_
             fits = fits and all(finest[site.level] == exact.within or not pair.inner for site in pair.guide)
             fits = fits and exact.within != (1, 2) and (exact.within or bool(pair.inner))
             if fits:
-                yield "loss", -exact.of_two(pair.theta, 0.0) * share
-                yield "gradient of theta", -_slope(lambda d: exact.of_two(pair.theta + d, 0.0)) * share
-                yield "gradient of phi", -_slope(lambda d: exact.of_two(pair.theta, d)) * share
+                yield from self._right_of_two(pair, exact, share)
             return
         draws = {}
         for name, each in population.draws.items():
@@ -201,11 +269,44 @@ print({{name: value.grad / 2000 for name, value in pyro.get_param_store().named_
         def bound(theta: float, phi: float, lam: float = self.lam) -> float:
             return -exact.at_draws(draws, pair.theta + theta, phi, lam) * share
 
-        yield "loss", bound(0.0, 0.0)
+        if self.cls != "RWS_InfoMaxELBO":
+            yield "loss", bound(0.0, 0.0)
         yield "elbo", -bound(0.0, 0.0, 0.0)
         yield "gradient of theta", _slope(lambda d: bound(d, 0.0))
-        if not any(site.discrete for site in pair.guide):
+        if any(site.discrete for site in pair.guide):
+            return
+        if self.cls == "DReG_InfoMaxELBO" and not (pair.masks or pair.guide_factor):
+            yield "gradient of phi", -exact.slope_along_draws(draws, pair.theta, self.lam) * share
+        elif self.cls in ("Renyi_InfoMaxELBO", "IWAE_InfoMaxELBO", "VIMCO_InfoMaxELBO"):
             yield "gradient of phi", _slope(lambda d: bound(0.0, d))
+
+    def _right_of_two(self, pair: Pair, exact: RenyiOracle, share: float) -> Iterator[tuple[str, float]]:
+        loss = -exact.of_two(pair.theta, 0.0) * share
+        yield "gradient of theta", -_slope(lambda d: exact.of_two(pair.theta + d, 0.0)) * share
+        if self.cls == "RWS_InfoMaxELBO":
+            yield "loss", loss + exact.wake_of_two(pair.theta, 0.0, self.lam) * share
+            yield "wake", exact.wake_of_two(pair.theta, 0.0, 0.0) * share
+            yield "gradient of phi", _slope(lambda d: exact.wake_of_two(pair.theta, d, self.lam)) * share
+            return
+        yield "loss", loss
+        yield "gradient of phi", -_slope(lambda d: exact.of_two(pair.theta, d)) * share
+
+
+BOUNDS: Final = tuple(f"{name}_InfoMaxELBO" for name in ("IWAE", "DReG", "VIMCO", "TVO", "RWS"))
+
+
+def bound_checks(pair: Pair, rng: np.random.Generator) -> Iterator[RenyiCheck]:
+    """A check of every bound of several draws but Rényi's own."""
+    for cls in BOUNDS:
+        alpha = float(rng.choice([0.0, 0.0, 0.5])) if cls == "DReG_InfoMaxELBO" else 0.0
+        lam, validate = float(rng.choice([0.0, 1.0])), bool(rng.random() < 0.5)
+        discrete = any(site.discrete for site in pair.guide)
+        needs_paths = cls in ("IWAE_InfoMaxELBO", "DReG_InfoMaxELBO")
+        few = len(pair.guide) <= 2 and all(site.discrete for site in pair.guide)
+        two = discrete and few and not needs_paths and rng.random() < 0.8
+        refused = needs_paths and discrete and rng.random() < 0.9  # for sure
+        if not (pair.sequential or refused):
+            yield RenyiCheck(alpha, lam, validate, two=bool(two), cls=cls)
 
 
 # ---- captured steps

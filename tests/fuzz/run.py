@@ -16,7 +16,8 @@ from tests.fuzz.channel import ChannelCheck, channel_checks, draw_channel
 from tests.fuzz.checks import RAW, REFUSED, RIGHT, SILENT, UNKNOWN, Objective, Outcome, objective_checks
 from tests.fuzz.diagnostics_checks import AccountCheck, EvidenceCheck
 from tests.fuzz.emit import HEADER, source_of
-from tests.fuzz.more_checks import CaptureCheck, RenyiCheck
+from tests.fuzz.family_checks import family_checks
+from tests.fuzz.more_checks import CaptureCheck, RenyiCheck, bound_checks
 from tests.fuzz.shrink import shrunk
 from tests.fuzz.spec import Pair, draw
 
@@ -100,6 +101,10 @@ def checks_of(pair: Pair, *, objectives: int = 3, everything: bool = False) -> I
         yield RenyiCheck(alpha, lam, validate, two=bool(two))
     if everything or rng.random() < 0.03:
         yield CaptureCheck(checks[int(order[0])].objective, validate)
+    others = np.random.default_rng([pair.seed, 42])
+    family = [*family_checks(pair, others), *bound_checks(pair, others)]
+    chosen = others.permutation(len(family))
+    yield from (family[n] for n in (chosen if everything else chosen[: (objectives + 1) // 2]))
 
 
 def _share(pair: Pair, objective: Objective) -> float:

@@ -135,3 +135,15 @@ def test_a_module_that_is_met_again_within_another_keeps_its_first_copy():
     assert inner.running_mean.tolist() == [5.0, 5.0]
     snapshot.restore()
     assert inner.running_mean.tolist() == [0.0, 0.0]
+
+
+def test_a_graph_of_tensors_that_did_not_change_outlives_a_restoration():
+    """As between the wake and the sleep of one evaluation, at the first of which the model is asked."""
+    module = Program([1.0, 2.0])
+    snapshot = Snapshot(known(module))
+    loss = module.loc.square().exp().sum() * module.loc.sum()
+    module.kept.fill_(7.0)
+    snapshot.restore()
+    assert module.kept.tolist() == [1.0, 2.0]
+    loss.backward()
+    assert module.loc.grad is not None
