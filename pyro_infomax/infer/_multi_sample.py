@@ -795,7 +795,8 @@ class TVO_InfoMaxELBO(_MultiSample):
     # Any draw has a score, a reparameterised one too, and what masks its density does not keep it from
     # being drawn
     def _score(self, site: Site) -> Tensor | float:
-        score: Tensor = site["unscaled_log_prob"]
+        fn = without_masks(site["fn"])
+        score: Tensor = site["unscaled_log_prob"] if fn is site["fn"] else fn.log_prob(site["value"])
         return score
 
     @property
