@@ -5,7 +5,7 @@ that all sites of the model share; scales of plates stay outside of the mean ove
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, final
@@ -14,7 +14,6 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import RenyiELBO
-from pyro.infer.util import get_dependent_plate_dims, torch_sum
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._recording import holds
-from pyro_infomax._types import Args, Kwargs, Program, Site
+from pyro_infomax._types import Args, Frame, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_point_mass, without_masks
 from pyro_infomax.infer._elbo import (
     SurrogateLoss,
@@ -188,11 +187,17 @@ def summed_within_particles(
     model_trace: Trace,
     of_site: Callable[[Site], Tensor | float] = lambda site: site["log_prob"],
 ) -> Tensor:
-    """A quantity of the sites of a trace, summed over what the sites of a model do not share."""
-    dims = get_dependent_plate_dims(_scored(model_trace))
+    """A quantity of the sites of a trace, summed over all axes but those of a model's shared plates."""
+    shared = _shared_axes(model_trace)
     terms = [of_site(site) for site in _scored(trace)]
-    sums = [torch_sum(term, dims) if isinstance(term, Tensor) else term for term in terms]
+    sums = [_summed_but(term, shared) if isinstance(term, Tensor) else term for term in terms]
     return torch.as_tensor(sum(sums))
+
+
+# Without validation an axis may be in no plate at all; its cells count once, as in Pyro's other ELBOs
+def _summed_but(term: Tensor, kept: Mapping[int, int]) -> Tensor:
+    axes = [axis for axis in range(-term.dim(), 0) if axis not in kept]
+    return term.sum(axes) if axes else term
 
 
 def log_weight(
@@ -217,16 +222,27 @@ def _scored(trace: Trace) -> list[Site]:
     return [site for site in sample_sites(trace) if not is_deterministic(site)]
 
 
-def _shared_frames(model_trace: Trace) -> set[str]:
-    each = [{frame.name for frame in site["cond_indep_stack"]} for site in _scored(model_trace)]
-    return set.intersection(*each) if each else set()
+def _shared_frames(model_trace: Trace) -> dict[str, Frame]:
+    each = [{frame.name: frame for frame in site["cond_indep_stack"]} for site in _scored(model_trace)]
+    shared = set.intersection(*map(set, each)) if each else set()
+    return {name: frame for name, frame in each[0].items() if name in shared} if shared else {}
+
+
+def _shared_axes(model_trace: Trace) -> dict[int, int]:
+    """The axes of the plates that all sites of the model share, the particles' too, and their sizes."""
+    return {frame.dim: frame.size for frame in _shared_frames(model_trace).values() if frame.vectorized}
+
+
+def _spans(log_prob: Tensor, axes: Mapping[int, int]) -> bool:
+    shape = log_prob.shape
+    return all(size == 1 or (len(shape) >= -axis and shape[axis] == size) for axis, size in axes.items())
 
 
 def _is_number(scale: Weight) -> bool:
     return not isinstance(scale, Tensor) or scale.numel() == 1
 
 
-def _subsampled_apart(sites: list[Site], shared: set[str]) -> list[str]:
+def _subsampled_apart(sites: list[Site], shared: Container[str]) -> list[str]:
     """The plates that subsample and that not all sites of the model share."""
     frames = (frame for site in sites for frame in site["cond_indep_stack"])
     return [f.name for f in frames if f.name not in shared and (f.full_size or f.size) > f.size]
@@ -264,15 +280,13 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
             if site["type"] == "sample":
                 self._check_guide_site(name, site)
 
-    # Pyro keeps the plates that all sites of the model share; a site outside of them would count many times.
+    # A site outside of the plates that all sites of the model share would count in each of their cells
     def _check_plates(self, model_trace: Trace, guide_trace: Trace) -> None:
-        own = [site for name, site in guide_trace.nodes.items() if name not in model_trace.nodes]
-        model_sites = list(model_trace.nodes.values())
-        if get_dependent_plate_dims(model_sites) != get_dependent_plate_dims([*model_sites, *own]):
-            names = [site["name"] for site in own if site["type"] == "sample"]
+        shared = _shared_axes(model_trace)
+        if outside := [site["name"] for site in _scored(guide_trace) if not _spans(site["log_prob"], shared)]:
             raise NotImplementedError(
-                f"{type(self).__name__} needs the guide's own sites, {names}, in every plate that the sites "
-                "of the model share; move them into it, or use Trace_InfoMaxELBO"
+                f"{type(self).__name__} needs the guide's sites in every plate that the sites of the model "
+                f"share but {outside} are outside of one; move them into it, or use Trace_InfoMaxELBO"
             )
 
     def _check_guide_site(self, name: str, site: Site) -> None:
@@ -429,9 +443,9 @@ class Renyi_InfoMaxELBO(_InfoMax, Renyi_WeightedELBO):
 
     Raises:
         ValueError: if a weight is not above -1 or not finite, or names no site of the model.
-        NotImplementedError: where a mapping names a latent site, a site asks for enumeration, a site that
-            only the guide has is outside of the plates that the model's sites share, latents have different
-            scales, or a plate subsamples that some sites of the model are outside of.
+        NotImplementedError: where a mapping names a latent site, a site asks for enumeration, a site of the
+            guide is outside of the plates that the model's sites share, latents have different scales, or a
+            plate subsamples that some sites of the model are outside of.
     """
 
 
