@@ -5,13 +5,11 @@ that all sites of the model share; scales of plates stay outside of the mean ove
 """
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, final
 
 import torch
-from pyro import poutine
 from pyro.distributions.util import is_identically_zero
 from pyro.infer import RenyiELBO
 from pyro.poutine import Trace
@@ -22,7 +20,8 @@ from torch import Tensor
 from pyro_infomax._checks import whole_number
 from pyro_infomax._recording import holds
 from pyro_infomax._types import Args, Frame, Kwargs, Program, Site
-from pyro_infomax.distributions import family_name, is_point_mass, without_masks
+from pyro_infomax.distributions import family_name
+from pyro_infomax.infer._draws import along_draws, check_densities, check_scores, cut_draws, scored_sites
 from pyro_infomax.infer._elbo import (
     SurrogateLoss,
     Terms,
@@ -35,7 +34,6 @@ from pyro_infomax.infer._named import _Beta, _InfoMax
 from pyro_infomax.infer._weights import WeightsLike
 from pyro_infomax.poutine import (
     Weight,
-    is_deterministic,
     sample_sites,
     unweighted_log_prob,
     unweighted_scale_and_mask,
@@ -120,7 +118,7 @@ class RenyiBound(RenyiELBO):
         if self.num_particles == 1:
             return 1.0
         ours = type(self).__name__
-        sites = [site for trace in (guide_trace, model_trace) for site in _scored(trace)]
+        sites = [site for trace in (guide_trace, model_trace) for site in scored_sites(trace)]
         if apart := _subsampled_apart(sites, _shared_frames(model_trace)):
             raise NotImplementedError(
                 f"{ours} cannot subsample the plate {apart[0]!r}, which some sites of the model are outside "
@@ -189,7 +187,7 @@ def summed_within_particles(
 ) -> Tensor:
     """A quantity of the sites of a trace, summed over all axes but those of a model's shared plates."""
     shared = _shared_axes(model_trace)
-    terms = [of_site(site) for site in _scored(trace)]
+    terms = [of_site(site) for site in scored_sites(trace)]
     sums = [_summed_but(term, shared) if isinstance(term, Tensor) else term for term in terms]
     return torch.as_tensor(sum(sums))
 
@@ -218,12 +216,8 @@ def log_sum_of_others(values: Tensor) -> Tensor:
     return torch.logaddexp(before, after)
 
 
-def _scored(trace: Trace) -> list[Site]:
-    return [site for site in sample_sites(trace) if not is_deterministic(site)]
-
-
 def _shared_frames(model_trace: Trace) -> dict[str, Frame]:
-    each = [{frame.name: frame for frame in site["cond_indep_stack"]} for site in _scored(model_trace)]
+    each = [{frame.name: frame for frame in site["cond_indep_stack"]} for site in scored_sites(model_trace)]
     shared = set.intersection(*map(set, each)) if each else set()
     return {name: frame for name, frame in each[0].items() if name in shared} if shared else {}
 
@@ -283,7 +277,8 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
     # A site outside of the plates that all sites of the model share would count in each of their cells
     def _check_plates(self, model_trace: Trace, guide_trace: Trace) -> None:
         shared = _shared_axes(model_trace)
-        if outside := [site["name"] for site in _scored(guide_trace) if not _spans(site["log_prob"], shared)]:
+        sites = scored_sites(guide_trace)
+        if outside := [site["name"] for site in sites if not _spans(site["log_prob"], shared)]:
             raise NotImplementedError(
                 f"{type(self).__name__} needs the guide's sites in every plate that the sites of the model "
                 f"share but {outside} are outside of one; move them into it, or use Trace_InfoMaxELBO"
@@ -316,111 +311,6 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
     def _unweighted(self) -> Tensor:
         """log w without weights and the common scale, (particles, *shared plates)."""
         return self._by_particle(self._log_weights) / self._scale
-
-
-# ---- Draws that are cut from the graph, so that densities at given draws and the path to them come apart.
-
-
-@final
-class _CutDraws(Messenger):
-    """Replaces each draw of a guide by its value alone, which the rest of guide and model then see.
-
-    It has to stand around whatever traces the guide. The draw itself stays at its site, under ``"drawn"``.
-
-    Args:
-        to_differentiate: whether a gradient by the draws will be asked for. Then point masses are left as
-            they are, and so are masked draws: their density is not, or not all, in the weight that it would
-            move.
-    """
-
-    def __init__(self, *, to_differentiate: bool = False) -> None:
-        super().__init__()
-        self._to_differentiate = to_differentiate
-        self._seen: set[str] = set()
-
-    def _pyro_post_sample(self, msg: Site) -> None:
-        # The model sees what the guide has drawn
-        if msg["name"] in self._seen or msg["is_observed"] or site_is_subsample(msg):
-            return
-        self._seen.add(msg["name"])
-        if msg["infer"].get("_do_not_trace") or (self._to_differentiate and _has_other_density(msg)):
-            return
-        msg["drawn"] = msg["value"]
-        msg["value"] = msg["value"].detach()
-        if self._to_differentiate and msg["fn"].has_rsample:
-            msg["value"].requires_grad_()
-
-
-def _has_other_density(site: Site) -> bool:
-    # A weight brings a mask of its own, but guides have weights beside a single draw alone
-    mask = site["weight"].mask if "weight" in site else site["mask"]
-    is_masked = mask is not None or without_masks(site["fn"]) is not site["fn"]
-    return is_masked or is_point_mass(site["fn"])
-
-
-def _along_draws(total: Tensor, traces: Traces) -> Tensor:
-    """What has the gradient of a total through the draws, and through nothing else."""
-    sites: list[Site] = [site for _, trace in traces for site in trace.nodes.values() if "drawn" in site]
-    values: list[Tensor] = [site["value"] for site in sites]
-    surrogate = total.new_zeros(())
-    if not (total.requires_grad and values):
-        return surrogate
-    slopes = list(_gradients(total, values))
-    for place in reversed(range(len(sites))):
-        moved = (slopes[place] * sites[place]["drawn"]).sum()
-        surrogate = surrogate + moved
-        # A draw moves those that were drawn after it, too
-        if place and moved.requires_grad:
-            more = _gradients(moved, values[:place])
-            slopes[:place] = [one + other for one, other in zip(slopes, more, strict=False)]
-    return surrogate
-
-
-def _gradients(total: Tensor, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(total, values, retain_graph=True, allow_unused=True, materialize_grads=True)
-
-
-@contextmanager
-def cut_draws(objective: object, guide: Program, *, to_differentiate: bool = False) -> Iterator[None]:
-    """Has programs that are traced in its block see bare draws, see :class:`_CutDraws`.
-
-    Raises:
-        NotImplementedError: for guides whose draws or densities cannot be told apart from the rest.
-    """
-    ours, unwrapped = type(objective).__name__, poutine.unwrap(guide)
-    if isinstance(unwrapped, Messenger):
-        raise NotImplementedError(
-            f"{ours} needs a guide that is run before the model but got {type(unwrapped).__name__}, a "
-            "messenger: use IWAE_InfoMaxELBO, or AutoNormal in place of AutoNormalMessenger"
-        )
-    try:
-        with _CutDraws(to_differentiate=to_differentiate):
-            yield
-    # Pyro's flows without an inverse know the density of the very tensor that they have drawn alone
-    except KeyError as error:
-        if "intermediates cache" not in str(error):
-            raise
-        raise NotImplementedError(
-            f"{ours} evaluates the guide's density at bare draws, for which its flow needs an inverse: use "
-            "one that has it, such as AmortizedFlow's couplings, or IWAE_InfoMaxELBO"
-        ) from error
-
-
-def check_densities(objective: object, model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuses guides without a density q(z|x) of the model's latents alone."""
-    ours = type(objective).__name__
-    for site in _scored(guide_trace):
-        name = site["name"]
-        if name not in model_trace.nodes:
-            raise NotImplementedError(
-                f"{ours} needs the density q(z|x) of the model's latents but the guide has {name!r} beside "
-                "them; use IWAE_InfoMaxELBO or VIMCO_InfoMaxELBO, or a guide without it"
-            )
-        if is_point_mass(site["fn"]):
-            raise NotImplementedError(
-                f"{ours} needs a density of {name!r} but the guide has a point mass there; use "
-                "IWAE_InfoMaxELBO, or a guide with a density, such as AmortizedNormal"
-            )
 
 
 # ---- The bounds.
@@ -553,25 +443,30 @@ class VIMCO_InfoMaxELBO(_MultiSample):
 
 
 class _Pathwise(_Reparameterised, Renyi_WeightedELBO):
-    """Gradients of a guide through its draws alone, since the score of its density has the mean 0."""
+    """Gradients of a guide through its draws alone, where the score of its density has the mean 0."""
+
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
+        super()._check(model_trace, guide_trace)
+        check_scores(self, guide_trace)
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         with cut_draws(self, guide, to_differentiate=torch.is_grad_enabled()):
             return super()._get_trace(model, guide, args, kwargs)
 
-    # The score counts w̃ per draw, whose expectation is that of (1 − α)(w̃ − w̃²) on the path to the draw
+    # The score counts w̃ per draw, whose expectation is that of (1 − α)(w̃ − w̃²) on the path to the draw, as
+    # long as no parameter moves an edge of the support
     def _surrogate_bound(self, weights: Tensor, traces: Traces) -> Tensor:
         traces = list(traces)
         shares = self._slopes(weights.detach())
         at_draws = self._by_particle([_at_draws(*pair) / self._scale for pair in traces], like=weights)
         on_path = self.alpha * shares + (1.0 - self.alpha) * shares**2
-        return (shares * at_draws).sum() + _along_draws((on_path * weights).sum(), traces)
+        return (shares * at_draws).sum() + along_draws((on_path * weights).sum(), traces)
 
 
 def _at_draws(model_trace: Trace, guide_trace: Trace) -> Tensor:
     """log p(x, z) less what the guide has beside densities of draws, which is no score."""
     joint = summed_within_particles(model_trace, model_trace)
-    if all("drawn" in site for site in _scored(guide_trace)):
+    if all("drawn" in site for site in scored_sites(guide_trace)):
         return joint
     return joint - summed_within_particles(
         guide_trace, model_trace, lambda site: 0.0 if "drawn" in site else site["log_prob"]
@@ -587,10 +482,11 @@ class DReG_InfoMaxELBO(_Pathwise, _InfoMax):
         \tilde w_k = w_k \Big/ \sum_j w_j
 
     Value, terms and weights are those of :class:`IWAE_InfoMaxELBO`, and so is the expectation of the
-    gradient. It has less variance: the score of q(z|x) is replaced by an equal expectation over the path to
-    the draws, so that at the true posterior the gradient of the guide is 0 at every draw, and its signal does
-    not vanish beside its noise as K grows. With ``alpha`` it is that of Rényi's bound, with :math:`\alpha
-    \tilde w_k + (1 - \alpha) \tilde w_k^2` in place of :math:`\tilde w_k^2`.
+    gradient, as long as no parameter of the guide moves an edge of its support. It has less variance: the
+    score of q(z|x) is replaced by an equal expectation over the path to the draws, so that at the true
+    posterior the gradient of the guide is 0 at every draw, and its signal does not vanish beside its noise
+    as K grows. With ``alpha`` it is that of Rényi's bound, with :math:`\alpha \tilde w_k + (1 - \alpha)
+    \tilde w_k^2` in place of :math:`\tilde w_k^2`.
 
     Parameters that guide and model share have both gradients. Guides may have several sites that depend on
     each other. Factors and point masses of a guide, and draws under a mask, whose density is not in the
@@ -607,8 +503,9 @@ class DReG_InfoMaxELBO(_Pathwise, _InfoMax):
 
     Raises:
         ValueError: if a weight is not above -1 or not finite, or names no site of the model.
-        NotImplementedError: where a draw is not reparameterised, for a guide that is itself a messenger, and
-            for what :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
+        NotImplementedError: where a draw is not reparameterised or has a support that parameters move, for a
+            guide that is itself a messenger, and for what :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO`
+            refuses.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -663,8 +560,8 @@ class STL_InfoMaxELBO(_StickingTheLanding, _InfoMax):
         **kwargs: ``max_plate_nesting``, as in :class:`pyro.infer.RenyiELBO`.
 
     Raises:
-        NotImplementedError: for several particles, where a draw is not reparameterised, and for a guide that
-            is itself a messenger.
+        NotImplementedError: for several particles, where a draw is not reparameterised or has a support that
+            parameters move, and for a guide that is itself a messenger.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -750,7 +647,7 @@ class TVO_InfoMaxELBO(_MultiSample):
     Raises:
         ValueError: for one particle, and if ``betas`` do not rise from 0 to 1.
         NotImplementedError: for a guide with point masses, factors or auxiliary sites, which has no density
-            of the latents, for one that is itself a messenger, and for what
+            of the latents, for one whose support parameters move or that is itself a messenger, and for what
             :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
 
     Example:
@@ -786,6 +683,7 @@ class TVO_InfoMaxELBO(_MultiSample):
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(model_trace, guide_trace)
         check_densities(self, model_trace, guide_trace)
+        check_scores(self, guide_trace)
 
     def _bounds(self, log_weights: Tensor) -> Tensor:
         return self._sum(log_weights, self.betas[:-1])

@@ -20,15 +20,10 @@ from pyro_infomax._random import isolated_random_state
 from pyro_infomax._recording import is_recording
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import without_masks
+from pyro_infomax.infer._draws import check_densities, check_scores, cut_draws
 from pyro_infomax.infer._elbo import Traces
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
-from pyro_infomax.infer._multi_sample import (
-    Renyi_WeightedELBO,
-    check_densities,
-    cut_draws,
-    log_weight,
-    summed_within_particles,
-)
+from pyro_infomax.infer._multi_sample import Renyi_WeightedELBO, log_weight, summed_within_particles
 from pyro_infomax.infer._named import _InfoMax
 from pyro_infomax.infer._weights import WeightsLike
 from pyro_infomax.nn import evaluation_mode
@@ -365,8 +360,9 @@ class RWS_InfoMaxELBO(_InfoMax, _TwoPhases):
     Raises:
         ValueError: for one particle, if model and guide share parameters, and if a weight is not above -1 or
             names no site of the model.
-        NotImplementedError: for guides with point masses, factors or auxiliary sites, for a guide that is
-            itself a messenger, and for what :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
+        NotImplementedError: for guides with point masses, factors or auxiliary sites, or whose support
+            parameters move, for a guide that is itself a messenger, and for what
+            :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
 
     Example:
         >>> from pyro_infomax.oracles import DiscreteVAE
@@ -385,6 +381,10 @@ class RWS_InfoMaxELBO(_InfoMax, _TwoPhases):
             raise TypeError("RWS_InfoMaxELBO has no alpha; use Renyi_InfoMaxELBO")
         whole_number("num_particles", num_particles, at_least=2)
         super().__init__(lam, num_particles=num_particles, **kwargs)
+
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
+        super()._check(model_trace, guide_trace)
+        check_scores(self, guide_trace)
 
     def _loss_and_surrogate(self, traces: Traces) -> tuple[Tensor, Tensor]:
         traces = list(traces)

@@ -381,36 +381,36 @@ def noting(x):
         pyro.sample("x", dist.Normal(w * z, 1.0), obs=x)
 
 
-def with_own_sites(x):
-    slope = pyro.deterministic("slope", torch.tensor(0.5))
-    with pyro.plate("data", len(x), dim=-1):
-        with pyro.plate("parts", 3, dim=-2):
-            u = pyro.sample("u", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
-        pyro.sample("z", dist.Normal(slope * x + 0.1 * u.sum(-2), 0.7))
-
-
 def with_own_global_site(x):
     u = pyro.sample("u", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
     with pyro.plate("data", len(x), dim=-1):
         pyro.sample("z", dist.Normal(0.5 * x + 0.1 * u, 0.7))
 
 
-def test_what_programs_compute_outside_of_plates_has_no_part_in_which_are_shared(programs):
-    """Deterministic sites have no density, and plates within a shared one are summed over."""
-    x = torch.randn(5)
-    for model in (noting, lambda x: poutine.block(noting, hide=["w"])(x)):
-        for vectorize in (False, True):
-            elbo = Renyi_InfoMaxELBO(0.0, num_particles=3, vectorize_particles=vectorize, max_plate_nesting=2)
-            with pyro.validation_enabled(False):  # where Pyro would warn of a site that the model lacks
-                elbo.loss(model, with_own_sites, x)
-            weights = elbo._unweighted()
-            assert weights.shape == (3, 5)
-            mean = -elbo.terms.distortion - elbo.terms.rate
-            assert weights.sum().item() / 3 == pytest.approx(mean, rel=1e-12)
-        sentence = r"the guide's sites in every plate .* but \['u'\] are outside"
-        for particles in (1, 3):
-            elbo = Renyi_InfoMaxELBO(num_particles=particles)
-            programs.assert_refused(NotImplementedError, sentence, elbo.loss, model, with_own_global_site, x)
+@pytest.mark.parametrize("model", [noting, poutine.block(noting, hide=["w"])])
+def test_which_plates_are_shared_is_said_by_sites_with_a_density(programs, model):
+    """A guide's own sites may be in further plates, which are summed out, but in each shared one."""
+    x, drawn = torch.randn(5), []
+
+    def guide(x):
+        slope = pyro.deterministic("slope", torch.tensor(0.5))
+        with pyro.plate("data", len(x), dim=-1):
+            with pyro.plate("parts", 3, dim=-2):
+                u = pyro.sample("u", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+            drawn.append((u, pyro.sample("z", dist.Normal(slope * x + 0.1 * u.sum(-2), 0.7))))
+
+    elbo = Renyi_InfoMaxELBO(0.0, num_particles=3)
+    with pyro.validation_enabled(False):  # where Pyro would warn of a site that the model lacks
+        elbo.loss(model, guide, x)
+    u, z = (torch.stack(each) for each in zip(*drawn, strict=True))
+    logs = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(0.8 * z, 1.0).log_prob(x)
+    logs = logs - dist.Normal(0.5 * x + 0.1 * u.sum(-2), 0.7).log_prob(z)
+    logs = logs - dist.Normal(0.0, 1.0).log_prob(u).sum(-2)
+    assert elbo.terms.elbo == pytest.approx(bound(logs, 0.0, torch.ones(5)).item(), rel=1e-12)
+    sentence = r"the guide's sites in every plate .* but \['u'\] are outside"
+    for particles in (1, 3):
+        elbo = Renyi_InfoMaxELBO(num_particles=particles)
+        programs.assert_refused(NotImplementedError, sentence, elbo.loss, model, with_own_global_site, x)
 
 
 @pytest.mark.parametrize("num_particles", [1, 4])
