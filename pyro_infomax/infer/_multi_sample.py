@@ -94,7 +94,7 @@ class RenyiBound(RenyiELBO):
         """What has the gradient of the bound, from log w with its graph: (particles, *shared plates)."""
         log_weights = weights.detach()
         scores = self._by_particle([self._scores(*pair) for pair in traces], like=weights)
-        return (self._slopes(log_weights) * weights).sum() + (self._gains(log_weights) * scores).sum()
+        return times(self._slopes(log_weights), weights).sum() + times(self._gains(log_weights), scores).sum()
 
     def _slopes(self, log_weights: Tensor) -> Tensor:
         """The derivative of the bound by each log w."""
@@ -107,10 +107,11 @@ class RenyiBound(RenyiELBO):
         if self.num_particles == 1:
             return log_weights
         powers = (1.0 - self.alpha) * log_weights
-        mean_of_others = (powers.sum(0) - powers) / (self.num_particles - 1)
+        mean_of_others = _sum_of_others(powers) / (self.num_particles - 1)
         without = torch.logaddexp(log_sum_of_others(powers), mean_of_others)
         bounds = (without - math.log(self.num_particles)) / (1.0 - self.alpha)
-        return self._bounds(log_weights) - bounds
+        # Where all others are impossible, which the one has no part in, there is nothing to compare with
+        return self._bounds(log_weights) - torch.where(bounds.isinf(), 0.0, bounds)
 
     # What all latents count for in common, by a plate that subsamples say, belongs outside of the mean
     def _common_scale(self, model_trace: Trace, guide_trace: Trace) -> Weight:
@@ -210,10 +211,25 @@ def log_weight(
 
 def log_sum_of_others(values: Tensor) -> Tensor:
     """Along the first axis, the logarithm of the sum of the exponentials of all values but each one."""
-    none = torch.full_like(values[:1], -math.inf)
-    before = torch.cat([none, values.logcumsumexp(0)[:-1]])
-    after = torch.cat([values.flip(0).logcumsumexp(0).flip(0)[1:], none])
-    return torch.logaddexp(before, after)
+    return torch.logaddexp(*_before_and_after(values, Tensor.logcumsumexp, -math.inf))
+
+
+def _sum_of_others(values: Tensor) -> Tensor:
+    """Along the first axis, the sum of all values but each one, which may be infinite."""
+    return torch.add(*_before_and_after(values, Tensor.cumsum, 0.0))
+
+
+def _before_and_after(
+    values: Tensor, total: Callable[[Tensor, int], Tensor], of_none: float
+) -> tuple[Tensor, Tensor]:
+    none = torch.full_like(values[:1], of_none)
+    before = torch.cat([none, total(values, 0)[:-1]])
+    return before, torch.cat([total(values.flip(0), 0).flip(0)[1:], none])
+
+
+def times(shares: Tensor, values: Tensor) -> Tensor:
+    """A draw of no weight has no part in a mean, whatever its value."""
+    return torch.where(shares == 0, 0.0, shares * values)
 
 
 def _shared_frames(model_trace: Trace) -> dict[str, Frame]:
@@ -460,7 +476,7 @@ class _Pathwise(_Reparameterised, Renyi_WeightedELBO):
         shares = self._slopes(weights.detach())
         at_draws = self._by_particle([_at_draws(*pair) / self._scale for pair in traces], like=weights)
         on_path = self.alpha * shares + (1.0 - self.alpha) * shares**2
-        return (shares * at_draws).sum() + along_draws((on_path * weights).sum(), traces)
+        return times(shares, at_draws).sum() + along_draws(times(on_path, weights).sum(), traces)
 
 
 def _at_draws(model_trace: Trace, guide_trace: Trace) -> Tensor:
@@ -697,8 +713,8 @@ class TVO_InfoMaxELBO(_MultiSample):
         slopes = torch.zeros_like(log_weights)
         for beta, width in zip(self.betas, self._widths, strict=False):
             shares = torch.softmax(_tempered(log_weights, beta), 0)
-            mean = _times(shares, log_weights).sum(0)
-            slopes = slopes + width * (shares + beta * _times(shares, log_weights - mean))
+            mean = times(shares, log_weights).sum(0)
+            slopes = slopes + width * (shares + beta * times(shares, log_weights - mean))
         return slopes
 
     def _gains(self, log_weights: Tensor) -> Tensor:
@@ -731,11 +747,6 @@ class TVO_InfoMaxELBO(_MultiSample):
 def _tempered(log_weights: Tensor, beta: float) -> Tensor:
     """Of w^β, which is 1 at β = 0 whatever w is."""
     return beta * log_weights if beta else torch.zeros_like(log_weights)
-
-
-def _times(shares: Tensor, values: Tensor) -> Tensor:
-    """A draw of no weight has no part in a mean, whatever its value."""
-    return torch.where(shares == 0, 0.0, shares * values)
 
 
 def _dropped(logs: Tensor) -> Tensor:

@@ -23,7 +23,12 @@ from pyro_infomax.distributions import without_masks
 from pyro_infomax.infer._draws import check_densities, check_scores, cut_draws
 from pyro_infomax.infer._elbo import Traces
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
-from pyro_infomax.infer._multi_sample import Renyi_WeightedELBO, log_weight, summed_within_particles
+from pyro_infomax.infer._multi_sample import (
+    Renyi_WeightedELBO,
+    log_weight,
+    summed_within_particles,
+    times,
+)
 from pyro_infomax.infer._named import _InfoMax
 from pyro_infomax.infer._weights import WeightsLike
 from pyro_infomax.nn import evaluation_mode
@@ -175,7 +180,7 @@ class _TwoPhases(Renyi_WeightedELBO):
     def _surrogate_bound(self, weights: Tensor, traces: Traces) -> Tensor:
         each = [summed_within_particles(model_trace, model_trace) for model_trace, _ in traces]
         joint = self._by_particle(each, like=weights)
-        return (self._slopes(weights.detach()) * joint / self._scale).sum()
+        return times(self._slopes(weights.detach()), joint / self._scale).sum()
 
 
 # A few data may be alike by chance in all that a model looks at beside their sites, such as their signs
@@ -394,7 +399,7 @@ class RWS_InfoMaxELBO(_InfoMax, _TwoPhases):
         return loss + wake.detach(), surrogate + wake
 
     def _wake(self, log_weights: Tensor, log_posteriors: Sequence[Tensor]) -> Tensor:
-        return -(self._slopes(log_weights) * self._by_particle(log_posteriors, like=log_weights)).sum()
+        return -times(self._slopes(log_weights), self._by_particle(log_posteriors, like=log_weights)).sum()
 
     def _reset(self) -> None:
         super()._reset()
