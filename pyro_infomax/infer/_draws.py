@@ -47,9 +47,17 @@ class _CutDraws(Messenger):
         if msg["infer"].get("_do_not_trace") or (self._to_differentiate and _has_other_density(msg)):
             return
         msg["drawn"] = msg["value"]
-        msg["value"] = msg["value"].detach()
+        msg["value"] = _cut(msg["value"])
         if self._to_differentiate and msg["fn"].has_rsample:
             msg["value"].requires_grad_()
+
+
+# Pyro's straight-through draws carry the value that their density is asked for
+def _cut(drawn: Tensor) -> Tensor:
+    value = drawn.detach()
+    carried = vars(drawn).items()
+    vars(value).update({name: each.detach() if isinstance(each, Tensor) else each for name, each in carried})
+    return value
 
 
 def _has_other_density(site: Site) -> bool:
@@ -118,6 +126,18 @@ def check_scores(objective: object, guide_trace: Trace) -> None:
                 f"{type(objective).__name__} needs a score of q(z|x) whose mean is 0 but parameters of the "
                 f"guide move the support of {site['name']!r} ({family_name(site['fn'])}); use "
                 "IWAE_InfoMaxELBO, or a guide of fixed support, such as AmortizedNormal"
+            )
+
+
+def check_paths(objective: object, guide_trace: Trace) -> None:
+    """Refuses draws whose density is that of another value, so that its slope by them says nothing."""
+    sites: list[Site] = [site for site in guide_trace.nodes.values() if "drawn" in site]
+    for site in sites:
+        if torch.is_grad_enabled() and vars(site["drawn"]):
+            raise NotImplementedError(
+                f"{type(objective).__name__} needs densities of the very draws but {site['name']!r} has that "
+                "of another value, through which it draws straight; use IWAE_InfoMaxELBO, or a guide without "
+                "the relaxation"
             )
 
 

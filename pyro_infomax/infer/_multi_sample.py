@@ -20,8 +20,15 @@ from torch import Tensor
 from pyro_infomax._checks import whole_number
 from pyro_infomax._recording import holds
 from pyro_infomax._types import Args, Frame, Kwargs, Program, Site
-from pyro_infomax.distributions import family_name
-from pyro_infomax.infer._draws import along_draws, check_densities, check_scores, cut_draws, scored_sites
+from pyro_infomax.distributions import family_name, without_masks
+from pyro_infomax.infer._draws import (
+    along_draws,
+    check_densities,
+    check_paths,
+    check_scores,
+    cut_draws,
+    scored_sites,
+)
 from pyro_infomax.infer._elbo import (
     SurrogateLoss,
     Terms,
@@ -141,8 +148,11 @@ class RenyiBound(RenyiELBO):
         """The log-probabilities of the draws that are not reparameterised, without scales and masks."""
         return summed_within_particles(guide_trace, model_trace, self._score)
 
+    # What masks its density does not keep a value from being drawn
     def _score(self, site: Site) -> Tensor | float:
-        _, score_function, entropy_term = site["score_parts"]
+        bare: Any = without_masks(site["fn"])
+        is_bare = bare is site["fn"]
+        _, score_function, entropy_term = site["score_parts"] if is_bare else bare.score_parts(site["value"])
         if not (is_identically_zero(score_function) or is_identically_zero(entropy_term)):
             raise NotImplementedError(
                 f"{type(self).__name__} has no gradient for {site['name']!r}, which is reparameterised in "
@@ -464,6 +474,7 @@ class _Pathwise(_Reparameterised, Renyi_WeightedELBO):
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(model_trace, guide_trace)
         check_scores(self, guide_trace)
+        check_paths(self, guide_trace)
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         with cut_draws(self, guide, to_differentiate=torch.is_grad_enabled()):
@@ -720,10 +731,10 @@ class TVO_InfoMaxELBO(_MultiSample):
     def _gains(self, log_weights: Tensor) -> Tensor:
         return self._bounds(log_weights) - self._sum(log_weights, self.betas[:-1], others=True)
 
-    # Any draw has a score, a reparameterised one too, and what masks its density does not keep it from
-    # being drawn
+    # Any draw has a score, a reparameterised one too
     def _score(self, site: Site) -> Tensor | float:
-        score: Tensor = site["unscaled_log_prob"]
+        bare = without_masks(site["fn"])
+        score: Tensor = site["unscaled_log_prob"] if bare is site["fn"] else bare.log_prob(site["value"])
         return score
 
     @property
