@@ -5,7 +5,7 @@ that all sites of the model share; scales of plates stay outside of the mean ove
 """
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, final
 
@@ -126,13 +126,13 @@ class RenyiBound(RenyiELBO):
         if self.num_particles == 1:
             return 1.0
         ours = type(self).__name__
-        sites = [site for trace in (guide_trace, model_trace) for site in scored_sites(trace)]
-        if apart := _subsampled_apart(sites, _shared_frames(model_trace)):
+        if apart := subsampled_apart(model_trace, guide_trace):
             raise NotImplementedError(
                 f"{ours} cannot subsample the plate {apart[0]!r}, which some sites of the model are outside "
                 "of: a mean of weights that are estimates themselves is no bound; take all of its rows, or "
                 "use Trace_InfoMaxELBO"
             )
+        sites = [site for trace in (guide_trace, model_trace) for site in scored_sites(trace)]
         latent = [site for site in sites if not site["is_observed"]] or sites
         scales = [unweighted_scale_and_mask(site)[0] for site in latent] or [1.0]
         names = sorted({site["name"] for site in latent})
@@ -262,8 +262,10 @@ def _is_number(scale: Weight) -> bool:
     return not isinstance(scale, Tensor) or scale.numel() == 1
 
 
-def _subsampled_apart(sites: list[Site], shared: Container[str]) -> list[str]:
+def subsampled_apart(model_trace: Trace, guide_trace: Trace) -> list[str]:
     """The plates that subsample and that not all sites of the model share."""
+    shared = _shared_frames(model_trace)
+    sites = [site for trace in (guide_trace, model_trace) for site in scored_sites(trace)]
     frames = (frame for site in sites for frame in site["cond_indep_stack"])
     return [f.name for f in frames if f.name not in shared and (f.full_size or f.size) > f.size]
 
