@@ -532,9 +532,9 @@ class DReG_InfoMaxELBO(_Pathwise, _InfoMax):
 
     Raises:
         ValueError: if a weight is not above -1 or not finite, or names no site of the model.
-        NotImplementedError: where a draw is not reparameterised or has a support that parameters move, for a
-            guide that is itself a messenger, and for what :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO`
-            refuses.
+        NotImplementedError: where a draw is not reparameterised, is one of Pyro's straight-through ones or
+            has a support that parameters move, for a guide that is itself a messenger, and for what
+            :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian

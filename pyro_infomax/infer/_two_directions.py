@@ -312,7 +312,7 @@ class ReverseKL(_Sleeping):
             has drawn otherwise than it drew it (since it conditions on data, as a teacher-forced decoder
             does, or has dropout), or if model and guide share parameters.
         NotImplementedError: for factors, for guides with point masses or auxiliary sites, for a guide that is
-            itself a messenger, and for several particles.
+            itself a messenger, for several particles, and for a plate that subsamples beside global latents.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian

@@ -7,10 +7,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.distributions.testing.rejection_gamma import ShapeAugmentedGamma
 
 from pyro_infomax.infer import (
     DReG_InfoMaxELBO,
     IWAE_InfoMaxELBO,
+    Renyi_InfoMaxELBO,
     RWS_InfoMaxELBO,
     STL_InfoMaxELBO,
     TVO_InfoMaxELBO,
@@ -196,3 +198,30 @@ def test_masked_draws_keep_their_score(objective, bound, kwargs, mask):
     q = logits.softmax(-1)[Chosen.values].prod(0)
     (expected,) = torch.autograd.grad((q * bound(likelihood[Chosen.values])).sum(), logits)
     assert (found - expected).abs().max() < 1e-12
+
+
+# ---- Draws that are reparameterised in part
+
+
+def positive(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Gamma(2.0, 1.0))
+        pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 0.7).to_event(1), obs=x)
+
+
+def by_rejection(x):
+    with pyro.plate("data", len(x)):
+        shape = pyro.param("shape", torch.tensor(2.0)).expand(len(x))
+        pyro.sample("z", ShapeAugmentedGamma(shape, torch.ones(len(x))))
+
+
+def test_draws_reparameterised_in_part_are_refused(programs):
+    for make, sentence in (
+        (VIMCO_InfoMaxELBO, "'z', which is reparameterised in part"),
+        (Renyi_InfoMaxELBO, "'z', which is reparameterised in part"),
+        (IWAE_InfoMaxELBO, "'z' .* is not; use VIMCO_InfoMaxELBO"),
+    ):
+        evaluate = make().loss_and_grads
+        programs.assert_refused(
+            NotImplementedError, sentence, evaluate, positive, by_rejection, torch.ones(2, 3)
+        )

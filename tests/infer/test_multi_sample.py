@@ -657,6 +657,9 @@ def at_points(x):
             "the guide has 'u' beside them; use IWAE_InfoMaxELBO",
         ),
         (TVO_InfoMaxELBO(), continuous, at_points, "point mass there; use IWAE_InfoMaxELBO"),
+        (DReG_InfoMaxELBO(), continuous, flowing, "its flow needs an inverse: use one that has it"),
+        (TVO_InfoMaxELBO(), continuous, flowing, "its flow needs an inverse: use one that has it"),
+        (RWS_InfoMaxELBO(), continuous, flowing, "its flow needs an inverse: use one that has it"),
     ],
 )
 def test_what_is_refused(programs, elbo, model, guide, sentence):
@@ -846,3 +849,32 @@ def test_training_lands_on_the_posterior_and_stays(make, beta):
         svi.step(x)
     assert pyro.param("a").item() == pytest.approx(0.9 / (beta * SIGMA2) / precision, abs=1e-4)
     assert pyro.param("log_s").item() == pytest.approx(-0.5 * math.log(precision), abs=1e-4)
+
+
+def test_a_mask_within_a_distribution_leaves_the_score_of_its_draws():
+    keep, x = torch.tensor([True, False, False]), torch.tensor([0.3, -1.0, 2.0])
+
+    def gradient(draw):
+        pyro.clear_param_store()
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = draw(dist.Bernoulli(torch.full((len(x),), 0.4)))
+                pyro.sample("x", dist.Normal(2 * z, 1.0), obs=x)
+
+        def guide(x):
+            logits = pyro.param("logits", torch.tensor([0.2, -0.3, 0.5]))
+            with pyro.plate("data", len(x)):
+                draw(dist.Bernoulli(logits=logits))
+
+        torch.manual_seed(0)
+        TVO_InfoMaxELBO(num_particles=4).loss_and_grads(model, guide, x)
+        return pyro.param("logits").unconstrained().grad
+
+    def around(fn):
+        with pyro.poutine.mask(mask=keep):
+            return pyro.sample("z", fn)
+
+    within = gradient(lambda fn: pyro.sample("z", fn.mask(keep)))
+    torch.testing.assert_close(within, gradient(around))
+    assert float(within[1:].abs().min()) > 0

@@ -594,6 +594,7 @@ ALL = (*SLEEPING, RWS_InfoMaxELBO)
             "it scores 'z' on data that it has drawn otherwise",
         ),
         (SLEEPING, computed, prior, ValueError, "'x' is none of them"),
+        (SLEEPING, of_another_shape, prior, ValueError, r"the shape \(4, 3\) of its data but got \(4, 1\)"),
         (
             SLEEPING,
             unobserved,
