@@ -43,6 +43,8 @@ from pyro_infomax.distributions._products import (
     factors_of as factors_of,
     joined as joined,
     joint_forms as joint_forms,
+    known_covariance as known_covariance,
+    known_mean as known_mean,
     marginal_forms as marginal_forms,
     marginals_of as marginals_of,
     moments as moments,
