@@ -22,6 +22,7 @@ from pyro_infomax.distributions._families import (
     is_normal as is_normal,
     is_point_mass,
     is_relaxed as is_relaxed,
+    made_of as made_of,
     shapes_in_words as shapes_in_words,
     without_masks as without_masks,
 )
