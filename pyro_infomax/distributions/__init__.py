@@ -55,7 +55,9 @@ from pyro_infomax.distributions._quantiles import (
 from pyro_infomax.distributions._transforms import (
     LowerCholesky as LowerCholesky,
     Softplus as Softplus,
+    is_plain as is_plain,
     lower_triangular as lower_triangular,
+    shared as shared,
 )
 
 if TYPE_CHECKING:

@@ -12,7 +12,12 @@ from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import (
+    ComposeTransform,
+    Distribution,
+    Independent,
+    TransformedDistribution,
+)
 
 from pyro_infomax._recording import holds
 from pyro_infomax._types import Frame, Site
@@ -26,6 +31,7 @@ from pyro_infomax.distributions import (
     is_point_mass,
     joined,
     marginals_of,
+    shared,
     tensors_of,
 )
 from pyro_infomax.poutine import data_frame, frames_of, is_deterministic, sample_sites
@@ -232,20 +238,38 @@ class LocalLatents:
             alike = [(each == each[:1]).all() for each in of_data]
             if alike and not holds(torch.stack(alike).all(), depends):
                 raise NotImplementedError(depends)
-        first = batch_mapped([found], found.batch_shape[1:], lambda tensors: tensors[0][0])
+        first = _first_of(found, depends)
         if of_vectors:
             z = layout.rows(site["value"], self.batch_size)[0].detach()
             with torch.no_grad():
-                one, other = first.log_prob(z), site["fn"].log_prob(z)
-            if not holds(torch.isclose(one, other.to(one), rtol=1e-5, atol=1e-5).all(), depends):
+                one, other = first.log_prob(z), found.log_prob(z)
+            if not holds(torch.isclose(one, other, rtol=1e-5, atol=1e-5).all(), depends):
                 raise NotImplementedError(depends)
         return first
 
     def _is_expanded(self, fn: Distribution) -> bool:
         """Whether the plate has made the rows of what the model gave it once."""
+        factors = cast(Distribution, factors_of(fn))
         axis = len(fn.batch_shape) + self._dim
-        held = [each for _, each in tensors_of(fn) if each.shape[: len(fn.batch_shape)] == fn.batch_shape]
-        return all(each.stride(axis) == 0 for each in held)
+        expanded = []
+
+        # Those of transforms broadcast with the batch, and come here in its whole shape
+        def seen(tensors: list[Tensor]) -> Tensor:
+            expanded.append(tensors[0].shape[axis] == 1 or tensors[0].stride(axis) == 0)
+            return tensors[0]
+
+        batch_mapped([factors], factors.batch_shape, seen)
+        return all(expanded)
+
+
+def _first_of(found: Distribution, depends: str) -> Distribution:
+    """The distribution of the first datum, where what maps vectors has no rows of its own."""
+    if found.event_shape and isinstance(found, TransformedDistribution):
+        transform = shared(ComposeTransform(found.transforms))
+        if transform is None:
+            raise NotImplementedError(depends)
+        return TransformedDistribution(_first_of(found.base_dist, depends), transform, validate_args=False)
+    return batch_mapped([found], found.batch_shape[1:], lambda tensors: tensors[0][0])
 
 
 _PARTICLES = "num_particles_vectorized"

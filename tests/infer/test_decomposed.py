@@ -18,6 +18,7 @@ from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.guides import AmortizedFlow
 from pyro_infomax.infer import (
     DecomposedELBO,
+    DirectInfoMax,
     GroupedELBO,
     MarginalELBO,
     beta_tcvae,
@@ -391,6 +392,85 @@ def test_a_flow_has_a_marginal_kl_but_no_marginals():
     assert loss == pytest.approx(terms.distortion - terms.mutual_information + 5 * terms.marginal_kl)
     with pytest.raises(NotImplementedError, match="marginals are known"):
         DecomposedELBO(data_size=N).loss(unsubsampled, flow, X[:4])
+
+
+# ---- Priors of which a tensor has fewer axes than the plates.
+
+
+def in_two_plates(prior):
+    def model(x):
+        with pyro.plate("data", N, subsample_size=len(x), dim=-2), pyro.plate("inner", D, dim=-1):
+            z = pyro.sample("z", prior(x))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", N, subsample_size=len(x), dim=-2), pyro.plate("inner", D, dim=-1):
+            pyro.sample("z", dist.Normal(x, 0.5))
+
+    return model, guide
+
+
+def moved_by(loc):
+    base = dist.Normal(torch.zeros(D), 1.0)
+    return dist.TransformedDistribution(base, [dist.transforms.AffineTransform(loc, 1.0)])
+
+
+def mixed_by(logits):
+    components = dist.Normal(torch.tensor([-1.0, 1.0]).expand(4, D, 2), 0.7)
+    return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
+
+
+OF_DATA = {
+    "moved by a column": lambda x: moved_by(5 * x[:, :1]),
+    "weighted by a column": lambda x: mixed_by(torch.stack([x[:, :1], -x[:, :1]], -1)),
+}
+
+
+@pytest.mark.parametrize("objective", [DecomposedELBO, MarginalELBO, DirectInfoMax])
+@pytest.mark.parametrize("prior", OF_DATA.values(), ids=OF_DATA)
+def test_a_prior_that_is_each_datums_own_by_a_column_is_refused(prior, objective):
+    with pytest.raises(NotImplementedError, match="differs from datum to datum"):
+        objective().loss(*in_two_plates(prior), X[:4])
+
+
+FIXED = {
+    "moved": (lambda x: moved_by(torch.ones(1, D)), lambda x: dist.Normal(torch.ones(D), 1.0)),
+    "weighted": (lambda x: mixed_by(torch.zeros(1, D, 2)), lambda x: mixed_by(torch.zeros(4, D, 2))),
+    "column": (lambda x: moved_by(torch.ones(4, 1)), lambda x: dist.Normal(1.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize(("prior", "same"), FIXED.values(), ids=FIXED)
+def test_a_prior_with_fewer_axes_that_is_the_same_for_all_data_is_scored(prior, same):
+    _, loss = drawn(MarginalELBO(), X[:4], *in_two_plates(prior))
+    assert loss == pytest.approx(drawn(MarginalELBO(), X[:4], *in_two_plates(same))[1], abs=1e-10)
+
+
+VECTORS = {
+    "fixed": (lambda x: torch.ones(D), None),
+    "of the data": (lambda x: x, "differs from datum to datum"),
+}
+
+
+@pytest.mark.parametrize(("loc", "refusal"), VECTORS.values(), ids=VECTORS)
+def test_a_prior_of_vectors_may_be_moved(loc, refusal):
+    def moved(x):
+        shift = dist.transforms.AffineTransform(loc(x), 1.0, event_dim=1)
+        with pyro.plate("data", N, subsample_size=len(x)):
+            z = pyro.sample("z", dist.TransformedDistribution(with_root(ROOT), [shift]))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def plain(x):
+        with pyro.plate("data", N, subsample_size=len(x)):
+            z = pyro.sample("z", dist.MultivariateNormal(torch.ones(2), scale_tril=ROOT))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    if refusal is None:
+        found, expected = (drawn(MarginalELBO(), X[:4], each)[1] for each in (moved, plain))
+        assert found == pytest.approx(expected, abs=1e-10)
+    else:
+        with pytest.raises(NotImplementedError, match=refusal):
+            MarginalELBO().loss(moved, guide, X[:4])
 
 
 # ---- What is refused, and how many data there are.
