@@ -1,23 +1,26 @@
 """The latent sites of the data plate side by side, for terms that are of all of them together."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from copy import copy
 from functools import cached_property
 from itertools import compress
-from typing import cast, final
+from typing import Any, Self, cast, final
 
 import torch
-from pyro.ops.provenance import get_provenance, track_provenance
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.distributions import (
     ComposeTransform,
     Distribution,
     Independent,
     TransformedDistribution,
 )
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_infomax._recording import holds
 from pyro_infomax._types import Frame, Site
@@ -42,17 +45,127 @@ from pyro_infomax.programs import SiteLayout, factors_by_datum, is_masked
 
 @final
 class DependenceMessenger(Messenger):
-    """Notes at each site of a guide, as ``depends_on``, which sites in plates it is drawn given."""
+    """Notes at each site of a guide, as ``depends_on``, which sites in plates it is drawn given.
+
+    It follows the memory of their draws through all tensor operations of the guide, writes into other
+    tensors among them. What is read as numbers, by ``numpy``, ``tolist``, ``item`` or an ``if``, is lost
+    sight of: all sites from there on count as drawn given it. It may thus find more than there is, as for
+    two halves of one tensor, of which one is written. It adds nothing to what the guide does.
+    """
+
+    def __enter__(self) -> Self:
+        self._origins = _Origins()
+        self._modes = ExitStack()
+        self._modes.enter_context(self._origins)
+        self._modes.enter_context(_Reads(self._origins))
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._modes.close()
+        super().__exit__(*error)
 
     def _pyro_sample(self, msg: Site) -> None:
         if not site_is_subsample(msg):
             held = [each for _, each in tensors_of(msg["fn"])]
-            msg["depends_on"] = get_provenance(held)
+            msg["depends_on"] = {*self._origins.of(held), *self._origins.read}
 
-    # The trace around it has taken the plain value already
     def _pyro_post_sample(self, msg: Site) -> None:
-        if frames_of(msg) and not site_is_subsample(msg) and not is_deterministic(msg):
-            msg["value"] = track_provenance(msg["value"], frozenset({msg["name"]}))
+        if site_is_subsample(msg):
+            return
+        # What a distribution hides, as in a function, shows in its draws. The trace has this very set already
+        msg["depends_on"] |= self._origins.of([msg["value"]])
+        if frames_of(msg) and not is_deterministic(msg):
+            # The tensor that a point mass is made of is no draw
+            msg["value"] = msg["value"].clone() if is_point_mass(msg["fn"]) else msg["value"]
+            self._origins.mark([msg["value"]], {msg["name"]})
+
+
+@final
+class _Origins(TorchDispatchMode):
+    """The sites that the memory of a tensor has something of; what has none is not known here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[int, frozenset[str]] = {}
+        self._kept: list[Tensor] = []  # so that their memory is not that of others later
+        self.read: set[str] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # What torch wraps around a mode for the sake of torch.compile takes longer than the mode
+        return False
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Any = (), kwargs: Any = None
+    ) -> object:
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        if self._names and (names := self.of((*args, *kwargs.values()))):
+            self.mark(found, names)
+            # A number, or a shape that follows from values
+            if isinstance(found, bool | int | float) or torch.Tag.dynamic_output_shape in func.tags:
+                self.read |= names
+            if func._schema.is_mutable:
+                self.mark(_written(func, args, kwargs), names)
+        return found
+
+    def of(self, values: object) -> frozenset[str]:
+        """Of all tensors in lists and tuples."""
+        known = (self._names.get(_memory(each)) for each in _tensors(values))
+        return frozenset().union(*(each for each in known if each))
+
+    def mark(self, values: object, names: Collection[str]) -> None:
+        """Adds the names to those of all tensors in lists and tuples."""
+        for each in _tensors(values):
+            memory = _memory(each)
+            self._names[memory] = self._names.get(memory, frozenset()).union(names)
+            self._kept.append(each)
+
+
+@final
+class _Reads(TorchFunctionMode):
+    """Notes what is read without an operation."""
+
+    def __init__(self, origins: _Origins) -> None:
+        super().__init__()
+        self._origins = origins
+
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: Any = (), kwargs: Any = None
+    ) -> object:
+        if func in _READS:
+            self._origins.read |= self._origins.of(args)
+        before = {*self._origins.read} if func in _SHOWS else None
+        found = func(*args, **(kwargs or {}))
+        if before is not None:
+            self._origins.read = before
+        return found
+
+
+_READS = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__}
+_SHOWS = {Tensor.__repr__, Tensor.__format__}
+
+
+def _tensors(values: object) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for each in values:
+            yield from _tensors(each)
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tensors on the same memory share, views of each other for one."""
+    with torch._C.DisableTorchFunction():
+        return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
+
+
+def _written(func: OpOverload, args: Any, kwargs: Any) -> list[Any]:
+    """The arguments that an operation writes to."""
+    arguments = func._schema.arguments
+    given = dict(zip((each.name for each in arguments), args, strict=False)) | kwargs
+    written = [each.name for each in arguments if each.alias_info is not None and each.alias_info.is_write]
+    return [given.get(name) for name in written]
 
 
 # ---- All latent sites of the data plate as one vector.

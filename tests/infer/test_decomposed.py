@@ -473,6 +473,103 @@ def test_a_prior_of_vectors_may_be_moved(loc, refusal):
             MarginalELBO().loss(moved, guide, X[:4])
 
 
+# ---- Sites of a guide that are drawn given each other, whichever way a draw gets into the next site.
+
+
+def written(a, x, write):
+    loc = torch.zeros_like(x)
+    write(loc)
+    return loc
+
+
+WAYS = {
+    "by items": lambda a, x: written(a, x, lambda loc: loc.__setitem__((slice(None), 0), a[:, 0])),
+    "by a copy": lambda a, x: written(a, x, lambda loc: loc[:, :1].copy_(a[:, :1])),
+    "in place": lambda a, x: written(a, x, lambda loc: loc.add_(a)),
+    "out": lambda a, x: written(a, x, lambda loc: torch.add(a.detach(), x, out=loc)),
+    "by a mask": lambda a, x: written(a, x, lambda loc: loc.__setitem__(a > 0, 3.0)),
+    "vmap": lambda a, x: torch.func.vmap(lambda row: row.flip(0))(a),
+    "numpy": lambda a, x: torch.from_numpy(a.detach().numpy() + 1),
+    "list": lambda a, x: torch.tensor(a.tolist()),
+    "rows": lambda a, x: torch.stack([2 * each for each in a]),
+    "if": lambda a, x: x + 1 if a.sum() > 0 else x - 1,
+    "count": lambda a, x: x * len(a[a > 0]),
+}
+APART = {
+    "shape": lambda a, x: x * len(a) + a.shape[1],
+    "shown": lambda a, x: [f"{a.sum()}", repr(a)] and x.clone(),
+    "memory used again": lambda a, x: [(a + each).sum() for each in range(9)] and x.clone(),
+}
+
+
+def model_of_two(x):
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+        b = pyro.sample("b", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(a + b, 1.0).to_event(1), obs=x)
+
+
+def guide_of_two(way):
+    def guide(x):
+        loc = x @ pyro.param("matrix", A.clone())
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(loc, 0.6).to_event(1))
+            pyro.sample("b", dist.Normal(way(a, loc), 0.8).to_event(1))
+
+    return guide
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_site_that_is_drawn_given_another_is_refused(way):
+    with pytest.raises(NotImplementedError, match="draws 'b' given \\['a'\\]"):
+        MarginalELBO(data_size=N).loss(model_of_two, guide_of_two(way), X)
+
+
+def test_what_a_distribution_hides_shows_in_its_draws():
+    class Moved(dist.Normal):
+        def rsample(self, sample_shape=()):
+            return super().rsample(sample_shape) + self.by()
+
+        def expand(self, batch_shape, _instance=None):
+            return self
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x, 0.6).to_event(1))
+            moved = Moved(x, 0.8)
+            moved.by = lambda: a
+            pyro.sample("b", moved.to_event(1))
+
+    with pytest.raises(NotImplementedError, match="draws 'b' given"):
+        MarginalELBO(data_size=N).loss(model_of_two, guide, X)
+
+
+@pytest.mark.parametrize("way", APART.values(), ids=APART)
+def test_shapes_and_pictures_of_a_draw_make_no_dependence(way):
+    def apart(x):
+        with pyro.plate("data", len(x)):
+            loc = x @ pyro.param("matrix", A.clone())
+            pyro.sample("a", dist.Normal(loc, 0.6).to_event(1))
+            pyro.sample("b", dist.Normal(way(torch.zeros(N, D), loc), 0.8).to_event(1))
+
+    torch.manual_seed(0)
+    found = MarginalELBO(data_size=N).loss(model_of_two, guide_of_two(way), X)
+    torch.manual_seed(0)
+    assert found == MarginalELBO(data_size=N).loss(model_of_two, apart, X)
+
+
+def test_following_the_draws_leaves_a_captured_step_as_it_is():
+    losses = []
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        optimiser = FusedOptim(torch.optim.Adam, {"lr": 0.05})
+        svi = kind(model_of_two, guide_of_two(lambda a, x: x), optimiser, MarginalELBO(data_size=N))
+        losses.append([svi.step(X) for _ in range(4)])
+    assert svi.captured
+    torch.testing.assert_close(*losses, rtol=1e-9, atol=0)
+
+
 # ---- What is refused, and how many data there are.
 
 
@@ -512,7 +609,7 @@ def test_groups_are_of_the_local_sites():
 def test_point_masses_have_no_mixture():
     def pointed(x):
         with pyro.plate("data", N, subsample_size=len(x)):
-            pyro.sample("z", dist.Delta(x @ pyro.param("a", A.clone())).to_event(1))
+            pyro.sample("z", dist.Delta(x @ pyro.param("matrix", A.clone())).to_event(1))
 
     with pytest.raises(NotImplementedError, match="point mass"):
         DecomposedELBO().loss(model, pointed, X[:4])
