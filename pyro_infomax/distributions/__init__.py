@@ -17,6 +17,7 @@ from pyro_infomax.distributions._families import (
     in_double as in_double,
     in_dtype_of as in_dtype_of,
     is_angular as is_angular,
+    is_called as is_called,
     is_discrete as is_discrete,
     is_factorised as is_factorised,
     is_normal as is_normal,

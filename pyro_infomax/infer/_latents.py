@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import compress
 from typing import Any, Self, cast, final
 
@@ -11,26 +11,31 @@ import torch
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.distributions import (
     ComposeTransform,
     Distribution,
     Independent,
+    Transform,
     TransformedDistribution,
 )
+from torch.distributions.transforms import _InverseTransform
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_infomax._recording import holds
 from pyro_infomax._types import Frame, Site
 from pyro_infomax.distributions import (
+    FlowDistribution,
     Posterior,
     batch_mapped,
     factors_of,
     family_name,
     full_name,
     in_double,
+    is_called,
+    is_plain,
     is_point_mass,
     joined,
     marginals_of,
@@ -327,10 +332,13 @@ class LocalLatents:
     def _by_datum(self, site: Site, layout: SiteLayout) -> Distribution:
         """Univariate factors (batch, size), or vectors of batch shape (batch,)."""
         fn = site["fn"]
-        factors = factors_of(fn)
+        runs_networks = _runs_networks(fn)
+        factors = None if runs_networks else factors_of(fn)
         if factors is not None:
             return factors_by_datum(factors, layout, self.batch_size)
         if fn.batch_shape == (self.batch_size,) and len(fn.event_shape) == 1:
+            if runs_networks:
+                return cast(Distribution, _InOwnPrecision(fn, site["name"], site["value"].dtype))
             return cast(Distribution, in_double(fn))
         raise NotImplementedError(
             f"the site {site['name']!r} ({family_name(fn)}, batch shape {tuple(fn.batch_shape)}, event shape "
@@ -354,9 +362,10 @@ class LocalLatents:
         first = _first_of(found, depends)
         if of_vectors:
             z = layout.rows(site["value"], self.batch_size)[0].detach()
+            tolerance = 1e-5 if z.dtype == torch.float64 else 1e-4
             with torch.no_grad():
                 one, other = first.log_prob(z), found.log_prob(z)
-            if not holds(torch.isclose(one, other, rtol=1e-5, atol=1e-5).all(), depends):
+            if not holds(torch.isclose(one, other, rtol=tolerance, atol=tolerance).all(), depends):
                 raise NotImplementedError(depends)
         return first
 
@@ -377,11 +386,15 @@ class LocalLatents:
 
 def _first_of(found: Distribution, depends: str) -> Distribution:
     """The distribution of the first datum, where what maps vectors has no rows of its own."""
+    if isinstance(found, _InOwnPrecision):
+        return cast(Distribution, found.of(_first_of(found.fn, depends)))
     if found.event_shape and isinstance(found, TransformedDistribution):
-        transform = shared(ComposeTransform(found.transforms))
-        if transform is None:
+        # A module has no rows of data, what was made of one given the data is refused elsewhere
+        steps = [each if isinstance(each, nn.Module) else shared(each) for each in _steps(found)]
+        if None in steps:
             raise NotImplementedError(depends)
-        return TransformedDistribution(_first_of(found.base_dist, depends), transform, validate_args=False)
+        base = _first_of(found.base_dist, depends)
+        return TransformedDistribution(base, cast(list[Transform], steps), validate_args=False)
     return batch_mapped([found], found.batch_shape[1:], lambda tensors: tensors[0][0])
 
 
@@ -427,6 +440,84 @@ def _layout(site: Site, data: Frame, depth: int) -> SiteLayout:
     return SiteLayout(
         site["name"], data.dim, tuple(inner), event, depth, value.dim() - len(event), value.dtype
     )
+
+
+# ---- Flows.
+
+
+def _steps(fn: TransformedDistribution) -> list[Transform]:
+    """The transforms, taken out of compositions."""
+
+    def within(transform: Transform) -> Iterator[Transform]:
+        if isinstance(transform, ComposeTransform):
+            for part in transform.parts:
+                yield from within(part)
+        else:
+            yield transform
+
+    return [step for transform in fn.transforms for step in within(transform)]
+
+
+def _runs_networks(fn: Distribution) -> bool:
+    """Whether parameters of its own, or what is no number, decide the type and shape of what it scores."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    if isinstance(fn, TransformedDistribution):
+        return not all(map(is_plain, fn.transforms)) or _runs_networks(fn.base_dist)
+    return isinstance(fn, FlowDistribution)
+
+
+@final
+class _InOwnPrecision:
+    """A flow over vectors, scored in the type that its parameters have, with all that follows in float64."""
+
+    def __init__(self, fn: Distribution, name: str, dtype: torch.dtype) -> None:
+        self.fn, self.name, self.dtype = fn, name, dtype
+        self.batch_shape, self.event_shape = fn.batch_shape, fn.event_shape
+        self.has_rsample = fn.has_rsample
+        if isinstance(fn, TransformedDistribution):
+            for step in _steps(fn):
+                self._refuse_unfit(step)
+
+    def of(self, fn: Distribution) -> "_InOwnPrecision":
+        """Another one of the same site."""
+        return _InOwnPrecision(fn, self.name, self.dtype)
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """(*sample_shape, *batch, latent)."""
+        return self.fn.sample(torch.Size(sample_shape)).double()
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """The same with gradients."""
+        return self.fn.rsample(torch.Size(sample_shape)).double()
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(..., *batch), in nats."""
+        try:
+            return self.fn.log_prob(z.to(self.dtype)).double()
+        except KeyError as error:  # Pyro's word for a draw that it has not made itself
+            raise NotImplementedError(self._refusal("cannot be inverted")) from error
+
+    def log_prob_marginals(self, z: Tensor) -> Tensor:
+        """(..., *batch, latent), in nats."""
+        return marginals_of(self.fn).log_prob(z.to(self.dtype)).double()
+
+    def _refuse_unfit(self, step: Transform) -> None:
+        inner = step.inv if isinstance(step, _InverseTransform) else step
+        if is_called(inner, "BatchNorm"):
+            raise NotImplementedError(self._refusal("scores a draw by the others of its batch", inner))
+        # Pyro binds the context to the network, or to a function that makes the parameters
+        if any(isinstance(each, partial) for each in vars(inner).values()):
+            raise NotImplementedError(self._refusal("is conditioned on data row by row", inner))
+
+    def _refusal(self, why: str, step: Transform | None = None) -> str:
+        steps = _steps(self.fn) if isinstance(self.fn, TransformedDistribution) else []
+        named = ", ".join(type(each).__name__ for each in ([step] if step else steps)) or full_name(self.fn)
+        return (
+            f"the flow of the site {self.name!r} ({named}) {why}, and its density of another datum's draw is "
+            "not known: take AmortizedFlow or TransformFlow(...)(context) with transforms that can be inverted "
+            "(affine coupling, affine or spline autoregressive), or a transform that is not conditioned"
+        )
 
 
 # ---- Sites that do not depend on each other, as one distribution.

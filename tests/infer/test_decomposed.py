@@ -486,7 +486,7 @@ WAYS = {
     "by items": lambda a, x: written(a, x, lambda loc: loc.__setitem__((slice(None), 0), a[:, 0])),
     "by a copy": lambda a, x: written(a, x, lambda loc: loc[:, :1].copy_(a[:, :1])),
     "in place": lambda a, x: written(a, x, lambda loc: loc.add_(a)),
-    "out": lambda a, x: written(a, x, lambda loc: torch.add(a.detach(), x, out=loc)),
+    "out": lambda a, x: written(a, x, lambda loc: torch.add(a.detach(), x.detach(), out=loc)),
     "by a mask": lambda a, x: written(a, x, lambda loc: loc.__setitem__(a > 0, 3.0)),
     "vmap": lambda a, x: torch.func.vmap(lambda row: row.flip(0))(a),
     "numpy": lambda a, x: torch.from_numpy(a.detach().numpy() + 1),
