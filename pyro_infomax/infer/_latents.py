@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from copy import copy
 from functools import cached_property, partial
 from itertools import compress
+from types import FunctionType
 from typing import Any, Self, cast, final
 
 import torch
@@ -17,6 +18,7 @@ from torch.distributions import (
     ComposeTransform,
     Distribution,
     Independent,
+    IndependentTransform,
     Transform,
     TransformedDistribution,
 )
@@ -387,10 +389,13 @@ class LocalLatents:
 def _first_of(found: Distribution, depends: str) -> Distribution:
     """The distribution of the first datum, where what maps vectors has no rows of its own."""
     if isinstance(found, _InOwnPrecision):
-        return cast(Distribution, found.of(_first_of(found.fn, depends)))
+        return cast(Distribution, found.of(_first_of(found.base_dist, depends)))
     if found.event_shape and isinstance(found, TransformedDistribution):
         # A module has no rows of data, what was made of one given the data is refused elsewhere
-        steps = [each if isinstance(each, nn.Module) else shared(each) for each in _steps(found)]
+        steps = [
+            each if isinstance(each, nn.Module) else shared(each)
+            for each in _steps(ComposeTransform(found.transforms))
+        ]
         if None in steps:
             raise NotImplementedError(depends)
         base = _first_of(found.base_dist, depends)
@@ -445,17 +450,24 @@ def _layout(site: Site, data: Frame, depth: int) -> SiteLayout:
 # ---- Flows.
 
 
-def _steps(fn: TransformedDistribution) -> list[Transform]:
-    """The transforms, taken out of compositions."""
+def _steps(transform: Transform) -> Iterator[Transform]:
+    """What a transform is composed of."""
+    if isinstance(transform, ComposeTransform):
+        for part in transform.parts:
+            yield from _steps(part)
+    else:
+        yield transform
 
-    def within(transform: Transform) -> Iterator[Transform]:
-        if isinstance(transform, ComposeTransform):
-            for part in transform.parts:
-                yield from within(part)
-        else:
-            yield transform
 
-    return [step for transform in fn.transforms for step in within(transform)]
+def _all_steps(fn: Distribution) -> Iterator[Transform]:
+    """The transforms in all wrappers of a distribution, without their own."""
+    if isinstance(fn, TransformedDistribution):
+        for step in _steps(ComposeTransform(fn.transforms)):
+            while isinstance(step, IndependentTransform | _InverseTransform):
+                step = step.inv if isinstance(step, _InverseTransform) else step.base_transform
+            yield step
+    if isinstance(fn, TransformedDistribution | Independent):
+        yield from _all_steps(fn.base_dist)
 
 
 def _runs_networks(fn: Distribution) -> bool:
@@ -472,12 +484,12 @@ class _InOwnPrecision:
     """A flow over vectors, scored in the type that its parameters have, with all that follows in float64."""
 
     def __init__(self, fn: Distribution, name: str, dtype: torch.dtype) -> None:
-        self.fn, self.name, self.dtype = fn, name, dtype
+        self.base_dist, self.name, self.dtype = fn, name, dtype
         self.batch_shape, self.event_shape = fn.batch_shape, fn.event_shape
         self.has_rsample = fn.has_rsample
-        if isinstance(fn, TransformedDistribution):
-            for step in _steps(fn):
-                self._refuse_unfit(step)
+        self.steps = list(_all_steps(fn))
+        for step in self.steps:
+            self._refuse_unfit(step)
 
     def of(self, fn: Distribution) -> "_InOwnPrecision":
         """Another one of the same site."""
@@ -485,38 +497,37 @@ class _InOwnPrecision:
 
     def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """(*sample_shape, *batch, latent)."""
-        return self.fn.sample(torch.Size(sample_shape)).double()
+        return self.base_dist.sample(torch.Size(sample_shape)).double()
 
     def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
         """The same with gradients."""
-        return self.fn.rsample(torch.Size(sample_shape)).double()
+        return self.base_dist.rsample(torch.Size(sample_shape)).double()
 
     def log_prob(self, z: Tensor) -> Tensor:
         """(..., *batch), in nats."""
         try:
-            return self.fn.log_prob(z.to(self.dtype)).double()
+            return self.base_dist.log_prob(z.to(self.dtype)).double()
         except KeyError as error:  # Pyro's word for a draw that it has not made itself
             raise NotImplementedError(self._refusal("cannot be inverted")) from error
 
     def log_prob_marginals(self, z: Tensor) -> Tensor:
         """(..., *batch, latent), in nats."""
-        return marginals_of(self.fn).log_prob(z.to(self.dtype)).double()
+        return marginals_of(self.base_dist).log_prob(z.to(self.dtype)).double()
 
     def _refuse_unfit(self, step: Transform) -> None:
-        inner = step.inv if isinstance(step, _InverseTransform) else step
-        if is_called(inner, "BatchNorm"):
-            raise NotImplementedError(self._refusal("scores a draw by the others of its batch", inner))
+        if is_called(step, "BatchNorm"):
+            raise NotImplementedError(self._refusal("scores a draw by the others of its batch", step))
         # Pyro binds the context to the network, or to a function that makes the parameters
-        if any(isinstance(each, partial) for each in vars(inner).values()):
-            raise NotImplementedError(self._refusal("is conditioned on data row by row", inner))
+        if any(isinstance(each, partial | FunctionType) for each in vars(step).values()):
+            raise NotImplementedError(self._refusal("is conditioned on data row by row", step))
 
-    def _refusal(self, why: str, step: Transform | None = None) -> str:
-        steps = _steps(self.fn) if isinstance(self.fn, TransformedDistribution) else []
-        named = ", ".join(type(each).__name__ for each in ([step] if step else steps)) or full_name(self.fn)
+    def _refusal(self, why: str, *steps: Transform) -> str:
+        named = ", ".join(type(each).__name__ for each in steps or self.steps) or full_name(self.base_dist)
         return (
-            f"the flow of the site {self.name!r} ({named}) {why}, and its density of another datum's draw is "
-            "not known: take AmortizedFlow or TransformFlow(...)(context) with transforms that can be inverted "
-            "(affine coupling, affine or spline autoregressive), or a transform that is not conditioned"
+            f"the flow of the site {self.name!r} ({named}) {why}, so that it cannot score the draw of "
+            "another datum: take transforms that can be inverted, as affine_coupling or "
+            "affine_autoregressive; conditional ones by TransformFlow([...], latent_dim)(context) or "
+            "AmortizedFlow"
         )
 
 

@@ -15,12 +15,14 @@ from torch.distributions import MultivariateNormal, Normal
 
 from pyro_infomax import decompose, to_arviz
 from pyro_infomax.capture import CapturedSVI, FusedOptim
+from pyro_infomax.distributions import TransformFlow
 from pyro_infomax.guides import AmortizedFlow
 from pyro_infomax.infer import (
     DecomposedELBO,
     DirectInfoMax,
     GroupedELBO,
     MarginalELBO,
+    TraceMeanField_BetaELBO,
     beta_tcvae,
     hfvae,
     infovae,
@@ -471,6 +473,158 @@ def test_a_prior_of_vectors_may_be_moved(loc, refusal):
     else:
         with pytest.raises(NotImplementedError, match=refusal):
             MarginalELBO().loss(moved, guide, X[:4])
+
+
+# ---- Flows of Pyro in single precision, whose networks insist on their type.
+
+
+@pytest.fixture
+def single():
+    """Inverses of Pyro's autoregressive flows make tensors of torch's default type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+def with_flow(transforms, *, conditioned=False, prior=None):
+    """A pair in float32, and the posterior as a function of some data."""
+    flow = torch.nn.ModuleList(transforms).float()
+
+    def posterior(x):
+        base = dist.Normal((x @ A.float()), 0.7).to_event(1)
+        steps = [each.condition(x) for each in flow] if conditioned else list(flow)
+        return dist.TransformedDistribution(base, steps)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior(x) if prior else dist.Normal(torch.zeros(D).float(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("flow", flow)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", posterior(x))
+
+    return model, guide, posterior, flow
+
+
+def information_by_datum(z, x, posterior):
+    """Datum by datum, as the flow itself scores."""
+    scores = torch.stack([posterior(row.expand_as(x)).log_prob(z).double() for row in x], 1)
+    return (scores.diagonal() - scores.logsumexp(1) + math.log(len(x))).sum()
+
+
+INVERTIBLE = {
+    "coupling": lambda: dist.transforms.affine_coupling(D, hidden_dims=[4]),
+    "autoregressive": lambda: dist.transforms.affine_autoregressive(D, hidden_dims=[4]),
+    "spline": lambda: dist.transforms.spline(D),
+}
+
+
+@pytest.mark.usefixtures("single")
+@pytest.mark.parametrize("make", INVERTIBLE.values(), ids=INVERTIBLE)
+def test_a_learned_flow_in_single_precision_is_scored_as_it_scores_itself(make):
+    torch.manual_seed(3)
+    model, guide, posterior, flow = with_flow([make()])
+    x = X.float()
+    elbo = MarginalELBO(mutual_information=2.0, marginal_kl=2.0, data_size=N)
+    z, _ = drawn(elbo, x, model, guide)
+    with torch.no_grad():
+        expected = information_by_datum(z, x, posterior)
+    assert elbo.terms.mutual_information == pytest.approx(float(expected), rel=1e-4)
+    # Of both with one weight, it is the rate, and has its gradient
+    gradients = []
+    for objective in (elbo, TraceMeanField_BetaELBO(beta=2.0)):
+        flow.zero_grad()
+        torch.manual_seed(0)
+        loss = objective.differentiable_loss(model, guide, x)
+        gradients.append(torch.autograd.grad(loss, list(flow.parameters()), allow_unused=True))
+    pairs = [each for each in zip(*gradients, strict=True) if each[1] is not None]
+    assert pairs
+    for found, wanted in pairs:
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_learned_flow_trains_in_single_precision_captured_as_by_steps():
+    losses = []
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        model, guide, _, _ = with_flow([INVERTIBLE["coupling"]()])
+        optimiser = FusedOptim(torch.optim.Adam, {"lr": 0.01})
+        svi = kind(model, guide, optimiser, MarginalELBO(mutual_information=0.5, data_size=N))
+        losses.append([svi.step(X.float()) for _ in range(4)])
+    assert svi.captured
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=0)
+
+
+CONTEXT = {
+    "coupling": lambda: dist.transforms.conditional_affine_coupling(D, D, hidden_dims=[4]),
+    "autoregressive": lambda: dist.transforms.conditional_affine_autoregressive(D, D, hidden_dims=[4]),
+    "planar": lambda: dist.transforms.conditional_planar(D, D, hidden_dims=[4]),
+    "spline": lambda: dist.transforms.conditional_spline(D, D, hidden_dims=[4]),
+    "matrix": lambda: dist.transforms.conditional_matrix_exponential(D, D, hidden_dims=[4]),
+}
+
+
+@pytest.mark.parametrize("make", CONTEXT.values(), ids=CONTEXT)
+def test_a_flow_that_is_conditioned_by_hand_is_refused_with_what_works(make):
+    model, guide, _, _ = with_flow([make()], conditioned=True)
+    with pytest.raises(NotImplementedError, match=r"(?s)site 'z' \(\w+\) is conditioned.*TransformFlow"):
+        MarginalELBO(data_size=N).loss(model, guide, X.float())
+
+
+@pytest.mark.usefixtures("single")
+@pytest.mark.parametrize("kind", ["coupling", "autoregressive"])
+def test_what_the_refusal_names_works(kind):
+    torch.manual_seed(3)
+    flow = TransformFlow([CONTEXT[kind]()], D).float()
+    model, *_ = with_flow([])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", flow(x))
+
+    elbo = MarginalELBO(data_size=N)
+    z, _ = drawn(elbo, X.float(), model, guide)
+    with torch.no_grad():
+        expected = information_by_datum(z, X.float(), flow)
+    assert elbo.terms.mutual_information == pytest.approx(float(expected), rel=1e-4)
+
+
+UNFIT = {
+    "Planar": lambda: dist.transforms.planar(D),
+    "Radial": lambda: dist.transforms.radial(D),
+    "BatchNorm": lambda: dist.transforms.batchnorm(D),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_flow_that_cannot_score_other_draws_is_refused_by_name(name):
+    model, guide, _, _ = with_flow([UNFIT[name]()])
+    with pytest.raises(NotImplementedError, match=f"(?s)site 'z' \\({name}\\).*can be inverted"):
+        MarginalELBO(data_size=N).loss(model, guide, X.float())
+
+
+@pytest.mark.usefixtures("single")
+def test_a_flow_may_be_the_prior_where_it_is_the_same_for_all_data():
+    torch.manual_seed(3)
+    steps = torch.nn.ModuleList([INVERTIBLE["autoregressive"]()]).float()
+
+    def flowing(loc):
+        return dist.TransformedDistribution(dist.Normal(loc, 1.0).to_event(1), list(steps))
+
+    fixed, guide, _, _ = with_flow(
+        [INVERTIBLE["coupling"]()], prior=lambda x: flowing(torch.zeros(D).float())
+    )
+    elbo = MarginalELBO(data_size=N)
+    _, loss = drawn(elbo, X.float(), fixed, guide)
+    torch.manual_seed(0)
+    assert loss == pytest.approx(Trace_ELBO().loss(fixed, guide, X.float()), rel=1e-4)
+    moved, *_ = with_flow([], prior=flowing)
+    with pytest.raises(NotImplementedError, match="differs from datum to datum"):
+        elbo.loss(moved, guide, X.float())
 
 
 # ---- Sites of a guide that are drawn given each other, whichever way a draw gets into the next site.
