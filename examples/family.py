@@ -256,7 +256,7 @@ class Training:
         likelihood = Gaussian(scale=math.sqrt(problem.s2))
         vae = VAE(encoder, decoder, latent_dim=latents, likelihood=likelihood)
         epochs = -(-self.steps // -(-problem.size // 128))
-        options = {"lr": problem.learning_rate, "lrd": 0.05 ** (1 / self.steps)}
+        options = {"lr": problem.learning_rate, "lrd": 0.05 ** (1 / self.steps), "clip_norm": math.inf}
         kind = CapturedSVI if member.records else SVI
         svi = kind(vae.model, vae.guide, FusedOptim(ClippedAdam, options), member.make(problem))
         history = fit(svi, problem.x, epochs=epochs, progress=False, seed=seed)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import itertools
 import os
 import re
 import runpy
@@ -19,6 +20,7 @@ import pyro
 import pytest
 import torch
 import xarray as xr
+from scipy.stats import multivariate_hypergeom
 from torch.distributions import Normal
 
 from pyro_infomax.datasets import Sprites
@@ -547,3 +549,48 @@ def load_example(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+# ---- What the study of information without a decoder measures.
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return load_example("infomax_alone")
+
+
+@pytest.mark.parametrize(
+    ("form", "sizes"), [("full", (400, 432)), ("small", (150, 150)), ("smoke", (30, 27))]
+)
+def test_no_two_images_of_the_study_are_alike(form, sizes, alone):
+    for name, size in zip(alone.DATASETS, sizes, strict=True):
+        problem = alone.problem_of(name, alone.SIZES[form])
+        assert (
+            problem.x.shape[0] == len(problem.factors) == len(np.unique(problem.x.flatten(1), axis=0)) == size
+        )
+    with pytest.raises(ValueError, match="no two are alike but 1 differ"):
+        alone.Problem(problem.x[[0, 0]], problem.factors[[0, 0]])
+
+
+def test_neighbours_at_one_distance_come_in_no_order(alone):
+    """Where all codes are one, the first rows would be everyone's neighbours, and their value the answer."""
+    sizes = np.array([12, 8, 8])
+    factors = np.repeat(np.arange(3), sizes)[:, None]
+    votes = np.array([each for each in itertools.product(range(6), repeat=3) if sum(each) == 5])
+    chosen = (votes == votes.max(1, keepdims=True)) / (votes == votes.max(1, keepdims=True)).sum(1)[:, None]
+    of_value = [
+        multivariate_hypergeom(sizes - one, 5).pmf(votes) @ chosen[:, v]
+        for v, one in enumerate(np.eye(3, dtype=int))
+    ]
+    right = sizes @ of_value / 28
+    for rows in (slice(None), slice(None, None, -1)):
+        assert alone.accuracy(np.zeros((28, 2)), factors[rows]) == pytest.approx(right, abs=0.02)
+    assert min(abs(12 / 28 - right), abs(8 / 28 - right)) > 0.03
+    assert alone.accuracy_of_noise(factors) == pytest.approx(right, abs=0.06)
+
+
+def test_neighbours_vote(alone):
+    codes = np.concatenate([np.arange(6.0), 100 + np.arange(6.0)])[:, None]
+    assert alone.accuracy(codes, np.repeat([0, 1], 6)[:, None]) == 1.0
+    told = np.array([[0, 0, 1, 1, 2]])
+    assert [alone.vote(told, np.array([value])) for value in (0, 1, 2, 3)] == [0.5, 0.5, 0.0, 0.0]

@@ -179,10 +179,6 @@ class SGDUpdate(Update):
         return flat - rate * gradient, *moments
 
 
-def _dtype_of_numbers(flat: Tensor) -> torch.dtype:
-    return flat.dtype if flat.dtype is torch.float32 else torch.float64
-
-
 _UPDATES: Final[dict[type[optim.Optimizer], type[Update]]] = {
     optim.Adam: AdamUpdate,
     optim.AdamW: AdamUpdate,
@@ -403,6 +399,7 @@ _LOOP: Final = r"""
 #include <vector>
 
 extern "C" void* PyErr_Occurred();
+extern "C" int PyErr_CheckSignals();
 
 // Calls a compiled graph without outputs once for each step, and returns how often it went well. Of the first
 // `stacked` tensors a call has one row, of the others the whole. `message` takes what went wrong.
@@ -427,7 +424,7 @@ extern "C" int64_t take_steps(
                 }
             }
             entry(handles.data(), nullptr);  // which takes the handles
-            if (PyErr_Occurred()) return step;
+            if (PyErr_Occurred() || PyErr_CheckSignals()) return step;
         }
     } catch (const std::exception& error) {
         std::snprintf(message, room, "%s", error.what());
@@ -587,8 +584,11 @@ class CompiledTraining:
         results = torch.empty(self._number_of_results, dtype=torch.float64)
         given = [*inputs, *(row[0] for row in rows), results]
         module = self._with_update(recorded, given, len(inputs))
-        # Not the parts themselves, in whose common memory the compiler would see more than there is
-        self._compiled = _compiled(module, [*given, *(each.clone() for each in self._fixed())])
+        # Of the parts copies, in whose common memory the compiler would see more than there is. The others
+        # come as they are: a copy of a slice has other strides
+        live = set(map(id, self._live))
+        examples = [each if id(each) in live else each.clone() for each in self._fixed()]
+        self._compiled = _compiled(module, [*given, *examples])
         self._loop = _native_loop(self._compiled)
 
     @property
@@ -629,9 +629,10 @@ class CompiledTraining:
         """For each group the numbers of the steps, (step, number), the last of them the norm to clip at."""
         norm = [math.inf if self._clip_norm is None else float(self._clip_norm)]
         # As the parameters are, so that no number is converted for each element
+        single = all(each.flat.dtype is torch.float32 for each in self._updates)
+        dtype = torch.float32 if single else torch.float64
         return [
-            torch.tensor([[*row, *norm] for row in each.rows(steps)], dtype=_dtype_of_numbers(each.flat))
-            for each in self._updates
+            torch.tensor([[*row, *norm] for row in each.rows(steps)], dtype=dtype) for each in self._updates
         ]
 
     def _fixed(self) -> list[Tensor]:

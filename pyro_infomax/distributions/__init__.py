@@ -23,6 +23,7 @@ from pyro_infomax.distributions._families import (
     is_normal as is_normal,
     is_point_mass,
     is_relaxed as is_relaxed,
+    made_of as made_of,
     shapes_in_words as shapes_in_words,
     without_masks as without_masks,
 )
@@ -43,6 +44,8 @@ from pyro_infomax.distributions._products import (
     factors_of as factors_of,
     joined as joined,
     joint_forms as joint_forms,
+    known_covariance as known_covariance,
+    known_mean as known_mean,
     marginal_forms as marginal_forms,
     marginals_of as marginals_of,
     moments as moments,

@@ -346,6 +346,52 @@ def moments(posterior: object) -> tuple[Tensor, Tensor] | None:
     return None if mean is None or variance is None else (mean, variance)
 
 
+def known_mean(distribution: object) -> Tensor | None:
+    """The mean of a vector, (*batch, latent), float64, with its gradient; finite or not, None if unknown."""
+    if is_angular(distribution):
+        return None
+    return _of_known(lambda: cast(Distribution, distribution).mean)
+
+
+def known_covariance(distribution: object) -> Tensor | None:
+    """The covariance of a vector, (*batch, latent, latent), or its diagonal (*batch, latent) for a product.
+
+    Like :func:`known_mean`. What is no family of torch's or Pyro's is believed its ``covariance_matrix``.
+    """
+    if is_angular(distribution):
+        return None
+    return _of_known(lambda: _covariance(distribution))
+
+
+def _covariance(distribution: object) -> Tensor | None:
+    if len(cast(Density, distribution).event_shape) != 1:
+        return None
+    if is_factorised(distribution):
+        return distribution.variance
+    if isinstance(distribution, MixtureSameFamily):
+        return _covariance_of_mixture(distribution)
+    dense = cast(MultivariateNormal, distribution)
+    if is_called(distribution, "MultivariateStudentT"):
+        # whose covariance_matrix is that of the Normal it scales
+        return _covariance_of_student(dense.df, dense.scale_tril)  # type: ignore[attr-defined]
+    return dense.covariance_matrix
+
+
+def _covariance_of_student(df: Tensor, root: Tensor) -> Tensor:
+    df = df[..., None, None]
+    return (root @ root.mT) * torch.where(df > 2, df / (df - 2), torch.inf)
+
+
+def _covariance_of_mixture(mixture: MixtureSameFamily) -> Tensor | None:
+    within = known_covariance(mixture.component_distribution)
+    if within is None:
+        return None
+    weights = mixture.mixture_distribution.probs.double()[..., None, None]  # (*batch, component, 1, 1)
+    within = within if within.dim() == weights.dim() else within.diag_embed()
+    off = (mixture.component_distribution.mean - mixture.mean.unsqueeze(-2)).double()
+    return (weights * (within + off[..., :, None] * off[..., None, :])).sum(-3)
+
+
 def expected_log_normal(posterior: object, prior: object) -> Tensor | None:
     """E log p(z_j), (batch, latent), for the Normal factors of a prior: all that it takes is two moments."""
     factors = (prior.loc, prior.scale) if isinstance(prior, Normal) else diagonal_normal(prior)

@@ -7,59 +7,64 @@ own name. It is neither exact nor a bound, so that it never counts as rate, ELBO
 
 import copy
 import math
+import operator
+import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Final, Literal, NamedTuple, NoReturn, TypeAlias, final, get_args
 
 import torch
 from pyro import poutine
-from pyro.distributions.torch_distribution import MaskedDistribution
 from pyro.infer.util import torch_item
 from pyro.poutine import Trace
-from pyro.poutine.util import site_is_factor, site_is_subsample
+from pyro.poutine.util import site_is_factor
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from pyro_infomax._checks import one_of, real_number, whole_number
 from pyro_infomax._data import Tensors
-from pyro_infomax._random import isolated_random_state
 from pyro_infomax._recording import NotCapturableError
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed
 from pyro_infomax.infer._elbo import Evaluation, Loss, Terms, has_sisters, subsampled_data, unweighted_sum
-from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO, _unweighted_rate
-from pyro_infomax.infer._weights import GuideRole, ModelRole, TermWeight, TermWeights, WeightsLike
+from pyro_infomax.infer._estimators import (
+    TraceMeanField_WeightedELBO,
+    _counts_alike,
+    _is_reparameterised,
+    _unweighted_rate,
+)
+from pyro_infomax.infer._latents import (
+    GuideRun,
+    TakenRowsMessenger,
+    data_plate,
+    given_rows,
+    has_rows,
+    simulate,
+    sites_that_follow_data,
+)
+from pyro_infomax.infer._weights import (
+    GuideRole,
+    ModelRole,
+    ResolvedWeights,
+    TermWeight,
+    TermWeights,
+    WeightsLike,
+)
 from pyro_infomax.information import OptimizerFactory, adam
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import (
-    Weight,
     frames_of,
     is_deterministic,
     plain_errors,
     sample_sites,
     unweighted_scale_and_mask,
 )
+from pyro_infomax.programs import is_masked
 
 # ---- What a critic compares: draws of two joint distributions, a row for each datum.
-
-
-class _GuideRun(NamedTuple):
-    """A run of the guide, and what it takes to run the model.
-
-    Args:
-        model: the model.
-        guide_trace: what the guide has drawn.
-        args, kwargs: what both are called with.
-        both: whether draws of both distributions are asked for.
-    """
-
-    model: Program
-    guide_trace: Trace
-    args: Args
-    kwargs: Kwargs
-    both: bool
 
 
 class _ComparedDraws(NamedTuple):
@@ -69,12 +74,10 @@ class _ComparedDraws(NamedTuple):
         first: what scores high, parts of (batch, \\*event) each.
         second: what scores low, the same parts of the other distribution; None where nobody asks for them,
             or there are none.
-        scale: how many data each row stands for.
     """
 
     first: Tensors
     second: Tensors | None
-    scale: Weight
 
 
 def _latent_sites(guide_trace: Trace) -> dict[str, Site]:
@@ -95,22 +98,6 @@ def _observed_sites(simulated: Trace) -> dict[str, Site]:
     }
 
 
-def _simulate(run: _GuideRun, *, data: bool = True) -> Trace:
-    """A run of the model, on the rows that the guide has taken of each plate.
-
-    Args:
-        run: of the guide.
-        data: whether observed sites are drawn too, or observed as they are.
-    """
-    rows = run.guide_trace.copy()
-    for name, site in run.guide_trace.nodes.items():
-        if site["type"] == "sample" and not site_is_subsample(site):
-            rows.remove_node(name)
-    with plain_errors():
-        program = poutine.replay(poutine.uncondition(run.model) if data else run.model, trace=rows)
-        return poutine.trace(program).get_trace(*run.args, **run.kwargs)
-
-
 def _rows_of_sites(sites: Mapping[str, Site], ours: str) -> Tensors:
     """The values of sites as rows of the data plate, (batch, \\*event) each; refuses what is none."""
     if not sites:
@@ -128,45 +115,43 @@ def _rows(site: Site, ours: str) -> Tensor:
             "plate alone, its own axes in to_event"
         )
     _, mask = unweighted_scale_and_mask(site)
-    if not (_is_whole(mask) and (_is_whole(_own_mask(fn)) or is_point_mass(fn))):
+    around = mask is not None and mask is not True
+    if around or (is_masked(site) and not is_point_mass(fn)):
         raise NotImplementedError(f"{ours} compares whole draws but {name!r} is masked: leave out the mask")
     return value.expand(fn.batch_shape + fn.event_shape).reshape(frames[0].size, *fn.event_shape)
 
 
-def _own_mask(fn: object) -> Tensor | bool | None:
-    """The mask of a distribution by its own ``mask`` method, wherever it is wrapped."""
-    while fn is not None:
-        if isinstance(fn, MaskedDistribution):
-            return fn._mask  # type: ignore[no-any-return]
-        fn = getattr(fn, "base_dist", None)
-    return None
-
-
-def _is_whole(mask: Tensor | bool | None) -> bool:
-    return mask is None or mask is True
-
-
-def _scale_of(sites: Mapping[str, Site], ours: str) -> Weight:
-    """How many data each row stands for, by plates that subsample and by poutine.scale."""
-    scales = [unweighted_scale_and_mask(site)[0] for site in sites.values()]
+def _check_counts(sites: Sequence[Site], ours: str) -> None:
+    """Refuses sites that are scaled, weighted or masked apart, or whose rows are."""
+    scales = [site["scale"] for site in sites]
     several = any(isinstance(scale, Tensor) and scale.numel() > 1 for scale in scales)
-    if several or len(set(map(float, scales))) != 1:
+    if several or not all(_counts_alike(site, sites[0]) for site in sites):
         raise NotImplementedError(
-            f"{ours} compares the sites {list(sites)} as a whole but they are scaled by {scales}: put one "
-            "poutine.scale, of a number, around all of them"
+            f"{ours} compares the sites {list(dict.fromkeys(site['name'] for site in sites))} as a whole but "
+            f"they are scaled by {scales}, or masked apart: put one poutine.scale, or weight, of a number "
+            "around all of them, in both programs"
         )
-    return scales[0]
 
 
 def _check_reparameterised(sites: Mapping[str, Site], ours: str, role: str) -> None:
     """Refuses sites through whose values no gradient would flow, or a wrong one."""
     for name, site in sites.items():
-        if not site["fn"].has_rsample or is_relaxed(site["fn"]):
+        if not _is_reparameterised(site["fn"]) or is_relaxed(site["fn"]):
             raise NotImplementedError(
                 f"{ours} takes gradients through the draws of the {role}'s site {name!r}, but "
                 f"{family_name(site['fn'])} is not reparameterised: use a distribution that is, such as a "
                 "Normal"
             )
+
+
+def _check_one_plate(sites: Iterable[Site], ours: str, *of_data: str) -> None:
+    """Refuses sites of several plates, or of another one than that of the data."""
+    found = {*of_data, *(frame.name for site in sites for frame in frames_of(site))}
+    if len(found) > 1:
+        raise NotImplementedError(
+            f"{ours} compares what each datum has but sites and data are in the plates {sorted(found)}: draw "
+            "all that is compared in the data plate"
+        )
 
 
 def _check_simulates(simulated: Trace, latents: Mapping[str, Site], ours: str) -> None:
@@ -195,36 +180,6 @@ def _check_latents(simulated: Trace, latents: Mapping[str, Site]) -> None:
         raise ValueError(f"Expected the model to have every latent site of the guide but it lacks {missing}")
 
 
-def _sites_that_follow_data(model: Program, args: Args, kwargs: Kwargs) -> list[str] | None:
-    """The sites of which a model without observations draws other values where its data are others.
-
-    None where the data do not tell, as they are all alike.
-    """
-    others = [_in_other_rows(each) for each in args], {name: _in_other_rows(kwargs[name]) for name in kwargs}
-    given = [*zip(args, others[0], strict=True), *zip(kwargs.values(), others[1].values(), strict=True)]
-    if all(one is other or torch.equal(one, other) for one, other in given):  # type: ignore[arg-type]
-        return None
-    drawn = []
-    for some_args, some_kwargs in ((args, kwargs), (tuple(others[0]), others[1])):
-        with torch.no_grad(), isolated_random_state(), evaluation_mode(model):
-            trace = _simulate(_GuideRun(model, Trace(), some_args, some_kwargs, both=True))
-        drawn.append({site["name"]: torch.as_tensor(site["value"]) for site in sample_sites(trace)})
-    first, second = drawn
-    return [name for name in first if name not in second or not _alike(first[name], second[name])]
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    """Whether values are the same but for what the order of operations may change."""
-    if one.shape != other.shape or not one.is_floating_point():
-        return torch.equal(one, other)
-    near = torch.finfo(one.dtype).eps ** 0.5
-    return torch.allclose(one, other, rtol=near, atol=near)
-
-
-def _in_other_rows(each: object) -> object:
-    return each.roll(1, 0) if isinstance(each, Tensor) and each.dim() else each
-
-
 # ---- An objective that owns a critic and its optimiser.
 
 
@@ -248,7 +203,13 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
     critic_term: str
     needs_second: ClassVar[bool] = False
     weighs_rate: ClassVar[bool] = True
+    drops_factors: ClassVar[bool] = True
     state_of_evaluation: ClassVar = TraceMeanField_WeightedELBO.state_of_evaluation | {"_compared"}
+
+    # What messengers have put at a site is then the user's weight alone, which the critic's term has too
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._rate_by_sites = False
 
     def __init__(
         self,
@@ -290,7 +251,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
     # ---- what a subclass says
 
     @abstractmethod
-    def _draws(self, run: _GuideRun) -> _ComparedDraws:
+    def _draws(self, run: GuideRun) -> _ComparedDraws:
         """What the critic compares; the second part only where both are asked for."""
 
     def _cost(self, first: Tensor, second: Tensor | None) -> Tensor:  # noqa: ARG002
@@ -331,10 +292,12 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
             return
         for _ in range(self.critic_steps):
             with torch.no_grad():
+                rows = TakenRowsMessenger()
                 with plain_errors():
-                    guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+                    guide_trace = poutine.trace(rows(guide)).get_trace(*args, **kwargs)
                 _check_reparameterised(_latent_sites(guide_trace), type(self).__name__, "guide")
-                draws = self._draws(_GuideRun(model, guide_trace, args, kwargs, both=True))
+                self._check_critic(guide_trace)
+                draws = self._draws(GuideRun(model, guide_trace, rows.taken, args, kwargs, both=True))
             if draws.second is not None:
                 self._take_step(optimizer, draws.first, draws.second)
 
@@ -373,34 +336,65 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
 
     # ---- an evaluation, which leaves the critic alone
 
-    def _evaluate(
-        self, parent: Evaluation, model: Program, guide: Program, args: Args, kwargs: Kwargs
-    ) -> Any:
-        with _held_fixed(self.critic):
-            try:
-                return super()._evaluate(parent, model, guide, args, kwargs)
-            finally:
-                self._compared = None
-
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
-        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
-        _check_reparameterised(_latent_sites(guide_trace), type(self).__name__, "guide")
-        self._compared = self._draws(_GuideRun(model, guide_trace, args, kwargs, both=self.needs_second))
+        rows = TakenRowsMessenger()
+        model_trace, guide_trace = super()._get_trace(rows(model), rows(guide), args, kwargs)
+        self._check_pair(model_trace, guide_trace)
+        if len({frame.name for site in sample_sites(model_trace) for frame in frames_of(site)}) > 1:
+            plate = data_plate(model_trace).name
+            _check_one_plate(_latent_sites(guide_trace).values(), type(self).__name__, plate)
+        run = GuideRun(model, guide_trace, rows.taken, args, kwargs, both=self.needs_second)
+        self._keep(model_trace, run)
         return model_trace, guide_trace
 
-    def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Loss, Loss]:
-        _, loss = super()._differentiable_loss_particle(model_trace, guide_trace)
-        loss = loss + self._weighted_estimate()
-        return torch_item(loss), loss
+    def _keep(self, model_trace: Trace, run: GuideRun) -> None:  # noqa: ARG002
+        """Keeps what the evaluation needs beside the traces."""
+        self._compared = self._draws(run)
 
-    def _weighted_estimate(self) -> Tensor:
+    def _check_pair(self, model_trace: Trace, guide_trace: Trace) -> None:
+        """Refuses programs of which the critic's term would be another one than it says."""
+        ours, sites = type(self).__name__, _latent_sites(guide_trace)
+        _check_latents(model_trace, sites)
+        _check_reparameterised(sites, ours, "guide")
+        twins = {name: model_trace.nodes[name] for name in sites}
+        _rows_of_sites(twins, ours)
+        _check_counts([*sites.values(), *twins.values()], ours)
+        for site in sample_sites(guide_trace):
+            alone = site["is_observed"] and site["name"] not in model_trace.nodes
+            if self.drops_factors and alone and not is_deterministic(site):
+                raise NotImplementedError(
+                    f"{ours} knows the guide by its draws, which say nothing of the factor {site['name']!r}: "
+                    "leave it out, or use BetaELBO, which counts it as rate"
+                )
+        self._check_critic(model_trace, guide_trace)
+
+    def _check_critic(self, *traces: Trace) -> None:
+        """Refuses a critic that shares parameters with the programs, which would each train them."""
+        for site in (trace.nodes[name] for trace in traces for name in trace.param_nodes):
+            leaf = getattr(site["value"], "unconstrained", lambda value=site["value"]: value)()
+            # The store's parameter may be another tensor than the module's, of the same memory
+            if any(leaf.data_ptr() == each.data_ptr() != 0 for each in self.critic.parameters()):
+                raise ValueError(
+                    f"Expected a critic with parameters of its own but it has {site['name']!r} of the "
+                    "programs: give it a copy of the module, as by copy.deepcopy"
+                )
+
+    def _own_costs(
+        self, model_trace: Trace, guide_trace: Trace, weights: ResolvedWeights, seen: set[str]
+    ) -> Tensor:
+        seen.add(self.critic_term)
+        loss = super()._own_costs(model_trace, guide_trace, weights, seen)
+        return loss + self._weighted_estimate(guide_trace)
+
+    def _weighted_estimate(self, guide_trace: Trace) -> Tensor:
         """What the critic's estimate costs, recorded without its weight."""
         assert self._compared is not None
-        first, second, scale = self._compared
-        costs = self._cost(self._scores(first), None if second is None else self._scores(second))
-        total = costs.sum() * scale
-        self._add(self.critic_term, total.detach())
-        return total * self._resolved_weights().of_term(self.critic_term, "")
+        first, second = self._compared
+        self._compared = None
+        with _held_fixed(self.critic):
+            costs = self._cost(self._scores(first), None if second is None else self._scores(second))
+        names, weights = [*_latent_sites(guide_trace)], self._resolved_weights()
+        return self._joint_terms(names, len(costs), {self.critic_term: costs}, guide_trace, weights)
 
     # A weight that nothing reads would be a wrong loss without a word
     def _check_terms(self, weights: TermWeights) -> None:
@@ -492,9 +486,11 @@ class FactorVAE(_CriticELBO):
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`, save ``vectorize_particles``.
 
     Raises:
-        ValueError: for a weight out of range, or a single latent dimension.
-        NotImplementedError: for latents that are not reparameterised, not one a datum, or masked, and in
-            several processes. :class:`~pyro_infomax.capture.CapturedSVI` goes on by ordinary steps.
+        ValueError: for a weight out of range, a single latent dimension, or a critic that shares parameters
+            with the programs.
+        NotImplementedError: for latents that are not reparameterised, not one a datum, masked, or scaled in
+            one program alone, and in several processes. :class:`~pyro_infomax.capture.CapturedSVI` goes on by
+            ordinary steps.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
@@ -509,6 +505,7 @@ class FactorVAE(_CriticELBO):
     """
 
     critic_term = "critic_total_correlation"
+    drops_factors = False
 
     def __init__(
         self, critic: nn.Module, gamma: WeightsLike = 10.0, *, beta: WeightsLike = 1.0, **kwargs: object
@@ -520,7 +517,7 @@ class FactorVAE(_CriticELBO):
             **kwargs,  # type: ignore[arg-type]
         )
 
-    def _draws(self, run: _GuideRun) -> _ComparedDraws:
+    def _draws(self, run: GuideRun) -> _ComparedDraws:
         ours, sites = type(self).__name__, _latent_sites(run.guide_trace)
         values = _rows_of_sites(sites, ours)
         z = torch.cat([each.reshape(len(each), -1) for each in values], dim=1)  # (batch, latent)
@@ -529,7 +526,7 @@ class FactorVAE(_CriticELBO):
             raise ValueError(f"Expected at least 2 latent dimensions, to be independent, but got {dim}.")
         # A lone row has nothing to be shuffled with
         order = torch.rand(size, dim, device=z.device).argsort(0) if run.both and size > 1 else None
-        return _ComparedDraws((z,), None if order is None else (z.gather(0, order),), _scale_of(sites, ours))
+        return _ComparedDraws((z,), None if order is None else (z.gather(0, order),))
 
 
 # ---- The rate of guides that can be drawn from and have no density.
@@ -566,9 +563,8 @@ class AVB(_CriticELBO):
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`, save ``vectorize_particles``.
 
     Raises:
-        ValueError: for a weight out of range, or data that are not rows of the data plate.
-        NotImplementedError: for latents that are not reparameterised, not one a datum, or masked, and in
-            several processes. :class:`~pyro_infomax.capture.CapturedSVI` goes on by ordinary steps.
+        ValueError: as :class:`FactorVAE`, and for data that are not rows of the data plate.
+        NotImplementedError: as :class:`FactorVAE`, and for factors of the guide.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
@@ -588,49 +584,45 @@ class AVB(_CriticELBO):
         self._prior_score: Tensor | float = 0.0
         super().__init__(critic, critic_weight=TermWeight("beta", beta), **kwargs)  # type: ignore[arg-type]
 
-    def _draws(self, run: _GuideRun) -> _ComparedDraws:
+    def _draws(self, run: GuideRun) -> _ComparedDraws:
         ours, sites = type(self).__name__, _latent_sites(run.guide_trace)
         latents = _rows_of_sites(sites, ours)
         data = self._data(run.args, run.kwargs, len(latents[0]))
         second = None
         if run.both:
-            simulated = _simulate(run, data=False)
+            simulated = simulate(run, data=False)
             _check_latents(simulated, sites)
             second = (*data, *_rows_of_sites({name: simulated.nodes[name] for name in sites}, ours))
-        return _ComparedDraws((*data, *latents), second, _scale_of(sites, ours))
+        return _ComparedDraws((*data, *latents), second)
 
     def _data(self, args: Args, kwargs: Kwargs, size: int) -> tuple[Tensor, ...]:
         data = tuple(each for each in args if isinstance(each, Tensor))
         lengths = [len(each) if each.dim() else None for each in data]
-        if not data or set(lengths) != {size} or any(isinstance(each, Tensor) for each in kwargs.values()):
+        others = len(given_rows(args, kwargs)) - len(data)
+        if set(lengths) != {size} or others:
             raise ValueError(
                 f"Expected data as arguments of {size} rows, as many as the plate of the latents has, but "
-                f"got {len(data)} tensors of the lengths {lengths}: the critic sees latents beside their "
-                "data, so pass the rows of a minibatch, by position."
+                f"got {len(data)} tensors of the lengths {lengths}, and {others} elsewhere: the critic sees "
+                "latents beside their data, so pass the rows of a minibatch as tensors, each by position."
             )
         return data
 
-    def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
-        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
-        self._prior_score = self._score_of_prior(model, model_trace, guide_trace, args, kwargs)
-        return model_trace, guide_trace
+    def _keep(self, model_trace: Trace, run: GuideRun) -> None:
+        super()._keep(model_trace, run)
+        self._prior_score = self._score_of_prior(model_trace, run)
 
-    def _score_of_prior(
-        self, model: Program, model_trace: Trace, guide_trace: Trace, args: Args, kwargs: Kwargs
-    ) -> Tensor | float:
+    def _score_of_prior(self, model_trace: Trace, run: GuideRun) -> Tensor | float:
         """log p(z) of draws that are held fixed, through which the prior's parameters get their gradient."""
-        sites = _latent_sites(guide_trace)
+        sites = _latent_sites(run.guide_trace)
         twins: dict[str, Site] = {name: model_trace.nodes[name] for name in sites}
         scores = (twins[name]["fn"].log_prob(site["value"].detach()) for name, site in sites.items())
         if not (torch.is_grad_enabled() and any(each.requires_grad for each in scores)):
             return 0.0
         # A prior may depend on latents before it, whose values must be held fixed as well
-        fixed = guide_trace.copy()
+        fixed = run.rows.copy()
         for name, site in sites.items():
-            fixed.remove_node(name)
             fixed.add_node(name, **{**site, "value": site["value"].detach()})
-        with plain_errors():
-            trace = poutine.trace(poutine.replay(model, trace=fixed)).get_trace(*args, **kwargs)
+        trace = simulate(run._replace(rows=fixed), data=False)
         trace.compute_log_prob(lambda name, _: name in sites)
         return sum((trace.nodes[name]["log_prob_sum"] for name in sites), torch.zeros(()))
 
@@ -646,7 +638,7 @@ class AVB(_CriticELBO):
         if not auxiliary and not any(is_point_mass(site["fn"]) for site in sites.values()):
             for name, site in sites.items():
                 self._add("rate", _unweighted_rate(model_trace.nodes[name], site))
-        loss = loss + self._weighted_estimate()
+        loss = loss + self._weighted_estimate(guide_trace)
         weight = self._resolved_weights().of_term(self.critic_term, "")
         prior = weight * self._prior_score
         surrogate = loss - prior + (prior.detach() if isinstance(prior, Tensor) else prior)
@@ -691,7 +683,7 @@ class _JointELBO(_CriticELBO):
     needs_second = True
     divergence: JointDivergence
     state_of_evaluation = _CriticELBO.state_of_evaluation | {"_generates"}
-    _generates: tuple[int, ...] = ()
+    _generates: tuple[object, ...] = ()
 
     def _evaluate(
         self, parent: Evaluation, model: Program, guide: Program, args: Args, kwargs: Kwargs
@@ -699,20 +691,31 @@ class _JointELBO(_CriticELBO):
         found = super()._evaluate(parent, model, guide, args, kwargs)
         # Once for a model, and after it has created its parameters
         parts = getattr(model, "__self__", model), getattr(model, "__func__", model)
-        if self._generates != tuple(map(id, parts)):
-            follow = _sites_that_follow_data(model, args, kwargs)
+        if not (self._generates and all(map(operator.is_, parts, self._generates))):
+            follow = sites_that_follow_data(model, args, kwargs)
             if follow:
                 raise NotImplementedError(
                     f"{type(self).__name__} draws data from the model, but what it draws of {follow} depends "
                     "on the data that it is given: let it depend on parameters and on what was sampled alone"
                 )
-            self._generates = () if follow is None else tuple(map(id, parts))
+            told = any(map(has_rows, tree_leaves((args, dict(kwargs)))))
+            if not told:
+                warnings.warn(
+                    f"{type(self).__name__} draws data from the model, which is given no tensors and may "
+                    "read data elsewhere: let it depend on parameters and on what was sampled alone",
+                    stacklevel=2,
+                )
+            self._generates = () if told and follow is None else parts
         return found
 
-    def _draws(self, run: _GuideRun) -> _ComparedDraws:
-        return self._compare(_simulate(run), run)
+    # A copy need not hold the model
+    def __getstate__(self) -> State:
+        return {**self.__dict__, "_generates": (), "_compared": None}
 
-    def _compare(self, simulated: Trace, run: _GuideRun) -> _ComparedDraws:
+    def _draws(self, run: GuideRun) -> _ComparedDraws:
+        return self._compare(simulate(run), run)
+
+    def _compare(self, simulated: Trace, run: GuideRun) -> _ComparedDraws:
         ours, latents = type(self).__name__, _latent_sites(run.guide_trace)
         _check_simulates(simulated, latents, ours)
         observed = _observed_sites(simulated)
@@ -721,14 +724,13 @@ class _JointELBO(_CriticELBO):
         drawn = {**observed, **{name: simulated.nodes[name] for name in latents}}
         _check_reparameterised(drawn, ours, "model")
         given = {**data, **latents}
-        return _ComparedDraws(
-            _rows_of_sites(given, ours), _rows_of_sites(drawn, ours), _scale_of(given, ours)
-        )
+        found = _ComparedDraws(_rows_of_sites(given, ours), _rows_of_sites(drawn, ours))
+        _check_one_plate([*given.values(), *drawn.values()], ours)
+        _check_counts([*given.values(), *drawn.values()], ours)
+        return found
 
-    def _check_covariates(self, observed: Mapping[str, object], run: _GuideRun) -> None:
-        given = [
-            each for each in (*run.args, *run.kwargs.values()) if isinstance(each, Tensor) and each.dim()
-        ]
+    def _check_covariates(self, observed: Mapping[str, object], run: GuideRun) -> None:
+        given = given_rows(run.args, run.kwargs)
         if len(given) > len(observed):
             raise NotImplementedError(
                 f"{type(self).__name__} compares the observed sites {list(observed)} and the latents but the "
@@ -786,10 +788,11 @@ class AdversarialELBO(_JointELBO):
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`, save ``vectorize_particles``.
 
     Raises:
-        ValueError: for another divergence.
+        ValueError: for another divergence, or a critic that shares parameters with the programs.
         NotImplementedError: for latent or observed sites of either program that are not reparameterised, not
-            one a datum, or masked, for factors, for a model that conditions on data (covariates, or a decoder
-            that reads data rather than what it has sampled), and in several processes.
+            one a datum, masked, or not of one scale, for factors, for a model that conditions on data
+            (covariates, or a decoder that reads data rather than what it has sampled; which does not show
+            without tensors as arguments), and in several processes.
             :class:`~pyro_infomax.capture.CapturedSVI` goes on by ordinary steps.
 
     Example:
@@ -814,18 +817,20 @@ class AdversarialELBO(_JointELBO):
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         weights = self._resolved_weights()
         guide_role = GuideRole(weights, guide, refuse_enumeration=self._refuse_enumeration())
+        rows = TakenRowsMessenger()
         with plain_errors():
-            guide_trace = poutine.trace(guide_role(guide)).get_trace(*args, **kwargs)
-        run = _GuideRun(ModelRole(weights, guide_role)(model), guide_trace, args, kwargs, both=True)
-        simulated = _simulate(run)
-        _check_reparameterised(_latent_sites(guide_trace), type(self).__name__, "guide")
+            guide_trace = poutine.trace(guide_role(rows(guide))).get_trace(*args, **kwargs)
+        program = ModelRole(weights, guide_role)(model)
+        run = GuideRun(program, guide_trace, rows.taken, args, kwargs, both=True)
+        simulated = simulate(run)
+        self._check_pair(simulated, guide_trace)
         observed = _observed_sites(simulated)
         self._subsampled = subsampled_data(simulated, args, lambda site: site["name"] in observed)
         self._compared = self._compare(simulated, run)
         return simulated, guide_trace
 
-    def _differentiable_loss_particle(self, *_: Trace) -> tuple[Loss, Loss]:
-        loss = self._weighted_estimate()
+    def _differentiable_loss_particle(self, _: Trace, guide_trace: Trace) -> tuple[Loss, Loss]:
+        loss = self._weighted_estimate(guide_trace)
         return torch_item(loss), loss
 
     def _reset(self) -> None:
@@ -868,7 +873,7 @@ class SymmetricELBO(_JointELBO):
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`, save ``vectorize_particles``.
 
     Raises:
-        ValueError: for a weight out of range.
+        ValueError: for a weight out of range, or a critic that shares parameters with the programs.
         NotImplementedError: as :class:`AdversarialELBO`.
 
     Example:

@@ -512,9 +512,9 @@ class DirectInfoMax(AggregateELBO):
     I = −½ ln σ² a dimension grows without end as the noise goes. So fix the noise, as a channel would: then
     H[Z|X] is a constant, and the optimum over all encoders is the tempered prior
     :math:`q(z) \propto p(z)^{1/(1+\lambda)}`, for a standard normal N(0, 1 + λ), wherever noise of that kind
-    leaves room for it. With bounded codes it is well posed whatever the prior. Minibatches bound the estimate
-    too, by ln B, but not for a reason that lies in the data. Where the account says that I is near ln N, it
-    counts data and informs of nothing else.
+    leaves room for it. Bounded codes with fixed noise are well posed too, where the prior has a density
+    wherever the noise takes them. Minibatches bound the estimate as well, by ln B, but not for a reason that
+    lies in the data. Where the account says that I is near ln N, it counts data and informs of nothing else.
 
     **What it cannot give is content.** The value does not change when the data are permuted among the codes.
     What a code has to do with its datum comes from the encoder's own smoothness, and from nothing here

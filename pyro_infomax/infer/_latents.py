@@ -1,14 +1,16 @@
 """The latent sites of the data plate side by side, for terms that are of all of them together."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
 from functools import cached_property, partial
 from itertools import compress
 from types import FunctionType
-from typing import Any, Self, cast, final
+from typing import Any, NamedTuple, Self, TypeGuard, cast, final
 
+import numpy as np
 import torch
+from pyro import poutine
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
@@ -25,9 +27,11 @@ from torch.distributions import (
 from torch.distributions.transforms import _InverseTransform
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
+from pyro_infomax._random import isolated_random_state
 from pyro_infomax._recording import holds
-from pyro_infomax._types import Frame, Site
+from pyro_infomax._types import Args, Frame, Kwargs, Program, Site
 from pyro_infomax.distributions import (
     FlowDistribution,
     Posterior,
@@ -44,7 +48,8 @@ from pyro_infomax.distributions import (
     shared,
     tensors_of,
 )
-from pyro_infomax.poutine import data_frame, frames_of, is_deterministic, sample_sites
+from pyro_infomax.nn import evaluation_mode
+from pyro_infomax.poutine import data_frame, frames_of, is_deterministic, plain_errors, sample_sites
 from pyro_infomax.programs import SiteLayout, factors_by_datum, is_masked
 
 # ---- Which sites of a guide are drawn given which others.
@@ -570,3 +575,115 @@ class _Product:
         """(..., *batch, latent), in nats."""
         pieces = zip(self.parts, z.split(self.sizes, -1), strict=True)
         return torch.cat([marginals_of(part).log_prob(piece).double() for part, piece in pieces], -1)
+
+
+# ---- A run of the model that draws data too, and whether it draws or reads them.
+
+
+@final
+class TakenRowsMessenger(Messenger):
+    """Keeps which rows the programs take of each plate, which Pyro removes from the traces that it scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = Trace()
+
+    def _pyro_post_sample(self, msg: Site) -> None:
+        if site_is_subsample(msg) and msg["name"] not in self.taken:
+            self.taken.add_node(msg["name"], **msg.copy())
+
+
+class GuideRun(NamedTuple):
+    """A run of the guide, and what it takes to run the model.
+
+    Args:
+        model: the model.
+        guide_trace: what the guide has drawn.
+        rows: which rows of each plate were taken.
+        args, kwargs: what both are called with.
+        both: whether draws of both distributions are asked for.
+    """
+
+    model: Program
+    guide_trace: Trace
+    rows: Trace
+    args: Args
+    kwargs: Kwargs
+    both: bool
+
+
+def simulate(run: GuideRun, *, data: bool = True) -> Trace:
+    """A run of the model, on the rows that were taken of each plate.
+
+    Args:
+        run: of the guide.
+        data: whether observed sites are drawn too, or observed as they are.
+    """
+    with plain_errors():
+        program = poutine.replay(poutine.uncondition(run.model) if data else run.model, trace=run.rows)
+        return poutine.trace(program).get_trace(*run.args, **run.kwargs)
+
+
+def given_rows(args: Args, kwargs: Kwargs) -> list[object]:
+    """Whatever the programs are given that has axes, within containers and objects too."""
+    leaves = tree_leaves((args, kwargs))
+    held = [each for leaf in leaves for each in tree_leaves(_held_by(leaf))]
+    return [each for each in (*leaves, *held) if getattr(each, "ndim", 0)]
+
+
+# What torch takes for one leaf although it holds others
+def _held_by(leaf: object) -> list[object]:
+    if hasattr(leaf, "ndim") or callable(leaf) or isinstance(leaf, (str, bytes, range)):
+        return []
+    if isinstance(leaf, Mapping):
+        return list(leaf.values())
+    return list(leaf) if isinstance(leaf, Collection) else list(getattr(leaf, "__dict__", {}).values())
+
+
+def sites_that_follow_data(model: Program, args: Args, kwargs: Kwargs) -> list[str] | None:
+    """The sites of which a model without observations draws other values where its data are others.
+
+    The others have the same rows in another order, and then half of the rows twice, which are another sample
+    to what reads statistics of the minibatch. None where the data do not tell, as they are all alike.
+    """
+    given = args, dict(kwargs)
+    orders: tuple[Callable[[Tensor], Tensor], ...] = (lambda rows: rows.roll(1), lambda rows: rows // 2)
+    others = [tree_map(partial(_in_other_rows, order=order), given) for order in orders]
+    leaves = tree_leaves(given)
+    if all(map(_is_same, leaves, tree_leaves(others[0]))):
+        return None
+    first, *drawn = (_drawn_by(model, *each) for each in (given, *others))
+    return [
+        name
+        for name in first
+        if any(name not in other or not _alike(first[name], other[name]) for other in drawn)
+    ]
+
+
+def _drawn_by(model: Program, args: Args, kwargs: Kwargs) -> dict[str, Tensor]:
+    with torch.no_grad(), isolated_random_state(), evaluation_mode(model):
+        trace = simulate(GuideRun(model, Trace(), Trace(), args, kwargs, both=True))
+    return {site["name"]: torch.as_tensor(site["value"]) for site in sample_sites(trace)}
+
+
+def has_rows(each: object) -> TypeGuard[Tensor | np.ndarray]:
+    return isinstance(each, (Tensor, np.ndarray)) and each.ndim > 0
+
+
+def _in_other_rows(each: object, order: Callable[[Tensor], Tensor]) -> object:
+    if not has_rows(each):
+        return each
+    rows = order(torch.arange(len(each)))
+    return each[rows] if isinstance(each, Tensor) else each[rows.numpy()]
+
+
+def _is_same(one: object, other: object) -> bool:
+    return one is other or bool((one == other).all())  # type: ignore[attr-defined]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether values are the same but for what the order of operations may change."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return torch.equal(one, other)
+    near = torch.finfo(one.dtype).eps ** 0.5
+    return torch.allclose(one, other, rtol=near, atol=near)

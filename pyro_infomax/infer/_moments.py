@@ -11,7 +11,7 @@ from typing import Literal, cast, final
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import Distribution, MultivariateNormal
+from torch.distributions import Distribution
 
 from pyro_infomax._checks import one_of, whole_number
 from pyro_infomax._recording import holds
@@ -19,9 +19,9 @@ from pyro_infomax._types import Site
 from pyro_infomax.distributions import (
     Posterior,
     family_name,
-    is_angular,
-    is_factorised,
     is_point_mass,
+    known_covariance,
+    known_mean,
 )
 from pyro_infomax.infer._decomposed import SizedELBO
 from pyro_infomax.infer._latents import LocalLatents
@@ -496,16 +496,11 @@ def _moments_of(distribution: Posterior, name: str) -> tuple[Tensor, Tensor]:
         f"Expected distributions of {name!r} with a mean and a covariance but {family_name(distribution)} "
         "has none that is known and finite: take a Normal of any covariance, or SlicedWassersteinELBO"
     )
-    try:
-        if is_angular(distribution):  # its mean is that of points on the circle
-            raise NotImplementedError
-        mean = cast(Distribution, distribution).mean.double()
-        if is_factorised(distribution):
-            covariance = distribution.variance.double().diag_embed()
-        else:
-            covariance = cast(MultivariateNormal, distribution).covariance_matrix.double()
-    except (NotImplementedError, AttributeError):
-        raise NotImplementedError(unknown) from None
+    mean, covariance = known_mean(distribution), known_covariance(distribution)
+    if mean is None or covariance is None:
+        raise NotImplementedError(unknown)
+    if covariance.dim() == mean.dim():
+        covariance = covariance.diag_embed()
     finite = mean.isfinite().all() & covariance.isfinite().all()
     if not holds(finite, unknown):
         raise NotImplementedError(unknown)

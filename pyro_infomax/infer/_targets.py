@@ -5,7 +5,8 @@ are one: the β that holds the rate at R is −dD/dR there.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Final, Literal, final
 
@@ -14,7 +15,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_infomax._checks import one_of, real_number
-from pyro_infomax._recording import is_recording
+from pyro_infomax._recording import holds, is_recording
 from pyro_infomax._types import Args, Frame, Kwargs, Program, Site, State
 from pyro_infomax.distributions import closed_divergence, factors_of, family_name
 from pyro_infomax.infer._decomposed import SizedELBO
@@ -22,7 +23,13 @@ from pyro_infomax.infer._elbo import SurrogateLoss, has_sisters
 from pyro_infomax.infer._estimators import refuse_weighted_data
 from pyro_infomax.infer._latents import LocalLatents, data_plate
 from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightLike
-from pyro_infomax.poutine import Weight, frames_of
+from pyro_infomax.poutine import (
+    Weight,
+    frames_of,
+    is_deterministic,
+    sample_sites,
+    unweighted_scale_and_mask,
+)
 from pyro_infomax.programs import is_masked
 
 # ---- What they share: the data plate, and targets that may be schedules.
@@ -102,7 +109,8 @@ class CapacityELBO(TargetELBO):
 
     R is the mean over the minibatch of the rate of all latent sites in the data plate. While R is below C,
     more rate is rewarded with γ a nat, and above it is charged with γ. So R = C where γ exceeds the slope
-    −dD/dR at C; a smaller γ leaves R where the slope is γ. Sites outside the data plate count as in the ELBO.
+    −dD/dR at C; a smaller γ leaves R where the slope is γ. Sites outside the data plate, and what only the
+    guide samples, are no part of R: they count as in the ELBO.
 
     ``terms`` holds ``capacity_gap``, how far R is from C, beside ``rate``.
 
@@ -272,7 +280,14 @@ class ConstrainedELBO(TargetELBO):
         True
     """
 
-    state_of_evaluation: ClassVar = TargetELBO.state_of_evaluation | {"_log_multiplier", "_mixture"}
+    state_of_evaluation: ClassVar = TargetELBO.state_of_evaluation | {
+        "_log_multiplier",
+        "_mixture",
+        "_weight_of_data",
+        "_trains",
+    }
+    _weight_of_data: Tensor | float = 1.0  # how often the held term counts data, altogether
+    _trains = False
 
     def __init__(
         self,
@@ -339,30 +354,43 @@ class ConstrainedELBO(TargetELBO):
 
     def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """The weighted loss, its gradients added to the parameters'; a step of β and of the schedules."""
-        loss = super().loss_and_grads(model, guide, *args, **kwargs)
+        with self._training():
+            loss = super().loss_and_grads(model, guide, *args, **kwargs)
         self._ascend(self._averages())
         return loss
 
     def differentiable_loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> Tensor:
         """The weighted loss as a tensor; a step of β and of the schedules if gradients are enabled."""
-        loss = super().differentiable_loss(model, guide, *args, **kwargs)
-        if torch.is_grad_enabled():
-            self._ascend(self._averages())
+        if not torch.is_grad_enabled():
+            return super().differentiable_loss(model, guide, *args, **kwargs)
+        with self._training():
+            loss = super().differentiable_loss(model, guide, *args, **kwargs)
+        self._ascend(self._averages())
         return loss
 
     def surrogate(self, model: Program, guide: Program, *args: object, **kwargs: object) -> SurrogateLoss:
         """The evaluation in tensors alone; what is recorded of it is a training step, and moves β."""
-        found = super().surrogate(model, guide, *args, **kwargs)
-        if is_recording():
-            self._ascend(found.terms)
+        if not is_recording():
+            return super().surrogate(model, guide, *args, **kwargs)
+        with self._training():
+            found = super().surrogate(model, guide, *args, **kwargs)
+        self._ascend(found.terms)
         return found
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """What is evaluated within is a training step, which moves β and the mixture."""
+        self._trains = True
+        try:
+            yield
+        finally:
+            self._trains = False
 
     def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
         latents = LocalLatents(model_trace, guide_trace)
         rate = self._local_rate(model_trace, guide_trace, latents.names).mean()
-        self._replaced += self._mixture.begin(latents)
         with torch.no_grad():
-            marginal_kl = self._mixture.marginal_kl(latents, self.size_of(latents))
+            marginal_kl = self._mixture.marginal_kl(latents, self.size_of(latents), trains=self._trains)
         return {"mutual_information": rate - marginal_kl}
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
@@ -373,7 +401,26 @@ class ConstrainedELBO(TargetELBO):
             )
         traces = super()._get_trace(model, guide, args, kwargs)
         self._add("multiplier", self._log_multiplier.exp() * self._number_of_data)
+        self._weight_of_data = self._weight_of(traces[0] if self.held == "distortion" else traces[1])
         return traces
+
+    # The held term is a sum with the scales of its sites, of which a datum has the mean
+    def _weight_of(self, trace: Trace) -> Tensor:
+        assert self._plate is not None
+        observed = self.held == "distortion"
+        sites = [site for site in sample_sites(trace) if site["is_observed"] == observed]
+        inside = [site for site in sites if self._data_axis(site) is not None and not is_deterministic(site)]
+        for site in inside:
+            refuse_weighted_data(site)
+        scales = [torch.as_tensor(unweighted_scale_and_mask(site)[0]).double().reshape(()) for site in inside]
+        scales = scales or [torch.ones((), dtype=torch.float64)]
+        sentence = (
+            f"{type(self).__name__} holds the {self.held} of a datum, and needs the sites of the data plate "
+            f"to count alike, {[site['name'] for site in inside]}: put one poutine.scale around both programs"
+        )
+        if not holds(torch.isclose(torch.stack(scales), scales[0]).all(), sentence):
+            raise NotImplementedError(sentence)
+        return self._plate.size * scales[0].detach()
 
     def _resolved_weights(self) -> ResolvedWeights:
         found, beta = super()._resolved_weights(), self._log_multiplier.exp()
@@ -387,7 +434,7 @@ class ConstrainedELBO(TargetELBO):
     @torch.no_grad()
     def _ascend(self, terms: Mapping[str, Tensor]) -> None:
         """A step of β by what a step of the parameters was by."""
-        value = terms[self.held].double() / self._number_of_data
+        value = terms[self.held].double() / self._weight_of_data
         excess = (value - self.target) / (1 + abs(self.target))
         excess = -excess if self.held == "distortion" else excess
         new = (self._log_multiplier + self.dual_lr * excess.to(self._log_multiplier.device)).clamp(
@@ -406,8 +453,9 @@ class _MixtureOfEpoch:
     """
 
     def __init__(self) -> None:
-        # Draws (points, latent), log p(z) at them and the log-sum of the densities, (points,); how many data
-        # that is of; the smoothed marginal KL in nats per datum, and how many estimates went into it
+        # Draws (points, latent), log p(z) at them and the log-sum of the densities, (points,); of how many
+        # data that is, and how many of the draws there are; N; the smoothed marginal KL in nats per datum,
+        # and how many estimates went into it
         self._kept: dict[str, Tensor] = {}
         self._next: dict[str, Tensor] = {}
 
@@ -419,7 +467,7 @@ class _MixtureOfEpoch:
         """Puts it back to a saved state; whether that is in the same tensors."""
         shapes = {name: each.shape for name, each in self._kept.items()}
         if not state:
-            for name in shapes.keys() & {"count", "number"}:
+            for name in shapes.keys() & {"count", "number", "valid"}:
                 self._kept[name].zero_()
             return True
         if shapes == {name: each.shape for name, each in state.items()}:
@@ -429,58 +477,56 @@ class _MixtureOfEpoch:
         self._kept = {name: each.clone() for name, each in state.items()}
         return False
 
-    def begin(self, latents: LocalLatents) -> bool:
-        """Has tensors for so many draws; whether these are new ones."""
-        points = len(self._kept["z"]) if self._kept else 0
-        if latents.batch_size <= points:
-            return False
-        before, (rows, size) = self._kept, latents.z.shape
-        zeros = partial(torch.zeros, dtype=torch.float64, device=latents.z.device)
-        self._kept = {
-            "z": zeros(rows, size),
-            "log_prior": zeros(rows),
-            "log_sum": zeros(rows),
-            "count": zeros(()),
-        }
-        self._kept |= {name: before.get(name, zeros(())) for name in ("marginal_kl", "number")}
-        return True
-
-    def marginal_kl(self, latents: LocalLatents, data_size: int) -> Tensor:
-        """KL[q(z) ‖ p(z)] as it is known with this minibatch."""
-        kept, rows = self._kept, latents.batch_size
-        z = latents.z.detach()
+    def marginal_kl(self, latents: LocalLatents, data_size: int, *, trains: bool) -> Tensor:
+        """KL[q(z) ‖ p(z)] as it is known with this minibatch; training steps go on from it."""
+        rows, z = latents.batch_size, latents.z.detach()
         log_prior, scores = latents.prior.log_prob(z).double(), _scores(latents, z)
-        own = scores.logsumexp(1)
         # These are all data
         if rows >= data_size:
-            self._next = {}
-            return (own - math.log(rows) - log_prior).mean()
-        summing = kept["count"] < data_size
-        log_sum = torch.where(
-            summing,
-            torch.logaddexp(kept["log_sum"], _scores(latents, kept["z"]).logsumexp(1)),
-            kept["log_sum"],
-        )
-        count = kept["count"] + torch.where(summing, float(rows), 0.0)
-        finished = summing & (count >= data_size) & (kept["count"] > 0)
-        found = (log_sum - count.log() - kept["log_prior"]).mean()
-        number = kept["number"] + finished
+            return (scores.logsumexp(1) - math.log(rows) - log_prior).mean()
+        guess = (_stratified(scores, data_size) - log_prior).mean()
+        if trains and not self._kept:
+            self._begin(z)
+        if not self._kept:
+            return guess
+        kept = self._kept
+        # Another number of data is another mixture
+        goes_on = kept["data_size"] == data_size
+        before, valid = torch.where(goes_on, kept["count"], 0.0), torch.where(goes_on, kept["valid"], 0.0)
+        summing = (before < data_size) & (valid > 0)
+        sums = torch.logaddexp(kept["log_sum"], _scores(latents, kept["z"]).logsumexp(1))
+        log_sum = torch.where(summing, sums, kept["log_sum"])
+        count = before + rows
+        finished = summing & (count >= data_size)
+        counts = torch.arange(len(log_sum), device=z.device) < valid
+        each = torch.where(counts, log_sum - count.log() - kept["log_prior"], 0.0)
+        found = each.sum() / valid.clamp(min=1.0)
+        number = torch.where(goes_on, kept["number"], 0.0) + finished
         smoothed = kept["marginal_kl"] + (found - kept["marginal_kl"]) / number.clamp(1.0, _SMOOTHED)
-        after = {
-            "log_sum": log_sum,
-            "count": count,
-            "marginal_kl": torch.where(finished, smoothed, kept["marginal_kl"]),
+        marginal_kl = torch.where(finished, smoothed, kept["marginal_kl"])
+        # A short last batch gives few draws: the next one starts, unless all are short
+        starts = (valid == 0) | (count >= data_size) & (rows >= valid) | (count >= 2 * data_size)
+        fresh = {"z": z, "log_prior": log_prior, "log_sum": scores.logsumexp(1)}
+        old = {"z": kept["z"], "log_prior": kept["log_prior"], "log_sum": log_sum}
+        points = min(rows, len(log_sum))
+        self._next = {
+            name: torch.cat([torch.where(starts, each[:points], old[name][:points]), old[name][points:]])
+            for name, each in fresh.items()
+        }
+        self._next |= {
+            "count": torch.where(starts, float(rows), count),
+            "valid": torch.where(starts, float(points), valid),
+            "data_size": torch.full_like(count, data_size),
+            "marginal_kl": marginal_kl,
             "number": number,
         }
-        if rows == len(kept["z"]):
-            starts = (count >= data_size) | (kept["count"] == 0)
-            fresh = {"z": z, "log_prior": log_prior, "log_sum": own, "count": torch.full_like(count, rows)}
-            after |= {
-                name: torch.where(starts, each, after.get(name, kept[name])) for name, each in fresh.items()
-            }
-        self._next = after
-        guess = (_stratified(scores, data_size) - log_prior).mean()
-        return torch.where(number > 0, after["marginal_kl"], guess)
+        return torch.where(number > 0, marginal_kl, guess)
+
+    def _begin(self, z: Tensor) -> None:
+        zeros = partial(torch.zeros, dtype=torch.float64, device=z.device)
+        points = min(max(len(z), _FEWEST_POINTS), _MOST_POINTS)
+        self._kept = {"z": zeros(points, z.shape[1]), "log_prior": zeros(points), "log_sum": zeros(points)}
+        self._kept |= {name: zeros(()) for name in ("count", "valid", "data_size", "marginal_kl", "number")}
 
     def go_on(self) -> None:
         """Keeps what the last minibatch has led to."""
@@ -490,6 +536,7 @@ class _MixtureOfEpoch:
 
 
 _SMOOTHED: Final = 3.0  # epochs that the marginal KL is a mean over, more or less
+_FEWEST_POINTS, _MOST_POINTS = 64, 512
 
 
 def _scores(latents: LocalLatents, points: Tensor) -> Tensor:
@@ -499,6 +546,8 @@ def _scores(latents: LocalLatents, points: Tensor) -> Tensor:
 
 def _stratified(scores: Tensor, data_size: int) -> Tensor:
     """The mixture of all data at the minibatch's own draws, from that of the minibatch, (batch,)."""
+    if len(scores) == 1:
+        return scores[0]
     diagonal = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
     others = scores.masked_fill(diagonal, -math.inf).logsumexp(1) - math.log(len(scores) - 1)
     share = 1 / data_size

@@ -4,8 +4,10 @@ An ELBO takes its expectations under the representation joint, :math:`q(z \mid x
 takes them under the generative one, :math:`p(z)\, p(x \mid z)`, on data that the model makes up.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import ismethod
 from typing import Any, Final, final
+from weakref import WeakMethod, ref
 
 import torch
 from pyro import poutine
@@ -20,19 +22,19 @@ from pyro_infomax._random import isolated_random_state
 from pyro_infomax._recording import is_recording
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import without_masks
+from pyro_infomax.infer._draws import check_densities, check_scores, cut_draws
 from pyro_infomax.infer._elbo import Traces
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
 from pyro_infomax.infer._multi_sample import (
     Renyi_WeightedELBO,
-    check_densities,
-    cut_draws,
     log_weight,
+    subsampled_apart,
     summed_within_particles,
+    times,
 )
 from pyro_infomax.infer._named import _InfoMax
 from pyro_infomax.infer._weights import WeightsLike
-from pyro_infomax.nn import evaluation_mode
-from pyro_infomax.poutine import is_deterministic, sample_sites
+from pyro_infomax.poutine import Weight, is_deterministic, sample_sites
 from pyro_infomax.programs import ProgramState, Snapshot
 
 # ---- Data that a model makes up, in the place of the arguments that hold its data.
@@ -144,13 +146,11 @@ def _are_close(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other.to(one.dtype), rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-def _check_own_parameters(objective: object, model_trace: Trace, guide_trace: Trace) -> None:
-    """Refuses parameters of both programs, which two objectives would pull at."""
-    of_model, of_guide = (
-        {site["value"].unconstrained(): site["name"] for site in _parameter_sites(trace)}
-        for trace in (model_trace, guide_trace)
-    )
-    if shared := sorted(of_model[each] for each in of_model.keys() & of_guide.keys()):
+def _check_own_parameters(objective: object, of_one: Iterable[Tensor], trace: Trace) -> None:
+    """Refuses parameters of one program that the other states, which two objectives would pull at."""
+    known = set(of_one)
+    stated: list[Site] = [site for site in trace.nodes.values() if site["type"] == "param"]
+    if shared := sorted(site["name"] for site in stated if site["value"].unconstrained() in known):
         raise ValueError(
             f"Expected model and guide without parameters in common, since {type(objective).__name__} trains "
             f"them by different objectives, but both have {shared[:5]}: give each its own (by pyro.module of "
@@ -158,8 +158,21 @@ def _check_own_parameters(objective: object, model_trace: Trace, guide_trace: Tr
         )
 
 
-def _parameter_sites(trace: Trace) -> list[Site]:
-    return [site for site in trace.nodes.values() if site["type"] == "param"]
+def _parameters_of(trace: Trace) -> list[Tensor]:
+    sites: list[Site] = [site for site in trace.nodes.values() if site["type"] == "param"]
+    return [site["value"].unconstrained() for site in sites]
+
+
+def _parameters_behind(total: Tensor) -> Iterator[Tensor]:
+    """The parameters that a gradient of a total would reach, be they stated by a program or not."""
+    seen, waiting = set(), [total.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting.extend(before for before, _ in node.next_functions)
+            if hasattr(node, "variable"):
+                yield node.variable
 
 
 class _TwoPhases(Renyi_WeightedELBO):
@@ -174,23 +187,42 @@ class _TwoPhases(Renyi_WeightedELBO):
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(model_trace, guide_trace)
         check_densities(self, model_trace, guide_trace)
-        _check_own_parameters(self, model_trace, guide_trace)
+        _check_own_parameters(self, _parameters_of(model_trace), guide_trace)
 
     # By the model's parameters, which are in no density of the guide's
     def _surrogate_bound(self, weights: Tensor, traces: Traces) -> Tensor:
+        traces = list(traces)
         each = [summed_within_particles(model_trace, model_trace) for model_trace, _ in traces]
         joint = self._by_particle(each, like=weights)
-        return (self._slopes(weights.detach()) * joint / self._scale).sum()
+        total = times(self._slopes(weights.detach()), joint / self._scale).sum()
+        _check_own_parameters(self, _parameters_behind(total), traces[0][1])
+        return total
 
 
 # A few data may be alike by chance in all that a model looks at beside their sites, such as their signs
 _CHECKS: Final = 8
 
 
+@final
+class _AskedModel:
+    """A model that has shown how it follows its data, and the modes in which its modules were."""
+
+    def __init__(self, model: Program, programs: ProgramState) -> None:
+        self._model = WeakMethod(model) if ismethod(model) else ref(model)
+        self._modes = [(ref(module), module.training) for module in programs.modules]
+
+    def is_of(self, model: Program) -> bool:
+        return self._model() == model
+
+    def is_as_asked(self, model: Program) -> bool:
+        modules = ((module(), training) for module, training in self._modes)
+        return self.is_of(model) and all(each is None or each.training == mode for each, mode in modules)
+
+
 class _Sleeping(_TwoPhases):
     """Trains the guide on data that the model makes up."""
 
-    state_of_evaluation = _TwoPhases.state_of_evaluation | {"_slept", "_known_model"}
+    state_of_evaluation = _TwoPhases.state_of_evaluation | {"_slept", "_asked"}
 
     def __init__(self, *, num_simulations: int = 1, **kwargs: Any) -> None:
         if {"alpha", "weights"} & kwargs.keys():
@@ -198,7 +230,20 @@ class _Sleeping(_TwoPhases):
         super().__init__(**kwargs)
         self.num_simulations = whole_number("num_simulations", num_simulations, at_least=1)
         self._slept = torch.zeros(())
-        self._known_model: Program | None = None
+        self._asked: list[_AskedModel] = []
+
+    # Weak references are of this process alone, and another is to ask its own model
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_asked": []}
+
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
+        super()._check(model_trace, guide_trace)
+        if apart := subsampled_apart(model_trace, guide_trace):
+            raise NotImplementedError(
+                f"{type(self).__name__} cannot subsample the plate {apart[0]!r}, which some sites of the "
+                "model are outside of: a guide that dreams of a minibatch learns their posterior given its "
+                "rows alone; take all rows, or use Trace_InfoMaxELBO"
+            )
 
     def _sleep(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Tensor, Traces]:
         """−log q(z|x) at draws of the model, summed over its data, and the traces that it comes from."""
@@ -211,21 +256,24 @@ class _Sleeping(_TwoPhases):
             traces.append((dream.trace, asleep))
         sites = [site for _, trace in traces for site in sample_sites(trace) if not is_deterministic(site)]
         total = torch.as_tensor(-sum(site["log_prob_sum"] for site in sites) / self.num_simulations)
+        _check_own_parameters(self, _parameters_behind(total), traces[0][0])
         self._slept = total.detach()
         return total, traces
 
+    # In the modes in which the dreams are drawn: a decoder may look at data in training alone
     def _check_model(self, model: Program, args: Args, kwargs: Kwargs) -> None:
-        if self._known_model != model and not is_recording():
-            programs = ProgramState(model)
-            kept = Snapshot(programs)
-            programs.follow(kept.extend)
-            try:
-                with isolated_random_state(), evaluation_mode(model), programs.watch():
-                    for _ in range(_CHECKS):
-                        _Dream(self, model, args, kwargs).check_reproduces(self, model)
-            finally:
-                kept.restore()  # the statistics of batch norm, say
-            self._known_model = model
+        if is_recording() or any(each.is_as_asked(model) for each in self._asked):
+            return
+        programs = ProgramState(model)
+        kept = Snapshot(programs)
+        programs.follow(kept.extend)
+        try:
+            with isolated_random_state(), programs.watch():
+                for _ in range(_CHECKS):
+                    _Dream(self, model, args, kwargs).check_reproduces(self, model)
+        finally:
+            kept.restore()  # the statistics of batch norm, say
+        self._asked = [*(each for each in self._asked if each.is_of(model)), _AskedModel(model, programs)]
 
     def _bound_terms(self) -> dict[str, Tensor]:
         return {**super()._bound_terms(), "sleep": self._slept}
@@ -264,7 +312,7 @@ class ReverseKL(_Sleeping):
             has drawn otherwise than it drew it (since it conditions on data, as a teacher-forced decoder
             does, or has dropout), or if model and guide share parameters.
         NotImplementedError: for factors, for guides with point masses or auxiliary sites, for a guide that is
-            itself a messenger, and for several particles.
+            itself a messenger, for several particles, and for a plate that subsamples beside global latents.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -365,8 +413,9 @@ class RWS_InfoMaxELBO(_InfoMax, _TwoPhases):
     Raises:
         ValueError: for one particle, if model and guide share parameters, and if a weight is not above -1 or
             names no site of the model.
-        NotImplementedError: for guides with point masses, factors or auxiliary sites, for a guide that is
-            itself a messenger, and for what :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
+        NotImplementedError: for guides with point masses, factors or auxiliary sites, or whose support
+            parameters move, for a guide that is itself a messenger, and for what
+            :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
 
     Example:
         >>> from pyro_infomax.oracles import DiscreteVAE
@@ -386,15 +435,20 @@ class RWS_InfoMaxELBO(_InfoMax, _TwoPhases):
         whole_number("num_particles", num_particles, at_least=2)
         super().__init__(lam, num_particles=num_particles, **kwargs)
 
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
+        super()._check(model_trace, guide_trace)
+        check_scores(self, guide_trace)
+
     def _loss_and_surrogate(self, traces: Traces) -> tuple[Tensor, Tensor]:
         traces = list(traces)
         loss, surrogate = super()._loss_and_surrogate(traces)
         weights = self._by_particle([log_weight(*pair).detach() / self._scale for pair in traces])
         wake = self._wake(weights, [_log_posterior(*pair) for pair in traces])
+        _check_own_parameters(self, _parameters_behind(wake), traces[0][0])
         return loss + wake.detach(), surrogate + wake
 
     def _wake(self, log_weights: Tensor, log_posteriors: Sequence[Tensor]) -> Tensor:
-        return -(self._slopes(log_weights) * self._by_particle(log_posteriors, like=log_weights)).sum()
+        return -times(self._slopes(log_weights), self._by_particle(log_posteriors, like=log_weights)).sum()
 
     def _reset(self) -> None:
         super()._reset()
@@ -423,7 +477,8 @@ class HarmonyELBO(TraceMeanField_WeightedELBO):
         = -D + \mathbb{E} \log p(z) = \mathrm{ELBO} - H_q(Z \mid X)
 
     to be maximised. In terms of the account the rate is replaced by the cross-entropy of posterior and prior,
-    :math:`-\mathbb{E} \log p(z) = R + H_q(Z \mid X)`, the term ``prior_cross_entropy``. It is here to be
+    :math:`-\mathbb{E} \log p(z) = R + H_q(Z \mid X)`, the term ``prior_cross_entropy``; what the guide draws
+    beside the latents costs nothing. It is here to be
     compared with the others, and **fails twice**:
 
     - Nothing holds a posterior open, and nothing holds its scale. For any model the best guide is a point
@@ -444,7 +499,8 @@ class HarmonyELBO(TraceMeanField_WeightedELBO):
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
 
     Raises:
-        NotImplementedError: where a guide site is not reparameterised or asks for enumeration.
+        NotImplementedError: where a guide site is not reparameterised or asks for enumeration, and for
+            factors of the guide.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -454,6 +510,15 @@ class HarmonyELBO(TraceMeanField_WeightedELBO):
         >>> abs(loss - (harmony.terms.distortion + harmony.terms.prior_cross_entropy)) < 1e-4
         True
     """
+
+    # There is no log q here that what the guide draws beside the latents could be a part of
+    def _auxiliary(self, site: Site, weight: Weight) -> Tensor:
+        if site["is_observed"]:
+            raise NotImplementedError(
+                f"HarmonyELBO takes its expectation under the guide's draws alone but the guide has "
+                f"{site['name']!r}, a factor of its density: leave it out, or use TraceMeanField_BetaELBO"
+            )
+        return torch.zeros_like(super()._auxiliary(site, weight))
 
     def latent_cost(self, model_site: Site, guide_site: Site) -> Mapping[str, Tensor]:
         """The cross-entropy of posterior and prior, in closed form where there is one, in nats per datum."""

@@ -164,7 +164,7 @@ def _checked(scores: Tensor) -> Tensor:
     return scores
 
 
-def _estimate(folds: Sequence[_Scored], estimator: CriticEstimator) -> Estimate:
+def _estimate(folds: Sequence[_Scored], estimator: CriticEstimator, *, copied: str | None = None) -> Estimate:
     """The mean over folds by their sizes, each with a critic of its own."""
     if not all(bool(fold.value.isfinite()) for fold in folds):
         raise ValueError(
@@ -184,7 +184,7 @@ def _estimate(folds: Sequence[_Scored], estimator: CriticEstimator) -> Estimate:
         error,
         bound=None if estimator == "smile" else "lower",
         target=_target(estimator, block),
-        note=_note(float(value), estimator, block=block, size=int(sizes.sum()), share=share),
+        note=copied or _note(float(value), estimator, block=block, size=int(sizes.sum()), share=share),
     )
 
 
@@ -233,7 +233,8 @@ def critic_information(
 
     The data are cut into folds. For each of them a copy of the critic is trained on the others, and the bound
     of :func:`critic_bound` is evaluated on the fold with it. So no critic judges pairs that it has learned
-    from, and an overfitted one makes the bound looser, never too large.
+    from, and an overfitted one makes the bound looser, never too large, as long as the pairs are independent
+    draws. Copies of a pair fall into several folds, and a note says so where there seem to be any.
 
     InfoNCE trains by itself. For the others the critic is trained as a classifier between the pairs of a
     minibatch and all other pairs of its x and y, by logistic regression, whose optimum is the log-ratio too;
@@ -305,7 +306,24 @@ def critic_information(
             blocks = own.scores(scale_x(x[held_out]), scale_y(y[held_out]))
             scored.append(_Scored(blocks, estimator, clip))
         next(ticks, None)
-    return _estimate(scored, estimator)
+    return _estimate(scored, estimator, copied=_note_of_copies(x, y))
+
+
+def _note_of_copies(x: Tensor, y: Tensor) -> str | None:
+    """A note where a fold may hold copies of what the critic of that fold has learned.
+
+    Draws of discrete variables repeat too. But then, unless one is a function of the other, some value of
+    each comes with several of the other.
+    """
+    of_x, of_y = (torch.unique(each.flatten(1), dim=0, return_inverse=True)[1] for each in (x, y))
+    pairs = len(torch.unique(torch.stack([of_x, of_y]), dim=1)[0])
+    if pairs == len(x) or pairs > max(int(of_x.max()), int(of_y.max())) + 1:
+        return None
+    return (
+        f"{len(x)} pairs are {pairs} different ones: where they are copies, rather than draws that happen to "
+        "be alike, the critics are judged by pairs that they have learned from, so that the value may be too "
+        "large, and the error too small: pass each pair once"
+    )
 
 
 def _rows(name: str, data: Data) -> Tensor:

@@ -4,13 +4,19 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from typing import Final, cast, final
+from typing import Final, final
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, MixtureSameFamily, MultivariateNormal
 
-from pyro_infomax.distributions import Density, Posterior, full_name, is_angular, is_factorised, joint_forms
+from pyro_infomax.distributions import (
+    Density,
+    Posterior,
+    full_name,
+    joint_forms,
+    known_covariance,
+    known_mean,
+)
 from pyro_infomax.information._account import Account
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._draws import Draws
@@ -236,7 +242,7 @@ class AggregateCovariance:
     def __init__(self, posterior: Posterior) -> None:
         mean = finite_mean(posterior)
         # (batch, latent), the diagonals, or (batch, latent, latent)
-        self.covariances = _finite("covariance", posterior, _covariances(posterior))
+        self.covariances = _finite("covariance", posterior, known_covariance(posterior))
         self.size = len(mean)
         mean = mean - mean.mean(0)
         rows = torch.cat([mean / math.sqrt(self.size), _root(self.covariances.mean(0))])
@@ -311,40 +317,13 @@ def _root(covariance: Tensor) -> Tensor:
 
 def finite_mean(posterior: Posterior) -> Tensor:
     """E[z|x], (batch, latent), float64."""
-    if is_angular(posterior):  # its mean is that of points on the circle
-        raise NotImplementedError(_unknown("mean", posterior))
-    try:
-        return _finite("mean", posterior, cast(Distribution, posterior).mean.detach().double())
-    except (NotImplementedError, AttributeError):
-        raise NotImplementedError(_unknown("mean", posterior)) from None
+    return _finite("mean", posterior, known_mean(posterior))
 
 
-def _covariances(posterior: Posterior) -> Tensor:
-    """(*batch, latent) where they are diagonal, else (*batch, latent, latent)."""
-    try:
-        if is_factorised(posterior):
-            return posterior.variance.detach().double()
-        if isinstance(posterior, MixtureSameFamily):
-            return _of_mixture(posterior)
-        return cast(MultivariateNormal, posterior).covariance_matrix.detach().double()
-    except (NotImplementedError, AttributeError):
-        raise NotImplementedError(_unknown("covariance", posterior)) from None
-
-
-def _of_mixture(mixture: MixtureSameFamily) -> Tensor:
-    weights = mixture.mixture_distribution.probs.detach().double()[
-        ..., None, None
-    ]  # (*batch, component, 1, 1)
-    within = _covariances(mixture.component_distribution)
-    within = within if within.dim() == weights.dim() else within.diag_embed()
-    off = (mixture.component_distribution.mean - mixture.mean.unsqueeze(-2)).detach().double()
-    return (weights * (within + off[..., :, None] * off[..., None, :])).sum(-3)
-
-
-def _finite(what: str, posterior: Posterior, moment: Tensor) -> Tensor:
-    if not bool(moment.isfinite().all()):
+def _finite(what: str, posterior: Posterior, moment: Tensor | None) -> Tensor:
+    if moment is None or not bool(moment.isfinite().all()):
         raise NotImplementedError(_unknown(what, posterior))
-    return moment
+    return moment.detach()
 
 
 def _unknown(what: str, posterior: Posterior) -> str:
@@ -443,8 +422,8 @@ def gaussian_total_correlation(posterior: Posterior) -> Estimate:
 
     Args:
         posterior: a torch or Pyro distribution, batch shape (N,), event shape (d,): Independent over
-            univariate factors, a multivariate Normal, a mixture of these, or an object with ``mean`` and
-            ``covariance_matrix``.
+            univariate factors, a multivariate Normal or Student's t, a mixture of these, or an object with
+            ``mean`` and ``covariance_matrix``.
 
     Returns:
         An estimate in nats per datum, of bound "exact" for the Gaussian, without an error for the data at

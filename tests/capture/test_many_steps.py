@@ -3,6 +3,7 @@
 import math
 import shutil
 import warnings
+from functools import partial
 from itertools import pairwise
 from os import environ
 
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.capture._compiled import updates_of
 from pyro_infomax.capture._graph import GradientBuffers
-from pyro_infomax.infer import BetaELBO, Trace_BetaELBO
+from pyro_infomax.infer import BetaELBO, ConstrainedELBO, Trace_BetaELBO
 from pyro_infomax.schedules import Linear
 from pyro_infomax.training import Checkpoint, LearningRateSchedule, NonFiniteLossError, fit
 
@@ -561,6 +562,47 @@ def test_an_error_of_compiled_code_is_that_of_its_step(cache):
     (loc, state), (compiled_loc, compiled_state) = left_by.values()
     torch.testing.assert_close(compiled_loc, loc, rtol=1e-12, atol=1e-15)
     assert compiled_state["state"][0]["step"] == state["state"][0]["step"] == 9
+
+
+@needs_compiler
+def test_compiled_steps_read_slices_and_expansions_where_they_are(cache):
+    table = torch.randn(4, 3, dtype=torch.float32)
+    ones = torch.ones(1, dtype=torch.float32).expand(4)
+    losses = {}
+    x = torch.randn(30, 8, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+
+    def programs(x, *, is_model):
+        scale = pyro.param("scale", torch.zeros(4, dtype=torch.float32)).exp()
+        with pyro.plate("data", 16, subsample_size=len(x)):
+            loc = torch.zeros_like(x) if is_model else x / 2
+            z = pyro.sample("z", dist.Normal(loc, ones if is_model else scale).to_event(1))
+            if is_model:
+                column = table[:, :1].squeeze(1)
+                pyro.sample("x", dist.Normal(z * column, 1.0).to_event(1), obs=x)
+
+    for kind, backend in ((SVI, {}), (CapturedSVI, {"backend": "inductor"})):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        with torch.no_grad():
+            table.fill_(1.0)
+        # in float32, what is kept in double precision is rounded as the rest is
+        elbo = ConstrainedELBO(mutual_information=1.0)
+        optim = FusedOptim(torch.optim.Adam, {"lr": 0.01})
+        svi = kind(
+            partial(programs, is_model=True), partial(programs, is_model=False), optim, elbo, **backend
+        )
+        svi.progress = False
+        losses[kind] = [svi.step(each) for each in x[:10]]
+        with torch.no_grad():
+            table[:, 0] *= 3.0
+        losses[kind] += [svi.step(each) for each in x[10:20]]
+        if kind is CapturedSVI:
+            losses[kind] += svi.steps(x[20:]).losses
+            (graph,) = [each for each in svi._graphs.values() if each.step]
+            assert graph.step.compiled
+        else:
+            losses[kind] += [svi.step(each) for each in x[20:]]
+    torch.testing.assert_close(*map(torch.tensor, losses.values()), rtol=1e-4, atol=1e-3)
 
 
 def test_what_fails_while_a_step_is_made_ready_for_the_compiler_is_replayed(monkeypatch):

@@ -7,7 +7,17 @@ from typing import Any, Final
 import torch
 
 from pyro_infomax.diagnostics import _pair
-from pyro_infomax.infer import _elbo, _enum, _estimators, _im, _multi_sample, _weights
+from pyro_infomax.infer import (
+    _decomposed,
+    _elbo,
+    _enum,
+    _estimators,
+    _im,
+    _multi_sample,
+    _targets,
+    _two_directions,
+    _weights,
+)
 from pyro_infomax.information import _account
 
 
@@ -114,6 +124,64 @@ def _renyi_scale_within() -> Any:
     )
 
 
+def _own_score() -> Any:
+    return changed(_multi_sample.RenyiBound, "_gains", lambda _: lambda self, log_weights: log_weights)
+
+
+def _path_once() -> Any:
+    def to(surrogate_bound: Any) -> Any:
+        def once(self: Any, weights: torch.Tensor, traces: Any) -> torch.Tensor:
+            alpha, self.alpha = self.alpha, 1.0
+            try:
+                return surrogate_bound(self, weights, traces)
+            finally:
+                self.alpha = alpha
+
+        return once
+
+    return changed(_multi_sample._Pathwise, "_surrogate_bound", to)
+
+
+def _alike_in_wake() -> Any:
+    def to(wake: Any) -> Any:
+        return lambda self, log_weights, posteriors: wake(self, torch.zeros_like(log_weights), posteriors)
+
+    return changed(_two_directions.RWS_InfoMaxELBO, "_wake", to)
+
+
+def _sleep_twice() -> Any:
+    def to(sleep: Any) -> Any:
+        def twice(self: Any, *args: Any) -> Any:
+            total, traces = sleep(self, *args)
+            return 2 * total, traces
+
+        return twice
+
+    return changed(_two_directions._Sleeping, "_sleep", to)
+
+
+def _rate_in_harmony() -> Any:
+    def to(_: Any) -> Any:
+        def rate(self: Any, model_site: Any, guide_site: Any) -> Any:
+            parent = super(_two_directions.HarmonyELBO, self)
+            return {"prior_cross_entropy": parent.latent_cost(model_site, guide_site)["rate"]}
+
+        return rate
+
+    return changed(_two_directions.HarmonyELBO, "latent_cost", to)
+
+
+def _sum_for_mean() -> Any:
+    return changed(_targets.TargetELBO, "_number_of_data", lambda _: property(lambda self: 1))
+
+
+def _mixture_of_batch() -> Any:
+    def to(log_mixture: Any) -> Any:
+        return lambda latents, data_size: log_mixture(latents, latents.batch_size)
+
+    return changed(_decomposed, "log_mixture", to)
+
+
 def _channel_charged() -> Any:
     return changed(_im, "_silence", lambda _: lambda site: None)
 
@@ -131,5 +199,12 @@ FAULTS: Final[dict[str, Callable[[], Any]]] = {
     "the account's rate lacks a site": _rate_without_a_site,
     "the information lacks the datum's own term": _information_without_own_term,
     "Rényi's bound has the scale within the mean": _renyi_scale_within,
+    "the score of several draws is of each one's own weight": _own_score,
+    "DReG weighs the path by w": _path_once,
+    "reweighted wake has no weights": _alike_in_wake,
+    "sleep counts twice": _sleep_twice,
+    "harmony has the rate in it": _rate_in_harmony,
+    "a multiplier follows a sum over the data": _sum_for_mean,
+    "the mixture is that of the minibatch": _mixture_of_batch,
     "the channel is charged for": _channel_charged,
 }

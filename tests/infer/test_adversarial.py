@@ -1,14 +1,20 @@
 """Objectives with a critic: values and gradients at the optimal one, critics that find it, and training."""
 
+import contextlib
 import copy
 import math
+import pickle
+from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.distributions.testing.rejection_gamma import ShapeAugmentedGamma
 from pyro.infer import SVI
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
@@ -19,6 +25,7 @@ from pyro_infomax.distributions import StraightThroughBernoulli
 from pyro_infomax.infer import AVB, AdversarialELBO, FactorVAE, SymmetricELBO, surrogate_loss
 from pyro_infomax.nn import MLPCritic, QuadraticCritic
 from pyro_infomax.oracles import LinearGaussian
+from pyro_infomax.poutine import weight
 from pyro_infomax.schedules import Linear
 from pyro_infomax.training import fit
 
@@ -613,6 +620,55 @@ def test_sites_that_count_apart_are_refused():
     assert math.isfinite(FactorVAE(Sum()).loss(counting(2.0), ORACLE.guide, x))
 
 
+@pytest.mark.parametrize("make", [FactorVAE, AVB, AdversarialELBO, SymmetricELBO])
+def test_latents_that_count_in_one_program_alone_are_refused(make):
+    def latents_in(handler):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                with handler:
+                    z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        return model
+
+    x = torch.randn(3, 2)
+    plain, half = latents_in(contextlib.nullcontext()), torch.arange(3) > 1
+    for model, guide in (
+        (latents_in(poutine.scale(scale=10.0)), ORACLE.guide),
+        (plain, poutine.scale(ORACLE.guide, scale=10.0)),
+        (latents_in(weight(latent=2.0)), ORACLE.guide),
+        (latents_in(poutine.mask(mask=half)), ORACLE.guide),
+        (plain, poutine.mask(ORACLE.guide, mask=half)),
+    ):
+        with pytest.raises(NotImplementedError, match=r"'z'.* (they are scaled by|masked)"):
+            make(Sum()).loss(model, guide, x)
+
+
+def test_weights_by_a_messenger_count_for_what_the_critic_says_too():
+    def run(elbo, **weights):
+        pair = small_pair()
+        pair.guide = weight(pair.guide, latent=weights.get("latent", 1.0))
+        return *pair.gradients_by(elbo, weight(pair.model, **weights)), elbo.terms
+
+    quiet = {"critic_steps": 0}
+    for plain, weighted in (
+        (FactorVAE(Sum(), 6.0, beta=2.0, **quiet), FactorVAE(Sum(), 3.0, beta=1.0, **quiet)),
+        (AVB(Sum(), 2.0, **quiet), AVB(Sum(), 1.0, **quiet)),
+    ):
+        loss, grads, terms = run(plain)
+        same_loss, same_grads, same_terms = run(weighted, latent=2.0)
+        assert math.isclose(loss, same_loss)
+        assert_same(same_grads, grads)
+        assert dict(terms) == pytest.approx(dict(same_terms))
+        lost, *_ = run(weighted, latent=0.0)
+        assert math.isclose(lost, terms.distortion / 12)
+    for make in (AdversarialELBO, SymmetricELBO):
+        (loss, *_), (more, *_) = run(make(Sum())), run(make(Sum()), latent=3.0, observed=3.0)
+        assert math.isclose(more, 3 * loss)
+        with pytest.raises(NotImplementedError, match="they are scaled by"):
+            run(make(Sum()), latent=3.0)
+
+
 def test_an_evaluation_drops_nothing_of_the_critic():
     class Dropping(Sum):
         def __init__(self):
@@ -637,7 +693,8 @@ def test_latents_may_be_numbers():
         assert elbo.critic.matrix.any()
 
 
-def test_a_subsample_is_the_same_in_both_programs():
+@pytest.mark.parametrize("make", [AdversarialELBO, SymmetricELBO])
+def test_a_subsample_is_the_same_in_both_programs(make):
     x = torch.randn(20, 1)
 
     def model():
@@ -647,14 +704,35 @@ def test_a_subsample_is_the_same_in_both_programs():
 
     def guide():
         with pyro.plate("data", 20, subsample_size=6) as index:
-            pyro.sample("z", dist.Delta(x[index]).to_event(1))
+            pyro.sample("z", dist.Normal(x[index], 1e-9).to_event(1))
 
-    elbo = AdversarialELBO(Seen())
-    elbo.loss(model, guide)
-    (first, second) = elbo.critic.scored
-    assert torch.equal(*first)  # each datum beside its own latent
-    assert not torch.equal(*second)
+    elbo = make(Seen())
+    with pytest.warns(UserWarning, match="which is given no tensors and may read data elsewhere"):
+        elbo.loss_and_grads(model, guide)
+    for given, drawn in (elbo.critic.scored[:2], elbo.critic.scored[2:]):
+        assert torch.allclose(*given, atol=1e-6)  # each datum beside its own latent
+        assert not torch.allclose(*drawn, atol=1e-6)
     assert elbo.stands_for(6) == 20
+    elbo.loss(model, guide)  # which says so once
+
+
+def test_the_score_of_a_prior_is_of_the_rows_that_the_guide_has_taken():
+    taken = []
+
+    def model(x):
+        with pyro.plate("data", 20, subsample_size=4) as index:
+            z = pyro.sample("z", dist.Normal(pyro.param("m", torch.zeros(20))[index], 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 20, subsample_size=4) as index:
+            taken.append(index)
+            pyro.sample("z", dist.Delta(x))
+
+    AVB(Sum()).loss_and_grads(model, guide, torch.ones(4))
+    expected = torch.zeros(20)
+    expected[taken[0]] = -20 / 4
+    assert torch.equal(pyro.param("m").grad, expected)
 
 
 # ---- what is refused
@@ -695,14 +773,116 @@ def test_a_model_that_reads_its_data_does_not_generate_them():
             noise = pyro.param("noise", lambda: torch.rand(()))  # which the first run draws
             pyro.sample("x", dist.Normal(z, 1.0 + noise).to_event(1), obs=x)
 
+    def normalising(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(x.mean(0) + z, 1.0).to_event(1), obs=x)
+
     guide, x = ORACLE.guide, torch.randn(3, 2)
     for make in (AdversarialELBO, SymmetricELBO):
+        with pytest.raises(NotImplementedError, match=r"draws of \['x'\] depends on the data"):
+            make(Sum()).loss(normalising, guide, x)
         assert math.isfinite(make(Sum()).loss(sampling, guide, x))
         elbo = make(Sum())
         elbo.loss(reading, guide, x[:1])  # a lone datum does not tell
         with pytest.raises(NotImplementedError, match=r"draws of \['x'\] depends on the data"):
             elbo.loss_and_grads(reading, guide, x)
     assert math.isfinite(AVB(Sum()).loss(reading, guide, x))  # which draws latents alone
+
+
+def test_a_model_is_known_by_itself_and_not_by_its_address():
+    def made(reading):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z + x.roll(1) if reading else z, 1.0).to_event(1), obs=x)
+
+        return model
+
+    elbo, x = AdversarialELBO(Sum()), torch.randn(3, 2)
+    for _ in range(5):
+        assert math.isfinite(elbo.loss(made(False), ORACLE.guide, x))
+        with pytest.raises(NotImplementedError, match="depends on the data"):
+            elbo.loss(made(True), ORACLE.guide, x)
+    elbo.loss(made(False), ORACLE.guide, x)
+    pickle.dumps(elbo)  # without the model, which cannot be
+
+
+def test_latents_of_another_plate_are_no_rows_of_the_data():
+    def model(x):
+        with pyro.plate("topics", 4):
+            w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + w.mean(0), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("topics", 4):
+            pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        ORACLE.guide(x)
+
+    for make in (FactorVAE, AVB, AdversarialELBO, SymmetricELBO):
+        with pytest.raises(NotImplementedError, match=r"in the plates \['data', 'topics'\]"):
+            make(Sum()).loss(model, guide, torch.randn(4, 2))
+
+
+def test_a_factor_of_the_guide_is_refused_or_counts_as_rate():
+    model, plain = ORACLE.model, ORACLE.guide
+
+    def guide(x):
+        plain(x)
+        pyro.factor("f", torch.tensor(-5.0), has_rsample=True)
+
+    x = torch.zeros(3, 2)
+    for make in (AVB, AdversarialELBO, SymmetricELBO):
+        with pytest.raises(NotImplementedError, match="which say nothing of the factor 'f'"):
+            make(Sum()).loss(model, guide, x)
+    losses = []
+    for each in (plain, guide):
+        torch.manual_seed(0)
+        losses.append(FactorVAE(Sum()).loss(model, each, x))
+    assert math.isclose(losses[0] - losses[1], 5.0)
+
+
+def test_draws_that_reject_are_not_reparameterised():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(torch.ones(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", ShapeAugmentedGamma(torch.full((len(x), 2), 2.0), torch.ones(())).to_event(1))
+
+    for make in (FactorVAE, AVB, AdversarialELBO, SymmetricELBO):
+        with pytest.raises(NotImplementedError, match="ShapeAugmentedGamma is not reparameterised"):
+            make(Sum()).loss(model, guide, torch.ones(3, 2))
+
+
+@pytest.mark.parametrize("of_model", [True, False])
+@pytest.mark.parametrize("make", [FactorVAE, AVB, AdversarialELBO, SymmetricELBO])
+def test_a_critic_has_parameters_of_its_own(make, of_model):
+    class Shared(Sum):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, *parts):
+            return super().forward(self.layer(parts[-1]))
+
+    critic = Shared()
+
+    def program(x):
+        pyro.module("layer", critic.layer)
+
+    def both(x, program=program):
+        program(x)
+        return (ORACLE.model if of_model else ORACLE.guide)(x)
+
+    programs = (both, ORACLE.guide) if of_model else (ORACLE.model, both)
+    for steps in (0, 1):
+        with pytest.raises(ValueError, match="a critic with parameters of its own"):
+            make(critic, critic_steps=steps).loss_and_grads(*programs, torch.randn(3, 2))
 
 
 class Sum(nn.Module):
@@ -740,6 +920,45 @@ def test_covariates_and_other_rows_are_refused():
     with pytest.raises(ValueError, match="arguments of 3 rows"):
         AVB(Sum()).loss(model, guide, torch.zeros(3), torch.zeros(4))
     assert math.isfinite(AVB(Sum()).loss(model, guide, torch.zeros(3), torch.ones(3)))  # conditional rates
+
+
+@dataclass
+class Batch:
+    covariate: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"c": torch.ones(3)},
+        [torch.ones(3)],
+        {torch.ones(3)},
+        np.ones(3),
+        Batch(torch.ones(3)),
+        MappingProxyType({"c": [torch.ones(3)]}),
+    ],
+)
+def test_covariates_within_other_things_are_seen(given):
+    model, guide = programs()
+    for make in (AdversarialELBO, SymmetricELBO):
+        with pytest.raises(NotImplementedError, match="programs are given 2 tensors"):
+            make(Sum()).loss(model, guide, torch.zeros(3), given)
+    with pytest.raises(ValueError, match="and 1 elsewhere"):
+        AVB(Sum()).loss(model, guide, torch.zeros(3), given)
+
+
+def test_data_within_a_container_are_read_too():
+    def model(batch):
+        with pyro.plate("data", 3):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0))
+            pyro.sample("x", dist.Normal(z + batch["x"], 1.0), obs=batch["x"])
+
+    def guide(batch):
+        with pyro.plate("data", 3):
+            pyro.sample("z", dist.Normal(torch.zeros(3), 1.0))
+
+    with pytest.raises(NotImplementedError, match="depends on the data"):
+        AdversarialELBO(Sum()).loss(model, guide, {"x": torch.arange(3.0)})
 
 
 def scored_by(critic):

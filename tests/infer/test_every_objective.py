@@ -534,6 +534,9 @@ def test_a_captured_training_that_is_resumed_is_the_ordinary_one_to_the_bit(name
     loss_of(copied, case.pair, x[:BATCH], step=True)
     assert_same(elbo.state_dict(), state)
     assert copied.step == elbo.step + 1
+    # nor does a state change with the objective that it is of
+    loss_of(elbo, case.pair, x[:BATCH], step=True)
+    assert_same(state, again.state_dict())
     if case.pair not in (CHANNEL, ENUMERATED_CHANNEL):
         assert math.isfinite(float(decompose(*case.pair, x, seed=0).rate))
         made = to_arviz(*case.pair, x, num_samples=2, history=ordinary.history, seed=0)

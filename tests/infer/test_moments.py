@@ -338,6 +338,32 @@ def test_several_sites_are_one_vector():
         other.loss(model_of_sites, guide_of_sites, X[:4])
 
 
+def test_a_student_and_a_mixture_have_covariances_of_their_own():
+    root, df = (
+        torch.tensor([[0.5, 0.0], [0.3, 0.4]], requires_grad=True),
+        torch.tensor(5.0, requires_grad=True),
+    )
+    apart = torch.tensor([[-1.0, 0.5], [1.0, -0.5]])
+    prior = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(apart, 0.8).to_event(1))
+
+    def heavy(x):
+        with pyro.plate("data", N):
+            pyro.sample("z", dist.MultivariateStudentT(df, x @ A, root))
+
+    elbo = DIPELBO(off_diagonal=3.0, diagonal=1.0, data_size=N, **NONE)
+    loss = elbo.differentiable_loss(lambda x: model(x, prior), heavy, X) / N
+
+    def penalty(within):
+        target = 0.64 * torch.eye(D) + apart.T.cov(correction=0)
+        squares = ((X @ A).T.cov(correction=0) + within - target).square()
+        return 3 * squares.sum() - 2 * squares.trace()
+
+    right = penalty(df / (df - 2) * root @ root.T)
+    torch.testing.assert_close(loss, right)
+    torch.testing.assert_close(slopes(loss, [root, df]), slopes(right, [root, df]))
+    assert abs(loss - penalty(root @ root.T)) > 0.1  # by Pyro's covariance_matrix
+
+
 def pointed(x):
     with pyro.plate("data", N, subsample_size=len(x)):
         pyro.sample("z", dist.Delta(x @ pyro.param("a", A.clone())).to_event(1))
@@ -410,8 +436,10 @@ def test_other_programs_are_refused(elbo, validate):
         with pytest.raises(NotImplementedError, match="differs from datum to datum"):
             elbo.loss(of_data, guide, X[:4])
         if isinstance(elbo, DIPELBO):
+            elbo.differentiable_loss(learned, guide, X[:4])  # by its moments
+            heavy = dist.MultivariateStudentT(2.0, torch.zeros(D), torch.eye(D))
             with pytest.raises(NotImplementedError, match="mean and a covariance"):
-                elbo.loss(learned, guide, X[:4])
+                elbo.loss(lambda x: model(x, heavy), guide, X[:4])
         else:
             with pytest.raises(NotImplementedError, match="is learned but its draws"):
                 elbo.differentiable_loss(learned, guide, X[:4])

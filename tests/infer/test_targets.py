@@ -242,7 +242,7 @@ def test_the_information_of_an_epoch_is_that_of_the_exact_mixture(parameters):
     draws = []
     for index in torch.arange(N).split(32):
         elbo.loss_and_grads(model, guide, x[index])
-        draws.append(elbo._mixture.state_dict()["z"])
+        draws.append(elbo._mixture.state_dict()["z"][:32])
     assert all(torch.equal(each, draws[0]) for each in draws[:2])
     # the draws of the first batch, until the third had passed; those of the third come next
     posterior = dist.Normal(x @ pyro.param("V").T, pyro.param("log_scale").exp()).to_event(1)
@@ -254,10 +254,74 @@ def test_the_information_of_an_epoch_is_that_of_the_exact_mixture(parameters):
     assert not torch.equal(draws[2], draws[0])
 
 
+def exact_marginal_kl(x, draws=4000):
+    """The marginal KL of the aggregate posterior of these data, by draws of it."""
+    posterior = dist.Normal(x @ pyro.param("V").T, pyro.param("log_scale").exp()).to_event(1)
+    prior = dist.Normal(torch.zeros(4), 1.0).to_event(1)
+    with torch.no_grad():
+        z = posterior.sample((draws // len(x),)).flatten(0, 1)
+        return float((AggregatePosterior(posterior).log_prob(z) - prior.log_prob(z)).mean())
+
+
+def test_the_mixture_of_an_epoch_follows_batches_of_other_sizes_and_other_data(parameters):
+    del parameters
+    x = data()
+    elbo = ConstrainedELBO(mutual_information=2.0, dual_lr=0.0)
+
+    def epochs(x, rows, number):
+        for _ in range(number):
+            for part in x.split(rows):
+                elbo.loss_and_grads(model, guide, part)
+        return float(elbo._mixture.state_dict()["marginal_kl"])
+
+    # evaluations leave nothing behind
+    elbo.loss(model, guide, x[:80])
+    assert elbo._mixture.state_dict() == {}
+    kl = exact_marginal_kl(x)
+    assert epochs(x, 32, 12) == pytest.approx(kl, abs=0.25)
+    state = elbo._mixture.state_dict()
+    elbo.loss(model, guide, x[:90])
+    assert all(torch.equal(each, state[name]) for name, each in elbo._mixture.state_dict().items())
+    # another guide, in smaller batches with a last one of a single datum
+    with torch.no_grad():
+        pyro.param("V").mul_(0.3)
+        pyro.param("log_scale").fill_(-2.0)
+    assert abs(exact_marginal_kl(x) - kl) > 1
+    assert epochs(x, 19, 12) == pytest.approx(exact_marginal_kl(x), abs=0.5)
+    # other data, of another number
+    elbo.data_size = 40
+    with pytest.raises(ValueError, match="Expected data_size=96, the size of the data plate, but got 40"):
+        elbo.loss_and_grads(model, guide, x[:20])
+
+
+def test_a_scale_around_both_programs_is_no_other_target(parameters):
+    x = parameters
+    for held in ({"rate": 1.5}, {"distortion": 10.0}, {"mutual_information": 1.5}):
+        left = []
+        for scale in (1.0, 1 / N):
+            torch.manual_seed(0)
+            elbo = ConstrainedELBO(**held, dual_lr=0.2)
+            programs = [pyro.poutine.scale(each, scale=scale) for each in (model, guide)]
+            elbo.loss_and_grads(*programs, x)
+            left.append(elbo.multiplier)
+        assert left[0] == pytest.approx(left[1], rel=1e-12)
+    elbo = ConstrainedELBO(distortion=1.0)
+    with pytest.raises(NotImplementedError, match="needs the sites of the data plate to count alike"):
+        elbo.loss_and_grads(of_two_parts, guide, x)
+
+
+def of_two_parts(x):
+    with pyro.plate("data", N, subsample_size=len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+        with pyro.poutine.scale(scale=2.0):
+            pyro.sample("y", dist.Normal(z[..., 0], 1.0), obs=x[..., 0])
+
+
 def test_information_is_held_where_the_account_finds_it():
     x = data()
     svi, elbo = made(CapturedSVI, {"mutual_information": 2.5})
-    history = fit(svi, x, epochs=500, batch_size=32, **SILENT).to_frame().tail(100).mean()
+    history = fit(svi, x, epochs=300, batch_size=32, **SILENT).to_frame().tail(100).mean()
     account = decompose(model, guide, x, num_samples=20, seed=0)
     assert history["mutual_information"] == pytest.approx(2.5, rel=0.02)
     spread = 2 * float(account.mutual_information.standard_error)

@@ -1,7 +1,11 @@
 """Sleep, wake–sleep and harmony: exact values and gradients, whose parameters they train, and failures."""
 
+import copy
+import gc
 import itertools
 import math
+import pickle
+import weakref
 
 import numpy as np
 import pyro
@@ -508,6 +512,72 @@ def at_points(x):
         pyro.sample("z", dist.Delta(pyro.param("m", torch.zeros(())) + x.mean(-1)))
 
 
+def at_several(x, y):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x)
+
+
+def unobserved(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def of_rows(x):
+    mean = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 100, subsample_size=len(x)):
+        pyro.sample("x", dist.Normal(mean, 1.0).expand([3]).to_event(1), obs=x)
+
+
+def by_rows(x):
+    with pyro.plate("data", 100, subsample_size=len(x)):
+        pass
+    pyro.sample("z", dist.Normal(pyro.param("m", torch.zeros(())) + x.mean(), 1.0))
+
+
+class Decoder(torch.nn.Module):
+    """Looks at its data, or draws its noise anew, in training alone."""
+
+    def __init__(self, *, forced):
+        super().__init__()
+        self.forced = forced
+        self.dropout = torch.nn.Dropout(0.0 if forced else 0.5)
+
+    def forward(self, z, x):
+        seen = x.roll(1, -1) if self.forced and self.training else torch.zeros_like(x)
+        return self.dropout(z[:, None].expand(-1, 3)) + seen
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(self(z, x), 1.0).to_event(1), obs=x)
+
+
+TRUNK = torch.nn.Linear(1, 1).double()
+
+
+def on_trunk(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(TRUNK(z[:, None]).expand(-1, 3), 1.0).to_event(1), obs=x)
+
+
+def by_trunk(x):
+    pyro.module("trunk", TRUNK)
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(TRUNK(x[:, :1])[:, 0], 1.0))
+
+
+def stating_trunk(x):
+    pyro.module("trunk", TRUNK)
+    on_trunk(x)
+
+
+def by_unstated_trunk(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(TRUNK(x[:, :1])[:, 0], 1.0))
+
+
 SLEEPING = (ReverseKL, WakeSleepELBO)
 ALL = (*SLEEPING, RWS_InfoMaxELBO)
 
@@ -524,6 +594,31 @@ ALL = (*SLEEPING, RWS_InfoMaxELBO)
             "it scores 'z' on data that it has drawn otherwise",
         ),
         (SLEEPING, computed, prior, ValueError, "'x' is none of them"),
+        (SLEEPING, of_another_shape, prior, ValueError, r"the shape \(4, 3\) of its data but got \(4, 1\)"),
+        (
+            SLEEPING,
+            unobserved,
+            prior,
+            ValueError,
+            "a model with observed sites, which .* makes up, but got none",
+        ),
+        (
+            SLEEPING,
+            of_rows,
+            by_rows,
+            NotImplementedError,
+            "cannot subsample the plate 'data'.* its rows alone",
+        ),
+        (SLEEPING, Decoder(forced=True).model, prior, ValueError, "it scores 'x' on data that it has drawn"),
+        (SLEEPING, Decoder(forced=False).model, prior, ValueError, "modules with dropout in evaluation mode"),
+        (
+            (WakeSleepELBO, RWS_InfoMaxELBO),
+            on_trunk,
+            by_trunk,
+            ValueError,
+            r"both have \['trunk.*bias', 'trunk",
+        ),
+        (ALL, stating_trunk, by_unstated_trunk, ValueError, r"both have \['trunk.*bias', 'trunk.*weight'\]"),
         (SLEEPING, with_factor, prior, NotImplementedError, "the factor 'f', by which its sites"),
         (SLEEPING, masked_within, prior, NotImplementedError, "put poutine.mask around the site"),
         (ALL, simple, sharing, ValueError, r"but both have \['shared'\]"),
@@ -561,7 +656,79 @@ def test_what_arguments_are_refused(make, error, sentence):
         make()
 
 
+def test_a_model_is_asked_once_in_each_mode():
+    decoder, x, sleep = Decoder(forced=True), torch.randn(4, 3), ReverseKL()
+    runs = []
+    decoder.register_forward_hook(lambda *_: runs.append(decoder.training))
+    asked, again = [], []
+    decoder.eval()
+    for found in (asked, again):
+        runs.clear()
+        sleep.loss(decoder.model, prior, x)
+        found.extend(runs)
+    assert len(asked) > len(again) == 2  # awake and asleep
+    decoder.train()
+    with pytest.raises(ValueError, match="it scores 'x' on data that it has drawn otherwise"):
+        sleep.loss(decoder.model, prior, x)
+    decoder.eval()
+    runs.clear()
+    sleep.loss(decoder.model, prior, x)
+    assert len(runs) == 2
+
+
+def test_an_objective_lets_go_of_its_model_and_is_copied_without_it():
+    decoder, x, sleep = Decoder(forced=True).eval(), torch.randn(4, 3), ReverseKL()
+    sleep.loss(decoder.model, prior, x)
+    for twin in (pickle.loads(pickle.dumps(sleep)), copy.deepcopy(sleep)):
+        torch.manual_seed(0)
+        loss = sleep.loss(decoder.model, prior, x)
+        torch.manual_seed(0)
+        assert twin.loss(decoder.model, prior, x) == loss
+    kept = weakref.ref(decoder)
+    del decoder
+    gc.collect()
+    assert kept() is None
+
+
+def test_arguments_that_hold_one_tensor_are_refused(programs):
+    x = torch.randn(4, 3)
+    for objective in SLEEPING:
+        programs.assert_refused(
+            ValueError, "'x' is several of them", objective().loss, at_several, lambda x, y: prior(x), x, x
+        )
+
+
 # ---- Harmony
+
+
+def test_what_a_guide_draws_beside_the_latents_costs_harmony_nothing(programs):
+    x, drawn = torch.randn(4), []
+
+    def model(x):
+        with pyro.plate("data", 4):
+            z = pyro.sample("z", dist.Normal(0.0, 2.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 4):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+            drawn.append((a, pyro.sample("z", dist.Normal(x / 2 + a, 0.5))))
+
+    def with_factor(x):
+        with pyro.plate("data", 4):
+            z = pyro.sample("z", dist.Normal(x / 2, 0.5))
+            pyro.factor("f", z, has_rsample=True)
+
+    elbo = HarmonyELBO()
+    loss = elbo.loss(model, guide, x)
+    a, z = drawn[-1]
+    mean = x / 2 + a  # of z given a, whose expected log prior is closed
+    expected = dist.Normal(z, 1.0).log_prob(x) + dist.Normal(0.0, 2.0).log_prob(mean) - 0.5**2 / 8
+    assert loss == pytest.approx(-expected.sum().item(), rel=1e-12)
+    assert loss == pytest.approx(elbo.terms.distortion + elbo.terms.prior_cross_entropy, rel=1e-12)
+    programs.assert_refused(
+        NotImplementedError, "'f', a factor of its density", elbo.loss, model, with_factor, x
+    )
 
 
 def linear(prior_scale=None):

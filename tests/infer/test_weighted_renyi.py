@@ -370,8 +370,65 @@ def test_takes_a_weight_by_the_name_of_an_observed_site(programs):
 
 def test_refuses_guide_sites_outside_of_the_shared_plates(programs):
     pair, elbo = programs.DiscretePair("global_factor"), Renyi_InfoMaxELBO()
-    sentence = r"the guide's own sites, \['f'\], in every plate"
+    sentence = r"the guide's sites in every plate .* but \['f'\] are outside"
     programs.assert_refused(NotImplementedError, sentence, elbo.loss_and_grads, pair.model, pair.guide)
+
+
+def noting(x):
+    w = pyro.deterministic("w", torch.tensor(0.8))
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(w * z, 1.0), obs=x)
+
+
+def with_own_global_site(x):
+    u = pyro.sample("u", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(0.5 * x + 0.1 * u, 0.7))
+
+
+@pytest.mark.parametrize("model", [noting, poutine.block(noting, hide=["w"])])
+def test_which_plates_are_shared_is_said_by_sites_with_a_density(programs, model):
+    """A guide's own sites may be in further plates, which are summed out, but in each shared one."""
+    x, drawn = torch.randn(5), []
+
+    def guide(x):
+        slope = pyro.deterministic("slope", torch.tensor(0.5))
+        with pyro.plate("data", len(x), dim=-1):
+            with pyro.plate("parts", 3, dim=-2):
+                u = pyro.sample("u", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+            drawn.append((u, pyro.sample("z", dist.Normal(slope * x + 0.1 * u.sum(-2), 0.7))))
+
+    elbo = Renyi_InfoMaxELBO(0.0, num_particles=3)
+    with pyro.validation_enabled(False):  # where Pyro would warn of a site that the model lacks
+        elbo.loss(model, guide, x)
+    u, z = (torch.stack(each) for each in zip(*drawn, strict=True))
+    logs = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(0.8 * z, 1.0).log_prob(x)
+    logs = logs - dist.Normal(0.5 * x + 0.1 * u.sum(-2), 0.7).log_prob(z)
+    logs = logs - dist.Normal(0.0, 1.0).log_prob(u).sum(-2)
+    assert elbo.terms.elbo == pytest.approx(bound(logs, 0.0, torch.ones(5)).item(), rel=1e-12)
+    sentence = r"the guide's sites in every plate .* but \['u'\] are outside"
+    for particles in (1, 3):
+        elbo = Renyi_InfoMaxELBO(num_particles=particles)
+        programs.assert_refused(NotImplementedError, sentence, elbo.loss, model, with_own_global_site, x)
+
+
+@pytest.mark.parametrize("num_particles", [1, 4])
+def test_an_axis_in_no_plate_is_counted_once(num_particles):
+    """At the posterior every weight is the evidence, of a latent that all five cells of the data share."""
+    x = torch.randn(5)
+
+    def model(x):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(x.sum() / 6, (1 / 6) ** 0.5))
+
+    log_p = dist.MultivariateNormal(torch.zeros(5), torch.eye(5) + 1).log_prob(x).item()
+    with pyro.validation_enabled(False):
+        elbo = Renyi_InfoMaxELBO(0.0, num_particles=num_particles)
+        assert elbo.loss(model, guide, x) == pytest.approx(-log_p, abs=1e-10)
 
 
 def test_takes_a_guide_that_is_a_messenger(programs):

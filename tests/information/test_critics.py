@@ -228,3 +228,42 @@ def test_a_critic_of_ones_own_is_a_module():
 def test_what_cannot_be_estimated_is_refused(x, y, options, message):
     with pytest.raises((ValueError, RuntimeError, TypeError), match=message):
         critic_information(x, y, **({"critic": QuadraticCritic(1, 1), "steps": 1} | options))
+
+
+def test_copies_of_pairs_have_a_note():
+    class Known(nn.Module):
+        def forward(self, x, y):
+            return 0.0 * (x[..., 0] + y[..., 0])
+
+    def note(x, y):
+        return critic_information(x, y, Known(), folds=2, progress=False, seed=0).note
+
+    x, y = torch.randn(20, 3), torch.randn(20)
+    again = torch.arange(20).repeat(3)
+    assert note(x, y) is None
+    assert "60 pairs are 20 different ones" in note(x[again], y[again])
+    assert "21 pairs are 20 different ones" in note(torch.cat([x, x[:1]]), torch.cat([y, y[:1]]))
+    labels = torch.arange(20) % 2
+    assert "60 pairs are 20" in note(x[again], labels[again])
+    assert "60 pairs are 20" in note(labels[again], x[again])
+    assert note(x[again], torch.randn(60)) is None  # the same x with other y
+    # Draws of discrete variables are alike without being copies
+    assert note(torch.randint(3, (60,)), torch.randint(3, (60,))) is None
+    assert note(torch.randint(3, (60,)).double(), torch.randn(60)) is None
+
+
+def test_what_copies_let_critics_learn_by_heart_does_not_go_without_a_word():
+    x, y = torch.randn(40, 2), torch.randn(40, 2)
+    again = torch.arange(40).repeat(10)
+    optim = partial(torch.optim.Adam, lr=0.02)
+    options = {
+        "optim": optim,
+        "folds": 2,
+        "steps": 100,
+        "estimator": "info_nce",
+        "seed": 0,
+        "progress": False,
+    }
+    found = critic_information(x[again], y[again], MLPCritic(2, 2, hidden=(64,)), **options)
+    assert float(found) > 0.5  # where there is none
+    assert "copies" in found.note

@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
@@ -180,6 +181,8 @@ def test_moments_that_are_not_known_are_asked_for() -> None:
         gaussian_total_correlation(TransformedDistribution(base, [AffineTransform(0.0, 2.0, event_dim=1)]))
     with pytest.raises(NotImplementedError, match=r"Independent\(StudentT, 1\) has no such covariance"):
         gaussian_total_correlation(Independent(StudentT(1.5, torch.zeros(4, 2)), 1))
+    with pytest.raises(NotImplementedError, match="MultivariateStudentT has no such covariance"):
+        gaussian_total_correlation(dist.MultivariateStudentT(2.0, torch.zeros(4, 2), torch.eye(2)))
 
 
 # ---- By the covariance of the aggregate posterior: closed forms, extreme scales, errors
@@ -217,6 +220,16 @@ def test_full_covariances_give_the_formula(family, batch: int) -> None:
     expected = correlation_of(covariance_of(posterior))
     found = gaussian_total_correlation(posterior).value
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_student_is_wider_than_the_normal_that_it_scales() -> None:
+    normal, df = full(20), torch.linspace(2.5, 9.0, 20)
+    student = dist.MultivariateStudentT(df, normal.mean, normal.scale_tril)
+    twin = Moments(normal.mean, (df / (df - 2))[:, None, None] * normal.covariance_matrix)
+    found, right = gaussian_total_correlation(student), gaussian_total_correlation(twin)
+    torch.testing.assert_close(found.value, right.value)
+    torch.testing.assert_close(found.population_standard_error, right.population_standard_error)
+    assert abs(found.value - gaussian_total_correlation(normal).value) > 1e-3
 
 
 def test_a_singular_covariance_has_an_infinite_correlation() -> None:
