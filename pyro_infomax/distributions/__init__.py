@@ -17,6 +17,7 @@ from pyro_infomax.distributions._families import (
     in_double as in_double,
     in_dtype_of as in_dtype_of,
     is_angular as is_angular,
+    is_called as is_called,
     is_discrete as is_discrete,
     is_factorised as is_factorised,
     is_normal as is_normal,
@@ -58,7 +59,9 @@ from pyro_infomax.distributions._quantiles import (
 from pyro_infomax.distributions._transforms import (
     LowerCholesky as LowerCholesky,
     Softplus as Softplus,
+    is_plain as is_plain,
     lower_triangular as lower_triangular,
+    shared as shared,
 )
 
 if TYPE_CHECKING:

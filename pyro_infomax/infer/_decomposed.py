@@ -217,8 +217,9 @@ class DecomposedELBO(AggregateELBO):
         ValueError: if a weight is out of range; if N is neither in the plate nor passed, or is both and
             differs.
         NotImplementedError: for guide sites that are not reparameterised, relaxed, masked, point masses, or
-            drawn given each other; for a prior that differs from datum to datum; for families whose marginals
-            are not known, as those of flows (:class:`MarginalELBO` does without).
+            drawn given each other (draws are followed through writes, and what is read as a number counts as
+            given to all later sites); for a prior that differs from datum to datum; for families whose
+            marginals are not known, as those of flows (:class:`MarginalELBO` does without).
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -287,8 +288,12 @@ class MarginalELBO(AggregateELBO):
     .. math:: w_D D + w_I\, \mathrm{I}[X; Z] + w_{KL}\, \mathrm{KL}[q(z) \| p(z)]
 
     It is :class:`DecomposedELBO` with one weight for total correlation and dimension-wise KL, and asks for no
-    marginals: any prior and any posterior with densities will do, flows for one. What is said there of the
-    estimates, of the sign of :math:`w_I` and of N holds here.
+    marginals. What is said there of the estimates, of the sign of :math:`w_I` and of N holds here.
+
+    The posterior may be a flow that scores the draws of other data: ``AmortizedFlow``, a ``TransformFlow`` of
+    the data, or Pyro's transforms that can be inverted and are not conditioned by hand, such as
+    ``affine_coupling``, ``affine_autoregressive`` and ``spline``. It is scored in the type of its parameters.
+    One with a context is inverted B² times for a minibatch of B data. The prior may be a flow too.
 
     Reference: Hoffman and Johnson (2016), ELBO surgery: yet another way to carve up the variational evidence
     lower bound.
@@ -300,6 +305,8 @@ class MarginalELBO(AggregateELBO):
 
     Raises:
         ValueError, NotImplementedError: as :class:`DecomposedELBO`, but where marginals are unknown.
+            NotImplementedError too for flows that cannot be inverted, as ``planar`` and ``radial``, that are
+            conditioned by hand, or that take a minibatch together, as ``batchnorm``.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian

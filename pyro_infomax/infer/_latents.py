@@ -1,35 +1,51 @@
 """The latent sites of the data plate side by side, for terms that are of all of them together."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from copy import copy
 from functools import cached_property, partial
 from itertools import compress
-from typing import NamedTuple, TypeGuard, cast, final
+from types import FunctionType
+from typing import Any, NamedTuple, Self, TypeGuard, cast, final
 
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.ops.provenance import get_provenance, track_provenance
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.distributions import (
+    ComposeTransform,
+    Distribution,
+    Independent,
+    IndependentTransform,
+    Transform,
+    TransformedDistribution,
+)
+from torch.distributions.transforms import _InverseTransform
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._recording import holds
 from pyro_infomax._types import Args, Frame, Kwargs, Program, Site
 from pyro_infomax.distributions import (
+    FlowDistribution,
     Posterior,
     batch_mapped,
     factors_of,
     family_name,
     full_name,
     in_double,
+    is_called,
+    is_plain,
     is_point_mass,
     joined,
     marginals_of,
+    shared,
     tensors_of,
 )
 from pyro_infomax.nn import evaluation_mode
@@ -41,17 +57,127 @@ from pyro_infomax.programs import SiteLayout, factors_by_datum, is_masked
 
 @final
 class DependenceMessenger(Messenger):
-    """Notes at each site of a guide, as ``depends_on``, which sites in plates it is drawn given."""
+    """Notes at each site of a guide, as ``depends_on``, which sites in plates it is drawn given.
+
+    It follows the memory of their draws through all tensor operations of the guide, writes into other
+    tensors among them. What is read as numbers, by ``numpy``, ``tolist``, ``item`` or an ``if``, is lost
+    sight of: all sites from there on count as drawn given it. It may thus find more than there is, as for
+    two halves of one tensor, of which one is written. It adds nothing to what the guide does.
+    """
+
+    def __enter__(self) -> Self:
+        self._origins = _Origins()
+        self._modes = ExitStack()
+        self._modes.enter_context(self._origins)
+        self._modes.enter_context(_Reads(self._origins))
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._modes.close()
+        super().__exit__(*error)
 
     def _pyro_sample(self, msg: Site) -> None:
         if not site_is_subsample(msg):
             held = [each for _, each in tensors_of(msg["fn"])]
-            msg["depends_on"] = get_provenance(held)
+            msg["depends_on"] = {*self._origins.of(held), *self._origins.read}
 
-    # The trace around it has taken the plain value already
     def _pyro_post_sample(self, msg: Site) -> None:
-        if frames_of(msg) and not site_is_subsample(msg) and not is_deterministic(msg):
-            msg["value"] = track_provenance(msg["value"], frozenset({msg["name"]}))
+        if site_is_subsample(msg):
+            return
+        # What a distribution hides, as in a function, shows in its draws. The trace has this very set already
+        msg["depends_on"] |= self._origins.of([msg["value"]])
+        if frames_of(msg) and not is_deterministic(msg):
+            # The tensor that a point mass is made of is no draw
+            msg["value"] = msg["value"].clone() if is_point_mass(msg["fn"]) else msg["value"]
+            self._origins.mark([msg["value"]], {msg["name"]})
+
+
+@final
+class _Origins(TorchDispatchMode):
+    """The sites that the memory of a tensor has something of; what has none is not known here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[int, frozenset[str]] = {}
+        self._kept: list[Tensor] = []  # so that their memory is not that of others later
+        self.read: set[str] = set()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # What torch wraps around a mode for the sake of torch.compile takes longer than the mode
+        return False
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: Any = (), kwargs: Any = None
+    ) -> object:
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        if self._names and (names := self.of((*args, *kwargs.values()))):
+            self.mark(found, names)
+            # A number, or a shape that follows from values
+            if isinstance(found, bool | int | float) or torch.Tag.dynamic_output_shape in func.tags:
+                self.read |= names
+            if func._schema.is_mutable:
+                self.mark(_written(func, args, kwargs), names)
+        return found
+
+    def of(self, values: object) -> frozenset[str]:
+        """Of all tensors in lists and tuples."""
+        known = (self._names.get(_memory(each)) for each in _tensors(values))
+        return frozenset().union(*(each for each in known if each))
+
+    def mark(self, values: object, names: Collection[str]) -> None:
+        """Adds the names to those of all tensors in lists and tuples."""
+        for each in _tensors(values):
+            memory = _memory(each)
+            self._names[memory] = self._names.get(memory, frozenset()).union(names)
+            self._kept.append(each)
+
+
+@final
+class _Reads(TorchFunctionMode):
+    """Notes what is read without an operation."""
+
+    def __init__(self, origins: _Origins) -> None:
+        super().__init__()
+        self._origins = origins
+
+    def __torch_function__(
+        self, func: Callable[..., object], types: object, args: Any = (), kwargs: Any = None
+    ) -> object:
+        if func in _READS:
+            self._origins.read |= self._origins.of(args)
+        before = {*self._origins.read} if func in _SHOWS else None
+        found = func(*args, **(kwargs or {}))
+        if before is not None:
+            self._origins.read = before
+        return found
+
+
+_READS = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__}
+_SHOWS = {Tensor.__repr__, Tensor.__format__}
+
+
+def _tensors(values: object) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for each in values:
+            yield from _tensors(each)
+
+
+def _memory(tensor: Tensor) -> int:
+    """What tensors on the same memory share, views of each other for one."""
+    with torch._C.DisableTorchFunction():
+        return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else id(tensor)
+
+
+def _written(func: OpOverload, args: Any, kwargs: Any) -> list[Any]:
+    """The arguments that an operation writes to."""
+    arguments = func._schema.arguments
+    given = dict(zip((each.name for each in arguments), args, strict=False)) | kwargs
+    written = [each.name for each in arguments if each.alias_info is not None and each.alias_info.is_write]
+    return [given.get(name) for name in written]
 
 
 # ---- All latent sites of the data plate as one vector.
@@ -213,10 +339,13 @@ class LocalLatents:
     def _by_datum(self, site: Site, layout: SiteLayout) -> Distribution:
         """Univariate factors (batch, size), or vectors of batch shape (batch,)."""
         fn = site["fn"]
-        factors = factors_of(fn)
+        runs_networks = _runs_networks(fn)
+        factors = None if runs_networks else factors_of(fn)
         if factors is not None:
             return factors_by_datum(factors, layout, self.batch_size)
         if fn.batch_shape == (self.batch_size,) and len(fn.event_shape) == 1:
+            if runs_networks:
+                return cast(Distribution, _InOwnPrecision(fn, site["name"], site["value"].dtype))
             return cast(Distribution, in_double(fn))
         raise NotImplementedError(
             f"the site {site['name']!r} ({family_name(fn)}, batch shape {tuple(fn.batch_shape)}, event shape "
@@ -237,20 +366,46 @@ class LocalLatents:
             alike = [(each == each[:1]).all() for each in of_data]
             if alike and not holds(torch.stack(alike).all(), depends):
                 raise NotImplementedError(depends)
-        first = batch_mapped([found], found.batch_shape[1:], lambda tensors: tensors[0][0])
+        first = _first_of(found, depends)
         if of_vectors:
             z = layout.rows(site["value"], self.batch_size)[0].detach()
+            tolerance = 1e-5 if z.dtype == torch.float64 else 1e-4
             with torch.no_grad():
-                one, other = first.log_prob(z), site["fn"].log_prob(z)
-            if not holds(torch.isclose(one, other.to(one), rtol=1e-5, atol=1e-5).all(), depends):
+                one, other = first.log_prob(z), found.log_prob(z)
+            if not holds(torch.isclose(one, other, rtol=tolerance, atol=tolerance).all(), depends):
                 raise NotImplementedError(depends)
         return first
 
     def _is_expanded(self, fn: Distribution) -> bool:
         """Whether the plate has made the rows of what the model gave it once."""
+        factors = cast(Distribution, factors_of(fn))
         axis = len(fn.batch_shape) + self._dim
-        held = [each for _, each in tensors_of(fn) if each.shape[: len(fn.batch_shape)] == fn.batch_shape]
-        return all(each.stride(axis) == 0 for each in held)
+        expanded = []
+
+        # Those of transforms broadcast with the batch, and come here in its whole shape
+        def seen(tensors: list[Tensor]) -> Tensor:
+            expanded.append(tensors[0].shape[axis] == 1 or tensors[0].stride(axis) == 0)
+            return tensors[0]
+
+        batch_mapped([factors], factors.batch_shape, seen)
+        return all(expanded)
+
+
+def _first_of(found: Distribution, depends: str) -> Distribution:
+    """The distribution of the first datum, where what maps vectors has no rows of its own."""
+    if isinstance(found, _InOwnPrecision):
+        return cast(Distribution, found.of(_first_of(found.base_dist, depends)))
+    if found.event_shape and isinstance(found, TransformedDistribution):
+        # A module has no rows of data, what was made of one given the data is refused elsewhere
+        steps = [
+            each if isinstance(each, nn.Module) else shared(each)
+            for each in _steps(ComposeTransform(found.transforms))
+        ]
+        if None in steps:
+            raise NotImplementedError(depends)
+        base = _first_of(found.base_dist, depends)
+        return TransformedDistribution(base, cast(list[Transform], steps), validate_args=False)
+    return batch_mapped([found], found.batch_shape[1:], lambda tensors: tensors[0][0])
 
 
 _PARTICLES = "num_particles_vectorized"
@@ -295,6 +450,90 @@ def _layout(site: Site, data: Frame, depth: int) -> SiteLayout:
     return SiteLayout(
         site["name"], data.dim, tuple(inner), event, depth, value.dim() - len(event), value.dtype
     )
+
+
+# ---- Flows.
+
+
+def _steps(transform: Transform) -> Iterator[Transform]:
+    """What a transform is composed of."""
+    if isinstance(transform, ComposeTransform):
+        for part in transform.parts:
+            yield from _steps(part)
+    else:
+        yield transform
+
+
+def _all_steps(fn: Distribution) -> Iterator[Transform]:
+    """The transforms in all wrappers of a distribution, without their own."""
+    if isinstance(fn, TransformedDistribution):
+        for step in _steps(ComposeTransform(fn.transforms)):
+            while isinstance(step, IndependentTransform | _InverseTransform):
+                step = step.inv if isinstance(step, _InverseTransform) else step.base_transform
+            yield step
+    if isinstance(fn, TransformedDistribution | Independent):
+        yield from _all_steps(fn.base_dist)
+
+
+def _runs_networks(fn: Distribution) -> bool:
+    """Whether parameters of its own, or what is no number, decide the type and shape of what it scores."""
+    while isinstance(fn, Independent):
+        fn = fn.base_dist
+    if isinstance(fn, TransformedDistribution):
+        return not all(map(is_plain, fn.transforms)) or _runs_networks(fn.base_dist)
+    return isinstance(fn, FlowDistribution)
+
+
+@final
+class _InOwnPrecision:
+    """A flow over vectors, scored in the type that its parameters have, with all that follows in float64."""
+
+    def __init__(self, fn: Distribution, name: str, dtype: torch.dtype) -> None:
+        self.base_dist, self.name, self.dtype = fn, name, dtype
+        self.batch_shape, self.event_shape = fn.batch_shape, fn.event_shape
+        self.has_rsample = fn.has_rsample
+        self.steps = list(_all_steps(fn))
+        for step in self.steps:
+            self._refuse_unfit(step)
+
+    def of(self, fn: Distribution) -> "_InOwnPrecision":
+        """Another one of the same site."""
+        return _InOwnPrecision(fn, self.name, self.dtype)
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """(*sample_shape, *batch, latent)."""
+        return self.base_dist.sample(torch.Size(sample_shape)).double()
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """The same with gradients."""
+        return self.base_dist.rsample(torch.Size(sample_shape)).double()
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(..., *batch), in nats."""
+        try:
+            return self.base_dist.log_prob(z.to(self.dtype)).double()
+        except KeyError as error:  # Pyro's word for a draw that it has not made itself
+            raise NotImplementedError(self._refusal("cannot be inverted")) from error
+
+    def log_prob_marginals(self, z: Tensor) -> Tensor:
+        """(..., *batch, latent), in nats."""
+        return marginals_of(self.base_dist).log_prob(z.to(self.dtype)).double()
+
+    def _refuse_unfit(self, step: Transform) -> None:
+        if is_called(step, "BatchNorm"):
+            raise NotImplementedError(self._refusal("scores a draw by the others of its batch", step))
+        # Pyro binds the context to the network, or to a function that makes the parameters
+        if any(isinstance(each, partial | FunctionType) for each in vars(step).values()):
+            raise NotImplementedError(self._refusal("is conditioned on data row by row", step))
+
+    def _refusal(self, why: str, *steps: Transform) -> str:
+        named = ", ".join(type(each).__name__ for each in steps or self.steps) or full_name(self.base_dist)
+        return (
+            f"the flow of the site {self.name!r} ({named}) {why}, so that it cannot score the draw of "
+            "another datum: take transforms that can be inverted, as affine_coupling or "
+            "affine_autoregressive; conditional ones by TransformFlow([...], latent_dim)(context) or "
+            "AmortizedFlow"
+        )
 
 
 # ---- Sites that do not depend on each other, as one distribution.

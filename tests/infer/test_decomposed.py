@@ -15,11 +15,14 @@ from torch.distributions import MultivariateNormal, Normal
 
 from pyro_infomax import decompose, to_arviz
 from pyro_infomax.capture import CapturedSVI, FusedOptim
+from pyro_infomax.distributions import TransformFlow
 from pyro_infomax.guides import AmortizedFlow
 from pyro_infomax.infer import (
     DecomposedELBO,
+    DirectInfoMax,
     GroupedELBO,
     MarginalELBO,
+    TraceMeanField_BetaELBO,
     beta_tcvae,
     hfvae,
     infovae,
@@ -393,6 +396,334 @@ def test_a_flow_has_a_marginal_kl_but_no_marginals():
         DecomposedELBO(data_size=N).loss(unsubsampled, flow, X[:4])
 
 
+# ---- Priors of which a tensor has fewer axes than the plates.
+
+
+def in_two_plates(prior):
+    def model(x):
+        with pyro.plate("data", N, subsample_size=len(x), dim=-2), pyro.plate("inner", D, dim=-1):
+            z = pyro.sample("z", prior(x))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", N, subsample_size=len(x), dim=-2), pyro.plate("inner", D, dim=-1):
+            pyro.sample("z", dist.Normal(x, 0.5))
+
+    return model, guide
+
+
+def moved_by(loc):
+    base = dist.Normal(torch.zeros(D), 1.0)
+    return dist.TransformedDistribution(base, [dist.transforms.AffineTransform(loc, 1.0)])
+
+
+def mixed_by(logits):
+    components = dist.Normal(torch.tensor([-1.0, 1.0]).expand(4, D, 2), 0.7)
+    return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
+
+
+OF_DATA = {
+    "moved by a column": lambda x: moved_by(5 * x[:, :1]),
+    "weighted by a column": lambda x: mixed_by(torch.stack([x[:, :1], -x[:, :1]], -1)),
+}
+
+
+@pytest.mark.parametrize("objective", [DecomposedELBO, MarginalELBO, DirectInfoMax])
+@pytest.mark.parametrize("prior", OF_DATA.values(), ids=OF_DATA)
+def test_a_prior_that_is_each_datums_own_by_a_column_is_refused(prior, objective):
+    with pytest.raises(NotImplementedError, match="differs from datum to datum"):
+        objective().loss(*in_two_plates(prior), X[:4])
+
+
+FIXED = {
+    "moved": (lambda x: moved_by(torch.ones(1, D)), lambda x: dist.Normal(torch.ones(D), 1.0)),
+    "weighted": (lambda x: mixed_by(torch.zeros(1, D, 2)), lambda x: mixed_by(torch.zeros(4, D, 2))),
+    "column": (lambda x: moved_by(torch.ones(4, 1)), lambda x: dist.Normal(1.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize(("prior", "same"), FIXED.values(), ids=FIXED)
+def test_a_prior_with_fewer_axes_that_is_the_same_for_all_data_is_scored(prior, same):
+    _, loss = drawn(MarginalELBO(), X[:4], *in_two_plates(prior))
+    assert loss == pytest.approx(drawn(MarginalELBO(), X[:4], *in_two_plates(same))[1], abs=1e-10)
+
+
+VECTORS = {
+    "fixed": (lambda x: torch.ones(D), None),
+    "of the data": (lambda x: x, "differs from datum to datum"),
+}
+
+
+@pytest.mark.parametrize(("loc", "refusal"), VECTORS.values(), ids=VECTORS)
+def test_a_prior_of_vectors_may_be_moved(loc, refusal):
+    def moved(x):
+        shift = dist.transforms.AffineTransform(loc(x), 1.0, event_dim=1)
+        with pyro.plate("data", N, subsample_size=len(x)):
+            z = pyro.sample("z", dist.TransformedDistribution(with_root(ROOT), [shift]))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def plain(x):
+        with pyro.plate("data", N, subsample_size=len(x)):
+            z = pyro.sample("z", dist.MultivariateNormal(torch.ones(2), scale_tril=ROOT))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    if refusal is None:
+        found, expected = (drawn(MarginalELBO(), X[:4], each)[1] for each in (moved, plain))
+        assert found == pytest.approx(expected, abs=1e-10)
+    else:
+        with pytest.raises(NotImplementedError, match=refusal):
+            MarginalELBO().loss(moved, guide, X[:4])
+
+
+# ---- Flows of Pyro in single precision, whose networks insist on their type.
+
+
+@pytest.fixture
+def single():
+    """Inverses of Pyro's autoregressive flows make tensors of torch's default type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+def with_flow(transforms, *, conditioned=False, prior=None):
+    """A pair in float32, and the posterior as a function of some data."""
+    flow = torch.nn.ModuleList(transforms).float()
+
+    def posterior(x):
+        base = dist.Normal((x @ A.float()), 0.7).to_event(1)
+        steps = [each.condition(x) for each in flow] if conditioned else list(flow)
+        return dist.TransformedDistribution(base, steps)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior(x) if prior else dist.Normal(torch.zeros(D).float(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("flow", flow)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", posterior(x))
+
+    return model, guide, posterior, flow
+
+
+def information_by_datum(z, x, posterior):
+    """Datum by datum, as the flow itself scores."""
+    scores = torch.stack([posterior(row.expand_as(x)).log_prob(z).double() for row in x], 1)
+    return (scores.diagonal() - scores.logsumexp(1) + math.log(len(x))).sum()
+
+
+INVERTIBLE = {
+    "coupling": lambda: dist.transforms.affine_coupling(D, hidden_dims=[4]),
+    "autoregressive": lambda: dist.transforms.affine_autoregressive(D, hidden_dims=[4]),
+    "spline": lambda: dist.transforms.spline(D),
+}
+
+
+@pytest.mark.usefixtures("single")
+@pytest.mark.parametrize("make", INVERTIBLE.values(), ids=INVERTIBLE)
+def test_a_learned_flow_in_single_precision_is_scored_as_it_scores_itself(make):
+    torch.manual_seed(3)
+    model, guide, posterior, flow = with_flow([make()])
+    x = X.float()
+    elbo = MarginalELBO(mutual_information=2.0, marginal_kl=2.0, data_size=N)
+    z, _ = drawn(elbo, x, model, guide)
+    with torch.no_grad():
+        expected = information_by_datum(z, x, posterior)
+    assert elbo.terms.mutual_information == pytest.approx(float(expected), rel=1e-4)
+    # Of both with one weight, it is the rate, and has its gradient
+    gradients = []
+    for objective in (elbo, TraceMeanField_BetaELBO(beta=2.0)):
+        flow.zero_grad()
+        torch.manual_seed(0)
+        loss = objective.differentiable_loss(model, guide, x)
+        gradients.append(torch.autograd.grad(loss, list(flow.parameters()), allow_unused=True))
+    pairs = [each for each in zip(*gradients, strict=True) if each[1] is not None]
+    assert pairs
+    for found, wanted in pairs:
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_learned_flow_trains_in_single_precision_captured_as_by_steps():
+    losses = []
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        model, guide, _, _ = with_flow([INVERTIBLE["coupling"]()])
+        optimiser = FusedOptim(torch.optim.Adam, {"lr": 0.01})
+        svi = kind(model, guide, optimiser, MarginalELBO(mutual_information=0.5, data_size=N))
+        losses.append([svi.step(X.float()) for _ in range(4)])
+    assert svi.captured
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=0)
+
+
+CONTEXT = {
+    "coupling": lambda: dist.transforms.conditional_affine_coupling(D, D, hidden_dims=[4]),
+    "autoregressive": lambda: dist.transforms.conditional_affine_autoregressive(D, D, hidden_dims=[4]),
+    "planar": lambda: dist.transforms.conditional_planar(D, D, hidden_dims=[4]),
+    "spline": lambda: dist.transforms.conditional_spline(D, D, hidden_dims=[4]),
+    "matrix": lambda: dist.transforms.conditional_matrix_exponential(D, D, hidden_dims=[4]),
+}
+
+
+@pytest.mark.parametrize("make", CONTEXT.values(), ids=CONTEXT)
+def test_a_flow_that_is_conditioned_by_hand_is_refused_with_what_works(make):
+    model, guide, _, _ = with_flow([make()], conditioned=True)
+    with pytest.raises(NotImplementedError, match=r"(?s)site 'z' \(\w+\) is conditioned.*TransformFlow"):
+        MarginalELBO(data_size=N).loss(model, guide, X.float())
+
+
+@pytest.mark.usefixtures("single")
+@pytest.mark.parametrize("kind", ["coupling", "autoregressive"])
+def test_what_the_refusal_names_works(kind):
+    torch.manual_seed(3)
+    flow = TransformFlow([CONTEXT[kind]()], D).float()
+    model, *_ = with_flow([])
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", flow(x))
+
+    elbo = MarginalELBO(data_size=N)
+    z, _ = drawn(elbo, X.float(), model, guide)
+    with torch.no_grad():
+        expected = information_by_datum(z, X.float(), flow)
+    assert elbo.terms.mutual_information == pytest.approx(float(expected), rel=1e-4)
+
+
+UNFIT = {
+    "Planar": lambda: dist.transforms.planar(D),
+    "Radial": lambda: dist.transforms.radial(D),
+    "BatchNorm": lambda: dist.transforms.batchnorm(D),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_flow_that_cannot_score_other_draws_is_refused_by_name(name):
+    model, guide, _, _ = with_flow([UNFIT[name]()])
+    with pytest.raises(NotImplementedError, match=f"(?s)site 'z' \\({name}\\).*can be inverted"):
+        MarginalELBO(data_size=N).loss(model, guide, X.float())
+
+
+@pytest.mark.usefixtures("single")
+def test_a_flow_may_be_the_prior_where_it_is_the_same_for_all_data():
+    torch.manual_seed(3)
+    steps = torch.nn.ModuleList([INVERTIBLE["autoregressive"]()]).float()
+
+    def flowing(loc):
+        return dist.TransformedDistribution(dist.Normal(loc, 1.0).to_event(1), list(steps))
+
+    fixed, guide, _, _ = with_flow(
+        [INVERTIBLE["coupling"]()], prior=lambda x: flowing(torch.zeros(D).float())
+    )
+    elbo = MarginalELBO(data_size=N)
+    _, loss = drawn(elbo, X.float(), fixed, guide)
+    torch.manual_seed(0)
+    assert loss == pytest.approx(Trace_ELBO().loss(fixed, guide, X.float()), rel=1e-4)
+    moved, *_ = with_flow([], prior=flowing)
+    with pytest.raises(NotImplementedError, match="differs from datum to datum"):
+        elbo.loss(moved, guide, X.float())
+
+
+# ---- Sites of a guide that are drawn given each other, whichever way a draw gets into the next site.
+
+
+def written(a, x, write):
+    loc = torch.zeros_like(x)
+    write(loc)
+    return loc
+
+
+WAYS = {
+    "by items": lambda a, x: written(a, x, lambda loc: loc.__setitem__((slice(None), 0), a[:, 0])),
+    "by a copy": lambda a, x: written(a, x, lambda loc: loc[:, :1].copy_(a[:, :1])),
+    "in place": lambda a, x: written(a, x, lambda loc: loc.add_(a)),
+    "out": lambda a, x: written(a, x, lambda loc: torch.add(a.detach(), x.detach(), out=loc)),
+    "by a mask": lambda a, x: written(a, x, lambda loc: loc.__setitem__(a > 0, 3.0)),
+    "vmap": lambda a, x: torch.func.vmap(lambda row: row.flip(0))(a),
+    "numpy": lambda a, x: torch.from_numpy(a.detach().numpy() + 1),
+    "list": lambda a, x: torch.tensor(a.tolist()),
+    "rows": lambda a, x: torch.stack([2 * each for each in a]),
+    "if": lambda a, x: x + 1 if a.sum() > 0 else x - 1,
+    "count": lambda a, x: x * len(a[a > 0]),
+}
+APART = {
+    "shape": lambda a, x: x * len(a) + a.shape[1],
+    "shown": lambda a, x: [f"{a.sum()}", repr(a)] and x.clone(),
+    "memory used again": lambda a, x: [(a + each).sum() for each in range(9)] and x.clone(),
+}
+
+
+def model_of_two(x):
+    with pyro.plate("data", len(x)):
+        a = pyro.sample("a", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+        b = pyro.sample("b", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(a + b, 1.0).to_event(1), obs=x)
+
+
+def guide_of_two(way):
+    def guide(x):
+        loc = x @ pyro.param("matrix", A.clone())
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(loc, 0.6).to_event(1))
+            pyro.sample("b", dist.Normal(way(a, loc), 0.8).to_event(1))
+
+    return guide
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_a_site_that_is_drawn_given_another_is_refused(way):
+    with pytest.raises(NotImplementedError, match="draws 'b' given \\['a'\\]"):
+        MarginalELBO(data_size=N).loss(model_of_two, guide_of_two(way), X)
+
+
+def test_what_a_distribution_hides_shows_in_its_draws():
+    class Moved(dist.Normal):
+        def rsample(self, sample_shape=()):
+            return super().rsample(sample_shape) + self.by()
+
+        def expand(self, batch_shape, _instance=None):
+            return self
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Normal(x, 0.6).to_event(1))
+            moved = Moved(x, 0.8)
+            moved.by = lambda: a
+            pyro.sample("b", moved.to_event(1))
+
+    with pytest.raises(NotImplementedError, match="draws 'b' given"):
+        MarginalELBO(data_size=N).loss(model_of_two, guide, X)
+
+
+@pytest.mark.parametrize("way", APART.values(), ids=APART)
+def test_shapes_and_pictures_of_a_draw_make_no_dependence(way):
+    def apart(x):
+        with pyro.plate("data", len(x)):
+            loc = x @ pyro.param("matrix", A.clone())
+            pyro.sample("a", dist.Normal(loc, 0.6).to_event(1))
+            pyro.sample("b", dist.Normal(way(torch.zeros(N, D), loc), 0.8).to_event(1))
+
+    torch.manual_seed(0)
+    found = MarginalELBO(data_size=N).loss(model_of_two, guide_of_two(way), X)
+    torch.manual_seed(0)
+    assert found == MarginalELBO(data_size=N).loss(model_of_two, apart, X)
+
+
+def test_following_the_draws_leaves_a_captured_step_as_it_is():
+    losses = []
+    for kind in (SVI, CapturedSVI):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        optimiser = FusedOptim(torch.optim.Adam, {"lr": 0.05})
+        svi = kind(model_of_two, guide_of_two(lambda a, x: x), optimiser, MarginalELBO(data_size=N))
+        losses.append([svi.step(X) for _ in range(4)])
+    assert svi.captured
+    torch.testing.assert_close(*losses, rtol=1e-9, atol=0)
+
+
 # ---- What is refused, and how many data there are.
 
 
@@ -432,7 +763,7 @@ def test_groups_are_of_the_local_sites():
 def test_point_masses_have_no_mixture():
     def pointed(x):
         with pyro.plate("data", N, subsample_size=len(x)):
-            pyro.sample("z", dist.Delta(x @ pyro.param("a", A.clone())).to_event(1))
+            pyro.sample("z", dist.Delta(x @ pyro.param("matrix", A.clone())).to_event(1))
 
     with pytest.raises(NotImplementedError, match="point mass"):
         DecomposedELBO().loss(model, pointed, X[:4])
