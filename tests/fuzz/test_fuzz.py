@@ -12,7 +12,7 @@ from tests.fuzz.spec import draw
 
 @pytest.mark.parametrize("block", range(4))
 def test_no_pair_gives_a_wrong_number_without_a_word(block: int) -> None:
-    for seed in range(15 * block, 15 * (block + 1)):
+    for seed in range(10 * block, 10 * (block + 1)):
         pair = draw(seed)
         for check in checks_of(pair, objectives=1):
             if isinstance(check, CaptureCheck):  # which takes a second
