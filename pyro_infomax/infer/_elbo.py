@@ -370,8 +370,11 @@ class WeightedELBO(ELBO):
 
     def _surrogate(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> SurrogateLoss:
         loss, surrogate = particle_losses(self, model, guide, args, kwargs)
-        terms = {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
-        return SurrogateLoss(loss, surrogate, terms)
+        return SurrogateLoss(loss, surrogate, self._mean_terms())
+
+    def _mean_terms(self) -> dict[str, Tensor]:
+        """The unweighted terms of the last evaluation, averaged over its particles, in tensors."""
+        return {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         weights = self._resolved_weights()

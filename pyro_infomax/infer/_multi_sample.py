@@ -292,8 +292,7 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
 
     def _surrogate(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> SurrogateLoss:
         loss, surrogate, _ = self._evaluated(model, guide, args, kwargs)
-        terms = {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
-        return SurrogateLoss(loss, surrogate, {**terms, **self._bound_terms()})
+        return SurrogateLoss(loss, surrogate, {**self._mean_terms(), **self._bound_terms()})
 
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(model_trace, guide_trace)

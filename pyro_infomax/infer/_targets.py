@@ -355,34 +355,29 @@ class ConstrainedELBO(TargetELBO):
     def loss_and_grads(self, model: Program, guide: Program, *args: object, **kwargs: object) -> float:
         """The weighted loss, its gradients added to the parameters'; a step of β and of the schedules."""
         with self._training():
-            loss = super().loss_and_grads(model, guide, *args, **kwargs)
-        self._ascend(self._averages())
-        return loss
+            return super().loss_and_grads(model, guide, *args, **kwargs)
 
     def differentiable_loss(self, model: Program, guide: Program, *args: object, **kwargs: object) -> Tensor:
         """The weighted loss as a tensor; a step of β and of the schedules if gradients are enabled."""
         if not torch.is_grad_enabled():
             return super().differentiable_loss(model, guide, *args, **kwargs)
         with self._training():
-            loss = super().differentiable_loss(model, guide, *args, **kwargs)
-        self._ascend(self._averages())
-        return loss
+            return super().differentiable_loss(model, guide, *args, **kwargs)
 
     def surrogate(self, model: Program, guide: Program, *args: object, **kwargs: object) -> SurrogateLoss:
         """The evaluation in tensors alone; what is recorded of it is a training step, and moves β."""
         if not is_recording():
             return super().surrogate(model, guide, *args, **kwargs)
         with self._training():
-            found = super().surrogate(model, guide, *args, **kwargs)
-        self._ascend(found.terms)
-        return found
+            return super().surrogate(model, guide, *args, **kwargs)
 
     @contextmanager
     def _training(self) -> Iterator[None]:
-        """What is evaluated within is a training step, which moves β and the mixture."""
+        """What is evaluated within is a training step, after which β and the mixture move."""
         self._trains = True
         try:
             yield
+            self._ascend()
         finally:
             self._trains = False
 
@@ -428,13 +423,10 @@ class ConstrainedELBO(TargetELBO):
             return found._replace(latent=beta)
         return found._replace(terms={**found.terms, "rate": SiteWeights(beta, {})})
 
-    def _averages(self) -> Mapping[str, Tensor]:
-        return {name: torch.as_tensor(total) / self._summed for name, total in self._sums.items()}
-
     @torch.no_grad()
-    def _ascend(self, terms: Mapping[str, Tensor]) -> None:
+    def _ascend(self) -> None:
         """A step of β by what a step of the parameters was by."""
-        value = terms[self.held].double() / self._weight_of_data
+        value = self._mean_terms()[self.held].double() / self._weight_of_data
         excess = (value - self.target) / (1 + abs(self.target))
         excess = -excess if self.held == "distortion" else excess
         new = (self._log_multiplier + self.dual_lr * excess.to(self._log_multiplier.device)).clamp(
