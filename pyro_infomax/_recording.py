@@ -31,8 +31,17 @@ class NotCapturableError(Exception):
 # ---- The mode that writes down what is done to tensors.
 
 
+class DispatchMode(TorchDispatchMode):
+    """The base of modes, without what torch wraps around one for the sake of torch.compile."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # It takes as long as the mode itself
+        return False
+
+
 @final
-class Recorder(TorchDispatchMode):
+class Recorder(DispatchMode):
     """Writes down each operation of its block as a node of a graph, below autograd, and what it gave.
 
     It runs the operations on the tensors themselves. A tensor that is neither an input nor made by an
@@ -66,11 +75,6 @@ class Recorder(TorchDispatchMode):
         for number, each in enumerate(inputs):
             self._know_result(each, self.graph.placeholder(f"input_{number}"))
             self._outside.add(each.untyped_storage().data_ptr())
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # What torch wraps around a mode for the sake of torch.compile takes as long as the mode itself
-        return False
 
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: Any = (), kwargs: Any = None

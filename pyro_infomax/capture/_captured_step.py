@@ -20,7 +20,7 @@ from pyro_infomax._types import Program, Site
 from pyro_infomax.capture._batching import batch_loops
 from pyro_infomax.capture._compiled import CompiledTraining, compile_gradients, updates_of
 from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, TensorFunction, to_function
-from pyro_infomax.capture._refusals import NotCapturableError, NotCompilableError, value_reads_refused
+from pyro_infomax.capture._refusals import NotCapturableError, compiling, value_reads_refused
 from pyro_infomax.capture._watch import Call
 from pyro_infomax.infer import SurrogateLoss, WeightedELBO, surrogate_loss
 from pyro_infomax.programs import ProgramState
@@ -151,7 +151,7 @@ class CapturedStep:
             self._function = self._replayed(recorded)
             return
         with waiting(_COMPILING, progress=progress):
-            self._compile_or_say(recorded, inputs)
+            self._compile(recorded, inputs)
 
     def _recorded(self, inputs: Sequence[Tensor], progress: bool | str) -> RecordedGraph:
         with ExitStack() as line:
@@ -164,16 +164,7 @@ class CapturedStep:
         self._batched = len(recorded.graph.nodes) < operations
         return recorded
 
-    def _compile_or_say(self, recorded: RecordedGraph, inputs: Sequence[Tensor]) -> None:
-        try:
-            self._compile(recorded, inputs)
-        except NotCompilableError:
-            raise
-        # The graph can be replayed, whatever it was
-        except Exception as error:
-            first_line = str(error).strip().partition("\n")[0]
-            raise NotCompilableError(f"{type(error).__name__}: {first_line}") from error
-
+    @compiling()
     def _compile(self, recorded: RecordedGraph, inputs: Sequence[Tensor]) -> None:
         updates = updates_of(self.gradients)
         on_cpu = all(each.device.type == "cpu" for each in (*inputs, *self.parameters))

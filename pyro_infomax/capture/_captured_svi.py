@@ -31,7 +31,13 @@ from pyro_infomax.capture._captured_step import (
 )
 from pyro_infomax.capture._compiled import has_compiler
 from pyro_infomax.capture._optim import FusedOptim
-from pyro_infomax.capture._refusals import NotCapturableError, NotCompilableError, is_library, place_of
+from pyro_infomax.capture._refusals import (
+    NotCapturableError,
+    NotCompilableError,
+    first_line,
+    is_library,
+    place_of,
+)
 from pyro_infomax.capture._watch import Call, PythonState, surroundings
 from pyro_infomax.infer import SurrogateLoss
 from pyro_infomax.programs import ProgramState
@@ -523,7 +529,7 @@ class CapturedSVI(SVI):
                 accumulated = step.gradients.accumulated
                 captured = Outcome(_numbers(found), accumulated, self._buffers(step.written(call)))
             except Exception as error:
-                difference = f"it fails ({_first_line(error)})"
+                difference = f"it fails ({first_line(error)})"
             after = [(each, each.clone()) for each in written]
         loss, parameters = self._eager_gradients(args, kwargs)
         if captured is not None:
@@ -622,7 +628,7 @@ class CapturedSVI(SVI):
             return self._record(call, graph)
         except Exception as error:
             raise NotCapturableError(
-                f"its operations cannot be recorded ({_first_line(error)}{place_of(error)})"
+                f"its operations cannot be recorded ({first_line(error)}{place_of(error)})"
             ) from error
         finally:
             self._undo_rebinding(before)
@@ -761,10 +767,6 @@ def _as_svi_returns(loss: Any) -> Any:
 
 def _numbers(found: SurrogateLoss) -> dict[str, float]:
     return {name: float(term) for name, term in {"loss": found.loss, **found.terms}.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from pyro_infomax.capture._optim import (
     has_usual_options,
     overlapping_tensors,
 )
-from pyro_infomax.capture._refusals import NotCompilableError
+from pyro_infomax.capture._refusals import NotCompilableError, compiling
 
 _aten = torch.ops.aten
 
@@ -318,19 +318,14 @@ def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[[list[T
 
     for node in module.graph.nodes:
         node.meta.clear()  # the compiler's own mode of fake tensors would not know those of another
-    try:
-        with torch.no_grad(), _without_log():
-            whole: Any = compile_fx.compile_fx(
-                module,
-                [*inputs],
-                inner_compile=compile_inner,
-                config_patches=_options(),
-                decompositions=_decompositions(),
-            )
-    # Whatever it is that fails, the graph can still be replayed
-    except Exception as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise NotCompilableError(f"{type(error).__name__}: {first_line}") from error
+    with compiling(), torch.no_grad(), _without_log():
+        whole: Any = compile_fx.compile_fx(
+            module,
+            [*inputs],
+            inner_compile=compile_inner,
+            config_patches=_options(),
+            decompositions=_decompositions(),
+        )
     # What torch wraps around the compiled graph costs microseconds at each call. Nothing here needs it: there
     # are no gradients, no outputs that are views of inputs, and no inputs that share memory
     if len(inner) == 1 and inner[0][1] == len(inputs):

@@ -16,9 +16,13 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_infomax._recording import NotCapturableError as NotCapturableError, is_literal, literal_number
+from pyro_infomax._recording import (
+    DispatchMode,
+    NotCapturableError as NotCapturableError,
+    is_literal,
+    literal_number,
+)
 from pyro_infomax._types import Kwargs
 
 # ---- The errors.
@@ -30,6 +34,26 @@ Arguments: TypeAlias = tuple[Any, ...]
 @final
 class NotCompilableError(Exception):
     """Why a recorded step cannot be compiled."""
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Has whatever fails in its block be a reason not to compile, since a graph can still be replayed.
+
+    Raises:
+        NotCompilableError: for any error.
+    """
+    try:
+        yield
+    except NotCompilableError:
+        raise
+    except Exception as error:
+        raise NotCompilableError(first_line(error)) from error
+
+
+def first_line(error: Exception) -> str:
+    """What kind of error it is, and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 # ---- Which code is the user's own, to be looked into and to be named in a sentence.
@@ -149,12 +173,7 @@ class _PythonReads(_Refusing, TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _OperationsThatRead(_Refusing, TorchDispatchMode):
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # What torch wraps around a mode for the sake of torch.compile takes as long as the mode itself
-        return False
-
+class _OperationsThatRead(_Refusing, DispatchMode):
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: Arguments = (), kwargs: Kwargs | None = None
     ) -> object:

@@ -26,11 +26,10 @@ from torch.distributions import (
 )
 from torch.distributions.transforms import _InverseTransform
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_infomax._random import isolated_random_state
-from pyro_infomax._recording import holds
+from pyro_infomax._recording import DispatchMode, holds
 from pyro_infomax._types import Args, Frame, Kwargs, Program, Site
 from pyro_infomax.distributions import (
     FlowDistribution,
@@ -93,7 +92,7 @@ class DependenceMessenger(Messenger):
 
 
 @final
-class _Origins(TorchDispatchMode):
+class _Origins(DispatchMode):
     """The sites that the memory of a tensor has something of; what has none is not known here."""
 
     def __init__(self) -> None:
@@ -101,11 +100,6 @@ class _Origins(TorchDispatchMode):
         self._names: dict[int, frozenset[str]] = {}
         self._kept: list[Tensor] = []  # so that their memory is not that of others later
         self.read: set[str] = set()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # What torch wraps around a mode for the sake of torch.compile takes longer than the mode
-        return False
 
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: Any = (), kwargs: Any = None
