@@ -271,8 +271,18 @@ def _critic_reversed() -> Any:
     return changed(_adversarial, "_DIVERGENCES", to)
 
 
-def _data_for_draws() -> Any:
-    return changed(_adversarial, "simulate", lambda simulate: lambda run, **_: simulate(run, data=False))
+def _latents_of_guide() -> Any:
+    def to(simulate: Any) -> Any:
+        def with_data_latents(run: Any, **kwargs: Any) -> Any:
+            simulated = simulate(run, **kwargs)
+            for name, site in run.guide_trace.nodes.items():
+                if site["type"] == "sample" and name in simulated.nodes:
+                    simulated.nodes[name]["value"] = site["value"]
+            return simulated
+
+        return with_data_latents
+
+    return changed(_adversarial, "simulate", to)
 
 
 FAULTS: Final[dict[str, Callable[[], Any]]] = {
@@ -306,6 +316,6 @@ FAULTS: Final[dict[str, Callable[[], Any]]] = {
     "a critic passes no gradient on to the draws": _critic_without_gradient,
     "a prior has no gradient by a critic": _prior_unscored,
     "a critic's two sides are exchanged": _critic_reversed,
-    "the model is compared by the data, not by its draws": _data_for_draws,
+    "what the model draws has the latents of the guide": _latents_of_guide,
     "the channel is charged for": _channel_charged,
 }
