@@ -429,7 +429,7 @@ def best_guide(pair, closed):
 
 
 def test_the_symmetric_objective_rests_between_the_two_directions():
-    """Where the model is not the data's, the best guide of KL(Q ‖ P) is another one than that of KL(P ‖ Q)."""
+    """Where the model cannot be the data, KL(Q ‖ P) and KL(P ‖ Q) have different best guides."""
     start = {"v": [[0.1]], "log_s": [0.0], "m": [0.0], "log_t": [0.0], "w": [[0.9]], "log_sigma": [-0.1]}
     pair = Pair(Noise.exact(200, 2), Noise.exact(200, 2), start=start)
     pair.as_density = True
