@@ -79,6 +79,7 @@ class _Check:
 
     validate: bool
     source: Any
+    depends_on_size = False  # whether N is asked for where the plate does not say it
 
     def compared(self, pair: Pair) -> Found:
         raise NotImplementedError
@@ -94,6 +95,8 @@ class _Check:
         given = {"RBF": RBF, **{name: getattr(infer, name) for name in infer.__all__}}
         call = self.source[:-1] + "".join(f", {name}={value!r}" for name, value in options.items()) + ")"
         return eval(call.replace("(, ", "("), given)
+
+    built = made
 
     def script(self) -> str:
         return f"""
@@ -174,9 +177,13 @@ class AverageCheck(_Check):
 
     def _ConstrainedELBO(self, pair: Pair, elbo: Any) -> Any:
         beta, size = elbo.multiplier, pair.shown * pair.row_scale
+        held = pair.observed if elbo.held == "distortion" else pair.guide
+        # what contexts make of a datum, beside plates
+        local = [site for site in held if site.level != "global"] or held
+        scale = pair.program_scale * local[0].scale if local else 1.0
 
         def more(costs: Costs) -> dict[str, float]:
-            excess = (getattr(costs, elbo.held) / size - elbo.target) / (1 + abs(elbo.target))
+            excess = (getattr(costs, elbo.held) / size / scale - elbo.target) / (1 + abs(elbo.target))
             excess = -excess if elbo.held == "distortion" else excess
             return {
                 "multiplier": beta * size,
@@ -272,6 +279,7 @@ class PartsCheck(_Check):
     weights: tuple[float, float, float, float]
     validate: bool
     groups: tuple[tuple[str, ...], ...] = ()
+    depends_on_size = True
 
     @property
     def source(self) -> str:

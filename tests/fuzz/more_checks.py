@@ -11,7 +11,7 @@ import pyro
 import torch
 
 from pyro_infomax import CapturedSVI, infer
-from tests.fuzz.checks import Objective, Outcome, gradients, outcome
+from tests.fuzz.checks import Outcome, gradients, outcome
 from tests.fuzz.emit import built
 from tests.fuzz.oracle import Oracle
 from tests.fuzz.population import Population
@@ -317,9 +317,13 @@ def bound_checks(pair: Pair, rng: np.random.Generator) -> Iterator[RenyiCheck]:
 
 @dataclass(frozen=True)
 class CaptureCheck:
-    """Steps of ``CapturedSVI`` beside those of SVI, from one seed."""
+    """Steps of ``CapturedSVI`` beside those of SVI, from one seed.
 
-    objective: Objective
+    Attributes:
+        objective: an objective of two weights, or the check of another one.
+    """
+
+    objective: Any
     validate: bool
     steps: int = 4
 
@@ -333,13 +337,13 @@ class CaptureCheck:
     def script(self) -> str:
         return f"""
 from pyro_infomax import CapturedSVI
-from pyro_infomax.infer import {self.objective.cls}
+from pyro_infomax.infer import *
+from pyro_infomax.information import RBF
 
 for SVI in (pyro.infer.SVI, CapturedSVI):
     pyro.clear_param_store()
     torch.manual_seed(0)
-    elbo = {self.objective.cls}(**{{"{self.objective.label}": {self.objective.weight!r}}})
-    svi = SVI(model, guide, pyro.optim.SGD({{"lr": 0.01}}), elbo)
+    svi = SVI(model, guide, pyro.optim.SGD({{"lr": 0.01}}), {self.objective.source})
     print([svi.step(*data) for _ in range({self.steps})])
 """
 
@@ -352,10 +356,12 @@ for SVI in (pyro.infer.SVI, CapturedSVI):
         pyro.clear_param_store()
         made = built(pair)
         torch.manual_seed(pair.seed)
+        sized = getattr(self.objective, "depends_on_size", False) and pair.plate == "length"
+        elbo = self.objective.built(**({"data_size": pair.rows} if sized else {}))
         found = {}
         with pyro.validation_enabled(self.validate), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            steps = svi(made.model, made.guide, pyro.optim.SGD({"lr": 0.01}), self.objective.built())
+            steps = svi(made.model, made.guide, pyro.optim.SGD({"lr": 0.01}), elbo)
             for step in range(self.steps):
                 found[f"loss of step {step}"] = float(steps.step(*made.data))
                 terms = self.objective_terms(steps)

@@ -14,11 +14,11 @@ import torch
 
 from tests.fuzz.channel import ChannelCheck, channel_checks, draw_channel
 from tests.fuzz.checks import RAW, REFUSED, RIGHT, SILENT, UNKNOWN, Objective, Outcome, objective_checks
-from tests.fuzz.critic_checks import critic_checks
+from tests.fuzz.critic_checks import CriticCheck, critic_checks
 from tests.fuzz.diagnostics_checks import AccountCheck, EvidenceCheck
 from tests.fuzz.discrepancy_checks import discrepancy_checks
 from tests.fuzz.emit import HEADER, source_of
-from tests.fuzz.family_checks import family_checks
+from tests.fuzz.family_checks import SleepCheck, family_checks
 from tests.fuzz.more_checks import CaptureCheck, RenyiCheck, bound_checks
 from tests.fuzz.shrink import shrunk
 from tests.fuzz.spec import Pair, draw
@@ -108,6 +108,9 @@ def checks_of(pair: Pair, *, objectives: int = 3, everything: bool = False) -> I
     family = [check for kind in kinds for check in kind(pair, others)]
     chosen = others.permutation(len(family))
     yield from (family[n] for n in (chosen if everything else chosen[: (objectives + 1) // 2]))
+    captured = [family[n] for n in chosen if not isinstance(family[n], (RenyiCheck, SleepCheck, CriticCheck))]
+    if captured and (everything or others.random() < 0.03):
+        yield CaptureCheck(captured[0], validate)
 
 
 def objective_of(check: Any) -> str | None:
