@@ -72,9 +72,16 @@ def apart(oracle: Oracle, rows: np.ndarray, dims: Sequence[Dim]) -> dict[str, np
 
 
 def dims_of(pair: Pair) -> list[Dim]:
-    """The local latents of a flat pair, in the guide's order."""
+    """The local latents of a flat pair, in the guide's order, the elements of a vector side by side."""
     local = [s for s in pair.guide if not (s.auxiliary or s.redrawn or s.level == "global")]
-    return [(site, m) for site in local for m in range(pair.inner if site.level == "inner" else 1)]
+    of_sites = itertools.groupby(local, key=lambda site: site.name.split("~")[0])
+    vectors = [list(each) for _, each in of_sites]
+    return [
+        (site, m)
+        for sites in vectors
+        for m in range(pair.inner if sites[0].level == "inner" else 1)
+        for site in sites
+    ]
 
 
 def moments(
