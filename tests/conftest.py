@@ -1,9 +1,10 @@
 """Every test starts from an empty parameter store, in float64, and leaves torch's globals as they were."""
 
+import gc
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -27,6 +28,17 @@ os.environ |= {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_VEC_ISA_OK":
 
 # torch.manual_seed notes where it is called from, once for each kind of device, and without one for nothing
 seed_generators = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Looks for no garbage among thousands of tests while they are collected, nor among them later: all stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
