@@ -32,7 +32,7 @@ seed_generators = torch.manual_seed if torch.cuda.is_available() else torch.defa
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Looks for no garbage among thousands of tests while they are collected, nor among them later: all stay."""
+    """Looks for no garbage while thousands of tests are collected, nor among them later: all of them stay."""
     gc.disable()
     try:
         return (yield)
