@@ -250,9 +250,9 @@ class ConstrainedELBO(TargetELBO):
     in the column ``multiplier``; in ``terms`` it is summed over the data as every term is.
 
     Rate and distortion of a minibatch are unbiased. For the information, R − KL[q(z) ‖ p(z)], the marginal KL
-    comes from the minibatches of an epoch: the draws of one of them are kept, and the densities of all
+    comes from the minibatches of an epoch: the draws of the first are kept, and the densities of all
     posteriors at them summed up until N data have passed. That is the exact mixture but for what parameters
-    have moved meanwhile; a smoothed mean over epochs goes into T.
+    have moved meanwhile, where epochs are shuffled; a smoothed mean over epochs goes into T.
 
     References:
         Rezende and Viola (2018), Taming VAEs (distortion).
@@ -441,7 +441,8 @@ class _MixtureOfEpoch:
     """The marginal KL of the aggregate posterior of N data, by minibatches one after the other.
 
     The draws of one minibatch are kept. Of those that follow, the densities of the posteriors at these draws
-    are summed up until N data have passed, and then the next draws are kept.
+    are summed up until N data have passed. The draws of the minibatch after that are kept next, so that each
+    mixture is of one epoch.
     """
 
     def __init__(self) -> None:
@@ -471,17 +472,27 @@ class _MixtureOfEpoch:
 
     def marginal_kl(self, latents: LocalLatents, data_size: int, *, trains: bool) -> Tensor:
         """KL[q(z) ‖ p(z)] as it is known with this minibatch; training steps go on from it."""
+        self._next = {}
         rows, z = latents.batch_size, latents.z.detach()
         log_prior, scores = latents.prior.log_prob(z).double(), _scores(latents, z)
         # These are all data
         if rows >= data_size:
             return (scores.logsumexp(1) - math.log(rows) - log_prior).mean()
         guess = (_stratified(scores, data_size) - log_prior).mean()
-        if trains and not self._kept:
-            self._begin(z)
-        if not self._kept:
+        if trains:
+            if not self._kept:
+                self._begin(z)
+            fresh = {"z": z, "log_prior": log_prior, "log_sum": scores.logsumexp(1)}
+            self._next = self._after(latents, fresh, data_size)
+        known = self._next or self._kept
+        if not known:
             return guess
-        kept = self._kept
+        is_known = (known["data_size"] == data_size) & (known["number"] > 0)
+        return torch.where(is_known, known["marginal_kl"], guess)
+
+    def _after(self, latents: LocalLatents, fresh: Mapping[str, Tensor], data_size: int) -> dict[str, Tensor]:
+        """What is kept after this minibatch, of draws and densities of its own."""
+        kept, rows = self._kept, latents.batch_size
         # Another number of data is another mixture
         goes_on = kept["data_size"] == data_size
         before, valid = torch.where(goes_on, kept["count"], 0.0), torch.where(goes_on, kept["valid"], 0.0)
@@ -490,29 +501,28 @@ class _MixtureOfEpoch:
         log_sum = torch.where(summing, sums, kept["log_sum"])
         count = before + rows
         finished = summing & (count >= data_size)
-        counts = torch.arange(len(log_sum), device=z.device) < valid
+        counts = torch.arange(len(log_sum), device=log_sum.device) < valid
         each = torch.where(counts, log_sum - count.log() - kept["log_prior"], 0.0)
         found = each.sum() / valid.clamp(min=1.0)
         number = torch.where(goes_on, kept["number"], 0.0) + finished
         smoothed = kept["marginal_kl"] + (found - kept["marginal_kl"]) / number.clamp(1.0, _SMOOTHED)
-        marginal_kl = torch.where(finished, smoothed, kept["marginal_kl"])
-        # A short last batch gives few draws: the next one starts, unless all are short
-        starts = (valid == 0) | (count >= data_size) & (rows >= valid) | (count >= 2 * data_size)
-        fresh = {"z": z, "log_prior": log_prior, "log_sum": scores.logsumexp(1)}
+        # Not the minibatch that has finished the last mixture: of shuffled epochs it would put a part of one
+        # into the next, where some data count twice and others not at all. A short one gives few draws: the
+        # next one starts, unless all are short
+        starts = (valid == 0) | (before >= data_size) & (rows >= valid) | (before >= 2 * data_size)
         old = {"z": kept["z"], "log_prior": kept["log_prior"], "log_sum": log_sum}
         points = min(rows, len(log_sum))
-        self._next = {
+        following = {
             name: torch.cat([torch.where(starts, each[:points], old[name][:points]), old[name][points:]])
             for name, each in fresh.items()
         }
-        self._next |= {
+        return following | {
             "count": torch.where(starts, float(rows), count),
             "valid": torch.where(starts, float(points), valid),
             "data_size": torch.full_like(count, data_size),
-            "marginal_kl": marginal_kl,
+            "marginal_kl": torch.where(finished, smoothed, kept["marginal_kl"]),
             "number": number,
         }
-        return torch.where(number > 0, marginal_kl, guess)
 
     def _begin(self, z: Tensor) -> None:
         zeros = partial(torch.zeros, dtype=torch.float64, device=z.device)
