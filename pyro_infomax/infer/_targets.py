@@ -384,6 +384,7 @@ class ConstrainedELBO(TargetELBO):
     def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
         latents = LocalLatents(model_trace, guide_trace)
         rate = self._local_rate(model_trace, guide_trace, latents.names).mean()
+        self._replaced += self._mixture.move_to(latents.z.device)
         with torch.no_grad():
             marginal_kl = self._mixture.marginal_kl(latents, self.size_of(latents), trains=self._trains)
         return {"mutual_information": rate - marginal_kl}
@@ -469,6 +470,12 @@ class _MixtureOfEpoch:
             return True
         self._kept = {name: each.clone() for name, each in state.items()}
         return False
+
+    def move_to(self, device: torch.device) -> bool:
+        """Follows the draws, as after a checkpoint that was read on the CPU; whether to other tensors."""
+        moved = any(each.device != device for each in self._kept.values())
+        self._kept = {name: each.to(device) for name, each in self._kept.items()}
+        return moved
 
     def marginal_kl(self, latents: LocalLatents, data_size: int, *, trains: bool) -> Tensor:
         """KL[q(z) ‖ p(z)] as it is known with this minibatch; training steps go on from it."""

@@ -407,6 +407,33 @@ def test_a_capacity_for_a_part_of_the_latents_is_refused():
             elbo.loss(part, part_of_guide, torch.randn(4, 2))
 
 
+def on(device):
+    zeros, ones = torch.zeros(4, device=device), torch.ones(4, device=device)
+
+    def model(x):
+        with pyro.plate("data", N, subsample_size=len(x), device=device):
+            z = pyro.sample("z", dist.Normal(zeros, ones).to_event(1))
+            pyro.sample("x", dist.Normal(z, ones).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", N, subsample_size=len(x), device=device):
+            pyro.sample("z", dist.Normal(x / 2, ones).to_event(1))
+
+    return model, guide
+
+
+def test_the_mixture_follows_the_draws_to_their_device():
+    """As after a resume on an accelerator, whose checkpoint was read on the CPU."""
+    elbo, x = ConstrainedELBO(mutual_information=2.0), data(24)
+    elbo.loss_and_grads(*on("cpu"), x)
+    elbo.load_state_dict(elbo.state_dict())
+    with pyro.validation_enabled(False):
+        found = elbo.surrogate(*on("meta"), x.to("meta"))
+    devices = {name: each.device.type for name, each in elbo.state_dict()["mixture"].items()}
+    assert set(devices.values()) == {"meta"}
+    assert found.terms["mutual_information"].device.type == "meta"
+
+
 def test_a_state_of_another_objective_is_refused():
     elbo = ConstrainedELBO(rate=1.0)
     with pytest.raises(ValueError, match=r"keys \['log_multiplier', 'mixture', 'step'\] but got \['step'\]"):
