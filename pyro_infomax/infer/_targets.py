@@ -17,10 +17,10 @@ from torch import Tensor
 from pyro_infomax._checks import one_of, real_number
 from pyro_infomax._recording import holds, is_recording
 from pyro_infomax._types import Args, Frame, Kwargs, Program, Site, State
-from pyro_infomax.distributions import closed_divergence, factors_of, family_name
+from pyro_infomax.distributions import closed_divergence, factors_of, family_name, is_point_mass
 from pyro_infomax.infer._decomposed import SizedELBO
 from pyro_infomax.infer._elbo import SurrogateLoss, has_sisters
-from pyro_infomax.infer._estimators import refuse_weighted_data
+from pyro_infomax.infer._estimators import counts_alike, refuse_weighted_data
 from pyro_infomax.infer._latents import LocalLatents, data_plate
 from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightLike
 from pyro_infomax.poutine import (
@@ -90,12 +90,21 @@ class TargetELBO(SizedELBO):
         total = torch.zeros(())
         for name in names:
             site: Site = guide_trace.nodes[name]
-            rate = super().latent_cost(model_trace.nodes[name], site)["rate"]
-            axis = self._data_axis(site)
-            assert axis is not None
-            each = rate.expand(site["fn"].batch_shape).movedim(axis, 0)
-            total = total + each.reshape(len(each), -1).sum(1)
+            total = total + self._by_datum(site, super().latent_cost(model_trace.nodes[name], site)["rate"])
         return total
+
+    def _by_datum(self, site: Site, nats: Tensor) -> Tensor:
+        """What a site of the data plate has in its batch shape, summed for each datum, (batch,)."""
+        axis = self._data_axis(site)
+        assert axis is not None
+        each = nats.expand(site["fn"].batch_shape).movedim(axis, 0)
+        return each.reshape(len(each), -1).sum(1)
+
+
+def _guide_alone(model_trace: Trace, guide_trace: Trace) -> list[Site]:
+    """The sites with a density that only the guide has, auxiliary ones and factors."""
+    sites = sample_sites(guide_trace)
+    return [s for s in sites if s["name"] not in model_trace.nodes and not is_deterministic(s)]
 
 
 # ---- A capacity that the rate is drawn to.
@@ -107,10 +116,10 @@ class CapacityELBO(TargetELBO):
 
     .. math:: D + \gamma \, | R - C |
 
-    R is the mean over the minibatch of the rate of all latent sites in the data plate. While R is below C,
-    more rate is rewarded with γ a nat, and above it is charged with γ. So R = C where γ exceeds the slope
-    −dD/dR at C; a smaller γ leaves R where the slope is γ. Sites outside the data plate, and what only the
-    guide samples, are no part of R: they count as in the ELBO.
+    R is the mean over the minibatch of the rate of all sites in the data plate, what only the guide samples
+    among them. While R is below C, more rate is rewarded with γ a nat, and above it is charged with γ. So
+    R = C where γ exceeds the slope −dD/dR at C; a smaller γ leaves R where the slope is γ. Sites outside the
+    data plate are no part of R: they count as in the ELBO.
 
     ``terms`` holds ``capacity_gap``, how far R is from C, beside ``rate``.
 
@@ -148,8 +157,25 @@ class CapacityELBO(TargetELBO):
 
     def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
         names = LocalLatents(model_trace, guide_trace).names
-        rate = self._local_rate(model_trace, guide_trace, names).mean()
-        return {"capacity_gap": (rate - self._target("capacity")).abs()}
+        rate = self._local_rate(model_trace, guide_trace, names)
+        for site in _guide_alone(model_trace, guide_trace):
+            if self._data_axis(site) is not None:
+                self._refuse_other_count(site, guide_trace.nodes[names[0]])
+                rate = rate + self._by_datum(site, site["fn"].log_prob(site["value"]))
+        return {"capacity_gap": (rate.mean() - self._target("capacity")).abs()}
+
+    # It is a part of R already
+    def _auxiliary(self, site: Site, weight: Weight) -> Tensor:
+        found = super()._auxiliary(site, weight)
+        return found if self._data_axis(site) is None else torch.zeros_like(found)
+
+    def _refuse_other_count(self, site: Site, latent: Site) -> None:
+        if not counts_alike(site, latent):
+            raise NotImplementedError(
+                f"CapacityELBO adds what the guide draws as {site['name']!r} to the rate of "
+                f"{latent['name']!r} but they differ in scale or mask: put poutine.scale around all, and "
+                "leave masks out"
+            )
 
 
 # ---- Nats that cost nothing.
@@ -179,8 +205,9 @@ class FreeBitsELBO(TargetELBO):
     Raises:
         ValueError: if κ is negative or not finite.
         NotImplementedError: for latent sites that are masked or scaled datum by datum, guide sites that are
-            not reparameterised, and relaxed ones; by dimension for distributions that are no products of
-            univariate ones.
+            not reparameterised, and relaxed ones; for point masses of what the guide draws beside the latent
+            sites, as in Pyro's AutoNormal; by dimension for distributions that are no products of univariate
+            ones.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -197,6 +224,17 @@ class FreeBitsELBO(TargetELBO):
         one_of("by", by, ("dimension", "site"))
         super().__init__(targets={"free": TermWeight("free", free)}, **kwargs)  # type: ignore[arg-type]
         self.by = by
+
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
+        super()._check(model_trace, guide_trace)
+        if beside := [site["name"] for site in _guide_alone(model_trace, guide_trace)]:
+            latent = [site for site in sample_sites(guide_trace) if site["name"] in model_trace.nodes]
+            if masses := [site["name"] for site in latent if is_point_mass(site["fn"])]:
+                raise NotImplementedError(
+                    f"the latent site {masses[0]!r} is a point mass in the guide, which draws {beside} "
+                    "beside it, so that the rate is none of the site: draw it from its own density, as "
+                    "AmortizedNormal does, or use CapacityELBO or BetaELBO"
+                )
 
     def latent_cost(self, model_site: Site, guide_site: Site) -> Mapping[str, Tensor]:
         if is_masked(guide_site) or is_masked(model_site):
@@ -224,7 +262,9 @@ class FreeBitsELBO(TargetELBO):
                 f"the site {guide_site['name']!r} ({names}) has no rate of each dimension, as it is no "
                 "product of univariate distributions in both programs: use FreeBitsELBO(..., by='site')"
             )
-        divergence = closed_divergence(posterior, prior)
+        # Where the whole site has no closed form, neither has a part: what p(z) depends on may come later
+        closed = guide_site.get("divergence") is not None
+        divergence = closed_divergence(posterior, prior) if closed else None
         if divergence is None:
             z = guide_site["value"]
             divergence = posterior.log_prob(z) - prior.log_prob(z)

@@ -11,7 +11,14 @@ from torch.distributions import kl_divergence
 
 from pyro_infomax import decompose, to_arviz
 from pyro_infomax.capture import CapturedSVI, FusedOptim
-from pyro_infomax.infer import BetaELBO, CapacityELBO, ConstrainedELBO, FreeBitsELBO, MarginalELBO
+from pyro_infomax.infer import (
+    BetaELBO,
+    CapacityELBO,
+    ConstrainedELBO,
+    FreeBitsELBO,
+    MarginalELBO,
+    TraceMeanField_BetaELBO,
+)
 from pyro_infomax.information import AggregatePosterior
 from pyro_infomax.oracles import LinearGaussian
 from pyro_infomax.schedules import Linear
@@ -122,6 +129,79 @@ def test_free_bits_in_cells_of_further_plates_are_of_each_cell(parameters):
     loc = x @ torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     expected = N * (loc**2 / 2).mean(0).clamp(min=1.0).sum()
     assert elbo.terms.floored_rate == pytest.approx(float(expected))
+
+
+def chain(x):
+    with pyro.plate("data", len(x)):
+        z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))
+        z1 = pyro.sample("z1", dist.Normal(z2, 0.5))
+        pyro.sample("x", dist.Normal(z1, 1.0), obs=x)
+
+
+def turned(x):
+    with pyro.plate("data", len(x)):
+        z1 = pyro.sample("z1", dist.Normal(x / 2, 0.7))
+        pyro.sample("z2", dist.Normal(0.8 * z1, 0.5))
+
+
+def test_free_bits_of_sites_in_another_order_are_sampled_by_dimension_as_by_site():
+    x, found = torch.linspace(-1.0, 1.0, 8), []
+    for by in ("dimension", "site"):
+        torch.manual_seed(0)
+        elbo = FreeBitsELBO(0.05, by=by)
+        found.append((elbo.loss(chain, turned, x), elbo.terms.floored_rate))
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    torch.manual_seed(0)
+    z = pyro.poutine.trace(turned).get_trace(x).nodes
+    z1, z2 = z["z1"]["value"], z["z2"]["value"]
+    # what p(z1|z2) is given is drawn after z1
+    of_z1 = z["z1"]["fn"].log_prob(z1) - dist.Normal(z2, 0.5).log_prob(z1)
+    rates = of_z1, kl_divergence(dist.Normal(0.8 * z1, 0.5), dist.Normal(0.0, 1.0))
+    expected = 8 * sum(each.mean().clamp(min=0.05) for each in rates)
+    assert found[0][1] == pytest.approx(float(expected), rel=1e-12)
+
+
+def by_auxiliary(x):
+    loc, scale = pyro.param("loc", lambda: 0.8 * x), pyro.param("scale", torch.tensor(0.1))
+    with pyro.plate("data", len(x)):
+        u = pyro.sample("u", dist.Normal(loc, scale), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Delta(u))
+
+
+def simple(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def test_a_point_mass_of_an_auxiliary_site_has_the_rate_of_both():
+    """As in Pyro's AutoNormal, whose latent sites cost −log p(z) alone."""
+    x, found = torch.linspace(-1.0, 1.0, 8), []
+    pyro.clear_param_store()
+    for elbo in (CapacityELBO(0.25, gamma=3.0), TraceMeanField_BetaELBO(beta=3.0)):
+        torch.manual_seed(0)
+        loss = elbo.loss_and_grads(simple, by_auxiliary, x)
+        slopes = [pyro.param(name).grad.clone() for name in ("loc", "scale")]
+        pyro.get_param_store().clear()
+        found.append((loss, elbo.terms, slopes))
+    (loss, terms, slopes), (weighted, plain, expected) = found
+    assert terms.rate == plain.rate > 8 * 0.25
+    assert terms.capacity_gap == pytest.approx(terms.rate - 8 * 0.25, rel=1e-12)
+    assert loss == pytest.approx(weighted - 3 * 8 * 0.25, rel=1e-12)
+    for each, other in zip(slopes, expected, strict=True):
+        torch.testing.assert_close(each, other, rtol=1e-12, atol=1e-12)
+    for by in ("dimension", "site"):
+        with pytest.raises(NotImplementedError, match=r"'z' is a point mass .* draws \['u'\] beside it"):
+            FreeBitsELBO(0.1, by=by).loss(simple, by_auxiliary, x)
+
+    def scaled(x):
+        with pyro.plate("data", len(x)):
+            with pyro.poutine.scale(scale=2.0):
+                u = pyro.sample("u", dist.Normal(x, 0.1), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(u))
+
+    with pytest.raises(NotImplementedError, match="adds what the guide draws as 'u' to the rate of 'z' but"):
+        CapacityELBO(0.25).loss(simple, scaled, x)
 
 
 # ---- a capacity
