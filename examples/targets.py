@@ -16,6 +16,7 @@ import pandas as pd
 import pyro
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyro_infomax import VAE, BetaELBO, decompose, fit
 from pyro_infomax.capture import CapturedSVI, FusedOptim
@@ -23,6 +24,7 @@ from pyro_infomax.datasets import binarize, load_digits
 from pyro_infomax.diagnostics import Decomposition
 from pyro_infomax.infer import ConstrainedELBO, WeightedELBO
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
+from pyro_infomax.training import LearningRateSchedule
 
 TERMS = ("rate", "distortion", "mutual_information")
 
@@ -34,8 +36,14 @@ def train(
     pyro.clear_param_store()
     torch.manual_seed(seed)
     vae = VAE(MLPEncoder((8, 8)), MLPDecoder(6, (8, 8)), latent_dim=6)
-    svi = CapturedSVI(vae.model, vae.guide, FusedOptim(torch.optim.Adam, {"lr": 2e-3}), elbo)
-    history = fit(svi, images, epochs=epochs, progress=title, seed=seed)
+    # A learning rate that falls to 0 brings the account of the last parameters to what the history holds
+    optim = FusedOptim(
+        torch.optim.Adam,
+        {"lr": 2e-3},
+        scheduler=lambda optimizer: CosineAnnealingLR(optimizer, epochs),
+    )
+    svi = CapturedSVI(vae.model, vae.guide, optim, elbo)
+    history = fit(svi, images, epochs=epochs, callbacks=[LearningRateSchedule()], progress=title, seed=seed)
     return history.to_frame(), decompose(vae.model, vae.guide, images, num_samples=4, seed=seed)
 
 
@@ -50,7 +58,7 @@ def draw(histories: Mapping[str, pd.DataFrame], targets: Mapping[str, float], pa
         below.set(xlabel="epoch", ylim=(0, None))
     axes[0, 0].set_ylabel("nats per datum\n(dashed: the target)")
     axes[1, 0].set_ylabel("multiplier β")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
 
 

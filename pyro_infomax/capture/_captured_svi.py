@@ -613,7 +613,7 @@ class CapturedSVI(SVI):
         roots = self.model, self.guide, self._programs.objective
         try:
             graph.python = PythonState(roots, before, self._modules)
-            with graph.python.restored(), undone(self._state), _without_warnings():
+            with graph.python.restored(), undone(self._state), without_warnings():
                 return CapturedStep(
                     self._programs,
                     call,
@@ -770,7 +770,7 @@ def _numbers(found: SurrogateLoss) -> dict[str, float]:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

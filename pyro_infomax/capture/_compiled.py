@@ -226,7 +226,7 @@ def _lift_parameters(recorded: RecordedGraph, gradients: GradientBuffers) -> lis
     for number, (members, flat) in enumerate(zip(gradients.members, gradients.buffers, strict=True)):
         if flat is None:
             continue
-        source = _new_input(recorded, f"flat_{number}")
+        source = new_input(recorded, f"flat_{number}")
         lifted.append(flat)
         ends = list(accumulate(map(Tensor.numel, members)))
         for node, value in constants.items():
@@ -241,7 +241,7 @@ def _lift_each(recorded: RecordedGraph, tensors: Sequence[Tensor]) -> None:
     """Makes inputs of these tensors."""
     constants = recorded.constants()
     for number, tensor in enumerate(tensors):
-        source = _new_input(recorded, f"parameter_{number}")
+        source = new_input(recorded, f"parameter_{number}")
         for node, value in constants.items():
             if value is tensor:
                 node.replace_all_uses_with(source)
@@ -258,7 +258,7 @@ def _read_part(
     graph.erase_node(node)
 
 
-def _lift_others(recorded: RecordedGraph) -> list[Tensor]:
+def lift_others(recorded: RecordedGraph) -> list[Tensor]:
     """Makes inputs of the other tensors that the graph reads, since the compiler would copy small ones."""
     lifted = []
     for number, (node, value) in enumerate(recorded.constants().items()):
@@ -272,7 +272,7 @@ def _lift_others(recorded: RecordedGraph) -> list[Tensor]:
                 )
             node.replace_all_uses_with(full)
         else:
-            node.replace_all_uses_with(_new_input(recorded, f"live_{number}"))
+            node.replace_all_uses_with(new_input(recorded, f"live_{number}"))
             lifted.append(value)
         recorded.graph.erase_node(node)
     return lifted
@@ -283,7 +283,7 @@ def _is_uniform(value: Tensor) -> bool:
     return plain and bool((value == value.flatten()[0]).all())
 
 
-def _new_input(recorded: RecordedGraph, name: str) -> Node:
+def new_input(recorded: RecordedGraph, name: str) -> Node:
     graph = recorded.graph
     last = [node for node in graph.nodes if node.op == "placeholder"][-1:]
     with graph.inserting_after(*last) if last else graph.inserting_before(next(iter(graph.nodes))):
@@ -305,7 +305,9 @@ def _split_biases(graph: Graph) -> None:
 # ---- The compiler.
 
 
-def _compiled(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[[list[Tensor]], Sequence[Tensor]]:
+def compiled_graph(
+    module: GraphModule, inputs: Sequence[Tensor]
+) -> Callable[[list[Tensor]], Sequence[Tensor]]:
     """A function of a list of tensors, which it empties."""
     from torch._inductor import compile_fx  # it takes a second, which others need not spend
 
@@ -518,10 +520,10 @@ def compile_gradients(
     # Gradients leave in flat tensors, as the optimiser takes them, so that nothing has to copy them
     _flatten_gradients(recorded, gradients)
     # It would keep copies of small tensors that are no inputs, and never see them change: all become inputs
-    live = _lift_parameters(recorded, gradients) + _lift_others(recorded)
+    live = _lift_parameters(recorded, gradients) + lift_others(recorded)
     _split_biases(recorded.graph)
     recorded.module.recompile()
-    compiled = _compiled(recorded.module, [*inputs, *live])
+    compiled = compiled_graph(recorded.module, [*inputs, *live])
     returned = len(recorded.outputs) - len(gradients.flat)
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -566,7 +568,7 @@ class CompiledTraining:
         written = list(recorded.written_constants().values())
         parameters = [each for members in gradients.members for each in members]
         _lift_each(recorded, parameters)
-        self._live = _lift_others(recorded)
+        self._live = lift_others(recorded)
         flats = [update.flat for update in updates]
         if overlapping_tensors([*flats, *self._live]) & {*flats, *written}:
             raise NotCompilableError("the programs read tensors that share memory with what a step writes to")
@@ -583,7 +585,7 @@ class CompiledTraining:
         # come as they are: a copy of a slice has other strides
         live = set(map(id, self._live))
         examples = [each if id(each) in live else each.clone() for each in self._fixed()]
-        self._compiled = _compiled(module, [*given, *examples])
+        self._compiled = compiled_graph(module, [*given, *examples])
         self._loop = _native_loop(self._compiled)
 
     @property

@@ -29,8 +29,8 @@ from pyro_infomax.capture._captured_step import (
     Outcome,
     undone,
 )
-from pyro_infomax.capture._captured_svi import _without_warnings
-from pyro_infomax.capture._compiled import _compiled, _lift_others, _new_input
+from pyro_infomax.capture._captured_svi import without_warnings
+from pyro_infomax.capture._compiled import compiled_graph, lift_others, new_input
 from pyro_infomax.capture._graph import RecordedGraph, TensorFunction, is_random, to_function
 from pyro_infomax.capture._refusals import (
     NotCapturableError,
@@ -219,7 +219,7 @@ def _lifted_draws(recorded: RecordedGraph) -> tuple[list[ShapeDraw], list[Node]]
     found = []
     for node in fixed:
         found.append(ShapeDraw(node, recorded))
-        node.replace_all_uses_with(_new_input(recorded, f"draw_{len(found)}"))
+        node.replace_all_uses_with(new_input(recorded, f"draw_{len(found)}"))
         recorded.graph.erase_node(node)
     return found, random[len(fixed) :]
 
@@ -360,7 +360,7 @@ class StackedRecording:
         inputs = tuple(each.detach().clone() for each in (*batch, *member.weights.values()))
         roots = member.svi.model, member.svi.guide, member.objective
         try:
-            with member.inside(), undone(member.state), pyro.validation_enabled(False), _without_warnings():
+            with member.inside(), undone(member.state), pyro.validation_enabled(False), without_warnings():
                 python = (
                     PythonState(roots, member.state.parameters, member.state.modules) if watched else None
                 )
@@ -453,7 +453,7 @@ class StackedStep:
         views = dict(zip(map(id, recording.function.parameters), stack.views(), strict=True))
         literals = {id(recorded.values[each]) for each in recorded.literals if each in recorded.values}
         closed = []
-        for each in _lift_others(recorded):
+        for each in lift_others(recorded):
             if id(each) in literals:
                 closed.append((each, False))
             else:
@@ -540,10 +540,10 @@ def _finished(run: TensorFunction, inputs: Sequence[Tensor], backend: str) -> Te
         recorded = RecordedGraph(run, inputs)
     recorded.simplify()
     if backend == "inductor":
-        closed = _lift_others(recorded)
+        closed = lift_others(recorded)
         recorded.module.recompile()
         try:
-            compiled = _compiled(recorded.module, [*inputs, *closed])
+            compiled = compiled_graph(recorded.module, [*inputs, *closed])
             return lambda *inputs: tuple(compiled([*inputs, *closed]))
         except NotCompilableError as error:
             sentence = f"Stacked trainings are replayed without compiling them: the compiler says {error}."

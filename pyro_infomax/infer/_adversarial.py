@@ -32,9 +32,9 @@ from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed
 from pyro_infomax.infer._elbo import Evaluation, Loss, Terms, has_sisters, subsampled_data, unweighted_sum
 from pyro_infomax.infer._estimators import (
     TraceMeanField_WeightedELBO,
-    _counts_alike,
-    _is_reparameterised,
-    _unweighted_rate,
+    counts_alike,
+    is_reparameterised,
+    unweighted_rate,
 )
 from pyro_infomax.infer._latents import (
     GuideRun,
@@ -125,7 +125,7 @@ def _check_counts(sites: Sequence[Site], ours: str) -> None:
     """Refuses sites that are scaled, weighted or masked apart, or whose rows are."""
     scales = [site["scale"] for site in sites]
     several = any(isinstance(scale, Tensor) and scale.numel() > 1 for scale in scales)
-    if several or not all(_counts_alike(site, sites[0]) for site in sites):
+    if several or not all(counts_alike(site, sites[0]) for site in sites):
         raise NotImplementedError(
             f"{ours} compares the sites {list(dict.fromkeys(site['name'] for site in sites))} as a whole but "
             f"they are scaled by {scales}, or masked apart: put one poutine.scale, or weight, of a number "
@@ -136,7 +136,7 @@ def _check_counts(sites: Sequence[Site], ours: str) -> None:
 def _check_reparameterised(sites: Mapping[str, Site], ours: str, role: str) -> None:
     """Refuses sites through whose values no gradient would flow, or a wrong one."""
     for name, site in sites.items():
-        if not _is_reparameterised(site["fn"]) or is_relaxed(site["fn"]):
+        if not is_reparameterised(site["fn"]) or is_relaxed(site["fn"]):
             raise NotImplementedError(
                 f"{ours} takes gradients through the draws of the {role}'s site {name!r}, but "
                 f"{family_name(site['fn'])} is not reparameterised: use a distribution that is, such as a "
@@ -637,7 +637,7 @@ class AVB(_CriticELBO):
         auxiliary = any(site["infer"].get("is_auxiliary") for site in sample_sites(guide_trace))
         if not auxiliary and not any(is_point_mass(site["fn"]) for site in sites.values()):
             for name, site in sites.items():
-                self._add("rate", _unweighted_rate(model_trace.nodes[name], site))
+                self._add("rate", unweighted_rate(model_trace.nodes[name], site))
         loss = loss + self._weighted_estimate(guide_trace)
         weight = self._resolved_weights().of_term(self.critic_term, "")
         prior = weight * self._prior_score

@@ -97,7 +97,7 @@ def _note_divergences(model_trace: Trace, guide_trace: Trace) -> set[str]:
     for name, site in _drawn_in_turn(model_trace, guide_trace):
         twin: Site = model_trace.nodes[name]
         # Of two distributions with masks of their own, which may differ, Pyro's divergence takes both
-        if not (_is_reparameterised(site["fn"], wrappers=()) and _counts_alike(site, twin)):
+        if not (is_reparameterised(site["fn"], wrappers=()) and counts_alike(site, twin)):
             continue
         divergence = closed_divergence(site["fn"], twin["fn"])
         if divergence is not None:
@@ -118,7 +118,7 @@ def _drawn_in_turn(model_trace: Trace, guide_trace: Trace) -> Iterator[tuple[str
 
 
 # The closed form is scaled and masked once, for both
-def _counts_alike(site: Site, twin: Site) -> bool:
+def counts_alike(site: Site, twin: Site) -> bool:
     pairs = [(site[key], twin[key]) for key in ("scale", "mask")]
     one, other = site.get("weight"), twin.get("weight")
     if one is not None and other is not None:
@@ -136,7 +136,7 @@ def _same(one: Tensor | float | None, other: Tensor | float | None, name: str) -
 
 
 # Rejection samplers are reparameterised in part, and say so in score parts of their own, which an event hides
-def _is_reparameterised(
+def is_reparameterised(
     fn: Distribution, wrappers: tuple[type, ...] = (MaskedDistribution, ExpandedDistribution)
 ) -> bool:
     each: Any = fn
@@ -299,10 +299,10 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         if divergence is None:
             self._check_reparameterised(guide_site)
             self._check_not_relaxed(guide_site)
-            self._add("rate", _unweighted_rate(model_site, guide_site))
+            self._add("rate", unweighted_rate(model_site, guide_site))
             return guide_site["score_parts"].entropy_term.sum() - model_site["log_prob_sum"]
         total = scale_and_mask(divergence, guide_site["scale"], guide_site["mask"]).sum()
-        self._add("rate", _unweighted_rate(model_site, guide_site, total))
+        self._add("rate", unweighted_rate(model_site, guide_site, total))
         return total
 
     def _auxiliary(self, site: Site, weight: Weight) -> Tensor:
@@ -340,19 +340,19 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
                 loss = loss + self._latent_terms(costs, guide_site, weights)
                 seen.update(costs)
             # Whatever the costs are, the recorded rate is the divergence, so that objectives can be compared
-            self._add("rate", _unweighted_rate(model_site, guide_site))
+            self._add("rate", unweighted_rate(model_site, guide_site))
         return loss
 
     def _check_scorable(self, model_site: Site, guide_site: Site) -> None:
         name = guide_site["name"]
-        if not _is_reparameterised(guide_site["fn"]):
+        if not is_reparameterised(guide_site["fn"]):
             self._refuse_score_function(guide_site)
         if is_relaxed(guide_site["fn"]):
             raise NotImplementedError(
                 f"{type(self).__name__} computes terms from the value of the relaxed site {name!r}, through "
                 "which no gradient would pass: use a guide without the relaxation, or a TraceEnum_ class"
             )
-        if not _counts_alike(guide_site, model_site):
+        if not counts_alike(guide_site, model_site):
             raise ValueError(
                 f"Expected {name!r} to have one scale and mask in model and guide, since "
                 f"{type(self).__name__} splits its cost: put poutine.scale and poutine.mask around both"
@@ -382,7 +382,7 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
         weights: ResolvedWeights,
     ) -> Tensor:
         first, *others = (cast(Site, guide_trace.nodes[name]) for name in names)
-        if unlike := [site["name"] for site in others if not _counts_alike(site, first)]:
+        if unlike := [site["name"] for site in others if not counts_alike(site, first)]:
             raise ValueError(
                 f"Expected the local sites {list(names)} to have one scale, since {type(self).__name__} "
                 f"takes them together, but that of {unlike[0]!r} differs: put poutine.scale around all"
@@ -430,7 +430,7 @@ class TraceMeanField_WeightedELBO(WeightedELBO, _ClosedFormELBO):
             )
 
     def _check_reparameterised(self, site: Site) -> None:
-        if not _is_reparameterised(site["fn"]):
+        if not is_reparameterised(site["fn"]):
             self._refuse_score_function(site)
         try:
             check_fully_reparametrized(site)
@@ -477,7 +477,7 @@ def _weighted(nats: Tensor, weight: Weight) -> Tensor:
     return nats * weight if weight != 0 else torch.zeros_like(nats)
 
 
-def _unweighted_rate(model_site: Site, guide_site: Site, total: Tensor | None = None) -> Tensor:
+def unweighted_rate(model_site: Site, guide_site: Site, total: Tensor | None = None) -> Tensor:
     """The rate of a site, which is its weighted ``total`` where the weight is 1."""
     if "divergence" not in guide_site:
         return unweighted_sum(guide_site) - unweighted_sum(model_site)

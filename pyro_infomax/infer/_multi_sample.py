@@ -37,7 +37,7 @@ from pyro_infomax.infer._elbo import (
     accumulate_gradients,
     as_number,
 )
-from pyro_infomax.infer._named import _Beta, _InfoMax
+from pyro_infomax.infer._named import BetaWeighted, InfoMaxWeighted
 from pyro_infomax.infer._weights import WeightsLike
 from pyro_infomax.poutine import (
     Weight,
@@ -344,7 +344,7 @@ class Renyi_WeightedELBO(WeightedELBO, RenyiBound):
 
 
 @final
-class Renyi_InfoMaxELBO(_InfoMax, Renyi_WeightedELBO):
+class Renyi_InfoMaxELBO(InfoMaxWeighted, Renyi_WeightedELBO):
     r"""The InfoMax weight within a variational Rényi bound (Li and Turner, 2016; Burda et al., 2016, for α =
     0).
 
@@ -366,7 +366,7 @@ class Renyi_InfoMaxELBO(_InfoMax, Renyi_WeightedELBO):
     """
 
 
-class _MultiSample(_InfoMax, Renyi_WeightedELBO):
+class _MultiSample(InfoMaxWeighted, Renyi_WeightedELBO):
     """λ within a bound that is one of log p(x) at λ = 0, which is therefore the default."""
 
     _fewest = 1
@@ -502,7 +502,7 @@ def _at_draws(model_trace: Trace, guide_trace: Trace) -> Tensor:
 
 
 @final
-class DReG_InfoMaxELBO(_Pathwise, _InfoMax):
+class DReG_InfoMaxELBO(_Pathwise, InfoMaxWeighted):
     r"""The importance-weighted bound with the doubly reparameterised gradient.
 
     .. math:: \nabla_\theta = \sum_k \tilde w_k \nabla_\theta \log p(x, z_k) , \qquad
@@ -568,7 +568,7 @@ class _StickingTheLanding(_Pathwise):
 
 
 @final
-class STL_InfoMaxELBO(_StickingTheLanding, _InfoMax):
+class STL_InfoMaxELBO(_StickingTheLanding, InfoMaxWeighted):
     r"""The InfoMax objective of one draw, whose gradient of the guide goes through the draw alone.
 
     .. math:: (1 + \lambda) D + R , \qquad \nabla_\phi = -\frac{\partial}{\partial z}
@@ -605,7 +605,7 @@ class STL_InfoMaxELBO(_StickingTheLanding, _InfoMax):
 
 
 @final
-class STL_BetaELBO(_StickingTheLanding, _Beta):
+class STL_BetaELBO(_StickingTheLanding, BetaWeighted):
     r"""The beta-VAE objective of one draw, whose gradient of the guide goes through the draw alone.
 
     .. math:: D + \beta R , \qquad \nabla_\phi = -\frac{\partial}{\partial z}

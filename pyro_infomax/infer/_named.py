@@ -17,7 +17,7 @@ from pyro_infomax.infer._weights import TermWeight, WeightsLike
 # ---- Distortion plus β times rate.
 
 
-class _Beta(WeightedELBO):
+class BetaWeighted(WeightedELBO):
     def __init__(self, beta: WeightsLike = 4.0, **kwargs: object) -> None:
         super().__init__(weights={"rate": TermWeight("beta", beta)}, **kwargs)
 
@@ -32,7 +32,7 @@ class _Beta(WeightedELBO):
 
 
 @final
-class Trace_BetaELBO(_Beta, Trace_WeightedELBO):
+class Trace_BetaELBO(BetaWeighted, Trace_WeightedELBO):
     """The beta-VAE objective by sampled log-probabilities, with reparameterised or score-function gradients.
 
     Weights, terms and errors are those of :class:`TraceMeanField_BetaELBO`; further arguments those of
@@ -44,7 +44,7 @@ class Trace_BetaELBO(_Beta, Trace_WeightedELBO):
 
 
 @final
-class TraceMeanField_BetaELBO(_Beta, TraceMeanField_WeightedELBO):
+class TraceMeanField_BetaELBO(BetaWeighted, TraceMeanField_WeightedELBO):
     r"""The beta-VAE objective with the KL divergence in closed form where there is one.
 
     .. math:: D + \beta R = -\mathbb{E} \log p(x \mid z) + \beta \, \mathbb{E} \log \frac{q(z \mid x)}{p(z)}
@@ -80,7 +80,7 @@ class TraceMeanField_BetaELBO(_Beta, TraceMeanField_WeightedELBO):
 
 
 @final
-class TraceGraph_BetaELBO(_Beta, TraceGraph_WeightedELBO):
+class TraceGraph_BetaELBO(BetaWeighted, TraceGraph_WeightedELBO):
     """The beta-VAE objective with score-function gradients that know which sites depend on which.
 
     Weights, terms and errors are those of :class:`TraceMeanField_BetaELBO`; further arguments those of
@@ -92,7 +92,7 @@ class TraceGraph_BetaELBO(_Beta, TraceGraph_WeightedELBO):
 
 
 @final
-class TraceEnum_BetaELBO(_Beta, TraceEnum_WeightedELBO):
+class TraceEnum_BetaELBO(BetaWeighted, TraceEnum_WeightedELBO):
     """The beta-VAE objective with exact sums over the sites that are enumerated.
 
     Weights, terms and errors are those of :class:`TraceMeanField_BetaELBO`; further arguments those of
@@ -111,7 +111,7 @@ class TraceEnum_BetaELBO(_Beta, TraceEnum_WeightedELBO):
 # Barber and Agakov (2003), The IM algorithm: a variational approach to information maximization.
 
 
-class _InfoMax(WeightedELBO):
+class InfoMaxWeighted(WeightedELBO):
     def __init__(self, lam: WeightsLike = 3.0, **kwargs: object) -> None:
         weight = TermWeight("lam", lam, above=-1.0, offset=1.0)
         super().__init__(weights={"distortion": weight}, **kwargs)
@@ -127,7 +127,7 @@ class _InfoMax(WeightedELBO):
 
 
 @final
-class Trace_InfoMaxELBO(_InfoMax, Trace_WeightedELBO):
+class Trace_InfoMaxELBO(InfoMaxWeighted, Trace_WeightedELBO):
     """The InfoMax objective by sampled log-probabilities, with reparameterised or score-function gradients.
 
     Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments, and what is
@@ -136,7 +136,7 @@ class Trace_InfoMaxELBO(_InfoMax, Trace_WeightedELBO):
 
 
 @final
-class TraceMeanField_InfoMaxELBO(_InfoMax, TraceMeanField_WeightedELBO):
+class TraceMeanField_InfoMaxELBO(InfoMaxWeighted, TraceMeanField_WeightedELBO):
     r"""The InfoMax objective with the KL divergence in closed form where there is one.
 
     .. math:: (1 + \lambda) D + R = -(1 + \lambda) \, \mathbb{E} \log p(x \mid z)
@@ -166,7 +166,7 @@ class TraceMeanField_InfoMaxELBO(_InfoMax, TraceMeanField_WeightedELBO):
 
 
 @final
-class TraceGraph_InfoMaxELBO(_InfoMax, TraceGraph_WeightedELBO):
+class TraceGraph_InfoMaxELBO(InfoMaxWeighted, TraceGraph_WeightedELBO):
     """The InfoMax objective with score-function gradients of lower variance, by dependencies between sites.
 
     Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments, and what is
@@ -175,7 +175,7 @@ class TraceGraph_InfoMaxELBO(_InfoMax, TraceGraph_WeightedELBO):
 
 
 @final
-class TraceEnum_InfoMaxELBO(_InfoMax, TraceEnum_WeightedELBO):
+class TraceEnum_InfoMaxELBO(InfoMaxWeighted, TraceEnum_WeightedELBO):
     """The InfoMax objective with exact sums over the sites that are enumerated.
 
     Weights, terms and errors are those of :class:`TraceMeanField_InfoMaxELBO`; further arguments, and what is

@@ -32,7 +32,7 @@ from pyro_infomax.infer._multi_sample import (
     summed_within_particles,
     times,
 )
-from pyro_infomax.infer._named import _InfoMax
+from pyro_infomax.infer._named import InfoMaxWeighted
 from pyro_infomax.infer._weights import WeightsLike
 from pyro_infomax.poutine import Weight, is_deterministic, sample_sites
 from pyro_infomax.programs import ProgramState, Snapshot
@@ -383,7 +383,7 @@ class WakeSleepELBO(_Sleeping):
 
 
 @final
-class RWS_InfoMaxELBO(_InfoMax, _TwoPhases):
+class RWS_InfoMaxELBO(InfoMaxWeighted, _TwoPhases):
     r"""Reweighted wake–sleep: both programs learn from data, by the same weighted draws of the guide.
 
     .. math:: \nabla_\theta = -\sum_k \tilde w_k \nabla_\theta \log p(x, z_k) , \qquad
