@@ -28,14 +28,9 @@ from pyro_infomax._checks import one_of, real_number, whole_number
 from pyro_infomax._data import Tensors
 from pyro_infomax._recording import NotCapturableError
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
-from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed
-from pyro_infomax.infer._elbo import Evaluation, Loss, Terms, has_sisters, subsampled_data, unweighted_sum
-from pyro_infomax.infer._estimators import (
-    TraceMeanField_WeightedELBO,
-    counts_alike,
-    is_reparameterised,
-    unweighted_rate,
-)
+from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed, tensors_of
+from pyro_infomax.infer._elbo import Loss, Terms, has_sisters, subsampled_data, unweighted_sum
+from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO, counts_alike, is_reparameterised
 from pyro_infomax.infer._latents import (
     GuideRun,
     TakenRowsMessenger,
@@ -80,12 +75,13 @@ class _ComparedDraws(NamedTuple):
     second: Tensors | None
 
 
-def _latent_sites(guide_trace: Trace) -> dict[str, Site]:
-    """What a guide draws for the model, by name."""
+def _latent_sites(guide_trace: Trace, *, auxiliary: bool = False) -> dict[str, Site]:
+    """What a guide draws for the model, by name, or for itself too."""
     return {
         site["name"]: site
         for site in sample_sites(guide_trace)
-        if not (site["is_observed"] or site["infer"].get("is_auxiliary") or is_deterministic(site))
+        if not (site["is_observed"] or is_deterministic(site))
+        and (auxiliary or not site["infer"].get("is_auxiliary"))
     }
 
 
@@ -205,6 +201,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
     weighs_rate: ClassVar[bool] = True
     drops_factors: ClassVar[bool] = True
     state_of_evaluation: ClassVar = TraceMeanField_WeightedELBO.state_of_evaluation | {"_compared"}
+    _compared: _ComparedDraws | None = None
 
     # What messengers have put at a site is then the user's weight alone, which the critic's term has too
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -246,7 +243,6 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         trained = [each for each in critic.parameters() if each.requires_grad]
         # One whose ratio is known has none, and torch's optimisers refuse that
         self.critic_optim: Optimizer | None = critic_optim(trained) if trained else None
-        self._compared: _ComparedDraws | None = None
 
     # ---- what a subclass says
 
@@ -295,7 +291,9 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
                 rows = TakenRowsMessenger()
                 with plain_errors():
                     guide_trace = poutine.trace(rows(guide)).get_trace(*args, **kwargs)
-                _check_reparameterised(_latent_sites(guide_trace), type(self).__name__, "guide")
+                _check_reparameterised(
+                    _latent_sites(guide_trace, auxiliary=True), type(self).__name__, "guide"
+                )
                 self._check_critic(guide_trace)
                 draws = self._draws(GuideRun(model, guide_trace, rows.taken, args, kwargs, both=True))
             if draws.second is not None:
@@ -355,7 +353,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         """Refuses programs of which the critic's term would be another one than it says."""
         ours, sites = type(self).__name__, _latent_sites(guide_trace)
         _check_latents(model_trace, sites)
-        _check_reparameterised(sites, ours, "guide")
+        _check_reparameterised(_latent_sites(guide_trace, auxiliary=True), ours, "guide")
         twins = {name: model_trace.nodes[name] for name in sites}
         _rows_of_sites(twins, ours)
         _check_counts([*sites.values(), *twins.values()], ours)
@@ -406,6 +404,11 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
             )
 
     # ---- the state that training leaves, of critic and optimiser too
+
+    # What an evaluation has left, as tensors of its graph after an error, is nothing for a copy
+    def __getstate__(self) -> State:
+        left = self.state_of_evaluation - TraceMeanField_WeightedELBO.state_of_evaluation
+        return {name: each for name, each in self.__dict__.items() if name not in left}
 
     def state_dict(self) -> State:
         """The state that training leaves in the objective: steps, the critic, and its optimiser."""
@@ -488,8 +491,8 @@ class FactorVAE(_CriticELBO):
     Raises:
         ValueError: for a weight out of range, a single latent dimension, or a critic that shares parameters
             with the programs.
-        NotImplementedError: for latents that are not reparameterised, not one a datum, masked, or scaled in
-            one program alone, and in several processes. :class:`~pyro_infomax.capture.CapturedSVI` goes on by
+        NotImplementedError: for draws of the guide that are not reparameterised, latents not one a datum,
+            masked, or scaled in one program alone, and in several processes. :class:`~pyro_infomax.capture.CapturedSVI` goes on by
             ordinary steps.
 
     Example:
@@ -548,8 +551,8 @@ class AVB(_CriticELBO):
     critic the gradient is that of −ELBO, with respect to the guide through its draws, to the decoder through
     log p(x|z), and to a prior with parameters through log p(z) at the guide's draws.
 
-    ``terms`` has ``distortion`` and ``critic_rate``. There is no ``rate`` and no ``elbo``, unless the guide
-    has a density after all: a critic's estimate is no bound on anything.
+    ``terms`` has ``distortion`` and ``critic_rate``. There is no ``rate`` and no ``elbo``: what a critic says
+    is no bound on anything.
 
     Reference: Mescheder, Nowozin and Geiger (2017), Adversarial variational Bayes: unifying variational
     autoencoders and generative adversarial networks.
@@ -564,7 +567,7 @@ class AVB(_CriticELBO):
 
     Raises:
         ValueError: as :class:`FactorVAE`, and for data that are not rows of the data plate.
-        NotImplementedError: as :class:`FactorVAE`, and for factors of the guide.
+        NotImplementedError: as :class:`FactorVAE`, for factors of the guide, and learned priors of point masses.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
@@ -572,16 +575,16 @@ class AVB(_CriticELBO):
         >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
         >>> elbo = AVB(QuadraticCritic(1, 1), critic_steps=5)
         >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(10))
-        >>> list(elbo.terms)  # this guide has a density, and so there is a rate
-        ['distortion', 'rate', 'elbo', 'loss', 'critic_rate']
+        >>> list(elbo.terms)
+        ['distortion', 'loss', 'critic_rate']
     """
 
     critic_term = "critic_rate"
     weighs_rate = False
     state_of_evaluation = _CriticELBO.state_of_evaluation | {"_prior_score"}
+    _prior_score: Tensor | float = 0.0
 
     def __init__(self, critic: nn.Module, beta: WeightsLike = 1.0, **kwargs: object) -> None:
-        self._prior_score: Tensor | float = 0.0
         super().__init__(critic, critic_weight=TermWeight("beta", beta), **kwargs)  # type: ignore[arg-type]
 
     def _draws(self, run: GuideRun) -> _ComparedDraws:
@@ -614,17 +617,21 @@ class AVB(_CriticELBO):
     def _score_of_prior(self, model_trace: Trace, run: GuideRun) -> Tensor | float:
         """log p(z) of draws that are held fixed, through which the prior's parameters get their gradient."""
         sites = _latent_sites(run.guide_trace)
-        twins: dict[str, Site] = {name: model_trace.nodes[name] for name in sites}
-        scores = (twins[name]["fn"].log_prob(site["value"].detach()) for name, site in sites.items())
-        if not (torch.is_grad_enabled() and any(each.requires_grad for each in scores)):
+        if not (torch.is_grad_enabled() and any(_has_gradient(model_trace, site) for site in sites.values())):
             return 0.0
         # A prior may depend on latents before it, whose values must be held fixed as well
         fixed = run.rows.copy()
         for name, site in sites.items():
             fixed.add_node(name, **{**site, "value": site["value"].detach()})
         trace = simulate(run._replace(rows=fixed), data=False)
-        trace.compute_log_prob(lambda name, _: name in sites)
-        return sum((trace.nodes[name]["log_prob_sum"] for name in sites), torch.zeros(()))
+        learned = [name for name, site in sites.items() if _has_gradient(trace, site)]
+        if points := [name for name in learned if is_point_mass(trace.nodes[name]["fn"])]:
+            raise NotImplementedError(
+                f"AVB trains the prior by its density but the model draws {points} as point masses, which "
+                "have none: use AdversarialELBO, or a prior with a density"
+            )
+        trace.compute_log_prob(lambda name, _: name in learned)
+        return sum((trace.nodes[name]["log_prob_sum"] for name in learned), torch.zeros(()))
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Loss, Loss]:
         loss = torch.zeros(())
@@ -632,12 +639,6 @@ class AVB(_CriticELBO):
             if site["is_observed"]:
                 self._add("distortion", -unweighted_sum(site))
                 loss = loss - site["log_prob_sum"]
-        sites = _latent_sites(guide_trace)
-        # What the guide alone draws is noise on the way to z, which then has no density that is known
-        auxiliary = any(site["infer"].get("is_auxiliary") for site in sample_sites(guide_trace))
-        if not auxiliary and not any(is_point_mass(site["fn"]) for site in sites.values()):
-            for name, site in sites.items():
-                self._add("rate", unweighted_rate(model_trace.nodes[name], site))
         loss = loss + self._weighted_estimate(guide_trace)
         weight = self._resolved_weights().of_term(self.critic_term, "")
         prior = weight * self._prior_score
@@ -650,9 +651,15 @@ class AVB(_CriticELBO):
         del self._sums["rate"]
 
     def _named_terms(self, values: dict[str, float], loss: float) -> Terms:
-        if "rate" in values:
-            return super()._named_terms(values, loss)
         return Terms(distortion=values.pop("distortion"), loss=loss, **values)
+
+
+def _has_gradient(model_trace: Trace, site: Site) -> bool:
+    """Whether parameters of the model have a gradient by their prior of a latent site."""
+    fn: Any = model_trace.nodes[site["name"]]["fn"]
+    if is_point_mass(fn):
+        return any(each.requires_grad for _, each in tensors_of(fn))
+    return bool(fn.log_prob(site["value"].detach()).requires_grad)
 
 
 # ---- Divergences between the two joints.
@@ -685,20 +692,17 @@ class _JointELBO(_CriticELBO):
     state_of_evaluation = _CriticELBO.state_of_evaluation | {"_generates"}
     _generates: tuple[object, ...] = ()
 
-    def _evaluate(
-        self, parent: Evaluation, model: Program, guide: Program, args: Args, kwargs: Kwargs
-    ) -> Any:
-        found = super()._evaluate(parent, model, guide, args, kwargs)
-        # Once for a model, and after it has created its parameters
-        parts = getattr(model, "__self__", model), getattr(model, "__func__", model)
+    def _check_generates(self, run: GuideRun) -> None:
+        """Refuses a model that reads data, once for a model, and after it has created its parameters."""
+        parts = getattr(run.model, "__self__", run.model), getattr(run.model, "__func__", run.model)
         if not (self._generates and all(map(operator.is_, parts, self._generates))):
-            follow = sites_that_follow_data(model, args, kwargs)
+            follow = sites_that_follow_data(run.model, run.args, run.kwargs)
             if follow:
                 raise NotImplementedError(
                     f"{type(self).__name__} draws data from the model, but what it draws of {follow} depends "
                     "on the data that it is given: let it depend on parameters and on what was sampled alone"
                 )
-            told = any(map(has_rows, tree_leaves((args, dict(kwargs)))))
+            told = any(map(has_rows, tree_leaves((run.args, dict(run.kwargs)))))
             if not told:
                 warnings.warn(
                     f"{type(self).__name__} draws data from the model, which is given no tensors and may "
@@ -706,11 +710,6 @@ class _JointELBO(_CriticELBO):
                     stacklevel=2,
                 )
             self._generates = () if told and follow is None else parts
-        return found
-
-    # A copy need not hold the model
-    def __getstate__(self) -> State:
-        return {**self.__dict__, "_generates": (), "_compared": None}
 
     def _draws(self, run: GuideRun) -> _ComparedDraws:
         return self._compare(simulate(run), run)
@@ -720,6 +719,7 @@ class _JointELBO(_CriticELBO):
         _check_simulates(simulated, latents, ours)
         observed = _observed_sites(simulated)
         self._check_covariates(observed, run)
+        self._check_generates(run)
         data = {name: {**site, "value": site["infer"]["obs"]} for name, site in observed.items()}
         drawn = {**observed, **{name: simulated.nodes[name] for name in latents}}
         _check_reparameterised(drawn, ours, "model")
@@ -826,7 +826,7 @@ class AdversarialELBO(_JointELBO):
         self._check_pair(simulated, guide_trace)
         observed = _observed_sites(simulated)
         self._subsampled = subsampled_data(simulated, args, lambda site: site["name"] in observed)
-        self._compared = self._compare(simulated, run)
+        self._compared = self._compare(simulated, run._replace(model=model))
         return simulated, guide_trace
 
     def _differentiable_loss_particle(self, _: Trace, guide_trace: Trace) -> tuple[Loss, Loss]:
