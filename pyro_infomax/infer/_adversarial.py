@@ -491,9 +491,9 @@ class FactorVAE(_CriticELBO):
     Raises:
         ValueError: for a weight out of range, a single latent dimension, or a critic that shares parameters
             with the programs.
-        NotImplementedError: for draws of the guide that are not reparameterised, latents not one a datum,
-            masked, or scaled in one program alone, and in several processes. :class:`~pyro_infomax.capture.CapturedSVI` goes on by
-            ordinary steps.
+        NotImplementedError: for a guide's draws that are not reparameterised, latents not one a datum, masked
+            or scaled in one program alone, and several processes.
+            :class:`~pyro_infomax.capture.CapturedSVI` goes on by ordinary steps.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
@@ -567,7 +567,7 @@ class AVB(_CriticELBO):
 
     Raises:
         ValueError: as :class:`FactorVAE`, and for data that are not rows of the data plate.
-        NotImplementedError: as :class:`FactorVAE`, for factors of the guide, and learned priors of point masses.
+        NotImplementedError: as :class:`FactorVAE`, for factors of the guide, and learned point-mass priors.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
