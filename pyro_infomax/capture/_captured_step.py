@@ -84,9 +84,10 @@ class Programs:
         return self.weighted.weights_ahead(steps, numbers=numbers)
 
     def settings(self) -> Hashable:
-        """What a recording fixes of the objective."""
+        """What a recording fixes of the objective, beside its attributes."""
         if self.weighted is None:
             return None
+        self.weighted.look_at_itself()
         weights = self.weighted.weights
         if not self.weights_are_set:
             known = set(map(id, self._weights_seen))
@@ -311,7 +312,9 @@ class CapturedStep:
         return (found.loss, *found.terms.values(), *gradients.values())
 
     def _check_leaves(self, constants: Iterable[Tensor]) -> None:
-        if any(each.requires_grad and each.is_leaf and each not in set(self._stated) for each in constants):
+        weighted = self._programs.weighted
+        known = {*self._stated, *(() if weighted is None else weighted.own_parameters)}
+        if any(each.requires_grad and each.is_leaf and each not in known for each in constants):
             raise NotCapturableError(
                 "a tensor that is no parameter of Pyro collects a gradient; make it one by pyro.module or "
                 "pyro.param, or call requires_grad_(False)"
@@ -365,7 +368,7 @@ class Outcome:
     ) -> None:
         self.numbers = dict(numbers)
         self.gradients = {parameter: each.detach().clone() for parameter, each in gradients.items()}
-        self.buffers = {name: each.clone() for name, each in buffers.items()}
+        self.buffers = {name: each.detach().clone() for name, each in buffers.items()}
         self.random_states = _random_states()
 
     def difference(self, other: "Outcome", names: Mapping[Tensor, str]) -> str | None:

@@ -12,7 +12,8 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Final, Literal, NamedTuple, NoReturn, TypeAlias, final, get_args
+from functools import partial
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeAlias, final, get_args
 
 import torch
 from pyro import poutine
@@ -20,16 +21,24 @@ from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_factor
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from pyro_infomax._checks import one_of, real_number, whole_number
 from pyro_infomax._data import Tensors
-from pyro_infomax._recording import NotCapturableError
+from pyro_infomax._recording import NotCapturableError, is_recording
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed
-from pyro_infomax.infer._elbo import Evaluation, Loss, Terms, has_sisters, subsampled_data, unweighted_sum
+from pyro_infomax.infer._elbo import (
+    Evaluation,
+    Loss,
+    SurrogateLoss,
+    Terms,
+    has_sisters,
+    subsampled_data,
+    unweighted_sum,
+)
 from pyro_infomax.infer._estimators import (
     TraceMeanField_WeightedELBO,
     counts_alike,
@@ -53,7 +62,14 @@ from pyro_infomax.infer._weights import (
     TermWeights,
     WeightsLike,
 )
-from pyro_infomax.information import OptimizerFactory, adam
+from pyro_infomax.information import (
+    OptimizerFactory,
+    OptimizerOperations,
+    adam,
+    logistic_loss,
+    minimise,
+    scores_of,
+)
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import (
     frames_of,
@@ -182,6 +198,8 @@ def _check_latents(simulated: Trace, latents: Mapping[str, Site]) -> None:
 
 # ---- An objective that owns a critic and its optimiser.
 
+_NUMBERS: Final = "critic_optim"  # as which they come with the weights of a recorded step
+
 
 class _CriticELBO(TraceMeanField_WeightedELBO):
     """The base of objectives that learn the log-ratio of two densities, and train by it.
@@ -205,6 +223,8 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
     weighs_rate: ClassVar[bool] = True
     drops_factors: ClassVar[bool] = True
     state_of_evaluation: ClassVar = TraceMeanField_WeightedELBO.state_of_evaluation | {"_compared"}
+    # By which a recorded step takes those of the critic; as it changes, so does what a recording is for
+    _operations: OptimizerOperations | None = None
 
     # What messengers have put at a site is then the user's weight alone, which the critic's term has too
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -271,15 +291,11 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
             self._train_critic(model, guide, args, kwargs)
         return super().differentiable_loss(model, guide, *args, **kwargs)
 
-    def surrogate(self, *_: object, **__: object) -> NoReturn:
-        """Refuses to be recorded, so that :class:`~pyro_infomax.capture.CapturedSVI` takes ordinary steps.
-
-        Raises:
-            NotCapturableError: always.
-        """
-        raise NotCapturableError(
-            f"{type(self).__name__} trains its critic within each step, which a recorded step would leave out"
-        )
+    def surrogate(self, model: Program, guide: Program, *args: object, **kwargs: object) -> SurrogateLoss:
+        """The evaluation in tensors alone; what is recorded of it is a training step, with the critic's."""
+        if is_recording():
+            self._train_critic(model, guide, args, kwargs)
+        return super().surrogate(model, guide, *args, **kwargs)
 
     def _train_critic(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> None:
         if has_sisters():
@@ -290,7 +306,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         optimizer = self.critic_optim
         if optimizer is None:
             return
-        for _ in range(self.critic_steps):
+        for step in range(self.critic_steps):
             with torch.no_grad():
                 rows = TakenRowsMessenger()
                 with plain_errors():
@@ -299,40 +315,50 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
                 self._check_critic(guide_trace)
                 draws = self._draws(GuideRun(model, guide_trace, rows.taken, args, kwargs, both=True))
             if draws.second is not None:
-                self._take_step(optimizer, draws.first, draws.second)
+                self._take_step(step, optimizer, draws.first, draws.second)
 
-    def _take_step(self, optimizer: Optimizer, first: Tensors, second: Tensors) -> None:
-        def closure() -> float:
-            optimizer.zero_grad()
-            # The one loss whose optimum is the log-ratio and whose gradient cannot explode
-            loss = softplus(-self._scores(first)).mean() + softplus(self._scores(second)).mean()
-            if self.gradient_penalty:
-                squares = self._squared_gradient(first) + self._squared_gradient(second)
-                loss = loss + self.gradient_penalty / 4 * squares
-            loss.backward()
-            return float(loss.detach())
-
-        with torch.enable_grad():
-            optimizer.step(closure)
-            optimizer.zero_grad()
-
-    def _squared_gradient(self, parts: Tensors) -> Tensor:
-        """The mean over rows of the squared gradient of the score in what it scores."""
-        inputs = [each.detach().requires_grad_(each.is_floating_point()) for each in parts]
-        smooth = [each for each in inputs if each.requires_grad]
-        total = self._scores(tuple(inputs)).sum()
-        found = torch.autograd.grad(total, smooth, create_graph=True, materialize_grads=True)
-        return sum((each.square().sum() for each in found), torch.zeros(())) / len(parts[0])
-
-    def _scores(self, parts: Tensors) -> Tensor:
-        scores = self.critic(*parts)
-        if not isinstance(scores, Tensor) or scores.shape != parts[0].shape[:1]:
-            found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-            raise ValueError(
-                f"Expected the critic to score {len(parts)} parts of {len(parts[0])} rows as a tensor of "
-                f"shape ({len(parts[0])},) but got {found}."
+    def _take_step(self, number: int, optimizer: Optimizer, first: Tensors, second: Tensors) -> None:
+        loss = partial(logistic_loss, self.critic, first, second, gradient_penalty=self.gradient_penalty)
+        if not is_recording():
+            minimise(optimizer, loss)
+            return
+        operations, numbers = self._operations, self._given_weights.get(_NUMBERS)
+        if operations is None or numbers is None:
+            refusal = "its own optimiser" if operations is None else operations.refusal
+            raise NotCapturableError(
+                f"{type(self).__name__} trains its critic within each step, by {refusal}"
             )
-        return scores
+        with torch.enable_grad():
+            operations.step(loss(), numbers[number])
+
+    # ---- what a captured step needs: what it is for, and the numbers of the critic's optimiser as inputs
+
+    @property
+    def own_parameters(self) -> tuple[Tensor, ...]:
+        return tuple(self.critic.parameters())
+
+    def look_at_itself(self) -> None:
+        trains = self.critic_optim is not None and self.critic_steps
+        found = OptimizerOperations(self.critic_optim) if trains else None
+        if found is None or not found.same_as(self._operations):
+            self._operations = found
+
+    def variable_weights(self, *, numbers: bool = False) -> dict[str, Tensor]:
+        """The present values of the weights that may change, and the numbers of the critic's next steps."""
+        found, own = super().variable_weights(numbers=numbers), self._numbers(1)
+        return found if own is None else {**found, _NUMBERS: own[0]}
+
+    def weights_ahead(self, steps: int, *, numbers: bool = False) -> list[tuple[Tensor, ...]]:
+        """The values of :meth:`variable_weights` for each of the next training steps."""
+        found, own = super().weights_ahead(steps, numbers=numbers), self._numbers(steps)
+        return found if own is None else [(*each, row) for each, row in zip(found, own, strict=True)]
+
+    def _numbers(self, steps: int) -> Tensor | None:
+        """What the critic's optimiser computes for the next steps, (step, critic_step, number)."""
+        operations = self._operations
+        if operations is None or operations.refusal is not None or not self.critic_steps:
+            return None
+        return operations.numbers(steps * self.critic_steps).unflatten(0, (steps, self.critic_steps))
 
     # ---- an evaluation, which leaves the critic alone
 
@@ -392,7 +418,8 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         first, second = self._compared
         self._compared = None
         with _held_fixed(self.critic):
-            costs = self._cost(self._scores(first), None if second is None else self._scores(second))
+            low = None if second is None else scores_of(self.critic, second)
+            costs = self._cost(scores_of(self.critic, first), low)
         names, weights = [*_latent_sites(guide_trace)], self._resolved_weights()
         return self._joint_terms(names, len(costs), {self.critic_term: costs}, guide_trace, weights)
 
@@ -406,6 +433,9 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
             )
 
     # ---- the state that training leaves, of critic and optimiser too
+
+    def __getstate__(self) -> State:
+        return {**self.__dict__, "_compared": None, "_operations": None}
 
     def state_dict(self) -> State:
         """The state that training leaves in the objective: steps, the critic, and its optimiser."""
@@ -489,8 +519,7 @@ class FactorVAE(_CriticELBO):
         ValueError: for a weight out of range, a single latent dimension, or a critic that shares parameters
             with the programs.
         NotImplementedError: for latents that are not reparameterised, not one a datum, masked, or scaled in
-            one program alone, and in several processes. :class:`~pyro_infomax.capture.CapturedSVI` goes on by
-            ordinary steps.
+            one program alone, and in several processes.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
@@ -710,7 +739,7 @@ class _JointELBO(_CriticELBO):
 
     # A copy need not hold the model
     def __getstate__(self) -> State:
-        return {**self.__dict__, "_generates": (), "_compared": None}
+        return {**super().__getstate__(), "_generates": ()}
 
     def _draws(self, run: GuideRun) -> _ComparedDraws:
         return self._compare(simulate(run), run)
@@ -793,7 +822,6 @@ class AdversarialELBO(_JointELBO):
             one a datum, masked, or not of one scale, for factors, for a model that conditions on data
             (covariates, or a decoder that reads data rather than what it has sampled; which does not show
             without tensors as arguments), and in several processes.
-            :class:`~pyro_infomax.capture.CapturedSVI` goes on by ordinary steps.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
