@@ -458,5 +458,5 @@ def _close(value: Tensor, other: Tensor, *, beside: float = 0.0, precision: floa
 
 
 def _largest(value: Tensor) -> float:
-    finite = value[value.isfinite()]
+    finite = value.detach()[value.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0

@@ -10,8 +10,7 @@ import math
 import operator
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeAlias, final, get_args
 
@@ -27,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from pyro_infomax._checks import one_of, real_number, whole_number
 from pyro_infomax._data import Tensors
-from pyro_infomax._recording import NotCapturableError, is_recording
+from pyro_infomax._recording import is_recording
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed
 from pyro_infomax.infer._elbo import (
@@ -70,7 +69,7 @@ from pyro_infomax.information import (
     minimise,
     scores_of,
 )
-from pyro_infomax.nn import evaluation_mode
+from pyro_infomax.nn import held_fixed
 from pyro_infomax.poutine import (
     frames_of,
     is_deterministic,
@@ -223,8 +222,6 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
     weighs_rate: ClassVar[bool] = True
     drops_factors: ClassVar[bool] = True
     state_of_evaluation: ClassVar = TraceMeanField_WeightedELBO.state_of_evaluation | {"_compared"}
-    # By which a recorded step takes those of the critic; as it changes, so does what a recording is for
-    _operations: OptimizerOperations | None = None
 
     # What messengers have put at a site is then the user's weight alone, which the critic's term has too
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -267,6 +264,8 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         # One whose ratio is known has none, and torch's optimisers refuse that
         self.critic_optim: Optimizer | None = critic_optim(trained) if trained else None
         self._compared: _ComparedDraws | None = None
+        # Where the optimiser's tensors or options change, so does this, and what a recording is for
+        self._operations = OptimizerOperations(None)
 
     # ---- what a subclass says
 
@@ -319,17 +318,11 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
 
     def _take_step(self, number: int, optimizer: Optimizer, first: Tensors, second: Tensors) -> None:
         loss = partial(logistic_loss, self.critic, first, second, gradient_penalty=self.gradient_penalty)
-        if not is_recording():
+        if is_recording():
+            numbers = self._given_weights.get(_NUMBERS)
+            self._operations.step(loss, None if numbers is None else numbers[number])
+        else:
             minimise(optimizer, loss)
-            return
-        operations, numbers = self._operations, self._given_weights.get(_NUMBERS)
-        if operations is None or numbers is None:
-            refusal = "its own optimiser" if operations is None else operations.refusal
-            raise NotCapturableError(
-                f"{type(self).__name__} trains its critic within each step, by {refusal}"
-            )
-        with torch.enable_grad():
-            operations.step(loss(), numbers[number])
 
     # ---- what a captured step needs: what it is for, and the numbers of the critic's optimiser as inputs
 
@@ -338,27 +331,20 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         return tuple(self.critic.parameters())
 
     def look_at_itself(self) -> None:
-        trains = self.critic_optim is not None and self.critic_steps
-        found = OptimizerOperations(self.critic_optim) if trains else None
-        if found is None or not found.same_as(self._operations):
+        found = OptimizerOperations(self.critic_optim if self.critic_steps else None)
+        if not found.same_as(self._operations):
             self._operations = found
 
     def variable_weights(self, *, numbers: bool = False) -> dict[str, Tensor]:
         """The present values of the weights that may change, and the numbers of the critic's next steps."""
-        found, own = super().variable_weights(numbers=numbers), self._numbers(1)
-        return found if own is None else {**found, _NUMBERS: own[0]}
+        own = self._operations.numbers(1, self.critic_steps)
+        return super().variable_weights(numbers=numbers) | ({} if own is None else {_NUMBERS: own[0]})
 
     def weights_ahead(self, steps: int, *, numbers: bool = False) -> list[tuple[Tensor, ...]]:
         """The values of :meth:`variable_weights` for each of the next training steps."""
-        found, own = super().weights_ahead(steps, numbers=numbers), self._numbers(steps)
+        found = super().weights_ahead(steps, numbers=numbers)
+        own = self._operations.numbers(steps, self.critic_steps)
         return found if own is None else [(*each, row) for each, row in zip(found, own, strict=True)]
-
-    def _numbers(self, steps: int) -> Tensor | None:
-        """What the critic's optimiser computes for the next steps, (step, critic_step, number)."""
-        operations = self._operations
-        if operations is None or operations.refusal is not None or not self.critic_steps:
-            return None
-        return operations.numbers(steps * self.critic_steps).unflatten(0, (steps, self.critic_steps))
 
     # ---- an evaluation, which leaves the critic alone
 
@@ -417,7 +403,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         assert self._compared is not None
         first, second = self._compared
         self._compared = None
-        with _held_fixed(self.critic):
+        with held_fixed(self.critic):
             low = None if second is None else scores_of(self.critic, second)
             costs = self._cost(scores_of(self.critic, first), low)
         names, weights = [*_latent_sites(guide_trace)], self._resolved_weights()
@@ -435,7 +421,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
     # ---- the state that training leaves, of critic and optimiser too
 
     def __getstate__(self) -> State:
-        return {**self.__dict__, "_compared": None, "_operations": None}
+        return {**self.__dict__, "_compared": None, "_operations": OptimizerOperations(None)}
 
     def state_dict(self) -> State:
         """The state that training leaves in the objective: steps, the critic, and its optimiser."""
@@ -465,20 +451,6 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(each.shape) for name, each in tensors.items() if isinstance(each, Tensor)}
-
-
-@contextmanager
-def _held_fixed(critic: nn.Module) -> Iterator[None]:
-    """Has its block pass gradients through a critic and none to it, in evaluation mode."""
-    trained = [each for each in critic.parameters() if each.requires_grad]
-    for each in trained:
-        each.requires_grad_(False)
-    try:
-        with evaluation_mode(critic):
-            yield
-    finally:
-        for each in trained:
-            each.requires_grad_(True)
 
 
 # ---- Total correlation, by a critic between latents and their shuffled dimensions.

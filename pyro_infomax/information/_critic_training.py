@@ -1,6 +1,7 @@
 """How a critic is trained: by a torch optimiser, whose steps can be recorded as operations on tensors too."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias, final
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.functional import softplus
 from torch.optim import SGD, Adam, AdamW, Optimizer, optimizer as torch_optimizer
 
 from pyro_infomax._data import Tensors
+from pyro_infomax._recording import NotCapturableError
 
 # ---- What makes an optimiser, and what it minimises.
 
@@ -101,111 +103,101 @@ class OptimizerOperations:
     """The steps of an Adam, AdamW or SGD as operations on tensors, to the bit those of torch's loop.
 
     An optimiser reads how many steps it has taken, and computes numbers from it in Python, which a recording
-    would fix. Here these numbers, and the learning rate among them, come from outside. Parameters, moments
-    and counts are the optimiser's own, and move in place.
+    would fix. Here these numbers come from outside, and the learning rate with them. Parameters, moments and
+    counts are the optimiser's own, and move in place.
 
-    It holds for the options and the tensors that the optimiser has when it is made. Moments that are not
-    there yet are made.
+    It is for the options and tensors that the optimiser has when it is made. Moments that are not there yet
+    are made then.
 
     Args:
-        optimizer: the optimiser.
-
-    Attributes:
-        refusal: why its steps are none that can be written down, as the end of a sentence, or None.
+        optimizer: the optimiser, or None where none takes steps.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer | None) -> None:
         self._optimizer = optimizer
-        self.refusal = _refusal(optimizer)
+        self._refusal = "no optimiser that was looked at" if optimizer is None else _refusal(optimizer)
         self._members: list[_Member] = []
-        self._firsts: list[_Member] = []
-        self._fixed: tuple[object, ...] = (self.refusal,)
+        self._fixed: tuple[object, ...] = (self._refusal,)
         self._tensors: tuple[Tensor, ...] = ()
-        if self.refusal is None:
-            self._look()
+        if optimizer is not None and self._refusal is None:
+            self._look(optimizer)
 
-    def _look(self) -> None:
-        names = _OPTIONS[type(self._optimizer)]
-        options, kept, rows = [], [], dict[tuple[int, float], int]()
-        for number, group in enumerate(self._optimizer.param_groups):
-            options.append(tuple(group.get(name) for name in names))
+    def _look(self, optimizer: Optimizer) -> None:
+        fixed: list[object] = []
+        tensors: list[Tensor] = []
+        rows: dict[tuple[int, float], int] = {}
+        for number, group in enumerate(optimizer.param_groups):
+            fixed.append([group.get(name) for name in _OPTIONS[type(optimizer)]])
             for parameter in group["params"]:
-                options.append((parameter.requires_grad, parameter.dtype, parameter.device))
-                kept.append(parameter)
+                fixed.append((parameter.requires_grad, parameter.dtype, parameter.device))
+                tensors.append(parameter)
                 if parameter.requires_grad:
-                    state = self._begun(parameter, group)
-                    kept += [each for each in state.values() if isinstance(each, Tensor)]
-                    place = number, float(state.get("step", 0.0))
-                    member = _Member(parameter, number, rows.setdefault(place, len(rows)))
-                    if member.row == len(self._firsts):
-                        self._firsts.append(member)
-                    self._members.append(member)
-        self._fixed = (*options, *(each.row for each in self._members))
-        self._tensors = tuple(kept)
+                    state = _begun(optimizer, group, parameter)
+                    tensors += [each for each in state.values() if isinstance(each, Tensor)]
+                    taken = number, float(state.get("step", 0.0))
+                    row = rows.setdefault(taken, len(rows))
+                    self._members.append(_Member(parameter, number, row))
+                    fixed.append(row)
+        self._fixed, self._tensors = tuple(fixed), tuple(tensors)
 
-    def _begun(self, parameter: Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
-        """What the optimiser keeps for a parameter; before its first step, what it would make there."""
-        names = _names_kept(self._optimizer, group)
-        if not names:
-            return {}
-        state: dict[str, Any] = self._optimizer.state[parameter]
-        if state.get(names[-1]) is None:
-            double = torch.get_default_dtype() is torch.float64
-            state.update({name: torch.zeros_like(parameter) for name in names})
-            if "step" in names:
-                state["step"] = torch.zeros((), dtype=torch.float64 if double else torch.float32)
-        return state
-
-    def same_as(self, other: "OptimizerOperations | None") -> bool:
-        """Whether a recording of the one is one of the other."""
+    def same_as(self, other: "OptimizerOperations") -> bool:
+        """Whether what was recorded of the one is so of the other."""
         return (
-            other is not None
-            and self._optimizer is other._optimizer
+            self._optimizer is other._optimizer
             and self._fixed == other._fixed
             and len(self._tensors) == len(other._tensors)
             and all(one is another for one, another in zip(self._tensors, other._tensors, strict=True))
         )
 
-    def numbers(self, steps: int) -> Tensor:
-        """What the next steps need to know that is no tensor of the optimiser's, (step, number)."""
-        columns = [self._numbers_of(first, steps) for first in self._firsts]
-        rows = [[number for row in each for number in row] for each in zip(*columns, strict=True)]
-        return torch.tensor(rows or [[]] * steps, dtype=torch.float64)
+    def numbers(self, *shape: int) -> Tensor | None:
+        """What the next steps need beside tensors, (\\*shape, number); None where there is nothing."""
+        steps, firsts = math.prod(shape), {each.row: each for each in reversed(self._members)}
+        if not steps or not firsts or isinstance(self._optimizer, SGD):
+            return None
+        columns = [self._numbers_of(firsts[row], steps) for row in sorted(firsts)]
+        rows = [[number for each in row for number in each] for row in zip(*columns, strict=True)]
+        return torch.tensor(rows, dtype=torch.float64).unflatten(0, shape)
 
     def _numbers_of(self, member: _Member, steps: int) -> list[tuple[float, float, float]]:
-        # All that SGD has is fixed
-        if isinstance(self._optimizer, SGD):
-            return [(0.0, 0.0, 0.0)] * steps
-        group, state = self._optimizer.param_groups[member.group], self._optimizer.state[member.parameter]
+        group, state = self._kept(member)
         lr, (first, second), taken = group["lr"], group["betas"], float(state["step"])
         return [
-            (
-                (1 - second**step) ** 0.5,
-                -(lr / (1 - first**step)),
-                1 - lr * group["weight_decay"],
-            )
+            ((1 - second**step) ** 0.5, -(lr / (1 - first**step)), 1 - lr * group["weight_decay"])
             for step in (taken + 1 + each for each in range(steps))
         ]
 
-    def step(self, loss: Tensor, numbers: Tensor) -> None:
-        """Takes a step down a loss, by a row of :meth:`numbers`."""
-        parameters = [each.parameter for each in self._members]
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        move = self._move_by_sgd if isinstance(self._optimizer, SGD) else self._move_by_adam
-        with torch.no_grad():
-            each_number = numbers.unbind()
-            for member, gradient in zip(self._members, gradients, strict=True):
-                if gradient is not None:
-                    begin = member.row * _NUMBERS
-                    move(member, gradient, each_number[begin : begin + _NUMBERS])
+    def step(self, loss: Callable[[], Tensor], numbers: Tensor | None) -> None:
+        """Takes a step down a loss.
 
-    def _move_by_adam(self, member: _Member, gradient: Tensor, numbers: Sequence[Tensor]) -> None:
-        group, state = self._optimizer.param_groups[member.group], self._optimizer.state[member.parameter]
+        Args:
+            loss: evaluates it.
+            numbers: those of the step, (number,).
+
+        Raises:
+            NotCapturableError: where the optimiser's step cannot be written down, or needs numbers.
+        """
+        by_numbers = not isinstance(self._optimizer, SGD)
+        if self._refusal is not None or (by_numbers and numbers is None):
+            refusal = self._refusal or "an optimiser whose steps are counted, within a function of the user's"
+            raise NotCapturableError(f"a critic is trained within each step, by {refusal}")
+        with torch.enable_grad():
+            parameters = [each.parameter for each in self._members]
+            gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
+        with torch.no_grad():
+            of_rows = [] if numbers is None else numbers.unflatten(0, (-1, _NUMBERS)).unbind()
+            for member, gradient in zip(self._members, gradients, strict=True):
+                if gradient is not None and by_numbers:
+                    self._move_by_adam(member, gradient, of_rows[member.row])
+                elif gradient is not None:
+                    self._move_by_sgd(member, gradient)
+
+    def _move_by_adam(self, member: _Member, gradient: Tensor, numbers: Tensor) -> None:
+        group, state = self._kept(member)
         parameter, (first, second), decay = member.parameter, group["betas"], group["weight_decay"]
-        root, rate, shrinkage = numbers
+        root, rate, shrinkage = numbers.unbind()
         state["step"].add_(1)
         gradient = -gradient if group["maximize"] else gradient
-        if decay and _is_decoupled(self._optimizer, group):
+        if decay and group.get("decoupled_weight_decay", type(self._optimizer) is AdamW):
             parameter.mul_(shrinkage)
         elif decay:
             gradient = gradient.add(parameter, alpha=decay)
@@ -216,26 +208,42 @@ class OptimizerOperations:
             square = state["max_exp_avg_sq"].copy_(torch.maximum(state["max_exp_avg_sq"], square))
         parameter.add_((mean * rate) / (square.sqrt() / root).add_(group["eps"]))
 
-    def _move_by_sgd(self, member: _Member, gradient: Tensor, _: Sequence[Tensor]) -> None:
-        group = self._optimizer.param_groups[member.group]
+    def _move_by_sgd(self, member: _Member, gradient: Tensor) -> None:
+        group, state = self._kept(member)
         gradient = -gradient if group["maximize"] else gradient
         if group["weight_decay"]:
             gradient = gradient.add(member.parameter, alpha=group["weight_decay"])
         if group["momentum"]:
-            momentum = self._optimizer.state[member.parameter]["momentum_buffer"].mul_(group["momentum"])
+            momentum = state["momentum_buffer"].mul_(group["momentum"])
             momentum.add_(gradient, alpha=1 - group["dampening"])
             gradient = gradient.add(momentum, alpha=group["momentum"]) if group["nesterov"] else momentum
         member.parameter.add_(gradient, alpha=-group["lr"])
 
+    def _kept(self, member: _Member) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The options for a parameter, and what is kept of it."""
+        assert self._optimizer is not None
+        return self._optimizer.param_groups[member.group], self._optimizer.state.get(member.parameter, {})
 
-def _is_decoupled(optimizer: Optimizer, group: Mapping[str, Any]) -> bool:
-    return bool(group.get("decoupled_weight_decay", type(optimizer) is AdamW))
+
+def _begun(optimizer: Optimizer, group: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """What an optimiser keeps for a parameter; before its first step, what it would make there."""
+    names = _names_kept(optimizer, group)
+    if not names:
+        return {}
+    state: dict[str, Any] = optimizer.state[parameter]
+    if state.get(names[-1]) is None:
+        state.update({name: torch.zeros_like(parameter, requires_grad=False) for name in names})
+        if "step" in names:
+            double = torch.get_default_dtype() is torch.float64
+            state["step"] = torch.zeros((), dtype=torch.float64 if double else torch.float32, device="cpu")
+    return state
 
 
 def _refusal(optimizer: Optimizer) -> str | None:
+    """Why its steps cannot be written down, as the end of a sentence; None if they can."""
     name = type(optimizer).__name__
     if type(optimizer) not in _OPTIONS:
-        return f"{name}, of which no step can be recorded (those of Adam, AdamW and SGD can)"
+        return f"{name}, of which no step can be recorded: take Adam, AdamW or SGD"
     hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     of_all = torch_optimizer._global_optimizer_pre_hooks or torch_optimizer._global_optimizer_post_hooks
     # A scheduler's own wrapper counts the steps and does nothing else
@@ -243,14 +251,15 @@ def _refusal(optimizer: Optimizer) -> str | None:
     if hooks or of_all or (step is not None and not hasattr(step, "_wrapped_by_lr_sched")):
         return f"{name} with a hook on its steps, or a step of its own, which a recorded one would not call"
     for group in optimizer.param_groups:
-        for option in _OTHERWISE:
-            if group.get(option):
-                return f"{name} with {option}=True, of which no step can be recorded: leave it out"
-        if tensors := [option for option, each in group.items() if option != "params" and _has_tensor(each)]:
+        otherwise = [each for each in _OTHERWISE if group.get(each)]
+        if otherwise:
+            return f"{name} with {otherwise[0]}=True, of which no step can be recorded: leave it out"
+        tensors = [each for each in group if each != "params" and _has_tensor(group[each])]
+        if tensors:
             return f"{name} with a tensor for its {tensors[0]}: give it a number"
         for parameter in group["params"]:
             if parameter.dtype not in (torch.float32, torch.float64):
-                return f"{name} in {parameter.dtype}, which it rounds otherwise than its operations do"
+                return f"{name} in {parameter.dtype}, which rounds otherwise than a recorded step"
             if refused := _refusal_of_state(optimizer, group, parameter):
                 return refused
     return None
@@ -261,14 +270,14 @@ def _refusal_of_state(optimizer: Optimizer, group: Mapping[str, Any], parameter:
     state = optimizer.state.get(parameter) or {}
     present = [isinstance(state.get(each), Tensor) for each in names]
     if any(present) and not all(present):
-        return f"{name} that keeps some of {', '.join(names)} of a parameter and not all"
+        return f"{name} that keeps not all of {', '.join(names)} for a parameter"
     if not all(present) and group.get("dampening"):
-        return f"{name} with dampening, whose first step is another one: take a step before"
+        return f"{name} with dampening, whose first step is another one: take a step by SVI before"
     return None
 
 
 def _names_kept(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[str, ...]:
-    """What an optimiser keeps of each parameter."""
+    """What an optimiser keeps for each parameter."""
     if isinstance(optimizer, SGD):
         return ("momentum_buffer",) if group["momentum"] else ()
     return "step", "exp_avg", "exp_avg_sq", *(("max_exp_avg_sq",) if group["amsgrad"] else ())
