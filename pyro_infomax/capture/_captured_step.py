@@ -73,6 +73,11 @@ class Programs:
         weights = () if self.weighted is None else self.weighted.weights
         return len(self._weights_seen) >= len(weights) + _FEW_WEIGHTS
 
+    @property
+    def own_parameters(self) -> frozenset[Tensor]:
+        """What a step of the objective moves by itself."""
+        return frozenset(() if self.weighted is None else self.weighted.own_parameters)
+
     def variable_weights(self, *, numbers: bool) -> dict[str, Tensor]:
         """The weights that are inputs of a recording."""
         return {} if self.weighted is None else self.weighted.variable_weights(numbers=numbers)
@@ -232,9 +237,11 @@ class CapturedStep:
         largest: dict[torch.dtype, float] = {}
         for each in captured:
             largest[each.dtype] = max(largest.get(each.dtype, 0.0), _largest(each))
-        flats = {id(group.flat) for group in self.gradients.groups or ()}
+        flats = {group.flat for group in self.gradients.groups or ()}
         for each, value in captured.items():
-            if id(each) not in flats and not _close(each, value, beside=largest[each.dtype]):
+            if each not in flats | self._programs.own_parameters and not _close(
+                each, value, beside=largest[each.dtype]
+            ):
                 return "the optimiser keeps other moments"
         return None
 
@@ -312,8 +319,7 @@ class CapturedStep:
         return (found.loss, *found.terms.values(), *gradients.values())
 
     def _check_leaves(self, constants: Iterable[Tensor]) -> None:
-        weighted = self._programs.weighted
-        known = {*self._stated, *(() if weighted is None else weighted.own_parameters)}
+        known = {*self._stated, *self._programs.own_parameters}
         if any(each.requires_grad and each.is_leaf and each not in known for each in constants):
             raise NotCapturableError(
                 "a tensor that is no parameter of Pyro collects a gradient; make it one by pyro.module or "
