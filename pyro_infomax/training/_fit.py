@@ -556,8 +556,9 @@ def fit(
 
     Raises:
         ValueError: for an svi that is none, epochs or a batch size below 1, data of another kind, empty data,
-            tensors of different lengths, and nan in a tensor; for a checkpoint that exists without
-            resume, and for a file that is no checkpoint of this training.
+            tensors of different lengths, and nan in a tensor; for an objective with another ``data_size``
+            than there are data; for a checkpoint that exists without resume, and for a file that is no
+            checkpoint of this training.
         RuntimeError: under ``torch.no_grad``, and while another thread trains.
         NotImplementedError: for a Fabric that splits models or scales losses, and, with several processes,
             for objectives and programs whose loss is no sum over the data.
@@ -590,6 +591,7 @@ def fit(
     after_epoch = _checked_callbacks(callbacks)
     execution: Execution = SingleProcess() if fabric is None else DataParallel(fabric)
     batches, held_out = execution.ranks.together(lambda: _both_batches(data, validation, batch_size))
+    _check_data_size(svi, batches)
     # Pyro's handlers, its parameter store and torch's generator belong to the process
     with (
         one_thread("train", patience=0.0),
@@ -644,6 +646,17 @@ def _check_can_train(svi: object) -> None:
             "torch.inference_mode, where no parameter would move: call fit outside of it."
         )
     whole_number("num_particles", getattr(objective(svi), "num_particles", 1), at_least=1)
+
+
+# An objective that was told another N would weigh the others of a minibatch wrongly
+def _check_data_size(svi: SVI, batches: Batches) -> None:
+    told, rows = getattr(objective(svi), "data_size", None), batches.counts()
+    found = sum(size * number for size, number in rows.items())
+    if isinstance(told, int) and rows and told != found:
+        raise ValueError(
+            f"Expected {type(objective(svi)).__name__}(data_size={found}), as many as there are to train on, "
+            f"but got data_size={told}."
+        )
 
 
 def _checkpoint(checkpoint: Checkpoint | str | os.PathLike[str] | None, resume: bool) -> Checkpoint | None:
