@@ -404,8 +404,8 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         first, second = self._compared
         self._compared = None
         with held_fixed(self.critic):
-            low = None if second is None else scores_of(self.critic, second)
-            costs = self._cost(scores_of(self.critic, first), low)
+            high = scores_of(self.critic, first)
+            costs = self._cost(high, None if second is None else scores_of(self.critic, second))
         names, weights = [*_latent_sites(guide_trace)], self._resolved_weights()
         return self._joint_terms(names, len(costs), {self.critic_term: costs}, guide_trace, weights)
 

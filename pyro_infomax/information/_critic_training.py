@@ -90,7 +90,7 @@ _OTHERWISE: Final = ("fused", "capturable", "differentiable")
 _NUMBERS: Final = 3  # of a step, for the parameters of one group that have taken as many steps
 
 
-class _Member(NamedTuple):
+class _Stepped(NamedTuple):
     """A parameter, the number of its group, and that of the row of numbers it is stepped by."""
 
     parameter: Tensor
@@ -116,7 +116,7 @@ class OptimizerOperations:
     def __init__(self, optimizer: Optimizer | None) -> None:
         self._optimizer = optimizer
         self._refusal = "no optimiser that was looked at" if optimizer is None else _refusal(optimizer)
-        self._members: list[_Member] = []
+        self._members: list[_Stepped] = []
         self._fixed: tuple[object, ...] = (self._refusal,)
         self._tensors: tuple[Tensor, ...] = ()
         if optimizer is not None and self._refusal is None:
@@ -136,7 +136,7 @@ class OptimizerOperations:
                     tensors += [each for each in state.values() if isinstance(each, Tensor)]
                     taken = number, float(state.get("step", 0.0))
                     row = rows.setdefault(taken, len(rows))
-                    self._members.append(_Member(parameter, number, row))
+                    self._members.append(_Stepped(parameter, number, row))
                     fixed.append(row)
         self._fixed, self._tensors = tuple(fixed), tuple(tensors)
 
@@ -158,7 +158,7 @@ class OptimizerOperations:
         rows = [[number for each in row for number in each] for row in zip(*columns, strict=True)]
         return torch.tensor(rows, dtype=torch.float64).unflatten(0, shape)
 
-    def _numbers_of(self, member: _Member, steps: int) -> list[tuple[float, float, float]]:
+    def _numbers_of(self, member: _Stepped, steps: int) -> list[tuple[float, float, float]]:
         group, state = self._kept(member)
         lr, (first, second), taken = group["lr"], group["betas"], float(state["step"])
         return [
@@ -191,7 +191,7 @@ class OptimizerOperations:
                 elif gradient is not None:
                     self._move_by_sgd(member, gradient)
 
-    def _move_by_adam(self, member: _Member, gradient: Tensor, numbers: Tensor) -> None:
+    def _move_by_adam(self, member: _Stepped, gradient: Tensor, numbers: Tensor) -> None:
         group, state = self._kept(member)
         parameter, (first, second), decay = member.parameter, group["betas"], group["weight_decay"]
         root, rate, shrinkage = numbers.unbind()
@@ -208,7 +208,7 @@ class OptimizerOperations:
             square = state["max_exp_avg_sq"].copy_(torch.maximum(state["max_exp_avg_sq"], square))
         parameter.add_((mean * rate) / (square.sqrt() / root).add_(group["eps"]))
 
-    def _move_by_sgd(self, member: _Member, gradient: Tensor) -> None:
+    def _move_by_sgd(self, member: _Stepped, gradient: Tensor) -> None:
         group, state = self._kept(member)
         gradient = -gradient if group["maximize"] else gradient
         if group["weight_decay"]:
@@ -219,7 +219,7 @@ class OptimizerOperations:
             gradient = gradient.add(momentum, alpha=group["momentum"]) if group["nesterov"] else momentum
         member.parameter.add_(gradient, alpha=-group["lr"])
 
-    def _kept(self, member: _Member) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _kept(self, member: _Stepped) -> tuple[dict[str, Any], dict[str, Any]]:
         """The options for a parameter, and what is kept of it."""
         assert self._optimizer is not None
         return self._optimizer.param_groups[member.group], self._optimizer.state.get(member.parameter, {})
