@@ -20,7 +20,12 @@ from pyro_infomax._types import Program, Site
 from pyro_infomax.capture._batching import batch_loops
 from pyro_infomax.capture._compiled import CompiledTraining, compile_gradients, updates_of
 from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, TensorFunction, to_function
-from pyro_infomax.capture._refusals import NotCapturableError, compiling, value_reads_refused
+from pyro_infomax.capture._refusals import (
+    NotCapturableError,
+    NotCompilableError,
+    compiling,
+    value_reads_refused,
+)
 from pyro_infomax.capture._watch import Call
 from pyro_infomax.infer import SurrogateLoss, WeightedELBO, surrogate_loss
 from pyro_infomax.programs import ProgramState
@@ -172,6 +177,9 @@ class CapturedStep:
 
     @compiling()
     def _compile(self, recorded: RecordedGraph, inputs: Sequence[Tensor]) -> None:
+        if self._programs.own_parameters and recorded.moves_averages():
+            # What inductor makes of this was seen to be another step
+            raise NotCompilableError("batch norm is trained beside parameters that a step moves by itself")
         updates = updates_of(self.gradients)
         on_cpu = all(each.device.type == "cpu" for each in (*inputs, *self.parameters))
         if on_cpu and updates is not None and all(each.current for each in updates):

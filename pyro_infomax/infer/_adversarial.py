@@ -5,7 +5,6 @@ their densities, and an objective takes its gradients through the draws. What th
 own name. It is neither exact nor a bound, so that it never counts as rate, ELBO, or part of the account.
 """
 
-import copy
 import math
 import operator
 import warnings
@@ -65,9 +64,11 @@ from pyro_infomax.information import (
     OptimizerFactory,
     OptimizerOperations,
     adam,
+    load_trained_state,
     logistic_loss,
     minimise,
     scores_of,
+    trained_state,
 )
 from pyro_infomax.nn import held_fixed
 from pyro_infomax.poutine import (
@@ -425,9 +426,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
 
     def state_dict(self) -> State:
         """The state that training leaves in the objective: steps, the critic, and its optimiser."""
-        optim = None if self.critic_optim is None else self.critic_optim.state_dict()
-        kept = {"critic": self.critic.state_dict(), "critic_optim": optim}
-        return {**super().state_dict(), **copy.deepcopy(kept)}
+        return {**super().state_dict(), **trained_state(self.critic, self.critic_optim)}
 
     def load_state_dict(self, state: State) -> None:
         """Puts the objective back to a saved state.
@@ -438,19 +437,9 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         keys = {"step", "critic", "critic_optim"}
         if set(state) != keys:
             raise ValueError(f"Expected a state with the keys {sorted(keys)} but got {sorted(state)}")
-        here, there = (_shapes(each) for each in (self.critic.state_dict(), state["critic"]))
-        if here != there:
-            raise ValueError(f"Expected the state of a critic with {here} but got one with {there}")
-        if (self.critic_optim is None) != (state["critic_optim"] is None):
-            raise ValueError("Expected a state with that of the critic's optimiser, where it has one")
+        whole_number("step", state["step"], at_least=0)  # before anything is loaded
+        load_trained_state(self.critic, self.critic_optim, state)
         super().load_state_dict({"step": state["step"]})
-        self.critic.load_state_dict(state["critic"])
-        if self.critic_optim is not None:
-            self.critic_optim.load_state_dict(state["critic_optim"])
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(each.shape) for name, each in tensors.items() if isinstance(each, Tensor)}
 
 
 # ---- Total correlation, by a critic between latents and their shuffled dimensions.
@@ -481,6 +470,7 @@ class FactorVAE(_CriticELBO):
         gamma: the weight of the total correlation: a finite number, a tensor or a schedule.
         beta: the weight of the rate, as of :class:`TraceMeanField_BetaELBO`.
         critic_optim: makes a torch optimiser of the critic's parameters; by default Adam at the rate 0.001.
+            :class:`~pyro_infomax.capture.CapturedSVI` records the steps of Adam, AdamW and SGD.
         critic_steps: how many steps of the critic go before each step of model and guide; with 0 it stays
             as it is.
         gradient_penalty: the weight c of :math:`\tfrac c2 \, \mathrm{E} \Vert \nabla T \Vert^2` in the

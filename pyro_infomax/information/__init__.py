@@ -8,9 +8,11 @@ from pyro_infomax.information._critic_training import (
     OptimizerFactory as OptimizerFactory,
     OptimizerOperations as OptimizerOperations,
     adam as adam,
+    load_trained_state as load_trained_state,
     logistic_loss as logistic_loss,
     minimise as minimise,
     scores_of as scores_of,
+    trained_state as trained_state,
 )
 from pyro_infomax.information._critics import critic_bound, critic_information
 from pyro_infomax.information._decoder import barber_agakov, decoder_gap

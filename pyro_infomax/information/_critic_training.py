@@ -1,5 +1,6 @@
 """How a critic is trained: by a torch optimiser, whose steps can be recorded as operations on tensors too."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias, final
@@ -11,6 +12,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, optimizer as torch_optimize
 
 from pyro_infomax._data import Tensors
 from pyro_infomax._recording import NotCapturableError
+from pyro_infomax._types import State
 
 # ---- What makes an optimiser, and what it minimises.
 
@@ -76,6 +78,35 @@ def _squared_gradient(critic: nn.Module, parts: Tensors) -> Tensor:
     total = scores_of(critic, tuple(inputs)).sum()
     found = torch.autograd.grad(total, smooth, create_graph=True, materialize_grads=True)
     return sum((each.square().sum() for each in found), torch.zeros(())) / len(parts[0])
+
+
+# ---- What training leaves in a critic and its optimiser.
+
+
+def trained_state(critic: nn.Module, optimizer: Optimizer | None) -> State:
+    """Copies of the states of both; None for that of an optimiser that there is not."""
+    of_optimizer = None if optimizer is None else optimizer.state_dict()
+    return copy.deepcopy({"critic": critic.state_dict(), "critic_optim": of_optimizer})
+
+
+def load_trained_state(critic: nn.Module, optimizer: Optimizer | None, state: State) -> None:
+    """Puts both back to a state of :func:`trained_state`.
+
+    Raises:
+        ValueError: for the state of another critic.
+    """
+    here, there = (_shapes(each) for each in (critic.state_dict(), state["critic"]))
+    if here != there:
+        raise ValueError(f"Expected the state of a critic with {here} but got one with {there}")
+    if (optimizer is None) != (state["critic_optim"] is None):
+        raise ValueError("Expected a state with that of the critic's optimiser, where it has one")
+    critic.load_state_dict(state["critic"])
+    if optimizer is not None:
+        optimizer.load_state_dict(state["critic_optim"])
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(each.shape) for name, each in tensors.items() if isinstance(each, Tensor)}
 
 
 # ---- The steps of an optimiser as operations.
