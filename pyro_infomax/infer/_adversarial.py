@@ -266,7 +266,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         self.critic_optim: Optimizer | None = critic_optim(trained) if trained else None
         self._compared: _ComparedDraws | None = None
         # Where the optimiser's tensors or options change, so does this, and what a recording is for
-        self._operations = OptimizerOperations(None)
+        self._critic_optim_as_recorded = OptimizerOperations(None)
 
     # ---- what a subclass says
 
@@ -321,7 +321,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         loss = partial(logistic_loss, self.critic, first, second, gradient_penalty=self.gradient_penalty)
         if is_recording():
             numbers = self._given_weights.get(_NUMBERS)
-            self._operations.step(loss, None if numbers is None else numbers[number])
+            self._critic_optim_as_recorded.step(loss, None if numbers is None else numbers[number])
         else:
             minimise(optimizer, loss)
 
@@ -333,18 +333,18 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
 
     def look_at_itself(self) -> None:
         found = OptimizerOperations(self.critic_optim if self.critic_steps else None)
-        if not found.same_as(self._operations):
-            self._operations = found
+        if not found.same_as(self._critic_optim_as_recorded):
+            self._critic_optim_as_recorded = found
 
     def variable_weights(self, *, numbers: bool = False) -> dict[str, Tensor]:
         """The present values of the weights that may change, and the numbers of the critic's next steps."""
-        own = self._operations.numbers(1, self.critic_steps)
+        own = self._critic_optim_as_recorded.numbers(1, self.critic_steps)
         return super().variable_weights(numbers=numbers) | ({} if own is None else {_NUMBERS: own[0]})
 
     def weights_ahead(self, steps: int, *, numbers: bool = False) -> list[tuple[Tensor, ...]]:
         """The values of :meth:`variable_weights` for each of the next training steps."""
         found = super().weights_ahead(steps, numbers=numbers)
-        own = self._operations.numbers(steps, self.critic_steps)
+        own = self._critic_optim_as_recorded.numbers(steps, self.critic_steps)
         return found if own is None else [(*each, row) for each, row in zip(found, own, strict=True)]
 
     # ---- an evaluation, which leaves the critic alone
@@ -422,7 +422,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
     # ---- the state that training leaves, of critic and optimiser too
 
     def __getstate__(self) -> State:
-        return {**self.__dict__, "_compared": None, "_operations": OptimizerOperations(None)}
+        return {**self.__dict__, "_compared": None, "_critic_optim_as_recorded": OptimizerOperations(None)}
 
     def state_dict(self) -> State:
         """The state that training leaves in the objective: steps, the critic, and its optimiser."""

@@ -146,7 +146,7 @@ class OptimizerOperations:
 
     def __init__(self, optimizer: Optimizer | None) -> None:
         self._optimizer = optimizer
-        self._refusal = "no optimiser that was looked at" if optimizer is None else _refusal(optimizer)
+        self._refusal = None if optimizer is None else _refusal(optimizer)
         self._members: list[_Stepped] = []
         self._fixed: tuple[object, ...] = (self._refusal,)
         self._tensors: tuple[Tensor, ...] = ()
@@ -208,9 +208,13 @@ class OptimizerOperations:
             NotCapturableError: where the optimiser's step cannot be written down, or needs numbers.
         """
         by_numbers = not isinstance(self._optimizer, SGD)
-        if self._refusal is not None or (by_numbers and numbers is None):
-            refusal = self._refusal or "an optimiser whose steps are counted, within a function of the user's"
-            raise NotCapturableError(f"a critic is trained within each step, by {refusal}")
+        if self._refusal is not None:
+            raise NotCapturableError(f"a critic is trained within each step, by {self._refusal}")
+        if self._optimizer is None or (by_numbers and numbers is None):
+            raise NotCapturableError(
+                "a critic is trained within each step, which CapturedSVI records where it is given the "
+                "objective itself"
+            )
         with torch.enable_grad():
             parameters = [each.parameter for each in self._members]
             gradients = torch.autograd.grad(loss(), parameters, allow_unused=True)
