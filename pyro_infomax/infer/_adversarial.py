@@ -5,14 +5,13 @@ their densities, and an objective takes its gradients through the draws. What th
 own name. It is neither exact nor a bound, so that it never counts as rate, ELBO, or part of the account.
 """
 
-import copy
 import math
 import operator
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar, Final, Literal, NamedTuple, NoReturn, TypeAlias, final, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeAlias, final, get_args
 
 import torch
 from pyro import poutine
@@ -20,16 +19,23 @@ from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_factor
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from pyro_infomax._checks import one_of, real_number, whole_number
 from pyro_infomax._data import Tensors
-from pyro_infomax._recording import NotCapturableError
+from pyro_infomax._recording import is_recording
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed, tensors_of
-from pyro_infomax.infer._elbo import Loss, Terms, has_sisters, subsampled_data, unweighted_sum
+from pyro_infomax.infer._elbo import (
+    Loss,
+    SurrogateLoss,
+    Terms,
+    has_sisters,
+    subsampled_data,
+    unweighted_sum,
+)
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO, counts_alike, is_reparameterised
 from pyro_infomax.infer._latents import (
     GuideRun,
@@ -48,8 +54,17 @@ from pyro_infomax.infer._weights import (
     TermWeights,
     WeightsLike,
 )
-from pyro_infomax.information import OptimizerFactory, adam
-from pyro_infomax.nn import evaluation_mode
+from pyro_infomax.information import (
+    OptimizerFactory,
+    OptimizerOperations,
+    adam,
+    load_trained_state,
+    logistic_loss,
+    minimise,
+    scores_of,
+    trained_state,
+)
+from pyro_infomax.nn import held_fixed
 from pyro_infomax.poutine import (
     frames_of,
     is_deterministic,
@@ -178,6 +193,8 @@ def _check_latents(simulated: Trace, latents: Mapping[str, Site]) -> None:
 
 # ---- An objective that owns a critic and its optimiser.
 
+_NUMBERS: Final = "critic_optim"  # as which they come with the weights of a recorded step
+
 
 class _CriticELBO(TraceMeanField_WeightedELBO):
     """The base of objectives that learn the log-ratio of two densities, and train by it.
@@ -243,6 +260,8 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         trained = [each for each in critic.parameters() if each.requires_grad]
         # One whose ratio is known has none, and torch's optimisers refuse that
         self.critic_optim: Optimizer | None = critic_optim(trained) if trained else None
+        # Where the optimiser's tensors or options change, so does this, and what a recording is for
+        self._critic_optim_as_recorded = OptimizerOperations(None)
 
     # ---- what a subclass says
 
@@ -267,15 +286,11 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
             self._train_critic(model, guide, args, kwargs)
         return super().differentiable_loss(model, guide, *args, **kwargs)
 
-    def surrogate(self, *_: object, **__: object) -> NoReturn:
-        """Refuses to be recorded, so that :class:`~pyro_infomax.capture.CapturedSVI` takes ordinary steps.
-
-        Raises:
-            NotCapturableError: always.
-        """
-        raise NotCapturableError(
-            f"{type(self).__name__} trains its critic within each step, which a recorded step would leave out"
-        )
+    def surrogate(self, model: Program, guide: Program, *args: object, **kwargs: object) -> SurrogateLoss:
+        """The evaluation in tensors alone; what is recorded of it is a training step, with the critic's."""
+        if is_recording():
+            self._train_critic(model, guide, args, kwargs)
+        return super().surrogate(model, guide, *args, **kwargs)
 
     def _train_critic(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> None:
         if has_sisters():
@@ -286,7 +301,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         optimizer = self.critic_optim
         if optimizer is None:
             return
-        for _ in range(self.critic_steps):
+        for step in range(self.critic_steps):
             with torch.no_grad():
                 rows = TakenRowsMessenger()
                 with plain_errors():
@@ -297,40 +312,37 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
                 self._check_critic(guide_trace)
                 draws = self._draws(GuideRun(model, guide_trace, rows.taken, args, kwargs, both=True))
             if draws.second is not None:
-                self._take_step(optimizer, draws.first, draws.second)
+                self._take_step(step, optimizer, draws.first, draws.second)
 
-    def _take_step(self, optimizer: Optimizer, first: Tensors, second: Tensors) -> None:
-        def closure() -> float:
-            optimizer.zero_grad()
-            # The one loss whose optimum is the log-ratio and whose gradient cannot explode
-            loss = softplus(-self._scores(first)).mean() + softplus(self._scores(second)).mean()
-            if self.gradient_penalty:
-                squares = self._squared_gradient(first) + self._squared_gradient(second)
-                loss = loss + self.gradient_penalty / 4 * squares
-            loss.backward()
-            return float(loss.detach())
+    def _take_step(self, number: int, optimizer: Optimizer, first: Tensors, second: Tensors) -> None:
+        loss = partial(logistic_loss, self.critic, first, second, gradient_penalty=self.gradient_penalty)
+        if is_recording():
+            numbers = self._given_weights.get(_NUMBERS)
+            self._critic_optim_as_recorded.step(loss, None if numbers is None else numbers[number])
+        else:
+            minimise(optimizer, loss)
 
-        with torch.enable_grad():
-            optimizer.step(closure)
-            optimizer.zero_grad()
+    # ---- what a captured step needs: what it is for, and the numbers of the critic's optimiser as inputs
 
-    def _squared_gradient(self, parts: Tensors) -> Tensor:
-        """The mean over rows of the squared gradient of the score in what it scores."""
-        inputs = [each.detach().requires_grad_(each.is_floating_point()) for each in parts]
-        smooth = [each for each in inputs if each.requires_grad]
-        total = self._scores(tuple(inputs)).sum()
-        found = torch.autograd.grad(total, smooth, create_graph=True, materialize_grads=True)
-        return sum((each.square().sum() for each in found), torch.zeros(())) / len(parts[0])
+    @property
+    def own_parameters(self) -> tuple[Tensor, ...]:
+        return tuple(self.critic.parameters())
 
-    def _scores(self, parts: Tensors) -> Tensor:
-        scores = self.critic(*parts)
-        if not isinstance(scores, Tensor) or scores.shape != parts[0].shape[:1]:
-            found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-            raise ValueError(
-                f"Expected the critic to score {len(parts)} parts of {len(parts[0])} rows as a tensor of "
-                f"shape ({len(parts[0])},) but got {found}."
-            )
-        return scores
+    def look_at_itself(self) -> None:
+        found = OptimizerOperations(self.critic_optim if self.critic_steps else None)
+        if not found.same_as(self._critic_optim_as_recorded):
+            self._critic_optim_as_recorded = found
+
+    def variable_weights(self, *, numbers: bool = False) -> dict[str, Tensor]:
+        """The present values of the weights that may change, and the numbers of the critic's next steps."""
+        own = self._critic_optim_as_recorded.numbers(1, self.critic_steps)
+        return super().variable_weights(numbers=numbers) | ({} if own is None else {_NUMBERS: own[0]})
+
+    def weights_ahead(self, steps: int, *, numbers: bool = False) -> list[tuple[Tensor, ...]]:
+        """The values of :meth:`variable_weights` for each of the next training steps."""
+        found = super().weights_ahead(steps, numbers=numbers)
+        own = self._critic_optim_as_recorded.numbers(steps, self.critic_steps)
+        return found if own is None else [(*each, row) for each, row in zip(found, own, strict=True)]
 
     # ---- an evaluation, which leaves the critic alone
 
@@ -389,8 +401,9 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         assert self._compared is not None
         first, second = self._compared
         self._compared = None
-        with _held_fixed(self.critic):
-            costs = self._cost(self._scores(first), None if second is None else self._scores(second))
+        with held_fixed(self.critic):
+            high = scores_of(self.critic, first)
+            costs = self._cost(high, None if second is None else scores_of(self.critic, second))
         names, weights = [*_latent_sites(guide_trace)], self._resolved_weights()
         return self._joint_terms(names, len(costs), {self.critic_term: costs}, guide_trace, weights)
 
@@ -408,13 +421,12 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
     # What an evaluation has left, as tensors of its graph after an error, is nothing for a copy
     def __getstate__(self) -> State:
         left = self.state_of_evaluation - TraceMeanField_WeightedELBO.state_of_evaluation
-        return {name: each for name, each in self.__dict__.items() if name not in left}
+        kept = {name: each for name, each in self.__dict__.items() if name not in left}
+        return {**kept, "_critic_optim_as_recorded": OptimizerOperations(None)}
 
     def state_dict(self) -> State:
         """The state that training leaves in the objective: steps, the critic, and its optimiser."""
-        optim = None if self.critic_optim is None else self.critic_optim.state_dict()
-        kept = {"critic": self.critic.state_dict(), "critic_optim": optim}
-        return {**super().state_dict(), **copy.deepcopy(kept)}
+        return {**super().state_dict(), **trained_state(self.critic, self.critic_optim)}
 
     def load_state_dict(self, state: State) -> None:
         """Puts the objective back to a saved state.
@@ -425,33 +437,9 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         keys = {"step", "critic", "critic_optim"}
         if set(state) != keys:
             raise ValueError(f"Expected a state with the keys {sorted(keys)} but got {sorted(state)}")
-        here, there = (_shapes(each) for each in (self.critic.state_dict(), state["critic"]))
-        if here != there:
-            raise ValueError(f"Expected the state of a critic with {here} but got one with {there}")
-        if (self.critic_optim is None) != (state["critic_optim"] is None):
-            raise ValueError("Expected a state with that of the critic's optimiser, where it has one")
+        whole_number("step", state["step"], at_least=0)  # before anything is loaded
+        load_trained_state(self.critic, self.critic_optim, state)
         super().load_state_dict({"step": state["step"]})
-        self.critic.load_state_dict(state["critic"])
-        if self.critic_optim is not None:
-            self.critic_optim.load_state_dict(state["critic_optim"])
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(each.shape) for name, each in tensors.items() if isinstance(each, Tensor)}
-
-
-@contextmanager
-def _held_fixed(critic: nn.Module) -> Iterator[None]:
-    """Has its block pass gradients through a critic and none to it, in evaluation mode."""
-    trained = [each for each in critic.parameters() if each.requires_grad]
-    for each in trained:
-        each.requires_grad_(False)
-    try:
-        with evaluation_mode(critic):
-            yield
-    finally:
-        for each in trained:
-            each.requires_grad_(True)
 
 
 # ---- Total correlation, by a critic between latents and their shuffled dimensions.
@@ -482,6 +470,7 @@ class FactorVAE(_CriticELBO):
         gamma: the weight of the total correlation: a finite number, a tensor or a schedule.
         beta: the weight of the rate, as of :class:`TraceMeanField_BetaELBO`.
         critic_optim: makes a torch optimiser of the critic's parameters; by default Adam at the rate 0.001.
+            :class:`~pyro_infomax.capture.CapturedSVI` records the steps of Adam, AdamW and SGD.
         critic_steps: how many steps of the critic go before each step of model and guide; with 0 it stays
             as it is.
         gradient_penalty: the weight c of :math:`\tfrac c2 \, \mathrm{E} \Vert \nabla T \Vert^2` in the
@@ -493,7 +482,6 @@ class FactorVAE(_CriticELBO):
             with the programs.
         NotImplementedError: for a guide's draws that are not reparameterised, latents not one a datum, masked
             or scaled in one program alone, and several processes.
-            :class:`~pyro_infomax.capture.CapturedSVI` goes on by ordinary steps.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
@@ -695,7 +683,8 @@ class _JointELBO(_CriticELBO):
     def _check_generates(self, run: GuideRun) -> None:
         """Refuses a model that reads data, once for a model, and after it has created its parameters."""
         parts = getattr(run.model, "__self__", run.model), getattr(run.model, "__func__", run.model)
-        if not (self._generates and all(map(operator.is_, parts, self._generates))):
+        known = self._generates and all(map(operator.is_, parts, self._generates))
+        if not (known or is_recording()):
             follow = sites_that_follow_data(run.model, run.args, run.kwargs)
             if follow:
                 raise NotImplementedError(
@@ -793,7 +782,6 @@ class AdversarialELBO(_JointELBO):
             one a datum, masked, or not of one scale, for factors, for a model that conditions on data
             (covariates, or a decoder that reads data rather than what it has sampled; which does not show
             without tensors as arguments), and in several processes.
-            :class:`~pyro_infomax.capture.CapturedSVI` goes on by ordinary steps.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic

@@ -7,18 +7,19 @@ evaluated with it on others. Nothing needs to be known of any density.
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final, Literal, TypeAlias, final, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from pyro_infomax._checks import one_of, real_number, whole_number
 from pyro_infomax._data import Data, as_tensor
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
+from pyro_infomax.information._critic_training import OptimizerFactory, adam, minimise
 from pyro_infomax.information._estimate import Estimate, spread
 
 # ---- What the scores of all pairs say of the information.
@@ -232,13 +233,6 @@ def _note(value: float, estimator: CriticEstimator, *, block: int, size: int, sh
 
 # ---- A critic of one's own data: trained on some folds of them, evaluated on another.
 
-OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
-
-
-def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Adam at the learning rate that suits most critics."""
-    return torch.optim.Adam(parameters, lr=1e-3)
-
 
 def critic_information(
     x: Data,
@@ -427,19 +421,14 @@ class _Trained:
             next(ticks)
             batches = batches or list(self._cut(torch.randperm(len(x), device=x.device)))
             rows = batches.pop()
-
-            def closure(rows: Tensor = rows) -> Tensor:
-                optimizer.zero_grad()
-                loss = self._loss(self._all_pairs(x[rows], y[rows]))
-                loss.backward()
-                return loss
-
-            with torch.enable_grad():
-                optimizer.step(closure)  # type: ignore[arg-type]
+            minimise(optimizer, partial(self._loss_of, x[rows], y[rows]))
             # Without it the last minibatches would show in the critic
             if 2 * step >= steps - 1:
                 averaged.update_parameters(self._critic)
         self._critic = averaged.module
+
+    def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._loss(self._all_pairs(x, y))
 
     @torch.no_grad()
     def scores(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
