@@ -22,7 +22,6 @@ from pyro_infomax.capture._compiled import CompiledTraining, compile_gradients, 
 from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, TensorFunction, to_function
 from pyro_infomax.capture._refusals import (
     NotCapturableError,
-    NotCompilableError,
     compiling,
     value_reads_refused,
 )
@@ -177,9 +176,6 @@ class CapturedStep:
 
     @compiling()
     def _compile(self, recorded: RecordedGraph, inputs: Sequence[Tensor]) -> None:
-        if self._programs.own_parameters and recorded.moves_averages():
-            # What inductor makes of this was seen to be another step
-            raise NotCompilableError("batch norm is trained beside parameters that a step moves by itself")
         updates = updates_of(self.gradients)
         on_cpu = all(each.device.type == "cpu" for each in (*inputs, *self.parameters))
         if on_cpu and updates is not None and all(each.current for each in updates):

@@ -148,11 +148,6 @@ class RecordedGraph:
         """The numbers of the arguments that the graph itself writes to."""
         return tuple(i for i, node in enumerate(self.inputs) if self.memory_of(node) & self._written)
 
-    def moves_averages(self) -> bool:
-        """Whether batch norm is in training mode."""
-        calls = [node for node in self.graph.nodes if _operator(node) in WRITE_AVERAGES]
-        return any(map(written_arguments, calls))
-
     def is_written(self, node: Node) -> bool:
         """Whether some node writes into memory that this one gives or reads."""
         return bool(self.written_near(node))

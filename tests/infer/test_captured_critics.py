@@ -68,7 +68,8 @@ class Trained:
                     self.calls.append(len(taken.losses))
             else:
                 self.losses += [self.svi.step(batch.clone()) for batch in batches]
-            change(self.elbo, call)
+            if call < 2:
+                change(self.elbo, call)
 
     @property
     def left(self):
@@ -113,7 +114,7 @@ def factor(critic=QuadraticCritic, **options):
 
 CRITICS = {
     "no steps": factor(critic_steps=0),
-    "several steps": factor(critic_steps=5),
+    "several steps": factor(critic_steps=4),
     "gradient penalty": factor(partial(MLPCritic, hidden=(4,)), gradient_penalty=0.5),
     "buffers and draws": factor(Noisy, critic_steps=2, gradient_penalty=0.5),
     "buffers and draws, of both joints": lambda: SymmetricELBO(Noisy(5), critic_steps=2),
@@ -170,9 +171,9 @@ def write_parameters(elbo, call):
 
 
 CHANGES = {
-    "learning rate": of_option("lr", 0.3, 0.0, 0.1),
-    "betas": of_option("betas", (0.0, 0.1), (0.9, 0.9), (0.5, 0.5)),
-    "weight decay": of_option("weight_decay", 0.5, 0.0, 0.5),
+    "learning rate": of_option("lr", 0.3, 0.0),
+    "betas": of_option("betas", (0.0, 0.1), (0.9, 0.9)),
+    "weight decay": of_option("weight_decay", 0.5, 0.0),
     **{
         each.__name__: each
         for each in (freeze, reload, reload_optimiser, replace_optimiser, more_steps, write_parameters)
@@ -295,7 +296,7 @@ def test_a_training_goes_to_and_fro_between_captured_and_ordinary_steps():
         pyro.clear_param_store()
         torch.manual_seed(0)
         optim, state = FusedOptim(Adam, {"lr": 0.01}), None
-        for kind, batches in zip(kinds, data().split(3), strict=True):
+        for kind, batches in zip(kinds, data()[:9].split(3), strict=True):
             elbo = AVB(Noisy(5), critic_steps=2, gradient_penalty=0.1)
             if state is not None:
                 elbo.load_state_dict(state)
@@ -306,8 +307,7 @@ def test_a_training_goes_to_and_fro_between_captured_and_ordinary_steps():
             assert kind is SVI or svi.captured, svi.reason
         return state, losses
 
-    assert_same(trained(CapturedSVI, SVI, CapturedSVI, CapturedSVI), trained(SVI, SVI, SVI, SVI))
-    assert_same(trained(SVI, CapturedSVI, SVI, CapturedSVI), trained(SVI, SVI, SVI, SVI))
+    assert_same(trained(CapturedSVI, SVI, CapturedSVI), trained(SVI, SVI, SVI))
 
 
 def test_a_copy_has_a_critic_of_its_own():
