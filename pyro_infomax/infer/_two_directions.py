@@ -19,14 +19,15 @@ from torch import Tensor
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._random import isolated_random_state
-from pyro_infomax._recording import is_recording
+from pyro_infomax._recording import holds, is_recording
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import without_masks
-from pyro_infomax.infer._draws import check_densities, check_scores, cut_draws
+from pyro_infomax.infer._draws import check_densities, check_scores, cut_draws, scored_sites
 from pyro_infomax.infer._elbo import Traces
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
 from pyro_infomax.infer._multi_sample import (
     Renyi_WeightedELBO,
+    are_same,
     log_weight,
     subsampled_apart,
     summed_within_particles,
@@ -244,6 +245,21 @@ class _Sleeping(_TwoPhases):
                 "model are outside of: a guide that dreams of a minibatch learns their posterior given its "
                 "rows alone; take all rows, or use Trace_InfoMaxELBO"
             )
+        self._refuse_scales(model_trace, guide_trace)
+
+    # A model draws what it draws, however much a site counts
+    def _refuse_scales(self, model_trace: Trace, guide_trace: Trace) -> None:
+        sites = [site for trace in (model_trace, guide_trace) for site in scored_sites(trace)]
+        scales = [site["scale"] for site in sites]
+        sentence = (
+            f"{type(self).__name__} trains the guide on what the model draws, which the scale of a single "
+            f"site does not change, and needs {sorted({site['name'] for site in sites})} to have one scale: "
+            "put one poutine.scale around both programs, take all rows of the data, or use RWS_InfoMaxELBO, "
+            "which weighs draws by it"
+        )
+        shapes = {each.shape for each in scales if isinstance(each, Tensor) and each.dim()}
+        if len(shapes) > 1 or not all(holds(are_same(each, scales[0]), sentence) for each in scales):
+            raise NotImplementedError(sentence)
 
     def _sleep(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Tensor, Traces]:
         """−log q(z|x) at draws of the model, summed over its data, and the traces that it comes from."""
@@ -312,7 +328,8 @@ class ReverseKL(_Sleeping):
             has drawn otherwise than it drew it (since it conditions on data, as a teacher-forced decoder
             does, or has dropout), or if model and guide share parameters.
         NotImplementedError: for factors, for guides with point masses or auxiliary sites, for a guide that is
-            itself a messenger, for several particles, and for a plate that subsamples beside global latents.
+            itself a messenger, for several particles, for a plate that subsamples beside global latents, and
+            for sites of different scales, as by ``poutine.scale`` around the likelihood alone.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian

@@ -529,6 +529,19 @@ def of_rows(x):
         pyro.sample("x", dist.Normal(mean, 1.0).expand([3]).to_event(1), obs=x)
 
 
+def of_scaled_rows(x):
+    mean = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with poutine.scale(scale=100 / len(x)), pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(mean, 1.0).expand([3]).to_event(1), obs=x)
+
+
+def of_scaled_data(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with poutine.scale(scale=torch.tensor(10.0)):
+            pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x)
+
+
 def by_rows(x):
     with pyro.plate("data", 100, subsample_size=len(x)):
         pass
@@ -619,6 +632,9 @@ ALL = (*SLEEPING, RWS_InfoMaxELBO)
             r"both have \['trunk.*bias', 'trunk",
         ),
         (ALL, stating_trunk, by_unstated_trunk, ValueError, r"both have \['trunk.*bias', 'trunk.*weight'\]"),
+        (SLEEPING, of_scaled_data, prior, NotImplementedError, r"needs \['x', 'z'\] to have one scale"),
+        (SLEEPING, of_scaled_rows, by_rows, NotImplementedError, "to have one scale.* take all rows"),
+        (SLEEPING, poutine.scale(simple, scale=2.0), prior, NotImplementedError, "poutine.scale around both"),
         (SLEEPING, with_factor, prior, NotImplementedError, "the factor 'f', by which its sites"),
         (SLEEPING, masked_within, prior, NotImplementedError, "put poutine.mask around the site"),
         (ALL, simple, sharing, ValueError, r"but both have \['shared'\]"),
