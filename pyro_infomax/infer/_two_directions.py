@@ -5,6 +5,7 @@ takes them under the generative one, :math:`p(z)\, p(x \mid z)`, on data that th
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import ismethod
 from typing import Any, Final, final
 from weakref import WeakMethod, ref
@@ -15,7 +16,8 @@ from pyro.distributions import Unit
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._random import isolated_random_state
@@ -295,6 +297,40 @@ class _Sleeping(_TwoPhases):
         return {**super()._bound_terms(), "sleep": self._slept}
 
 
+@contextmanager
+def _buffers_aside(*programs: Program) -> Iterator[None]:
+    """Has modules write to copies of their buffers, as batch norm does, which nobody keeps.
+
+    To write the old numbers back would take a look at the new ones, or a write of all in each recorded step.
+    """
+    kept: dict[tuple[nn.Module, str], Tensor] = {}
+    copies: dict[int, Tensor] = {}
+
+    def put_aside(_: object, buffers: Mapping[tuple[nn.Module, str], Tensor]) -> None:
+        for place, buffer in buffers.items():
+            if place not in kept and not is_lazy(buffer):
+                kept[place] = buffer
+                if id(buffer) not in copies:
+                    copies[id(buffer)] = buffer.detach().clone()
+                _set_buffer(*place, copies[id(buffer)])
+
+    state = ProgramState(*programs)
+    try:
+        state.follow(put_aside)
+        with state.watch():
+            yield
+    finally:
+        for place, buffer in kept.items():
+            _set_buffer(*place, buffer)
+
+
+def _set_buffer(module: nn.Module, name: str, buffer: Tensor) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        setattr(module, name, buffer)
+    else:
+        module._buffers[name] = buffer
+
+
 # ---- The objectives.
 
 
@@ -315,7 +351,8 @@ class ReverseKL(_Sleeping):
     observed site stay, and data under a mask stay what they are. An observed site must be an argument of both
     programs, as in ``obs=x``. After an evaluation the terms are those of the ELBO on the given data, one draw
     for each, and ``sleep``, which is the loss: a cross-entropy in nats, whose minimum is the entropy of the
-    posterior and not 0.
+    posterior and not 0. The given data reach no buffers of modules: the statistics of batch norm are those of
+    the model's own data.
 
     Hinton, Dayan, Frey and Neal, 1995, The wake-sleep algorithm for unsupervised neural networks.
 
@@ -348,7 +385,7 @@ class ReverseKL(_Sleeping):
     def _evaluated(
         self, model: Program, guide: Program, args: Args, kwargs: Kwargs
     ) -> tuple[Tensor, Tensor, Traces]:
-        with torch.no_grad():
+        with torch.no_grad(), _buffers_aside(model, guide):
             super()._evaluated(model, guide, args, kwargs)
         total, traces = self._sleep(model, guide, args, kwargs)
         return total.detach(), total, traces

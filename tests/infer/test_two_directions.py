@@ -436,7 +436,7 @@ def test_images_of_integers_are_put_back_in_shape_and_type():
 
 
 def test_asking_a_model_leaves_no_trace():
-    """Neither in the random state nor in buffers: statistics are of the two runs that train."""
+    """Neither in the random state nor in buffers: statistics are of the dreams."""
     norm = torch.nn.BatchNorm1d(3)
 
     def of_norm(x):
@@ -448,8 +448,38 @@ def test_asking_a_model_leaves_no_trace():
     for _ in range(2):
         torch.manual_seed(0)
         losses.append(elbo.loss(of_norm, prior, torch.randn(4, 3)))
-    assert int(norm.num_batches_tracked) == 4
+    assert int(norm.num_batches_tracked) == 2
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("kind", [SVI, CapturedSVI])
+def test_statistics_of_sleep_are_those_of_dreams_whatever_the_data_are(kind):
+    norm, dreams = torch.nn.BatchNorm1d(3, affine=False), []
+    mean = norm.running_mean
+
+    def simple(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x)
+
+    def by_norm(x):
+        if len(x) == 5:
+            dreams.append(x.mean(0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(norm(x).mean(-1), pyro.param("s", torch.ones(()))))
+
+    sleep = ReverseKL()
+    sleep.loss(simple, by_norm, torch.full((5, 3), -50.0) + torch.randn(5, 3))
+    assert len(dreams) == 2  # the given data first
+    assert norm.running_mean is mean
+    torch.testing.assert_close(mean, 0.1 * dreams[1], rtol=1e-12, atol=1e-12)
+    svi = kind(simple, by_norm, FusedOptim(torch.optim.Adam, {"lr": 0.01}), sleep)
+    for _ in range(4):
+        svi.step(torch.full((4, 3), -50.0) + torch.randn(4, 3))
+    assert int(norm.num_batches_tracked) == 5
+    assert norm.running_mean is mean
+    assert mean.abs().max() < 5  # a share of -50 would show
+    assert kind is SVI or svi.captured
 
 
 def teacher_forced(x):
