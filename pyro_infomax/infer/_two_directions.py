@@ -149,16 +149,27 @@ def _are_close(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other.to(one.dtype), rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-def _check_own_parameters(objective: object, of_one: Iterable[Tensor], trace: Trace) -> None:
-    """Refuses parameters of one program that the other states, which two objectives would pull at."""
-    known = set(of_one)
-    stated: list[Site] = [site for site in trace.nodes.values() if site["type"] == "param"]
-    if shared := sorted(site["name"] for site in stated if site["value"].unconstrained() in known):
+def _refuse_shared(
+    objective: object, of_model: Iterable[Tensor], of_guide: Iterable[Tensor], *traces: Trace
+) -> None:
+    """Refuses parameters of both programs, which two objectives would pull at, by names in the traces."""
+    both = set(map(_memory, of_model)) & set(map(_memory, of_guide))
+    sites = (site for trace in traces for site in trace.nodes.values() if site["type"] == "param")
+    if shared := sorted({site["name"] for site in sites if _memory(site["value"].unconstrained()) in both}):
         raise ValueError(
             f"Expected model and guide without parameters in common, since {type(objective).__name__} trains "
             f"them by different objectives, but both have {shared[:5]}: give each its own (by pyro.module of "
-            "the decoder in the model and of the encoder in the guide), or use TraceMeanField_BetaELBO"
+            "the decoder in the model and of the encoder in the guide; parts of one tensor are one "
+            "parameter), detach it in the guide, or use TraceMeanField_BetaELBO"
         )
+
+
+# Tied modules may hold two parameters of one memory
+def _memory(tensor: Tensor) -> tuple[int, int]:
+    try:
+        return tensor.data_ptr() or id(tensor), tensor.numel()
+    except RuntimeError:  # it is none that is strided
+        return id(tensor), tensor.numel()
 
 
 def _parameters_of(trace: Trace) -> list[Tensor]:
@@ -166,9 +177,11 @@ def _parameters_of(trace: Trace) -> list[Tensor]:
     return [site["value"].unconstrained() for site in sites]
 
 
-def _parameters_behind(total: Tensor) -> Iterator[Tensor]:
-    """The parameters that a gradient of a total would reach, be they stated by a program or not."""
-    seen, waiting = set(), [total.grad_fn]
+def _parameters_behind(trace: Trace) -> Iterator[Tensor]:
+    """The parameters that a gradient of its densities would reach, be they stated by the program or not."""
+    densities = [torch.as_tensor(site["log_prob"]) for site in scored_sites(trace)]
+    yield from (each for each in densities if each.is_leaf and each.requires_grad)
+    seen, waiting = set(), [each.grad_fn for each in densities]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
@@ -190,16 +203,15 @@ class _TwoPhases(Renyi_WeightedELBO):
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(model_trace, guide_trace)
         check_densities(self, model_trace, guide_trace)
-        _check_own_parameters(self, _parameters_of(model_trace), guide_trace)
+        behind = _parameters_behind(model_trace), _parameters_behind(guide_trace)
+        _refuse_shared(self, *behind, model_trace, guide_trace)
 
     # By the model's parameters, which are in no density of the guide's
     def _surrogate_bound(self, weights: Tensor, traces: Traces) -> Tensor:
         traces = list(traces)
         each = [summed_within_particles(model_trace, model_trace) for model_trace, _ in traces]
         joint = self._by_particle(each, like=weights)
-        total = times(self._slopes(weights.detach()), joint / self._scale).sum()
-        _check_own_parameters(self, _parameters_behind(total), traces[0][1])
-        return total
+        return times(self._slopes(weights.detach()), joint / self._scale).sum()
 
 
 # A few data may be alike by chance in all that a model looks at beside their sites, such as their signs
@@ -274,7 +286,6 @@ class _Sleeping(_TwoPhases):
             traces.append((dream.trace, asleep))
         sites = [site for _, trace in traces for site in sample_sites(trace) if not is_deterministic(site)]
         total = torch.as_tensor(-sum(site["log_prob_sum"] for site in sites) / self.num_simulations)
-        _check_own_parameters(self, _parameters_behind(total), traces[0][0])
         self._slept = total.detach()
         return total, traces
 
@@ -388,6 +399,9 @@ class ReverseKL(_Sleeping):
         with torch.no_grad(), _buffers_aside(model, guide):
             super()._evaluated(model, guide, args, kwargs)
         total, traces = self._sleep(model, guide, args, kwargs)
+        # The model has no gradient here, and would move with what it states, however it uses it
+        for dreamt, asleep in traces:
+            _refuse_shared(self, _parameters_of(dreamt), _parameters_behind(asleep), dreamt, asleep)
         return total.detach(), total, traces
 
 
@@ -498,7 +512,6 @@ class RWS_InfoMaxELBO(InfoMaxWeighted, _TwoPhases):
         loss, surrogate = super()._loss_and_surrogate(traces)
         weights = self._by_particle([log_weight(*pair).detach() / self._scale for pair in traces])
         wake = self._wake(weights, [_log_posterior(*pair) for pair in traces])
-        _check_own_parameters(self, _parameters_behind(wake), traces[0][0])
         return loss + wake.detach(), surrogate + wake
 
     def _wake(self, log_weights: Tensor, log_posteriors: Sequence[Tensor]) -> Tensor:

@@ -138,6 +138,28 @@ def test_wake_and_sleep_train_a_program_each():
     assert leaking[1:].abs().min() > 0.1
 
 
+class ReadsModel(Line):
+    """The same numbers, of which the guide's has a part in the model's parameter, without its gradient."""
+
+    def guide(self, x):
+        with poutine.scale(scale=self.counts), pyro.plate("data", len(x)):
+            slope = self.param("a") * self.param("w").detach() / START["w"]
+            pyro.sample("z", at(self.first, slope * x, self.param("log_s").exp()))
+
+
+@pytest.mark.parametrize("make", [ReverseKL, WakeSleepELBO, lambda: RWS_InfoMaxELBO(num_particles=2)])
+def test_a_guide_may_read_what_the_model_trains(make):
+    x, pairs = torch.linspace(3.0, 5.0, 64), (ReadsModel(), Line())
+    for pair in pairs:
+        pair.counts = 1.0
+    (loss, found), (expected, right) = (gradients(make(), pair, x) for pair in pairs)
+    assert loss == pytest.approx(expected, rel=1e-12)
+    for name in START:
+        assert (found[name] is None) == (right[name] is None) == (name == "w" and make is ReverseKL)
+        if right[name] is not None:
+            torch.testing.assert_close(found[name], right[name], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("dim", [1, 3])
 def test_sleep_of_a_linear_gaussian_pair_from_its_own_data(dim):
     torch.manual_seed(dim)
@@ -457,11 +479,6 @@ def test_statistics_of_sleep_are_those_of_dreams_whatever_the_data_are(kind):
     norm, dreams = torch.nn.BatchNorm1d(3, affine=False), []
     mean = norm.running_mean
 
-    def simple(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x)
-
     def by_norm(x):
         if len(x) == 5:
             dreams.append(x.mean(0))
@@ -522,9 +539,8 @@ def masked_within(x):
 def simple(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample(
-            "x", dist.Normal(z[:, None] * pyro.param("shared", torch.ones(())), 1.0).to_event(1), obs=x
-        )
+        loc = (z * pyro.param("shared", torch.ones(())))[:, None].expand(-1, 3)
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
 
 def prior(x):
@@ -535,6 +551,35 @@ def prior(x):
 def sharing(x):
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(pyro.param("shared", torch.ones(())) * x.mean(-1), 1.0))
+
+
+def by_a_half(x):
+    ones = torch.stack([pyro.param("shared", torch.ones(())), torch.ones(())])
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(ones[0] * x.mean(-1), 1.0))
+
+
+class Slope(torch.nn.Module):
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = torch.nn.Parameter(slope)
+
+
+ONE_MEMORY = torch.ones(1, dtype=torch.float64)
+TIED = Slope(ONE_MEMORY), Slope(ONE_MEMORY)  # which are two parameters
+
+
+def tied_model(x):
+    decoder = pyro.module("decoder", TIED[0])
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(decoder.slope * z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x)
+
+
+def tied_guide(x):
+    encoder = pyro.module("encoder", TIED[1])
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(encoder.slope * x[:, 0], 1.0))
 
 
 def at_points(x):
@@ -668,6 +713,8 @@ ALL = (*SLEEPING, RWS_InfoMaxELBO)
         (SLEEPING, with_factor, prior, NotImplementedError, "the factor 'f', by which its sites"),
         (SLEEPING, masked_within, prior, NotImplementedError, "put poutine.mask around the site"),
         (ALL, simple, sharing, ValueError, r"but both have \['shared'\]"),
+        (ALL, simple, by_a_half, ValueError, r"'shared'.* parts of one tensor are one parameter"),
+        (ALL, tied_model, tied_guide, ValueError, r"both have \['decoder.*slope', 'encoder.*slope'\]"),
         (ALL, simple, at_points, NotImplementedError, "point mass there; use IWAE_InfoMaxELBO"),
         (ALL, simple, AutoNormalMessenger(simple), NotImplementedError, "AutoNormalMessenger, a messenger"),
         (ALL, simple, AutoNormal(simple), NotImplementedError, "the guide has .* beside them|point mass"),
