@@ -4,7 +4,7 @@ An ELBO takes its expectations under the representation joint, :math:`q(z \mid x
 takes them under the generative one, :math:`p(z)\, p(x \mid z)`, on data that the model makes up.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import ismethod
 from typing import Any, Final, final
@@ -154,7 +154,8 @@ def _refuse_shared(
 ) -> None:
     """Refuses parameters of both programs, which two objectives would pull at, by names in the traces."""
     both = set(map(_memory, of_model)) & set(map(_memory, of_guide))
-    sites = (site for trace in traces for site in trace.nodes.values() if site["type"] == "param")
+    nodes: list[Site] = [site for trace in traces for site in trace.nodes.values()]
+    sites = [site for site in nodes if site["type"] == "param"]
     if shared := sorted({site["name"] for site in sites if _memory(site["value"].unconstrained()) in both}):
         raise ValueError(
             f"Expected model and guide without parameters in common, since {type(objective).__name__} trains "
@@ -223,15 +224,24 @@ class _AskedModel:
     """A model that has shown how it follows its data, and the modes in which its modules were."""
 
     def __init__(self, model: Program, programs: ProgramState) -> None:
-        self._model = WeakMethod(model) if ismethod(model) else ref(model)
+        self._model = _weakly(model)
         self._modes = [(ref(module), module.training) for module in programs.modules]
 
+    # A bound method is another object each time; two equal ones are of the same object
     def is_of(self, model: Program) -> bool:
-        return self._model() == model
+        asked = self._model()
+        return asked is model or (ismethod(asked) and ismethod(model) and asked == model)
 
     def is_as_asked(self, model: Program) -> bool:
         modules = ((module(), training) for module, training in self._modes)
         return self.is_of(model) and all(each is None or each.training == mode for each, mode in modules)
+
+
+def _weakly(model: Program) -> Callable[[], Program | None]:
+    try:
+        return WeakMethod(model) if ismethod(model) else ref(model)
+    except TypeError:  # what has no place for weak references is asked again
+        return lambda: None
 
 
 class _Sleeping(_TwoPhases):

@@ -1,6 +1,7 @@
 """Sleep, wake–sleep and harmony: exact values and gradients, whose parameters they train, and failures."""
 
 import copy
+import dataclasses
 import gc
 import itertools
 import math
@@ -767,6 +768,41 @@ def test_a_model_is_asked_once_in_each_mode():
     runs.clear()
     sleep.loss(decoder.model, prior, x)
     assert len(runs) == 2
+
+
+@dataclasses.dataclass
+class Holding:
+    weight: torch.Tensor  # of which == is a tensor too
+
+    def __call__(self, x):
+        simple(x)
+
+
+class Slotted:
+    __slots__ = ()
+
+    def __call__(self, x):
+        simple(x)
+
+    def of_method(self, x):
+        simple(x)
+
+
+def test_a_model_is_known_by_being_the_same_and_asked_again_where_nothing_holds_it(monkeypatch):
+    x, runs = torch.randn(4, 3), []
+    monkeypatch.setitem(globals(), "simple", lambda x, run=simple: (runs.append(x), run(x)))
+    sleep = ReverseKL()
+
+    def runs_of(model):
+        runs.clear()
+        sleep.loss(model, prior, x)
+        return len(runs)
+
+    one, other, slotted = Holding(torch.ones(2)), Holding(torch.ones(2)), Slotted()
+    asked = runs_of(one)
+    assert asked > 2
+    assert [runs_of(each) for each in (one, other, other, one)] == [2, asked, 2, asked]
+    assert [runs_of(each) for each in (slotted, slotted, slotted.of_method)] == [asked, asked, asked]
 
 
 def test_an_objective_lets_go_of_its_model_and_is_copied_without_it():
