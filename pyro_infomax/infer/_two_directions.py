@@ -36,7 +36,7 @@ from pyro_infomax.infer._multi_sample import (
     times,
 )
 from pyro_infomax.infer._named import InfoMaxWeighted
-from pyro_infomax.infer._weights import WeightsLike
+from pyro_infomax.infer._weights import ResolvedWeights, WeightsLike
 from pyro_infomax.poutine import Weight, is_deterministic, sample_sites
 from pyro_infomax.programs import ProgramState, Snapshot
 
@@ -576,6 +576,7 @@ class HarmonyELBO(TraceMeanField_WeightedELBO):
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
 
     Raises:
+        ValueError: for a weight of another term, the rate say.
         NotImplementedError: where a guide site is not reparameterised or asks for enumeration, and for
             factors of the guide.
 
@@ -596,6 +597,10 @@ class HarmonyELBO(TraceMeanField_WeightedELBO):
                 f"{site['name']!r}, a factor of its density: leave it out, or use TraceMeanField_BetaELBO"
             )
         return torch.zeros_like(super()._auxiliary(site, weight))
+
+    # Nor does a rate cost anything here, which is recorded all the same
+    def _check_returned(self, weights: ResolvedWeights, costs: set[str]) -> None:
+        super()._check_returned(weights, costs - {"rate"})
 
     def latent_cost(self, model_site: Site, guide_site: Site) -> Mapping[str, Tensor]:
         """The cross-entropy of posterior and prior, in closed form where there is one, in nats per datum."""
