@@ -442,21 +442,26 @@ class ConstrainedELBO(TargetELBO):
 
     # The held term is a sum with the scales of its sites, of which a datum has the mean
     def _weight_of(self, trace: Trace) -> Tensor:
-        assert self._plate is not None
         observed = self.held == "distortion"
         sites = [site for site in sample_sites(trace) if site["is_observed"] == observed]
-        inside = [site for site in sites if self._data_axis(site) is not None and not is_deterministic(site)]
-        for site in inside:
+        sites = [site for site in sites if not is_deterministic(site)]
+        sites = [site for site in sites if self._data_axis(site) is not None] or sites
+        for site in sites:
             refuse_weighted_data(site)
-        scales = [torch.as_tensor(unweighted_scale_and_mask(site)[0]).double().reshape(()) for site in inside]
+        # Plates scale up to all rows, of the data and of what each datum has, which is no other weight
+        scales = [
+            torch.as_tensor(unweighted_scale_and_mask(site)[0]).double().reshape(())
+            / math.prod((frame.full_size or frame.size) / frame.size for frame in frames_of(site))
+            for site in sites
+        ]
         scales = scales or [torch.ones((), dtype=torch.float64)]
         sentence = (
             f"{type(self).__name__} holds the {self.held} of a datum, and needs the sites of the data plate "
-            f"to count alike, {[site['name'] for site in inside]}: put one poutine.scale around both programs"
+            f"to count alike, {[site['name'] for site in sites]}: put one poutine.scale around both programs"
         )
         if not holds(torch.isclose(torch.stack(scales), scales[0]).all(), sentence):
             raise NotImplementedError(sentence)
-        return self._plate.size * scales[0].detach()
+        return self._number_of_data * scales[0].detach()
 
     def _resolved_weights(self) -> ResolvedWeights:
         found, beta = super()._resolved_weights(), self._log_multiplier.exp()

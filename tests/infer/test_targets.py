@@ -398,6 +398,36 @@ def test_a_scale_around_both_programs_is_no_other_target(parameters):
         elbo.loss_and_grads(of_two_parts, guide, x)
 
 
+@pytest.mark.parametrize("held", ["rate", "distortion"])
+@pytest.mark.parametrize("is_global", [True, False])
+def test_a_datum_has_all_rows_of_plates_that_subsample(held, is_global):
+    elbo = ConstrainedELBO(**{held: 0.1}, dual_lr=0.2)
+    loss = elbo.loss_and_grads(
+        of_subsamples(0.0, is_global), of_subsamples(0.7, is_global, True), torch.ones(4, 2)
+    )
+    # one latent for all data, or three in each datum, of which two are shown
+    rate = 0.7**2 / 2 * (1 if is_global else 3 * N)
+    distortion = loss - rate
+    excess = (rate / N if held == "rate" else distortion / N) - 0.1
+    excess = excess if held == "rate" else -excess
+    assert elbo.multiplier == pytest.approx(math.exp(0.2 * excess / 1.1))
+
+
+def of_subsamples(location, is_global, is_guide=False):
+    def program(x):
+        rows = pyro.plate("data", N, subsample_size=len(x), dim=-2)
+        parts = pyro.plate("parts", 3, subsample_size=2, dim=-1)
+        if is_global:
+            z = pyro.sample("z", dist.Normal(location, 1.0))
+        with rows, parts:
+            if not is_global:
+                z = pyro.sample("z", dist.Normal(location, 1.0))
+            if not is_guide:
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    return program
+
+
 def of_two_parts(x):
     with pyro.plate("data", N, subsample_size=len(x)):
         z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
