@@ -137,7 +137,7 @@ class RenyiBound(RenyiELBO):
         scales = [unweighted_scale_and_mask(site)[0] for site in latent] or [1.0]
         names = sorted({site["name"] for site in latent})
         sentence = f"{ours} needs the latent sites {names} to have one scale, a number, in both"
-        if not all(_is_number(each) and holds(_are_same(each, scales[0]), sentence) for each in scales):
+        if not all(_is_number(each) and holds(are_same(each, scales[0]), sentence) for each in scales):
             raise NotImplementedError(
                 f"{sentence} programs but got {scales}; put one poutine.scale around all, or use "
                 "Trace_InfoMaxELBO"
@@ -270,7 +270,7 @@ def subsampled_apart(model_trace: Trace, guide_trace: Trace) -> list[str]:
     return [f.name for f in frames if f.name not in shared and (f.full_size or f.size) > f.size]
 
 
-def _are_same(scale: Weight, other: Weight) -> bool | Tensor:
+def are_same(scale: Weight, other: Weight) -> bool | Tensor:
     if not isinstance(scale, Tensor) and not isinstance(other, Tensor):
         return scale is other or bool(scale == other)
     return (torch.as_tensor(scale) == torch.as_tensor(other)).all()

@@ -4,7 +4,8 @@ An ELBO takes its expectations under the representation joint, :math:`q(z \mid x
 takes them under the generative one, :math:`p(z)\, p(x \mid z)`, on data that the model makes up.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import ismethod
 from typing import Any, Final, final
 from weakref import WeakMethod, ref
@@ -15,25 +16,27 @@ from pyro.distributions import Unit
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._random import isolated_random_state
-from pyro_infomax._recording import is_recording
+from pyro_infomax._recording import holds, is_recording
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import without_masks
-from pyro_infomax.infer._draws import check_densities, check_scores, cut_draws
+from pyro_infomax.infer._draws import check_densities, check_scores, cut_draws, scored_sites
 from pyro_infomax.infer._elbo import Traces
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO
 from pyro_infomax.infer._multi_sample import (
     Renyi_WeightedELBO,
+    are_same,
     log_weight,
     subsampled_apart,
     summed_within_particles,
     times,
 )
 from pyro_infomax.infer._named import InfoMaxWeighted
-from pyro_infomax.infer._weights import WeightsLike
+from pyro_infomax.infer._weights import ResolvedWeights, WeightsLike
 from pyro_infomax.poutine import Weight, is_deterministic, sample_sites
 from pyro_infomax.programs import ProgramState, Snapshot
 
@@ -146,16 +149,28 @@ def _are_close(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other.to(one.dtype), rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
-def _check_own_parameters(objective: object, of_one: Iterable[Tensor], trace: Trace) -> None:
-    """Refuses parameters of one program that the other states, which two objectives would pull at."""
-    known = set(of_one)
-    stated: list[Site] = [site for site in trace.nodes.values() if site["type"] == "param"]
-    if shared := sorted(site["name"] for site in stated if site["value"].unconstrained() in known):
+def _refuse_shared(
+    objective: object, of_model: Iterable[Tensor], of_guide: Iterable[Tensor], *traces: Trace
+) -> None:
+    """Refuses parameters of both programs, which two objectives would pull at, by names in the traces."""
+    both = set(map(_memory, of_model)) & set(map(_memory, of_guide))
+    nodes: list[Site] = [site for trace in traces for site in trace.nodes.values()]
+    sites = [site for site in nodes if site["type"] == "param"]
+    if shared := sorted({site["name"] for site in sites if _memory(site["value"].unconstrained()) in both}):
         raise ValueError(
             f"Expected model and guide without parameters in common, since {type(objective).__name__} trains "
             f"them by different objectives, but both have {shared[:5]}: give each its own (by pyro.module of "
-            "the decoder in the model and of the encoder in the guide), or use TraceMeanField_BetaELBO"
+            "the decoder in the model and of the encoder in the guide; parts of one tensor are one "
+            "parameter), detach it in the guide, or use TraceMeanField_BetaELBO"
         )
+
+
+# Tied modules may hold two parameters of one memory
+def _memory(tensor: Tensor) -> tuple[int, int]:
+    try:
+        return tensor.data_ptr() or id(tensor), tensor.numel()
+    except RuntimeError:  # it is none that is strided
+        return id(tensor), tensor.numel()
 
 
 def _parameters_of(trace: Trace) -> list[Tensor]:
@@ -163,9 +178,11 @@ def _parameters_of(trace: Trace) -> list[Tensor]:
     return [site["value"].unconstrained() for site in sites]
 
 
-def _parameters_behind(total: Tensor) -> Iterator[Tensor]:
-    """The parameters that a gradient of a total would reach, be they stated by a program or not."""
-    seen, waiting = set(), [total.grad_fn]
+def _parameters_behind(trace: Trace) -> Iterator[Tensor]:
+    """The parameters that a gradient of its densities would reach, be they stated by the program or not."""
+    densities = [torch.as_tensor(site["log_prob"]) for site in scored_sites(trace)]
+    yield from (each for each in densities if each.is_leaf and each.requires_grad)
+    seen, waiting = set(), [each.grad_fn for each in densities]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in seen:
@@ -187,16 +204,15 @@ class _TwoPhases(Renyi_WeightedELBO):
     def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
         super()._check(model_trace, guide_trace)
         check_densities(self, model_trace, guide_trace)
-        _check_own_parameters(self, _parameters_of(model_trace), guide_trace)
+        behind = _parameters_behind(model_trace), _parameters_behind(guide_trace)
+        _refuse_shared(self, *behind, model_trace, guide_trace)
 
     # By the model's parameters, which are in no density of the guide's
     def _surrogate_bound(self, weights: Tensor, traces: Traces) -> Tensor:
         traces = list(traces)
         each = [summed_within_particles(model_trace, model_trace) for model_trace, _ in traces]
         joint = self._by_particle(each, like=weights)
-        total = times(self._slopes(weights.detach()), joint / self._scale).sum()
-        _check_own_parameters(self, _parameters_behind(total), traces[0][1])
-        return total
+        return times(self._slopes(weights.detach()), joint / self._scale).sum()
 
 
 # A few data may be alike by chance in all that a model looks at beside their sites, such as their signs
@@ -208,15 +224,24 @@ class _AskedModel:
     """A model that has shown how it follows its data, and the modes in which its modules were."""
 
     def __init__(self, model: Program, programs: ProgramState) -> None:
-        self._model = WeakMethod(model) if ismethod(model) else ref(model)
+        self._model = _weakly(model)
         self._modes = [(ref(module), module.training) for module in programs.modules]
 
+    # A bound method is another object each time; two equal ones are of the same object
     def is_of(self, model: Program) -> bool:
-        return self._model() == model
+        asked = self._model()
+        return asked is model or (ismethod(asked) and ismethod(model) and asked == model)
 
     def is_as_asked(self, model: Program) -> bool:
         modules = ((module(), training) for module, training in self._modes)
         return self.is_of(model) and all(each is None or each.training == mode for each, mode in modules)
+
+
+def _weakly(model: Program) -> Callable[[], Program | None]:
+    try:
+        return WeakMethod(model) if ismethod(model) else ref(model)
+    except TypeError:  # what has no place for weak references is asked again
+        return lambda: None
 
 
 class _Sleeping(_TwoPhases):
@@ -244,6 +269,21 @@ class _Sleeping(_TwoPhases):
                 "model are outside of: a guide that dreams of a minibatch learns their posterior given its "
                 "rows alone; take all rows, or use Trace_InfoMaxELBO"
             )
+        self._refuse_scales(model_trace, guide_trace)
+
+    # A model draws what it draws, however much a site counts
+    def _refuse_scales(self, model_trace: Trace, guide_trace: Trace) -> None:
+        sites = [site for trace in (model_trace, guide_trace) for site in scored_sites(trace)]
+        scales = [site["scale"] for site in sites]
+        sentence = (
+            f"{type(self).__name__} trains the guide on what the model draws, which the scale of a single "
+            f"site does not change, and needs {sorted({site['name'] for site in sites})} to have one scale: "
+            "put one poutine.scale around both programs, take all rows of the data, or use RWS_InfoMaxELBO, "
+            "which weighs draws by it"
+        )
+        shapes = {each.shape for each in scales if isinstance(each, Tensor) and each.dim()}
+        if len(shapes) > 1 or not all(holds(are_same(each, scales[0]), sentence) for each in scales):
+            raise NotImplementedError(sentence)
 
     def _sleep(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Tensor, Traces]:
         """−log q(z|x) at draws of the model, summed over its data, and the traces that it comes from."""
@@ -256,7 +296,6 @@ class _Sleeping(_TwoPhases):
             traces.append((dream.trace, asleep))
         sites = [site for _, trace in traces for site in sample_sites(trace) if not is_deterministic(site)]
         total = torch.as_tensor(-sum(site["log_prob_sum"] for site in sites) / self.num_simulations)
-        _check_own_parameters(self, _parameters_behind(total), traces[0][0])
         self._slept = total.detach()
         return total, traces
 
@@ -279,6 +318,40 @@ class _Sleeping(_TwoPhases):
         return {**super()._bound_terms(), "sleep": self._slept}
 
 
+@contextmanager
+def _buffers_aside(*programs: Program) -> Iterator[None]:
+    """Has modules write to copies of their buffers, as batch norm does, which nobody keeps.
+
+    To write the old numbers back would take a look at the new ones, or a write of all in each recorded step.
+    """
+    kept: dict[tuple[nn.Module, str], Tensor] = {}
+    copies: dict[int, Tensor] = {}
+
+    def put_aside(_: object, buffers: Mapping[tuple[nn.Module, str], Tensor]) -> None:
+        for place, buffer in buffers.items():
+            if place not in kept and not is_lazy(buffer):
+                kept[place] = buffer
+                if id(buffer) not in copies:
+                    copies[id(buffer)] = buffer.detach().clone()
+                _set_buffer(*place, copies[id(buffer)])
+
+    state = ProgramState(*programs)
+    try:
+        state.follow(put_aside)
+        with state.watch():
+            yield
+    finally:
+        for place, buffer in kept.items():
+            _set_buffer(*place, buffer)
+
+
+def _set_buffer(module: nn.Module, name: str, buffer: Tensor) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        setattr(module, name, buffer)
+    else:
+        module._buffers[name] = buffer
+
+
 # ---- The objectives.
 
 
@@ -299,7 +372,8 @@ class ReverseKL(_Sleeping):
     observed site stay, and data under a mask stay what they are. An observed site must be an argument of both
     programs, as in ``obs=x``. After an evaluation the terms are those of the ELBO on the given data, one draw
     for each, and ``sleep``, which is the loss: a cross-entropy in nats, whose minimum is the entropy of the
-    posterior and not 0.
+    posterior and not 0. The given data reach no buffers of modules: the statistics of batch norm are those of
+    the model's own data.
 
     Hinton, Dayan, Frey and Neal, 1995, The wake-sleep algorithm for unsupervised neural networks.
 
@@ -312,7 +386,8 @@ class ReverseKL(_Sleeping):
             has drawn otherwise than it drew it (since it conditions on data, as a teacher-forced decoder
             does, or has dropout), or if model and guide share parameters.
         NotImplementedError: for factors, for guides with point masses or auxiliary sites, for a guide that is
-            itself a messenger, for several particles, and for a plate that subsamples beside global latents.
+            itself a messenger, for several particles, for a plate that subsamples beside global latents, and
+            for sites of different scales, as by ``poutine.scale`` around the likelihood alone.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -331,9 +406,12 @@ class ReverseKL(_Sleeping):
     def _evaluated(
         self, model: Program, guide: Program, args: Args, kwargs: Kwargs
     ) -> tuple[Tensor, Tensor, Traces]:
-        with torch.no_grad():
+        with torch.no_grad(), _buffers_aside(model, guide):
             super()._evaluated(model, guide, args, kwargs)
         total, traces = self._sleep(model, guide, args, kwargs)
+        # The model has no gradient here, and would move with what it states, however it uses it
+        for dreamt, asleep in traces:
+            _refuse_shared(self, _parameters_of(dreamt), _parameters_behind(asleep), dreamt, asleep)
         return total.detach(), total, traces
 
 
@@ -444,7 +522,6 @@ class RWS_InfoMaxELBO(InfoMaxWeighted, _TwoPhases):
         loss, surrogate = super()._loss_and_surrogate(traces)
         weights = self._by_particle([log_weight(*pair).detach() / self._scale for pair in traces])
         wake = self._wake(weights, [_log_posterior(*pair) for pair in traces])
-        _check_own_parameters(self, _parameters_behind(wake), traces[0][0])
         return loss + wake.detach(), surrogate + wake
 
     def _wake(self, log_weights: Tensor, log_posteriors: Sequence[Tensor]) -> Tensor:
@@ -499,6 +576,7 @@ class HarmonyELBO(TraceMeanField_WeightedELBO):
         **kwargs: those of :class:`pyro.infer.TraceMeanField_ELBO`.
 
     Raises:
+        ValueError: for a weight of another term, the rate say.
         NotImplementedError: where a guide site is not reparameterised or asks for enumeration, and for
             factors of the guide.
 
@@ -519,6 +597,10 @@ class HarmonyELBO(TraceMeanField_WeightedELBO):
                 f"{site['name']!r}, a factor of its density: leave it out, or use TraceMeanField_BetaELBO"
             )
         return torch.zeros_like(super()._auxiliary(site, weight))
+
+    # Nor does a rate cost anything here, which is recorded all the same
+    def _check_returned(self, weights: ResolvedWeights, costs: set[str]) -> None:
+        super()._check_returned(weights, costs - {"rate"})
 
     def latent_cost(self, model_site: Site, guide_site: Site) -> Mapping[str, Tensor]:
         """The cross-entropy of posterior and prior, in closed form where there is one, in nats per datum."""

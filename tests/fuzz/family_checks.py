@@ -211,13 +211,17 @@ class AverageCheck(_Check):
         sign = -1.0 if capacity else 1.0
         scale = pair.scale_of(pair.of_guide(local[0])) if local else 1.0
 
+        alone = [site for site in (*pair.guide, pair.guide_factor) if site and site.level != "global"]
+
+        def rate(costs: Costs) -> float:
+            beside = sum(costs.guide.get(site.name, 0.0) for site in alone)
+            return sum(costs.latent[name] for name in local) + beside
+
         def gap(costs: Costs) -> float:
-            rate = sum(costs.latent[name] for name in local)
-            return sign * (rate - capacity * scale * pair.shown)
+            return sign * (rate(costs) - capacity * scale * pair.shown)
 
         def loss(costs: Costs) -> float:
-            rest = costs.rate - sum(costs.latent[name] for name in local)
-            return costs.distortion + gamma * gap(costs) + rest
+            return costs.distortion + gamma * gap(costs) + costs.rate - rate(costs)
 
         return loss, lambda costs: {"capacity_gap": gap(costs)}
 

@@ -1,6 +1,7 @@
-"""Sleep, wake–sleep and harmony: exact values and gradients, whose parameters they train, and failures."""
+"""Sleep and wake–sleep: exact values and gradients, whose parameters they train, and what they refuse."""
 
 import copy
+import dataclasses
 import gc
 import itertools
 import math
@@ -137,6 +138,28 @@ def test_wake_and_sleep_train_a_program_each():
     # what the ELBO would do with the guide, and sleep with the model, is something else
     leaking = torch.stack(torch.autograd.grad(distortion + rate, p, retain_graph=True)) - expected
     assert leaking[1:].abs().min() > 0.1
+
+
+class ReadsModel(Line):
+    """The same numbers, of which the guide's has a part in the model's parameter, without its gradient."""
+
+    def guide(self, x):
+        with poutine.scale(scale=self.counts), pyro.plate("data", len(x)):
+            slope = self.param("a") * self.param("w").detach() / START["w"]
+            pyro.sample("z", at(self.first, slope * x, self.param("log_s").exp()))
+
+
+@pytest.mark.parametrize("make", [ReverseKL, WakeSleepELBO, lambda: RWS_InfoMaxELBO(num_particles=2)])
+def test_a_guide_may_read_what_the_model_trains(make):
+    x, pairs = torch.linspace(3.0, 5.0, 64), (ReadsModel(), Line())
+    for pair in pairs:
+        pair.counts = 1.0
+    (loss, found), (expected, right) = (gradients(make(), pair, x) for pair in pairs)
+    assert loss == pytest.approx(expected, rel=1e-12)
+    for name in START:
+        assert (found[name] is None) == (right[name] is None) == (name == "w" and make is ReverseKL)
+        if right[name] is not None:
+            torch.testing.assert_close(found[name], right[name], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dim", [1, 3])
@@ -459,7 +482,7 @@ def test_a_reparameterised_model_is_dreamt_of_as_one_that_is_written_so():
 
 
 def test_asking_a_model_leaves_no_trace():
-    """Neither in the random state nor in buffers: statistics are of the two runs that train."""
+    """Neither in the random state nor in buffers: statistics are of the dreams."""
     norm = torch.nn.BatchNorm1d(3)
 
     def of_norm(x):
@@ -471,8 +494,33 @@ def test_asking_a_model_leaves_no_trace():
     for _ in range(2):
         torch.manual_seed(0)
         losses.append(elbo.loss(of_norm, prior, torch.randn(4, 3)))
-    assert int(norm.num_batches_tracked) == 4
+    assert int(norm.num_batches_tracked) == 2
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("kind", [SVI, CapturedSVI])
+def test_statistics_of_sleep_are_those_of_dreams_whatever_the_data_are(kind):
+    norm, dreams = torch.nn.BatchNorm1d(3, affine=False), []
+    mean = norm.running_mean
+
+    def by_norm(x):
+        if len(x) == 5:
+            dreams.append(x.mean(0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(norm(x).mean(-1), pyro.param("s", torch.ones(()))))
+
+    sleep = ReverseKL()
+    sleep.loss(simple, by_norm, torch.full((5, 3), -50.0) + torch.randn(5, 3))
+    assert len(dreams) == 2  # the given data first
+    assert norm.running_mean is mean
+    torch.testing.assert_close(mean, 0.1 * dreams[1], rtol=1e-12, atol=1e-12)
+    svi = kind(simple, by_norm, FusedOptim(torch.optim.Adam, {"lr": 0.01}), sleep)
+    for _ in range(4):
+        svi.step(torch.full((4, 3), -50.0) + torch.randn(4, 3))
+    assert int(norm.num_batches_tracked) == 5
+    assert norm.running_mean is mean
+    assert mean.abs().max() < 5  # a share of -50 would show
+    assert kind is SVI or svi.captured
 
 
 def teacher_forced(x):
@@ -515,9 +563,8 @@ def masked_within(x):
 def simple(x):
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample(
-            "x", dist.Normal(z[:, None] * pyro.param("shared", torch.ones(())), 1.0).to_event(1), obs=x
-        )
+        loc = (z * pyro.param("shared", torch.ones(())))[:, None].expand(-1, 3)
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
 
 
 def prior(x):
@@ -528,6 +575,35 @@ def prior(x):
 def sharing(x):
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal(pyro.param("shared", torch.ones(())) * x.mean(-1), 1.0))
+
+
+def by_a_half(x):
+    ones = torch.stack([pyro.param("shared", torch.ones(())), torch.ones(())])
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(ones[0] * x.mean(-1), 1.0))
+
+
+class Slope(torch.nn.Module):
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = torch.nn.Parameter(slope)
+
+
+ONE_MEMORY = torch.ones(1, dtype=torch.float64)
+TIED = Slope(ONE_MEMORY), Slope(ONE_MEMORY)  # which are two parameters
+
+
+def tied_model(x):
+    decoder = pyro.module("decoder", TIED[0])
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(decoder.slope * z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x)
+
+
+def tied_guide(x):
+    encoder = pyro.module("encoder", TIED[1])
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(encoder.slope * x[:, 0], 1.0))
 
 
 def at_points(x):
@@ -550,6 +626,19 @@ def of_rows(x):
     mean = pyro.sample("z", dist.Normal(0.0, 1.0))
     with pyro.plate("data", 100, subsample_size=len(x)):
         pyro.sample("x", dist.Normal(mean, 1.0).expand([3]).to_event(1), obs=x)
+
+
+def of_scaled_rows(x):
+    mean = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with poutine.scale(scale=100 / len(x)), pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(mean, 1.0).expand([3]).to_event(1), obs=x)
+
+
+def of_scaled_data(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with poutine.scale(scale=torch.tensor(10.0)):
+            pyro.sample("x", dist.Normal(z[:, None].expand(-1, 3), 1.0).to_event(1), obs=x)
 
 
 def by_rows(x):
@@ -642,9 +731,14 @@ ALL = (*SLEEPING, RWS_InfoMaxELBO)
             r"both have \['trunk.*bias', 'trunk",
         ),
         (ALL, stating_trunk, by_unstated_trunk, ValueError, r"both have \['trunk.*bias', 'trunk.*weight'\]"),
+        (SLEEPING, of_scaled_data, prior, NotImplementedError, r"needs \['x', 'z'\] to have one scale"),
+        (SLEEPING, of_scaled_rows, by_rows, NotImplementedError, "to have one scale.* take all rows"),
+        (SLEEPING, poutine.scale(simple, scale=2.0), prior, NotImplementedError, "poutine.scale around both"),
         (SLEEPING, with_factor, prior, NotImplementedError, "the factor 'f', by which its sites"),
         (SLEEPING, masked_within, prior, NotImplementedError, "put poutine.mask around the site"),
         (ALL, simple, sharing, ValueError, r"but both have \['shared'\]"),
+        (ALL, simple, by_a_half, ValueError, r"'shared'.* parts of one tensor are one parameter"),
+        (ALL, tied_model, tied_guide, ValueError, r"both have \['decoder.*slope', 'encoder.*slope'\]"),
         (ALL, simple, at_points, NotImplementedError, "point mass there; use IWAE_InfoMaxELBO"),
         (ALL, simple, AutoNormalMessenger(simple), NotImplementedError, "AutoNormalMessenger, a messenger"),
         (ALL, simple, AutoNormal(simple), NotImplementedError, "the guide has .* beside them|point mass"),
@@ -699,6 +793,41 @@ def test_a_model_is_asked_once_in_each_mode():
     assert len(runs) == 2
 
 
+@dataclasses.dataclass
+class Holding:
+    weight: torch.Tensor  # of which == is a tensor too
+
+    def __call__(self, x):
+        simple(x)
+
+
+class Slotted:
+    __slots__ = ()
+
+    def __call__(self, x):
+        simple(x)
+
+    def of_method(self, x):
+        simple(x)
+
+
+def test_a_model_is_known_by_being_the_same_and_asked_again_where_nothing_holds_it(monkeypatch):
+    x, runs = torch.randn(4, 3), []
+    monkeypatch.setitem(globals(), "simple", lambda x, run=simple: (runs.append(x), run(x)))
+    sleep = ReverseKL()
+
+    def runs_of(model):
+        runs.clear()
+        sleep.loss(model, prior, x)
+        return len(runs)
+
+    one, other, slotted = Holding(torch.ones(2)), Holding(torch.ones(2)), Slotted()
+    asked = runs_of(one)
+    assert asked > 2
+    assert [runs_of(each) for each in (one, other, other, one)] == [2, asked, 2, asked]
+    assert [runs_of(each) for each in (slotted, slotted, slotted.of_method)] == [asked, asked, asked]
+
+
 def test_an_objective_lets_go_of_its_model_and_is_copied_without_it():
     decoder, x, sleep = Decoder(forced=True).eval(), torch.randn(4, 3), ReverseKL()
     sleep.loss(decoder.model, prior, x)
@@ -719,162 +848,6 @@ def test_arguments_that_hold_one_tensor_are_refused(programs):
         programs.assert_refused(
             ValueError, "'x' is several of them", objective().loss, at_several, lambda x, y: prior(x), x, x
         )
-
-
-# ---- Harmony
-
-
-def test_what_a_guide_draws_beside_the_latents_costs_harmony_nothing(programs):
-    x, drawn = torch.randn(4), []
-
-    def model(x):
-        with pyro.plate("data", 4):
-            z = pyro.sample("z", dist.Normal(0.0, 2.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", 4):
-            a = pyro.sample("a", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
-            drawn.append((a, pyro.sample("z", dist.Normal(x / 2 + a, 0.5))))
-
-    def with_factor(x):
-        with pyro.plate("data", 4):
-            z = pyro.sample("z", dist.Normal(x / 2, 0.5))
-            pyro.factor("f", z, has_rsample=True)
-
-    elbo = HarmonyELBO()
-    loss = elbo.loss(model, guide, x)
-    a, z = drawn[-1]
-    mean = x / 2 + a  # of z given a, whose expected log prior is closed
-    expected = dist.Normal(z, 1.0).log_prob(x) + dist.Normal(0.0, 2.0).log_prob(mean) - 0.5**2 / 8
-    assert loss == pytest.approx(-expected.sum().item(), rel=1e-12)
-    assert loss == pytest.approx(elbo.terms.distortion + elbo.terms.prior_cross_entropy, rel=1e-12)
-    programs.assert_refused(
-        NotImplementedError, "'f', a factor of its density", elbo.loss, model, with_factor, x
-    )
-
-
-def linear(prior_scale=None):
-    """A pair with parameters, at the start of test values, and its closed terms."""
-    S = torch.tensor([[2.0, 0.3], [0.3, 1.0]])
-    return S, LinearGaussian(S=S, W=[[0.9], [0.4]], s2=0.6, V=[[0.5, 0.2]], Delta=[0.3])
-
-
-def exact_data(S):
-    """Data with this very covariance and mean 0."""
-    values, vectors = torch.linalg.eigh(S)
-    rows = (len(S) * values).sqrt()[:, None] * vectors.T
-    return torch.cat([rows, -rows])
-
-
-def test_harmony_is_the_elbo_without_the_entropy_of_the_posterior_in_value_and_gradient():
-    S, pair = linear()
-    x = exact_data(S)
-
-    def harmony_loss(V, log_delta, W):
-        C = V @ S @ V.T + log_delta.exp()
-        rest = torch.eye(2) - W @ V
-        square = (rest @ S @ rest.T).trace() + log_delta.exp() * (W**2).sum()
-        return math.log(2 * math.pi * 0.6) + square / 1.2 + 0.5 * math.log(2 * math.pi) + 0.5 * C.squeeze()
-
-    p = [each.clone().requires_grad_() for each in (pair.V, pair.Delta.log().squeeze(), pair.W)]
-    expected = 4 * harmony_loss(*p)
-
-    def model(x):
-        with pyro.plate("data", 4):
-            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
-            mean = z @ pyro.param("W", pair.W.clone()).T
-            pyro.sample("x", dist.Normal(mean, 0.6**0.5).to_event(1), obs=x)
-
-    def guide(x):
-        scale = (0.5 * pyro.param("log_delta", pair.Delta.log().squeeze().clone())).exp()
-        with pyro.plate("data", 4):
-            loc = x @ pyro.param("V", pair.V.clone()).T
-            pyro.sample("z", AtPairs(loc, scale).to_event(1))
-
-    class AtPairs(dist.Normal):  # the noise ±1 has the moments that matter
-        def rsample(self, sample_shape=()):
-            return self.loc + self.scale * torch.tensor([1.0, -1.0])[:, None, None].expand(2, 4, 1)
-
-    elbo = HarmonyELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
-    loss = elbo.loss_and_grads(model, guide, x)
-    assert loss == pytest.approx(expected.item(), abs=1e-10)
-    found = [pyro.param(name).unconstrained().grad for name in ("V", "log_delta", "W")]
-    slopes = torch.autograd.grad(expected, p)
-    assert max((one - other).abs().max() for one, other in zip(found, slopes, strict=True)) < 1e-10
-    entropy = 0.5 * math.log(2 * math.pi * math.e * 0.3)
-    assert -loss / 4 == pytest.approx(elbo.terms.elbo / 4 - entropy, abs=1e-10)
-    assert elbo.terms.prior_cross_entropy / 4 == pytest.approx(elbo.terms.rate / 4 + entropy, abs=1e-10)
-    assert elbo.terms.rate / 4 == pytest.approx(pair.rate.item(), abs=1e-10)
-
-
-def test_harmony_without_a_closed_form_is_sampled():
-    def model(x):
-        with pyro.plate("data", 3):
-            z = pyro.sample("z", dist.StudentT(3.0, 0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", 3):
-            drawn.append(pyro.sample("z", dist.Normal(x, 1.0)))
-
-    drawn = []
-    elbo = HarmonyELBO()
-    elbo.loss(model, guide, torch.randn(3))
-    expected = -dist.StudentT(3.0, 0.0, 1.0).log_prob(drawn[-1]).sum().item()
-    assert elbo.terms.prior_cross_entropy == pytest.approx(expected, abs=1e-12)
-
-
-def harmony_of(eigenvalues, decoder, encoder, noise, prior_scale):
-    """The objective of narrow posteriors around z = encoder x, on data with these variances."""
-    x = exact_data(torch.diag(eigenvalues))
-    latent = decoder.shape[1]
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(latent), prior_scale).to_event(1))
-            pyro.sample("x", dist.Normal(z @ decoder.T, noise).to_event(1), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(x @ encoder.T, 1e-9 * prior_scale).to_event(1))
-
-    elbo = HarmonyELBO()
-    return -elbo.loss(model, guide, x) / len(x), elbo.terms.rate / len(x)
-
-
-def test_harmony_shrinks_codes_for_ever_and_without_bound_if_the_prior_follows():
-    eigenvalues, U = torch.tensor([4.0, 3.0, 1.0]), torch.eye(3)[:, :2]
-    fixed, following = [], []
-    for c in (1.0, 0.5, 0.25, 0.125, 1e-4):
-        fixed.append(harmony_of(eigenvalues, U / c, c * U.T, 1.0, torch.ones(2)))
-        following.append(harmony_of(eigenvalues, U / c, c * U.T, 1.0, c * torch.ones(2)))
-    values = torch.tensor([value for value, _ in fixed])
-    assert (values.diff() > 0).all()
-    supremum = -1.5 * math.log(2 * math.pi) - 0.5 - math.log(2 * math.pi)
-    assert values[-1].item() == pytest.approx(supremum, abs=1e-6)  # all codes at the mode of the prior
-    rising = torch.tensor([value for value, _ in following])
-    torch.testing.assert_close(rising[:4].diff(), torch.full((3,), 2 * math.log(2)), rtol=0, atol=1e-6)
-    assert fixed[0][1] > 30  # nats: what such narrow posteriors really cost
-
-
-def test_the_number_of_factors_that_harmony_chooses_depends_on_units():
-    size = 20
-    plain = torch.cat([torch.tensor([30.0, 20.0, 15.0, 10.0, 8.0]), torch.linspace(1.1, 0.9, 15)])
-    chosen, by_likelihood = [], []
-    for unit in (0.01, 1.0, 100.0):
-        eigenvalues, values, scores = plain * unit**2, [], []
-        for k in range(1, 19):
-            U = torch.eye(size)[:, :k]
-            noise = eigenvalues[k:].mean().sqrt()
-            values.append(harmony_of(eigenvalues, U, U.T, noise, eigenvalues[:k].sqrt())[0])
-            log_p = -0.5 * (eigenvalues[:k].log().sum() + (size - k) * noise.log() * 2 + size)
-            free = size * k - k * (k - 1) / 2 + 1
-            scores.append(log_p - 0.5 * free * math.log(1000) / 1000)  # of 1,000 data
-        chosen.append(1 + int(torch.tensor(values).argmax()))
-        by_likelihood.append(1 + int(torch.stack(scores).argmax()))
-    assert chosen == [18, 5, 1]
-    assert by_likelihood == [5, 5, 5]
 
 
 # ---- Training
