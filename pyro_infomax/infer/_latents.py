@@ -174,6 +174,38 @@ def _written(func: OpOverload, args: Any, kwargs: Any) -> list[Any]:
     return [given.get(name) for name in written]
 
 
+# ---- Which sites are in the data plate.
+
+
+@final
+class DataPlate:
+    """The plate of the data, and which sites of both programs it holds.
+
+    Plates side by side share an axis, and may be of one size, so that the plate goes by its name in the
+    model, also for the guide's site of the same name, whose plate may have another one.
+
+    Args:
+        model_trace: of a model that was called with the data.
+
+    Attributes:
+        frame: the plate's.
+    """
+
+    def __init__(self, model_trace: Trace) -> None:
+        self.frame = data_plate(model_trace)
+        frames = {site["name"]: frames_of(site) for site in sample_sites(model_trace)}
+        self._holds = {site: any(f.name == self.frame.name for f in each) for site, each in frames.items()}
+        self._others = {f.name for each in frames.values() for f in each} - {self.frame.name}
+
+    def holds(self, site: Site) -> bool:
+        """Whether a site of the model or of the guide is in the plate."""
+        if site["name"] in self._holds:
+            return self._holds[site["name"]]
+        place = self.frame.dim, self.frame.size
+        own = [f for f in frames_of(site) if f.name not in self._others]
+        return any(f.name == self.frame.name or (f.dim, f.size) == place for f in own)
+
+
 # ---- All latent sites of the data plate as one vector.
 
 
@@ -183,12 +215,14 @@ class LocalLatents:
 
     It is what :meth:`~TraceMeanField_WeightedELBO.joint_cost` makes its terms of. Sites outside the data
     plate are global: they are the same for all data, and no part of z. Nor is what only the guide samples.
+    A latent site is in the data plate where the model has it there, by the name of the plate.
 
     Args:
         model_trace, guide_trace: those that ``joint_cost`` is given.
 
     Attributes:
         names: the sites, in the order of the guide.
+        auxiliary: the sites of the data plate that only the guide samples.
         sizes: how many of the dimensions of z each of them has.
         batch_size: the number of data in the minibatch.
         plate_size: the number of data that the plate is of: larger where it says that it subsamples.
@@ -213,16 +247,19 @@ class LocalLatents:
     """
 
     def __init__(self, model_trace: Trace, guide_trace: Trace) -> None:
-        frame = data_plate(model_trace)
+        plate = DataPlate(model_trace)
+        frame = plate.frame
         self.batch_size: int = frame.size
         self.plate_size: int = frame.full_size or frame.size
         self._dim: int = frame.dim
         latent = {site["name"]: site for site in sample_sites(model_trace) if not site["is_observed"]}
-        local = [site for site in sample_sites(guide_trace) if self._holds(site)]
+        sites = [site for site in sample_sites(guide_trace) if not is_deterministic(site)]
+        local = [site for site in sites if plate.holds(site)]
         self._guide_sites = [site for site in local if site["name"] in latent]
         self._model_sites = [latent[site["name"]] for site in self._guide_sites]
-        self._others = [site["name"] for site in local if site["name"] not in latent]
+        self.auxiliary = tuple(site["name"] for site in local if site["name"] not in latent)
         self.names = tuple(site["name"] for site in self._guide_sites)
+        self._left_out: list[str] = []
         if not self.names:
             raise ValueError(
                 f"Expected latent sites in the data plate {frame.name!r} but found none, and so no aggregate "
@@ -255,11 +292,8 @@ class LocalLatents:
             setattr(twin, each, tuple(compress(getattr(self, each), kept)))
         for each in ("_guide_sites", "_model_sites", "_layouts"):
             setattr(twin, each, list(compress(getattr(self, each), kept)))
-        twin._others = [*self._others, *(name for name in self.names if name not in names)]
+        twin._left_out = [*self._left_out, *(name for name in self.names if name not in names)]
         return twin
-
-    def _holds(self, site: Site) -> bool:
-        return not is_deterministic(site) and any(f.dim == self._dim for f in frames_of(site))
 
     @cached_property
     def z(self) -> Tensor:
@@ -317,13 +351,13 @@ class LocalLatents:
         return prior.sample(size).double()
 
     def _refuse_dependence(self, site: Site) -> None:
-        on = site.get("depends_on")
-        if on is None and len(self.names) + len(self._others) > 1:
+        on, local = site.get("depends_on"), {*self.names, *self._left_out, *self.auxiliary}
+        if on is None and len(local) > 1:
             raise NotImplementedError(
                 "a guide that is itself a messenger does not show whether its sites depend on each other: "
                 "use a guide with a single local site, or a function"
             )
-        if found := sorted(set(on or ()) & {*self.names, *self._others}):
+        if found := sorted(set(on or ()) & local):
             raise NotImplementedError(
                 f"the guide draws {site['name']!r} given {found}, so that the density of a draw under "
                 "another datum takes another run of the guide: draw each of them given the data alone, or "
@@ -429,7 +463,7 @@ def data_plate(model_trace: Trace) -> Frame:
 def _refuse_part(site: Site, data: Frame) -> None:
     """Refuses a site of whose dimensions a minibatch shows some."""
     for frame in frames_of(site):
-        if frame.name != data.name and (frame.full_size or frame.size) > frame.size:
+        if frame.dim != data.dim and (frame.full_size or frame.size) > frame.size:
             raise NotImplementedError(
                 f"the plate {frame.name!r} around the latent site {site['name']!r} subsamples, so that there "
                 "is only a part of the z of a datum, of which nothing follows for the whole: take all of its "

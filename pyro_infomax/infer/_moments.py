@@ -99,7 +99,8 @@ def _has_only_point_masses(latents: LocalLatents, guide_trace: Trace) -> bool:
         return False
     noisy = [site["name"] for site, mass in zip(sites, masses, strict=True) if not mass]
     # What a point mass depends on, as on an auxiliary site, it hides
-    hidden = [site["name"] for site in sites if not set(site.get("depends_on") or ()) <= {*latents.names}]
+    auxiliary = {*latents.auxiliary}
+    hidden = [site["name"] for site in sites if not auxiliary.isdisjoint(site.get("depends_on") or ())]
     unknown = [site["name"] for site in sites if site.get("depends_on") is None]
     if noisy or hidden or unknown:
         name = next(site["name"] for site, mass in zip(sites, masses, strict=True) if mass)

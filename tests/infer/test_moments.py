@@ -387,6 +387,33 @@ def test_codes_without_noise_are_taken_as_they_are():
     assert dip.terms.diagonal / N == pytest.approx(float(penalties(z.T.cov(correction=0))["diagonal"]))
 
 
+def with_global(program, draw):
+    """A site in a plate beside that of the data, given which the codes are."""
+
+    def run(x):
+        with pyro.plate("components", D):
+            shift = pyro.sample("shift", draw())
+        return program(x + shift.mean() if program is pointed else x)
+
+    return run
+
+
+def test_codes_given_a_global_site_hide_nothing():
+    elbo = MMDELBO(kernel=RBF(1.5), data_size=N, **NONE)
+    pair = (
+        with_global(model, lambda: dist.Normal(0.0, 1.0)),
+        with_global(pointed, lambda: dist.Delta(torch.ones(D))),
+    )
+    with pyro.validation_enabled(False):
+        torch.manual_seed(0)
+        elbo.loss(*pair, X)
+    torch.manual_seed(0)
+    u = PRIOR_SCALE * torch.randn(N, D)
+    z, k = (X + 1.0) @ A, RBF(1.5)
+    right = k(z, z).mean() + (k(u, u).sum() - N) / (N * (N - 1)) - 2 * k(z, u).mean()
+    assert elbo.terms.mmd / N == pytest.approx(float(right))
+
+
 def chained(x):
     with pyro.plate("data", N, subsample_size=len(x)):
         a = pyro.sample("a", dist.Normal(x[:, 0], 0.6))
