@@ -48,7 +48,7 @@ from pyro_infomax.distributions import (
     tensors_of,
 )
 from pyro_infomax.nn import evaluation_mode
-from pyro_infomax.poutine import data_frame, frames_of, is_deterministic, plain_errors, sample_sites
+from pyro_infomax.poutine import frames_of, is_deterministic, minibatch_frame, plain_errors, sample_sites
 from pyro_infomax.programs import SiteLayout, factors_by_datum, is_masked
 
 # ---- Which sites of a guide are drawn given which others.
@@ -451,7 +451,7 @@ def data_plate(model_trace: Trace) -> Frame:
     arguments = (*given["args"], *given["kwargs"].values())
     rows = next((len(each) for each in arguments if isinstance(each, Tensor) and each.dim()), None)
     if rows is not None:
-        return data_frame(model_trace, rows, role="model")
+        return minibatch_frame(model_trace, rows)
     if len(frames) == 1:
         return next(iter(frames.values()))
     raise ValueError(

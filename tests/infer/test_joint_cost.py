@@ -126,6 +126,28 @@ def test_a_plate_beside_that_of_the_data_holds_global_sites(cells, rows):
     assert latents.posterior.batch_shape == (6,)  # which is given the global site
 
 
+def series(x, *, is_model):
+    """Data and time each have sites of their own, time more of them."""
+    with pyro.plate("time", 3, dim=-1):
+        loc = 0.0 if is_model else 1.0
+        shifts = [pyro.sample(f"shift_{i}", dist.Normal(loc, 1.0)) for i in range(2)]
+    with pyro.plate("data", N, subsample_size=len(x), dim=-2):
+        loc = 0.0 if is_model else x.mean(1, keepdim=True)
+        a = pyro.sample("a", dist.Normal(loc, 1.0))
+        if is_model:
+            with pyro.plate("time_of_data", 3, dim=-1):
+                pyro.sample("x", dist.Normal(a + sum(shifts), 1.0), obs=x)
+
+
+@pytest.mark.parametrize("rows", [3, 4])
+def test_a_minibatch_as_long_as_an_inner_plate_is_none_of_it(rows):
+    elbo = Spread()
+    evaluated(elbo, rows, partial(series, is_model=True), partial(series, is_model=False))
+    assert elbo.latents.names == ("a",)
+    assert elbo.latents.batch_size == rows
+    assert elbo.subsampled == {rows: N}
+
+
 def test_data_may_come_by_keyword():
     elbo = Spread()
     elbo.loss(model, guide, x=X[:6])
