@@ -46,6 +46,7 @@ from pyro_infomax.distributions import (
     marginals_of,
     shared,
     tensors_of,
+    vector_of,
 )
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.poutine import frames_of, is_deterministic, minibatch_frame, plain_errors, sample_sites
@@ -371,10 +372,20 @@ class LocalLatents:
         factors = None if runs_networks else factors_of(fn)
         if factors is not None:
             return factors_by_datum(factors, layout, self.batch_size)
-        if fn.batch_shape == (self.batch_size,) and len(fn.event_shape) == 1:
-            if runs_networks:
-                return cast(Distribution, _InOwnPrecision(fn, site["name"], site["value"].dtype))
-            return cast(Distribution, in_double(fn))
+        fn, axis = vector_of(fn), len(fn.batch_shape) + self._dim
+        others = {*fn.batch_shape[:axis], *fn.batch_shape[axis:][1:]}
+        # Further plates of one cell leave a vector what it is
+        if fn.batch_shape[axis] == self.batch_size and others <= {1} and len(fn.event_shape) == 1:
+            own = _InOwnPrecision(fn, site["name"], site["value"].dtype) if runs_networks else in_double(fn)
+            found = cast(Distribution, own)
+            if not others:
+                return found
+            if runs_networks or isinstance(fn, TransformedDistribution):
+                return cast(Distribution, _OverData(found, axis))
+            axes, rows = len(fn.batch_shape), self.batch_size
+            return batch_mapped(
+                [found], [rows], lambda tensors: tensors[0].reshape(rows, *tensors[0].shape[axes:])
+            )
         raise NotImplementedError(
             f"the site {site['name']!r} ({family_name(fn)}, batch shape {tuple(fn.batch_shape)}, event shape "
             f"{tuple(fn.event_shape)}) is neither a product of univariate factors nor a vector for each "
@@ -396,7 +407,7 @@ class LocalLatents:
                 raise NotImplementedError(depends)
         first = _first_of(found, depends)
         if of_vectors:
-            z = layout.rows(site["value"], self.batch_size)[0].detach()
+            z = layout.rows(site["value"], self.batch_size)[0].detach().reshape(self.batch_size, -1)
             tolerance = 1e-5 if z.dtype == torch.float64 else 1e-4
             with torch.no_grad():
                 one, other = first.log_prob(z), found.log_prob(z)
@@ -421,6 +432,8 @@ class LocalLatents:
 
 def _first_of(found: Distribution, depends: str) -> Distribution:
     """The distribution of the first datum, where what maps vectors has no rows of its own."""
+    if isinstance(found, _OverData):
+        return _first_of(found.base_dist, depends)
     if isinstance(found, _InOwnPrecision):
         return cast(Distribution, found.of(_first_of(found.base_dist, depends)))
     if found.event_shape and isinstance(found, TransformedDistribution):
@@ -433,7 +446,8 @@ def _first_of(found: Distribution, depends: str) -> Distribution:
             raise NotImplementedError(depends)
         base = _first_of(found.base_dist, depends)
         return TransformedDistribution(base, cast(list[Transform], steps), validate_args=False)
-    return batch_mapped([found], found.batch_shape[1:], lambda tensors: tensors[0][0])
+    axes = len(found.batch_shape) if found.event_shape else 1
+    return batch_mapped([found], found.batch_shape[axes:], lambda tensors: tensors[0][(0,) * axes])
 
 
 _PARTICLES = "num_particles_vectorized"
@@ -562,6 +576,42 @@ class _InOwnPrecision:
             "affine_autoregressive; conditional ones by TransformFlow([...], latent_dim)(context) or "
             "AmortizedFlow"
         )
+
+
+@final
+class _OverData:
+    """Vectors whose batch shape has axes of size 1 beside that of the data, without these."""
+
+    def __init__(self, fn: Distribution, axis: int) -> None:
+        self.base_dist, self.axis = fn, axis
+        self.batch_shape, self.event_shape = fn.batch_shape[axis : axis + 1], fn.event_shape
+        self.has_rsample = fn.has_rsample
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """(*sample_shape, batch, latent)."""
+        return self._without(self.base_dist.sample(torch.Size(sample_shape)), 1)
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """The same with gradients."""
+        return self._without(self.base_dist.rsample(torch.Size(sample_shape)), 1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(..., batch), in nats."""
+        return self._without(self.base_dist.log_prob(self._with(z)), 0)
+
+    def log_prob_marginals(self, z: Tensor) -> Tensor:
+        """(..., batch, latent), in nats."""
+        return self._without(marginals_of(self.base_dist).log_prob(self._with(z)), 1)
+
+    def _with(self, z: Tensor) -> Tensor:
+        before, after = self.axis, len(self.base_dist.batch_shape) - self.axis - 1
+        *more, rows, latent = z.shape
+        return z.reshape(*more, *(1,) * before, rows, *(1,) * after, latent)
+
+    def _without(self, found: Tensor, events: int) -> Tensor:
+        axes = len(self.base_dist.batch_shape) + events
+        lead, event = found.shape[: found.dim() - axes], found.shape[found.dim() - events :]
+        return found.reshape(*lead, *self.batch_shape, *event)
 
 
 # ---- Sites that do not depend on each other, as one distribution.

@@ -14,6 +14,7 @@ from scipy.stats import beta, norm
 
 from pyro_infomax import decompose, to_arviz
 from pyro_infomax.capture import CapturedSVI, FusedOptim
+from pyro_infomax.guides import AmortizedLowRankNormal, AmortizedMultivariateNormal
 from pyro_infomax.infer import DIPELBO, MMDELBO, SlicedWassersteinELBO, mmd_vae, wae
 from pyro_infomax.information import RBF, InverseMultiquadric
 from pyro_infomax.oracles import LinearGaussian
@@ -163,7 +164,7 @@ DELTAS = {"diagonal": [0.6, 0.4], "full": [[0.6, 0.2], [0.2, 0.5]]}
 
 
 def penalties(covariance):
-    squares = (covariance - torch.eye(D)).square()
+    squares = (covariance - torch.eye(len(covariance))).square()
     return {"off_diagonal": squares.sum() - squares.trace(), "diagonal": squares.trace()}
 
 
@@ -362,6 +363,40 @@ def test_a_student_and_a_mixture_have_covariances_of_their_own():
     torch.testing.assert_close(loss, right)
     torch.testing.assert_close(slopes(loss, [root, df]), slopes(right, [root, df]))
     assert abs(loss - penalty(root @ root.T)) > 0.1  # by Pyro's covariance_matrix
+
+
+@pytest.mark.parametrize("kind", [AmortizedMultivariateNormal, AmortizedLowRankNormal])
+@pytest.mark.parametrize("dim", [-1, -2])
+def test_a_number_and_a_matrix_have_the_covariance_of_their_vectors(kind, dim):
+    def model(x):
+        with pyro.plate("data", N, dim=dim):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            b = pyro.sample("b", dist.Normal(torch.zeros(1, 2), 1.0).to_event(2))
+            pyro.sample("x", dist.Normal(b[..., 0, :] + a[..., None], 1.0).to_event(1), obs=x)
+
+    torch.manual_seed(2)
+    x = X.reshape(N, *(1,) * (-1 - dim), D)
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(D, 4))
+    own = kind(model, encoder, create_plates=lambda x: pyro.plate("data", N, dim=dim))
+    elbo = DIPELBO(data_size=N)
+    elbo.loss(model, own, x)
+    vectors = [poutine.trace(own).get_trace(x).nodes[name]["fn"].base_dist for name in "ab"]
+    means = torch.cat([each.mean.reshape(N, -1) for each in vectors], -1)
+    blocks = [each.covariance_matrix.reshape(N, *each.event_shape * 2).mean(0) for each in vectors]
+    right = penalties(means.T.cov(correction=0) + torch.block_diag(*blocks))
+    for term in ("diagonal", "off_diagonal"):
+        assert elbo.terms[term] / N == pytest.approx(right[term].item())
+
+
+def test_what_a_transform_made_of_a_normal_has_no_known_covariance():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Gamma(2.0, 1.0))
+            pyro.sample("x", dist.Normal(a[:, None], 1.0).expand([len(x), D]).to_event(1), obs=x)
+
+    own = AmortizedMultivariateNormal(model, torch.nn.Linear(D, 4))
+    with pytest.raises(NotImplementedError, match=r"covariance but Normal mapped by \w*Exp has none"):
+        DIPELBO(data_size=N).loss(model, own, X)
 
 
 def pointed(x):
