@@ -1,11 +1,12 @@
 """The latent sites of the data plate side by side, for terms that are of all of them together."""
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
 from functools import cached_property, partial
 from itertools import compress
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any, NamedTuple, Self, TypeGuard, cast, final
 
 import numpy as np
@@ -62,7 +63,8 @@ class DependenceMessenger(Messenger):
     It follows the memory of their draws through all tensor operations of the guide, writes into other
     tensors among them. What is read as numbers, by ``numpy``, ``tolist``, ``item`` or an ``if``, is lost
     sight of: all sites from there on count as drawn given it. It may thus find more than there is, as for
-    two halves of one tensor, of which one is written. It adds nothing to what the guide does.
+    two halves of one tensor, of which one is written. What distributions read to validate parameters and
+    values only raises errors, and does not count. It adds nothing to what the guide does.
     """
 
     def __enter__(self) -> Self:
@@ -110,7 +112,8 @@ class _Origins(DispatchMode):
         if self._names and (names := self.of((*args, *kwargs.values()))):
             self.mark(found, names)
             # A number, or a shape that follows from values
-            if isinstance(found, bool | int | float) or torch.Tag.dynamic_output_shape in func.tags:
+            reads = isinstance(found, bool | int | float) or torch.Tag.dynamic_output_shape in func.tags
+            if reads and not _validates():
                 self.read |= names
             if func._schema.is_mutable:
                 self.mark(_written(func, args, kwargs), names)
@@ -151,6 +154,22 @@ class _Reads(TorchFunctionMode):
 
 _READS = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__}
 _SHOWS = {Tensor.__repr__, Tensor.__format__}
+
+
+def _validates() -> bool:
+    """Whether a distribution is looking at its parameters, or at a value that it is to score."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        room = frame.f_globals.get("__name__", "")
+        if frame.f_code.co_name in _CHECKS and room.startswith(
+            ("torch.distributions.", "pyro.distributions.")
+        ):
+            return True
+        frame = frame.f_back
+    return False
+
+
+_CHECKS = {"__init__", "_validate_sample"}
 
 
 def _tensors(values: object) -> Iterator[Tensor]:

@@ -792,6 +792,27 @@ def test_shapes_and_pictures_of_a_draw_make_no_dependence(way):
     assert found == MarginalELBO(data_size=N).loss(model_of_two, apart, X)
 
 
+AUXILIARY = {"infer": {"is_auxiliary": True}}
+BESIDE = {
+    "factor": lambda a: pyro.factor("f", -a.square().sum(-1), has_rsample=True),
+    "auxiliary": lambda a: pyro.sample("aux", dist.Normal(a[:, 0], 1.0), **AUXILIARY),
+    "score": lambda a: dist.Normal(0.0, 1.0).log_prob(a),
+    "bounds": lambda a: dist.Uniform(a, a + 1.0),
+}
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("look", BESIDE.values(), ids=BESIDE)
+def test_the_validation_of_a_draw_makes_no_dependence(look, validate):
+    with pyro.validation_enabled(validate):
+        elbo = MarginalELBO(data_size=N)
+        elbo.loss(model_of_two, guide_of_two(lambda a, x: [look(a)] and x.clone()), X)
+        assert elbo.terms.mutual_information > 0
+        # What distributions are made of is followed all the same
+        with pytest.raises(NotImplementedError, match="draws 'b' given"):
+            elbo.loss(model_of_two, guide_of_two(lambda a, x: dist.Normal(a, 1.0).rsample()), X)
+
+
 def test_following_the_draws_leaves_a_captured_step_as_it_is():
     losses = []
     for kind in (SVI, CapturedSVI):
