@@ -7,8 +7,6 @@ own name. It is neither exact nor a bound, so that it never counts as rate, ELBO
 
 import copy
 import math
-import operator
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +20,6 @@ from pyro.poutine.util import site_is_factor
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, softplus
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 
 from pyro_infomax._checks import one_of, real_number, whole_number
 from pyro_infomax._data import Tensors
@@ -38,12 +35,12 @@ from pyro_infomax.infer._estimators import (
 )
 from pyro_infomax.infer._latents import (
     GuideRun,
+    KnownModels,
     TakenRowsMessenger,
+    check_generates,
     data_plate,
     given_rows,
-    has_rows,
     simulate,
-    sites_that_follow_data,
 )
 from pyro_infomax.infer._weights import (
     GuideRole,
@@ -683,29 +680,14 @@ class _JointELBO(_CriticELBO):
     needs_second = True
     divergence: JointDivergence
     state_of_evaluation = _CriticELBO.state_of_evaluation | {"_generates"}
-    _generates: tuple[object, ...] = ()
+    _generates: KnownModels = ()
 
     def _evaluate(
         self, parent: Evaluation, model: Program, guide: Program, args: Args, kwargs: Kwargs
     ) -> Any:
         found = super()._evaluate(parent, model, guide, args, kwargs)
-        # Once for a model, and after it has created its parameters
-        parts = getattr(model, "__self__", model), getattr(model, "__func__", model)
-        if not (self._generates and all(map(operator.is_, parts, self._generates))):
-            follow = sites_that_follow_data(model, args, kwargs)
-            if follow:
-                raise NotImplementedError(
-                    f"{type(self).__name__} draws data from the model, but what it draws of {follow} depends "
-                    "on the data that it is given: let it depend on parameters and on what was sampled alone"
-                )
-            told = any(map(has_rows, tree_leaves((args, dict(kwargs)))))
-            if not told:
-                warnings.warn(
-                    f"{type(self).__name__} draws data from the model, which is given no tensors and may "
-                    "read data elsewhere: let it depend on parameters and on what was sampled alone",
-                    stacklevel=2,
-                )
-            self._generates = () if told and follow is None else parts
+        # After the model has created its parameters
+        self._generates = check_generates(type(self).__name__, model, args, kwargs, self._generates)
         return found
 
     # A copy need not hold the model

@@ -1,13 +1,15 @@
 """The latent sites of the data plate side by side, for terms that are of all of them together."""
 
+import operator
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
 from functools import cached_property, partial
 from itertools import compress
 from types import FrameType, FunctionType
-from typing import Any, NamedTuple, Self, TypeGuard, cast, final
+from typing import Any, NamedTuple, Self, TypeAlias, TypeGuard, cast, final
 
 import numpy as np
 import torch
@@ -49,9 +51,9 @@ from pyro_infomax.distributions import (
     tensors_of,
     vector_of,
 )
-from pyro_infomax.nn import evaluation_mode
+from pyro_infomax.nn import modules_behind
 from pyro_infomax.poutine import frames_of, is_deterministic, minibatch_frame, plain_errors, sample_sites
-from pyro_infomax.programs import SiteLayout, factors_by_datum, is_masked
+from pyro_infomax.programs import ProgramState, SiteLayout, factors_by_datum, is_masked
 
 # ---- Which sites of a guide are drawn given which others.
 
@@ -198,7 +200,7 @@ def _written(func: OpOverload, args: Any, kwargs: Any) -> list[Any]:
 
 
 @final
-class DataPlate:
+class LocalSites:
     """The plate of the data, and which sites of both programs it holds.
 
     Plates side by side share an axis, and may be of one size, so that the plate goes by its name in the
@@ -267,7 +269,7 @@ class LocalLatents:
     """
 
     def __init__(self, model_trace: Trace, guide_trace: Trace) -> None:
-        plate = DataPlate(model_trace)
+        plate = LocalSites(model_trace)
         frame = plate.frame
         self.batch_size: int = frame.size
         self.plate_size: int = frame.full_size or frame.size
@@ -737,38 +739,98 @@ def _held_by(leaf: object) -> list[object]:
     return list(leaf) if isinstance(leaf, Collection) else list(getattr(leaf, "__dict__", {}).values())
 
 
-def sites_that_follow_data(model: Program, args: Args, kwargs: Kwargs) -> list[str] | None:
+KnownModels: TypeAlias = tuple[tuple[object, ...], ...]
+
+
+def check_generates(ours: str, model: Program, args: Args, kwargs: Kwargs, known: KnownModels) -> KnownModels:
+    """Refuses a model whose draws of data follow the data that it is given; asks once for a model and mode.
+
+    Args:
+        ours: the objective, for messages.
+        model: the model, which has created its parameters.
+        args, kwargs: what it is called with.
+        known: the models that were asked about, as this returns them.
+    """
+    modes = (each.training for root in modules_behind(model) for each in root.modules())
+    parts = (getattr(model, "__self__", model), getattr(model, "__func__", model), *modes)
+    if any(all(map(operator.is_, parts, each)) for each in known):
+        return known
+    found = _sites_that_follow_data(model, args, kwargs)
+    if found.sites:
+        raise NotImplementedError(
+            f"{ours} draws data from the model, but what it draws of {found.sites} depends on the data that "
+            "it is given: let it depend on parameters and on what was sampled alone"
+        )
+    if not found.reached:
+        warnings.warn(
+            f"{ours} draws data from the model, which is not given them as tensors, and may read them "
+            "unseen: let it depend on parameters and on what was sampled alone",
+            stacklevel=3,
+        )
+    # Two are kept, as training and evaluation take turns
+    return (*known[-1:], parts) if found.varied or not found.reached else known
+
+
+class _FollowedData(NamedTuple):
+    """What was seen of a model whose data were changed.
+
+    Args:
+        sites: those of which it draws other values then.
+        varied: whether each tensor of more than one row was changed, where there is any; rows that are all
+            alike do not tell.
+        reached: whether all rows that it is given were in reach: tensors and arrays, not within objects.
+    """
+
+    sites: list[str]
+    varied: bool
+    reached: bool
+
+
+def _sites_that_follow_data(model: Program, args: Args, kwargs: Kwargs) -> _FollowedData:
     """The sites of which a model without observations draws other values where its data are others.
 
-    The others have the same rows in another order, and then half of the rows twice, which are another sample
-    to what reads statistics of the minibatch. None where the data do not tell, as they are all alike.
+    The others have the same rows in another order, and then one half of the rows, and the other, which are
+    other samples to what reads statistics of the minibatch, its extremes too. It runs in the mode that it is
+    in, as a model may read data in one mode alone.
     """
     given = args, dict(kwargs)
-    orders: tuple[Callable[[Tensor], Tensor], ...] = (lambda rows: rows.roll(1), lambda rows: rows // 2)
-    others = [tree_map(partial(_in_other_rows, order=order), given) for order in orders]
+    others = [tree_map(partial(_in_other_rows, order=order), given) for order in _ORDERS]
     leaves = tree_leaves(given)
-    if all(map(_is_same, leaves, tree_leaves(others[0]))):
-        return None
-    first, *drawn = (_drawn_by(model, *each) for each in (given, *others))
-    return [
+    rows = list(map(_has_rows, leaves))
+    reached = any(rows) and sum(rows) == len(given_rows(args, kwargs))
+    pairs = list(compress(zip(leaves, tree_leaves(others[0]), strict=True), rows))
+    alike = [_is_same(*pair) for pair in pairs if len(pair[0]) > 1]
+    if all(alike):
+        return _FollowedData([], False, reached)
+    with ProgramState(model).unchanged():
+        first, *drawn = (_drawn_by(model, *each) for each in (given, *others))
+    sites = [
         name
         for name in first
         if any(name not in other or not _alike(first[name], other[name]) for other in drawn)
     ]
+    return _FollowedData(sites, not any(alike), reached)
+
+
+_ORDERS: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda rows: rows.roll(1),
+    lambda rows: rows // 2,
+    lambda rows: len(rows) - 1 - rows % max(len(rows) // 2, 1),
+)
 
 
 def _drawn_by(model: Program, args: Args, kwargs: Kwargs) -> dict[str, Tensor]:
-    with torch.no_grad(), isolated_random_state(), evaluation_mode(model):
+    with torch.no_grad(), isolated_random_state():
         trace = simulate(GuideRun(model, Trace(), Trace(), args, kwargs, both=True))
     return {site["name"]: torch.as_tensor(site["value"]) for site in sample_sites(trace)}
 
 
-def has_rows(each: object) -> TypeGuard[Tensor | np.ndarray]:
+def _has_rows(each: object) -> TypeGuard[Tensor | np.ndarray]:
     return isinstance(each, (Tensor, np.ndarray)) and each.ndim > 0
 
 
 def _in_other_rows(each: object, order: Callable[[Tensor], Tensor]) -> object:
-    if not has_rows(each):
+    if not _has_rows(each):
         return each
     rows = order(torch.arange(len(each)))
     return each[rows] if isinstance(each, Tensor) else each[rows.numpy()]

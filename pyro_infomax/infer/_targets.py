@@ -21,7 +21,7 @@ from pyro_infomax.distributions import closed_divergence, factors_of, family_nam
 from pyro_infomax.infer._decomposed import SizedELBO
 from pyro_infomax.infer._elbo import SurrogateLoss, has_sisters
 from pyro_infomax.infer._estimators import counts_alike, refuse_weighted_data
-from pyro_infomax.infer._latents import DataPlate, LocalLatents
+from pyro_infomax.infer._latents import LocalLatents, LocalSites
 from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightLike
 from pyro_infomax.poutine import (
     Weight,
@@ -44,7 +44,7 @@ class TargetELBO(SizedELBO):
     """
 
     state_of_evaluation: ClassVar = SizedELBO.state_of_evaluation | {"_plate"}
-    _plate: DataPlate | None = None
+    _plate: LocalSites | None = None
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class TargetELBO(SizedELBO):
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         traces = super()._get_trace(model, guide, args, kwargs)
-        self._plate = DataPlate(traces[0])
+        self._plate = LocalSites(traces[0])
         return traces
 
     @property
