@@ -12,7 +12,9 @@ from torch.distributions import (
     CatTransform,
     ComposeTransform,
     Distribution,
+    ExpTransform,
     Independent,
+    LogNormal,
     LowRankMultivariateNormal,
     MixtureSameFamily,
     MultivariateNormal,
@@ -75,6 +77,8 @@ def _of_one_number(distribution: TransformedDistribution) -> Distribution | None
     normal = Normal(loc, scale, validate_args=False)
     if not rest:
         return normal
+    if len(rest) == 1 and isinstance(rest[0], ExpTransform):
+        return LogNormal(loc, scale, validate_args=False)  # of which more is known
     onward = elementwise(ComposeTransform(rest))
     return None if onward is None else TransformedDistribution(normal, onward, validate_args=False)
 

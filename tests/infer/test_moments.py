@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -14,7 +15,7 @@ from scipy.stats import beta, norm
 
 from pyro_infomax import decompose, to_arviz
 from pyro_infomax.capture import CapturedSVI, FusedOptim
-from pyro_infomax.guides import AmortizedLowRankNormal, AmortizedMultivariateNormal
+from pyro_infomax.guides import AmortizedLowRankNormal, AmortizedMultivariateNormal, AmortizedNormal
 from pyro_infomax.infer import DIPELBO, MMDELBO, SlicedWassersteinELBO, mmd_vae, wae
 from pyro_infomax.information import RBF, InverseMultiquadric
 from pyro_infomax.oracles import LinearGaussian
@@ -388,15 +389,24 @@ def test_a_number_and_a_matrix_have_the_covariance_of_their_vectors(kind, dim):
         assert elbo.terms[term] / N == pytest.approx(right[term].item())
 
 
-def test_what_a_transform_made_of_a_normal_has_no_known_covariance():
-    def model(x):
+def test_positive_and_bounded_numbers_of_correlated_guides():
+    def model(prior, x):
         with pyro.plate("data", len(x)):
-            a = pyro.sample("a", dist.Gamma(2.0, 1.0))
+            a = pyro.sample("a", prior)
             pyro.sample("x", dist.Normal(a[:, None], 1.0).expand([len(x), D]).to_event(1), obs=x)
 
-    own = AmortizedMultivariateNormal(model, torch.nn.Linear(D, 4))
-    with pytest.raises(NotImplementedError, match=r"covariance but Normal mapped by \w*Exp has none"):
-        DIPELBO(data_size=N).loss(model, own, X)
+    found = []
+    for kind in (AmortizedNormal, AmortizedMultivariateNormal):
+        torch.manual_seed(0)
+        own = kind(partial(model, dist.Gamma(2.0, 1.0)), torch.nn.Linear(D, 4))
+        elbo = DIPELBO(data_size=N)
+        elbo.loss(partial(model, dist.Gamma(2.0, 1.0)), own, X)
+        found.append(elbo.terms.diagonal)
+    assert found[0] == pytest.approx(found[1])  # both are log-normal
+    bounded = partial(model, dist.Beta(2.0, 1.0))
+    own = AmortizedMultivariateNormal(bounded, torch.nn.Linear(D, 4))
+    with pytest.raises(NotImplementedError, match=r"covariance but Normal mapped by \w+ has none"):
+        DIPELBO(data_size=N).loss(bounded, own, X)
 
 
 def pointed(x):
