@@ -33,6 +33,7 @@ from pyro_infomax.distributions._parameters import (
     in_parts as in_parts,
     is_parametric as is_parametric,
     tensors_of as tensors_of,
+    vector_of as vector_of,
 )
 from pyro_infomax.distributions._posterior import Density as Density, Posterior
 from pyro_infomax.distributions._products import (

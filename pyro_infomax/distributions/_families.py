@@ -11,6 +11,7 @@ from torch.distributions import (
     Distribution,
     Independent,
     LowRankMultivariateNormal,
+    MixtureSameFamily,
     MultivariateNormal,
     Normal,
     TransformedDistribution,
@@ -44,7 +45,7 @@ _D = TypeVar("_D")
 
 
 def in_double(distribution: _D) -> _D:
-    """The same Normal, diagonal, transformed or not, in float64; what is no Normal is returned as it is."""
+    """The same Normal, transformed, mixed or not, in float64; what is no Normal is returned as it is."""
     return cast(_D, _twin_in_double(distribution))
 
 
@@ -59,6 +60,10 @@ def _twin_in_double(distribution: object) -> object:
     if isinstance(distribution, MultivariateNormal):
         loc, scale_tril = distribution.loc.double(), distribution.scale_tril.double()
         return MultivariateNormal(loc, scale_tril=scale_tril, validate_args=False)
+    if isinstance(distribution, MixtureSameFamily):
+        twin = copy.copy(distribution)
+        twin._component_distribution = in_double(distribution.component_distribution)
+        return twin
     if is_factorised(distribution) and isinstance(distribution.base_dist, TransformedDistribution):
         return Independent(_transformed_in_double(distribution.base_dist), 1)
     if isinstance(distribution, TransformedDistribution):

@@ -21,8 +21,9 @@ from torch.distributions.transforms import _InverseTransform
 from torch.distributions.utils import lazy_property
 
 from pyro_infomax.distributions._families import diagonal_normal, full_name
-from pyro_infomax.distributions._products import SideBySide
+from pyro_infomax.distributions._products import SideBySide, after_reshapes
 from pyro_infomax.distributions._transforms import (
+    elementwise,
     is_plain,
     parameters_of,
     with_parameters,
@@ -186,11 +187,47 @@ def _mapped(fns: Sequence[_D], outer: Sequence[torch.Size], batch_shape: torch.S
     twin = copy.copy(first)
     # lazily computed parameters are known to some only, and computed anew
     names = [name for name in vars(first) if all(name in vars(fn) for fn in fns)]
-    held = {name: _value([vars(fn)[name] for fn in fns], outer, batch_shape, combine) for name in names}
+    held = {name: _held(fns, name, outer, batch_shape, combine) for name in names}
     vars(twin).clear()
     vars(twin).update(held, _validate_args=False)
     twin._batch_shape = batch_shape + first.batch_shape[len(outer[0]) :]
     return twin
+
+
+# What torch's and Pyro's classes hold without the batch axes that it lacks, and its axes beside the batch
+_BROADCAST: Final = {
+    "_unbroadcasted_scale_tril": 2,
+    "_unbroadcasted_cov_factor": 2,
+    "_unbroadcasted_cov_diag": 1,
+    "_capacitance_tril": 2,
+}
+
+
+def _held(
+    fns: Sequence[Distribution],
+    name: str,
+    outer: Sequence[torch.Size],
+    batch_shape: torch.Size,
+    combine: Combine,
+) -> object:
+    values = [vars(fn)[name] for fn in fns]
+    if name not in _BROADCAST or not all(isinstance(each, Tensor) for each in values):
+        return _value(values, outer, batch_shape, combine)
+    # Its sizes may be those of the batch by chance: the number of its axes tells which of these it has
+    rest = [fn.batch_shape[len(shape) :] for fn, shape in zip(fns, outer, strict=True)]
+    events = [each.shape[each.dim() - _BROADCAST[name] :] for each in values]
+    alike = [_without_batch(*each) for each in zip(values, rest, events, strict=True)]
+    first = alike[0]
+    if first is not None and all(each is not None and torch.equal(first, each) for each in alike):
+        return first
+    whole = zip(values, fns, events, strict=True)
+    return combine([each.expand(fn.batch_shape + event) for each, fn, event in whole])
+
+
+def _without_batch(value: Tensor, rest: torch.Size, event: torch.Size) -> Tensor | None:
+    """The tensor with no axes beyond these, if those that it has are of one row."""
+    beyond = max(value.dim() - len(rest) - len(event), 0)
+    return value[(0,) * beyond] if set(value.shape[:beyond]) <= {1} else None
 
 
 def _value(
@@ -244,6 +281,21 @@ def _transform(transforms: Sequence[Transform], outer: Sequence[torch.Size], com
         if value.dim()
     }
     return with_parameters(first, {name: combine(each) for name, each in spread.items()})
+
+
+def vector_of(distribution: Distribution) -> Distribution:
+    """A vector in another shape as the vector, in the order of the memory; any other as it is."""
+    if not isinstance(distribution, TransformedDistribution) or len(distribution.base_dist.event_shape) != 1:
+        return distribution
+    rest = after_reshapes(distribution.transforms)
+    if not rest:
+        return distribution if rest is None else distribution.base_dist
+    onward = elementwise(ComposeTransform(rest))
+    held = [] if onward is None else _tensors_of_transforms([onward], "")
+    # What has the shape of the event would not fit the vector
+    if onward is None or not is_plain(onward) or any(each.numel() > 1 for _, each in held):
+        return distribution
+    return TransformedDistribution(distribution.base_dist, onward, validate_args=False)
 
 
 def tensors_of(fn: Distribution, path: str = "") -> Iterator[tuple[str, Tensor]]:

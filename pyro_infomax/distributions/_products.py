@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from types import SimpleNamespace
 from typing import ClassVar, Protocol, Self, cast, final
 
@@ -11,11 +12,14 @@ from torch.distributions import (
     CatTransform,
     ComposeTransform,
     Distribution,
+    ExpTransform,
     Independent,
+    LogNormal,
     LowRankMultivariateNormal,
     MixtureSameFamily,
     MultivariateNormal,
     Normal,
+    ReshapeTransform,
     Transform,
     TransformedDistribution,
     constraints,
@@ -45,6 +49,8 @@ def factors_of(distribution: object) -> Distribution | None:
     """Univariate distributions, of batch shape (*batch, *event), of a product by construction; else None."""
     if isinstance(distribution, Independent):
         return factors_of(distribution.base_dist)
+    if isinstance(distribution, TransformedDistribution) and (found := _of_one_number(distribution)):
+        return found
     if not isinstance(distribution, Distribution) or not distribution.event_shape:
         return distribution if isinstance(distribution, Distribution) else None
     return _transformed_factors(distribution) if isinstance(distribution, TransformedDistribution) else None
@@ -55,6 +61,32 @@ def _transformed_factors(distribution: TransformedDistribution) -> Distribution 
     if factors is None or transform is None:
         return None
     return TransformedDistribution(factors, transform, validate_args=False)
+
+
+def _of_one_number(distribution: TransformedDistribution) -> Distribution | None:
+    """A Normal vector of one element in another shape, as the univariate Normal that it is."""
+    base, rest = distribution.base_dist, after_reshapes(distribution.transforms)
+    if rest is None or not isinstance(base, MultivariateNormal | LowRankMultivariateNormal):
+        return None
+    if base.event_shape != (1,):
+        return None
+    shape = (*distribution.batch_shape, *distribution.event_shape)
+    loc, scale = (
+        each.expand(*distribution.batch_shape, 1).reshape(shape) for each in (base.mean, base.stddev)
+    )
+    normal = Normal(loc, scale, validate_args=False)
+    if not rest:
+        return normal
+    if len(rest) == 1 and isinstance(rest[0], ExpTransform):
+        return LogNormal(loc, scale, validate_args=False)  # of which more is known
+    onward = elementwise(ComposeTransform(rest))
+    return None if onward is None else TransformedDistribution(normal, onward, validate_args=False)
+
+
+def after_reshapes(transforms: Sequence[Transform]) -> list[Transform] | None:
+    """The transforms that follow on those that reshape; None where none does."""
+    rest = list(dropwhile(lambda each: isinstance(each, ReshapeTransform), transforms))
+    return None if len(rest) == len(transforms) else rest
 
 
 def elementwise_of(distribution: TransformedDistribution) -> Transform | None:
@@ -194,6 +226,8 @@ def marginals_of(distribution: object) -> Marginals:
         return MixtureMarginals(distribution)
     if isinstance(distribution, TransformedDistribution) and (found := _transformed_marginals(distribution)):
         return found
+    if isinstance(distribution, Distribution) and distribution.event_shape == (1,):
+        return cast(Marginals, SimpleNamespace(log_prob=lambda z: distribution.log_prob(z).unsqueeze(-1)))
     raise NotImplementedError(
         "Expected a distribution whose univariate marginals are known (Independent over univariate factors, "
         "a multivariate Normal, a mixture of these, either of the former transformed element by element) but "

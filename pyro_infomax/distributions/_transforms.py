@@ -21,6 +21,7 @@ from torch.nn.functional import logsigmoid, pad, softplus
 # ---- What a transform does to vectors: element by element or not, the same for all data or not.
 
 _OWN: Final = frozenset({"_inv", "_cache_size", "_cached_x_y"})
+_AXES: Final = {"scale_tril": 2}  # of one datum
 
 
 def elementwise(transform: Transform) -> Transform | None:
@@ -39,7 +40,8 @@ def elementwise(transform: Transform) -> Transform | None:
 def shared(transform: Transform) -> Transform | None:
     """The transform of one datum where it is that of all data, None where data may differ in theirs.
 
-    Two axes of a tensor that it holds are taken for (batch, latent); what is no number is not looked into.
+    Two axes of a tensor that it holds are taken for (batch, latent), but for those of a ``scale_tril``; what
+    is no number is not looked into.
     """
     if isinstance(transform, IndependentTransform):
         inner = shared(transform.base_transform)
@@ -51,7 +53,7 @@ def shared(transform: Transform) -> Transform | None:
         return None if inner is None else inner.inv
     if not (transform.bijective and is_plain(transform)):
         return None
-    found = {name: _of_one(value) for name, value in parameters_of(transform)}
+    found = {name: _of_one(value, _AXES.get(name, 1)) for name, value in parameters_of(transform)}
     return None if None in found.values() else with_parameters(transform, found)
 
 
@@ -87,12 +89,12 @@ def _composed(parts: list[Transform | None]) -> Transform | None:
     return None if len(known) < len(parts) else known[0] if len(known) == 1 else ComposeTransform(known)
 
 
-def _of_one(value: Tensor) -> Tensor | None:
-    if value.dim() < 2:
+def _of_one(value: Tensor, axes: int) -> Tensor | None:
+    if value.dim() <= axes:
         return value
     if value.requires_grad:  # rows that are equal may still have gradients of their own
         return None
-    alike = value.dim() == 2 and torch.equal(value, value[:1].expand_as(value))
+    alike = value.dim() == axes + 1 and torch.equal(value, value[:1].expand_as(value))
     return value[0] if alike else None
 
 

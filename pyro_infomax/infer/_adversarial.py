@@ -6,8 +6,6 @@ own name. It is neither exact nor a bound, so that it never counts as rate, ELBO
 """
 
 import math
-import operator
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -21,7 +19,6 @@ from pyro.poutine.util import site_is_factor
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 
 from pyro_infomax._checks import one_of, real_number, whole_number
 from pyro_infomax._data import Tensors
@@ -39,12 +36,12 @@ from pyro_infomax.infer._elbo import (
 from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO, counts_alike, is_reparameterised
 from pyro_infomax.infer._latents import (
     GuideRun,
+    KnownModels,
     TakenRowsMessenger,
+    check_generates,
     data_plate,
     given_rows,
-    has_rows,
     simulate,
-    sites_that_follow_data,
 )
 from pyro_infomax.infer._weights import (
     GuideRole,
@@ -678,27 +675,13 @@ class _JointELBO(_CriticELBO):
     needs_second = True
     divergence: JointDivergence
     state_of_evaluation = _CriticELBO.state_of_evaluation | {"_generates"}
-    _generates: tuple[object, ...] = ()
+    _generates: KnownModels = ()
 
     def _check_generates(self, run: GuideRun) -> None:
         """Refuses a model that reads data, once for a model, and after it has created its parameters."""
-        parts = getattr(run.model, "__self__", run.model), getattr(run.model, "__func__", run.model)
-        known = self._generates and all(map(operator.is_, parts, self._generates))
-        if not (known or is_recording()):
-            follow = sites_that_follow_data(run.model, run.args, run.kwargs)
-            if follow:
-                raise NotImplementedError(
-                    f"{type(self).__name__} draws data from the model, but what it draws of {follow} depends "
-                    "on the data that it is given: let it depend on parameters and on what was sampled alone"
-                )
-            told = any(map(has_rows, tree_leaves((run.args, dict(run.kwargs)))))
-            if not told:
-                warnings.warn(
-                    f"{type(self).__name__} draws data from the model, which is given no tensors and may "
-                    "read data elsewhere: let it depend on parameters and on what was sampled alone",
-                    stacklevel=2,
-                )
-            self._generates = () if told and follow is None else parts
+        if not is_recording():
+            known = self._generates
+            self._generates = check_generates(type(self).__name__, run.model, run.args, run.kwargs, known)
 
     def _draws(self, run: GuideRun) -> _ComparedDraws:
         return self._compare(simulate(run), run)

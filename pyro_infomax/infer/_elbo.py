@@ -27,6 +27,7 @@ from pyro_infomax.infer._weights import (
     WeightsLike,
 )
 from pyro_infomax.poutine import (
+    fitting_frames,
     frames_of,
     is_deterministic,
     plain_errors,
@@ -530,9 +531,9 @@ def subsampled_data(trace: Trace, args: Args, is_data: Callable[[Site], bool]) -
     candidates = {f.name: f for site in sites if is_data(site) for f in frames[site["name"]]}
     if all(frame.size == (frame.full_size or frame.size) for frame in candidates.values()):
         return {}
-    # Others may subsample too: the data plate has the rows of the batch, then most sites, or is outermost
+    # Several may subsample: the data plate has the rows of the batch, then most sites, or is outermost
     rows = len(args[0]) if args and isinstance(args[0], Tensor) and args[0].dim() else None
-    fitting = {n: f for n, f in candidates.items() if rows in (f.size, f.full_size)} or candidates
+    fitting = fitting_frames(candidates, rows)
     sites_in = {name: sum(any(f.name == name for f in each) for each in frames.values()) for name in fitting}
     data = fitting[max(fitting, key=sites_in.__getitem__)]
     whole = data.full_size or data.size

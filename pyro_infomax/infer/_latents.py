@@ -1,12 +1,15 @@
 """The latent sites of the data plate side by side, for terms that are of all of them together."""
 
+import operator
+import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from copy import copy
 from functools import cached_property, partial
 from itertools import compress
-from types import FunctionType
-from typing import Any, NamedTuple, Self, TypeGuard, cast, final
+from types import FrameType, FunctionType
+from typing import Any, NamedTuple, Self, TypeAlias, TypeGuard, cast, final
 
 import numpy as np
 import torch
@@ -46,10 +49,11 @@ from pyro_infomax.distributions import (
     marginals_of,
     shared,
     tensors_of,
+    vector_of,
 )
-from pyro_infomax.nn import evaluation_mode
-from pyro_infomax.poutine import data_frame, frames_of, is_deterministic, plain_errors, sample_sites
-from pyro_infomax.programs import SiteLayout, factors_by_datum, is_masked
+from pyro_infomax.nn import modules_behind
+from pyro_infomax.poutine import frames_of, is_deterministic, minibatch_frame, plain_errors, sample_sites
+from pyro_infomax.programs import ProgramState, SiteLayout, factors_by_datum, is_masked
 
 # ---- Which sites of a guide are drawn given which others.
 
@@ -61,7 +65,8 @@ class DependenceMessenger(Messenger):
     It follows the memory of their draws through all tensor operations of the guide, writes into other
     tensors among them. What is read as numbers, by ``numpy``, ``tolist``, ``item`` or an ``if``, is lost
     sight of: all sites from there on count as drawn given it. It may thus find more than there is, as for
-    two halves of one tensor, of which one is written. It adds nothing to what the guide does.
+    two halves of one tensor, of which one is written. What distributions read to validate parameters and
+    values only raises errors, and does not count. It adds nothing to what the guide does.
     """
 
     def __enter__(self) -> Self:
@@ -109,7 +114,8 @@ class _Origins(DispatchMode):
         if self._names and (names := self.of((*args, *kwargs.values()))):
             self.mark(found, names)
             # A number, or a shape that follows from values
-            if isinstance(found, bool | int | float) or torch.Tag.dynamic_output_shape in func.tags:
+            reads = isinstance(found, bool | int | float) or torch.Tag.dynamic_output_shape in func.tags
+            if reads and not _validates():
                 self.read |= names
             if func._schema.is_mutable:
                 self.mark(_written(func, args, kwargs), names)
@@ -152,6 +158,22 @@ _READS = {Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__}
 _SHOWS = {Tensor.__repr__, Tensor.__format__}
 
 
+def _validates() -> bool:
+    """Whether a distribution is looking at its parameters, or at a value that it is to score."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        room = frame.f_globals.get("__name__", "")
+        if frame.f_code.co_name in _CHECKS and room.startswith(
+            ("torch.distributions.", "pyro.distributions.")
+        ):
+            return True
+        frame = frame.f_back
+    return False
+
+
+_CHECKS = {"__init__", "_validate_sample"}
+
+
 def _tensors(values: object) -> Iterator[Tensor]:
     if isinstance(values, Tensor):
         yield values
@@ -174,6 +196,38 @@ def _written(func: OpOverload, args: Any, kwargs: Any) -> list[Any]:
     return [given.get(name) for name in written]
 
 
+# ---- Which sites are in the data plate.
+
+
+@final
+class LocalSites:
+    """The plate of the data, and which sites of both programs it holds.
+
+    Plates side by side share an axis, and may be of one size, so that the plate goes by its name in the
+    model, also for the guide's site of the same name, whose plate may have another one.
+
+    Args:
+        model_trace: of a model that was called with the data.
+
+    Attributes:
+        frame: the plate's.
+    """
+
+    def __init__(self, model_trace: Trace) -> None:
+        self.frame = data_plate(model_trace)
+        frames = {site["name"]: frames_of(site) for site in sample_sites(model_trace)}
+        self._holds = {site: any(f.name == self.frame.name for f in each) for site, each in frames.items()}
+        self._others = {f.name for each in frames.values() for f in each} - {self.frame.name}
+
+    def holds(self, site: Site) -> bool:
+        """Whether a site of the model or of the guide is in the plate."""
+        if site["name"] in self._holds:
+            return self._holds[site["name"]]
+        place = self.frame.dim, self.frame.size
+        own = [f for f in frames_of(site) if f.name not in self._others]
+        return any(f.name == self.frame.name or (f.dim, f.size) == place for f in own)
+
+
 # ---- All latent sites of the data plate as one vector.
 
 
@@ -183,12 +237,14 @@ class LocalLatents:
 
     It is what :meth:`~TraceMeanField_WeightedELBO.joint_cost` makes its terms of. Sites outside the data
     plate are global: they are the same for all data, and no part of z. Nor is what only the guide samples.
+    A latent site is in the data plate where the model has it there, by the name of the plate.
 
     Args:
         model_trace, guide_trace: those that ``joint_cost`` is given.
 
     Attributes:
         names: the sites, in the order of the guide.
+        auxiliary: the sites of the data plate that only the guide samples.
         sizes: how many of the dimensions of z each of them has.
         batch_size: the number of data in the minibatch.
         plate_size: the number of data that the plate is of: larger where it says that it subsamples.
@@ -213,16 +269,19 @@ class LocalLatents:
     """
 
     def __init__(self, model_trace: Trace, guide_trace: Trace) -> None:
-        frame = data_plate(model_trace)
+        plate = LocalSites(model_trace)
+        frame = plate.frame
         self.batch_size: int = frame.size
         self.plate_size: int = frame.full_size or frame.size
         self._dim: int = frame.dim
         latent = {site["name"]: site for site in sample_sites(model_trace) if not site["is_observed"]}
-        local = [site for site in sample_sites(guide_trace) if self._holds(site)]
+        sites = [site for site in sample_sites(guide_trace) if not is_deterministic(site)]
+        local = [site for site in sites if plate.holds(site)]
         self._guide_sites = [site for site in local if site["name"] in latent]
         self._model_sites = [latent[site["name"]] for site in self._guide_sites]
-        self._others = [site["name"] for site in local if site["name"] not in latent]
+        self.auxiliary = tuple(site["name"] for site in local if site["name"] not in latent)
         self.names = tuple(site["name"] for site in self._guide_sites)
+        self._left_out: list[str] = []
         if not self.names:
             raise ValueError(
                 f"Expected latent sites in the data plate {frame.name!r} but found none, and so no aggregate "
@@ -255,11 +314,8 @@ class LocalLatents:
             setattr(twin, each, tuple(compress(getattr(self, each), kept)))
         for each in ("_guide_sites", "_model_sites", "_layouts"):
             setattr(twin, each, list(compress(getattr(self, each), kept)))
-        twin._others = [*self._others, *(name for name in self.names if name not in names)]
+        twin._left_out = [*self._left_out, *(name for name in self.names if name not in names)]
         return twin
-
-    def _holds(self, site: Site) -> bool:
-        return not is_deterministic(site) and any(f.dim == self._dim for f in frames_of(site))
 
     @cached_property
     def z(self) -> Tensor:
@@ -317,13 +373,13 @@ class LocalLatents:
         return prior.sample(size).double()
 
     def _refuse_dependence(self, site: Site) -> None:
-        on = site.get("depends_on")
-        if on is None and len(self.names) + len(self._others) > 1:
+        on, local = site.get("depends_on"), {*self.names, *self._left_out, *self.auxiliary}
+        if on is None and len(local) > 1:
             raise NotImplementedError(
                 "a guide that is itself a messenger does not show whether its sites depend on each other: "
                 "use a guide with a single local site, or a function"
             )
-        if found := sorted(set(on or ()) & {*self.names, *self._others}):
+        if found := sorted(set(on or ()) & local):
             raise NotImplementedError(
                 f"the guide draws {site['name']!r} given {found}, so that the density of a draw under "
                 "another datum takes another run of the guide: draw each of them given the data alone, or "
@@ -337,10 +393,20 @@ class LocalLatents:
         factors = None if runs_networks else factors_of(fn)
         if factors is not None:
             return factors_by_datum(factors, layout, self.batch_size)
-        if fn.batch_shape == (self.batch_size,) and len(fn.event_shape) == 1:
-            if runs_networks:
-                return cast(Distribution, _InOwnPrecision(fn, site["name"], site["value"].dtype))
-            return cast(Distribution, in_double(fn))
+        fn, axis = vector_of(fn), len(fn.batch_shape) + self._dim
+        others = {*fn.batch_shape[:axis], *fn.batch_shape[axis:][1:]}
+        # Further plates of one cell leave a vector what it is
+        if fn.batch_shape[axis] == self.batch_size and others <= {1} and len(fn.event_shape) == 1:
+            own = _InOwnPrecision(fn, site["name"], site["value"].dtype) if runs_networks else in_double(fn)
+            found = cast(Distribution, own)
+            if not others:
+                return found
+            if runs_networks or isinstance(fn, TransformedDistribution):
+                return cast(Distribution, _OverData(found, axis))
+            axes, rows = len(fn.batch_shape), self.batch_size
+            return batch_mapped(
+                [found], [rows], lambda tensors: tensors[0].reshape(rows, *tensors[0].shape[axes:])
+            )
         raise NotImplementedError(
             f"the site {site['name']!r} ({family_name(fn)}, batch shape {tuple(fn.batch_shape)}, event shape "
             f"{tuple(fn.event_shape)}) is neither a product of univariate factors nor a vector for each "
@@ -362,7 +428,7 @@ class LocalLatents:
                 raise NotImplementedError(depends)
         first = _first_of(found, depends)
         if of_vectors:
-            z = layout.rows(site["value"], self.batch_size)[0].detach()
+            z = layout.rows(site["value"], self.batch_size)[0].detach().reshape(self.batch_size, -1)
             tolerance = 1e-5 if z.dtype == torch.float64 else 1e-4
             with torch.no_grad():
                 one, other = first.log_prob(z), found.log_prob(z)
@@ -387,6 +453,8 @@ class LocalLatents:
 
 def _first_of(found: Distribution, depends: str) -> Distribution:
     """The distribution of the first datum, where what maps vectors has no rows of its own."""
+    if isinstance(found, _OverData):
+        return _first_of(found.base_dist, depends)
     if isinstance(found, _InOwnPrecision):
         return cast(Distribution, found.of(_first_of(found.base_dist, depends)))
     if found.event_shape and isinstance(found, TransformedDistribution):
@@ -399,7 +467,8 @@ def _first_of(found: Distribution, depends: str) -> Distribution:
             raise NotImplementedError(depends)
         base = _first_of(found.base_dist, depends)
         return TransformedDistribution(base, cast(list[Transform], steps), validate_args=False)
-    return batch_mapped([found], found.batch_shape[1:], lambda tensors: tensors[0][0])
+    axes = len(found.batch_shape) if found.event_shape else 1
+    return batch_mapped([found], found.batch_shape[axes:], lambda tensors: tensors[0][(0,) * axes])
 
 
 _PARTICLES = "num_particles_vectorized"
@@ -417,7 +486,7 @@ def data_plate(model_trace: Trace) -> Frame:
     arguments = (*given["args"], *given["kwargs"].values())
     rows = next((len(each) for each in arguments if isinstance(each, Tensor) and each.dim()), None)
     if rows is not None:
-        return data_frame(model_trace, rows, role="model")
+        return minibatch_frame(model_trace, rows)
     if len(frames) == 1:
         return next(iter(frames.values()))
     raise ValueError(
@@ -429,7 +498,7 @@ def data_plate(model_trace: Trace) -> Frame:
 def _refuse_part(site: Site, data: Frame) -> None:
     """Refuses a site of whose dimensions a minibatch shows some."""
     for frame in frames_of(site):
-        if frame.name != data.name and (frame.full_size or frame.size) > frame.size:
+        if frame.dim != data.dim and (frame.full_size or frame.size) > frame.size:
             raise NotImplementedError(
                 f"the plate {frame.name!r} around the latent site {site['name']!r} subsamples, so that there "
                 "is only a part of the z of a datum, of which nothing follows for the whole: take all of its "
@@ -528,6 +597,42 @@ class _InOwnPrecision:
             "affine_autoregressive; conditional ones by TransformFlow([...], latent_dim)(context) or "
             "AmortizedFlow"
         )
+
+
+@final
+class _OverData:
+    """Vectors whose batch shape has axes of size 1 beside that of the data, without these."""
+
+    def __init__(self, fn: Distribution, axis: int) -> None:
+        self.base_dist, self.axis = fn, axis
+        self.batch_shape, self.event_shape = fn.batch_shape[axis : axis + 1], fn.event_shape
+        self.has_rsample = fn.has_rsample
+
+    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """(*sample_shape, batch, latent)."""
+        return self._without(self.base_dist.sample(torch.Size(sample_shape)), 1)
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """The same with gradients."""
+        return self._without(self.base_dist.rsample(torch.Size(sample_shape)), 1)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(..., batch), in nats."""
+        return self._without(self.base_dist.log_prob(self._with(z)), 0)
+
+    def log_prob_marginals(self, z: Tensor) -> Tensor:
+        """(..., batch, latent), in nats."""
+        return self._without(marginals_of(self.base_dist).log_prob(self._with(z)), 1)
+
+    def _with(self, z: Tensor) -> Tensor:
+        before, after = self.axis, len(self.base_dist.batch_shape) - self.axis - 1
+        *more, rows, latent = z.shape
+        return z.reshape(*more, *(1,) * before, rows, *(1,) * after, latent)
+
+    def _without(self, found: Tensor, events: int) -> Tensor:
+        axes = len(self.base_dist.batch_shape) + events
+        lead, event = found.shape[: found.dim() - axes], found.shape[found.dim() - events :]
+        return found.reshape(*lead, *self.batch_shape, *event)
 
 
 # ---- Sites that do not depend on each other, as one distribution.
@@ -634,38 +739,98 @@ def _held_by(leaf: object) -> list[object]:
     return list(leaf) if isinstance(leaf, Collection) else list(getattr(leaf, "__dict__", {}).values())
 
 
-def sites_that_follow_data(model: Program, args: Args, kwargs: Kwargs) -> list[str] | None:
+KnownModels: TypeAlias = tuple[tuple[object, ...], ...]
+
+
+def check_generates(ours: str, model: Program, args: Args, kwargs: Kwargs, known: KnownModels) -> KnownModels:
+    """Refuses a model whose draws of data follow the data that it is given; asks once for a model and mode.
+
+    Args:
+        ours: the objective, for messages.
+        model: the model, which has created its parameters.
+        args, kwargs: what it is called with.
+        known: the models that were asked about, as this returns them.
+    """
+    modes = (each.training for root in modules_behind(model) for each in root.modules())
+    parts = (getattr(model, "__self__", model), getattr(model, "__func__", model), *modes)
+    if any(all(map(operator.is_, parts, each)) for each in known):
+        return known
+    found = _sites_that_follow_data(model, args, kwargs)
+    if found.sites:
+        raise NotImplementedError(
+            f"{ours} draws data from the model, but what it draws of {found.sites} depends on the data that "
+            "it is given: let it depend on parameters and on what was sampled alone"
+        )
+    if not found.reached:
+        warnings.warn(
+            f"{ours} draws data from the model, which is not given them as tensors, and may read them "
+            "unseen: let it depend on parameters and on what was sampled alone",
+            stacklevel=3,
+        )
+    # Two are kept, as training and evaluation take turns
+    return (*known[-1:], parts) if found.varied or not found.reached else known
+
+
+class _FollowedData(NamedTuple):
+    """What was seen of a model whose data were changed.
+
+    Args:
+        sites: those of which it draws other values then.
+        varied: whether each tensor of more than one row was changed, where there is any; rows that are all
+            alike do not tell.
+        reached: whether all rows that it is given were in reach: tensors and arrays, not within objects.
+    """
+
+    sites: list[str]
+    varied: bool
+    reached: bool
+
+
+def _sites_that_follow_data(model: Program, args: Args, kwargs: Kwargs) -> _FollowedData:
     """The sites of which a model without observations draws other values where its data are others.
 
-    The others have the same rows in another order, and then half of the rows twice, which are another sample
-    to what reads statistics of the minibatch. None where the data do not tell, as they are all alike.
+    The others have the same rows in another order, and then one half of the rows, and the other, which are
+    other samples to what reads statistics of the minibatch, its extremes too. It runs in the mode that it is
+    in, as a model may read data in one mode alone.
     """
     given = args, dict(kwargs)
-    orders: tuple[Callable[[Tensor], Tensor], ...] = (lambda rows: rows.roll(1), lambda rows: rows // 2)
-    others = [tree_map(partial(_in_other_rows, order=order), given) for order in orders]
+    others = [tree_map(partial(_in_other_rows, order=order), given) for order in _ORDERS]
     leaves = tree_leaves(given)
-    if all(map(_is_same, leaves, tree_leaves(others[0]))):
-        return None
-    first, *drawn = (_drawn_by(model, *each) for each in (given, *others))
-    return [
+    rows = list(map(_has_rows, leaves))
+    reached = any(rows) and sum(rows) == len(given_rows(args, kwargs))
+    pairs = list(compress(zip(leaves, tree_leaves(others[0]), strict=True), rows))
+    alike = [_is_same(*pair) for pair in pairs if len(pair[0]) > 1]
+    if all(alike):
+        return _FollowedData([], False, reached)
+    with ProgramState(model).unchanged():
+        first, *drawn = (_drawn_by(model, *each) for each in (given, *others))
+    sites = [
         name
         for name in first
         if any(name not in other or not _alike(first[name], other[name]) for other in drawn)
     ]
+    return _FollowedData(sites, not any(alike), reached)
+
+
+_ORDERS: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda rows: rows.roll(1),
+    lambda rows: rows // 2,
+    lambda rows: len(rows) - 1 - rows % max(len(rows) // 2, 1),
+)
 
 
 def _drawn_by(model: Program, args: Args, kwargs: Kwargs) -> dict[str, Tensor]:
-    with torch.no_grad(), isolated_random_state(), evaluation_mode(model):
+    with torch.no_grad(), isolated_random_state():
         trace = simulate(GuideRun(model, Trace(), Trace(), args, kwargs, both=True))
     return {site["name"]: torch.as_tensor(site["value"]) for site in sample_sites(trace)}
 
 
-def has_rows(each: object) -> TypeGuard[Tensor | np.ndarray]:
+def _has_rows(each: object) -> TypeGuard[Tensor | np.ndarray]:
     return isinstance(each, (Tensor, np.ndarray)) and each.ndim > 0
 
 
 def _in_other_rows(each: object, order: Callable[[Tensor], Tensor]) -> object:
-    if not has_rows(each):
+    if not _has_rows(each):
         return each
     rows = order(torch.arange(len(each)))
     return each[rows] if isinstance(each, Tensor) else each[rows.numpy()]

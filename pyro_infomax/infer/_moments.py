@@ -19,6 +19,7 @@ from pyro_infomax._types import Site
 from pyro_infomax.distributions import (
     Posterior,
     family_name,
+    is_factorised,
     is_point_mass,
     known_covariance,
     known_mean,
@@ -99,7 +100,8 @@ def _has_only_point_masses(latents: LocalLatents, guide_trace: Trace) -> bool:
         return False
     noisy = [site["name"] for site, mass in zip(sites, masses, strict=True) if not mass]
     # What a point mass depends on, as on an auxiliary site, it hides
-    hidden = [site["name"] for site in sites if not set(site.get("depends_on") or ()) <= {*latents.names}]
+    auxiliary = {*latents.auxiliary}
+    hidden = [site["name"] for site in sites if not auxiliary.isdisjoint(site.get("depends_on") or ())]
     unknown = [site["name"] for site in sites if site.get("depends_on") is None]
     if noisy or hidden or unknown:
         name = next(site["name"] for site, mass in zip(sites, masses, strict=True) if mass)
@@ -494,8 +496,12 @@ def _moments(latents: LocalLatents, of: Literal["posterior", "prior"]) -> tuple[
 
 
 def _moments_of(distribution: Posterior, name: str) -> tuple[Tensor, Tensor]:
+    # What is known of a Normal is not known of what a transform has made of it
+    inner = distribution.base_dist if is_factorised(distribution) else distribution
+    by = ", ".join(type(each).__name__ for each in getattr(inner, "transforms", ()))
+    family = f"{family_name(distribution)} mapped by {by}" if by else family_name(distribution)
     unknown = (
-        f"Expected distributions of {name!r} with a mean and a covariance but {family_name(distribution)} "
+        f"Expected distributions of {name!r} with a mean and a covariance but {family} "
         "has none that is known and finite: take a Normal of any covariance, or SlicedWassersteinELBO"
     )
     mean, covariance = known_mean(distribution), known_covariance(distribution)

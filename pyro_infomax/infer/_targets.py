@@ -16,12 +16,12 @@ from torch import Tensor
 
 from pyro_infomax._checks import one_of, real_number
 from pyro_infomax._recording import holds, is_recording
-from pyro_infomax._types import Args, Frame, Kwargs, Program, Site, State
+from pyro_infomax._types import Args, Kwargs, Program, Site, State
 from pyro_infomax.distributions import closed_divergence, factors_of, family_name, is_point_mass
 from pyro_infomax.infer._decomposed import SizedELBO
 from pyro_infomax.infer._elbo import SurrogateLoss, has_sisters
 from pyro_infomax.infer._estimators import counts_alike, refuse_weighted_data
-from pyro_infomax.infer._latents import LocalLatents, data_plate
+from pyro_infomax.infer._latents import LocalLatents, LocalSites
 from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightLike
 from pyro_infomax.poutine import (
     Weight,
@@ -44,7 +44,7 @@ class TargetELBO(SizedELBO):
     """
 
     state_of_evaluation: ClassVar = SizedELBO.state_of_evaluation | {"_plate"}
-    _plate: Frame | None = None
+    _plate: LocalSites | None = None
 
     def __init__(
         self,
@@ -70,20 +70,20 @@ class TargetELBO(SizedELBO):
 
     def _get_trace(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> tuple[Trace, Trace]:
         traces = super()._get_trace(model, guide, args, kwargs)
-        self._plate = data_plate(traces[0])
+        self._plate = LocalSites(traces[0])
         return traces
 
     @property
     def _number_of_data(self) -> int:
         """Of how many data the loss is."""
         assert self._plate is not None
-        return self._plate.full_size or self._plate.size
+        return self._plate.frame.full_size or self._plate.frame.size
 
     def _data_axis(self, site: Site) -> int | None:
         """The axis of a site's batch shape that is over the data; None for a global site."""
         assert self._plate is not None
-        inside = any(frame.name == self._plate.name for frame in frames_of(site))
-        return len(site["fn"].batch_shape) + self._plate.dim if inside else None
+        axis: int = len(site["fn"].batch_shape) + self._plate.frame.dim
+        return axis if self._plate.holds(site) else None
 
     def _local_rate(self, model_trace: Trace, guide_trace: Trace, names: tuple[str, ...]) -> Tensor:
         """The rate of each datum, of these sites of the data plate together, (batch,)."""

@@ -4,8 +4,10 @@ from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.poutine._sites import (
     UnknownPlateError,
     data_frame as data_frame,
+    fitting_frames as fitting_frames,
     frames_of as frames_of,
     is_deterministic as is_deterministic,
+    minibatch_frame as minibatch_frame,
     plain_errors as plain_errors,
     sample_sites as sample_sites,
 )

@@ -31,6 +31,19 @@ def data_frame(trace: Trace, size: int, *, role: str, name: str | None = None) -
     return _fitting(_around_observed(trace) or frames, size, role)
 
 
+def minibatch_frame(trace: Trace, rows: int) -> Frame:
+    """The frame of the data plate of a model in a training step, where no argument names it."""
+    candidates = _around_observed(trace) or _frames_around(sample_sites(trace))
+    how = "write that of the data as pyro.plate(name, N, subsample_size=len(x)), by which it is known"
+    return _only(fitting_frames(candidates, rows), candidates, rows, "model", how)
+
+
+def fitting_frames(candidates: Frames, rows: int | None) -> Frames:
+    """The plates that may be the data's: those of so many rows, of which one that subsamples goes first."""
+    fitting = {n: f for n, f in candidates.items() if rows in (f.size, f.full_size)}
+    return _subsampling(fitting or candidates) or fitting
+
+
 def sample_sites(trace: Trace) -> list[Site]:
     """The sites of a trace, those of subsampling left out."""
     return [site for site in trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site)]
@@ -85,13 +98,20 @@ def _named(frames: Frames, name: str, role: str) -> Frame:
 def _fitting(candidates: Frames, size: int, role: str) -> Frame:
     fitting = {n: f for n, f in candidates.items() if size in (f.size, f.full_size)}
     # a plate that subsamples takes its rows from data of any length
-    fitting = fitting or {n: f for n, f in candidates.items() if f.size < f.full_size}
+    fitting = fitting or _subsampling(candidates)
+    return _only(fitting, candidates, size, role, "say which by data_plate='name'")
+
+
+def _subsampling(frames: Frames) -> Frames:
+    return {n: f for n, f in frames.items() if f.size < (f.full_size or f.size)}
+
+
+def _only(fitting: Frames, candidates: Frames, size: int, role: str, how: str) -> Frame:
     if len(fitting) == 1:
         return next(iter(fitting.values()))
     if fitting:
         raise ValueError(
-            f"Expected one data plate in the {role} but {sorted(fitting)} all fit {size} data; "
-            "say which by data_plate='name'"
+            f"Expected one data plate in the {role} but {sorted(fitting)} all fit {size} data; {how}"
         )
     if candidates:
         sizes = {n: f.full_size for n, f in candidates.items()}

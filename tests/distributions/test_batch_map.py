@@ -52,6 +52,50 @@ def test_axes_can_move(family):
     torch.testing.assert_close(turned.log_prob(z.T).T, FAMILIES[family](x).log_prob(z))
 
 
+def root(*shape):
+    return (
+        torch.tril(torch.rand(*shape, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+        + torch.eye(3).double()
+    )
+
+
+LOC, UNIT, FACTOR = (
+    torch.randn(3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
+    torch.ones(3, dtype=torch.float64),
+    root(3)[..., :2],
+)
+# Three data, components and dimensions, and what each tensor has of them
+VECTORS = {
+    "one root": lambda: dist.MultivariateNormal(LOC, scale_tril=root()),
+    "a root for each component": lambda: dist.MultivariateNormal(LOC, scale_tril=root(3)),
+    "low rank": lambda: dist.LowRankMultivariateNormal(LOC, FACTOR, UNIT.expand(3, 3)),
+    "one factor of low rank": lambda: dist.LowRankMultivariateNormal(LOC, FACTOR[0], UNIT),
+    "student": lambda: dist.MultivariateStudentT(torch.full((3,), 5.0), LOC, root()),
+}
+
+
+@pytest.mark.parametrize("family", VECTORS)
+def test_sizes_that_are_those_of_the_batch_by_chance_are_not_its(family):
+    mixture = dist.MixtureSameFamily(dist.Categorical(logits=torch.arange(3.0)), VECTORS[family]())
+    z = torch.randn(4, 3)
+    first = batch_mapped([mixture.expand([3])], [], lambda tensors: tensors[0][0])
+    torch.testing.assert_close(first.log_prob(z), mixture.log_prob(z))
+    # And a batch of its own
+    vectors = VECTORS[family]()
+    z = torch.randn(3, 3)
+    turned = batch_mapped([vectors], [3], lambda tensors: tensors[0].flip(0))
+    torch.testing.assert_close(turned.log_prob(z), vectors.log_prob(z.flip(0)).flip(0))
+
+
+def test_rows_with_one_root_each_time_join():
+    parts = [dist.MultivariateNormal(LOC[:2], scale_tril=scale * root()) for scale in (1.0, 2.0)]
+    z = torch.randn(4, 3)
+    expected = torch.cat([fn.log_prob(rows) for fn, rows in zip(parts, z.split(2), strict=True)])
+    torch.testing.assert_close(batch_mapped(parts, [4], torch.cat).log_prob(z), expected)
+    same = batch_mapped([parts[0], parts[0]], [4], torch.cat)
+    assert same._unbroadcasted_scale_tril.shape == (3, 3)  # once for all of them
+
+
 @pytest.mark.parametrize(
     ("fns", "message"),
     [

@@ -6,7 +6,7 @@ import math
 import pickle
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pyro
@@ -17,6 +17,7 @@ from pyro import poutine
 from pyro.distributions.testing.rejection_gamma import ShapeAugmentedGamma
 from pyro.infer import SVI
 from pyro.infer.reparam import LocScaleReparam
+from pyro.nn import PyroModule
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -744,7 +745,7 @@ def test_a_subsample_is_the_same_in_both_programs(make):
             pyro.sample("z", dist.Normal(x[index], 1e-9).to_event(1))
 
     elbo = make(Seen())
-    with pytest.warns(UserWarning, match="which is given no tensors and may read data elsewhere"):
+    with pytest.warns(UserWarning, match="which is not given them as tensors, and may read them unseen"):
         elbo.loss_and_grads(model, guide)
     for given, drawn in (elbo.critic.scored[:2], elbo.critic.scored[2:]):
         assert torch.allclose(*given, atol=1e-6)  # each datum beside its own latent
@@ -825,6 +826,79 @@ def test_a_model_that_reads_its_data_does_not_generate_them():
         with pytest.raises(NotImplementedError, match=r"draws of \['x'\] depends on the data"):
             elbo.loss_and_grads(reading, guide, x)
     assert math.isfinite(AVB(Sum()).loss(reading, guide, x))  # which draws latents alone
+
+
+@pytest.mark.parametrize("row", range(5))
+def test_a_model_that_reads_an_extreme_of_its_data_does_not_generate_them(row):
+    def scaling(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z * x.max(), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    x = torch.arange(5.0).roll(row)
+    with pytest.raises(NotImplementedError, match="depends on the data"):
+        AdversarialELBO(Sum()).loss(scaling, guide, x)
+
+
+class Forced(PyroModule):
+    """Reads its data in training alone, after which its buffers are others."""
+
+    def __init__(self, *, forces):
+        super().__init__()
+        self.forces, self.norm = forces, nn.BatchNorm1d(2)
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            loc = self.norm(z) + (x.roll(1, 1) if self.training and self.forces else 0.0)
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+
+def test_a_model_that_reads_its_data_in_training_alone_is_asked_in_training():
+    x, elbo = torch.randn(4, 2), AdversarialELBO(Sum())
+    forced = Forced(forces=True).eval()
+    assert math.isfinite(elbo.loss(forced, ORACLE.guide, x))
+    with pytest.raises(NotImplementedError, match="depends on the data"):
+        elbo.loss_and_grads(forced.train(), ORACLE.guide, x)
+    # What asking moves is put back: these are the runs of the steps
+    model = Forced(forces=False).train()
+    for _ in range(2):
+        elbo.loss(model, ORACLE.guide, x)
+    assert model.norm.num_batches_tracked == 2
+
+
+def test_what_was_alike_in_a_minibatch_is_asked_about_again():
+    def reading(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("y", dist.Normal(torch.zeros(2), 1.0).to_event(1), obs=y)
+            pyro.sample("x", dist.Normal(z + y, 1.0).to_event(1), obs=x)
+
+    def guide(x, y):
+        ORACLE.guide(x)
+
+    elbo, x = AdversarialELBO(Sum()), torch.randn(4, 2)
+    assert math.isfinite(elbo.loss(reading, guide, x, torch.zeros(4, 2)))
+    with pytest.raises(NotImplementedError, match=r"draws of \['x'\] depends on the data"):
+        elbo.loss(reading, guide, x, x.flip(0))
+
+
+@pytest.mark.parametrize("reading", [True, False])
+def test_data_within_an_object_are_out_of_reach(reading):
+    def model(batch):
+        with pyro.plate("data", len(batch.x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            loc = z + batch.x.roll(1, 1) if reading else z
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=batch.x)
+
+    elbo, batch = AdversarialELBO(Sum()), SimpleNamespace(x=torch.randn(3, 2))
+    with pytest.warns(UserWarning, match="not given them as tensors, and may read them unseen"):
+        elbo.loss(model, lambda batch: ORACLE.guide(batch.x), batch)
+    elbo.loss(model, lambda batch: ORACLE.guide(batch.x), batch)  # which says so once
 
 
 def test_a_model_is_known_by_itself_and_not_by_its_address():

@@ -396,6 +396,39 @@ def test_a_flow_has_a_marginal_kl_but_no_marginals():
         DecomposedELBO(data_size=N).loss(unsubsampled, flow, X[:4])
 
 
+SHAPES = {"scalar": (), "matrix": (2, 1), "vector in a further plate": (2,)}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_a_flow_of_another_shape_is_that_of_the_vector(shape):
+    dim = -1 - (len(shape) == 1)
+
+    def model(x):
+        with pyro.plate("data", N, dim=dim):
+            z = pyro.sample("z", dist.Gamma(torch.full(shape, 2.0), 1.0).to_event(len(shape)))
+            loc = z.reshape(N, -1).sum(-1).reshape(N, *(1,) * (-1 - dim))
+            pyro.sample("x", dist.Normal(loc[..., None], 1.0).expand([*loc.shape, D]).to_event(1), obs=x)
+
+    torch.manual_seed(2)
+    x = X.reshape(N, *(1,) * (-1 - dim), D)
+    flow = AmortizedFlow(
+        model,
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(D, 4)),
+        create_plates=lambda x: pyro.plate("data", N, dim=dim),
+    )
+    elbo = MarginalELBO(data_size=N)
+    elbo.loss(model, flow, x)  # makes its parameters
+    torch.manual_seed(0)
+    site = poutine.trace(flow).get_trace(x).nodes["z"]
+    torch.manual_seed(0)
+    elbo.loss(model, flow, x)
+    scores = torch.stack([site["fn"].log_prob(z.expand_as(site["value"])).reshape(N) for z in site["value"]])
+    information = (scores.diagonal() - scores.logsumexp(1) + math.log(N)).sum().detach()
+    assert elbo.terms.mutual_information == pytest.approx(information.item(), abs=1e-6)
+    if shape == ():
+        DecomposedELBO(data_size=N).loss(model, flow, x)  # whose only marginal is itself
+
+
 # ---- Priors of which a tensor has fewer axes than the plates.
 
 
@@ -473,6 +506,53 @@ def test_a_prior_of_vectors_may_be_moved(loc, refusal):
     else:
         with pytest.raises(NotImplementedError, match=refusal):
             MarginalELBO().loss(moved, guide, X[:4])
+
+
+def mixed_of(components):
+    return dist.MixtureSameFamily(dist.Categorical(torch.ones(D)), components)
+
+
+CHOLESKY = dist.transforms.LowerCholeskyAffine
+SINGLE = torch.eye(D).float()
+# Of vectors, with as many data as components and dimensions
+OF_VECTORS = {
+    "mixture of one covariance": lambda: mixed_of(dist.MultivariateNormal(X[:D], scale_tril=ROOT)),
+    "mixture of low rank": lambda: mixed_of(
+        dist.LowRankMultivariateNormal(SINGLE, 3 * SINGLE[..., None], SINGLE + 1.0)
+    ),
+    "mapped by a root": lambda: dist.TransformedDistribution(
+        dist.Normal(torch.zeros(D), 1.0).to_event(1), [CHOLESKY(torch.ones(D), ROOT)]
+    ),
+}
+
+
+@pytest.mark.parametrize("dim", [-1, -2])
+@pytest.mark.parametrize("prior", OF_VECTORS.values(), ids=OF_VECTORS)
+def test_a_prior_of_vectors_for_as_many_data_as_it_has_dimensions(prior, dim):
+    # A further plate within that of the data leaves the vectors an axis of size 1
+    def model(x):
+        with pyro.plate("data", N, subsample_size=len(x), dim=dim):
+            z = pyro.sample("z", prior())
+            if dim == -2:
+                with pyro.plate("columns", D, dim=-1):
+                    pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+            else:
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        rows = x if dim == -1 else x[:, None]
+        with pyro.plate("data", N, subsample_size=len(x), dim=dim):
+            pyro.sample("z", dist.MultivariateNormal(rows @ A.to(x), scale_tril=0.7 * ROOT.to(x)))
+
+    x, elbo = X[:D], MarginalELBO(mutual_information=0.0)
+    dtype = prior().sample().dtype
+    z, _ = drawn(elbo, x.to(dtype), model, guide)
+    z = z.reshape(D, D).double()
+    posterior = torch.stack([MultivariateNormal(row @ A, scale_tril=0.7 * ROOT).log_prob(z) for row in x], 1)
+    weights = torch.full((D, D), (N - 1) / N / (D - 1)).fill_diagonal_(1 / N)
+    log_q = (posterior + weights.log()).logsumexp(1)
+    wanted = N / D * float((log_q - prior().log_prob(z.to(dtype))).sum())
+    assert elbo.terms.marginal_kl == pytest.approx(wanted, rel=1e-6)
 
 
 # ---- Flows of Pyro in single precision, whose networks insist on their type.
@@ -710,6 +790,27 @@ def test_shapes_and_pictures_of_a_draw_make_no_dependence(way):
     found = MarginalELBO(data_size=N).loss(model_of_two, guide_of_two(way), X)
     torch.manual_seed(0)
     assert found == MarginalELBO(data_size=N).loss(model_of_two, apart, X)
+
+
+AUXILIARY = {"infer": {"is_auxiliary": True}}
+BESIDE = {
+    "factor": lambda a: pyro.factor("f", -a.square().sum(-1), has_rsample=True),
+    "auxiliary": lambda a: pyro.sample("aux", dist.Normal(a[:, 0], 1.0), **AUXILIARY),
+    "score": lambda a: dist.Normal(0.0, 1.0).log_prob(a),
+    "bounds": lambda a: dist.Uniform(a, a + 1.0),
+}
+
+
+@pytest.mark.parametrize("validate", [True, False])
+@pytest.mark.parametrize("look", BESIDE.values(), ids=BESIDE)
+def test_the_validation_of_a_draw_makes_no_dependence(look, validate):
+    with pyro.validation_enabled(validate):
+        elbo = MarginalELBO(data_size=N)
+        elbo.loss(model_of_two, guide_of_two(lambda a, x: [look(a)] and x.clone()), X)
+        assert elbo.terms.mutual_information > 0
+        # What distributions are made of is followed all the same
+        with pytest.raises(NotImplementedError, match="draws 'b' given"):
+            elbo.loss(model_of_two, guide_of_two(lambda a, x: dist.Normal(a, 1.0).rsample()), X)
 
 
 def test_following_the_draws_leaves_a_captured_step_as_it_is():

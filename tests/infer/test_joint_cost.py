@@ -1,6 +1,7 @@
 """Terms of all latent sites of the data plate together."""
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -88,6 +89,63 @@ def test_the_vector_scores_as_the_sites_do():
     )
     torch.testing.assert_close(latents.prior.log_prob(z), prior)
     assert latents.prior.batch_shape == ()
+
+
+def beside(x, cells, rows="data", *, is_model):
+    """Global sites in a plate beside that of the data, on the same axis."""
+    with pyro.plate("components", cells):
+        loc = 0.0 if is_model else torch.linspace(-2.0, 2.0, cells)
+        w = pyro.sample("w", dist.Normal(loc, 1.0 if is_model else 0.1))
+    with pyro.plate(rows, N, subsample_size=len(x)):
+        loc = torch.zeros(2) if is_model else x[:, :2] + w.mean()
+        a = pyro.sample("a", dist.Normal(loc, 1.0 if is_model else 0.5).to_event(1))
+        if is_model:
+            pyro.sample("x", dist.Normal(a.sum(-1) + w.mean(), 1.0), obs=x[:, 0])
+        else:
+            pyro.sample("noise", dist.Normal(x[:, 0], 1.0), infer={"is_auxiliary": True})
+
+
+# As many as there are data, and one for all of them, broadcast with the data where they are taken for theirs
+@pytest.mark.parametrize("cells", [1, 4, 6])
+@pytest.mark.parametrize("rows", ["data", "rows"])
+def test_a_plate_beside_that_of_the_data_holds_global_sites(cells, rows):
+    elbo = Spread()
+    with pyro.validation_enabled(False):
+        loss = evaluated(
+            elbo,
+            6,
+            partial(beside, cells=cells, is_model=True),
+            partial(beside, cells=cells, rows=rows, is_model=False),
+        )
+    latents = elbo.latents
+    assert (latents.names, latents.sizes, latents.auxiliary) == (("a",), (2,), ("noise",))
+    torch.testing.assert_close(elbo.terms.spread, float(N * latents.z.detach().mean(0).square().sum()))
+    torch.testing.assert_close(loss, elbo.terms.distortion + elbo.terms.rate + elbo.terms.spread)
+    z = latents.z
+    torch.testing.assert_close(latents.prior.log_prob(z), dist.Normal(0.0, 1.0).log_prob(z).sum(-1))
+    assert latents.posterior.batch_shape == (6,)  # which is given the global site
+
+
+def series(x, *, is_model):
+    """Data and time each have sites of their own, time more of them."""
+    with pyro.plate("time", 3, dim=-1):
+        loc = 0.0 if is_model else 1.0
+        shifts = [pyro.sample(f"shift_{i}", dist.Normal(loc, 1.0)) for i in range(2)]
+    with pyro.plate("data", N, subsample_size=len(x), dim=-2):
+        loc = 0.0 if is_model else x.mean(1, keepdim=True)
+        a = pyro.sample("a", dist.Normal(loc, 1.0))
+        if is_model:
+            with pyro.plate("time_of_data", 3, dim=-1):
+                pyro.sample("x", dist.Normal(a + sum(shifts), 1.0), obs=x)
+
+
+@pytest.mark.parametrize("rows", [3, 4])
+def test_a_minibatch_as_long_as_an_inner_plate_is_none_of_it(rows):
+    elbo = Spread()
+    evaluated(elbo, rows, partial(series, is_model=True), partial(series, is_model=False))
+    assert elbo.latents.names == ("a",)
+    assert elbo.latents.batch_size == rows
+    assert elbo.subsampled == {rows: N}
 
 
 def test_data_may_come_by_keyword():

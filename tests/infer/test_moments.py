@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -14,6 +15,7 @@ from scipy.stats import beta, norm
 
 from pyro_infomax import decompose, to_arviz
 from pyro_infomax.capture import CapturedSVI, FusedOptim
+from pyro_infomax.guides import AmortizedLowRankNormal, AmortizedMultivariateNormal, AmortizedNormal
 from pyro_infomax.infer import DIPELBO, MMDELBO, SlicedWassersteinELBO, mmd_vae, wae
 from pyro_infomax.information import RBF, InverseMultiquadric
 from pyro_infomax.oracles import LinearGaussian
@@ -163,7 +165,7 @@ DELTAS = {"diagonal": [0.6, 0.4], "full": [[0.6, 0.2], [0.2, 0.5]]}
 
 
 def penalties(covariance):
-    squares = (covariance - torch.eye(D)).square()
+    squares = (covariance - torch.eye(len(covariance))).square()
     return {"off_diagonal": squares.sum() - squares.trace(), "diagonal": squares.trace()}
 
 
@@ -364,6 +366,49 @@ def test_a_student_and_a_mixture_have_covariances_of_their_own():
     assert abs(loss - penalty(root @ root.T)) > 0.1  # by Pyro's covariance_matrix
 
 
+@pytest.mark.parametrize("kind", [AmortizedMultivariateNormal, AmortizedLowRankNormal])
+@pytest.mark.parametrize("dim", [-1, -2])
+def test_a_number_and_a_matrix_have_the_covariance_of_their_vectors(kind, dim):
+    def model(x):
+        with pyro.plate("data", N, dim=dim):
+            a = pyro.sample("a", dist.Normal(0.0, 1.0))
+            b = pyro.sample("b", dist.Normal(torch.zeros(1, 2), 1.0).to_event(2))
+            pyro.sample("x", dist.Normal(b[..., 0, :] + a[..., None], 1.0).to_event(1), obs=x)
+
+    torch.manual_seed(2)
+    x = X.reshape(N, *(1,) * (-1 - dim), D)
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(D, 4))
+    own = kind(model, encoder, create_plates=lambda x: pyro.plate("data", N, dim=dim))
+    elbo = DIPELBO(data_size=N)
+    elbo.loss(model, own, x)
+    vectors = [poutine.trace(own).get_trace(x).nodes[name]["fn"].base_dist for name in "ab"]
+    means = torch.cat([each.mean.reshape(N, -1) for each in vectors], -1)
+    blocks = [each.covariance_matrix.reshape(N, *each.event_shape * 2).mean(0) for each in vectors]
+    right = penalties(means.T.cov(correction=0) + torch.block_diag(*blocks))
+    for term in ("diagonal", "off_diagonal"):
+        assert elbo.terms[term] / N == pytest.approx(right[term].item())
+
+
+def test_positive_and_bounded_numbers_of_correlated_guides():
+    def model(prior, x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", prior)
+            pyro.sample("x", dist.Normal(a[:, None], 1.0).expand([len(x), D]).to_event(1), obs=x)
+
+    found = []
+    for kind in (AmortizedNormal, AmortizedMultivariateNormal):
+        torch.manual_seed(0)
+        own = kind(partial(model, dist.Gamma(2.0, 1.0)), torch.nn.Linear(D, 4))
+        elbo = DIPELBO(data_size=N)
+        elbo.loss(partial(model, dist.Gamma(2.0, 1.0)), own, X)
+        found.append(elbo.terms.diagonal)
+    assert found[0] == pytest.approx(found[1])  # both are log-normal
+    bounded = partial(model, dist.Beta(2.0, 1.0))
+    own = AmortizedMultivariateNormal(bounded, torch.nn.Linear(D, 4))
+    with pytest.raises(NotImplementedError, match=r"covariance but Normal mapped by \w+ has none"):
+        DIPELBO(data_size=N).loss(bounded, own, X)
+
+
 def pointed(x):
     with pyro.plate("data", N, subsample_size=len(x)):
         pyro.sample("z", dist.Delta(x @ pyro.param("a", A.clone())).to_event(1))
@@ -385,6 +430,33 @@ def test_codes_without_noise_are_taken_as_they_are():
     dip = DIPELBO(covariance="means", data_size=N)
     dip.loss(standard, pointed, X)
     assert dip.terms.diagonal / N == pytest.approx(float(penalties(z.T.cov(correction=0))["diagonal"]))
+
+
+def with_global(program, draw):
+    """A site in a plate beside that of the data, given which the codes are."""
+
+    def run(x):
+        with pyro.plate("components", D):
+            shift = pyro.sample("shift", draw())
+        return program(x + shift.mean() if program is pointed else x)
+
+    return run
+
+
+def test_codes_given_a_global_site_hide_nothing():
+    elbo = MMDELBO(kernel=RBF(1.5), data_size=N, **NONE)
+    pair = (
+        with_global(model, lambda: dist.Normal(0.0, 1.0)),
+        with_global(pointed, lambda: dist.Delta(torch.ones(D))),
+    )
+    with pyro.validation_enabled(False):
+        torch.manual_seed(0)
+        elbo.loss(*pair, X)
+    torch.manual_seed(0)
+    u = PRIOR_SCALE * torch.randn(N, D)
+    z, k = (X + 1.0) @ A, RBF(1.5)
+    right = k(z, z).mean() + (k(u, u).sum() - N) / (N * (N - 1)) - 2 * k(z, u).mean()
+    assert elbo.terms.mmd / N == pytest.approx(float(right))
 
 
 def chained(x):

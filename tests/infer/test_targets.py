@@ -131,6 +131,23 @@ def test_free_bits_in_cells_of_further_plates_are_of_each_cell(parameters):
     assert elbo.terms.floored_rate == pytest.approx(float(expected))
 
 
+def renamed(x):
+    """The guide in a plate of another name."""
+    with pyro.plate("rows", N, subsample_size=len(x)):
+        pyro.sample("z", dist.Normal(x @ pyro.param("V").T, pyro.param("log_scale").exp()).to_event(1))
+
+
+def test_the_data_plate_of_the_guide_may_have_another_name(parameters):
+    x = parameters
+    each = divergences(x).detach()
+    floors, held = FreeBitsELBO(0.3), ConstrainedELBO(rate=1.5, dual_lr=0.2)
+    with pyro.validation_enabled(False):
+        floors.loss(model, renamed, x)
+        held.loss_and_grads(model, renamed, x)
+    assert floors.terms.floored_rate == pytest.approx(N * float(each.mean(0).clamp(min=0.3).sum()))
+    assert held.multiplier == pytest.approx(math.exp(0.2 * (float(each.sum(1).mean()) - 1.5) / 2.5))
+
+
 def chain(x):
     with pyro.plate("data", len(x)):
         z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))

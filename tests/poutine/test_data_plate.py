@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from pyro.infer.reparam import LocScaleReparam
 
-from pyro_infomax.poutine import data_frame, frames_of, is_deterministic, sample_sites
+from pyro_infomax.poutine import data_frame, frames_of, is_deterministic, minibatch_frame, sample_sites
 
 ZERO = torch.zeros(())
 
@@ -108,6 +108,19 @@ def test_a_minibatch_and_a_plate_of_its_size():
 
     with pytest.raises(ValueError, match=r"\['data', 'pixels'\] all fit 5 data"):
         found(program, 5)
+    # A training step has no name to go by, but takes a part of the data
+    assert minibatch_frame(poutine.trace(program).get_trace(), 5).name == "data"
+
+
+def test_a_step_that_cannot_tell_its_plates_says_how_to_write_them():
+    def program():
+        with pyro.plate("data", 5, dim=-1), pyro.plate("pixels", 5, dim=-2):
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=ZERO)
+
+    with pytest.raises(
+        ValueError, match=r"all fit 5 data; write that of the data as pyro.plate\(name, N, sub"
+    ):
+        minibatch_frame(poutine.trace(program).get_trace(), 5)
 
 
 def test_sites_and_their_plates():
