@@ -18,6 +18,7 @@ from pyro_infomax._checks import whole_number
 from pyro_infomax._recording import is_literal, is_recording, literal_number
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_angular, is_discrete, is_point_mass, is_relaxed
+from pyro_infomax.infer._draws import check_transforms
 from pyro_infomax.infer._weights import (
     GuideRole,
     ModelRole,
@@ -418,6 +419,7 @@ class WeightedELBO(ELBO):
         if not self.relaxes:
             self._refuse_relaxed(guide_trace)
         _check_measures(model_trace, guide_trace)
+        check_transforms(self, model_trace, guide_trace)
 
     def _check_known(self, label: str, name: str, model_trace: Trace) -> None:
         sites = _weighable(model_trace)
