@@ -378,7 +378,7 @@ def check_transforms(objective: object, model_trace: Trace, guide_trace: Trace) 
             raise NotImplementedError(
                 f"{ON_ITS_BATCH}: leave it out of {name!r}, or put it in evaluation mode"
             )
-        if not (chains and torch.is_grad_enabled() and _is_path(site) and "divergence" not in site):
+        if not (chains and torch.is_grad_enabled() and is_path(site) and "divergence" not in site):
             continue
         if any(map(_jumps_on_path, ours)) or any(any(map(_jumps, _chain(fn))) for fn in theirs):
             raise NotImplementedError(
@@ -388,7 +388,7 @@ def check_transforms(objective: object, model_trace: Trace, guide_trace: Trace) 
             )
 
 
-def _is_path(site: Site) -> bool:
+def is_path(site: Site) -> bool:
     """Whether a gradient reaches parameters through the draw."""
     drawn = site.get("drawn", site["value"])
     return all(isinstance(each, Tensor) and each.requires_grad for each in (drawn, site["value"]))

@@ -1,5 +1,7 @@
 """The base of the objectives: how weights reach any of Pyro's ELBOs, and how terms come back."""
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -276,6 +278,7 @@ class WeightedELBO(ELBO):
         """The weighted loss, its gradients added to the parameters'; a training step to the schedules."""
         parent = super().loss_and_grads  # type: ignore[misc]
         loss: float = self._evaluate(parent, model, guide, args, kwargs)
+        self._warn_if_infinite(loss)
         self._step += 1
         return loss
 
@@ -292,8 +295,20 @@ class WeightedELBO(ELBO):
                 f"Trace_{type(self).__name__.split('_')[-1]}"
             )
         loss: Tensor = self._evaluate(parent, model, guide, args, kwargs)
+        if torch.is_grad_enabled() and not is_recording():
+            self._warn_if_infinite(loss.item())
         self._step += torch.is_grad_enabled()
         return loss
+
+    def _warn_if_infinite(self, loss: float) -> None:
+        if math.isinf(loss):
+            warnings.warn(
+                f"Encountered an infinite loss of {type(self).__name__}: draws of q(z|x) are impossible "
+                "under the model, or a density overflows, and the gradient is infinite or leaves them out. "
+                "Use a guide within the support of the model, or VIMCO_InfoMaxELBO, which needs one possible "
+                "draw for each datum",
+                stacklevel=3,
+            )
 
     # ---- what a captured step needs: an evaluation in tensors, and the weights as its inputs
 

@@ -449,3 +449,111 @@ def test_draws_reparameterised_in_part_are_refused(programs):
         programs.assert_refused(
             NotImplementedError, sentence, evaluate, positive, by_rejection, torch.ones(2, 3)
         )
+
+
+# ---- Draws that are impossible under the model
+
+
+def at_once(objective, num_particles, **kwargs):
+    return objective(num_particles=num_particles, vectorize_particles=True, max_plate_nesting=1, **kwargs)
+
+
+def within_one():
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.sample("x", dist.Uniform(z - 1, z + 1, validate_args=False), obs=torch.tensor(0.0))
+
+
+def beyond_one():
+    pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)), 2.0))
+
+
+def test_impossible_draws_leave_bounds_infinite_or_finite_and_never_nan():
+    torch.manual_seed(1)
+    tvo = at_once(TVO_InfoMaxELBO, 8)
+    assert tvo.loss(within_one, beyond_one) == math.inf
+    assert math.isfinite(tvo.terms.right_sum)
+    for objective in (IWAE_InfoMaxELBO, DReG_InfoMaxELBO, VIMCO_InfoMaxELBO, RWS_InfoMaxELBO):
+        for _ in range(5):
+            assert math.isfinite(at_once(objective, 8).loss(within_one, beyond_one))
+    for _ in range(5):
+        assert math.isfinite(at_once(RWS_InfoMaxELBO, 8).loss_and_grads(within_one, beyond_one))
+    assert pyro.param("m").grad.isfinite()
+    # no draw is possible
+    pyro.param("m").data.fill_(1e3)
+    for objective in (TVO_InfoMaxELBO, IWAE_InfoMaxELBO, VIMCO_InfoMaxELBO):
+        elbo = at_once(objective, 8)
+        assert elbo.loss(within_one, beyond_one) == math.inf
+        assert elbo.terms.elbo == -math.inf
+        assert elbo.terms.get("right_sum", -math.inf) == -math.inf
+
+
+REPARAMETERISED = [IWAE_InfoMaxELBO, DReG_InfoMaxELBO, VIMCO_InfoMaxELBO, Renyi_InfoMaxELBO]
+
+
+@pytest.mark.parametrize("objective", REPARAMETERISED)
+def test_paths_out_of_the_support_are_refused(programs, objective):
+    """The weights of possible draws say nothing of how many of them there are, which parameters move."""
+
+    def model():
+        z = pyro.sample("z", dist.Uniform(-1.0, 1.0, validate_args=False))
+        pyro.factor("x", torch.where(z < 0.5, 0.0, -math.inf))
+
+    def guide():
+        pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.6)), 0.3))
+
+    for torn in (model, within_one):
+        pyro.clear_param_store()
+        torch.manual_seed(1)
+        for method in ("loss_and_grads", "differentiable_loss"):
+            evaluate = getattr(at_once(objective, 64), method)
+            sentence = "misses that parameters move draws across its edge, but 'x'.* has the log-prob"
+            programs.assert_refused(ValueError, sentence, evaluate, torn, guide)
+        assert pyro.param("m").grad is None
+    with pytest.raises(ValueError, match="edge"):
+        STL_InfoMaxELBO().loss_and_grads(model, lambda: pyro.sample("z", dist.Normal(pyro.param("m"), 9.0)))
+
+
+def test_captured_steps_refuse_paths_out_of_the_support_too():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.factor("x", torch.where(z < x, 0.0, -math.inf))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)).expand(len(x)), 1.0))
+
+    svi = CapturedSVI(
+        model, guide, FusedOptim(torch.optim.SGD, {"lr": 0.0}), IWAE_InfoMaxELBO(num_particles=9)
+    )
+    for _ in range(4):
+        assert math.isfinite(svi.step(torch.full((20,), 50.0)))
+    assert svi.captured
+    with pytest.raises(ValueError, match="'x' has the log-probability -inf"):
+        svi.step(torch.zeros(20))
+
+
+@pytest.mark.parametrize(
+    ("objective", "kwargs"),
+    [(TVO_InfoMaxELBO, {}), (Renyi_InfoMaxELBO, {"alpha": 2.0, "lam": 0.0})],
+)
+def test_bounds_that_one_impossible_draw_makes_infinite_refuse_to_train_by_it(programs, objective, kwargs):
+    def model():
+        with pyro.plate("data", 4):
+            z = pyro.sample("z", dist.Categorical(torch.tensor([0.5, 0.3, 0.2])))
+            pyro.factor("x", torch.tensor([0.0, -math.inf, -1.0])[z])
+
+    def guide():
+        with pyro.plate("data", 4):
+            pyro.sample("z", dist.Categorical(logits=pyro.param("logits", torch.zeros(3)).expand(4, 3)))
+
+    torch.manual_seed(0)
+    evaluate = at_once(objective, 8, **kwargs).loss_and_grads
+    sentence = "is -inf otherwise, but 'x' has .*, or VIMCO_InfoMaxELBO"
+    programs.assert_refused(ValueError, sentence, evaluate, model, guide)
+    assert at_once(objective, 8, **kwargs).loss(model, guide) == math.inf
+    assert math.isfinite(at_once(VIMCO_InfoMaxELBO, 8).loss_and_grads(model, guide))
+    # the ELBO says at least that its loss is no number
+    pyro.clear_param_store()
+    with pytest.warns(UserWarning, match="infinite loss of Trace_BetaELBO: draws of q"):
+        assert Trace_BetaELBO(1.0, num_particles=8).loss_and_grads(model, guide) == math.inf
