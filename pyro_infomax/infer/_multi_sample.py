@@ -410,7 +410,9 @@ class Renyi_InfoMaxELBO(InfoMaxWeighted, Renyi_WeightedELBO):
         **kwargs: those of :class:`pyro.infer.RenyiELBO`: ``alpha``, ``num_particles``, …
 
     Raises:
-        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model. In a step with
+            gradients, if reparameterised draws are impossible under the model, whose gradient would lack the
+            part by which parameters move them over the edge; for α > 1, if any are, since the bound is -inf.
         NotImplementedError: where a mapping names a latent site, a site asks for enumeration, a site of the
             guide is outside of the plates that the model's sites share, latents have different scales, or a
             plate subsamples that some sites of the model are outside of.
@@ -470,7 +472,8 @@ class IWAE_InfoMaxELBO(_Reparameterised, _MultiSample):
         **kwargs: ``vectorize_particles``, ``max_plate_nesting``, as in :class:`pyro.infer.RenyiELBO`.
 
     Raises:
-        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model, and where draws
+            are impossible under the model, in a step with gradients.
         NotImplementedError: where a draw is not reparameterised, and for what
             :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
 
@@ -505,7 +508,8 @@ class VIMCO_InfoMaxELBO(_MultiSample):
         **kwargs: as there.
 
     Raises:
-        ValueError: for one particle, which has no others.
+        ValueError: for one particle, which has no others, and where reparameterised draws are impossible
+            under the model, in a step with gradients.
         NotImplementedError: where a site asks for enumeration, is reparameterised in part, or for what
             :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
 
@@ -583,8 +587,9 @@ class DReG_InfoMaxELBO(_Pathwise, InfoMaxWeighted):
     Raises:
         ValueError: if a weight is not above -1 or not finite, or names no site of the model.
         NotImplementedError: where a draw is not reparameterised, is one of Pyro's straight-through ones or
-            has a support that parameters move, for a guide that is itself a messenger, and for what
-            :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
+            has a support that parameters move, for a guide that is itself a messenger, for a flow that is
+            random (dropout in training mode), and for what :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO`
+            refuses.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -640,7 +645,7 @@ class STL_InfoMaxELBO(_StickingTheLanding, InfoMaxWeighted):
 
     Raises:
         NotImplementedError: for several particles, where a draw is not reparameterised or has a support that
-            parameters move, and for a guide that is itself a messenger.
+            parameters move, for a guide that is itself a messenger, and for a flow that is random.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -724,9 +729,11 @@ class TVO_InfoMaxELBO(_MultiSample):
         **kwargs: as in :class:`IWAE_InfoMaxELBO`.
 
     Raises:
-        ValueError: for one particle, and if ``betas`` do not rise from 0 to 1.
+        ValueError: for one particle, if ``betas`` do not rise from 0 to 1, and if a draw is impossible under
+            the model in a step with gradients, since the bound is -inf then.
         NotImplementedError: for a guide with point masses, factors or auxiliary sites, which has no density
-            of the latents, for one whose support parameters move or that is itself a messenger, and for what
+            of the latents, for one whose support parameters move, that is itself a messenger or a random
+            flow, and for what
             :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
 
     Example:

@@ -122,7 +122,7 @@ RESTING = [
     within(noise, fixed(LOG.inv), scaled),
     within(noise, fixed(LOG.inv), powered),
     within(unit, powered),
-    within(unit, fixed(LOGIT), bent, fixed(scaled(2.0))),
+    within(noise, bent, scaled),
     within(noise, fixed(dist.transforms.SigmoidTransform()), powered, fixed(LOGIT), shifted),
     within(lambda b: dist.Weibull(b, b)),
     within(lambda b: dist.Gumbel(b, b)),
