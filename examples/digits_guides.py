@@ -19,9 +19,9 @@ import pandas as pd
 import pyro
 import torch
 from digits import HELD_OUT, make_pair, new_axes, save
-from pyro.optim.clipped_adam import ClippedAdam
 from scipy.stats import t as student
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
 from pyro_infomax.capture import CapturedSVI, FusedOptim
@@ -30,7 +30,7 @@ from pyro_infomax.diagnostics import decompose, importance_weighted_evidence
 from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
 from pyro_infomax.schedules import Linear
-from pyro_infomax.training import EarlyStopping, fit
+from pyro_infomax.training import EarlyStopping, LearningRateSchedule, fit
 
 BASELINE = "normal + standard"
 PAIRS = [
@@ -46,7 +46,6 @@ PAIRS = [
 ]
 PATIENCE = 40
 BATCH = 128
-LAST_RATE = 0.05  # of the first learning rate, after all epochs
 SMOKE_DATA = 180
 
 
@@ -80,7 +79,11 @@ def run_pair(
     )
     vae, program = make_pair(*networks, split.train, guide=guide, prior=prior, latent_dim=args.latent_dim)
     steps = args.epochs * -(-len(split.train) // BATCH)
-    optimiser = FusedOptim(ClippedAdam, {"lr": args.lr, "lrd": LAST_RATE ** (1 / steps)})
+    optimiser = FusedOptim(
+        torch.optim.Adam,
+        {"lr": args.lr},
+        scheduler=lambda optimizer: CosineAnnealingLR(optimizer, args.epochs),
+    )
     # Without a warm-up latent dimensions die early, more of them under a better guide
     objective = BetaELBO(beta=Linear(0.0, 1.0, steps=max(1, steps // 2)))
     training = fit(
@@ -89,7 +92,7 @@ def run_pair(
         epochs=args.epochs,
         batch_size=BATCH,
         validation=split.validation,
-        callbacks=[EarlyStopping(PATIENCE, monitor="validation_elbo")],
+        callbacks=[LearningRateSchedule(), EarlyStopping(PATIENCE, monitor="validation_elbo")],
         progress=False,
         seed=seed,
     )

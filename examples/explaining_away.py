@@ -21,7 +21,9 @@ from matplotlib.axes import Axes
 from pyro import poutine
 from pyro.infer import SVI, TraceEnum_ELBO, config_enumerate
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from pyro_infomax.capture import FusedOptim
 from pyro_infomax.oracles import ExplainingAway
 
 Model = Callable[[], None]
@@ -79,11 +81,14 @@ def mean_field() -> None:
 def train(model: Model, steps: int) -> float:
     """Fit the guide and return its ELBO; enumeration within the guide makes each gradient exact."""
     guide = config_enumerate(mean_field)
-    optimiser = pyro.optim.ClippedAdam({"lr": 0.1, "lrd": 0.01 ** (1 / steps)})
+    optimiser = FusedOptim(
+        torch.optim.Adam, {"lr": 0.1}, scheduler=lambda optimizer: CosineAnnealingLR(optimizer, steps)
+    )
     # Ordinary steps: Pyro's own TraceEnum_ELBO, whose numbers these are to be, cannot be captured
     svi = SVI(model, guide, optimiser, TraceEnum_ELBO(max_plate_nesting=0))
     for _ in range(steps):
         svi.step()
+        optimiser.step()  # of its schedule
     return -svi.evaluate_loss()
 
 

@@ -21,15 +21,15 @@ import pyro.distributions as dist
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoGuideList, AutoNormal, init_to_sample
-from pyro.optim.clipped_adam import ClippedAdam
 from sklearn.datasets import load_wine
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.diagnostics import decompose, importance_weighted_evidence, to_arviz
 from pyro_infomax.guides import AmortizedNormal
 from pyro_infomax.nn import MLPEncoder
-from pyro_infomax.training import fit
+from pyro_infomax.training import LearningRateSchedule, fit
 
 HIDDEN = 1 / 3  # of all measurements
 SHARED = ["size", "loadings", "noise"]
@@ -117,9 +117,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = FactorAnalysis(args.factors, len(names))
     guide = make_guide(model)
     guide(x, seen)
-    svi = CapturedSVI(model, guide, FusedOptim(ClippedAdam, {"lr": 5e-3}), Trace_ELBO())
     epochs = 3 if args.smoke else args.epochs
-    fit(svi, (x, seen), epochs=epochs, batch_size=len(x), progress=not args.smoke, seed=args.seed)
+    optimiser = FusedOptim(
+        torch.optim.Adam, {"lr": 0.02}, scheduler=lambda optimizer: CosineAnnealingLR(optimizer, epochs)
+    )
+    svi = CapturedSVI(model, guide, optimiser, Trace_ELBO())
+    training = {"batch_size": len(x), "callbacks": [LearningRateSchedule()], "seed": args.seed}
+    fit(svi, (x, seen), epochs=epochs, progress=not args.smoke, **training)
 
     draws = 2 if args.smoke else 40
     options = {"seed": args.seed, "progress": not args.smoke}

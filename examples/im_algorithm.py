@@ -25,8 +25,8 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from pyro.infer import ELBO, SVI
-from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import trange
 
 from pyro_infomax.capture import CapturedSVI, FusedOptim
@@ -150,11 +150,17 @@ class Result:
 
 def train(line: Line, steps: int, num_samples: int, seed: int, *, progress: bool) -> Result:
     # A short memory of the squared gradients lets the small shares of power go on shrinking
-    rate = {"lr": 0.2, "betas": (0.9, 0.95), "lrd": 0.03 ** (1 / steps)}
+    options = {"lr": 0.2, "betas": (0.9, 0.95)}
+    optimiser = FusedOptim(
+        torch.optim.Adam, options, scheduler=lambda optimizer: CosineAnnealingLR(optimizer, steps)
+    )
     # Steps of TraceEnum_IM cannot be recorded
     kind = CapturedSVI if isinstance(line, NormalLine) else SVI
-    svi = kind(line.decoder, line.sender, FusedOptim(ClippedAdam, rate), line.objective)
-    curve = [-svi.step() for _ in trange(steps, desc=line.name, leave=False, disable=not progress)]
+    svi = kind(line.decoder, line.sender, optimiser, line.objective)
+    curve = []
+    for _ in trange(steps, desc=line.name, leave=False, disable=not progress):
+        curve.append(-svi.step())
+        optimiser.step()  # of its schedule
     # Another seed than in training: the pair has fitted the draws of that one
     bound = transmitted_information(line.decoder, line.sender, num_samples=num_samples, seed=seed + 1)
     return Result(line, curve, bound)

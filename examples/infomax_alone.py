@@ -489,7 +489,7 @@ def curve(ax: Axes, rows: pd.DataFrame, name: str, colour: str, label: str) -> N
 
 
 SHOWN: Final = {
-    "value": "KL − λ I reached (nats)",
+    "excess": "KL − λ I above the table's (nats)",
     "mutual_information": "I (nats)",
     "marginal_kl": "marginal KL (nats)",
     "redundancy": "Σ I(X;Z_j) − I (nats)",
@@ -501,6 +501,9 @@ SHOWN: Final = {
 def draw_alone(table: pd.DataFrame, known: xr.Dataset, path: Path) -> None:
     """What each encoder reaches without a decoder, and what its codes tell."""
     datasets = list(dict.fromkeys(table["dataset"]))
+    free = table[table["encoder"] == "table"].groupby(["dataset", "lam"])["value"].mean()
+    least = pd.MultiIndex.from_frame(table[["dataset", "lam"]]).map(free)
+    table = table.assign(excess=table["value"] - least)
     means = summary(table, ("dataset", "encoder", "lam"), (*SHOWN, "accuracy_before"))
     figure, axes = new_panels(len(datasets), len(SHOWN), sharex=True)
     for row, dataset in zip(axes, datasets, strict=True):
@@ -525,7 +528,9 @@ def draw_alone(table: pd.DataFrame, known: xr.Dataset, path: Path) -> None:
     last.plot([], [], color="0.25", linestyle="--", label="pixels")
     last.plot([], [], color="0.6", linewidth=0.8, label="codes of noise")
     handles, labels = last.get_legend_handles_labels()
-    last.legend(handles[-3:], labels[-3:], frameon=False, fontsize=7, loc="lower right")
+    last.legend(
+        handles[-3:], labels[-3:], frameon=False, fontsize=7, loc="upper right", bbox_to_anchor=(1, 0.95)
+    )
     save(figure, path)
 
 
@@ -574,7 +579,7 @@ def draw_decoded(table: pd.DataFrame, known: xr.Dataset, path: Path) -> None:
             ax.axhline(float(known["noise"].sel(dataset="digits")), color="0.6", linewidth=0.8)
             ax.set_ylim(0, 1.02)
         ax.set_xscale("symlog", linthresh=0.1)
-        ax.set_xlim(left=-0.03)
+        ax.set_xlim(-0.03, 30)
         ax.set_title(f"digits: {title}", fontsize=9)
         ax.set_xlabel("decoder gap G (nats)", fontsize=9)
     handles = [
@@ -582,7 +587,7 @@ def draw_decoded(table: pd.DataFrame, known: xr.Dataset, path: Path) -> None:
         for decoder, mark in MARKS.items()
     ]
     axes[0, 0].legend(frameon=False, fontsize=8)
-    axes[0, -1].legend(handles=handles, frameon=False, fontsize=8)
+    figure.legend(handles=handles, frameon=False, fontsize=8, loc="outside right center")
     save(figure, path)
 
 

@@ -19,9 +19,9 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
-from pyro.optim.clipped_adam import ClippedAdam
 from sklearn.datasets import load_wine
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.diagnostics import Decomposition, decompose
@@ -29,7 +29,7 @@ from pyro_infomax.guides import AmortizedNormal
 from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import MLPEncoder
 from pyro_infomax.plots import information_per_dimension, latent_scatter
-from pyro_infomax.training import fit
+from pyro_infomax.training import LearningRateSchedule, fit
 
 
 class Factors:
@@ -69,11 +69,14 @@ def train(
     model: Factors, guide: AmortizedNormal, x: Tensor, epochs: int, *, progress: bool, seed: int
 ) -> None:
     # One epoch is one step on all wines; particles and a decaying rate let the last steps settle
-    optimiser = FusedOptim(ClippedAdam, {"lr": 0.05, "lrd": 0.003 ** (1 / epochs)})
+    optimiser = FusedOptim(
+        torch.optim.Adam, {"lr": 0.05}, scheduler=lambda optimizer: CosineAnnealingLR(optimizer, epochs)
+    )
     elbo = BetaELBO(beta=1.0, num_particles=8, vectorize_particles=True, max_plate_nesting=1)
     # Records a step once and replays it; SVI in its place takes ordinary steps, with the same numbers
     svi = CapturedSVI(model, guide, optimiser, elbo)
-    fit(svi, x, epochs=epochs, batch_size=len(x), progress=progress, seed=seed)
+    options = {"batch_size": len(x), "callbacks": [LearningRateSchedule()], "seed": seed}
+    fit(svi, x, epochs=epochs, progress=progress, **options)
 
 
 def report(account: Decomposition, scale: float, best: tuple[float, float]) -> str:

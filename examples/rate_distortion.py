@@ -36,8 +36,8 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
-from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
 from pyro_infomax.capture import CapturedSVI, FusedOptim
@@ -47,7 +47,7 @@ from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import Gaussian, MLPDecoder, MLPEncoder
 from pyro_infomax.oracles import gaussian_rate_distortion
 from pyro_infomax.plots import rate_distortion_plane, rate_stack
-from pyro_infomax.training import fit
+from pyro_infomax.training import LearningRateSchedule, fit
 from pyro_infomax.vae import VAE
 
 BETAS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
@@ -146,12 +146,17 @@ class Training:
 
     def run(self, pair: Pair, beta: float, *, seed: int) -> None:
         epochs = -(-self.steps // -(-len(self.source.x) // self.batch_size))
-        options = {"lr": self.learning_rate, "betas": (0.9, 0.95), "lrd": 0.02 ** (1 / self.steps)}
+        optimiser = FusedOptim(
+            torch.optim.Adam,
+            {"lr": self.learning_rate, "betas": (0.9, 0.95)},
+            scheduler=lambda optimizer: CosineAnnealingLR(optimizer, epochs),
+        )
         elbo = BetaELBO(
             beta=beta, num_particles=self.particles, vectorize_particles=True, max_plate_nesting=1
         )
-        svi = CapturedSVI(pair.model, pair.guide, FusedOptim(ClippedAdam, options), elbo)
-        fit(svi, self.source.x, epochs=epochs, batch_size=self.batch_size, progress=False, seed=seed)
+        svi = CapturedSVI(pair.model, pair.guide, optimiser, elbo)
+        options = {"batch_size": self.batch_size, "callbacks": [LearningRateSchedule()], "seed": seed}
+        fit(svi, self.source.x, epochs=epochs, progress=False, **options)
 
 
 # ---- the sources

@@ -17,6 +17,11 @@ from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hi
 import numpy as np
 
 LARGEST_NUMPY_SEED: Final = 2**32 - 1
+# What to do about a minibatch of too few data
+WHERE_FEW_ARE_LEFT: Final = (
+    "where an epoch leaves so few for its last minibatch, take another batch_size, or a DataLoader with "
+    "drop_last=True"
+)
 _TORCH_SEEDS: Final = (-(2**63), 2**64 - 1)
 
 

@@ -4,10 +4,11 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -42,7 +43,8 @@ FOREIGN_BANS = {
     "plots": {"torch", "pyro"},
 }
 # What importing a room, or the package itself (""), must not load, in whatever file the import stands;
-# tests/information/test_imports.py looks at what information loads when it is used, too.
+# tests/information/test_imports.py looks at what information loads when it is used, too. They are imported in
+# this order by one process, so a ban is one of the rooms before it, too.
 LOAD_BANS = {
     "": {"torch", "pyro", "numpy", "scipy", "sklearn", "pandas", "xarray", "arviz", "matplotlib"},
     "disentanglement": {"torch", "pyro"},
@@ -343,17 +345,21 @@ def is_private(name: str) -> bool:
 
 def banned_loads(root: Path) -> Iterator[str]:
     """Libraries that an import loads after all, through whatever it imports."""
-    for room, bans in LOAD_BANS.items():
-        module = f"{PACKAGE}.{room}".rstrip(".")
-        if module in modules(root):
-            for library in sorted(bans & loaded(module, root)):
-                yield f"import {module} loads {library}"
+    bans = {f"{PACKAGE}.{room}".rstrip("."): libraries for room, libraries in LOAD_BANS.items()}
+    there = [module for module in bans if module in modules(root)]
+    for module, libraries in zip(there, loaded(there, root), strict=True):
+        for library in sorted(bans[module] & libraries):
+            yield f"import {module} loads {library}"
 
 
-def loaded(module: str, root: Path) -> set[str]:
-    """The top names in ``sys.modules`` after the import in a fresh process."""
-    names = fresh_python(f"import sys, {module}; print(*sys.modules)", root).split()
-    return {name.split(".")[0] for name in names}
+def loaded(names: Sequence[str], root: Path) -> list[set[str]]:
+    """The top names that each import adds to ``sys.modules`` of one fresh process."""
+    program = "".join(f"import {name}; print(*sys.modules)\n" for name in names)
+    found = [
+        {name.split(".")[0] for name in line.split()}
+        for line in fresh_python(f"import sys\n{program}", root).splitlines()
+    ]
+    return [after - before for before, after in pairwise([set(), *found])]
 
 
 def fresh_python(program: str, root: Path, *, warnings: str = "ignore") -> str:

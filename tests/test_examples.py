@@ -559,6 +559,24 @@ def alone():
     return load_example("infomax_alone")
 
 
+def test_the_stored_trainings_are_whole_and_what_the_page_says(alone):
+    folder = ROOT / "docs" / "infomax_alone"
+    stored = {
+        name: xr.load_dataset(folder / f"{name}.nc", engine="h5netcdf") for name in ("alone", "decoded")
+    }
+    for ds in stored.values():
+        assert ds.sizes["seed"] == 10
+        assert (ds["failure"] == "").all()
+        assert np.allclose(ds["rate"], ds["mutual_information"] + ds["marginal_kl"])
+        # diagonal posteriors: TC(Z|X) = 0
+        assert np.allclose(ds["redundancy"], ds["total_correlation"])
+    table, decoded = (ds.mean("seed") for ds in stored.values())
+    free = table.sel(dataset="digits", encoder="table")
+    assert (free["value"] <= table["value"].sel(dataset="digits") + 0.01).all()
+    assert float(free["accuracy"].max()) < 0.1 < 0.8 < float(decoded["accuracy"].sel(decoder="small").min())
+    assert float(decoded["decoder_gap"].sel(decoder="large", lam=3.0)) == pytest.approx(0.22, abs=0.005)
+
+
 @pytest.mark.parametrize(
     ("form", "sizes"), [("full", (400, 432)), ("small", (150, 150)), ("smoke", (30, 27))]
 )

@@ -39,14 +39,13 @@ class Average:
         self.sums = [torch.zeros_like(each) for each in self.parameters]
 
     def __call__(self, state):
-        if 4 * state.epoch > 3 * state.epochs:
-            for total, parameter in zip(self.sums, self.parameters, strict=True):
-                total += parameter.detach()
+        for total, parameter in zip(self.sums, self.parameters, strict=True):
+            total += parameter.detach() / state.epochs
 
     @torch.no_grad()
-    def take(self, epochs):
+    def take(self):
         for total, parameter in zip(self.sums, self.parameters, strict=True):
-            parameter.copy_(total / (epochs - 3 * epochs // 4))
+            parameter.copy_(total)
 
 
 def train(model, guide, x, *, epochs, batch_size=None, particles=1, lr=0.05):
@@ -55,9 +54,13 @@ def train(model, guide, x, *, epochs, batch_size=None, particles=1, lr=0.05):
     optim = ClippedAdam({"lr": lr, "betas": (0.9, 0.95), "lrd": decay, "clip_norm": 1e3})
     svi = CapturedSVI(model, guide, optim, BetaELBO(beta=1.0, **several))
     guide(x)  # makes the heads
+    options = {"batch_size": batch_size, "progress": False}
+    # apart from the last quarter, since each step after a callback is compared with an ordinary one
+    first = 3 * epochs // 4
+    fit(svi, x, epochs=first, seed=0, **options)
     average = Average(guide)
-    fit(svi, x, epochs=epochs, batch_size=batch_size, callbacks=[average], progress=False, seed=0)
-    average.take(epochs)
+    fit(svi, x, epochs=epochs - first, callbacks=[average], seed=1, **options)
+    average.take()
     return guide
 
 

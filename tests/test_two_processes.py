@@ -151,16 +151,12 @@ def test_statistics_of_batch_norm_are_those_of_all_data(together: list[dict[str,
     assert int(found["encoder.1.num_batches_tracked"]) == 60
 
 
-def test_a_seed_makes_the_noise_of_both_reproducible(together: list[dict[str, Any]]) -> None:
-    for found in together:
-        assert_equal(found["again"]["parameters"], found["once more"]["parameters"])
-
-
 def test_processes_draw_noise_of_their_own(together: list[dict[str, Any]]) -> None:
     assert together[0]["noise"] != together[1]["noise"]
 
 
 def test_a_resumed_training_is_the_undisturbed_one(together: list[dict[str, Any]]) -> None:
+    """Which a seed that left the noise of one process as it comes would not let it be."""
     for found in together:
         assert found["resumed"]["steps"] == found["again"]["steps"] == 30
         assert_equal(found["resumed"]["parameters"], found["again"]["parameters"])

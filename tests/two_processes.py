@@ -11,6 +11,7 @@ from typing import Any
 
 import pyro
 import torch
+import torch._dynamo  # which the first optimiser of each process would import
 from pyro import distributions as dist
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoDelta
@@ -619,7 +620,6 @@ def work(fabric: Any, folder: str) -> None:
     found["unseeded"] = autoencoded(fabric, seed=None, epochs=2)
     found["gave up"] = gave_up(fabric)
     found["again"] = autoencoded(fabric, epochs=5)
-    found["once more"] = autoencoded(fabric, epochs=5)
     found["resumed"] = resumed(fabric, Path(folder))
     found["early"] = autoencoded(fabric, epochs=60, callbacks=[EarlyStopping(2, min_delta=1.0)])
     found["shared noise"] = shared_noise(fabric)

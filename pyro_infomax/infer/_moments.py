@@ -13,7 +13,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_infomax._checks import one_of, whole_number
+from pyro_infomax._checks import WHERE_FEW_ARE_LEFT, one_of, whole_number
 from pyro_infomax._recording import holds
 from pyro_infomax._types import Site
 from pyro_infomax.distributions import (
@@ -331,7 +331,9 @@ class SlicedWassersteinELBO(DiscrepancyELBO):
 
     def discrepancies(self, latents: LocalLatents, guide_trace: Trace) -> Mapping[str, Tensor]:  # noqa: ARG002
         if latents.batch_size < 2:
-            raise ValueError(f"Expected a minibatch of at least 2 data but got {latents.batch_size}.")
+            raise ValueError(
+                f"Expected a minibatch of at least 2 data but got {latents.batch_size}: {WHERE_FEW_ARE_LEFT}"
+            )
         z, u = latents.z, latents.draws_of_prior()
         directions = directions_like(z.detach(), self.num_projections)
         return {"sliced_wasserstein": batch_sliced_wasserstein(z, u, directions)}
@@ -444,7 +446,7 @@ def _squared_covariance(mean: Tensor, rest: Tensor, data_size: int) -> Tensor:
     if size < 2 or (size < 4 and size < data_size):
         raise ValueError(
             f"Expected a minibatch of at least 4 of {data_size} data but got {size}: the square of a "
-            "covariance compares two pairs of data"
+            f"covariance compares two pairs of data; {WHERE_FEW_ARE_LEFT}"
         )
     y = mean - mean.mean(0)
     product = y[:, :, None] * y[:, None, :]  # (batch, latent, latent)

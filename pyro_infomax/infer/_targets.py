@@ -17,10 +17,10 @@ from torch import Tensor
 from pyro_infomax._checks import one_of, real_number
 from pyro_infomax._recording import holds, is_recording
 from pyro_infomax._types import Args, Frame, Kwargs, Program, Site, State
-from pyro_infomax.distributions import closed_divergence, factors_of, family_name
+from pyro_infomax.distributions import closed_divergence, factors_of, family_name, is_point_mass
 from pyro_infomax.infer._decomposed import SizedELBO
 from pyro_infomax.infer._elbo import SurrogateLoss, has_sisters
-from pyro_infomax.infer._estimators import refuse_weighted_data
+from pyro_infomax.infer._estimators import counts_alike, refuse_weighted_data
 from pyro_infomax.infer._latents import LocalLatents, data_plate
 from pyro_infomax.infer._weights import ResolvedWeights, SiteWeights, TermWeight, WeightLike
 from pyro_infomax.poutine import (
@@ -90,12 +90,21 @@ class TargetELBO(SizedELBO):
         total = torch.zeros(())
         for name in names:
             site: Site = guide_trace.nodes[name]
-            rate = super().latent_cost(model_trace.nodes[name], site)["rate"]
-            axis = self._data_axis(site)
-            assert axis is not None
-            each = rate.expand(site["fn"].batch_shape).movedim(axis, 0)
-            total = total + each.reshape(len(each), -1).sum(1)
+            total = total + self._by_datum(site, super().latent_cost(model_trace.nodes[name], site)["rate"])
         return total
+
+    def _by_datum(self, site: Site, nats: Tensor) -> Tensor:
+        """What a site of the data plate has in its batch shape, summed for each datum, (batch,)."""
+        axis = self._data_axis(site)
+        assert axis is not None
+        each = nats.expand(site["fn"].batch_shape).movedim(axis, 0)
+        return each.reshape(len(each), -1).sum(1)
+
+
+def _guide_alone(model_trace: Trace, guide_trace: Trace) -> list[Site]:
+    """The sites with a density that only the guide has, auxiliary ones and factors."""
+    sites = sample_sites(guide_trace)
+    return [s for s in sites if s["name"] not in model_trace.nodes and not is_deterministic(s)]
 
 
 # ---- A capacity that the rate is drawn to.
@@ -107,10 +116,10 @@ class CapacityELBO(TargetELBO):
 
     .. math:: D + \gamma \, | R - C |
 
-    R is the mean over the minibatch of the rate of all latent sites in the data plate. While R is below C,
-    more rate is rewarded with γ a nat, and above it is charged with γ. So R = C where γ exceeds the slope
-    −dD/dR at C; a smaller γ leaves R where the slope is γ. Sites outside the data plate, and what only the
-    guide samples, are no part of R: they count as in the ELBO.
+    R is the mean over the minibatch of the rate of all sites in the data plate, what only the guide samples
+    among them. While R is below C, more rate is rewarded with γ a nat, and above it is charged with γ. So
+    R = C where γ exceeds the slope −dD/dR at C; a smaller γ leaves R where the slope is γ. Sites outside the
+    data plate are no part of R: they count as in the ELBO.
 
     ``terms`` holds ``capacity_gap``, how far R is from C, beside ``rate``.
 
@@ -148,8 +157,25 @@ class CapacityELBO(TargetELBO):
 
     def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
         names = LocalLatents(model_trace, guide_trace).names
-        rate = self._local_rate(model_trace, guide_trace, names).mean()
-        return {"capacity_gap": (rate - self._target("capacity")).abs()}
+        rate = self._local_rate(model_trace, guide_trace, names)
+        for site in _guide_alone(model_trace, guide_trace):
+            if self._data_axis(site) is not None:
+                self._refuse_other_count(site, guide_trace.nodes[names[0]])
+                rate = rate + self._by_datum(site, site["fn"].log_prob(site["value"]))
+        return {"capacity_gap": (rate.mean() - self._target("capacity")).abs()}
+
+    # It is a part of R already
+    def _auxiliary(self, site: Site, weight: Weight) -> Tensor:
+        found = super()._auxiliary(site, weight)
+        return found if self._data_axis(site) is None else torch.zeros_like(found)
+
+    def _refuse_other_count(self, site: Site, latent: Site) -> None:
+        if not counts_alike(site, latent):
+            raise NotImplementedError(
+                f"CapacityELBO adds what the guide draws as {site['name']!r} to the rate of "
+                f"{latent['name']!r} but they differ in scale or mask: put poutine.scale around all, and "
+                "leave masks out"
+            )
 
 
 # ---- Nats that cost nothing.
@@ -179,8 +205,9 @@ class FreeBitsELBO(TargetELBO):
     Raises:
         ValueError: if κ is negative or not finite.
         NotImplementedError: for latent sites that are masked or scaled datum by datum, guide sites that are
-            not reparameterised, and relaxed ones; by dimension for distributions that are no products of
-            univariate ones.
+            not reparameterised, and relaxed ones; for point masses of what the guide draws beside the latent
+            sites, as in Pyro's AutoNormal; by dimension for distributions that are no products of univariate
+            ones.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -197,6 +224,17 @@ class FreeBitsELBO(TargetELBO):
         one_of("by", by, ("dimension", "site"))
         super().__init__(targets={"free": TermWeight("free", free)}, **kwargs)  # type: ignore[arg-type]
         self.by = by
+
+    def _check(self, model_trace: Trace, guide_trace: Trace) -> None:
+        super()._check(model_trace, guide_trace)
+        if beside := [site["name"] for site in _guide_alone(model_trace, guide_trace)]:
+            latent = [site for site in sample_sites(guide_trace) if site["name"] in model_trace.nodes]
+            if masses := [site["name"] for site in latent if is_point_mass(site["fn"])]:
+                raise NotImplementedError(
+                    f"the latent site {masses[0]!r} is a point mass in the guide, which draws {beside} "
+                    "beside it, so that the rate is none of the site: draw it from its own density, as "
+                    "AmortizedNormal does, or use CapacityELBO or BetaELBO"
+                )
 
     def latent_cost(self, model_site: Site, guide_site: Site) -> Mapping[str, Tensor]:
         if is_masked(guide_site) or is_masked(model_site):
@@ -224,7 +262,9 @@ class FreeBitsELBO(TargetELBO):
                 f"the site {guide_site['name']!r} ({names}) has no rate of each dimension, as it is no "
                 "product of univariate distributions in both programs: use FreeBitsELBO(..., by='site')"
             )
-        divergence = closed_divergence(posterior, prior)
+        # Where the whole site has no closed form, neither has a part: what p(z) depends on may come later
+        closed = guide_site.get("divergence") is not None
+        divergence = closed_divergence(posterior, prior) if closed else None
         if divergence is None:
             z = guide_site["value"]
             divergence = posterior.log_prob(z) - prior.log_prob(z)
@@ -250,9 +290,9 @@ class ConstrainedELBO(TargetELBO):
     in the column ``multiplier``; in ``terms`` it is summed over the data as every term is.
 
     Rate and distortion of a minibatch are unbiased. For the information, R − KL[q(z) ‖ p(z)], the marginal KL
-    comes from the minibatches of an epoch: the draws of one of them are kept, and the densities of all
+    comes from the minibatches of an epoch: the draws of the first are kept, and the densities of all
     posteriors at them summed up until N data have passed. That is the exact mixture but for what parameters
-    have moved meanwhile; a smoothed mean over epochs goes into T.
+    have moved meanwhile, where epochs are shuffled; a smoothed mean over epochs goes into T.
 
     References:
         Rezende and Viola (2018), Taming VAEs (distortion).
@@ -384,6 +424,7 @@ class ConstrainedELBO(TargetELBO):
     def joint_cost(self, model_trace: Trace, guide_trace: Trace) -> Mapping[str, Tensor]:
         latents = LocalLatents(model_trace, guide_trace)
         rate = self._local_rate(model_trace, guide_trace, latents.names).mean()
+        self._replaced += self._mixture.move_to(latents.z.device)
         with torch.no_grad():
             marginal_kl = self._mixture.marginal_kl(latents, self.size_of(latents), trains=self._trains)
         return {"mutual_information": rate - marginal_kl}
@@ -401,21 +442,26 @@ class ConstrainedELBO(TargetELBO):
 
     # The held term is a sum with the scales of its sites, of which a datum has the mean
     def _weight_of(self, trace: Trace) -> Tensor:
-        assert self._plate is not None
         observed = self.held == "distortion"
         sites = [site for site in sample_sites(trace) if site["is_observed"] == observed]
-        inside = [site for site in sites if self._data_axis(site) is not None and not is_deterministic(site)]
-        for site in inside:
+        sites = [site for site in sites if not is_deterministic(site)]
+        sites = [site for site in sites if self._data_axis(site) is not None] or sites
+        for site in sites:
             refuse_weighted_data(site)
-        scales = [torch.as_tensor(unweighted_scale_and_mask(site)[0]).double().reshape(()) for site in inside]
+        # Plates scale up to all rows, of the data and of what each datum has, which is no other weight
+        scales = [
+            torch.as_tensor(unweighted_scale_and_mask(site)[0]).double().reshape(())
+            / math.prod((frame.full_size or frame.size) / frame.size for frame in frames_of(site))
+            for site in sites
+        ]
         scales = scales or [torch.ones((), dtype=torch.float64)]
         sentence = (
             f"{type(self).__name__} holds the {self.held} of a datum, and needs the sites of the data plate "
-            f"to count alike, {[site['name'] for site in inside]}: put one poutine.scale around both programs"
+            f"to count alike, {[site['name'] for site in sites]}: put one poutine.scale around both programs"
         )
         if not holds(torch.isclose(torch.stack(scales), scales[0]).all(), sentence):
             raise NotImplementedError(sentence)
-        return self._plate.size * scales[0].detach()
+        return self._number_of_data * scales[0].detach()
 
     def _resolved_weights(self) -> ResolvedWeights:
         found, beta = super()._resolved_weights(), self._log_multiplier.exp()
@@ -441,7 +487,8 @@ class _MixtureOfEpoch:
     """The marginal KL of the aggregate posterior of N data, by minibatches one after the other.
 
     The draws of one minibatch are kept. Of those that follow, the densities of the posteriors at these draws
-    are summed up until N data have passed, and then the next draws are kept.
+    are summed up until N data have passed. The draws of the minibatch after that are kept next, so that each
+    mixture is of one epoch.
     """
 
     def __init__(self) -> None:
@@ -469,19 +516,35 @@ class _MixtureOfEpoch:
         self._kept = {name: each.clone() for name, each in state.items()}
         return False
 
+    def move_to(self, device: torch.device) -> bool:
+        """Follows the draws, as after a checkpoint that was read on the CPU; whether to other tensors."""
+        moved = any(each.device != device for each in self._kept.values())
+        self._kept = {name: each.to(device) for name, each in self._kept.items()}
+        return moved
+
     def marginal_kl(self, latents: LocalLatents, data_size: int, *, trains: bool) -> Tensor:
         """KL[q(z) ‖ p(z)] as it is known with this minibatch; training steps go on from it."""
+        self._next = {}
         rows, z = latents.batch_size, latents.z.detach()
         log_prior, scores = latents.prior.log_prob(z).double(), _scores(latents, z)
         # These are all data
         if rows >= data_size:
             return (scores.logsumexp(1) - math.log(rows) - log_prior).mean()
         guess = (_stratified(scores, data_size) - log_prior).mean()
-        if trains and not self._kept:
-            self._begin(z)
-        if not self._kept:
+        if trains:
+            if not self._kept:
+                self._begin(z)
+            fresh = {"z": z, "log_prior": log_prior, "log_sum": scores.logsumexp(1)}
+            self._next = self._after(latents, fresh, data_size)
+        known = self._next or self._kept
+        if not known:
             return guess
-        kept = self._kept
+        is_known = (known["data_size"] == data_size) & (known["number"] > 0)
+        return torch.where(is_known, known["marginal_kl"], guess)
+
+    def _after(self, latents: LocalLatents, fresh: Mapping[str, Tensor], data_size: int) -> dict[str, Tensor]:
+        """What is kept after this minibatch, of draws and densities of its own."""
+        kept, rows = self._kept, latents.batch_size
         # Another number of data is another mixture
         goes_on = kept["data_size"] == data_size
         before, valid = torch.where(goes_on, kept["count"], 0.0), torch.where(goes_on, kept["valid"], 0.0)
@@ -490,29 +553,28 @@ class _MixtureOfEpoch:
         log_sum = torch.where(summing, sums, kept["log_sum"])
         count = before + rows
         finished = summing & (count >= data_size)
-        counts = torch.arange(len(log_sum), device=z.device) < valid
+        counts = torch.arange(len(log_sum), device=log_sum.device) < valid
         each = torch.where(counts, log_sum - count.log() - kept["log_prior"], 0.0)
         found = each.sum() / valid.clamp(min=1.0)
         number = torch.where(goes_on, kept["number"], 0.0) + finished
         smoothed = kept["marginal_kl"] + (found - kept["marginal_kl"]) / number.clamp(1.0, _SMOOTHED)
-        marginal_kl = torch.where(finished, smoothed, kept["marginal_kl"])
-        # A short last batch gives few draws: the next one starts, unless all are short
-        starts = (valid == 0) | (count >= data_size) & (rows >= valid) | (count >= 2 * data_size)
-        fresh = {"z": z, "log_prior": log_prior, "log_sum": scores.logsumexp(1)}
+        # Not the minibatch that has finished the last mixture: of shuffled epochs it would put a part of one
+        # into the next, where some data count twice and others not at all. A short one gives few draws: the
+        # next one starts, unless all are short
+        starts = (valid == 0) | (before >= data_size) & (rows >= valid) | (before >= 2 * data_size)
         old = {"z": kept["z"], "log_prior": kept["log_prior"], "log_sum": log_sum}
         points = min(rows, len(log_sum))
-        self._next = {
+        following = {
             name: torch.cat([torch.where(starts, each[:points], old[name][:points]), old[name][points:]])
             for name, each in fresh.items()
         }
-        self._next |= {
+        return following | {
             "count": torch.where(starts, float(rows), count),
             "valid": torch.where(starts, float(points), valid),
             "data_size": torch.full_like(count, data_size),
-            "marginal_kl": marginal_kl,
+            "marginal_kl": torch.where(finished, smoothed, kept["marginal_kl"]),
             "number": number,
         }
-        return torch.where(number > 0, marginal_kl, guess)
 
     def _begin(self, z: Tensor) -> None:
         zeros = partial(torch.zeros, dtype=torch.float64, device=z.device)

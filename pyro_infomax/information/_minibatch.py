@@ -7,6 +7,7 @@ from typing import Literal, Self, final
 import torch
 from torch import Tensor
 
+from pyro_infomax._checks import WHERE_FEW_ARE_LEFT
 from pyro_infomax.distributions import Posterior, marginals_of
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._control_variates import ControlVariates
@@ -53,7 +54,9 @@ class BatchMixture:
         self._aggregate = AggregatePosterior(posterior)
         self.posterior = self._aggregate.posterior
         if self.batch_size < 2:
-            raise ValueError(f"Expected a minibatch of at least 2 data but got {self.batch_size}.")
+            raise ValueError(
+                f"Expected a minibatch of at least 2 data but got {self.batch_size}: {WHERE_FEW_ARE_LEFT}"
+            )
         self.data_size = self.batch_size if data_size is None else data_size
         check_data_size(self.data_size, self.batch_size)
         self._log_mass = 0.0

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils.checkpoint import checkpoint
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import WHERE_FEW_ARE_LEFT, whole_number
 from pyro_infomax._random import seeded_draws
 from pyro_infomax.distributions import Posterior
 from pyro_infomax.information._aggregate import AggregatePosterior
@@ -269,7 +269,7 @@ def batch_mmd(z: Tensor, again: Tensor, u: Tensor, *, kernel: Kernel, data_size:
     if not 2 <= size <= data_size:
         raise ValueError(
             f"Expected a minibatch of 2 to data_size={data_size} data but got {size}: pairs of different "
-            "data are compared"
+            f"data are compared; {WHERE_FEW_ARE_LEFT}"
         )
     same, others = _same_and_others(_all_pairs(kernel, z, again))
     _, of_prior = _same_and_others(_all_pairs(kernel, u, u))

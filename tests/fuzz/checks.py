@@ -85,8 +85,8 @@ class Objective:
 
     Attributes:
         cls: its class in ``pyro_infomax.infer``.
-        label: ``"beta"`` or ``"lam"``.
-        weight: a number, or numbers by site.
+        label: ``"beta"``, ``"lam"`` or ``"weights"``.
+        weight: a number, or numbers by site, or by term where it is ``"weights"``.
         given_as: ``"number"``, ``"tensor"``, or the start of a ``"schedule"``.
     """
 
@@ -116,6 +116,8 @@ class Objective:
 
     def counts(self, role: str, name: str) -> float:
         """What a site counts for in the loss."""
+        if self.label == "weights":
+            return self.weight["distortion" if role == "observed" else "rate"]
         if isinstance(self.weight, dict):
             names = [each for part in name.split("+") for each in (part, part.rsplit("_", 1)[0])]
             names += [f"{each}_0" for each in names]  # of the rows of a sequential plate
@@ -135,9 +137,13 @@ ESTIMATORS: Final = ("Trace", "TraceMeanField", "TraceGraph", "TraceEnum")
 def objectives(pair: Pair, rng: np.random.Generator) -> Iterator[Objective]:
     """Every class of objective, each with weights of its own."""
     for estimator in ESTIMATORS:
-        for name, label in (("BetaELBO", "beta"), ("InfoMaxELBO", "lam")):
+        for name, label in (("BetaELBO", "beta"), ("InfoMaxELBO", "lam"), ("WeightedELBO", "weights")):
             given_as = str(rng.choice(["number", "number", "tensor", "schedule"]))
-            weight = _weight(pair, label, estimator, rng)
+            if label == "weights":
+                rate, distortion = (float(rng.choice([0.0, 0.5, 1.0, 3.0])) for _ in range(2))
+                weight: Any = {"rate": rate, "distortion": distortion}
+            else:
+                weight = _weight(pair, label, estimator, rng)
             yield Objective(f"{estimator}_{name}", label, weight, given_as)
 
 
@@ -285,7 +291,7 @@ class ObjectiveCheck:
         return check_objective(pair, self.objective, validate=self.validate, method=self.method)
 
     def simpler(self) -> "Iterator[ObjectiveCheck]":
-        plain = 1.0 if self.objective.label == "beta" else 0.0
+        plain = {"beta": 1.0, "lam": 0.0}.get(self.objective.label, {"rate": 1.0, "distortion": 1.0})
         if self.objective.given_as != "number":
             yield replace(self, objective=replace(self.objective, given_as="number"))
         if self.objective.weight != plain:

@@ -1,12 +1,13 @@
 """The objectives beside those of two weights: targets, harmony, parts of the rate, sleep.
 
-Where a loss is linear in the expected costs of sites, it is compared at a population of draws that represents
-the guide exactly. What compares draws with the mixture of all posteriors is computed at the same draws.
+Discrepancies and critics have files of their own. Where a loss is linear in the expected costs of sites, it
+is compared at a population of draws that represents the guide exactly. What compares draws with the mixture
+of all posteriors is computed at the same draws.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 
 from pyro_infomax import infer
+from pyro_infomax.information import RBF
 from tests.fuzz.checks import Outcome, exact, gradients, outcome
 from tests.fuzz.emit import built
 from tests.fuzz.more_checks import RenyiOracle, _slope
@@ -32,6 +34,43 @@ def blocks_of(pair: Pair) -> list[Any]:
     return [()] if pair.plate != "subsample" else np.arange(pair.rows).reshape(-1, pair.batch).tolist()
 
 
+def of_rows(pair: Pair, block: Sequence[int]) -> Pair:
+    """The pair with some of its rows as all that is shown, or as it is for an empty block."""
+    if not block:
+        return pair
+
+    def chosen(values: tuple) -> tuple:
+        return tuple(values[row] for row in block) if values else values
+
+    # a subsample is a minibatch like another
+    drawn: dict[str, Any] = {"plate": "whole", "total": pair.rows} if pair.plate == "subsample" else {}
+    return replace(
+        pair,
+        rows=len(block),
+        data={name: chosen(values) for name, values in pair.data.items()},
+        keep=chosen(pair.keep),
+        keep_inner=chosen(pair.keep_inner),
+        gain=chosen(pair.gain),
+        **drawn,
+    )
+
+
+def has_no_aggregate(pair: Pair, *, by_density: bool) -> bool:
+    """Whether z has no aggregate posterior or prior that draws could be compared by, so that it is refused.
+
+    Where posteriors are taken by their densities, or drawn from anew, no latent may be drawn given another.
+    """
+    names = {site.name for site in pair.latents if site.level != "global"}
+    local = [site for site in (*pair.model, *pair.guide) if site.name in names]
+    masked = any(site.masked for site in local)
+    part = pair.inner_total and any(site.level == "inner" for site in local)
+    in_prior = any(names & {*site.parents} for site in pair.latents if site.name in names)
+    noise = {site.name for site in pair.guide if site.level != "global"}
+    in_guide = any(noise & {*site.parents} for site in pair.guide if site.name in names)
+    discrete = any(site.discrete for site in pair.guide)
+    return bool(not names or masked or part or in_prior or (by_density and in_guide) or discrete)
+
+
 class _Check:
     """What checks of one objective share: how it is called, counted and made simpler.
 
@@ -40,6 +79,7 @@ class _Check:
 
     validate: bool
     source: Any
+    depends_on_size = False  # whether N is asked for where the plate does not say it
 
     def compared(self, pair: Pair) -> Found:
         raise NotImplementedError
@@ -52,13 +92,16 @@ class _Check:
             yield replace(self, validate=True)  # type: ignore[type-var]
 
     def made(self, **options: Any) -> Any:
-        given = {name: getattr(infer, name) for name in infer.__all__}
+        given = {"RBF": RBF, **{name: getattr(infer, name) for name in infer.__all__}}
         call = self.source[:-1] + "".join(f", {name}={value!r}" for name, value in options.items()) + ")"
         return eval(call.replace("(, ", "("), given)
+
+    built = made
 
     def script(self) -> str:
         return f"""
 from pyro_infomax.infer import {self.source.split("(")[0]}
+from pyro_infomax.information import RBF
 
 pyro.enable_validation({self.validate})
 elbo = {self.source}
@@ -128,11 +171,19 @@ class AverageCheck(_Check):
         beta = elbo.beta
         return lambda costs: costs.distortion + beta * costs.rate, lambda _: {}
 
+    def _STL_InfoMaxELBO(self, pair: Pair, elbo: Any) -> Any:
+        weight = 1.0 + elbo.lam
+        return lambda costs: weight * costs.distortion + costs.rate, lambda _: {}
+
     def _ConstrainedELBO(self, pair: Pair, elbo: Any) -> Any:
         beta, size = elbo.multiplier, pair.shown * pair.row_scale
+        held = pair.observed if elbo.held == "distortion" else pair.guide
+        # what contexts make of a datum, beside plates
+        local = [site for site in held if site.level != "global"] or held
+        scale = pair.program_scale * local[0].scale if local else 1.0
 
         def more(costs: Costs) -> dict[str, float]:
-            excess = (getattr(costs, elbo.held) / size - elbo.target) / (1 + abs(elbo.target))
+            excess = (getattr(costs, elbo.held) / size / scale - elbo.target) / (1 + abs(elbo.target))
             excess = -excess if elbo.held == "distortion" else excess
             return {
                 "multiplier": beta * size,
@@ -148,7 +199,7 @@ class AverageCheck(_Check):
             return sum(cost - costs.drawn[name] for name, cost in costs.latent.items())
 
         def loss(costs: Costs) -> float:
-            return costs.distortion + weight * crossed(costs) + sum(costs.guide.values())
+            return costs.distortion + weight * crossed(costs)  # no log q, nor what only the guide draws
 
         return loss, lambda costs: {"prior_cross_entropy": crossed(costs)}
 
@@ -200,6 +251,7 @@ def _closed(pair: Pair) -> bool:
 
 AVERAGES: Final = (
     "STL_BetaELBO(beta=0.5)",
+    "STL_InfoMaxELBO(lam=1.0)",
     "ConstrainedELBO(rate=0.7, multiplier=2.0, dual_lr=0.1)",
     "ConstrainedELBO(distortion=1.5, multiplier=0.5, dual_lr=0.1)",
     "HarmonyELBO(weights={'prior_cross_entropy': 0.5})",
@@ -216,54 +268,96 @@ AVERAGES: Final = (
 
 @dataclass(frozen=True)
 class PartsCheck(_Check):
-    """Objectives with terms of the mixture of all posteriors, at the draws of a population."""
+    """Objectives with terms of the mixture of all posteriors, at the draws of a population.
+
+    Attributes:
+        weights: of the information, of the two parts of the marginal KL, and of what groups add to them.
+        groups: of sites; none for each site as one.
+    """
 
     kind: str
-    weights: tuple[float, float, float]  # of the information, and of the two parts of the marginal KL
+    weights: tuple[float, float, float, float]
     validate: bool
+    groups: tuple[tuple[str, ...], ...] = ()
+    depends_on_size = True
 
     @property
     def source(self) -> str:
-        first, second, third = self.weights
+        first, second, third, fourth = self.weights
+        groups = f", groups={self.groups}" if self.groups else ""
         return {
             "DecomposedELBO": f"DecomposedELBO(mutual_information={first}, total_correlation={second}, "
             f"dimensionwise_kl={third})",
+            "beta_tcvae": f"beta_tcvae({second}, mutual_information={first}, dimensionwise_kl={third})",
             "MarginalELBO": f"MarginalELBO(mutual_information={first}, marginal_kl={second})",
+            "infovae": f"infovae({1 - first}, {second})",
+            "ConstrainedELBO": f"ConstrainedELBO(mutual_information={second}, multiplier={first})",
             "DirectInfoMax": f"DirectInfoMax({-first})",
+            "GroupedELBO": f"GroupedELBO(mutual_information={first}, total_correlation_between={second}, "
+            f"dimensionwise_kl={third}, total_correlation_within={fourth}{groups})",
+            "hfvae": f"hfvae({second}, {fourth}, mutual_information={first}, "
+            f"dimensionwise_kl={third}{groups})",
         }[self.kind]
 
     def simpler(self) -> Iterator[Any]:
         yield from super().simpler()
-        if self.weights != (1.0, 1.0, 1.0):
-            yield replace(self, weights=(1.0, 1.0, 1.0))
+        if self.weights != (1.0, 1.0, 1.0, 1.0):
+            yield replace(self, weights=(1.0, 1.0, 1.0, 1.0))
 
     def compared(self, pair: Pair) -> Found:
-        options = {} if pair.plate == "whole" else {"data_size": pair.rows}
-        if pair.plate == "subsample":
-            return {}
+        options = {"data_size": pair.rows} if pair.plate == "length" else {}
         pyro.clear_param_store()
-        made, population = built(pair), Population(pair, enumerated=False)
-        elbo = self.made(num_particles=population.size, **options)
-        with pyro.validation_enabled(self.validate), population:
-            loss = elbo.loss_and_grads(made.model, population(made.guide), *made.data)
-        found = {**elbo.terms, "loss": loss}
-        found |= {f"gradient of {name}": value for name, value in gradients(made).items()}
-        oracle = Oracle(pair)
-        if any(site.level == "global" for site in (*oracle.pair.model, *oracle.pair.guide)):
-            return {}  # whose rate has a closed form
-        draws = {}
-        for name, each in population.draws.items():
-            columns = [each] if each.dim() == 1 else each.unbind(-1)
-            names = [name] if each.dim() == 1 else [f"{name}~0", f"{name}~1"]
-            draws |= {one: column.numpy() for one, column in zip(names, columns, strict=True)}
-        theta = pair.theta
+        made, blocks = built(pair), blocks_of(pair)
+        found: dict[str, float] = {}
+        right: dict[str, float] = {}
+        for block in blocks:
+            population = Population(pair, enumerated=False, rows=block)
+            elbo = self.made(num_particles=population.size, **options)
+            for _, each in pyro.get_param_store().named_parameters():
+                each.grad = None
+            with pyro.validation_enabled(self.validate), population:
+                loss = elbo.loss_and_grads(made.model, population(made.guide), *made.data)
+            one = {**elbo.terms, "loss": loss}
+            one |= {f"gradient of {name}": value for name, value in gradients(made).items()}
+            if has_no_aggregate(pair, by_density=True):
+                return {"what has to be refused": (loss, math.nan)}
+            oracle = Oracle(of_rows(pair, block))
+            if any(site.level == "global" for site in (*oracle.pair.model, *oracle.pair.guide)):
+                return {}  # whose rate has a closed form
+            for sums, values in ((found, one), (right, self._right(oracle, population.by_scalar))):
+                for name, value in values.items():
+                    sums[name] = sums.get(name, 0.0) + float(value) / len(blocks)
+        if self.kind == "ConstrainedELBO":
+            right = self._constrained(pair, right)
+        return {name: (found[name], value) for name, value in right.items() if name in found}
+
+    def _right(self, oracle: Oracle, draws: dict[str, np.ndarray]) -> dict[str, float]:
+        theta = oracle.pair.theta
         right = self._terms(oracle, draws, theta, 0.0)
-        if self.kind == "DecomposedELBO" and "correlated" in pair.features:
+        if "dimensionwise_kl" in right and "correlated" in oracle.pair.features:
             # The product over dimensions is another one, and the prior's dependence has a term of its own
-            return {name: (found[name], right[name]) for name in ("mutual_information", "distortion")}
+            known = ("mutual_information", "distortion", "total_correlation_between")
+            return {name: right[name] for name in known if name in right}
         right["gradient of theta"] = _slope(lambda d: self._terms(oracle, draws, theta + d, 0.0)["loss"])
         right["gradient of phi"] = _slope(lambda d: self._terms(oracle, draws, theta, d)["loss"])
-        return {name: (found[name], value) for name, value in right.items() if name in found}
+        return right
+
+    def _constrained(self, pair: Pair, at_draws: dict[str, float]) -> dict[str, float]:
+        """The information by the rate that is expected, and the loss by the multiplier."""
+        answers, beta = exact(pair), self.weights[0]
+
+        def loss(costs: Costs) -> float:
+            return costs.distortion + beta * costs.rate
+
+        return {
+            "mutual_information": sum(answers.costs.latent.values()) - at_draws["marginal_kl"],
+            "multiplier": beta * pair.shown * pair.row_scale,
+            "distortion": answers.costs.distortion,
+            "rate": answers.costs.rate,
+            "loss": loss(answers.costs),
+            "gradient of theta": answers.gradient("theta", loss),
+            "gradient of phi": answers.gradient("phi", loss),
+        }
 
     def _terms(
         self, oracle: Oracle, draws: dict[str, np.ndarray], theta: float, phi: float
@@ -292,11 +386,14 @@ class PartsCheck(_Check):
         if pair.guide_factor:
             only += counted(pair.guide_factor, oracle.factor(pair.guide_factor, values, phi))
         # (draws, rows of the draw, rows of the posterior) of each scalar
-        scalars = [
-            np.stack([self._densities(oracle, site, values, row, m, phi) for row in range(rows)], 1)
+        of_sites = {
+            site.name: [
+                np.stack([self._densities(oracle, site, values, row, m, phi) for row in range(rows)], 1)
+                for m in range(pair.inner if site.level == "inner" else 1)
+            ]
             for site in latent
-            for m in range(pair.inner if site.level == "inner" else 1)
-        ]
+        }
+        scalars = [each for scalars in of_sites.values() for each in scalars]
         together = sum(scalars)
         own = np.einsum("snn->sn", together)
         log_q = _mixture(together, size)
@@ -307,7 +404,7 @@ class PartsCheck(_Check):
             )
             for site in pair.latents
         )
-        first, second, third = self.weights
+        first, second, third, fourth = self.weights
         plain = _mixture(together, rows) if first < 0 else log_q
 
         def total(nats: np.ndarray) -> float:
@@ -317,20 +414,25 @@ class PartsCheck(_Check):
         loss = first * terms["mutual_information"] + only
         if self.kind == "DirectInfoMax":
             return {**terms, "loss": loss + terms["marginal_kl"]}
-        if self.kind == "MarginalELBO":
+        if self.kind in ("MarginalELBO", "infovae", "ConstrainedELBO"):
             return {
                 **terms,
                 "distortion": distortion,
                 "loss": loss + distortion + second * terms["marginal_kl"],
             }
-        loss += second * total(log_q - product) + third * total(product - log_p) + distortion
-        return {
-            **terms,
-            "distortion": distortion,
-            "loss": loss,
-            "total_correlation": total(log_q - product),
-            "dimensionwise_kl": total(product - log_p),
-        }
+        terms |= {"distortion": distortion, "dimensionwise_kl": total(product - log_p)}
+        loss += third * terms["dimensionwise_kl"] + distortion
+        if self.kind in ("GroupedELBO", "hfvae"):
+            names = {site.name.split("~")[0] for site in latent}
+            grouped = sum(
+                _mixture(sum(sum(of_sites[name]) for name in of_sites if name.split("~")[0] in group), size)
+                for group in self.groups or [{name} for name in names]
+            )
+            between, within = total(log_q - grouped), total(grouped - product)
+            terms |= {"total_correlation_between": between, "total_correlation_within": within}
+            return {**terms, "loss": loss + second * between + fourth * within}
+        terms["total_correlation"] = total(log_q - product)
+        return {**terms, "loss": loss + second * terms["total_correlation"]}
 
     @staticmethod
     def _densities(
@@ -353,6 +455,18 @@ def _mixture(scores: np.ndarray, size: int) -> np.ndarray:
     weights = np.full((rows, rows), (1 - 1 / size) / (rows - 1) if rows > 1 else 0.0)
     np.fill_diagonal(weights, 1 / size)
     return np.logaddexp.reduce(scores + np.log(weights), axis=2)
+
+
+PARTS: Final = (
+    "DecomposedELBO",
+    "beta_tcvae",
+    "MarginalELBO",
+    "infovae",
+    "ConstrainedELBO",
+    "DirectInfoMax",
+    "GroupedELBO",
+    "hfvae",
+)
 
 
 # ---- Sleep: every datum that a discrete model can make up.
@@ -451,7 +565,17 @@ def family_checks(pair: Pair, rng: np.random.Generator) -> Iterator[Any]:
             return
     for source in AVERAGES:
         yield AverageCheck(source, validate())
-    for kind in ("DecomposedELBO", "MarginalELBO", "DirectInfoMax"):
+    sites = [site.name for site in pair.latents if site.level != "global"]
+    for kind in PARTS:
         first = float(rng.choice([-0.5, 0.5, 1.0, 2.0]))
-        second, third = (float(rng.choice([0.0, 0.5, 1.0, 3.0])) for _ in range(2))
-        yield PartsCheck(kind, (first, second, third), validate())
+        second, third, fourth = (float(rng.choice([0.0, 0.5, 1.0, 3.0])) for _ in range(3))
+        groups: tuple[tuple[str, ...], ...] = ()
+        of_groups = kind in ("GroupedELBO", "hfvae")
+        if of_groups and len(sites) > 1 and rng.random() < 0.7:
+            cut = int(rng.integers(1, len(sites)))
+            groups = (tuple(sites[cut:]), tuple(sites[:cut]))
+        if kind == "ConstrainedELBO":
+            first, second = abs(first), 0.5
+        refused = has_no_aggregate(pair, by_density=True) or (of_groups and len(sites) < 2)
+        if not refused or rng.random() < 0.1:
+            yield PartsCheck(kind, (first, second, third, fourth), validate(), groups)

@@ -6,13 +6,16 @@ from typing import Any, Final
 
 import torch
 
+from pyro_infomax import infer
 from pyro_infomax.diagnostics import _pair
 from pyro_infomax.infer import (
+    _adversarial,
     _decomposed,
     _elbo,
     _enum,
     _estimators,
     _im,
+    _moments,
     _multi_sample,
     _targets,
     _two_directions,
@@ -186,6 +189,102 @@ def _channel_charged() -> Any:
     return changed(_im, "_silence", lambda _: lambda site: None)
 
 
+def _many_data() -> Any:
+    def to(batch_mmd: Any) -> Any:
+        return lambda *draws, kernel, data_size: batch_mmd(*draws, kernel=kernel, data_size=10 * data_size)
+
+    return changed(_moments, "batch_mmd", to)
+
+
+def _same_draw_twice() -> Any:
+    def to(batch_mmd: Any) -> Any:
+        return lambda z, again, u, **rest: batch_mmd(z, z, u, **rest)
+
+    return changed(_moments, "batch_mmd", to)
+
+
+def _unsorted() -> Any:
+    def to(_: Any) -> Any:
+        return lambda z, u, directions: ((z - u) @ directions).square().mean()
+
+    return changed(_moments, "batch_sliced_wasserstein", to)
+
+
+def _square_of_minibatch() -> Any:
+    def to(squared_covariance: Any) -> Any:
+        return lambda mean, rest, data_size: squared_covariance(mean, rest, len(mean))
+
+    return changed(_moments, "_squared_covariance", to)
+
+
+def _no_noise_in_covariance() -> Any:
+    def to(moments: Any) -> Any:
+        def without(latents: Any, of: str) -> Any:
+            mean, covariance = moments(latents, of)
+            return mean, covariance * (of == "prior")
+
+        return without
+
+    return changed(_moments, "_moments", to)
+
+
+def _groups_exchanged() -> Any:
+    names = ("total_correlation_between", "total_correlation_within")
+
+    def to(marginal_terms: Any) -> Any:
+        def exchanged(*args: Any) -> Any:
+            terms = marginal_terms(*args)
+            return {**terms, names[0]: terms[names[1]], names[1]: terms[names[0]]}
+
+        return exchanged
+
+    return changed(_decomposed.GroupedELBO, "marginal_terms", to)
+
+
+def _infovae_exchanged() -> Any:
+    return changed(
+        infer, "infovae", lambda infovae: lambda alpha, lam, **rest: infovae(1 - lam, 1 - alpha, **rest)
+    )
+
+
+def _critic_of_rows_averaged() -> Any:
+    return changed(
+        _adversarial._CriticELBO, "_cost", lambda _: lambda self, first, second: first / len(first)
+    )
+
+
+def _critic_without_gradient() -> Any:
+    def to(scores: Any) -> Any:
+        return lambda self, parts: scores(self, tuple(part.detach() for part in parts))
+
+    return changed(_adversarial._CriticELBO, "_scores", to)
+
+
+def _prior_unscored() -> Any:
+    return changed(_adversarial.AVB, "_score_of_prior", lambda _: lambda self, model_trace, run: 0.0)
+
+
+def _critic_reversed() -> Any:
+    def to(forms: Any) -> Any:
+        return {name: type(form)(form.on_second, form.on_first) for name, form in forms.items()}
+
+    return changed(_adversarial, "_DIVERGENCES", to)
+
+
+def _latents_of_guide() -> Any:
+    def to(simulate: Any) -> Any:
+        def with_data_latents(run: Any, **kwargs: Any) -> Any:
+            simulated = simulate(run, **kwargs)
+            for name, site in run.guide_trace.nodes.items():
+                if site["type"] == "sample" and name in simulated.nodes:
+                    simulated.nodes[name]["value"] = site["value"]
+            return simulated
+
+        return with_data_latents
+
+    return changed(_adversarial, "simulate", to)
+
+
 FAULTS: Final[dict[str, Callable[[], Any]]] = {
     "a weight is applied twice": _weight_twice,
     "a closed form ignores the mask": lambda: _closed_form_without("mask"),
@@ -206,5 +305,17 @@ FAULTS: Final[dict[str, Callable[[], Any]]] = {
     "harmony has the rate in it": _rate_in_harmony,
     "a multiplier follows a sum over the data": _sum_for_mean,
     "the mixture is that of the minibatch": _mixture_of_batch,
+    "pairs of one datum count as among ten times the data": _many_data,
+    "the second draw of a datum is the first": _same_draw_twice,
+    "draws are compared in their order, not by quantiles": _unsorted,
+    "the square of a covariance is that of the minibatch's": _square_of_minibatch,
+    "the covariance of q(z) is that of the means": _no_noise_in_covariance,
+    "dependence between groups and within is exchanged": _groups_exchanged,
+    "α and λ of InfoVAE are exchanged": _infovae_exchanged,
+    "a critic's cost is a mean over rows": _critic_of_rows_averaged,
+    "a critic passes no gradient on to the draws": _critic_without_gradient,
+    "a prior has no gradient by a critic": _prior_unscored,
+    "a critic's two sides are exchanged": _critic_reversed,
+    "what the model draws has the latents of the guide": _latents_of_guide,
     "the channel is charged for": _channel_charged,
 }

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
@@ -45,6 +46,15 @@ class Population(Messenger):
             self.draws[site.name] = column if first is None else torch.stack([first, column], -1)
         self.rows = torch.tensor(list(rows), dtype=torch.long)
         self.particle = 0  # where particles are run one by one
+
+    @property
+    def by_scalar(self) -> dict[str, np.ndarray]:
+        """The draws of each scalar site, (particles,), of which a vector has two."""
+        found: dict[str, np.ndarray] = {}
+        for name, each in self.draws.items():
+            names = (name,) if each.dim() == 1 else (f"{name}~0", f"{name}~1")
+            found |= dict(zip(names, each.reshape(len(each), -1).T.numpy(), strict=True))
+        return found
 
     def __call__(self, fn: Any) -> Any:
         """A guide that takes the next particle's draws at each run."""

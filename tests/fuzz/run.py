@@ -14,9 +14,11 @@ import torch
 
 from tests.fuzz.channel import ChannelCheck, channel_checks, draw_channel
 from tests.fuzz.checks import RAW, REFUSED, RIGHT, SILENT, UNKNOWN, Objective, Outcome, objective_checks
+from tests.fuzz.critic_checks import CriticCheck, critic_checks
 from tests.fuzz.diagnostics_checks import AccountCheck, EvidenceCheck
+from tests.fuzz.discrepancy_checks import discrepancy_checks
 from tests.fuzz.emit import HEADER, source_of
-from tests.fuzz.family_checks import family_checks
+from tests.fuzz.family_checks import SleepCheck, family_checks
 from tests.fuzz.more_checks import CaptureCheck, RenyiCheck, bound_checks
 from tests.fuzz.shrink import shrunk
 from tests.fuzz.spec import Pair, draw
@@ -76,7 +78,7 @@ class Tally:
 def _without_names(reason: str) -> str:
     """One reason for all sites and classes."""
     for name in ("Trace_", "TraceMeanField_", "TraceGraph_", "TraceEnum_", "Renyi_"):
-        for objective in ("BetaELBO", "InfoMaxELBO"):
+        for objective in ("BetaELBO", "InfoMaxELBO", "WeightedELBO"):
             reason = reason.replace(f"{name}{objective}", f"{name}…")
     for site in (*"abcduxy",):
         reason = reason.replace(f"'{site}'", "'…'")
@@ -102,9 +104,19 @@ def checks_of(pair: Pair, *, objectives: int = 3, everything: bool = False) -> I
     if everything or rng.random() < 0.03:
         yield CaptureCheck(checks[int(order[0])].objective, validate)
     others = np.random.default_rng([pair.seed, 42])
-    family = [*family_checks(pair, others), *bound_checks(pair, others)]
+    kinds = (family_checks, bound_checks, discrepancy_checks, critic_checks)
+    family = [check for kind in kinds for check in kind(pair, others)]
     chosen = others.permutation(len(family))
     yield from (family[n] for n in (chosen if everything else chosen[: (objectives + 1) // 2]))
+    captured = [family[n] for n in chosen if not isinstance(family[n], (RenyiCheck, SleepCheck, CriticCheck))]
+    if captured and (everything or others.random() < 0.03):
+        yield CaptureCheck(captured[0], validate)
+
+
+def objective_of(check: Any) -> str | None:
+    """The public name of the objective that a check is of; None for one of something else."""
+    cls = getattr(getattr(check, "objective", check), "cls", None)
+    return cls or getattr(check, "source", "").split("(")[0] or None
 
 
 def _share(pair: Pair, objective: Objective) -> float:

@@ -426,9 +426,27 @@ class Drawing:
             self._inner_subsample,
             self._conditioned,
             self._written_otherwise,
+            self._alone,
         ):
             pair = feature(pair)
         return pair
+
+    def _alone(self, pair: Pair) -> Pair:
+        """Normal latents that are drawn for themselves, as what compares them with each other needs it."""
+        other = np.random.default_rng([self.seed, 15])  # so that the rest stays as it was
+        if any(site.discrete for site in pair.guide) or pair.half_seen or other.random() < 0.5:
+            return pair
+        names = {site.name for site in (*pair.latents, *pair.guide) if site.level != "global"}
+        names -= {site.name for site in pair.observed}
+        model = tuple(site if site.observed else _without_parents(site, names) for site in pair.model)
+        model = tuple(
+            replace(site, by_data=False, table=site.table[0]) if site.by_data and not site.observed else site
+            for site in model
+        )
+        guide = tuple(
+            site if site.auxiliary or site.redrawn else _without_parents(site, names) for site in pair.guide
+        )
+        return replace(pair, model=model, guide=guide)
 
     def _half_seen(self, pair: Pair) -> Pair:
         site = pair.observed[0]
@@ -612,6 +630,15 @@ def _on_both(pair: Pair, names: set[str], **changes) -> Pair:
     model = tuple(replace(site, **changes) if site.name in names else site for site in pair.model)
     guide = tuple(replace(site, **changes) if site.name in names else site for site in pair.guide)
     return replace(pair, model=model, guide=guide)
+
+
+def _without_parents(site: Site, names: set[str]) -> Site:
+    """A site without some of its Normal parents."""
+    discrete = len(site.parents) - len(site.weights)
+    normal = zip(site.parents[discrete:], site.weights, strict=True)
+    kept = [(name, weight) for name, weight in normal if name not in names]
+    parents = (*site.parents[:discrete], *(name for name, _ in kept))
+    return replace(site, parents=parents, weights=tuple(weight for _, weight in kept))
 
 
 def _reversed(table: tuple) -> tuple:

@@ -455,10 +455,12 @@ def test_the_number_of_data_comes_from_the_plate_or_is_asked_for():
         MMDELBO(data_size=7).loss(model, guide, X[:4])
     with pytest.raises(ValueError, match="at most data_size=5"):
         DIPELBO(data_size=5).loss(whole, whole_guide, X)
-    with pytest.raises(ValueError, match="at least 4 of 6 data but got 3"):
+    with pytest.raises(ValueError, match=r"at least 4 of 6 data but got 3.* another batch_size"):
         DIPELBO().loss(model, guide, X[:3])
-    with pytest.raises(ValueError, match="at least 2 data"):
+    with pytest.raises(ValueError, match=r"at least 2 data .* another batch_size"):
         SlicedWassersteinELBO().loss(model, guide, X[:1])
+    with pytest.raises(ValueError, match=r"2 to data_size=6 data but got 1.* another batch_size"):
+        MMDELBO().loss(model, guide, X[:1])
     SlicedWassersteinELBO().loss(model, guide, X)
 
 

@@ -11,7 +11,14 @@ from torch.distributions import kl_divergence
 
 from pyro_infomax import decompose, to_arviz
 from pyro_infomax.capture import CapturedSVI, FusedOptim
-from pyro_infomax.infer import BetaELBO, CapacityELBO, ConstrainedELBO, FreeBitsELBO, MarginalELBO
+from pyro_infomax.infer import (
+    BetaELBO,
+    CapacityELBO,
+    ConstrainedELBO,
+    FreeBitsELBO,
+    MarginalELBO,
+    TraceMeanField_BetaELBO,
+)
 from pyro_infomax.information import AggregatePosterior
 from pyro_infomax.oracles import LinearGaussian
 from pyro_infomax.schedules import Linear
@@ -122,6 +129,79 @@ def test_free_bits_in_cells_of_further_plates_are_of_each_cell(parameters):
     loc = x @ torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     expected = N * (loc**2 / 2).mean(0).clamp(min=1.0).sum()
     assert elbo.terms.floored_rate == pytest.approx(float(expected))
+
+
+def chain(x):
+    with pyro.plate("data", len(x)):
+        z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))
+        z1 = pyro.sample("z1", dist.Normal(z2, 0.5))
+        pyro.sample("x", dist.Normal(z1, 1.0), obs=x)
+
+
+def turned(x):
+    with pyro.plate("data", len(x)):
+        z1 = pyro.sample("z1", dist.Normal(x / 2, 0.7))
+        pyro.sample("z2", dist.Normal(0.8 * z1, 0.5))
+
+
+def test_free_bits_of_sites_in_another_order_are_sampled_by_dimension_as_by_site():
+    x, found = torch.linspace(-1.0, 1.0, 8), []
+    for by in ("dimension", "site"):
+        torch.manual_seed(0)
+        elbo = FreeBitsELBO(0.05, by=by)
+        found.append((elbo.loss(chain, turned, x), elbo.terms.floored_rate))
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    torch.manual_seed(0)
+    z = pyro.poutine.trace(turned).get_trace(x).nodes
+    z1, z2 = z["z1"]["value"], z["z2"]["value"]
+    # what p(z1|z2) is given is drawn after z1
+    of_z1 = z["z1"]["fn"].log_prob(z1) - dist.Normal(z2, 0.5).log_prob(z1)
+    rates = of_z1, kl_divergence(dist.Normal(0.8 * z1, 0.5), dist.Normal(0.0, 1.0))
+    expected = 8 * sum(each.mean().clamp(min=0.05) for each in rates)
+    assert found[0][1] == pytest.approx(float(expected), rel=1e-12)
+
+
+def by_auxiliary(x):
+    loc, scale = pyro.param("loc", lambda: 0.8 * x), pyro.param("scale", torch.tensor(0.1))
+    with pyro.plate("data", len(x)):
+        u = pyro.sample("u", dist.Normal(loc, scale), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Delta(u))
+
+
+def simple(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def test_a_point_mass_of_an_auxiliary_site_has_the_rate_of_both():
+    """As in Pyro's AutoNormal, whose latent sites cost −log p(z) alone."""
+    x, found = torch.linspace(-1.0, 1.0, 8), []
+    pyro.clear_param_store()
+    for elbo in (CapacityELBO(0.25, gamma=3.0), TraceMeanField_BetaELBO(beta=3.0)):
+        torch.manual_seed(0)
+        loss = elbo.loss_and_grads(simple, by_auxiliary, x)
+        slopes = [pyro.param(name).grad.clone() for name in ("loc", "scale")]
+        pyro.get_param_store().clear()
+        found.append((loss, elbo.terms, slopes))
+    (loss, terms, slopes), (weighted, plain, expected) = found
+    assert terms.rate == plain.rate > 8 * 0.25
+    assert terms.capacity_gap == pytest.approx(terms.rate - 8 * 0.25, rel=1e-12)
+    assert loss == pytest.approx(weighted - 3 * 8 * 0.25, rel=1e-12)
+    for each, other in zip(slopes, expected, strict=True):
+        torch.testing.assert_close(each, other, rtol=1e-12, atol=1e-12)
+    for by in ("dimension", "site"):
+        with pytest.raises(NotImplementedError, match=r"'z' is a point mass .* draws \['u'\] beside it"):
+            FreeBitsELBO(0.1, by=by).loss(simple, by_auxiliary, x)
+
+    def scaled(x):
+        with pyro.plate("data", len(x)):
+            with pyro.poutine.scale(scale=2.0):
+                u = pyro.sample("u", dist.Normal(x, 0.1), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(u))
+
+    with pytest.raises(NotImplementedError, match="adds what the guide draws as 'u' to the rate of 'z' but"):
+        CapacityELBO(0.25).loss(simple, scaled, x)
 
 
 # ---- a capacity
@@ -235,23 +315,30 @@ def test_captured_and_resumed_trainings_are_ordinary_ones(tmp_path, held):
         assert all(map(torch.equal, each, left))
 
 
-def test_the_information_of_an_epoch_is_that_of_the_exact_mixture(parameters):
+@pytest.mark.parametrize("rows", [32, 40])  # which leaves a last minibatch of 16
+def test_the_information_of_each_shuffled_epoch_is_that_of_its_exact_mixture(parameters, rows):
     del parameters
-    x = data()
+    x, seen = data(), []
+
+    def watched(x):
+        with pyro.poutine.trace() as tracer:
+            guide(x)
+        seen.append((x, tracer.trace.nodes["z"]["value"].detach()))
+
     elbo = ConstrainedELBO(mutual_information=2.0, dual_lr=0.0)
-    draws = []
-    for index in torch.arange(N).split(32):
-        elbo.loss_and_grads(model, guide, x[index])
-        draws.append(elbo._mixture.state_dict()["z"][:32])
-    assert all(torch.equal(each, draws[0]) for each in draws[:2])
-    # the draws of the first batch, until the third had passed; those of the third come next
+    svi = SVI(model, watched, FusedOptim(torch.optim.SGD, {"lr": 0.0}), elbo)
+    fit(svi, x, epochs=5, batch_size=rows, **SILENT)
+    assert len(seen) == 15
+    assert not torch.equal(seen[0][0], seen[3][0])  # shuffled
+    # at the draws of the first minibatch of each epoch, the mixture of all data, each once
     posterior = dist.Normal(x @ pyro.param("V").T, pyro.param("log_scale").exp()).to_event(1)
     prior = dist.Normal(torch.zeros(4), 1.0).to_event(1)
-    aggregate = AggregatePosterior(posterior)
-    expected = (aggregate.log_prob(draws[0]) - prior.log_prob(draws[0])).mean()
-    rate = divergences(x[index]).detach().sum(1).mean()
-    assert elbo.terms.mutual_information == pytest.approx(N * float((rate - expected).detach()), rel=1e-9)
-    assert not torch.equal(draws[2], draws[0])
+    aggregate, smoothed = AggregatePosterior(posterior), 0.0
+    for number, (_, z) in enumerate(seen[::3], start=1):
+        found = (aggregate.log_prob(z) - prior.log_prob(z)).mean()
+        smoothed += (float(found.detach()) - smoothed) / min(number, 3)
+    rate = float(divergences(seen[-1][0]).detach().sum(1).mean())
+    assert elbo.terms.mutual_information == pytest.approx(N * (rate - smoothed), rel=1e-9)
 
 
 def exact_marginal_kl(x, draws=4000):
@@ -270,7 +357,7 @@ def test_the_mixture_of_an_epoch_follows_batches_of_other_sizes_and_other_data(p
 
     def epochs(x, rows, number):
         for _ in range(number):
-            for part in x.split(rows):
+            for part in x[torch.randperm(N)].split(rows):
                 elbo.loss_and_grads(model, guide, part)
         return float(elbo._mixture.state_dict()["marginal_kl"])
 
@@ -281,6 +368,7 @@ def test_the_mixture_of_an_epoch_follows_batches_of_other_sizes_and_other_data(p
     assert epochs(x, 32, 12) == pytest.approx(kl, abs=0.25)
     state = elbo._mixture.state_dict()
     elbo.loss(model, guide, x[:90])
+    elbo.loss_and_grads(model, guide, x)  # of all data, which need nothing that is kept
     assert all(torch.equal(each, state[name]) for name, each in elbo._mixture.state_dict().items())
     # another guide, in smaller batches with a last one of a single datum
     with torch.no_grad():
@@ -308,6 +396,36 @@ def test_a_scale_around_both_programs_is_no_other_target(parameters):
     elbo = ConstrainedELBO(distortion=1.0)
     with pytest.raises(NotImplementedError, match="needs the sites of the data plate to count alike"):
         elbo.loss_and_grads(of_two_parts, guide, x)
+
+
+@pytest.mark.parametrize("held", ["rate", "distortion"])
+@pytest.mark.parametrize("is_global", [True, False])
+def test_a_datum_has_all_rows_of_plates_that_subsample(held, is_global):
+    elbo = ConstrainedELBO(**{held: 0.1}, dual_lr=0.2)
+    loss = elbo.loss_and_grads(
+        of_subsamples(0.0, is_global), of_subsamples(0.7, is_global, True), torch.ones(4, 2)
+    )
+    # one latent for all data, or three in each datum, of which two are shown
+    rate = 0.7**2 / 2 * (1 if is_global else 3 * N)
+    distortion = loss - rate
+    excess = (rate / N if held == "rate" else distortion / N) - 0.1
+    excess = excess if held == "rate" else -excess
+    assert elbo.multiplier == pytest.approx(math.exp(0.2 * excess / 1.1))
+
+
+def of_subsamples(location, is_global, is_guide=False):
+    def program(x):
+        rows = pyro.plate("data", N, subsample_size=len(x), dim=-2)
+        parts = pyro.plate("parts", 3, subsample_size=2, dim=-1)
+        if is_global:
+            z = pyro.sample("z", dist.Normal(location, 1.0))
+        with rows, parts:
+            if not is_global:
+                z = pyro.sample("z", dist.Normal(location, 1.0))
+            if not is_guide:
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    return program
 
 
 def of_two_parts(x):
@@ -397,6 +515,33 @@ def test_a_capacity_for_a_part_of_the_latents_is_refused():
     for elbo in (CapacityELBO(1.0), MarginalELBO(data_size=4)):
         with pytest.raises(NotImplementedError, match=sentence):
             elbo.loss(part, part_of_guide, torch.randn(4, 2))
+
+
+def on(device):
+    zeros, ones = torch.zeros(4, device=device), torch.ones(4, device=device)
+
+    def model(x):
+        with pyro.plate("data", N, subsample_size=len(x), device=device):
+            z = pyro.sample("z", dist.Normal(zeros, ones).to_event(1))
+            pyro.sample("x", dist.Normal(z, ones).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", N, subsample_size=len(x), device=device):
+            pyro.sample("z", dist.Normal(x / 2, ones).to_event(1))
+
+    return model, guide
+
+
+def test_the_mixture_follows_the_draws_to_their_device():
+    """As after a resume on an accelerator, whose checkpoint was read on the CPU."""
+    elbo, x = ConstrainedELBO(mutual_information=2.0), data(24)
+    elbo.loss_and_grads(*on("cpu"), x)
+    elbo.load_state_dict(elbo.state_dict())
+    with pyro.validation_enabled(False):
+        found = elbo.surrogate(*on("meta"), x.to("meta"))
+    devices = {name: each.device.type for name, each in elbo.state_dict()["mixture"].items()}
+    assert set(devices.values()) == {"meta"}
+    assert found.terms["mutual_information"].device.type == "meta"
 
 
 def test_a_state_of_another_objective_is_refused():
