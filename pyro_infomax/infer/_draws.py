@@ -245,7 +245,8 @@ def _moves_edges(support: Constraint | None, steps: Sequence[tuple[Transform, bo
             within, ends = codomain, _ends(codomain)
         else:
             images[-2:] = _at_ends(moved[-2:], images[-2:], _ends(domain), _ends(codomain))
-            within, ends = None, (images[-2].detach(), images[-1].detach())
+            low, high = (each.detach() for each in images[-2:])
+            within, ends = None, (torch.minimum(low, high), torch.maximum(low, high))
         if any(_depends(image, transform) for image in images) or _is_learned(codomain):
             return True
         points = [each.detach() for each in images[: len(points)]] + [torch.zeros(())] * _jumps(transform)
@@ -295,7 +296,9 @@ def _depends(image: Tensor, transform: Transform) -> bool:
     held = [each for each in _learned(transform) if isinstance(each, Tensor)]
     if len(held) < sum(1 for _ in _learned(transform)):
         return True
-    total = torch.where(image.isfinite(), image, 0.0).sum()
+    # Of different shares, so that slopes of different data do not cancel
+    shares = torch.arange(1.0, image.numel() + 1.0, device=image.device).sqrt().reshape(image.shape)
+    total = (torch.where(image.isfinite(), image, 0.0) * shares).sum()
     if not (held and total.requires_grad):
         return False
     slopes = torch.autograd.grad(total, held, retain_graph=True, allow_unused=True, materialize_grads=True)

@@ -105,6 +105,7 @@ MOVING = {
     "power": within(inner, powered),
     "back again": within(gamma, fixed(scaled(-1.0)), fixed(LOG.inv), scaled),
     "bend": within(noise, bent, shifted),
+    "each way": within(gamma, fixed(shifted(torch.tensor([-1.0, 1.0]))), scaled),
 }
 RESTING = [
     within(
