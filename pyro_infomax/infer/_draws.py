@@ -282,7 +282,10 @@ def _at_ends(ends: list[Tensor], images: list[Tensor], domain: _Ends, codomain: 
         return images
     goals = codomain[::-1] if bool((images[0] > images[1]).any()) else codomain
     each = zip(ends, images, domain, goals, strict=True)
-    return [torch.where(end == bound, goal, image) for end, image, bound, goal in each]
+    return [
+        torch.where((end == bound).to(image.device), goal.to(image.device), image)
+        for end, image, bound, goal in each
+    ]
 
 
 def _is_by_element(transform: Transform) -> bool:
