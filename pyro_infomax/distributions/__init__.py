@@ -58,6 +58,7 @@ from pyro_infomax.distributions._quantiles import (
     sorted_quantiles as sorted_quantiles,
 )
 from pyro_infomax.distributions._transforms import (
+    ON_ITS_BATCH as ON_ITS_BATCH,
     LowerCholesky as LowerCholesky,
     Softplus as Softplus,
     is_plain as is_plain,

@@ -25,6 +25,7 @@ from torch.nn.functional import pad, silu, softplus
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._pairs import PAIRS_AT_ONCE, keep_freed_memory
+from pyro_infomax.distributions._transforms import ON_ITS_BATCH
 
 # ---- What a flow makes of a context: a distribution that knows the density of its own draws.
 
@@ -405,10 +406,7 @@ def _steps(transform: AnyTransform) -> list[_Step]:
         case ConstantConditionalTransform():
             return _steps(transform.transform)
         case BatchNorm():
-            raise ValueError(
-                "Expected transforms that act on each vector by itself but got BatchNorm, under which the "
-                "density of a vector depends on the others of its batch: leave it out."
-            )
+            raise ValueError(f"{ON_ITS_BATCH}: leave it out.")
     return [_Step(transform, back=False)]
 
 

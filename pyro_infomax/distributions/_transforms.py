@@ -23,6 +23,11 @@ from torch.nn.functional import logsigmoid, pad, softplus
 _OWN: Final = frozenset({"_inv", "_cache_size", "_cached_x_y"})
 _AXES: Final = {"scale_tril": 2}  # of one datum
 
+ON_ITS_BATCH: Final = (
+    "Expected transforms that act on each vector by itself but got BatchNorm, under which the density of a "
+    "vector depends on the others of its batch"
+)
+
 
 def elementwise(transform: Transform) -> Transform | None:
     """The same map as one that acts on every element by itself; None where it does not."""

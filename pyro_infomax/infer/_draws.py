@@ -1,22 +1,42 @@
 """Draws of a guide cut from the graph, so that densities at given draws and the path to them come apart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from types import FunctionType
 from typing import Any, cast, final
 
 import torch
 from pyro import poutine
+from pyro.distributions.transforms import BatchNorm, LeakyReLUTransform
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import Distribution, Transform, TransformedDistribution, constraints
+from torch.distributions import (
+    AffineTransform,
+    ComposeTransform,
+    Distribution,
+    IndependentTransform,
+    Transform,
+    TransformedDistribution,
+    constraints,
+)
 from torch.distributions.constraints import Constraint
 from torch.distributions.transforms import _InverseTransform
+from torch.utils._python_dispatch import _disable_current_modes
 
+from pyro_infomax._recording import holds
 from pyro_infomax._types import Program, Site
-from pyro_infomax.distributions import family_name, is_point_mass, made_of, unwrapped, without_masks
-from pyro_infomax.infer._elbo import Traces
+from pyro_infomax.distributions import (
+    ON_ITS_BATCH,
+    FlowDistribution,
+    family_name,
+    is_point_mass,
+    made_of,
+    unwrapped,
+    without_masks,
+)
 from pyro_infomax.poutine import is_deterministic, sample_sites
 
 # ---- Draws that are cut from the graph.
@@ -47,6 +67,9 @@ class _CutDraws(Messenger):
         if msg["infer"].get("_do_not_trace") or (self._to_differentiate and _has_other_density(msg)):
             return
         msg["drawn"] = msg["value"]
+        if any(_remembers(each) for each in _all_of(msg["fn"])):
+            with torch.no_grad():
+                msg["density_as_drawn"] = msg["fn"].log_prob(msg["value"])
         msg["value"] = _cut(msg["value"])
         if self._to_differentiate and msg["fn"].has_rsample:
             msg["value"].requires_grad_()
@@ -67,7 +90,15 @@ def _has_other_density(site: Site) -> bool:
     return is_masked or is_point_mass(site["fn"])
 
 
-def along_draws(total: Tensor, traces: Traces) -> Tensor:
+# Any other value, a copy too, is led back through the flow, whose dropout then is another
+def _remembers(fn: object) -> bool:
+    """Whether it knows the density of what it has drawn from the way there."""
+    if isinstance(fn, TransformedDistribution):
+        return any(transform._cache_size for transform, _ in _steps(fn.transforms))
+    return isinstance(fn, FlowDistribution)
+
+
+def along_draws(total: Tensor, traces: Iterable[tuple[Trace, Trace]]) -> Tensor:
     """What has the gradient of a total through the draws, and through nothing else."""
     sites: list[Site] = [site for _, trace in traces for site in trace.nodes.values() if "drawn" in site]
     values: list[Tensor] = [site["value"] for site in sites]
@@ -120,17 +151,30 @@ def cut_draws(objective: object, guide: Program, *, to_differentiate: bool = Fal
 
 def check_scores(objective: object, guide_trace: Trace) -> None:
     """Refuses guides whose score has a mean other than 0, since parameters move edges of their densities."""
+    ours = type(objective).__name__
     for site in guide_trace.nodes.values():
-        if torch.is_grad_enabled() and "drawn" in site and _support_moves(cast(Distribution, site["fn"])):
+        if not (torch.is_grad_enabled() and "drawn" in site):
+            continue
+        name, family = site["name"], family_name(site["fn"])
+        try:
+            moves = _support_moves(cast(Distribution, site["fn"]))
+        except (AttributeError, NotImplementedError) as error:
             raise NotImplementedError(
-                f"{type(objective).__name__} needs a score of q(z|x) whose mean is 0 but parameters of the "
-                f"guide move the support of {site['name']!r} ({family_name(site['fn'])}); use "
-                "IWAE_InfoMaxELBO, or a guide of fixed support, such as AmortizedNormal"
+                f"{ours} needs to know that no parameter of the guide moves the support of {name!r} but "
+                f"{family} states none; give that class a support, such as constraints.positive, or use "
+                "IWAE_InfoMaxELBO"
+            ) from error
+        if moves:
+            raise NotImplementedError(
+                f"{ours} needs a score of q(z|x) whose mean is 0 but parameters of the guide move the "
+                f"support of {name!r} ({family}), or a jump of its density; use IWAE_InfoMaxELBO, or a guide "
+                "of fixed support, such as AmortizedNormal"
             )
 
 
 def check_paths(objective: object, guide_trace: Trace) -> None:
     """Refuses draws whose density is that of another value, so that its slope by them says nothing."""
+    _check_as_drawn(objective, guide_trace)
     sites: list[Site] = [site for site in guide_trace.nodes.values() if "drawn" in site]
     for site in sites:
         if torch.is_grad_enabled() and vars(site["drawn"]):
@@ -141,41 +185,238 @@ def check_paths(objective: object, guide_trace: Trace) -> None:
             )
 
 
+_ROUNDING = 1e-3  # of what single precision may leave of a density that is led back, on average
+
+
+def _check_as_drawn(objective: object, guide_trace: Trace) -> None:
+    """Refuses flows that lead the draws back to other noise than they have made them of."""
+    sites: list[Site] = [each for each in guide_trace.nodes.values() if "density_as_drawn" in each]
+    for site in sites:
+        drawn, found = site["density_as_drawn"], site["unscaled_log_prob"].detach()
+        error = torch.where(drawn == found, 0.0, drawn - found).abs().mean()
+        bound = _ROUNDING * (1 + drawn.abs().mean())
+        sentence = (
+            f"{type(objective).__name__} evaluates the guide's density at bare draws, which for "
+            f"{site['name']!r} is not that of the draws as they were made: its flow is random (put dropout "
+            f"in evaluation mode), or its draws are at the end of what {drawn.dtype} resolves; use "
+            "IWAE_InfoMaxELBO"
+        )
+        if not holds((error <= bound) | drawn.isnan().any(), sentence):
+            raise NotImplementedError(sentence)
+
+
+# ---- Supports that parameters move.
+
+
 def _support_moves(fn: Distribution) -> bool:
+    """Whether, at their present values, parameters move the support or a jump of the density."""
     inner: list[Any] = made_of(fn)
     if any(map(_support_moves, inner)):
         return True
+    if isinstance(fn, FlowDistribution):
+        return any(map(_jumps, _chain(fn))) and _is_learned(fn)
     # It says of the last transform alone where that may lead to
     if not isinstance(fn, TransformedDistribution) or type(fn).support is not TransformedDistribution.support:
-        return hasattr(fn, "support") and _is_learned(fn.support)
-    has_edges = not _is_real(fn.base_dist.support)
-    for transform in fn.transforms:
-        if has_edges and _is_learned(transform):
+        return _is_learned(fn.support)
+    steps = _steps(fn.transforms)
+    if not any(_is_learned(transform) for transform, _ in steps):
+        return False
+    with _disable_current_modes():  # type: ignore[no-untyped-call]
+        return _moves_edges(fn.base_dist.support, steps)
+
+
+def _moves_edges(support: Constraint | None, steps: Sequence[tuple[Transform, bool]]) -> bool:
+    """Whether a parameter moves the image of an end of the support, or of a point where a density jumps."""
+    within, ends, points, are_known = support, _ends(support), list[Tensor](), True
+    for transform, back in steps:
+        domain, codomain = transform.domain, transform.codomain
+        domain, codomain = (codomain, domain) if back else (domain, codomain)
+        is_onto = (within is not None and unwrapped(within) is unwrapped(domain)) or _are_same(
+            ends, _ends(domain)
+        )
+        moved = points if is_onto else [*points, *(ends or ())]
+        are_known = are_known and (is_onto or ends is not None) and (not moved or _is_by_element(transform))
+        if not are_known:
+            if _is_learned(transform):
+                return True
+            continue
+        images = [transform._inverse(each) if back else transform._call(each) for each in moved]
+        if is_onto:
+            within, ends = codomain, _ends(codomain)
+        else:
+            images[-2:] = _at_ends(moved[-2:], images[-2:], _ends(domain), _ends(codomain))
+            low, high = (each.detach() for each in images[-2:])
+            within, ends = None, (torch.minimum(low, high), torch.maximum(low, high))
+        if any(_depends(image, transform) for image in images) or _is_learned(codomain):
             return True
-        has_edges = (has_edges and _is_real(transform.domain)) or not _is_real(transform.codomain)
+        points = [each.detach() for each in images[: len(points)]] + [torch.zeros(())] * _jumps(transform)
     return False
 
 
-def _is_real(support: object) -> bool:
-    return unwrapped(support) is constraints.real  # type: ignore[arg-type]
+_Ends = tuple[Tensor, Tensor] | None
+
+
+def _ends(support: Constraint | None) -> _Ends:
+    """Of an interval of the reals, however long; None for all other supports."""
+    inner: Any = None if support is None else unwrapped(support)
+    low, high = getattr(inner, "lower_bound", None), getattr(inner, "upper_bound", None)
+    if low is None and high is None and inner is not constraints.real:
+        return None
+    low, high = -torch.inf if low is None else low, torch.inf if high is None else high
+    return torch.as_tensor(low, dtype=_dtype(low)), torch.as_tensor(high, dtype=_dtype(high))
+
+
+def _dtype(bound: object) -> torch.dtype:
+    return bound.dtype if isinstance(bound, Tensor) else torch.get_default_dtype()
+
+
+def _are_same(ends: _Ends, others: _Ends) -> bool:
+    if ends is None or others is None:
+        return False
+    return all(bool((one == other).all()) for one, other in zip(ends, others, strict=True))
+
+
+# Arithmetic stops short of where an end of the domain is led to
+def _at_ends(ends: list[Tensor], images: list[Tensor], domain: _Ends, codomain: _Ends) -> list[Tensor]:
+    if domain is None or codomain is None:
+        return images
+    goals = codomain[::-1] if bool((images[0] > images[1]).any()) else codomain
+    each = zip(ends, images, domain, goals, strict=True)
+    return [
+        torch.where((end == bound).to(image.device), goal.to(image.device), image)
+        for end, image, bound, goal in each
+    ]
+
+
+def _is_by_element(transform: Transform) -> bool:
+    if isinstance(transform, torch.nn.Module):
+        return False
+    return transform.domain.event_dim == 0 or isinstance(transform, AffineTransform)
+
+
+def _depends(image: Tensor, transform: Transform) -> bool:
+    """Whether any of what a transform learns moves an image, if that is a place at all."""
+    held = [each for each in _learned(transform) if isinstance(each, Tensor)]
+    if len(held) < sum(1 for _ in _learned(transform)):
+        return True
+    # Of different shares, so that slopes of different data do not cancel
+    shares = torch.arange(1.0, image.numel() + 1.0, device=image.device).sqrt().reshape(image.shape)
+    total = (torch.where(image.isfinite(), image, 0.0) * shares).sum()
+    if not (held and total.requires_grad):
+        return False
+    slopes = torch.autograd.grad(total, held, retain_graph=True, allow_unused=True, materialize_grads=True)
+    # 0 · ∞, at an end of what the transform maps
+    return any(bool((slope.nan_to_num(0.0, 0.0, 0.0) != 0).any()) for slope in slopes)
 
 
 def _is_learned(held: object) -> bool:
-    """Whether a constraint or a transform holds what a gradient will reach."""
+    """Whether a constraint, a transform or a distribution holds what a gradient will reach."""
+    return any(True for _ in _learned(held))
+
+
+def _learned(held: object) -> Iterator[object]:
+    """The tensors that a gradient will reach, and functions, of which that is unknown."""
     if isinstance(held, torch.nn.Module):
-        return any(map(_is_learned, held.parameters()))
-    if isinstance(held, _InverseTransform):
+        held = list(held.parameters())
+    elif isinstance(held, _InverseTransform):
         held = held.inv
-    if isinstance(held, Constraint | Transform):
+    if isinstance(held, Constraint | Transform | Distribution):
         held = [value for name, value in vars(held).items() if name not in ("_inv", "_cached_x_y")]
     if isinstance(held, list):
-        return any(map(_is_learned, held))
-    return isinstance(held, Tensor) and held.requires_grad
+        for each in held:
+            yield from _learned(each)
+    elif isinstance(held, partial | FunctionType) or (isinstance(held, Tensor) and held.requires_grad):
+        yield held
+
+
+# ---- What distributions are made of.
+
+
+def _all_of(fn: object) -> Iterator[object]:
+    yield fn
+    for each in made_of(fn):
+        yield from _all_of(each)
+
+
+def _steps(transforms: Iterable[Transform], *, back: bool = False) -> list[tuple[Transform, bool]]:
+    """What transforms are composed of, in the order from noise to draws, and whether it is run backwards."""
+    steps = []
+    for transform in list(transforms)[:: -1 if back else 1]:
+        if isinstance(transform, _InverseTransform):
+            steps += _steps([transform.inv], back=not back)
+        elif isinstance(transform, ComposeTransform):
+            steps += _steps(transform.parts, back=back)
+        elif isinstance(transform, IndependentTransform):
+            steps += _steps([transform.base_transform], back=back)
+        else:
+            steps.append((transform, back))
+    return steps
+
+
+def _chain(fn: object) -> list[Transform]:
+    """The transforms that lead from its noise to its draws."""
+    if isinstance(fn, TransformedDistribution):
+        return [transform for transform, _ in _steps(fn.transforms)]
+    if isinstance(fn, FlowDistribution):
+        return [step.transform for step in getattr(fn.flow, "_steps", ())]
+    return []
+
+
+def _jumps(transform: Transform) -> bool:
+    """Whether the density of what it leads to jumps, in the middle of it."""
+    within = getattr(transform, "T", None)  # of Pyro's autoregressive networks
+    return isinstance(transform, LeakyReLUTransform) or isinstance(within, LeakyReLUTransform)
+
+
+# ---- What no objective can do with the transforms of a latent site.
+
+
+def check_transforms(objective: object, model_trace: Trace, guide_trace: Trace) -> None:
+    """Refuses densities that are not of one draw alone, and those that jump where parameters move draws."""
+    for name, site in guide_trace.nodes.items():
+        if site["type"] != "sample":
+            continue
+        twin = model_trace.nodes.get(name)
+        ours = list(_all_of(site["fn"]))
+        theirs = [] if twin is None else list(_all_of(twin["fn"]))
+        chains = [chain for fn in (*ours, *theirs) if (chain := _chain(fn))]
+        if any(isinstance(each, BatchNorm) and each.training for chain in chains for each in chain):
+            raise NotImplementedError(
+                f"{ON_ITS_BATCH}: leave it out of {name!r}, or put it in evaluation mode"
+            )
+        if not (chains and torch.is_grad_enabled() and is_path(site) and "divergence" not in site):
+            continue
+        if any(map(_jumps_on_path, ours)) or any(any(map(_jumps, _chain(fn))) for fn in theirs):
+            raise NotImplementedError(
+                f"{type(objective).__name__} takes gradients through the draws of {name!r}, which miss that "
+                "LeakyReLU has its density jump where parameters move draws across the bend: use a smooth "
+                "transform, such as ELU or tanh, or TVO_InfoMaxELBO, which takes gradients of densities alone"
+            )
+
+
+def is_path(site: Site) -> bool:
+    """Whether a gradient reaches parameters through the draw."""
+    drawn = site.get("drawn", site["value"])
+    return all(isinstance(each, Tensor) and each.requires_grad for each in (drawn, site["value"]))
+
+
+def _jumps_on_path(fn: object) -> bool:
+    """Whether parameters move what comes to a point where the density jumps."""
+    is_moved = isinstance(fn, TransformedDistribution) and _is_learned(fn.base_dist)
+    for transform in _chain(fn):
+        is_moved = is_moved or _is_learned(transform)
+        if is_moved and _jumps(transform):
+            return True
+    return False
+
+
+# ---- Densities of the model's latents.
 
 
 def check_densities(objective: object, model_trace: Trace, guide_trace: Trace) -> None:
     """Refuses guides without a density q(z|x) of the model's latents alone."""
     ours = type(objective).__name__
+    _check_as_drawn(objective, guide_trace)
     for site in scored_sites(guide_trace):
         name = site["name"]
         if name not in model_trace.nodes:

@@ -1,5 +1,7 @@
 """The base of the objectives: how weights reach any of Pyro's ELBOs, and how terms come back."""
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -18,6 +20,7 @@ from pyro_infomax._checks import whole_number
 from pyro_infomax._recording import is_literal, is_recording, literal_number
 from pyro_infomax._types import Args, Kwargs, Program, Site
 from pyro_infomax.distributions import family_name, is_angular, is_discrete, is_point_mass, is_relaxed
+from pyro_infomax.infer._draws import check_transforms
 from pyro_infomax.infer._weights import (
     GuideRole,
     ModelRole,
@@ -276,6 +279,7 @@ class WeightedELBO(ELBO):
         """The weighted loss, its gradients added to the parameters'; a training step to the schedules."""
         parent = super().loss_and_grads  # type: ignore[misc]
         loss: float = self._evaluate(parent, model, guide, args, kwargs)
+        self._warn_if_infinite(loss)
         self._step += 1
         return loss
 
@@ -292,8 +296,20 @@ class WeightedELBO(ELBO):
                 f"Trace_{type(self).__name__.split('_')[-1]}"
             )
         loss: Tensor = self._evaluate(parent, model, guide, args, kwargs)
+        if torch.is_grad_enabled() and not is_recording():
+            self._warn_if_infinite(loss.item())
         self._step += torch.is_grad_enabled()
         return loss
+
+    def _warn_if_infinite(self, loss: float) -> None:
+        if math.isinf(loss):
+            warnings.warn(
+                f"Encountered an infinite loss of {type(self).__name__}: draws of q(z|x) are impossible "
+                "under the model, or a density overflows, and the gradient is infinite or leaves them out. "
+                "Use a guide within the support of the model, or VIMCO_InfoMaxELBO, which needs one possible "
+                "draw for each datum",
+                stacklevel=3,
+            )
 
     # ---- what a captured step needs: an evaluation in tensors, and the weights as its inputs
 
@@ -430,6 +446,7 @@ class WeightedELBO(ELBO):
         if not self.relaxes:
             self._refuse_relaxed(guide_trace)
         _check_measures(model_trace, guide_trace)
+        check_transforms(self, model_trace, guide_trace)
 
     def _check_known(self, label: str, name: str, model_trace: Trace) -> None:
         sites = _weighable(model_trace)

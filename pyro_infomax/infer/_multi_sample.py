@@ -27,6 +27,7 @@ from pyro_infomax.infer._draws import (
     check_paths,
     check_scores,
     cut_draws,
+    is_path,
     scored_sites,
 )
 from pyro_infomax.infer._elbo import (
@@ -94,8 +95,40 @@ class RenyiBound(RenyiELBO):
         traces = list(traces)
         scale = self._common_scale(*traces[0])
         weights = self._by_particle([log_weight(*pair) / scale for pair in traces])
+        if torch.is_grad_enabled():
+            self._check_possible(weights.isneginf(), traces)
         bound = self._bounds(weights.detach()).sum()
         return -scale * bound, -scale * self._surrogate_bound(weights, traces)
+
+    def _check_possible(self, impossible: Tensor, traces: Traces) -> None:
+        """Refuses draws of no weight where the gradient of the bound is infinite or lacks a part by them."""
+        drawn = _sites(traces, 1)
+        paths = {site["name"]: site["value"] for site in drawn if is_path(site)}
+        ours = type(self).__name__
+        if self._needs_all:
+            why, remedy = f"the bound of {ours} is -inf otherwise", ", or VIMCO_InfoMaxELBO"
+        elif paths:
+            why, remedy = f"the gradient of {ours} misses that parameters move draws across its edge", ""
+        else:
+            return
+        sentence = (
+            f"Expected draws of q(z|x) within the support of the model, since {why}, but {{}} has the "
+            f"log-probability -inf at some; use a guide within that support{remedy}"
+        )
+        if holds(~impossible.any(), sentence.format("a site")):
+            return
+        sites = [site for site in _sites(traces, 0) if bool(site["log_prob"].isneginf().any())]
+        # Of draws that have scores instead, discrete ones say, each has a probability that parameters move
+        if not self._needs_all and any(site["name"] not in paths for site in drawn):
+            values = [site["value"] for site in drawn if site["name"] in paths]
+            sites = [site for site in sites if site["name"] in paths or _depends(site["log_prob"], values)]
+        if names := sorted({site["name"] for site in sites}):
+            raise ValueError(sentence.format(" and ".join(map(repr, names))))
+
+    @property
+    def _needs_all(self) -> bool:
+        """Whether one impossible draw makes the bound infinite."""
+        return bool(self.alpha > 1.0)
 
     def _surrogate_bound(self, weights: Tensor, traces: Traces) -> Tensor:
         """What has the gradient of the bound, from log w with its graph: (particles, *shared plates)."""
@@ -105,20 +138,21 @@ class RenyiBound(RenyiELBO):
 
     def _slopes(self, log_weights: Tensor) -> Tensor:
         """The derivative of the bound by each log w."""
-        return torch.softmax((1.0 - self.alpha) * log_weights, 0)
+        shares = torch.softmax((1.0 - self.alpha) * log_weights, 0)
+        # Of a cell whose draws are all impossible there is none
+        return torch.where(log_weights.isneginf().all(0), 0.0, shares)
 
     # With the mean of the others in its place, as in VIMCO, which keeps the estimate unbiased (Mnih and
     # Rezende, 2016, Variational inference for Monte Carlo objectives)
     def _gains(self, log_weights: Tensor) -> Tensor:
         """What each particle adds to the bound, the cost of its score: (particles, *shared plates)."""
         if self.num_particles == 1:
-            return log_weights
+            return _or_zero(log_weights)
         powers = (1.0 - self.alpha) * log_weights
         mean_of_others = _sum_of_others(powers) / (self.num_particles - 1)
         without = torch.logaddexp(log_sum_of_others(powers), mean_of_others)
         bounds = (without - math.log(self.num_particles)) / (1.0 - self.alpha)
-        # Where all others are impossible, which the one has no part in, there is nothing to compare with
-        return self._bounds(log_weights) - torch.where(bounds.isinf(), 0.0, bounds)
+        return _or_zero(self._bounds(log_weights)) - _or_zero(bounds)
 
     # What all latents count for in common, by a plate that subsamples say, belongs outside of the mean
     def _common_scale(self, model_trace: Trace, guide_trace: Trace) -> Weight:
@@ -237,9 +271,26 @@ def _before_and_after(
     return before, torch.cat([total(values.flip(0), 0).flip(0)[1:], none])
 
 
+# Where all draws are impossible, or all others, which the one has no part in, there is nothing to compare
+def _or_zero(bounds: Tensor) -> Tensor:
+    return torch.where(bounds.isinf(), 0.0, bounds)
+
+
 def times(shares: Tensor, values: Tensor) -> Tensor:
     """A draw of no weight has no part in a mean, whatever its value."""
     return torch.where(shares == 0, 0.0, shares * values)
+
+
+def _sites(traces: Traces, program: int) -> list[Site]:
+    """Those of all particles, of the model (0) or the guide (1)."""
+    return [site for pair in traces for site in scored_sites(pair[program])]
+
+
+def _depends(total: Tensor, values: Sequence[Tensor]) -> bool:
+    if not total.requires_grad:
+        return False
+    slopes = torch.autograd.grad(total.sum(), values, retain_graph=True, allow_unused=True)
+    return any(slope is not None for slope in slopes)
 
 
 def _shared_frames(model_trace: Trace) -> dict[str, Frame]:
@@ -359,7 +410,9 @@ class Renyi_InfoMaxELBO(InfoMaxWeighted, Renyi_WeightedELBO):
         **kwargs: those of :class:`pyro.infer.RenyiELBO`: ``alpha``, ``num_particles``, …
 
     Raises:
-        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model. In a step with
+            gradients, if reparameterised draws are impossible under the model, whose gradient would lack the
+            part by which parameters move them over the edge; for α > 1, if any are, since the bound is -inf.
         NotImplementedError: where a mapping names a latent site, a site asks for enumeration, a site of the
             guide is outside of the plates that the model's sites share, latents have different scales, or a
             plate subsamples that some sites of the model are outside of.
@@ -419,7 +472,8 @@ class IWAE_InfoMaxELBO(_Reparameterised, _MultiSample):
         **kwargs: ``vectorize_particles``, ``max_plate_nesting``, as in :class:`pyro.infer.RenyiELBO`.
 
     Raises:
-        ValueError: if a weight is not above -1 or not finite, or names no site of the model.
+        ValueError: if a weight is not above -1 or not finite, or names no site of the model, and where draws
+            are impossible under the model, in a step with gradients.
         NotImplementedError: where a draw is not reparameterised, and for what
             :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
 
@@ -454,7 +508,8 @@ class VIMCO_InfoMaxELBO(_MultiSample):
         **kwargs: as there.
 
     Raises:
-        ValueError: for one particle, which has no others.
+        ValueError: for one particle, which has no others, and where reparameterised draws are impossible
+            under the model, in a step with gradients.
         NotImplementedError: where a site asks for enumeration, is reparameterised in part, or for what
             :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
 
@@ -532,8 +587,9 @@ class DReG_InfoMaxELBO(_Pathwise, InfoMaxWeighted):
     Raises:
         ValueError: if a weight is not above -1 or not finite, or names no site of the model.
         NotImplementedError: where a draw is not reparameterised, is one of Pyro's straight-through ones or
-            has a support that parameters move, for a guide that is itself a messenger, and for what
-            :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
+            has a support that parameters move, for a guide that is itself a messenger, for a flow that is
+            random (dropout in training mode), and for what :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO`
+            refuses.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -589,7 +645,7 @@ class STL_InfoMaxELBO(_StickingTheLanding, InfoMaxWeighted):
 
     Raises:
         NotImplementedError: for several particles, where a draw is not reparameterised or has a support that
-            parameters move, and for a guide that is itself a messenger.
+            parameters move, for a guide that is itself a messenger, and for a flow that is random.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -673,9 +729,11 @@ class TVO_InfoMaxELBO(_MultiSample):
         **kwargs: as in :class:`IWAE_InfoMaxELBO`.
 
     Raises:
-        ValueError: for one particle, and if ``betas`` do not rise from 0 to 1.
+        ValueError: for one particle, if ``betas`` do not rise from 0 to 1, and if a draw is impossible under
+            the model in a step with gradients, since the bound is -inf then.
         NotImplementedError: for a guide with point masses, factors or auxiliary sites, which has no density
-            of the latents, for one whose support parameters move or that is itself a messenger, and for what
+            of the latents, for one whose support parameters move, that is itself a messenger or a random
+            flow, and for what
             :class:`~pyro_infomax.infer.Renyi_InfoMaxELBO` refuses.
 
     Example:
@@ -739,6 +797,10 @@ class TVO_InfoMaxELBO(_MultiSample):
         return score
 
     @property
+    def _needs_all(self) -> bool:
+        return True
+
+    @property
     def _widths(self) -> tuple[float, ...]:
         return tuple(high - low for low, high in pairwise(self.betas))
 
@@ -753,7 +815,7 @@ class TVO_InfoMaxELBO(_MultiSample):
             tempered = _tempered(log_weights, beta)
             mean_depth = (of(_dropped(tempered + depths)) - of(tempered)).exp()
             total = total + width * (largest - mean_depth)
-        return total
+        return torch.where(largest.isneginf(), largest, total)
 
 
 def _tempered(log_weights: Tensor, beta: float) -> Tensor:
