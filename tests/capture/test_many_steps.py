@@ -480,12 +480,6 @@ def test_compiled_steps(cache, tmp_path, stopping):
     assert step._training._loop is not None  # without Python between the steps of a call
     assert (whole - ordinary).abs().to_numpy().max() < 1e-9
     assert_equal(ours, expected, rtol=1e-9, atol=1e-12)
-    # a loss that is not finite moves nothing, and the step is taken as an ordinary one
-    x = rows(3)
-    x[1, 0, 0] = math.inf
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert [math.isfinite(loss) for loss in svi.steps(x[:2]).losses] == [True, False]
     # one by one, from the middle on, they are the same to the bit; the short last batches are not compiled
     pair, svi = made(backend="inductor")
     again = Checkpoint(kept.copied, every_steps=1)
@@ -542,26 +536,37 @@ def test_compiled_steps_end_where_ordinary_ones_do_for_four_seeds(cache):
 
 @needs_compiler
 def test_an_error_of_compiled_code_is_that_of_its_step(cache):
-    def model(index):
+    def model(index, x):
         with pyro.plate("data", len(index)):
             loc = pyro.param("loc", torch.zeros(5))[index]
-            pyro.sample("x", dist.Normal(loc, 1.0), obs=torch.ones(len(index)))
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
 
-    index = torch.randint(5, (12, 8))
+    # a step that is checked is another one
+    pyro.enable_validation(False)
+    index, x = torch.randint(5, (12, 8)), torch.ones(12, 8)
     index[9, 3] = 7
+    infinite = torch.ones(3, 8)
+    infinite[1, 0] = math.inf
     left_by = {}
     for backend in ("replay", "inductor"):
         pyro.clear_param_store()
         optim = FusedOptim(torch.optim.Adam, {"lr": 0.1})
-        svi = CapturedSVI(model, lambda index: None, optim, Trace_BetaELBO(), backend=backend)
+        svi = CapturedSVI(model, lambda *_: None, optim, Trace_BetaELBO(), backend=backend)
         svi.progress = False
-        taken = list(svi.steps(index[:4]).losses)
+        taken = list(svi.steps(index[:4], x[:4]).losses)
         with pytest.raises(IndexError, match="out of"):
-            taken += svi.steps(index[4:]).losses
+            taken += svi.steps(index[4:], x[4:]).losses
         left_by[backend] = pyro.param("loc").detach().clone(), svi.optim._groups[0].optimizer.state_dict()
     (loc, state), (compiled_loc, compiled_state) = left_by.values()
     torch.testing.assert_close(compiled_loc, loc, rtol=1e-12, atol=1e-15)
     assert compiled_state["state"][0]["step"] == state["state"][0]["step"] == 9
+    # a loss that is not finite moves nothing, and the step is taken as an ordinary one
+    (step,) = [graph.step for graph in svi._graphs.values() if graph.step]
+    assert step.compiled
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        losses = svi.steps(index[:3], infinite).losses
+    assert [math.isfinite(loss) for loss in losses[:2]] == [True, False]
 
 
 @needs_compiler
