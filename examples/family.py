@@ -368,6 +368,7 @@ def legend(ax: Axes) -> None:
 def name_points(table: pd.DataFrame, across: str, up: str, ax: Axes) -> None:
     """The names in a column beside the frame, each as near to the height of its point as others allow."""
     rows = table.sort_values(up)
+    ax.autoscale_view()  # the limits of the points, which matplotlib finds when it draws
     at = ax.transAxes.inverted().transform(ax.transData.transform(rows[[across, up]].to_numpy()))[:, 1]
     apart = min(GAP, 1 / max(1, len(rows) - 1)) * np.arange(len(rows))
     fitted = IsotonicRegression(y_min=0.0, y_max=1.0 - apart[-1]).fit_transform(apart, at - apart)

@@ -19,6 +19,8 @@ from torch.utils._python_dispatch import (
 _LIFT_COPY: Final = torch.ops.aten.lift_fresh_copy.default
 LIFTS: Final = frozenset({_LIFT_COPY, torch.ops.aten.lift_fresh.default})
 _DETACH: Final = torch.ops.aten.detach.default
+# Batch norm moves its running averages, the fourth and fifth argument, which its schema does not say
+WRITE_AVERAGES: Final = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
 _LONG: Final = 8000  # operations, which take about a second
 _PLAIN: Final = frozenset({Tensor, nn.Parameter})
 
@@ -97,6 +99,10 @@ class Recorder(DispatchMode):
             self._when_long = None
         if func._schema.is_mutable:
             self._keep_written(func, args, kwargs)
+        elif func.name() in WRITE_AVERAGES:
+            for each in args[3:5]:
+                if each is not None:
+                    self._keep(each)
         found = func(*args, **kwargs)
         if func is _DETACH:
             # Other history is all that it has, and the graph has none

@@ -20,7 +20,12 @@ from pyro_infomax._types import Program, Site
 from pyro_infomax.capture._batching import batch_loops
 from pyro_infomax.capture._compiled import CompiledTraining, compile_gradients, updates_of
 from pyro_infomax.capture._graph import GradientBuffers, RecordedGraph, TensorFunction, to_function
-from pyro_infomax.capture._refusals import NotCapturableError, compiling, value_reads_refused
+from pyro_infomax.capture._refusals import (
+    NotCapturableError,
+    NotCompilableError,
+    compiling,
+    value_reads_refused,
+)
 from pyro_infomax.capture._watch import Call
 from pyro_infomax.infer import SurrogateLoss, WeightedELBO, surrogate_loss
 from pyro_infomax.programs import ProgramState
@@ -73,6 +78,11 @@ class Programs:
         weights = () if self.weighted is None else self.weighted.weights
         return len(self._weights_seen) >= len(weights) + _FEW_WEIGHTS
 
+    @property
+    def own_parameters(self) -> frozenset[Tensor]:
+        """What a step of the objective moves by itself."""
+        return frozenset(() if self.weighted is None else self.weighted.own_parameters)
+
     def variable_weights(self, *, numbers: bool) -> dict[str, Tensor]:
         """The weights that are inputs of a recording."""
         return {} if self.weighted is None else self.weighted.variable_weights(numbers=numbers)
@@ -84,9 +94,10 @@ class Programs:
         return self.weighted.weights_ahead(steps, numbers=numbers)
 
     def settings(self) -> Hashable:
-        """What a recording fixes of the objective."""
+        """What a recording fixes of the objective, beside its attributes."""
         if self.weighted is None:
             return None
+        self.weighted.look_at_itself()
         weights = self.weighted.weights
         if not self.weights_are_set:
             known = set(map(id, self._weights_seen))
@@ -166,6 +177,9 @@ class CapturedStep:
 
     @compiling()
     def _compile(self, recorded: RecordedGraph, inputs: Sequence[Tensor]) -> None:
+        if self._programs.own_parameters and recorded.moves_averages():
+            # What inductor makes of this was seen to be another step
+            raise NotCompilableError("batch norm is trained beside parameters that a step moves by itself")
         updates = updates_of(self.gradients)
         on_cpu = all(each.device.type == "cpu" for each in (*inputs, *self.parameters))
         if on_cpu and updates is not None and all(each.current for each in updates):
@@ -231,9 +245,11 @@ class CapturedStep:
         largest: dict[torch.dtype, float] = {}
         for each in captured:
             largest[each.dtype] = max(largest.get(each.dtype, 0.0), _largest(each))
-        flats = {id(group.flat) for group in self.gradients.groups or ()}
+        flats = {group.flat for group in self.gradients.groups or ()}
         for each, value in captured.items():
-            if id(each) not in flats and not _close(each, value, beside=largest[each.dtype]):
+            if each not in flats | self._programs.own_parameters and not _close(
+                each, value, beside=largest[each.dtype]
+            ):
                 return "the optimiser keeps other moments"
         return None
 
@@ -311,7 +327,8 @@ class CapturedStep:
         return (found.loss, *found.terms.values(), *gradients.values())
 
     def _check_leaves(self, constants: Iterable[Tensor]) -> None:
-        if any(each.requires_grad and each.is_leaf and each not in set(self._stated) for each in constants):
+        known = {*self._stated, *self._programs.own_parameters}
+        if any(each.requires_grad and each.is_leaf and each not in known for each in constants):
             raise NotCapturableError(
                 "a tensor that is no parameter of Pyro collects a gradient; make it one by pyro.module or "
                 "pyro.param, or call requires_grad_(False)"
@@ -365,7 +382,7 @@ class Outcome:
     ) -> None:
         self.numbers = dict(numbers)
         self.gradients = {parameter: each.detach().clone() for parameter, each in gradients.items()}
-        self.buffers = {name: each.clone() for name, each in buffers.items()}
+        self.buffers = {name: each.detach().clone() for name, each in buffers.items()}
         self.random_states = _random_states()
 
     def difference(self, other: "Outcome", names: Mapping[Tensor, str]) -> str | None:
@@ -455,5 +472,5 @@ def _close(value: Tensor, other: Tensor, *, beside: float = 0.0, precision: floa
 
 
 def _largest(value: Tensor) -> float:
-    finite = value[value.isfinite()]
+    finite = value.detach()[value.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0

@@ -527,14 +527,14 @@ class CapturedSVI(SVI):
             try:
                 found = step.evaluate(call, trains=trains)
                 accumulated = step.gradients.accumulated
-                captured = Outcome(_numbers(found), accumulated, self._buffers(step.written(call)))
+                captured = Outcome(_numbers(found), accumulated, self._buffers(step, call))
             except Exception as error:
                 difference = f"it fails ({first_line(error)})"
             after = [(each, each.clone()) for each in written]
         loss, parameters = self._eager_gradients(args, kwargs)
         if captured is not None:
             gradients = {each: each.grad for each in parameters if each.grad is not None}
-            eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step.written(call)))
+            eager = Outcome({"loss": loss} | self._terms(), gradients, self._buffers(step, call))
             names = {leaf: name for name, leaf in self._state.parameters.items()}
             difference = eager.difference(captured, names)
         if captured is not None and difference is None and trains and math.isfinite(loss):
@@ -601,8 +601,12 @@ class CapturedSVI(SVI):
         sentence = f"CapturedSVI replays its steps without compiling them: {reason}."
         warnings.warn(sentence, UserWarning, stacklevel=3 + depth)
 
-    def _buffers(self, written: Iterable[Tensor]) -> dict[str, Tensor]:
-        others = {f"{number} of those that are written to": each for number, each in enumerate(written)}
+    def _buffers(self, step: CapturedStep, call: Call) -> dict[str, Tensor]:
+        others = {
+            f"{number} of those that are written to": each
+            for number, each in enumerate(step.written(call))
+            if not step.rounds or each not in self._programs.own_parameters
+        }
         return self._state.buffers() | others
 
     def _record(self, call: Call, graph: "_Graph") -> CapturedStep:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from pyro_infomax._random import isolated_random_state
-from pyro_infomax._recording import LIFTS, Recorder
+from pyro_infomax._recording import LIFTS, WRITE_AVERAGES, Recorder
 from pyro_infomax.capture._optim import FusedOptim, ParameterGroup
 from pyro_infomax.capture._refusals import NotCapturableError
 
@@ -26,8 +26,6 @@ from pyro_infomax.capture._refusals import NotCapturableError
 
 Alias: TypeAlias = tuple[Hashable, ...]
 
-# Batch norm moves its running averages, which its schema does not say
-_WRITE_AVERAGES: Final = ("aten::native_batch_norm", "aten::cudnn_batch_norm", "aten::miopen_batch_norm")
 _LARGEST_CONSTANT: Final = 2**20  # elements
 _SHAPE_ALONE: Final = frozenset(
     f"aten::{name}" for name in ("ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full")
@@ -149,6 +147,11 @@ class RecordedGraph:
     def written_inputs(self) -> tuple[int, ...]:
         """The numbers of the arguments that the graph itself writes to."""
         return tuple(i for i, node in enumerate(self.inputs) if self.memory_of(node) & self._written)
+
+    def moves_averages(self) -> bool:
+        """Whether batch norm is in training mode."""
+        calls = [node for node in self.graph.nodes if _operator(node) in WRITE_AVERAGES]
+        return any(map(written_arguments, calls))
 
     def is_written(self, node: Node) -> bool:
         """Whether some node writes into memory that this one gives or reads."""
@@ -342,7 +345,7 @@ def _draws(target: object) -> bool:
 @cache
 def _may_write(target: object) -> bool:
     schema = getattr(target, "_schema", None)
-    return schema is not None and (schema.is_mutable or schema.name in _WRITE_AVERAGES)
+    return schema is not None and (schema.is_mutable or schema.name in WRITE_AVERAGES)
 
 
 def written_arguments(node: Node) -> list[Node]:
@@ -350,7 +353,7 @@ def written_arguments(node: Node) -> list[Node]:
     if not _may_write(node.target):
         return []
     schema = node.target._schema  # type: ignore[union-attr]
-    if _operator(node) in _WRITE_AVERAGES:
+    if _operator(node) in WRITE_AVERAGES:
         *_, mean, variance, training = node.args[:6]
         return [each for each in (mean, variance) if training and isinstance(each, Node)]
     given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | node.kwargs

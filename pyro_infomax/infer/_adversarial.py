@@ -5,12 +5,11 @@ their densities, and an objective takes its gradients through the draws. What th
 own name. It is neither exact nor a bound, so that it never counts as rate, ELBO, or part of the account.
 """
 
-import copy
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar, Final, Literal, NamedTuple, NoReturn, TypeAlias, final, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeAlias, final, get_args
 
 import torch
 from pyro import poutine
@@ -18,21 +17,23 @@ from pyro.infer.util import torch_item
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_factor
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid, softplus
+from torch.nn.functional import logsigmoid
 from torch.optim import Optimizer
 
 from pyro_infomax._checks import one_of, real_number, whole_number
 from pyro_infomax._data import Tensors
-from pyro_infomax._recording import NotCapturableError
+from pyro_infomax._recording import is_recording
 from pyro_infomax._types import Args, Kwargs, Program, Site, State
-from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed
-from pyro_infomax.infer._elbo import Evaluation, Loss, Terms, has_sisters, subsampled_data, unweighted_sum
-from pyro_infomax.infer._estimators import (
-    TraceMeanField_WeightedELBO,
-    counts_alike,
-    is_reparameterised,
-    unweighted_rate,
+from pyro_infomax.distributions import family_name, is_point_mass, is_relaxed, tensors_of
+from pyro_infomax.infer._elbo import (
+    Loss,
+    SurrogateLoss,
+    Terms,
+    has_sisters,
+    subsampled_data,
+    unweighted_sum,
 )
+from pyro_infomax.infer._estimators import TraceMeanField_WeightedELBO, counts_alike, is_reparameterised
 from pyro_infomax.infer._latents import (
     GuideRun,
     KnownModels,
@@ -50,8 +51,17 @@ from pyro_infomax.infer._weights import (
     TermWeights,
     WeightsLike,
 )
-from pyro_infomax.information import OptimizerFactory, adam
-from pyro_infomax.nn import evaluation_mode
+from pyro_infomax.information import (
+    OptimizerFactory,
+    OptimizerOperations,
+    adam,
+    load_trained_state,
+    logistic_loss,
+    minimise,
+    scores_of,
+    trained_state,
+)
+from pyro_infomax.nn import held_fixed
 from pyro_infomax.poutine import (
     frames_of,
     is_deterministic,
@@ -77,12 +87,13 @@ class _ComparedDraws(NamedTuple):
     second: Tensors | None
 
 
-def _latent_sites(guide_trace: Trace) -> dict[str, Site]:
-    """What a guide draws for the model, by name."""
+def _latent_sites(guide_trace: Trace, *, auxiliary: bool = False) -> dict[str, Site]:
+    """What a guide draws for the model, by name, or for itself too."""
     return {
         site["name"]: site
         for site in sample_sites(guide_trace)
-        if not (site["is_observed"] or site["infer"].get("is_auxiliary") or is_deterministic(site))
+        if not (site["is_observed"] or is_deterministic(site))
+        and (auxiliary or not site["infer"].get("is_auxiliary"))
     }
 
 
@@ -179,6 +190,8 @@ def _check_latents(simulated: Trace, latents: Mapping[str, Site]) -> None:
 
 # ---- An objective that owns a critic and its optimiser.
 
+_NUMBERS: Final = "critic_optim"  # as which they come with the weights of a recorded step
+
 
 class _CriticELBO(TraceMeanField_WeightedELBO):
     """The base of objectives that learn the log-ratio of two densities, and train by it.
@@ -202,6 +215,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
     weighs_rate: ClassVar[bool] = True
     drops_factors: ClassVar[bool] = True
     state_of_evaluation: ClassVar = TraceMeanField_WeightedELBO.state_of_evaluation | {"_compared"}
+    _compared: _ComparedDraws | None = None
 
     # What messengers have put at a site is then the user's weight alone, which the critic's term has too
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -243,7 +257,8 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         trained = [each for each in critic.parameters() if each.requires_grad]
         # One whose ratio is known has none, and torch's optimisers refuse that
         self.critic_optim: Optimizer | None = critic_optim(trained) if trained else None
-        self._compared: _ComparedDraws | None = None
+        # Where the optimiser's tensors or options change, so does this, and what a recording is for
+        self._critic_optim_as_recorded = OptimizerOperations(None)
 
     # ---- what a subclass says
 
@@ -268,15 +283,11 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
             self._train_critic(model, guide, args, kwargs)
         return super().differentiable_loss(model, guide, *args, **kwargs)
 
-    def surrogate(self, *_: object, **__: object) -> NoReturn:
-        """Refuses to be recorded, so that :class:`~pyro_infomax.capture.CapturedSVI` takes ordinary steps.
-
-        Raises:
-            NotCapturableError: always.
-        """
-        raise NotCapturableError(
-            f"{type(self).__name__} trains its critic within each step, which a recorded step would leave out"
-        )
+    def surrogate(self, model: Program, guide: Program, *args: object, **kwargs: object) -> SurrogateLoss:
+        """The evaluation in tensors alone; what is recorded of it is a training step, with the critic's."""
+        if is_recording():
+            self._train_critic(model, guide, args, kwargs)
+        return super().surrogate(model, guide, *args, **kwargs)
 
     def _train_critic(self, model: Program, guide: Program, args: Args, kwargs: Kwargs) -> None:
         if has_sisters():
@@ -287,49 +298,48 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         optimizer = self.critic_optim
         if optimizer is None:
             return
-        for _ in range(self.critic_steps):
+        for step in range(self.critic_steps):
             with torch.no_grad():
                 rows = TakenRowsMessenger()
                 with plain_errors():
                     guide_trace = poutine.trace(rows(guide)).get_trace(*args, **kwargs)
-                _check_reparameterised(_latent_sites(guide_trace), type(self).__name__, "guide")
+                _check_reparameterised(
+                    _latent_sites(guide_trace, auxiliary=True), type(self).__name__, "guide"
+                )
                 self._check_critic(guide_trace)
                 draws = self._draws(GuideRun(model, guide_trace, rows.taken, args, kwargs, both=True))
             if draws.second is not None:
-                self._take_step(optimizer, draws.first, draws.second)
+                self._take_step(step, optimizer, draws.first, draws.second)
 
-    def _take_step(self, optimizer: Optimizer, first: Tensors, second: Tensors) -> None:
-        def closure() -> float:
-            optimizer.zero_grad()
-            # The one loss whose optimum is the log-ratio and whose gradient cannot explode
-            loss = softplus(-self._scores(first)).mean() + softplus(self._scores(second)).mean()
-            if self.gradient_penalty:
-                squares = self._squared_gradient(first) + self._squared_gradient(second)
-                loss = loss + self.gradient_penalty / 4 * squares
-            loss.backward()
-            return float(loss.detach())
+    def _take_step(self, number: int, optimizer: Optimizer, first: Tensors, second: Tensors) -> None:
+        loss = partial(logistic_loss, self.critic, first, second, gradient_penalty=self.gradient_penalty)
+        if is_recording():
+            numbers = self._given_weights.get(_NUMBERS)
+            self._critic_optim_as_recorded.step(loss, None if numbers is None else numbers[number])
+        else:
+            minimise(optimizer, loss)
 
-        with torch.enable_grad():
-            optimizer.step(closure)
-            optimizer.zero_grad()
+    # ---- what a captured step needs: what it is for, and the numbers of the critic's optimiser as inputs
 
-    def _squared_gradient(self, parts: Tensors) -> Tensor:
-        """The mean over rows of the squared gradient of the score in what it scores."""
-        inputs = [each.detach().requires_grad_(each.is_floating_point()) for each in parts]
-        smooth = [each for each in inputs if each.requires_grad]
-        total = self._scores(tuple(inputs)).sum()
-        found = torch.autograd.grad(total, smooth, create_graph=True, materialize_grads=True)
-        return sum((each.square().sum() for each in found), torch.zeros(())) / len(parts[0])
+    @property
+    def own_parameters(self) -> tuple[Tensor, ...]:
+        return tuple(self.critic.parameters())
 
-    def _scores(self, parts: Tensors) -> Tensor:
-        scores = self.critic(*parts)
-        if not isinstance(scores, Tensor) or scores.shape != parts[0].shape[:1]:
-            found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-            raise ValueError(
-                f"Expected the critic to score {len(parts)} parts of {len(parts[0])} rows as a tensor of "
-                f"shape ({len(parts[0])},) but got {found}."
-            )
-        return scores
+    def look_at_itself(self) -> None:
+        found = OptimizerOperations(self.critic_optim if self.critic_steps else None)
+        if not found.same_as(self._critic_optim_as_recorded):
+            self._critic_optim_as_recorded = found
+
+    def variable_weights(self, *, numbers: bool = False) -> dict[str, Tensor]:
+        """The present values of the weights that may change, and the numbers of the critic's next steps."""
+        own = self._critic_optim_as_recorded.numbers(1, self.critic_steps)
+        return super().variable_weights(numbers=numbers) | ({} if own is None else {_NUMBERS: own[0]})
+
+    def weights_ahead(self, steps: int, *, numbers: bool = False) -> list[tuple[Tensor, ...]]:
+        """The values of :meth:`variable_weights` for each of the next training steps."""
+        found = super().weights_ahead(steps, numbers=numbers)
+        own = self._critic_optim_as_recorded.numbers(steps, self.critic_steps)
+        return found if own is None else [(*each, row) for each, row in zip(found, own, strict=True)]
 
     # ---- an evaluation, which leaves the critic alone
 
@@ -352,7 +362,7 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         """Refuses programs of which the critic's term would be another one than it says."""
         ours, sites = type(self).__name__, _latent_sites(guide_trace)
         _check_latents(model_trace, sites)
-        _check_reparameterised(sites, ours, "guide")
+        _check_reparameterised(_latent_sites(guide_trace, auxiliary=True), ours, "guide")
         twins = {name: model_trace.nodes[name] for name in sites}
         _rows_of_sites(twins, ours)
         _check_counts([*sites.values(), *twins.values()], ours)
@@ -388,8 +398,9 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         assert self._compared is not None
         first, second = self._compared
         self._compared = None
-        with _held_fixed(self.critic):
-            costs = self._cost(self._scores(first), None if second is None else self._scores(second))
+        with held_fixed(self.critic):
+            high = scores_of(self.critic, first)
+            costs = self._cost(high, None if second is None else scores_of(self.critic, second))
         names, weights = [*_latent_sites(guide_trace)], self._resolved_weights()
         return self._joint_terms(names, len(costs), {self.critic_term: costs}, guide_trace, weights)
 
@@ -404,11 +415,15 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
 
     # ---- the state that training leaves, of critic and optimiser too
 
+    # What an evaluation has left, as tensors of its graph after an error, is nothing for a copy
+    def __getstate__(self) -> State:
+        left = self.state_of_evaluation - TraceMeanField_WeightedELBO.state_of_evaluation
+        kept = {name: each for name, each in self.__dict__.items() if name not in left}
+        return {**kept, "_critic_optim_as_recorded": OptimizerOperations(None)}
+
     def state_dict(self) -> State:
         """The state that training leaves in the objective: steps, the critic, and its optimiser."""
-        optim = None if self.critic_optim is None else self.critic_optim.state_dict()
-        kept = {"critic": self.critic.state_dict(), "critic_optim": optim}
-        return {**super().state_dict(), **copy.deepcopy(kept)}
+        return {**super().state_dict(), **trained_state(self.critic, self.critic_optim)}
 
     def load_state_dict(self, state: State) -> None:
         """Puts the objective back to a saved state.
@@ -419,33 +434,9 @@ class _CriticELBO(TraceMeanField_WeightedELBO):
         keys = {"step", "critic", "critic_optim"}
         if set(state) != keys:
             raise ValueError(f"Expected a state with the keys {sorted(keys)} but got {sorted(state)}")
-        here, there = (_shapes(each) for each in (self.critic.state_dict(), state["critic"]))
-        if here != there:
-            raise ValueError(f"Expected the state of a critic with {here} but got one with {there}")
-        if (self.critic_optim is None) != (state["critic_optim"] is None):
-            raise ValueError("Expected a state with that of the critic's optimiser, where it has one")
+        whole_number("step", state["step"], at_least=0)  # before anything is loaded
+        load_trained_state(self.critic, self.critic_optim, state)
         super().load_state_dict({"step": state["step"]})
-        self.critic.load_state_dict(state["critic"])
-        if self.critic_optim is not None:
-            self.critic_optim.load_state_dict(state["critic_optim"])
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(each.shape) for name, each in tensors.items() if isinstance(each, Tensor)}
-
-
-@contextmanager
-def _held_fixed(critic: nn.Module) -> Iterator[None]:
-    """Has its block pass gradients through a critic and none to it, in evaluation mode."""
-    trained = [each for each in critic.parameters() if each.requires_grad]
-    for each in trained:
-        each.requires_grad_(False)
-    try:
-        with evaluation_mode(critic):
-            yield
-    finally:
-        for each in trained:
-            each.requires_grad_(True)
 
 
 # ---- Total correlation, by a critic between latents and their shuffled dimensions.
@@ -476,6 +467,7 @@ class FactorVAE(_CriticELBO):
         gamma: the weight of the total correlation: a finite number, a tensor or a schedule.
         beta: the weight of the rate, as of :class:`TraceMeanField_BetaELBO`.
         critic_optim: makes a torch optimiser of the critic's parameters; by default Adam at the rate 0.001.
+            :class:`~pyro_infomax.capture.CapturedSVI` records the steps of Adam, AdamW and SGD.
         critic_steps: how many steps of the critic go before each step of model and guide; with 0 it stays
             as it is.
         gradient_penalty: the weight c of :math:`\tfrac c2 \, \mathrm{E} \Vert \nabla T \Vert^2` in the
@@ -485,9 +477,8 @@ class FactorVAE(_CriticELBO):
     Raises:
         ValueError: for a weight out of range, a single latent dimension, or a critic that shares parameters
             with the programs.
-        NotImplementedError: for latents that are not reparameterised, not one a datum, masked, or scaled in
-            one program alone, and in several processes. :class:`~pyro_infomax.capture.CapturedSVI` goes on by
-            ordinary steps.
+        NotImplementedError: for a guide's draws that are not reparameterised, latents not one a datum, masked
+            or scaled in one program alone, and several processes.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
@@ -545,8 +536,8 @@ class AVB(_CriticELBO):
     critic the gradient is that of −ELBO, with respect to the guide through its draws, to the decoder through
     log p(x|z), and to a prior with parameters through log p(z) at the guide's draws.
 
-    ``terms`` has ``distortion`` and ``critic_rate``. There is no ``rate`` and no ``elbo``, unless the guide
-    has a density after all: a critic's estimate is no bound on anything.
+    ``terms`` has ``distortion`` and ``critic_rate``. There is no ``rate`` and no ``elbo``: what a critic says
+    is no bound on anything.
 
     Reference: Mescheder, Nowozin and Geiger (2017), Adversarial variational Bayes: unifying variational
     autoencoders and generative adversarial networks.
@@ -561,7 +552,7 @@ class AVB(_CriticELBO):
 
     Raises:
         ValueError: as :class:`FactorVAE`, and for data that are not rows of the data plate.
-        NotImplementedError: as :class:`FactorVAE`, and for factors of the guide.
+        NotImplementedError: as :class:`FactorVAE`, for factors of the guide, and learned point-mass priors.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
@@ -569,16 +560,16 @@ class AVB(_CriticELBO):
         >>> pair = LinearGaussian(S=[2.0], W=[[1.0]], s2=1.0, V=[[0.5]], Delta=[0.5])
         >>> elbo = AVB(QuadraticCritic(1, 1), critic_steps=5)
         >>> loss = elbo.loss(pair.model, pair.guide, pair.sample(10))
-        >>> list(elbo.terms)  # this guide has a density, and so there is a rate
-        ['distortion', 'rate', 'elbo', 'loss', 'critic_rate']
+        >>> list(elbo.terms)
+        ['distortion', 'loss', 'critic_rate']
     """
 
     critic_term = "critic_rate"
     weighs_rate = False
     state_of_evaluation = _CriticELBO.state_of_evaluation | {"_prior_score"}
+    _prior_score: Tensor | float = 0.0
 
     def __init__(self, critic: nn.Module, beta: WeightsLike = 1.0, **kwargs: object) -> None:
-        self._prior_score: Tensor | float = 0.0
         super().__init__(critic, critic_weight=TermWeight("beta", beta), **kwargs)  # type: ignore[arg-type]
 
     def _draws(self, run: GuideRun) -> _ComparedDraws:
@@ -611,17 +602,21 @@ class AVB(_CriticELBO):
     def _score_of_prior(self, model_trace: Trace, run: GuideRun) -> Tensor | float:
         """log p(z) of draws that are held fixed, through which the prior's parameters get their gradient."""
         sites = _latent_sites(run.guide_trace)
-        twins: dict[str, Site] = {name: model_trace.nodes[name] for name in sites}
-        scores = (twins[name]["fn"].log_prob(site["value"].detach()) for name, site in sites.items())
-        if not (torch.is_grad_enabled() and any(each.requires_grad for each in scores)):
+        if not (torch.is_grad_enabled() and any(_has_gradient(model_trace, site) for site in sites.values())):
             return 0.0
         # A prior may depend on latents before it, whose values must be held fixed as well
         fixed = run.rows.copy()
         for name, site in sites.items():
             fixed.add_node(name, **{**site, "value": site["value"].detach()})
         trace = simulate(run._replace(rows=fixed), data=False)
-        trace.compute_log_prob(lambda name, _: name in sites)
-        return sum((trace.nodes[name]["log_prob_sum"] for name in sites), torch.zeros(()))
+        learned = [name for name, site in sites.items() if _has_gradient(trace, site)]
+        if points := [name for name in learned if is_point_mass(trace.nodes[name]["fn"])]:
+            raise NotImplementedError(
+                f"AVB trains the prior by its density but the model draws {points} as point masses, which "
+                "have none: use AdversarialELBO, or a prior with a density"
+            )
+        trace.compute_log_prob(lambda name, _: name in learned)
+        return sum((trace.nodes[name]["log_prob_sum"] for name in learned), torch.zeros(()))
 
     def _differentiable_loss_particle(self, model_trace: Trace, guide_trace: Trace) -> tuple[Loss, Loss]:
         loss = torch.zeros(())
@@ -629,12 +624,6 @@ class AVB(_CriticELBO):
             if site["is_observed"]:
                 self._add("distortion", -unweighted_sum(site))
                 loss = loss - site["log_prob_sum"]
-        sites = _latent_sites(guide_trace)
-        # What the guide alone draws is noise on the way to z, which then has no density that is known
-        auxiliary = any(site["infer"].get("is_auxiliary") for site in sample_sites(guide_trace))
-        if not auxiliary and not any(is_point_mass(site["fn"]) for site in sites.values()):
-            for name, site in sites.items():
-                self._add("rate", unweighted_rate(model_trace.nodes[name], site))
         loss = loss + self._weighted_estimate(guide_trace)
         weight = self._resolved_weights().of_term(self.critic_term, "")
         prior = weight * self._prior_score
@@ -647,9 +636,15 @@ class AVB(_CriticELBO):
         del self._sums["rate"]
 
     def _named_terms(self, values: dict[str, float], loss: float) -> Terms:
-        if "rate" in values:
-            return super()._named_terms(values, loss)
         return Terms(distortion=values.pop("distortion"), loss=loss, **values)
+
+
+def _has_gradient(model_trace: Trace, site: Site) -> bool:
+    """Whether parameters of the model have a gradient by their prior of a latent site."""
+    fn: Any = model_trace.nodes[site["name"]]["fn"]
+    if is_point_mass(fn):
+        return any(each.requires_grad for _, each in tensors_of(fn))
+    return bool(fn.log_prob(site["value"].detach()).requires_grad)
 
 
 # ---- Divergences between the two joints.
@@ -682,17 +677,11 @@ class _JointELBO(_CriticELBO):
     state_of_evaluation = _CriticELBO.state_of_evaluation | {"_generates"}
     _generates: KnownModels = ()
 
-    def _evaluate(
-        self, parent: Evaluation, model: Program, guide: Program, args: Args, kwargs: Kwargs
-    ) -> Any:
-        found = super()._evaluate(parent, model, guide, args, kwargs)
-        # After the model has created its parameters
-        self._generates = check_generates(type(self).__name__, model, args, kwargs, self._generates)
-        return found
-
-    # A copy need not hold the model
-    def __getstate__(self) -> State:
-        return {**self.__dict__, "_generates": (), "_compared": None}
+    def _check_generates(self, run: GuideRun) -> None:
+        """Refuses a model that reads data; asked once in each mode, after it has created its parameters."""
+        if not is_recording():
+            ours = type(self).__name__
+            self._generates = check_generates(ours, run.model, run.args, run.kwargs, self._generates)
 
     def _draws(self, run: GuideRun) -> _ComparedDraws:
         return self._compare(simulate(run), run)
@@ -702,6 +691,7 @@ class _JointELBO(_CriticELBO):
         _check_simulates(simulated, latents, ours)
         observed = _observed_sites(simulated)
         self._check_covariates(observed, run)
+        self._check_generates(run)
         data = {name: {**site, "value": site["infer"]["obs"]} for name, site in observed.items()}
         drawn = {**observed, **{name: simulated.nodes[name] for name in latents}}
         _check_reparameterised(drawn, ours, "model")
@@ -775,7 +765,6 @@ class AdversarialELBO(_JointELBO):
             one a datum, masked, or not of one scale, for factors, for a model that conditions on data
             (covariates, or a decoder that reads data rather than what it has sampled; which does not show
             without tensors as arguments), and in several processes.
-            :class:`~pyro_infomax.capture.CapturedSVI` goes on by ordinary steps.
 
     Example:
         >>> from pyro_infomax.nn import QuadraticCritic
@@ -808,7 +797,7 @@ class AdversarialELBO(_JointELBO):
         self._check_pair(simulated, guide_trace)
         observed = _observed_sites(simulated)
         self._subsampled = subsampled_data(simulated, args, lambda site: site["name"] in observed)
-        self._compared = self._compare(simulated, run)
+        self._compared = self._compare(simulated, run._replace(model=model))
         return simulated, guide_trace
 
     def _differentiable_loss_particle(self, _: Trace, guide_trace: Trace) -> tuple[Loss, Loss]:

@@ -297,6 +297,17 @@ class WeightedELBO(ELBO):
 
     # ---- what a captured step needs: an evaluation in tensors, and the weights as its inputs
 
+    @property
+    def own_parameters(self) -> tuple[Tensor, ...]:
+        """Tensors that a training step moves by itself, beside those that the optimiser of SVI does."""
+        return ()
+
+    def look_at_itself(self) -> None:
+        """Puts into attributes what a recording would fix of it and no attribute tells by its value.
+
+        It is called before each captured step, which then looks whether attributes are as they were.
+        """
+
     def surrogate(self, model: Program, guide: Program, *args: object, **kwargs: object) -> SurrogateLoss:
         """The evaluation in tensors alone, which leaves schedules where they are.
 

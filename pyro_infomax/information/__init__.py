@@ -4,12 +4,17 @@ from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.information._account import Account, SiteAccount
 from pyro_infomax.information._aggregate import AggregatePosterior
 from pyro_infomax.information._control_variates import note_on as note_on
-from pyro_infomax.information._critics import (
+from pyro_infomax.information._critic_training import (
     OptimizerFactory as OptimizerFactory,
+    OptimizerOperations as OptimizerOperations,
     adam as adam,
-    critic_bound,
-    critic_information,
+    load_trained_state as load_trained_state,
+    logistic_loss as logistic_loss,
+    minimise as minimise,
+    scores_of as scores_of,
+    trained_state as trained_state,
 )
+from pyro_infomax.information._critics import critic_bound, critic_information
 from pyro_infomax.information._decoder import barber_agakov, decoder_gap
 from pyro_infomax.information._draws import Draws
 from pyro_infomax.information._estimate import Estimate, spread as spread

@@ -7,18 +7,19 @@ evaluated with it on others. Nothing needs to be known of any density.
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final, Literal, TypeAlias, final, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from pyro_infomax._checks import one_of, real_number, whole_number
 from pyro_infomax._data import Data, as_tensor
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
+from pyro_infomax.information._critic_training import OptimizerFactory, adam, minimise
 from pyro_infomax.information._estimate import Estimate, spread
 
 # ---- What the scores of all pairs say of the information.
@@ -28,6 +29,8 @@ CriticEstimator: TypeAlias = Literal["nwj", "dv", "info_nce", "smile"]
 # Above the one, few pairs carry a mean; below the other distance from its ceiling, an estimate is at it
 _LARGEST_SHARE: Final = 0.1
 _CLOSE: Final = 1.0
+# From so many on, the spread of their means is error enough
+_MANY_BLOCKS: Final = 8
 
 
 @final
@@ -54,7 +57,9 @@ class _Scored:
         found = [look(block) for block in blocks]
         together, *others = (torch.cat(each) for each in zip(*found, strict=True))  # (batch,) each
         if estimator == "info_nce":
-            self.value, self.influences = together.mean(), together
+            self.value = together.mean()
+            many = len(found) >= _MANY_BLOCKS
+            self.influences = _by_block([each for each, _ in found]) if many else others[0]
             return
         by_x, by_y = others
         mean = by_x.mean()
@@ -68,9 +73,21 @@ class _Scored:
         return self._largest / self._total if self._total else 0.0
 
     def _among_all(self, block: Tensor) -> tuple[Tensor, ...]:
-        """T − ln mean_j exp T_j of each datum."""
-        self.largest_block = max(self.largest_block, len(block))
-        return (block.diagonal() - block.logsumexp(1) + math.log(len(block)),)
+        """T − ln mean_j exp T_j of each datum, and what the mean of these would lose with it.
+
+        As one of the others a datum counts in the terms of all data, so that their spread is no error. That
+        of the jackknife is too large in small blocks, and hardly too small (Efron and Stein, 1981, The
+        jackknife estimate of variance).
+        """
+        size = len(block)
+        self.largest_block = max(self.largest_block, size)
+        apart = block.diagonal() - block.logsumexp(1)
+        each = apart + math.log(size)
+        if size < 3:  # of which nothing is left to compare
+            return each, torch.full_like(each, math.nan)
+        share = block.softmax(1).clamp(max=1 - torch.finfo(block.dtype).eps).fill_diagonal_(0.0)
+        without = (apart.sum() - apart - torch.log1p(-share).sum(0)) / (size - 1) + math.log(size - 1)
+        return each, size * each.mean() - (size - 1) * without
 
     def _apart(self, block: Tensor) -> tuple[Tensor, ...]:
         """For each datum T, and the mean of exp T over pairs of its x, and of its y, with others."""
@@ -79,6 +96,14 @@ class _Scored:
         self._largest = max(self._largest, float(weights.max()))
         self._total += float(weights.sum())
         return block.diagonal().clone(), weights.sum(1) / (len(block) - 1), weights.sum(0) / (len(block) - 1)
+
+
+def _by_block(found: Sequence[Tensor]) -> Tensor:
+    """Influences of data whose spread is that of the means of independent blocks."""
+    mean, unbiased = torch.cat([*found]).mean(), len(found) / (len(found) - 1)
+    scales = [math.sqrt(len(each) * unbiased) for each in found]
+    pairs = zip(scales, found, strict=True)
+    return torch.cat([(scale * (each.mean() - mean)).expand(len(each)) for scale, each in pairs])
 
 
 _TARGETS: Final = {
@@ -128,7 +153,8 @@ def critic_bound(scores: Tensor, *, estimator: CriticEstimator = "nwj", clip: fl
 
     Returns:
         An estimate in nats, of bound "lower", or None for SMILE. Its errors are of the data as draws from
-        their population, with the critic as it is.
+        their population, with the critic as it is; that of InfoNCE is the jackknife's, rather too large for
+        few data, and nan for 2.
 
     Raises:
         ValueError: for scores that are no finite square matrix of at least 2 data, or so large that their
@@ -207,13 +233,6 @@ def _note(value: float, estimator: CriticEstimator, *, block: int, size: int, sh
 
 # ---- A critic of one's own data: trained on some folds of them, evaluated on another.
 
-OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], Optimizer]
-
-
-def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Adam at the learning rate that suits most critics."""
-    return torch.optim.Adam(parameters, lr=1e-3)
-
 
 def critic_information(
     x: Data,
@@ -255,7 +274,7 @@ def critic_information(
         critic: of :mod:`pyro_infomax.nn`, such as ``MLPCritic(x_dim, y_dim)``, or a module of one's own:
             ``critic(x, y)`` scores x (..., \*x_shape) and y (..., \*y_shape), whose leading axes broadcast,
             as (...). It is copied, and itself left as it is. It sees each coordinate of floating-point
-            data with mean 0 and variance 1, which changes no information.
+            data with mean 0 and variance 1, which changes no information, in the dtype of its parameters.
         estimator: ``"nwj"``, ``"dv"``, ``"info_nce"`` or ``"smile"``; see :func:`critic_bound`.
         folds: into how many the data are cut, at least 2.
         steps: of training, for each fold.
@@ -312,18 +331,37 @@ def critic_information(
 def _note_of_copies(x: Tensor, y: Tensor) -> str | None:
     """A note where a fold may hold copies of what the critic of that fold has learned.
 
-    Draws of discrete variables repeat too. But then, unless one is a function of the other, some value of
-    each comes with several of the other.
+    Draws of discrete variables repeat too. But then, unless one is a function of the other, what repeats of
+    the one comes with several values of the other, save as often as chance would have it.
     """
     of_x, of_y = (torch.unique(each.flatten(1), dim=0, return_inverse=True)[1] for each in (x, y))
-    pairs = len(torch.unique(torch.stack([of_x, of_y]), dim=1)[0])
-    if pairs == len(x) or pairs > max(int(of_x.max()), int(of_y.max())) + 1:
+    different = torch.unique(torch.stack([of_x, of_y]), dim=1)
+    pairs = different.shape[1]
+    if not (_keeps_to_one(of_x, of_y, different[0]) or _keeps_to_one(of_y, of_x, different[1])):
         return None
     return (
         f"{len(x)} pairs are {pairs} different ones: where they are copies, rather than draws that happen to "
         "be alike, the critics are judged by pairs that they have learned from, so that the value may be too "
         "large, and the error too small: pass each pair once"
     )
+
+
+def _keeps_to_one(values: Tensor, partners: Tensor, different: Tensor) -> bool:
+    """Whether most values that repeat have one partner alone, beyond what chance would have.
+
+    Args:
+        values, partners: of each pair, (batch,), numbered.
+        different: the values of the different pairs.
+    """
+    count, found = values.bincount(), different.bincount()
+    repeats = count > 1
+    alone = int((found[repeats] == 1).sum())
+    shares = partners.bincount().double() / len(partners)
+    times, numbers = (each.tolist() for each in count[repeats].unique(return_counts=True))
+    by_chance = sum(
+        number * float(shares.pow(each).sum()) for each, number in zip(times, numbers, strict=True)
+    )
+    return alone - by_chance > (int(repeats.sum()) - by_chance) / 2
 
 
 def _rows(name: str, data: Data) -> Tensor:
@@ -383,19 +421,14 @@ class _Trained:
             next(ticks)
             batches = batches or list(self._cut(torch.randperm(len(x), device=x.device)))
             rows = batches.pop()
-
-            def closure(rows: Tensor = rows) -> Tensor:
-                optimizer.zero_grad()
-                loss = self._loss(self._all_pairs(x[rows], y[rows]))
-                loss.backward()
-                return loss
-
-            with torch.enable_grad():
-                optimizer.step(closure)  # type: ignore[arg-type]
+            minimise(optimizer, partial(self._loss_of, x[rows], y[rows]))
             # Without it the last minibatches would show in the critic
             if 2 * step >= steps - 1:
                 averaged.update_parameters(self._critic)
         self._critic = averaged.module
+
+    def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._loss(self._all_pairs(x, y))
 
     @torch.no_grad()
     def scores(self, x: Tensor, y: Tensor) -> Iterator[Tensor]:
@@ -410,7 +443,8 @@ class _Trained:
         return rows.tensor_split(number)
 
     def _all_pairs(self, x: Tensor, y: Tensor) -> Tensor:
-        scores = self._critic(x[:, None], y[None])
+        first, second = (self._as_parameters(each) for each in (x, y))
+        scores = self._critic(first[:, None], second[None])
         if not isinstance(scores, Tensor) or scores.shape != (len(x), len(y)):
             found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
             raise ValueError(
@@ -418,3 +452,8 @@ class _Trained:
                 f"{found}: let the leading axes of x and y broadcast, and give a score each."
             )
         return scores
+
+    def _as_parameters(self, rows: Tensor) -> Tensor:
+        """Floating-point rows in the dtype of the critic's parameters, where it has any."""
+        dtypes = [each.dtype for each in self._critic.parameters() if each.is_floating_point()]
+        return rows.to(dtypes[0]) if dtypes and rows.is_floating_point() else rows

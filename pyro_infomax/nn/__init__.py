@@ -45,6 +45,7 @@ from pyro_infomax.nn._modules import (
     adopt as adopt,
     drop_weak_references as drop_weak_references,
     evaluation_mode as evaluation_mode,
+    held_fixed as held_fixed,
     instance_prefix as instance_prefix,
     modules_behind as modules_behind,
     register as register,

@@ -145,6 +145,20 @@ def evaluation_mode(*programs: Program) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def held_fixed(module: nn.Module) -> Iterator[None]:
+    """Has its block pass gradients through a module and none to it, in evaluation mode."""
+    trained = [each for each in module.parameters() if each.requires_grad]
+    for each in trained:
+        each.requires_grad_(False)
+    try:
+        with evaluation_mode(module):
+            yield
+    finally:
+        for each in trained:
+            each.requires_grad_(True)
+
+
 def _walk(program: object) -> Iterator[nn.Module]:
     if isinstance(program, nn.Module):
         yield program

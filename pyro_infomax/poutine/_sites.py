@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import pyro.distributions as dist
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 
@@ -65,8 +66,22 @@ def frames_of(site: Site) -> list[Frame]:
 
 
 def is_deterministic(site: Site) -> bool:
-    """Whether the site is one of :func:`pyro.deterministic`, which has no density."""
-    return bool(site["infer"].get("_deterministic"))
+    """Whether the site is computed from others and has no density.
+
+    It is one of :func:`pyro.deterministic`, or what :func:`pyro.poutine.reparam` leaves of a site.
+    """
+    if site["infer"].get("_deterministic"):
+        return True
+    observed = site["is_observed"] or site["infer"].get("was_observed")
+    return bool(observed) and _is_masked_point(site["fn"])
+
+
+def _is_masked_point(fn: object) -> bool:
+    masked = False
+    while isinstance(fn, dist.MaskedDistribution | dist.Independent | dist.ExpandedDistribution):
+        masked = masked or getattr(fn, "_mask", None) is False
+        fn = fn.base_dist
+    return masked and isinstance(fn, dist.Delta)
 
 
 def _frames_around(sites: list[Site]) -> Frames:

@@ -7,6 +7,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer.reparam import LocScaleReparam
 from torch import Tensor, nn
 
 from pyro_infomax.diagnostics import Decomposition, Pair, decompose
@@ -1467,3 +1469,24 @@ def test_a_positive_site_is_accounted_for_like_the_normal_behind_it() -> None:
         found = getattr(account, name)
         off = (found.value - getattr(oracle, name)).abs()
         assert (off < 3.5 * found.population_standard_error).all(), name
+
+
+def test_a_reparameterised_model_has_the_account_of_one_that_is_written_so() -> None:
+    def centred(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.full((len(x), 1), 3.0), 2.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def written(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = 3.0 + 2.0 * pyro.sample("z_decentered", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z_decentered", dist.Normal(x, 1.0).to_event(1))
+
+    x = torch.randn(6, 1)
+    reparameterised = poutine.reparam(centred, {"z": LocScaleReparam(0.0)})
+    frames = [decompose(each, guide, x, seed=0).to_frame() for each in (written, reparameterised)]
+    pd.testing.assert_frame_equal(*frames)

@@ -239,7 +239,7 @@ critic = Critic()
     def untreatable(self, pair: Pair) -> bool:
         """Whether there are no draws, a row for each datum, whose densities the critic could tell apart."""
         latent = [*pair.latents, *(site for site in pair.guide if not site.auxiliary)]
-        discrete = any(site.discrete for site in latent)
+        discrete = any(site.discrete for site in (*latent, *pair.guide))
         rows = all(site.level == "row" and not site.masked for site in latent)
         one = len(dims_of(Oracle(pair).pair)) < 2 and self.kind == "FactorVAE"
         counted = pair.enumerated_in_model or pair.sequential or any(site.gained for site in latent)
@@ -340,7 +340,7 @@ critic = Critic()
             for name in ("theta", "phi"):
                 slope = answers.gradient(name, lambda costs: costs.distortion + self.beta * costs.rate)
                 right[f"gradient of {name}"] = slope
-        if self.kind != "AVB" or not hidden:
+        if self.kind != "AVB":
             right |= {"rate": answers.costs.rate, "elbo": -answers.costs.distortion - answers.costs.rate}
         return right
 

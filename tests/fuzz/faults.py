@@ -255,9 +255,9 @@ def _critic_of_rows_averaged() -> Any:
 
 def _critic_without_gradient() -> Any:
     def to(scores: Any) -> Any:
-        return lambda self, parts: scores(self, tuple(part.detach() for part in parts))
+        return lambda critic, parts: scores(critic, tuple(part.detach() for part in parts))
 
-    return changed(_adversarial._CriticELBO, "_scores", to)
+    return changed(_adversarial, "scores_of", to)
 
 
 def _prior_unscored() -> Any:

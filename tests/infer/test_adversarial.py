@@ -16,14 +16,16 @@ import torch
 from pyro import poutine
 from pyro.distributions.testing.rejection_gamma import ShapeAugmentedGamma
 from pyro.infer import SVI
+from pyro.infer.reparam import LocScaleReparam
 from pyro.nn import PyroModule
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.diagnostics import decompose, to_arviz
 from pyro_infomax.distributions import StraightThroughBernoulli
-from pyro_infomax.infer import AVB, AdversarialELBO, FactorVAE, SymmetricELBO, surrogate_loss
+from pyro_infomax.infer import AVB, AdversarialELBO, FactorVAE, SymmetricELBO
 from pyro_infomax.nn import MLPCritic, QuadraticCritic
 from pyro_infomax.oracles import LinearGaussian
 from pyro_infomax.poutine import weight
@@ -248,7 +250,7 @@ def test_a_guide_that_draws_more_than_the_model_is_refused():
             make(Seen()).loss_and_grads(model, more, torch.zeros(3))
 
 
-def test_noise_that_is_a_site_leaves_no_rate():
+def test_noise_that_is_a_site_or_hidden_leaves_no_rate():
     def model(x):
         with pyro.plate("data", 3):
             z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0))
@@ -259,10 +261,15 @@ def test_noise_that_is_a_site_leaves_no_rate():
             noise = pyro.sample("noise", dist.Normal(x, 1.0), infer={"is_auxiliary": True})
             pyro.sample("z", dist.Normal(noise, 1.0))
 
-    elbo = AVB(Sum())
-    loss = elbo.loss(model, guide, torch.zeros(3))
-    assert list(elbo.terms) == ["distortion", "loss", "critic_rate"]
-    assert math.isclose(loss, elbo.terms.distortion + elbo.terms.critic_rate)
+    def hidden(x):
+        with pyro.plate("data", 3):
+            pyro.sample("z", dist.Normal(x + torch.randn(3), 1.0))
+
+    for each in (guide, hidden):
+        elbo = AVB(Sum())
+        loss = elbo.loss(model, each, torch.zeros(3))
+        assert list(elbo.terms) == ["distortion", "loss", "critic_rate"]
+        assert math.isclose(loss, elbo.terms.distortion + elbo.terms.critic_rate)
 
 
 SCALAR = {"v": [[0.3]], "log_s": [-0.2], "m": [0.4], "log_t": [0.0], "w": [[0.5]], "log_sigma": [-0.2]}
@@ -526,6 +533,8 @@ def test_a_loss_leaves_everything_as_it_was_and_a_step_trains_the_critic(name):
     before = elbo.state_dict()
     kept = copy.deepcopy(before)
     elbo.loss(pair.model, pair.guide, pair.x)
+    with torch.no_grad():
+        elbo.differentiable_loss(pair.model, pair.guide, pair.x)
     assert_equal_states(elbo.state_dict(), before)
     assert elbo.step == 0
     elbo.loss_and_grads(pair.model, pair.guide, pair.x)
@@ -594,9 +603,8 @@ def test_training_goes_on_from_a_checkpoint_to_the_bit(name, tmp_path):
     assert history.to_frame()[columns].equals(resumed.to_frame()[columns])
     assert math.isfinite(float(decompose(pair.model, pair.guide, x, seed=0).rate))
     assert to_arviz(pair.model, pair.guide, x, num_samples=3, history=history, seed=0) is not None
-    with pytest.warns(UserWarning, match="trains its critic within each step"):
-        *_, captured, svi = run(tmp_path / "captured.pt", 3, captured=True)
-    assert not svi.captured
+    *_, captured, svi = run(tmp_path / "captured.pt", 3, captured=True)
+    assert svi.captured, svi.reason
     assert captured.to_frame()[columns].shape == (3, 3)
 
 
@@ -644,6 +652,10 @@ def test_sites_that_count_apart_are_refused():
         with pytest.raises(NotImplementedError, match=r"\['x', 'z'\] as a whole but they are scaled by"):
             AdversarialELBO(Sum()).loss(counting(scale), ORACLE.guide, x)
     assert math.isfinite(FactorVAE(Sum()).loss(counting(2.0), ORACLE.guide, x))
+    by_row = poutine.scale(scale=scale)
+    for make in (FactorVAE, AVB, AdversarialELBO, SymmetricELBO):
+        with pytest.raises(NotImplementedError, match="as a whole but they are scaled by"):
+            make(Sum()).loss(by_row(ORACLE.model), by_row(ORACLE.guide), x)
 
 
 @pytest.mark.parametrize("make", [FactorVAE, AVB, AdversarialELBO, SymmetricELBO])
@@ -854,8 +866,8 @@ def test_a_model_that_reads_its_data_in_training_alone_is_asked_in_training():
         elbo.loss_and_grads(forced.train(), ORACLE.guide, x)
     # What asking moves is put back: these are the runs of the steps
     model = Forced(forces=False).train()
-    for _ in range(2):
-        elbo.loss(model, ORACLE.guide, x)
+    for program in (model, lambda x: model(x)):
+        elbo.loss_and_grads(program, ORACLE.guide, x)
     assert model.norm.num_batches_tracked == 2
 
 
@@ -923,6 +935,119 @@ def test_latents_of_another_plate_are_no_rows_of_the_data():
     for make in (FactorVAE, AVB, AdversarialELBO, SymmetricELBO):
         with pytest.raises(NotImplementedError, match=r"in the plates \['data', 'topics'\]"):
             make(Sum()).loss(model, guide, torch.randn(4, 2))
+
+
+def test_discrete_noise_of_the_guide_alone_is_refused():
+    def guide(x):
+        odds = pyro.param("odds", torch.zeros(2)).expand(len(x), 2)
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Bernoulli(logits=odds).to_event(1), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(u + torch.randn(len(x), 2)).to_event(1))
+
+    for make in (AVB, AdversarialELBO):
+        for run in ("loss", "loss_and_grads"):
+            elbo = make(QuadraticCritic(2, 2))
+            with pytest.raises(NotImplementedError, match="the draws of the guide's site 'u'"):
+                getattr(elbo, run)(ORACLE.model, guide, torch.zeros(3, 2))
+            assert not elbo.critic.matrix.any()
+
+
+def test_what_a_reparameterisation_leaves_is_no_data():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.full((len(x),), 10.0), 2.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z_decentered", dist.Normal(x, 1e-9))
+
+    reparameterised = poutine.reparam(model, {"z": LocScaleReparam(0.0)})
+    x = torch.arange(3.0)
+    for make in (AdversarialELBO, SymmetricELBO, AVB):
+        elbo = make(Seen(), critic_steps=0)
+        elbo.loss(reparameterised, guide, x)
+        for parts in elbo.critic.scored:
+            assert len(parts) == 2  # neither the draw of z nor anything that was made of it
+        torch.testing.assert_close(elbo.critic.scored[0], (x, x))
+
+
+def learned_prior(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Delta(pyro.param("m", torch.ones(())) + torch.randn(len(x))))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def test_a_learned_prior_without_a_density_is_refused():
+    def fixed(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(pyro.param("m", torch.ones(())), 1.0))
+            z = pyro.sample("z", dist.Delta(u.square()))  # of which nothing is learned beyond u
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Delta(pyro.param("a", torch.zeros(())) + x))
+            pyro.sample("z", dist.Delta(u + 1.0))
+
+    def of_z(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Delta(pyro.param("a", torch.zeros(())) + x))
+
+    x = torch.arange(3.0)
+    with pytest.raises(NotImplementedError, match=r"draws \['z'\] as point masses"):
+        AVB(Sum()).loss_and_grads(learned_prior, of_z, x)
+    with torch.no_grad():
+        assert math.isfinite(AVB(Sum()).loss(learned_prior, of_z, x))  # which is right
+    for divergence in ("js", "kl"):
+        AdversarialELBO(Sum(), divergence).loss_and_grads(learned_prior, of_z, x)
+    loss = AVB(Sum()).differentiable_loss(fixed, guide, x)
+    m, a = (pyro.param(name) for name in "ma")
+    found = torch.autograd.grad(loss, [m, a])
+    # log p(u) is that of a normal; the critic's x + u + z has the slope 2 in a, and the decoder z - x = 1
+    torch.testing.assert_close(found, ((1.0 - x).sum(), torch.tensor(3 * 2.0 + 3 * 1.0)))
+    assert loss.isfinite()
+
+
+def test_a_refusal_comes_before_anything_has_moved():
+    def reading(x):
+        slope = pyro.param("slope", torch.ones(()))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + slope * x.roll(1), 1.0).to_event(1), obs=x)
+
+    for make in (AdversarialELBO, SymmetricELBO):
+        for steps in (0, 1):
+            elbo = make(QuadraticCritic(2, 2), critic_steps=steps)
+            with pytest.raises(NotImplementedError, match="depends on the data"):
+                elbo.loss_and_grads(reading, ORACLE.guide, torch.randn(3, 2))
+            assert pyro.param("slope").grad is None
+            assert not elbo.critic.matrix.any()
+            assert elbo.terms is None
+
+
+def test_an_error_within_an_evaluation_leaves_an_objective_that_can_be_copied():
+    class Failing(Sum):
+        def forward(self, *parts):
+            raise RuntimeError("no score")
+
+    pair = small_pair()
+    for make in (FactorVAE, AVB, AdversarialELBO, SymmetricELBO):
+        elbo = make(Failing())
+        with pytest.raises(RuntimeError, match="no score"):
+            elbo.loss_and_grads(pair.model, pair.guide, pair.x)
+        copied = copy.deepcopy(elbo)
+        copied.critic = Sum()
+        assert math.isfinite(copied.loss_and_grads(pair.model, pair.guide, pair.x))
+
+
+def test_several_processes_are_refused():
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        with pytest.raises(NotImplementedError, match="trains in one process"):
+            FactorVAE(Sum()).loss_and_grads(ORACLE.model, ORACLE.guide, torch.zeros(3, 2))
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_a_factor_of_the_guide_is_refused_or_counts_as_rate():
@@ -1080,7 +1205,6 @@ def scored_by(critic):
             ValueError,
             "score 1",
         ),
-        (lambda: surrogate_loss(AVB(Sum()), *programs(), torch.zeros(3)), Exception, "trains its critic"),
     ],
 )
 def test_wrong_arguments_are_refused(make, error, message):

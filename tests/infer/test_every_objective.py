@@ -133,7 +133,6 @@ def by_critic(cls: Any, *parts: int) -> Callable[..., Any]:
     return lambda **kwargs: cls(QuadraticCritic(*parts), **{"critic_steps": 2, **kwargs})
 
 
-CRITIC = "trains its critic within each step"
 SIZE = {"data_size": N}
 NOT_REPARAMETERISED = "needs reparameterised guide sites but .* is not; use"
 TABLE: dict[str, Case] = {
@@ -319,7 +318,6 @@ TABLE: dict[str, Case] = {
             by_critic(getattr(infer, name), *parts),
             weight,
             ({"critic_steps": -1}, "critic_steps"),
-            uncaptured=CRITIC,
             discrete="not reparameterised: use",
         )
         for name, parts, weight in (

@@ -15,6 +15,7 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, ReweightedWakeSleep
 from pyro.infer.autoguide import AutoNormal, AutoNormalMessenger
+from pyro.infer.reparam import LocScaleReparam
 
 from pyro_infomax import CapturedSVI, FusedOptim, decompose, fit
 from pyro_infomax.infer import HarmonyELBO, ReverseKL, RWS_InfoMaxELBO, TVO_InfoMaxELBO, WakeSleepELBO
@@ -433,6 +434,28 @@ def test_images_of_integers_are_put_back_in_shape_and_type():
 
     ReverseKL().loss(of_images, of_codes, torch.ones(3, 2, 2, dtype=torch.float32))
     assert shapes == [((3, 2, 2), torch.float32)] * 2
+
+
+def test_a_reparameterised_model_is_dreamt_of_as_one_that_is_written_so():
+    def centred(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.full((len(x),), 3.0), 2.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def written(x):
+        with pyro.plate("data", len(x)):
+            z = 3.0 + 2.0 * pyro.sample("z_decentered", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z_decentered", dist.Normal(x, 1.0))
+
+    losses = []
+    for model in (written, poutine.reparam(centred, {"z": LocScaleReparam(0.0)})):
+        torch.manual_seed(0)
+        losses.append(ReverseKL().loss(model, guide, torch.zeros(5)))
+    assert math.isclose(*losses)
 
 
 def test_asking_a_model_leaves_no_trace():

@@ -90,6 +90,35 @@ def test_the_error_is_the_spread_over_data(estimator):
     assert 0.8 < float(stated / spread) < 1.25
 
 
+def test_the_error_of_info_nce_is_that_of_the_jackknife():
+    scores = optimal_scores(normals(1.0), 7)
+
+    def value(kept):
+        return critic_bound(scores[kept][:, kept], estimator="info_nce").value
+
+    every = torch.arange(7)
+    pseudo = torch.stack([7 * value(every) - 6 * value(every[every != left_out]) for left_out in every])
+    found = critic_bound(scores, estimator="info_nce").standard_error
+    torch.testing.assert_close(found, pseudo.std() / math.sqrt(7))
+    assert critic_bound(scores[:2, :2], estimator="info_nce").standard_error.isnan()
+
+
+def test_the_error_of_info_nce_is_the_spread_in_small_blocks_too():
+    class Products(nn.Module):
+        def forward(self, x, y):
+            return 4 * (x * y - (x - y).square())[..., 0]
+
+    options = {"estimator": "info_nce", "folds": 2, "batch_size": 4, "progress": False, "seed": 0}
+    x, y = normals(1.5).sample(80 * 64, seed=0)
+    found = [
+        critic_information(*pair, Products(), **options)
+        for pair in zip(x.split(64), y.split(64), strict=True)
+    ]
+    spread = torch.stack([each.value for each in found]).std()
+    stated = torch.stack([each.standard_error for each in found]).mean()
+    assert 0.9 < float(stated / spread) < 1.15  # which is 0.83 by the spread of the terms
+
+
 def test_large_scores_of_pairs_that_belong_together_do_no_harm():
     scores = torch.eye(4) * 1e3
     for estimator in ("nwj", "dv", "smile"):
@@ -167,12 +196,13 @@ def test_no_critic_judges_what_it_has_learned_from():
 class Rising(torch.optim.Optimizer):
     """Goes up by a tenth a step, whatever the gradient."""
 
-    def __init__(self, parameters):
+    def __init__(self, parameters, by=0.1):
         super().__init__(parameters, {})
+        self.by = by
 
     def step(self, closure):
         (parameter,) = self.param_groups[0]["params"]
-        parameter.data += 0.1
+        parameter.data += self.by
         return closure()
 
 
@@ -192,6 +222,49 @@ def test_the_second_half_of_the_steps_is_averaged():
     found = critic_information(x, x, Constant(), folds=2, steps=4, optim=Rising)
     score = (0.3 + 0.4) / 2
     assert math.isclose(float(found), score - math.exp(score) + 1)
+
+
+def test_constants_between_the_critics_of_the_folds_are_no_error():
+    x, rises = torch.randn(12, 1), iter((0.1, 0.5))
+    options = {"estimator": "dv", "folds": 2, "steps": 1, "progress": False}
+    found = critic_information(x, x, Constant(), optim=lambda each: Rising(each, next(rises)), **options)
+    torch.testing.assert_close(found.standard_error, torch.zeros(()))
+
+
+def test_critics_see_standardised_rows_of_their_folds_in_the_mode_of_the_phase():
+    seen = []
+
+    class Looking(Constant):
+        def forward(self, x, y):
+            seen.append((self.training, torch.is_grad_enabled(), x, y))
+            return super().forward(x, y)
+
+    x, y = torch.randn(30, 2) * 3 + 1, torch.randn(30, 1)
+    critic_information(x, y, Looking().eval(), folds=3, steps=1, batch_size=30, progress=False)
+    assert [training for training, *_ in seen] == [True, False] * 3
+    for training, graded, *parts in seen:
+        assert graded == training
+        for part in parts:
+            rows = part.flatten(0, 1)
+            assert len(rows) == (20 if training else 10)
+            exact = torch.allclose(rows.mean(0), torch.zeros(())) and torch.allclose(
+                rows.std(0, correction=0), torch.ones(())
+            )
+            assert exact == training  # by moments that know nothing of the rows held out
+
+
+def test_data_come_in_the_dtype_of_a_critic_of_ones_own():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.labels = nn.Linear(1, 4), nn.Embedding(3, 4)
+            self.float()
+
+        def forward(self, x, y):
+            return (self.layer(x) * self.labels(y[..., 0])).sum(-1)
+
+    x, y = torch.randn(20, dtype=torch.float64), torch.arange(20) % 3
+    assert critic_information(x, y, Own(), folds=2, steps=1, progress=False).value.isfinite()
 
 
 class KnownRatio(nn.Module):
@@ -250,6 +323,17 @@ def test_copies_of_pairs_have_a_note():
     # Draws of discrete variables are alike without being copies
     assert note(torch.randint(3, (60,)), torch.randint(3, (60,))) is None
     assert note(torch.randint(3, (60,)).double(), torch.randn(60)) is None
+    digits = torch.randint(10, (300,))
+    noisy = torch.where(torch.rand(300) < 0.1, torch.randint(10, (300,)), digits)
+    assert note(digits, noisy) is None
+    assert note(torch.randint(1000, (2000,)), torch.rand(2000) < 0.02) is None  # with one partner by chance
+    # A few coincidences beside copies hide none
+    shared_x, shared_y = x.clone(), y.clone()
+    shared_x[1], shared_y[3] = x[0], y[2]
+    assert "60 pairs are 20" in note(shared_x[again], shared_y[again])
+    assert "61 pairs are 21" in note(torch.cat([x[again], x[:1]]), torch.cat([labels[again], 1 - labels[:1]]))
+    zeros = torch.cat([torch.zeros(40, 3), x[again]]), torch.cat([torch.randn(40), y[again]])
+    assert "100 pairs are 60" in note(*zeros)
 
 
 def test_what_copies_let_critics_learn_by_heart_does_not_go_without_a_word():

@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.infer.reparam import LocScaleReparam
 
 from pyro_infomax.poutine import data_frame, frames_of, is_deterministic, minibatch_frame, sample_sites
 
@@ -153,3 +154,20 @@ def test_sites_and_their_plates():
     assert frames_of(sites["z_0"]) == []
     assert is_deterministic(sites["y"])
     assert not is_deterministic(sites["x"])
+
+
+def test_what_a_reparameterisation_leaves_is_deterministic():
+    def model(x):
+        with pyro.plate("topics", 3):
+            w = pyro.sample("w", dist.Normal(1.0, 2.0))
+        with pyro.plate("data", 4):
+            pyro.sample("x", dist.Normal(w.sum(), 1.0), obs=x)
+            pyro.sample("y", dist.Delta(w.sum().expand(4)), obs=x)  # data of a model without a density
+
+    reparameterised = poutine.reparam(model, {"w": LocScaleReparam(0.0)})
+    for program in (reparameterised, poutine.uncondition(reparameterised)):
+        trace = poutine.trace(program).get_trace(torch.zeros(4))
+        found = [site["name"] for site in sample_sites(trace) if is_deterministic(site)]
+        assert found == ["w"]
+    trace = poutine.trace(reparameterised).get_trace(torch.zeros(4))
+    assert data_frame(trace, 4, role="model").name == "data"
