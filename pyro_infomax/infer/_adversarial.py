@@ -678,10 +678,10 @@ class _JointELBO(_CriticELBO):
     _generates: KnownModels = ()
 
     def _check_generates(self, run: GuideRun) -> None:
-        """Refuses a model that reads data, once for a model, and after it has created its parameters."""
+        """Refuses a model that reads data; asked once in each mode, after it has created its parameters."""
         if not is_recording():
-            known = self._generates
-            self._generates = check_generates(type(self).__name__, run.model, run.args, run.kwargs, known)
+            ours = type(self).__name__
+            self._generates = check_generates(ours, run.model, run.args, run.kwargs, self._generates)
 
     def _draws(self, run: GuideRun) -> _ComparedDraws:
         return self._compare(simulate(run), run)

@@ -548,9 +548,9 @@ def subsampled_data(trace: Trace, args: Args, is_data: Callable[[Site], bool]) -
     candidates = {f.name: f for site in sites if is_data(site) for f in frames[site["name"]]}
     if all(frame.size == (frame.full_size or frame.size) for frame in candidates.values()):
         return {}
-    # Several may subsample: the data plate has the rows of the batch, then most sites, or is outermost
+    # Others may subsample too: where it cannot be told, the data plate has most sites, or is outermost
     rows = len(args[0]) if args and isinstance(args[0], Tensor) and args[0].dim() else None
-    fitting = fitting_frames(candidates, rows)
+    fitting = fitting_frames(candidates, sites, rows) or candidates
     sites_in = {name: sum(any(f.name == name for f in each) for each in frames.values()) for name in fitting}
     data = fitting[max(fitting, key=sites_in.__getitem__)]
     whole = data.full_size or data.size

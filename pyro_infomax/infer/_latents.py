@@ -4,7 +4,7 @@ import operator
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from functools import cached_property, partial
 from itertools import compress
@@ -28,6 +28,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 from torch.distributions.transforms import _InverseTransform
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -53,7 +54,7 @@ from pyro_infomax.distributions import (
 )
 from pyro_infomax.nn import modules_behind
 from pyro_infomax.poutine import frames_of, is_deterministic, minibatch_frame, plain_errors, sample_sites
-from pyro_infomax.programs import ProgramState, SiteLayout, factors_by_datum, is_masked
+from pyro_infomax.programs import SiteLayout, factors_by_datum, is_masked
 
 # ---- Which sites of a guide are drawn given which others.
 
@@ -802,7 +803,7 @@ def _sites_that_follow_data(model: Program, args: Args, kwargs: Kwargs) -> _Foll
     alike = [_is_same(*pair) for pair in pairs if len(pair[0]) > 1]
     if all(alike):
         return _FollowedData([], False, reached)
-    with ProgramState(model).unchanged():
+    with _copies_of_buffers(model):
         first, *drawn = (_drawn_by(model, *each) for each in (given, *others))
     sites = [
         name
@@ -817,6 +818,29 @@ _ORDERS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda rows: rows // 2,
     lambda rows: len(rows) - 1 - rows % max(len(rows) // 2, 1),
 )
+
+
+@contextmanager
+def _copies_of_buffers(model: Program) -> Iterator[None]:
+    """Runs the modules of a model on copies of their buffers; to write into them would spoil graphs."""
+    own: dict[nn.Module, dict[str, Tensor | None]] = {}
+
+    def copied(module: nn.Module, _: object = None) -> None:
+        if module not in own:
+            own[module] = dict(module._buffers)
+            module._buffers.update({n: None if b is None else b.clone() for n, b in own[module].items()})
+
+    for root in modules_behind(model):
+        for module in root.modules():
+            copied(module)
+    # What a function closes over is seen when it runs
+    handle = register_module_forward_pre_hook(copied)
+    try:
+        yield
+    finally:
+        handle.remove()
+        for module, buffers in own.items():
+            module._buffers.update(buffers)
 
 
 def _drawn_by(model: Program, args: Args, kwargs: Kwargs) -> dict[str, Tensor]:

@@ -33,15 +33,26 @@ def data_frame(trace: Trace, size: int, *, role: str, name: str | None = None) -
 
 def minibatch_frame(trace: Trace, rows: int) -> Frame:
     """The frame of the data plate of a model in a training step, where no argument names it."""
-    candidates = _around_observed(trace) or _frames_around(sample_sites(trace))
-    how = "write that of the data as pyro.plate(name, N, subsample_size=len(x)), by which it is known"
-    return _only(fitting_frames(candidates, rows), candidates, rows, "model", how)
+    sites = sample_sites(trace)
+    candidates = _around_observed(trace) or _frames_around(sites)
+    how = "take minibatches of another size, or draw the latent sites in the plate of the data alone"
+    return _only(fitting_frames(candidates, sites, rows), candidates, rows, "model", how)
 
 
-def fitting_frames(candidates: Frames, rows: int | None) -> Frames:
-    """The plates that may be the data's: those of so many rows, of which one that subsamples goes first."""
+def fitting_frames(candidates: Frames, sites: list[Site], rows: int | None) -> Frames:
+    """The plates that may be the data's, a single one where the sites of the model tell.
+
+    They have the rows of the minibatch, or subsample. Of several it is the outermost if that alone
+    subsamples, and otherwise the one that holds latent sites; where these two disagree, it cannot be told.
+    """
     fitting = {n: f for n, f in candidates.items() if rows in (f.size, f.full_size)}
-    return _subsampling(fitting or candidates) or fitting
+    fitting = fitting or _subsampling(candidates)
+    latent = {f.name for site in sites if not site["is_observed"] for f in frames_of(site)}
+    holding = {n: f for n, f in fitting.items() if n in latent}
+    subsampling = _subsampling(fitting)
+    if list(subsampling) == list(fitting)[:1]:
+        return fitting if holding and not holding.keys() & subsampling.keys() else subsampling
+    return holding or fitting
 
 
 def sample_sites(trace: Trace) -> list[Site]:

@@ -866,8 +866,8 @@ def test_a_model_that_reads_its_data_in_training_alone_is_asked_in_training():
         elbo.loss_and_grads(forced.train(), ORACLE.guide, x)
     # What asking moves is put back: these are the runs of the steps
     model = Forced(forces=False).train()
-    for _ in range(2):
-        elbo.loss(model, ORACLE.guide, x)
+    for program in (model, lambda x: model(x)):
+        elbo.loss_and_grads(program, ORACLE.guide, x)
     assert model.norm.num_batches_tracked == 2
 
 

@@ -108,19 +108,36 @@ def test_a_minibatch_and_a_plate_of_its_size():
 
     with pytest.raises(ValueError, match=r"\['data', 'pixels'\] all fit 5 data"):
         found(program, 5)
-    # A training step has no name to go by, but takes a part of the data
-    assert minibatch_frame(poutine.trace(program).get_trace(), 5).name == "data"
 
 
-def test_a_step_that_cannot_tell_its_plates_says_how_to_write_them():
+def step(*latent, data=5, pixels=5, first="data"):
+    """A model in a training step of 5 data, with latent sites in some plates."""
+
     def program():
-        with pyro.plate("data", 5, dim=-1), pyro.plate("pixels", 5, dim=-2):
+        plates = {
+            "data": pyro.plate("data", data, subsample_size=5, dim=-1),
+            "pixels": pyro.plate("pixels", pixels, subsample_size=5, dim=-2),
+        }
+        for name in latent:
+            with plates[name]:
+                pyro.sample(f"z_{name}", dist.Normal(0.0, 1.0))
+        second = {"data": "pixels", "pixels": "data"}[first]
+        with plates[first], plates[second]:
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=ZERO)
 
-    with pytest.raises(
-        ValueError, match=r"all fit 5 data; write that of the data as pyro.plate\(name, N, sub"
-    ):
-        minibatch_frame(poutine.trace(program).get_trace(), 5)
+    return minibatch_frame(poutine.trace(program).get_trace(), 5).name
+
+
+def test_a_step_has_no_name_to_go_by_but_its_sites():
+    assert step("data") == step("data", data=100) == step("data", pixels=100) == "data"
+    assert step("data", "pixels", data=100) == "data"  # the outermost, which alone subsamples
+    with pytest.raises(ValueError, match="all fit 5 data"):
+        step("pixels", data=100)
+    for open_ in ({}, {"pixels": 100}, {"data": 100, "pixels": 100}, {"data": 100, "first": "pixels"}):
+        with pytest.raises(
+            ValueError, match=r"\['data', 'pixels'\] all fit 5 data; take minibatches of another size"
+        ):
+            step("pixels", "data", **open_)
 
 
 def test_sites_and_their_plates():
