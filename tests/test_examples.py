@@ -20,8 +20,6 @@ import pyro
 import pytest
 import torch
 import xarray as xr
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from scipy.stats import multivariate_hypergeom
 from torch.distributions import Normal
 
@@ -123,17 +121,6 @@ def command(monkeypatch) -> Callable[..., str]:
         return printed.getvalue()
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def drawn_once(monkeypatch):
-    """Has a picture be laid out and drawn once, and small: to save one, matplotlib draws it twice."""
-
-    def save(figure: Figure, path: Path, *, dpi: float) -> None:
-        figure.set_dpi(min(dpi, 40))
-        FigureCanvasAgg(figure).print_png(path)
-
-    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
