@@ -173,12 +173,13 @@ def test_upper_bound_of_a_loose_tolerance_is_above_the_truth() -> None:
 def test_a_certificate_that_cannot_be_given_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"Expected tolerance > 0 but got 0\.0"):
         channel_capacity(torch.eye(2), tolerance=0.0)
-    channel = torch.randn(9, 6).softmax(-1)
     sentence = r"a certificate within .* nats but the bounds stay .* apart; allow a larger tolerance"
+    # on some processor the bounds of one channel meet to the last bit, but not those of twenty
+    channels = torch.randn(20, 9, 6).softmax(-1)
     with pytest.raises(RuntimeError, match=sentence):
-        blahut_arimoto(channel, tolerance=1e-30)
+        [blahut_arimoto(channel, tolerance=1e-30) for channel in channels]
     with pytest.raises(RuntimeError, match=sentence):
-        channel_capacity(channel, cost=torch.rand(9), budget=0.4, tolerance=1e-30)
+        [channel_capacity(channel, cost=torch.rand(9), budget=0.4, tolerance=1e-30) for channel in channels]
 
 
 def test_arrays_may_run_backwards_be_read_only_or_come_in_a_list() -> None:
