@@ -350,15 +350,21 @@ def _are_close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @torch.no_grad()
 def _observed_in(program: LocalProgram, given: Tensors, sites: SiteValues) -> Tensors:
-    """The arguments with the observed ones replaced by the values of their sites."""
+    """The arguments with the observed ones replaced by the values of their sites, where no mask hides them."""
     first = next(program.pieces(len(given[0])))
     part = rows_of(given, first) if program.follows else given
     with isolated_random_state():
         nodes = program.trace(part, None if program.follows else first).nodes
     data = list(given)
+    present = program.observed_presence(given)
     for name, layout in program.observed.items():
         position = _position(layout, nodes[name]["value"], part)
-        data[position] = sites[name].reshape(given[position].shape).to(given[position].dtype)
+        own = given[position]
+        drawn = sites[name].to(own.dtype)
+        if name in present:
+            # what a guide sees in place of what is missing stays what it is in these data
+            drawn = torch.where(present[name], drawn, own.reshape(drawn.shape))
+        data[position] = drawn.reshape(own.shape)
     return tuple(data)
 
 
