@@ -131,15 +131,6 @@ def test_the_example_runs(name, command, tmp_path):
     assert sum(file.endswith(".png") for file in left) >= PICTURES.get(name, 0)
 
 
-def test_two_processes_leave_what_one_does(tmp_path):
-    pytest.importorskip("lightning_fabric")
-    done = process_of("distributed.py", "--smoke", "--devices", "2", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 processes:") == 1
-    account = pd.read_csv(tmp_path / "decomposition.csv", index_col=0)
-    assert account.loc["data_size", "value"] == 200
-
-
 def test_digits_with_another_guide_and_prior(command, tmp_path):
     command("digits.py", "--smoke", "--guide", "flow", "--prior", "vamp", "--out", tmp_path)
     # single dimensions have no rate there, and so no picture
