@@ -1,7 +1,7 @@
 """What two processes compute together, to be compared with one: run as a script, imported for the reference.
 
-``python two_processes.py FOLDER`` runs the example of two processes, which starts the other one, and leaves in
-the folder what the example does and what each process then found.
+``python two_processes.py FOLDER`` runs the example of two processes, which starts the other one, and
+leaves in the folder what the example does and what each process then found.
 """
 
 import sys

@@ -511,7 +511,7 @@ def test_what_ends_a_process_ends_a_sweep(error, tmp_path):
 
 @pytest.fixture
 def interruptible():
-    """Has an interrupt raise, also where the process was started to ignore it, as shells do in the background."""
+    """Has an interrupt raise, also in a process that was started to ignore it, as in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
