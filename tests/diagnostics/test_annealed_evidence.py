@@ -13,7 +13,7 @@ from pyro_infomax.oracles import LinearGaussian
 
 
 def run(model, data, **options) -> AnnealedEvidence:
-    options = {"num_temperatures": 8, "num_chains": 8, "num_leapfrog": 4, "seed": 0} | options
+    options = {"num_temperatures": 8, "num_chains": 8, "num_leapfrog": 2, "seed": 0} | options
     return annealed_importance_sampling(model, data, **options)
 
 
