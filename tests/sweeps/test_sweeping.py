@@ -20,12 +20,11 @@ import pytest
 import torch
 import xarray as xr
 from pyro import distributions as dist
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import Trace_ELBO
 from torch.distributions import constraints
 
 from pyro_infomax.plots import rate_distortion_plane
 from pyro_infomax.sweeps import sweep
-from pyro_infomax.training import fit
 
 BETAS = {"beta": [1.0, 4.0]}
 
