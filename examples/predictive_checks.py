@@ -2,8 +2,8 @@
 
 A VAE is trained on five sixths of the digits of scikit-learn, in black and white. On the held-out sixth the
 posterior check asks whether the decoder gives back what it was shown, the prior check whether samples of the
-model look like the data, and the aggregate check the same with latents from the aggregate posterior in place of
-the prior. ``--blind`` trains a decoder whose latents tell nothing, which every check but one would find.
+model look like the data, and the aggregate check the same with latents from the aggregate posterior in place
+of the prior.
 
     python examples/predictive_checks.py --epochs 200 --latent-dim 8
 """
@@ -29,6 +29,7 @@ from pyro_infomax.vae import VAE
 
 KINDS = ("posterior", "prior", "aggregate")
 SHOWN = ("ink", "width", "neighbours")
+FURTHEST = 6  # standard deviations
 HELD_OUT = 6  # one image of so many
 
 
@@ -51,10 +52,11 @@ def train(x: Tensor, args: argparse.Namespace) -> VAE:
 
 
 def draw(checks: dict[str, PredictiveCheck], out: Path) -> None:
-    size = {"figsize": (13.5, 6.4), "layout": "constrained"}
-    figure, axes = plt.subplots(1, len(checks), sharey=True, **size)
+    size = {"figsize": (12, 6), "layout": "constrained"}
+    figure, axes = plt.subplots(1, len(checks), sharex=True, sharey=True, **size)
     for ax, (kind, check) in zip(axes, checks.items(), strict=True):
         predictive_intervals(check.to_frame(), ax=ax).set_title(f"{kind} check")
+    axes[0].set_xlim(-FURTHEST, FURTHEST)
     figure.savefig(out / "intervals.png", dpi=80)
 
     figure, axes = plt.subplots(1, len(SHOWN), figsize=(12, 3.2), layout="constrained")

@@ -1,7 +1,7 @@
 """Observed data beside those that a model draws."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from pyro_infomax.plots._axes import (
 
 _FURTHEST: Final = 8.0  # standard deviations
 _LINE: Final = 0.24  # inches
+_SMALL: Final[dict[str, Any]] = {"fontsize": "small", "columnspacing": 1.0, "handletextpad": 0.4}
 _NEEDED: Final = ("replicated", "replicated_sd", "low", "high", "z_score", "p_value")
 _LEVEL: Final = 0.05
 
@@ -55,17 +56,15 @@ def predictive_intervals(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     rows = table[table["p_value"].notna() & (table["replicated_sd"] > 0)]
     if rows.empty:
         raise ValueError("Expected rows whose replicated data sets differ but got none.")
-    ax = axes_or_new(ax, size=(6.4, 1.1 + _LINE * len(rows)))
+    ax = axes_or_new(ax, size=(6.4, 1.5 + _LINE * len(rows)))
     blue, orange = colours(2)
     places = np.arange(len(rows))
     ends = [(rows[end] - rows["replicated"]) / rows["replicated_sd"] for end in ("low", "high")]
     left, right = (end.to_numpy(dtype=np.float64) for end in ends)
-    ax.barh(
-        places, right - left, left=left, height=0.55, color=blue, alpha=0.35, label="replicated data, 95 %"
-    )
+    ax.barh(places, right - left, left=left, height=0.55, color=blue, alpha=0.35, label="95 % of replicates")
     scores = rows["z_score"].to_numpy(dtype=np.float64)
     small = rows["p_value"].to_numpy() <= _LEVEL
-    for far, colour, label in ((~small, TEXT_COLOUR, "observed"), (small, orange, "observed, p ≤ 0.05")):
+    for far, colour, label in ((~small, TEXT_COLOUR, "observed"), (small, orange, "p ≤ 0.05")):
         if far.any():
             x = scores[far].clip(-_FURTHEST, _FURTHEST)
             ax.scatter(x, places[far], color=colour, s=26, zorder=3, label=label)
@@ -77,7 +76,8 @@ def predictive_intervals(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     reach = max(3.5, *np.abs(scores).clip(max=_FURTHEST), *np.abs(left), *np.abs(right)) + 0.6
     ax.set(xlim=(-reach, reach), ylim=(len(rows) - 0.4, -0.6))
     ax.set(xlabel="standard deviations of replicated data sets", title="Observed and replicated data")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -_below(len(rows))), ncols=3, frameon=False)
+    below = (0.5, -_below(len(rows)))
+    ax.legend(loc="upper center", bbox_to_anchor=below, ncols=3, frameon=False, **_SMALL)
     return tidy(ax, grid="x")
 
 
@@ -151,9 +151,10 @@ def predictive_density(
     low, high = np.quantile(densities, _BAND, axis=0)
     ax = axes_or_new(ax, size=(4.8, 3.2))
     blue, orange = colours(2)
-    ax.stairs(high, edges, baseline=low, fill=True, color=blue, alpha=0.35, label="replicated data, 95 %")
-    ax.stairs(line, edges, color=orange, linewidth=1.8, label="observed data")
-    ax.set(xlabel=name, ylabel="share of the data", ylim=(0, None))
+    ax.stairs(high, edges, baseline=low, fill=True, color=blue, alpha=0.35, label="95 % of replicates")
+    ax.stairs(line, edges, color=orange, linewidth=1.8, label="observed")
+    room = 1.25 * max(high.max(), line.max())  # for the legend
+    ax.set(xlabel=name, ylabel="share of the data", ylim=(0, room))
     ax.legend(frameon=False)
     return tidy(ax)
 
