@@ -28,7 +28,7 @@ from pyro_infomax.training import fit
 from pyro_infomax.vae import VAE
 
 KINDS = ("posterior", "prior", "aggregate")
-SHOWN = ("ink", "width", "neighbours")
+SHOWN = ("ink", "height", "neighbours")
 FURTHEST = 6  # standard deviations
 HELD_OUT = 6  # one image of so many
 

@@ -127,7 +127,10 @@ _MEANINGS: Final = {
         "the latents have seen the data that are checked, so that p-values are larger than uniform ones: a "
         "small one is evidence, a large one is none"
     ),
-    "prior": "p-values are uniform where the model is right and has not been trained on these data",
+    "prior": (
+        "p-values are uniform where model and parameters are right; the error of parameters trained on few "
+        "data makes them smaller"
+    ),
     "aggregate": (
         "p-values are about uniform where the decoder is right and the guide's posteriors are its own"
     ),

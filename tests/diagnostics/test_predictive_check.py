@@ -82,11 +82,11 @@ def test_each_datum_has_its_tail(oracle, x):
 
 
 def test_latents_of_an_aggregate_check_are_those_of_a_bootstrap_sample(oracle, x):
-    held_out = oracle.sample(30, seed=4)
+    held_out = oracle.sample(180, seed=4)
     row = check_of(oracle, x, kind="aggregate", holdout=held_out).to_frame().loc[("x", "mean")]
     mean, variance = predictive(oracle, x)
     between = float(mean.var(correction=0))
-    expected = math.sqrt((between * (1 - 1 / 60) + variance) / 30 + between / 60)
+    expected = math.sqrt((between * (1 - 1 / 60) + variance) / 180 + between / 60)
     assert within(row["replicated"], float(mean.mean()), expected / math.sqrt(DRAWS))
     assert within(row["replicated_sd"], expected, expected / math.sqrt(2 * DRAWS))
     assert row["observed"] == pytest.approx(float(held_out.mean()))
@@ -157,11 +157,14 @@ def counts_guide(x):
         pyro.sample("z", dist.Gamma(2.0 + x, 2.0))
 
 
-def test_the_distance_of_distributions_is_kolmogorovs_with_ties_too():
-    x = dist.Poisson(2.0).sample([40])
-    check = predictive_check(counts_model, counts_guide, x, kind="prior", num_draws=9, seed=0)
-    (name,) = check.replicated
-    sets = np.concatenate([check.observed[name].numpy(), check.replicated[name].numpy()])
+@pytest.mark.parametrize("counts", [True, False])
+def test_the_distance_of_distributions_is_kolmogorovs_with_ties_too(oracle, x, counts):
+    if counts:
+        programs, x, statistics = (counts_model, counts_guide), dist.Poisson(2.0).sample([40]), None
+    else:
+        programs, statistics = (oracle.model, oracle.guide), {"x": value}
+    check = predictive_check(*programs, x, statistics, kind="prior", num_draws=9, seed=0)
+    sets = np.concatenate([check.observed["x"].numpy(), check.replicated["x"].numpy()])
     found = [ks_2samp(sets[s], np.delete(sets, s, 0).ravel()).statistic for s in range(10)]
     row = check.to_frame().loc[("x", "ks")]
     assert row["observed"] == pytest.approx(found[0])

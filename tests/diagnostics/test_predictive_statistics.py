@@ -19,6 +19,8 @@ def test_places_of_ink():
             assert float(found[name][n]) == pytest.approx(centre)
             variance = np.average((places - centre) ** 2, weights=image)
             assert float(found[extent][n]) == pytest.approx(variance**0.5)
+    for name in ("row", "column", "height", "width", "neighbours"):
+        assert torch.allclose(image_statistics()[name](images / 1000), found[name])
 
 
 def test_correlation_of_neighbours():
@@ -55,6 +57,13 @@ def test_channels_are_averaged_and_flat_images_take_their_shape():
         of_means = each(images.mean(1))
         assert torch.allclose(each(images), of_means)
         assert torch.allclose(image_statistics((2, 5, 4))[name](images.flatten(1)), of_means)
+
+
+def test_places_do_not_count_negative_pixels():
+    images = torch.randn(3, 5, 6)
+    for name in ("row", "column", "height", "width"):
+        function = image_statistics()[name]
+        assert torch.allclose(function(images), function(images.clamp(min=0)))
 
 
 def test_other_shapes_are_refused():
