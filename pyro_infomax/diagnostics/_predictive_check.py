@@ -127,14 +127,10 @@ _MEANINGS: Final = {
         "the latents have seen the data that are checked, so that p-values are larger than uniform ones: a "
         "small one is evidence, a large one is none"
     ),
-    "prior": (
-        "p-values are uniform where model and parameters are right; the error of parameters trained on few "
-        "data makes them smaller"
-    ),
-    "aggregate": (
-        "p-values are about uniform where the decoder is right and the guide's posteriors are its own"
-    ),
+    "prior": "p-values are uniform where model and parameters are right",
+    "aggregate": "p-values are about uniform where decoder and guide are right",
 }
+_HELD_OUT: Final = "the error of parameters that were trained on few data makes them smaller"
 _TRAINED: Final = (
     "data that have trained the model fit it better than new ones, and p-values come out larger: check "
     "held-out data, by holdout="
@@ -251,15 +247,17 @@ class PredictiveCheck:
                 f"p <= {_LEVEL} in {len(small)} of {len(p_values)} rows, the furthest off is {far[0]}, "
                 f"{far[1]}; {100 * _LEVEL:.0f} % of exact p-values are as small by chance"
             )
-        elif self.num_draws >= _FEWEST_FOR_LEVEL:
-            yield f"p <= {_LEVEL} in none of {len(p_values)} rows"
         else:
-            yield f"{self.num_draws} replicated data sets are too few for p <= {_LEVEL}: draw more"
+            yield f"p <= {_LEVEL} in none of {len(p_values)} rows"
+        if self.num_draws < _FEWEST_FOR_LEVEL:
+            yield f"{self.num_draws} replicated data sets are too few for a two-sided p <= {_LEVEL}"
         if missing := len(self._table) - len(p_values):
             yield f"{missing} rows have no p-value: the summary is not defined for data without spread"
         yield _MEANINGS[self.kind]
         if not self.held_out:
             yield _TRAINED
+        elif self.kind != "posterior":
+            yield _HELD_OUT
 
 
 _DIGITS: Final = {"z_score": 2, "p_value": 3, "effect_size": 3}
@@ -469,7 +467,9 @@ class _Observed:
 
     def absent(self, names: Sequence[str]) -> Tensor:
         """Which data have nothing of some sites, (data,)."""
-        there = [self.presence[name].flatten(1).any(1).cpu() for name in names if name in self.presence]
+        there = [
+            self.presence[name].reshape(self.size, -1).any(1).cpu() for name in names if name in self.presence
+        ]
         if len(there) < len(names):
             return torch.zeros(self.size, dtype=torch.bool)
         return ~torch.stack(there).any(0)
@@ -674,6 +674,10 @@ def _by_set(
 ) -> dict[str, Tensor]:
     """Numbers (number, data) by name, nan for data of which nothing is there."""
     absent = observed.absent(measure.sites)
+    if bool(absent.all()):
+        raise ValueError(
+            f"Expected data for the statistic {measure.name!r} but a mask leaves all of them out"
+        )
     found = measure(x, z)
     return {
         name: each.unflatten(0, (number, -1)).masked_fill(absent, torch.nan) for name, each in found.items()

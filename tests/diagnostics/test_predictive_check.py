@@ -233,7 +233,9 @@ def test_a_check_prints_what_its_p_values_mean(oracle, x):
     assert "p <= 0.05 in" in prior
     assert "furthest off is x, " in prior
     assert "holdout=" not in prior
-    assert "too few for p <= 0.05" in str(check_of(oracle, x, num_draws=10))
+    few = str(check_of(oracle, x, num_draws=10))
+    assert "10 replicated data sets are too few for a two-sided p <= 0.05" in few
+    assert "in none of 3 rows" in few
 
 
 def test_draws_leave_no_trace(oracle, x):
@@ -373,6 +375,32 @@ def test_what_is_masked_is_no_difference(model, kind):
     assert check.datum_p_values()["sum"].isna().tolist() == [True, False, False, False] * 3
 
 
+def partly_observed(x, there):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x, obs_mask=there)
+
+
+def partly_observed_guide(x, there):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.where(there, x / 2, 0.0), 0.7))
+        with poutine.mask(mask=~there):
+            pyro.sample("x_unobserved", dist.Normal(z, 1.0))
+
+
+@pytest.mark.parametrize("kind", ["posterior", "prior"])
+def test_data_that_are_not_observed_are_left_out(kind):
+    there = torch.arange(12) % 3 > 0
+    x = torch.where(there, torch.randn(12), 1e3)
+    check = predictive_check(
+        partly_observed, partly_observed_guide, (x, there), kind=kind, num_draws=20, seed=0
+    )
+    (name,) = check.replicated
+    assert torch.equal(check.replicated[name].isnan(), ~there.expand(20, 12))
+    assert check.to_frame().loc[(name, "mean"), "observed"] == pytest.approx(float(x[there].mean()))
+    assert float(check.replicated[name].nan_to_num().abs().max()) < 50
+
+
 def shifted(x):
     shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x)):
@@ -428,6 +456,52 @@ def test_latents_that_are_summed_out_are_recovered_or_drawn():
     for kind in ("prior", "aggregate"):
         drawn = predictive_check(clusters, clusters_guide, x, upper, kind=kind, num_draws=50, seed=0)
         assert within(float(drawn.replicated["upper"].mean()), 0.25, math.sqrt(0.1875 / 1000))
+
+
+def classes_before_latents(x):
+    with pyro.plate("data", len(x)):
+        c = pyro.sample("c", dist.Bernoulli(0.25), infer={"enumerate": "parallel"})
+        z = pyro.sample("z", dist.Normal(20 * c, 1.0))
+        pyro.sample("x", dist.Normal(z + 100 * c, 0.1), obs=x)
+
+
+def test_latents_that_depend_on_what_is_summed_out_are_not_exchanged():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.where(x > 60, x - 100, x), 0.1))
+
+    c = torch.arange(20) % 2
+    x = 120.0 * c + torch.randn(20)
+    upper = {"upper": lambda x: (x > 60).double()}
+    recovered = predictive_check(classes_before_latents, guide, x, upper, num_draws=10, seed=0)
+    assert torch.equal(recovered.replicated["upper"], c.expand(10, 20).double())
+    with pytest.raises(NotImplementedError, match=r"\['c'\] that the model sums out come before"):
+        predictive_check(classes_before_latents, guide, x, upper, kind="aggregate", num_draws=2)
+
+
+def test_ragged_sequences_are_checked_where_they_are():
+    def model(x, present):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("time", 3, dim=-1), poutine.mask(mask=present):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x, present):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("time", 3, dim=-1), poutine.mask(mask=present):
+            pyro.sample("z", dist.Normal(torch.where(present, x / 2, 0.0), math.sqrt(0.5)))
+
+    present = torch.arange(3) < 1 + torch.arange(40)[:, None] % 3
+    x = torch.where(present, torch.randn(40, 3), 0.0)
+    check = predictive_check(model, guide, (x, present), {"sum": lambda x: x.sum(-1)}, num_draws=200, seed=0)
+    row = check.to_frame().loc[("sum", "mean")]
+    deviation = math.sqrt(1.5 * float(present.sum()) / 40**2)
+    assert within(row["replicated"], float(x.sum()) / 2 / 40, deviation / math.sqrt(200))
+    assert within(row["replicated_sd"], deviation, deviation / 20)
+
+
+def test_a_mask_of_everything_leaves_nothing_to_check():
+    nothing = torch.zeros(5, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="'mean' but a mask leaves all of them out"):
+        predictive_check(masked_model, masked_guide, (torch.zeros(5, 3), nothing), num_draws=2)
 
 
 def autoguided(x):
