@@ -483,7 +483,6 @@ class _Rounds:
         self, source: Pair, pair: Pair, kind: CheckKind, num_draws: int, *, fixed_globals: bool
     ) -> None:
         self.source, self.pair, self.kind = source, pair, kind
-        self.num_draws = num_draws
         self._draws_globals = not fixed_globals
         program = pair.program
         # a run has much the same cost for few rows as for many
@@ -509,7 +508,7 @@ class _Rounds:
         if self.kind == "posterior":
             flat = pair.draw(number).flatten(0, 1)
         else:
-            flat = source.draw(1)[0, self._resampled(number)]
+            flat = self._aggregate(source, number)
         layouts = pair.space.layouts
         z = {name: each.to(layouts[name].dtype) for name, each in pair.space.unflatten(flat).items()}
         if pair.program.summed and self.kind == "posterior":
@@ -522,14 +521,19 @@ class _Rounds:
             )
         return z
 
-    def _resampled(self, number: int) -> Tensor:
-        """Rows of the data whose posteriors make up q(z), (number times data,).
+    def _aggregate(self, source: Pair, number: int) -> Tensor:
+        """Latents of randomly chosen data, (number times data, latent).
 
-        Those of one data set are from a bootstrap sample, since these data are but a sample too.
+        Those of one data set come from a bootstrap sample, since these data are but a sample too.
         """
-        samples = torch.randint(self.source.data_size, (number, self.source.data_size))
-        rows = torch.randint(self.source.data_size, (number, self.pair.data_size))
-        return samples.gather(1, rows).flatten()
+        samples = torch.randint(source.data_size, (number, source.data_size))
+        chosen = torch.randint(source.data_size, (number, self.pair.data_size))
+        rows = samples.gather(1, chosen).flatten()
+        # a datum that is chosen again has another draw of its latents
+        ordered, order = rows.sort(stable=True)
+        times = torch.empty_like(rows)
+        times[order] = torch.arange(len(rows)) - torch.searchsorted(ordered, ordered)
+        return source.draw(int(times.max()) + 1)[times, rows]
 
 
 # ---- Statistics of both.
@@ -587,8 +591,6 @@ def _measures(
         raise ValueError(f"Expected functions of the data as statistics but {wrong} are none")
     if not chosen:
         raise ValueError("Expected statistics or discrepancies, one at least, but got none")
-    if twice := (statistics or {}).keys() & discrepancies.keys():
-        raise ValueError(f"Expected one function of each name but {sorted(twice)} are in both mappings")
     return chosen
 
 
@@ -638,11 +640,9 @@ def _compared(
     shown_draws: list[dict[str, Tensor]] = []
     for measure in measures:
         if not measure.of_latents:
-            for name, each in _by_set(measure, observed, observed.sites, {}, 1).items():
-                _check_new(name, seen)
-                seen[name] = [each]
+            seen |= {name: [each] for name, each in _by_set(measure, observed, observed.sites, {}, 1).items()}
     for number in patiently(rounds.sizes, "replicated data", progress=progress):
-        z, drawn = rounds.draw(number)
+        z, drawn = _drawable(rounds, number)
         replicated = observed.completed(drawn, number)
         for measure in measures:
             for name, each in _by_set(measure, observed, replicated, z, number).items():
@@ -653,6 +653,8 @@ def _compared(
         if len(shown_draws) < _FEW_DRAWS:
             sets = {name: each.unflatten(0, (number, -1))[:, :_FEW_DATA] for name, each in replicated.items()}
             shown_draws += [{name: each[s] for name, each in sets.items()} for s in range(number)]
+    if twice := [name for name, each in made.items() if sum(map(len, each)) > sum(rounds.sizes)]:
+        raise ValueError(f"Expected one statistic of each name but got two of the names {twice}")
     few = shown_draws[:_FEW_DRAWS]
     return PredictiveCheck(
         kind=rounds.kind,
@@ -663,6 +665,18 @@ def _compared(
         examples={name: each[:_FEW_DATA].cpu() for name, each in observed.sites.items()},
         replicates={name: torch.stack([each[name] for each in few]).cpu() for name in observed.sites},
     )
+
+
+def _drawable(rounds: _Rounds, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    try:
+        return rounds.draw(number)
+    except NotImplementedError as error:
+        if str(error):
+            raise
+        raise NotImplementedError(
+            f"Expected observed sites, {rounds.pair.observed_names}, that can be drawn but the distribution "
+            "of one has no method sample"
+        ) from error
 
 
 def _by_set(
@@ -682,8 +696,3 @@ def _by_set(
     return {
         name: each.unflatten(0, (number, -1)).masked_fill(absent, torch.nan) for name, each in found.items()
     }
-
-
-def _check_new(name: str, seen: Mapping[str, object]) -> None:
-    if name in seen:
-        raise ValueError(f"Expected one statistic of each name but got two of the name {name!r}")
