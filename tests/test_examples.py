@@ -54,6 +54,7 @@ PROMISED = {
     },
     "own_model.py": {"decomposition.csv"},
     "own_objective.py": {"own_objective.csv"},
+    "predictive_checks.py": {"predictive_checks.csv"},
     "rate_distortion.py": {"rate_distortion.csv"},
     "resume.py": {"history.csv", "training.pt"},
     "sprites.py": {
@@ -81,6 +82,7 @@ PICTURES = {
     "marginal_or_conditional.py": 7,
     "own_model.py": 1,
     "own_objective.py": 1,
+    "predictive_checks.py": 3,
     "rate_distortion.py": 3,
     "sprites.py": 5,
     "sweep.py": 2,
