@@ -54,6 +54,7 @@ PROMISED = {
     },
     "own_model.py": {"decomposition.csv"},
     "own_objective.py": {"own_objective.csv"},
+    "predictive_checks.py": {"predictive_checks.csv"},
     "rate_distortion.py": {"rate_distortion.csv"},
     "resume.py": {"history.csv", "training.pt"},
     "sprites.py": {
@@ -81,6 +82,7 @@ PICTURES = {
     "marginal_or_conditional.py": 7,
     "own_model.py": 1,
     "own_objective.py": 1,
+    "predictive_checks.py": 3,
     "rate_distortion.py": 3,
     "sprites.py": 5,
     "sweep.py": 2,
@@ -129,15 +131,6 @@ def test_the_example_runs(name, command, tmp_path):
     left = {path.name for path in tmp_path.iterdir() if path.stat().st_size > 0}
     assert PROMISED.get(name, set()) <= left
     assert sum(file.endswith(".png") for file in left) >= PICTURES.get(name, 0)
-
-
-def test_two_processes_leave_what_one_does(tmp_path):
-    pytest.importorskip("lightning_fabric")
-    done = process_of("distributed.py", "--smoke", "--devices", "2", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 processes:") == 1
-    account = pd.read_csv(tmp_path / "decomposition.csv", index_col=0)
-    assert account.loc["data_size", "value"] == 200
 
 
 def test_digits_with_another_guide_and_prior(command, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
@@ -33,8 +34,8 @@ alone = _module()
 
 
 @pytest.fixture(scope="session")
-def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of the two processes found, who run once however many workers there are."""
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what the two processes leave, who run once however many workers there are."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # that of all workers
@@ -42,7 +43,13 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
             run_both(tmp_path_factory.mktemp("running")).rename(folder)
-    return [torch.load(folder / f"rank_{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def together(left: Path) -> list[dict[str, Any]]:
+    """What each of the two processes found."""
+    return [torch.load(left / f"rank_{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
 def run_both(folder: Path) -> Path:
@@ -55,6 +62,7 @@ def run_both(folder: Path) -> Path:
         env=environment,
     )
     assert done.returncode == 0, done.stderr[-4000:]
+    (folder / "printed.txt").write_text(done.stdout)
     return folder
 
 
@@ -62,6 +70,16 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *
     assert one.keys() == other.keys()
     for name, value in one.items():
         torch.testing.assert_close(value, other[name], rtol=0.0, atol=atol)
+
+
+# ---- the example
+
+
+def test_the_example_of_two_processes_leaves_what_that_of_one_does(left: Path) -> None:
+    assert (left / "printed.txt").read_text().count("2 processes:") == 1
+    assert {path.name for path in (left / "example").iterdir()} == {"decomposition.csv", "history.csv"}
+    account = pd.read_csv(left / "example" / "decomposition.csv", index_col=0)
+    assert account.loc["data_size", "value"] == 200
 
 
 # ---- training

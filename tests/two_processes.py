@@ -1,6 +1,7 @@
 """What two processes compute together, to be compared with one: run as a script, imported for the reference.
 
-``python two_processes.py FOLDER`` starts two processes, each of which writes what it found to the folder.
+``python two_processes.py FOLDER`` runs the example of two processes, which starts the other one, and
+leaves in the folder what the example does and what each process then found.
 """
 
 import sys
@@ -635,11 +636,15 @@ def work(fabric: Any, folder: str) -> None:
 
 
 def main(folder: str) -> None:
-    from lightning_fabric import Fabric
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+    import distributed
 
+    # to start two processes once is enough: what the example has launched goes on with the rest
+    launch, launched = distributed.launched, []
+    distributed.launched = lambda args: launched.append(launch(args)) or launched[0]
+    distributed.main(["--smoke", "--devices", "2", "--out", str(Path(folder) / "example")])
     torch.set_default_dtype(torch.float64)
-    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp_fork")
-    fabric.launch(work, folder)
+    work(launched[0], folder)
 
 
 if __name__ == "__main__":

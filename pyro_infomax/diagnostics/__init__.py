@@ -1,4 +1,4 @@
-"""The terms of a trained pair with their errors and bounds, and its posterior for ArviZ."""
+"""The terms of a trained pair with errors and bounds, checks of what it predicts, its posterior for ArviZ."""
 
 from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.diagnostics._annealed import AnnealedEvidence, Simulated, annealed_importance_sampling
@@ -7,6 +7,8 @@ from pyro_infomax.diagnostics._convergence import Convergence, convergence
 from pyro_infomax.diagnostics._decompose import Decomposition, decompose
 from pyro_infomax.diagnostics._evidence import ImportanceWeightedEvidence, importance_weighted_evidence
 from pyro_infomax.diagnostics._pair import Pair, ScoredDraws
+from pyro_infomax.diagnostics._predictive_check import PredictiveCheck, predictive_check
+from pyro_infomax.diagnostics._predictive_statistics import image_statistics, vector_statistics
 
 __all__ = [
     "AnnealedEvidence",
@@ -14,14 +16,18 @@ __all__ = [
     "Decomposition",
     "ImportanceWeightedEvidence",
     "Pair",
+    "PredictiveCheck",
     "ScoredDraws",
     "Simulated",
     "annealed_importance_sampling",
     "convergence",
     "decompose",
+    "image_statistics",
     "importance_weighted_evidence",
+    "predictive_check",
     "to_arviz",
     "to_native",
+    "vector_statistics",
 ]
 
 explain_wrong_arguments(__name__)

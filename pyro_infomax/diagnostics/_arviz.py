@@ -333,7 +333,7 @@ def _rows_in_turn(
 
 def _arguments(pair: Pair) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The observed sites with their values, and the arguments that are none of them by their names."""
-    observed = _observed(pair.program, pair.data, pair.data_size)
+    observed = pair.program.observations(pair.data)
     constant = {
         f"{name}_argument" if name in observed else name: each
         for name, each in zip(_argument_names(pair), pair.data, strict=True)
@@ -354,23 +354,6 @@ def _argument_names(pair: Pair) -> list[str]:
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def _observed(
-    program: LocalProgram,
-    data: Tensors,
-    size: int,
-    z: Mapping[str, torch.Tensor] | None = None,
-) -> dict[str, torch.Tensor]:
-    """The values of the observed sites, (size, *event), in a run with latent sites z, (size, *event) each."""
-    # a factor is an observed site too, of no value
-    layouts = {name: layout for name, layout in program.observed.items() if layout.size}
-
-    def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        given = {name: each[None, rows] for name, each in (z or {}).items()}
-        return program.values(program.trace(data, rows, values=given), len(rows), layouts)
-
-    return program.together(size, run)
-
-
 def _predicted(pair: Pair, sites: Mapping[str, torch.Tensor], few: int) -> dict[str, torch.Tensor]:
     """Draws of the observed sites of the first data, (samples, few, *event)."""
     if not few:
@@ -381,7 +364,7 @@ def _predicted(pair: Pair, sites: Mapping[str, torch.Tensor], few: int) -> dict[
     number = len(next(iter(sites.values())))
     try:
         runs = [
-            _observed(program, data, size, {name: each[s, :size] for name, each in sites.items()})
+            program.observations(data, {name: each[s, :size] for name, each in sites.items()})
             for s in range(number)
         ]
     except NotImplementedError as error:

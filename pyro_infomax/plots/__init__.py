@@ -1,4 +1,4 @@
-"""Arrays in, Axes out: histories, rate and information of each dimension, and the latent space."""
+"""Arrays in, Axes out: histories, information of each dimension, the latent space, replicated data."""
 
 from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax.plots._account import (
@@ -12,6 +12,7 @@ from pyro_infomax.plots._factors import importance_matrix, information_matrix, s
 from pyro_infomax.plots._history import history
 from pyro_infomax.plots._images import reconstructions, traversal_animation, traversals
 from pyro_infomax.plots._latent import aggregate_against_prior, latent_scatter, most_informative
+from pyro_infomax.plots._predictive import predictive_density, predictive_intervals, replicates
 
 __all__ = [
     "aggregate_against_prior",
@@ -23,9 +24,12 @@ __all__ = [
     "information_per_site",
     "latent_scatter",
     "most_informative",
+    "predictive_density",
+    "predictive_intervals",
     "rate_distortion_plane",
     "rate_stack",
     "reconstructions",
+    "replicates",
     "scores",
     "traversal_animation",
     "traversals",

@@ -393,6 +393,9 @@ class LocalProgram:
         self.mixes_latents = list(latents)[: len(self.latents)] != list(self.latents)
         # latent sites of which parts may be left out, as mask and obs_mask do
         self.masked = [name for name in latents if is_masked(seen.trace.nodes[name])]
+        self.masked_observed = [
+            name for name, each in self.observed.items() if each.size and is_masked(seen.trace.nodes[name])
+        ]
         if role != "prior" and self.whole_size != self.data_size and self.is_bound_to_rows(data):
             raise ValueError(
                 f"Expected {self.whole_size} data, the size of the plate {self.plate!r}, but got "
@@ -654,6 +657,22 @@ class LocalProgram:
 
         return self.together(len(data[0]), run)
 
+    def observations(self, data: Tensors, z: SiteValues | None = None) -> dict[str, torch.Tensor]:
+        """The observed sites of a run, (size, *shape) each: the data, or a draw where they are to be drawn.
+
+        Args:
+            data: as many as are wanted.
+            z: values of latent sites, (size, *shape); those that are not there are drawn.
+        """
+        # a factor is an observed site too, of no value
+        layouts = {name: layout for name, layout in self.observed.items() if layout.size}
+
+        def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            given = {name: each[None, rows] for name, each in (z or {}).items()}
+            return self.values(self.trace(data, rows, values=given), len(rows), layouts)
+
+        return self.together(len(data[0]), run)
+
     def values(
         self, trace: Any, rows: int, layouts: Mapping[str, SiteLayout] | None = None
     ) -> dict[str, torch.Tensor]:
@@ -671,13 +690,28 @@ class LocalProgram:
             trace = self.trace(data, rows, stop_after=[*self.latents, *self.summed])
             return {name: self._present(trace.nodes[name], len(rows)) for name in self.masked}
 
+        return self._with_gaps(data, run)
+
+    @torch.no_grad()
+    def observed_presence(self, data: Tensors) -> dict[str, torch.Tensor]:
+        """Which values of the masked observed sites count, (size, *shape), of sites that leave some out."""
+        if not self.masked_observed:
+            return {}
+
+        def run(rows: torch.Tensor) -> dict[str, torch.Tensor]:
+            trace = self.trace(data, rows)
+            return {name: self._present(trace.nodes[name], len(rows)) for name in self.masked_observed}
+
+        return self._with_gaps(data, run)
+
+    def _with_gaps(self, data: Tensors, run: Callable[[torch.Tensor], SiteValues]) -> dict[str, torch.Tensor]:
         with isolated_random_state(), evaluation_mode(self.program):
             found = self.together(len(data[0]), run)
         return {name: each for name, each in found.items() if not bool(each.all())}
 
     def _present(self, site: Site, rows: int) -> torch.Tensor:
         """(rows, *shape)."""
-        fn, layout = site["fn"], (self.latents | self.summed)[site["name"]]
+        fn, layout = site["fn"], (self.latents | self.summed | self.observed)[site["name"]]
         shape = fn.batch_shape + fn.event_shape
         masks = [(unweighted_scale_and_mask(site)[1], len(fn.event_shape))]
         masks += [(each._mask, len(each.event_shape)) for each in within(fn) if hasattr(each, "_mask")]

@@ -10,9 +10,9 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import copy_context
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final, final
 
 import torch
@@ -440,6 +440,7 @@ def refusing(point: Point | None) -> Iterator[None]:
 
 
 _PATIENCE: Final = 1.0  # seconds for functions to end
+_NOTICED_WITHIN: Final = 0.2  # seconds, an interrupt
 
 
 @final
@@ -479,7 +480,17 @@ class Strand:
         if self._thread.ident is None:
             self._thread.start()
         self._to.put(True)
-        self._back.get()
+        self._wait()
+
+    def _wait(self) -> None:
+        """Waits until the function has come to its next epoch or to its end.
+
+        For short times again and again: Python handles a signal that comes just before a thread begins to
+        wait once the wait is over, so that a function that runs for long would hold an interrupt back.
+        """
+        while True:
+            with suppress(Empty):
+                return self._back.get(timeout=_NOTICED_WITHIN)
 
     @property
     def present(self) -> PointTraining:

@@ -13,7 +13,7 @@ from pyro_infomax.oracles import LinearGaussian
 
 
 def run(model, data, **options) -> AnnealedEvidence:
-    options = {"num_temperatures": 8, "num_chains": 8, "num_leapfrog": 4, "seed": 0} | options
+    options = {"num_temperatures": 8, "num_chains": 8, "num_leapfrog": 2, "seed": 0} | options
     return annealed_importance_sampling(model, data, **options)
 
 
@@ -307,7 +307,7 @@ def test_modules_are_left_as_they_were() -> None:
     model = Noisy()
     before = [each.clone() for each in model.parameters()]
     data = Simulated(model, 60, torch.zeros(1, 3, dtype=torch.float32), seed=0)
-    found = run(model, data)
+    found = run(model, data, num_leapfrog=4)
     assert model.training
     assert all(each.grad is None for each in model.parameters())
     assert all(map(torch.equal, before, model.parameters()))

@@ -509,18 +509,28 @@ def test_what_ends_a_process_ends_a_sweep(error, tmp_path):
     assert len(list(tmp_path.glob("*.npz"))) == 1
 
 
-def test_an_interrupt_keeps_what_has_ended(tmp_path):
+@pytest.fixture
+def interruptible():
+    """Has an interrupt raise, also in a process that was started to ignore it, as in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_keeps_what_has_ended(tmp_path, interruptible):
     def run(beta, seed):
         if beta == 0.5:
             return one_step(beta, seed)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        # handled by this thread, it does not wake the main one, as if it had come just before that one waits
+        signal.raise_signal(signal.SIGINT)
         if beta == 4.0:
             time.sleep(0.1)
             return {"one": 1}
-        assert goes_on.wait(60)
+        waited.append(goes_on.wait(20))
         return None
 
     goes_on, threads = threading.Event(), threading.active_count()
+    waited = []
     with pytest.raises(KeyboardInterrupt):
         sweep(run, BETAS, stacked=True, store=tmp_path, progress=False)
     assert len(list(tmp_path.glob("*.npz"))) == 1
@@ -529,6 +539,7 @@ def test_an_interrupt_keeps_what_has_ended(tmp_path):
         pytest.warns(UserWarning, match=r"2 points have not ended, the first at beta=0.5, seed=0"),
     ):
         sweep(run, {"beta": [0.5, 1.0]}, stacked=True, progress=False)
+    assert not waited  # raised while the function still ran
     goes_on.set()
     while threading.active_count() > threads:
         time.sleep(0.01)
