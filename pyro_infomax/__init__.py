@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         vae as vae,
     )
     from pyro_infomax.capture import CapturedSVI, FusedOptim
-    from pyro_infomax.diagnostics import decompose, to_arviz
+    from pyro_infomax.diagnostics import calibrate, decompose, to_arviz
     from pyro_infomax.infer import BetaELBO, InfoMaxELBO
     from pyro_infomax.joint import generative, representation
     from pyro_infomax.sweeps import sweep
@@ -56,6 +56,7 @@ __all__ = [
     "FusedOptim",
     "InfoMaxELBO",
     "__version__",
+    "calibrate",
     "decompose",
     "fit",
     "generative",
@@ -71,6 +72,7 @@ _MODULE_OF = {
     "CapturedSVI": "capture",
     "FusedOptim": "capture",
     "InfoMaxELBO": "infer",
+    "calibrate": "diagnostics",
     "decompose": "diagnostics",
     "fit": "training",
     "generative": "joint",

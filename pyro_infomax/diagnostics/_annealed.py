@@ -350,7 +350,7 @@ def _are_close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @torch.no_grad()
 def _observed_in(program: LocalProgram, given: Tensors, sites: SiteValues) -> Tensors:
-    """The arguments with the observed ones replaced by the values of their sites, where no mask hides them."""
+    """The arguments, with the values of the observed sites in them where no mask hides these."""
     first = next(program.pieces(len(given[0])))
     part = rows_of(given, first) if program.follows else given
     with isolated_random_state():

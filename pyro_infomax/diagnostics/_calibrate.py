@@ -14,13 +14,13 @@ from sklearn.linear_model import RidgeCV
 from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, SiteValues, Tensors
 from pyro_infomax._progress import patiently
-from pyro_infomax._random import seeded_draws
+from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Array, Program
 from pyro_infomax._version import creation_attributes
 from pyro_infomax.diagnostics._annealed import Simulated
 from pyro_infomax.diagnostics._arviz import to_native
 from pyro_infomax.diagnostics._decompose import Attempt
-from pyro_infomax.diagnostics._pair import Pair, held_out_pair
+from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.diagnostics._rank_tests import (
     RankTest,
     empirical_distribution,
@@ -28,6 +28,7 @@ from pyro_infomax.diagnostics._rank_tests import (
     rank_test,
     simultaneous_band,
 )
+from pyro_infomax.distributions import in_dtype_of
 from pyro_infomax.information import Account, Draws, Estimate
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.programs import FixedMessenger
@@ -42,6 +43,7 @@ _FEWEST_SIMULATIONS: Final = 50
 _FEWEST_DRAWS: Final = 19
 _LEVEL: Final = 0.01
 _BAND: Final = 0.95
+_SAME: Final = 1e-4  # nats, absolute and relative: float32 programs round differently from row to row
 
 
 @final
@@ -55,9 +57,10 @@ class CalibratedQuantity:
         test: whether they are uniform.
         coverage_50, coverage_90: how often the central 50 and 90 per cent of the draws hold the true value;
             of ``tarp`` the credible ball around the reference.
-        contraction: 1 − E Var[z|x] / Var[z]: 0 for draws from the prior, 1 for a point, below 0 for draws that
-            are wider than the prior; nan for what is no latent dimension.
-        z_score: the mean of (true value − mean of the draws) / their standard deviation, of latent dimensions.
+        contraction: 1 − E Var[z|x] / Var[z]: 0 for draws from the prior, 1 for a point, below 0 for draws
+            that are wider than the prior; nan for what is no latent dimension.
+        z_score: the mean of (true value − mean of the draws) / their standard deviation, of latent
+            dimensions.
         correlation: of true value and mean of the draws, over the simulations; of latent dimensions.
         predicted: the correlation of true values with a ridge regression on the data of other simulations:
             what the data say of this dimension at least.
@@ -235,7 +238,7 @@ def calibrate(
             :func:`~pyro_infomax.diagnostics.decompose`. Each observed site of the model is an argument.
         num_simulations: simulated data, at least 50. Programs that take only all of their data at once are
             given whole data sets, so that there may be more.
-        num_draws: S, at least 19; with 99 the central intervals of 50 and 90 per cent are made of whole draws.
+        num_draws: S, at least 19; with 99 the central intervals of 50 and 90 per cent are whole draws.
         quantities: names to test quantities of your own, ``f(z, *data)`` from site names to (M, *event) and
             the arguments of the programs, M rows, to (M,).
         seed: isolates the draws from torch's global state.
@@ -264,13 +267,15 @@ def calibrate(
     num_simulations = whole_number("num_simulations", num_simulations, at_least=_FEWEST_SIMULATIONS)
     num_draws = whole_number("num_draws", num_draws, at_least=_FEWEST_DRAWS)
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
-        own = Pair(model, guide, data, data_plate=data_plate, batch_size=batch_size, global_values=global_values)
+        own = Pair(
+            model, guide, data, data_plate=data_plate, batch_size=batch_size, global_values=global_values
+        )
         _check_names(quantities or {}, own)
         rounds = _Rounds(own, num_simulations, batch_size=batch_size, data_plate=data_plate)
         reference = rounds.reference()
         steps = patiently(range(rounds.number), "simulated data", progress=progress)
         parts = [_ranked(rounds.simulate(), num_draws, reference, quantities or {}) for _ in steps]
-    return _joined(parts, own, num_draws)
+        return _joined(parts, own, num_draws)
 
 
 def _check_names(quantities: Mapping[str, Quantity], pair: Pair) -> None:
@@ -301,21 +306,38 @@ class _Rounds:
         self.number = -(-num_simulations // self.size)
 
     def simulate(self) -> _SimulatedPair:
-        model, guide = self.own.programs
-        plate = self.options["data_plate"]
-        fixed = FixedMessenger(self.own.global_values)(model) if self.own.global_values else model
-        drawn = Simulated(fixed, self.size, *self.own.data, data_plate=plate)
+        model, own = self.own.programs[0], self.own
+        fixed = FixedMessenger(own.global_values)(model) if own.global_values else model
+        drawn = Simulated(fixed, self.size, *own.data, data_plate=self.options["data_plate"])
+        pair = self._pair(drawn.data)
+        self._check_amortised(pair)
+        layouts = pair.space.layouts
+        sites = {name: drawn.latents[name] for name in layouts}
+        present = {name: torch.ones_like(each, dtype=torch.bool) for name, each in sites.items()}
+        masked = pair.program.presence(pair.data)
+        present |= {name: each for name, each in masked.items() if name in layouts}
+        return _SimulatedPair(pair, pair.space.flatten(sites), pair.space.flatten(present) > 0)
 
-        def build(data: Data) -> Pair:
-            return Pair(model, guide, data, global_values=self.own.global_values, progress=False, **self.options)
+    def _pair(self, data: Data) -> Pair:
+        values = self.own.global_values
+        return Pair(*self.own.programs, data, global_values=values, progress=False, **self.options)
 
-        # parameters that belong to the data at hand say nothing about others
-        pair = held_out_pair(self.own, build, drawn.data)
-        truth = pair.space.flatten({name: drawn.latents[name] for name in pair.space.layouts})
-        presence = {
-            name: torch.ones_like(drawn.latents[name], dtype=torch.bool) for name in pair.space.layouts
-        } | {name: each for name, each in pair.program.presence(pair.data).items() if name in pair.space.layouts}
-        return _SimulatedPair(pair, truth, pair.space.flatten(presence) > 0)
+    def _check_amortised(self, pair: Pair) -> None:
+        """Refuses posteriors that stay in their rows where the data move to the next one."""
+        if pair.representation.program.takes_any_rows:
+            return
+        with isolated_random_state():
+            z = pair.draw(1)[0]
+            moved = self._pair(tuple(each.roll(1, 0) for each in pair.data)).posterior
+            here, there = (
+                q.log_prob(in_dtype_of(q, each)) for q, each in ((pair.posterior, z), (moved, z.roll(1, 0)))
+            )
+        if not torch.allclose(here, there.roll(-1, 0), rtol=_SAME, atol=_SAME, equal_nan=True):
+            raise ValueError(
+                "Expected a guide that encodes any data but its posteriors belong to the rows of the "
+                f"{pair.data_size} data at hand, so that it has none for simulated data; use an amortised "
+                "guide, such as AmortizedNormal"
+            )
 
     def reference(self) -> "_Reference":
         return _Reference([self.simulate() for _ in range(self.number)])
@@ -489,8 +511,8 @@ def _coverage(ranks: Array, num_draws: int, probability: float, *, central: bool
 
 # ---- A verdict in one sentence.
 
-_NO_CONTRACTION: Final = 0.05
 _STANDARD_ERRORS: Final = 4.0
+_SEEN: Final = 0.05  # the p-value of a test by which a failed rank is described
 
 
 def _verdict(
@@ -507,52 +529,47 @@ def _verdict(
     clauses = [f"{_listed(collapsed)} collapsed"] if collapsed else []
     kinds = dict.fromkeys(kind for _, kind in faults)
     clauses += [f"{_listed([name for name, each in faults if each == kind])} {kind}" for kind in kinds]
-    if not clauses:
-        clauses = [_of_all(quantities, failed)]
     extra = [name for name in failed if name not in latent and name not in (LOG_LIKELIHOOD, TARP)]
     clauses += [f"{_listed(extra)} off"] if extra else []
+    if not clauses:
+        clauses = [_of_all(quantities, failed)]
     return "; ".join(clauses)
 
 
+def _noise(each: CalibratedQuantity) -> float:
+    """How large a correlation that is none may be seen to be."""
+    return _STANDARD_ERRORS / math.sqrt(len(each.ranks))
+
+
 def _is_collapsed(each: CalibratedQuantity) -> bool:
-    """Drawn as from the prior although a linear regression sees what the data tell of it."""
-    noise = _STANDARD_ERRORS / math.sqrt(len(each.ranks))
-    uninformed = abs(each.contraction) < _NO_CONTRACTION and abs(each.correlation) < noise
-    return uninformed and each.predicted > noise
+    """Drawn as from the prior, although a linear regression sees what the data tell of it."""
+    # the variance of so many true values has a relative error of sqrt(2 / N)
+    uninformed = abs(each.contraction) < math.sqrt(2) * _noise(each) and abs(each.correlation) < _noise(each)
+    return uninformed and each.predicted > _noise(each)
 
 
 def _fault(each: CalibratedQuantity) -> str:
-    noise = _STANDARD_ERRORS / math.sqrt(len(each.ranks))
-    test = each.test
-    if each.correlation < -noise:
+    if each.correlation < -_noise(each):
         return "of the wrong sign"
-    if test.p_location < test.p_dispersion and test.p_location <= test.p_shape:
+    test = each.test
+    least = min(test.p_location, test.p_dispersion, test.p_shape)
+    if test.p_location == least:
         return "shifted, too low" if test.location > 0 else "shifted, too high"
-    if min(test.p_dispersion, test.p_location) <= test.p_shape:
-        return "too narrow" if test.dispersion > 1 else "too wide"
-    if test.p_dispersion < _LEVEL:
+    if test.p_dispersion == least or test.p_dispersion < _SEEN:
         return "too narrow" if test.dispersion > 1 else "too wide"
     return "of another shape"
 
 
 def _of_all(quantities: Mapping[str, CalibratedQuantity], failed: list[str]) -> str:
     """Where no dimension fails by itself."""
-    if TARP in failed:
-        test = quantities[TARP].test
-        if test.p_location <= test.p_dispersion:
-            return f"the latents together too {'narrow' if test.location > 0 else 'wide'}"
-        return f"the latents together off: their distances from what x predicts too {_spread(test)}"
-    if LOG_LIKELIHOOD in failed:
-        test = quantities[LOG_LIKELIHOOD].test
-        if test.p_location <= test.p_dispersion:
-            better = "better" if test.location < 0 else "worse"
-            return f"the latents together off: their draws explain x {better} than the latents that made it"
-        return f"the latents together off: log p(x|z) of their draws too {_spread(test)}"
-    return ""
-
-
-def _spread(test: RankTest) -> str:
-    return "alike" if test.dispersion > 1 else "different"
+    name = TARP if TARP in failed else LOG_LIKELIHOOD
+    test = quantities[name].test
+    if test.p_location >= _SEEN:
+        return "the latents together of another shape"
+    if name == TARP:
+        return f"the latents together too {'narrow' if test.location > 0 else 'wide'}"
+    better = "better" if test.location < 0 else "worse"
+    return f"the latents together off: their draws explain x {better} than the latents that made it"
 
 
 def _listed(names: list[str]) -> str:

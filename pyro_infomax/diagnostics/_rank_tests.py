@@ -1,4 +1,4 @@
-"""Whether ranks are uniform: exact simultaneous bands of their distribution function, location, dispersion."""
+"""Whether ranks are uniform: simultaneous bands of their distribution, their location and dispersion."""
 
 import math
 from collections.abc import Sequence
@@ -104,6 +104,8 @@ def _probability_of_leaving(number: int, num_draws: int, level: float) -> float:
     points = _points(num_draws)
     if level < _NEGLIGIBLE:
         return min(1.0, level * len(points))
+    if bool((_p_of_counts(number, tuple(points)).max(0) <= level).any()):
+        return 1.0  # no count is above the level at some point
     lower, upper = _acceptance(number, points, level)
     log_factorials = gammaln(np.arange(number + 1) + 1.0)
     counts = np.arange(lower[0], upper[0] + 1)

@@ -1,0 +1,94 @@
+"""Tests of ranks against enumeration of all samples, and of what each of the three tests has power for."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.special import ndtr
+from scipy.stats import multinomial
+
+from pyro_infomax.diagnostics._rank_tests import (
+    empirical_distribution,
+    holm,
+    rank_test,
+    simultaneous_band,
+)
+
+DRAWS, SIMULATIONS = 3, 7
+
+
+def samples():
+    """The counts of each rank in every sample, and their probabilities, (samples, ranks) and (samples,)."""
+    every = itertools.product(range(SIMULATIONS + 1), repeat=DRAWS + 1)
+    counts = np.array([each for each in every if sum(each) == SIMULATIONS])
+    return counts, multinomial.pmf(counts, SIMULATIONS, np.full(DRAWS + 1, 1 / (DRAWS + 1)))
+
+
+def test_the_p_value_of_the_shape_is_that_of_all_samples():
+    counts, probability = samples()
+    found = np.array([rank_test(np.repeat(np.arange(DRAWS + 1), each), DRAWS).p_shape for each in counts])
+    for p_value in np.unique(found.round(12)):
+        exact = probability[found <= p_value + 1e-9].sum()
+        assert exact == pytest.approx(p_value, rel=1e-9)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_the_band_holds_the_curve_with_its_probability(level):
+    counts, probability = samples()
+    band = simultaneous_band(SIMULATIONS, DRAWS, level)
+    curves = counts.cumsum(1)[:, :-1] / SIMULATIONS
+    inside = ((curves >= band.lower - 1e-12) & (curves <= band.upper + 1e-12)).all(1)
+    held = probability[inside].sum()
+    assert held >= level
+    # the next narrower band of pointwise intervals holds less than the level, or there is none
+    narrower = (curves > band.lower + 1e-12) & (curves < band.upper - 1e-12)
+    assert probability[narrower.all(1)].sum() < level
+
+
+def test_uniform_ranks_have_uniform_p_values():
+    generator = np.random.default_rng(0)
+    tests = [rank_test(generator.integers(0, 20, 60), 19) for _ in range(400)]
+    for name in ("p_shape", "p_location", "p_dispersion"):
+        p_values = np.array([getattr(each, name) for each in tests])
+        for level in (0.05, 0.3):
+            assert (p_values <= level).mean() <= level + 3.5 * math.sqrt(level * (1 - level) / 400)
+    assert np.mean([each.p_value <= 0.05 for each in tests]) <= 0.05 + 3.5 * math.sqrt(0.05 * 0.95 / 400)
+
+
+def ranks_of(*, shift=0.0, scale=1.0, draws=99, simulations=2000):
+    generator = np.random.default_rng(1)
+    share = ndtr(shift + scale * generator.standard_normal(simulations))
+    return generator.binomial(draws, share)
+
+
+def test_location_and_dispersion_are_those_of_the_normal_scores():
+    shifted = rank_test(ranks_of(shift=0.2), 99)
+    assert shifted.location == pytest.approx(0.2, abs=4 / math.sqrt(2000))
+    assert shifted.p_location < 1e-6
+    spread = rank_test(ranks_of(scale=1.2), 99)
+    assert spread.dispersion == pytest.approx(1.2, rel=4 * math.sqrt(0.5 / 2000) + 0.02)
+    assert spread.p_dispersion < 1e-6 < spread.p_location
+
+
+def test_two_modes_are_seen_by_the_shape_alone():
+    generator = np.random.default_rng(2)
+    middle = np.where(
+        generator.random(600) < 0.5, generator.integers(10, 35, 600), generator.integers(65, 90, 600)
+    )
+    test = rank_test(middle, 99)
+    assert test.p_shape < 1e-6 < test.p_location
+
+
+def test_many_draws_are_looked_at_in_some_places():
+    band = simultaneous_band(100, 5000, 0.95)
+    ranks = np.random.default_rng(3).integers(0, 5001, 100)
+    curve = empirical_distribution(ranks, 5000)
+    assert band.probability.shape == curve.shape == (100,)
+    expected = [(ranks <= p * 5001 - 1 + 1e-6).mean() for p in band.probability]
+    assert np.allclose(curve, expected)
+
+
+def test_holm_corrects_for_the_number_of_known_p_values():
+    assert holm([0.01, 0.04, 0.03, math.nan]) == pytest.approx([0.03, 0.06, 0.06, math.nan], nan_ok=True)
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
