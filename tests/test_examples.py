@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 # What a run leaves in its folder, pictures apart.
 PROMISED = {
+    "calibration.py": {"calibration.csv", "calibration.nc"},
     "digits.py": {"convergence.csv", "decomposition.csv", "history.csv", "posterior.nc"},
     "digits_guides.py": {"digits_guides.csv", "evidence.csv", "runs.csv"},
     "distributed.py": {"decomposition.csv", "history.csv"},
@@ -69,6 +70,7 @@ PROMISED = {
     "targets.py": {"targets.csv"},
 }
 PICTURES = {
+    "calibration.py": 1,
     "digits.py": 6,
     "digits_guides.py": 1,
     "estimators.py": 1,

@@ -8,6 +8,7 @@ from pyro_infomax.plots._account import (
     rate_distortion_plane,
     rate_stack,
 )
+from pyro_infomax.plots._calibration import coverage, rank_curves
 from pyro_infomax.plots._factors import importance_matrix, information_matrix, scores
 from pyro_infomax.plots._history import history
 from pyro_infomax.plots._images import reconstructions, traversal_animation, traversals
@@ -16,6 +17,7 @@ from pyro_infomax.plots._predictive import predictive_density, predictive_interv
 
 __all__ = [
     "aggregate_against_prior",
+    "coverage",
     "history",
     "importance_matrix",
     "information_matrix",
@@ -26,6 +28,7 @@ __all__ = [
     "most_informative",
     "predictive_density",
     "predictive_intervals",
+    "rank_curves",
     "rate_distortion_plane",
     "rate_stack",
     "reconstructions",

@@ -1,0 +1,120 @@
+"""Calibration: the ranks of true values among draws, and how often intervals hold the truth."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from pyro_infomax.plots._axes import TEXT_COLOUR, axes_or_new, colours, tidy
+
+_CURVE_COLUMNS = ("quantity", "probability", "difference", "lower", "upper", "p_value")
+_PASSING = "0.75"
+_LEVEL = 0.01
+_COVERAGE = {"coverage_50": 0.5, "coverage_90": 0.9}
+_ROW = 0.28  # inches
+
+
+def rank_curves(frame: pd.DataFrame, *, level: float = _LEVEL, ax: Axes | None = None) -> Axes:
+    """How far the distribution function of each quantity's ranks is from that of uniform ranks.
+
+    The band holds a whole curve with 95 per cent where the posterior is exact. Curves of quantities that fail
+    have a colour and a name, the others are grey. A curve that rises above the band on the left and falls
+    below it on the right is of draws that are too narrow, the reverse of draws that are too wide; one that is
+    above everywhere of draws that are too high, one that is below of draws that are too low.
+
+    Reference: Säilynoja, Bürkner and Vehtari (2022), Graphical test for discrete uniformity and its
+    applications in goodness-of-fit evaluation and multiple sample comparison.
+
+    Args:
+        frame: the columns ``quantity``, ``probability``, ``difference``, ``lower``, ``upper`` and
+            ``p_value``, as ``Calibration.ecdf_frame()`` has them.
+        level: the p-value below which a quantity fails.
+        ax: the Axes to draw on; a new figure's by default.
+
+    Raises:
+        ValueError: if the frame has no row or lacks a column.
+
+    Example:
+        >>> band = {"probability": [0.3, 0.6], "lower": [-0.1, -0.1], "upper": [0.1, 0.1]}
+        >>> frame = pd.DataFrame({"quantity": "z[0]", "difference": [0.2, 0.1], "p_value": 0.001} | band)
+        >>> [line.get_label() for line in rank_curves(frame).get_lines()]
+        ['z[0]']
+    """
+    _check_columns(frame, _CURVE_COLUMNS)
+    ax = axes_or_new(ax)
+    curves = {
+        str(name): curve.sort_values("probability") for name, curve in frame.groupby("quantity", sort=False)
+    }
+    # masks leave some quantities fewer ranks, and a wider band
+    widest = max(curves.values(), key=lambda curve: float((curve["upper"] - curve["lower"]).max()))
+    places = [0.0, *widest["probability"], 1.0]
+    ax.fill_between(
+        places, [0.0, *widest["lower"], 0.0], [0.0, *widest["upper"], 0.0], color="0.93", zorder=0
+    )
+    failing = [name for name, curve in curves.items() if float(curve["p_value"].iloc[0]) < level]
+    colour_of = dict(zip(failing, colours(max(1, len(failing))), strict=False))
+    passing = [name for name in curves if name not in colour_of]
+    for name, curve in curves.items():
+        label = name if name in colour_of else "_nolegend_"
+        if passing and name == passing[0]:
+            label = "the others" if failing else "all quantities"
+        ax.plot(
+            [0.0, *curve["probability"], 1.0],
+            [0.0, *curve["difference"], 0.0],
+            color=colour_of.get(name, _PASSING),
+            linewidth=1.6 if name in colour_of else 1.0,
+            label=label,
+            zorder=2 if name in colour_of else 1,
+        )
+    ax.hlines(0.0, 0.0, 1.0, color=TEXT_COLOUR, linewidth=0.8, zorder=0)
+    ax.set(xlim=(0, 1), xlabel="rank / number of draws", ylabel="share of ranks below, less uniform")
+    ax.legend(frameon=False, fontsize="small", ncols=1 + len(failing) // 8)
+    return tidy(ax)
+
+
+def coverage(frame: pd.DataFrame, *, num_simulations: int, ax: Axes | None = None) -> Axes:
+    """How often central intervals of 50 and 90 per cent of the draws hold the true value, a row a quantity.
+
+    The shaded bands are where the shares are in 95 per cent of all calibrations of an exact posterior, one
+    quantity by itself. A share to the left of its line is of draws that are too narrow or in the wrong place.
+
+    Args:
+        frame: a row a quantity, with the columns ``coverage_50`` and ``coverage_90``, as
+            ``Calibration.to_frame()`` has them.
+        num_simulations: of which these are shares.
+        ax: the Axes to draw on; a new figure's by default.
+
+    Raises:
+        ValueError: if the frame has no row or lacks a column, or ``num_simulations`` is below 1.
+
+    Example:
+        >>> frame = pd.DataFrame({"coverage_50": [0.4], "coverage_90": [0.8]}, index=["z[0]"])
+        >>> coverage(frame, num_simulations=500).get_xlabel()
+        'share of simulations whose true value is inside'
+    """
+    _check_columns(frame, tuple(_COVERAGE))
+    if num_simulations < 1:
+        raise ValueError(f"Expected num_simulations >= 1 but got {num_simulations}.")
+    ax = axes_or_new(ax, size=(6.4, 1.4 + _ROW * len(frame)))
+    rows = np.arange(len(frame))[::-1]
+    for (column, nominal), colour in zip(_COVERAGE.items(), colours(2), strict=True):
+        half = 1.96 * float(np.sqrt(nominal * (1 - nominal) / num_simulations))
+        ax.axvspan(nominal - half, nominal + half, color=colour, alpha=0.15, linewidth=0)
+        ax.axvline(nominal, color=colour, linewidth=0.8)
+        ax.plot(
+            frame[column], rows, linestyle="", marker="o", markersize=5, color=colour, label=f"{nominal:.0%}"
+        )
+    ax.set_yticks(rows, [str(name) for name in frame.index])
+    ax.set(
+        xlim=(0, 1), ylim=(-0.6, len(frame) - 0.4), xlabel="share of simulations whose true value is inside"
+    )
+    ax.legend(frameon=False, title="interval", loc="upper left")
+    return tidy(ax, grid="y")
+
+
+def _check_columns(frame: pd.DataFrame, wanted: tuple[str, ...]) -> None:
+    missing = [column for column in wanted if column not in frame]
+    if missing or frame.empty:
+        raise ValueError(
+            f"Expected a frame with the columns {', '.join(wanted)} and at least one row but got "
+            f"{len(frame)} rows with the columns {', '.join(map(str, frame.columns)) or 'none'}."
+        )

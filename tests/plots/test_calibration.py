@@ -1,0 +1,64 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from pyro_infomax.plots import coverage, rank_curves
+
+
+def curves(**p_values: float) -> pd.DataFrame:
+    probability = np.linspace(0.1, 0.9, 9)
+    band = {"probability": probability, "lower": -0.1, "upper": 0.1}
+    parts = [
+        pd.DataFrame({"quantity": name, "difference": 0.02 * (i + 1), "p_value": p_value} | band)
+        for i, (name, p_value) in enumerate(p_values.items())
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def named(ax) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_what_fails_is_named_and_the_rest_is_grey():
+    ax = rank_curves(curves(a=0.5, b=0.001, c=0.2))
+    assert named(ax) == ["the others", "b"]
+    heights = sorted(float(line.get_ydata()[1]) for line in ax.get_lines())
+    assert heights == pytest.approx([0.02, 0.04, 0.06])
+    assert all(line.get_ydata()[0] == line.get_ydata()[-1] == 0 for line in ax.get_lines())
+    assert len({line.get_color() for line in ax.get_lines()}) == 2
+
+
+def test_where_nothing_fails_all_are_grey():
+    assert named(rank_curves(curves(a=0.5, b=0.3))) == ["all quantities"]
+    assert named(rank_curves(curves(a=0.5, b=0.3), level=0.4)) == ["the others", "b"]
+
+
+def test_the_widest_band_is_drawn():
+    frame = curves(a=0.5, b=0.3)
+    frame.loc[frame["quantity"] == "b", ["lower", "upper"]] = [-0.2, 0.3]
+    (band,) = rank_curves(frame).collections[:1]
+    assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(0.3)
+
+
+def test_coverage_has_a_row_a_quantity():
+    frame = pd.DataFrame({"coverage_50": [0.4, 0.5], "coverage_90": [0.8, 0.9]}, index=["z[0]", "tarp"])
+    ax = coverage(frame, num_simulations=100)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["z[0]", "tarp"]
+    points = [line.get_xdata() for line in ax.get_lines() if line.get_marker() == "o"]
+    assert np.array_equal(points, [[0.4, 0.5], [0.8, 0.9]])
+
+
+@pytest.mark.parametrize("draw", [rank_curves, lambda frame: coverage(frame, num_simulations=10)])
+def test_other_frames_are_refused(draw):
+    with pytest.raises(
+        ValueError, match="Expected a frame with the columns .* but got 1 rows with the columns a"
+    ):
+        draw(pd.DataFrame({"a": [1.0]}))
+    with pytest.raises(ValueError, match="at least one row but got 0"):
+        draw(pd.DataFrame())
+
+
+def test_shares_of_nothing_are_refused():
+    frame = pd.DataFrame({"coverage_50": [0.4], "coverage_90": [0.8]})
+    with pytest.raises(ValueError, match="Expected num_simulations >= 1 but got 0"):
+        coverage(frame, num_simulations=0)
