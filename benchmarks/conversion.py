@@ -1,7 +1,7 @@
 """What a conversion to ArviZ costs: seconds, and the most memory beyond what the process had before.
 
-    python benchmarks/conversion.py                       # 10,000 data, 10 latents, 100 draws, in memory and to a file
-    python benchmarks/conversion.py --data 100000 --file  # only to a file
+python benchmarks/conversion.py                       # 10,000 data, in memory and to a file
+python benchmarks/conversion.py --data 100000 --file  # only to a file
 """
 
 import argparse
@@ -41,7 +41,14 @@ def measured(args: argparse.Namespace, path: str | None) -> tuple[float, float, 
         to_native({})  # imports ArviZ
         before, start = most_memory(), time.perf_counter()
         idata = to_arviz(
-            vae.model, vae.guide, x, num_samples=args.draws, path=path, decomposition=False, seed=0, progress=False
+            vae.model,
+            vae.guide,
+            x,
+            num_samples=args.draws,
+            path=path,
+            decomposition=False,
+            seed=0,
+            progress=False,
         )
         seconds, grown = time.perf_counter() - start, most_memory() - before
         size = idata["posterior"]["z"].nbytes / 2**20
@@ -54,7 +61,9 @@ def measured(args: argparse.Namespace, path: str | None) -> tuple[float, float, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=int, default=10_000)
     parser.add_argument("--latent", type=int, default=10)
     parser.add_argument("--draws", type=int, default=100)
@@ -67,7 +76,9 @@ def main() -> None:
             places = {"memory": None} | places
         for name, path in places.items():
             seconds, grown, size = measured(args, path)
-            print(f"to {name:6}: {seconds:5.1f} s, {grown:5.0f} MB at most; the draws of z take {size:.0f} MB")
+            print(
+                f"to {name:6}: {seconds:5.1f} s, {grown:5.0f} MB at most; the draws of z take {size:.0f} MB"
+            )
 
 
 if __name__ == "__main__":
