@@ -19,8 +19,8 @@ import pyro_infomax
 PACKAGE = "pyro_infomax"
 # A room may import rooms of earlier lines only; rooms of one line do not import each other.
 LINES: tuple[frozenset[str], ...] = (
-    frozenset({"_checks", "_native", "_pairs", "_progress", "_recording", "_types", "_version"}),
-    frozenset({"_data", "_random", "_ranks"}),
+    frozenset({"_checks", "_pairs", "_progress", "_recording", "_types", "_version"}),
+    frozenset({"_data", "_native", "_random", "_ranks"}),
     frozenset({"schedules", "poutine", "distributions", "datasets", "oracles"}),
     frozenset({"nn", "information", "disentanglement"}),
     frozenset({"priors", "programs", "guides"}),

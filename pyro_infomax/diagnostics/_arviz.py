@@ -131,20 +131,20 @@ def to_arviz(
         build = partial(Pair, model, guide, data_plate=data_plate, progress=progress)
         pair = build(data)
         rows = None if datum is None else _row_numbers(datum, pair.data_size)
-        source = _Source(pair, build, rows=rows, holdout=holdout, predictive=predictive_data)
+        conversion = _Conversion(pair, build, rows=rows, holdout=holdout, predictive=predictive_data)
         labels = Labels(
-            {"chain": num_chains, "draw": num_samples} | source.sizes,
+            {"chain": num_chains, "draw": num_samples} | conversion.sizes,
             coords=coords,
             dims=dims,
             stack=stack,
             rows=None if rows is None else rows.numpy(),
         )
-        step = max(1, source.draws_at_once // num_chains)
+        step = max(1, conversion.draws_at_once // num_chains)
         for first in patiently(range(0, num_samples, step), "draws for ArviZ", progress=progress):
             size = min(step, num_samples - first)
-            groups = source.drawn(size, num_chains, labels, first=first)
+            groups = conversion.drawn(size, num_chains, labels, first=first)
             if not first:
-                groups |= source.given(labels)
+                groups |= conversion.given(labels)
                 labels.check_used()  # before all the other draws
             native.add(_with_attributes(groups))
         rest = _account_group(pair, decomposition)
@@ -203,7 +203,7 @@ class _PosteriorDraws:
 
 
 @final
-class _Rows:
+class _ConvertedRows:
     """The data of a pair that are converted, and of these the first that are predicted."""
 
     def __init__(self, pair: Pair, rows: torch.Tensor | None, predictive: int | None) -> None:
@@ -216,7 +216,7 @@ class _Rows:
 
 
 @final
-class _Source:
+class _Conversion:
     """Groups of draws from a pair, a few draws at a time, and groups of its data.
 
     Args:
@@ -243,12 +243,12 @@ class _Source:
             # the plate by its name, since few data may be as many as another plate has
             pair, rows = given(rows_of(pair.data, rows), data_plate=pair.program.plate), None
         self._pair = pair
-        self._rows = _Rows(pair, rows, predictive)
+        self._rows = _ConvertedRows(pair, rows, predictive)
         self.sizes = {DATUM: self._whole.data_size}
         self._held_out = None if holdout is None else held_out_pair(self._whole, given, holdout)
         if self._held_out is not None:
             # there is nothing to see of held-out data but what is predicted
-            self._held_out_rows = _Rows(self._held_out, None, 0 if predictive == 0 else None)
+            self._held_out_rows = _ConvertedRows(self._held_out, None, 0 if predictive == 0 else None)
             self.sizes[HOLDOUT] = self._held_out.data_size
         program = pair.program
         self._discrete = {
@@ -268,7 +268,7 @@ class _Source:
         return min(draws, _DRAWS_OF_GLOBALS) if self._pair.global_values else draws
 
     @staticmethod
-    def _numbers(pair: Pair, rows: _Rows) -> int:
+    def _numbers(pair: Pair, rows: _ConvertedRows) -> int:
         """How many there are in one draw."""
         observed = sum(layout.size for layout in pair.program.observed.values())
         return pair.data_size * sum(pair.site_sizes) + len(rows.predicted) * observed
@@ -352,7 +352,7 @@ def _end_to_end(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _draws(pair: Pair, num_samples: int, rows: _Rows) -> _PosteriorDraws:
+def _draws(pair: Pair, num_samples: int, rows: _ConvertedRows) -> _PosteriorDraws:
     z = _as_stored(pair, pair.draw(num_samples))
     sites = _sites(pair, z)
     if pair.program.summed:

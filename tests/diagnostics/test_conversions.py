@@ -59,6 +59,17 @@ def shifting(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(x + shift, 1e-3))
 
 
+def wide(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(512), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.mean(-1), 0.5), obs=x)
+
+
+def widening(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x[:, None].expand(-1, 512), 1.0).to_event(1))
+
+
 # ---- Chains and types.
 
 
@@ -217,8 +228,7 @@ def test_an_account_is_not_made_of_many_data_unasked(monkeypatch: pytest.MonkeyP
 def test_a_file_holds_what_is_made_in_memory(kind: str, tmp_path: Path) -> None:
     """More draws than are made at once: 2²¹ numbers of local latents, or 16 draws of global ones."""
     if kind == "local":
-        oracle = LinearGaussian.optimum([2.0, 1.0], beta=1.0, latent_dim=2, s2=0.5)
-        programs, data, size = (oracle.model, oracle.guide), oracle.sample(3000, seed=0), 400
+        programs, data, size = (wide, widening), torch.randn(40), 120
     else:
         programs, data, size = (shifted, shifting), torch.randn(5), 20
     options: dict[str, Any] = {"num_samples": size, "decomposition": False, "seed": 0}
