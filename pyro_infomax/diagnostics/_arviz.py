@@ -122,6 +122,11 @@ def to_arviz(
     whole_number("num_chains", num_chains, at_least=1)
     if predictive_data is not None:
         whole_number("predictive_data", predictive_data, at_least=0)
+    if not (decomposition is None or isinstance(decomposition, Decomposition | bool)):
+        raise ValueError(
+            f"Expected decomposition to be an account by decompose, True, False or None but got "
+            f"{shown(decomposition)}"
+        )
     with (
         NativeParts() if path is None else NativeFile(path) as native,
         evaluation_mode(model, guide),
@@ -283,7 +288,7 @@ class _Conversion:
             first: the number of draws of each chain that came before.
         """
         posterior, shared, held_out = self._posterior(size * chains)
-        prior, shared_prior = _prior(self._pair, size * chains, first=first * chains)
+        prior, shared_prior = _prior(self._whole, size * chains, first=first * chains)
 
         def group(values: Mapping[str, torch.Tensor], lead: Sequence[str]) -> xr.Dataset:
             arrays = {name: in_chains(each, chains) for name, each in self._arrays(values).items()}
@@ -330,7 +335,7 @@ class _Conversion:
             return _draws(pair, number, self._rows), {}, further
         rounds, shared, of_held_out = [], [], []
         for _ in range(number):
-            values = pair.draw_global_values()
+            values = self._whole.draw_global_values()  # which some of the data would tell otherwise
             rounds.append(_draws(pair.at(values), 1, self._rows))
             shared.append({name: values[name] for name in self._shared})
             if held_out is not None:

@@ -180,6 +180,19 @@ def test_held_out_latents_stand_beside_the_global_ones_of_their_draw() -> None:
         assert np.abs(z.values - shift.values[..., None] - np.asarray(x)).max() < 0.01
 
 
+def test_global_latents_know_all_data_where_some_are_converted() -> None:
+    def guide(x: Tensor) -> None:
+        shift = pyro.sample("shift", dist.Normal(x.mean(), 0.01))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x + shift, 1e-3))
+
+    x = torch.arange(11.0)
+    found = to_arviz(shifted, guide, x, num_samples=5, datum=[0, 10], holdout=SHIFTED, seed=0)
+    assert (np.abs(found.posterior["shift"] - 5) < 0.06).all()
+    assert (np.abs(found.posterior["z"] - [5.0, 15.0]) < 0.07).all()
+    assert (np.abs(found.predictions["z"] - (5 + SHIFTED).numpy()) < 0.07).all()
+
+
 # ---- Families of sites.
 
 
@@ -259,6 +272,7 @@ def test_an_error_leaves_no_file(tmp_path: Path) -> None:
         ({"coords": {"holdout": ["a"]}}, r"nothing is called \['holdout'\]"),
         ({"stack": {"z": "time"}}, r"there is none of \['z'\]"),
         ({"holdout": torch.zeros(3)}, "a holdout like the data"),
+        ({"decomposition": "none"}, "an account by decompose, True, False or None but got 'none'"),
         ({"path": "posterior.csv"}, r"ends in \.nc \(netCDF\) or \.zarr"),
     ],
 )
