@@ -189,6 +189,7 @@ def test_global_latents_know_all_data_where_some_are_converted() -> None:
     x = torch.arange(11.0)
     found = to_arviz(shifted, guide, x, num_samples=5, datum=[0, 2], holdout=SHIFTED, seed=0)
     assert (np.abs(found.posterior["shift"] - 5) < 0.06).all()
+    assert len(np.unique(found.posterior["shift"])) == 5  # they are drawn, and not the medians
     assert (np.abs(found.posterior["z"] - [5.0, 7.0]) < 0.07).all()
     assert (np.abs(found.predictions["z"] - (5 + SHIFTED).numpy()) < 0.07).all()
 
