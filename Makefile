@@ -27,8 +27,7 @@ demo: $(VENV)/.runtime  ## train on the digits, print the account, leave picture
 	$(BIN)/python examples/digits.py --out $(OUT)
 
 test: $(VENV)/.dev  ## all checks: lint, types, docs, doctests, tests
-	@$(MAKE) --no-print-directory --jobs 3 lint docs doctest
-	@$(MAKE) --no-print-directory test-arviz
+	@$(MAKE) --no-print-directory --jobs 3 lint docs doctest test-arviz
 	$(BIN)/python -m pytest --quiet --durations=5 --numprocesses auto --dist worksteal tests
 
 test-arviz:  ## what makes ArviZ's groups, under ArviZ 1 and without torch

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_infomax.diagnostics import decompose, to_arviz
 from pyro_infomax.oracles import LinearGaussian
+from tests.test_native import example
 
 
 def groups_of(native: Any) -> dict[str, xr.Dataset]:
@@ -71,6 +72,23 @@ def widening(x: Tensor) -> None:
 
 
 # ---- Chains and types.
+
+
+def test_the_calls_of_the_page_are_tried_on_groups_like_these() -> None:
+    """Those of tests/test_native.py, which ArviZ 1 sees without torch."""
+    dims = {"z": ["axis"], "x": ["row", "column"]}
+    found = groups_of(
+        to_arviz(model, guide, images(), num_samples=3, num_chains=2, holdout=images(2), dims=dims, seed=0)
+    )
+    stand_in, _ = example()
+
+    def shown(group: xr.Dataset) -> dict[Any, Any]:
+        return {name: (each.dims, each.dtype.kind) for name, each in group.data_vars.items()}
+
+    for name in ("posterior", "prior", "sample_stats", "posterior_predictive", "observed_data"):
+        assert shown(found[name]) == shown(stand_in[name]), name
+    assert shown(found["predictions"]).items() >= shown(stand_in["predictions"]).items()
+    assert {"dimensionwise_kl", "rate"} <= set(found["information"])
 
 
 def test_chains_are_independent_draws_and_the_programs_are_those_of_one() -> None:
