@@ -1,8 +1,9 @@
 """The terms of a trained pair with errors and bounds, checks of what it predicts, its posterior for ArviZ."""
 
 from pyro_infomax._checks import explain_wrong_arguments
+from pyro_infomax._native import to_native
 from pyro_infomax.diagnostics._annealed import AnnealedEvidence, Simulated, annealed_importance_sampling
-from pyro_infomax.diagnostics._arviz import to_arviz, to_native
+from pyro_infomax.diagnostics._arviz import to_arviz
 from pyro_infomax.diagnostics._calibrate import CalibratedQuantity, Calibration, calibrate
 from pyro_infomax.diagnostics._convergence import Convergence, convergence
 from pyro_infomax.diagnostics._decompose import Decomposition, decompose

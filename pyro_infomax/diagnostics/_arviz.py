@@ -1,10 +1,10 @@
 """The posterior of a pair as ArviZ reads it."""
 
 import inspect
-import warnings
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from functools import partial
 from typing import Any, Final, final
 
 import numpy as np
@@ -14,134 +14,35 @@ import xarray as xr
 from pyro import poutine
 from torch import nn
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import shown, whole_number
 from pyro_infomax._data import Data, Tensors, rows_of
+from pyro_infomax._native import (
+    DATUM,
+    HOLDOUT,
+    OF_DATA,
+    OF_DRAWS,
+    OF_HOLDOUT,
+    Labels,
+    NativeFile,
+    NativeParts,
+    as_integers,
+    history_group,
+    in_chains,
+)
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Array, Program
 from pyro_infomax._version import creation_attributes
 from pyro_infomax.diagnostics._decompose import Decomposition, account_of
-from pyro_infomax.diagnostics._pair import Pair
+from pyro_infomax.diagnostics._pair import Pair, held_out_pair
 from pyro_infomax.information import Estimate
 from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.programs import FixedMessenger, LocalProgram, global_values
 from pyro_infomax.training import History
 
-# ---- Groups of arrays as the installed ArviZ's native type.
-
-
-def to_native(groups: Mapping[str, xr.Dataset]) -> Any:
-    """Wraps groups as ``InferenceData`` before ArviZ 1 and as ``DataTree`` from 1 on.
-
-    Args:
-        groups: names of groups (``posterior``, ``observed_data``, also custom ones) to their datasets.
-
-    Returns:
-        The native object; its ``to_netcdf`` and ``arviz.from_netcdf`` are the way to disk and back.
-
-    Example:
-        >>> native = to_native({"posterior": xr.Dataset({"z": (("chain", "draw"), [[0.5, 1.5]])})})
-        >>> float(native["posterior"]["z"].mean())
-        1.0
-    """
-    az = _arviz()
-    # 1.1 and later have an attribute InferenceData too, so that only the version tells.
-    if int(az.__version__.split(".")[0]) >= 1:
-        return xr.DataTree.from_dict({f"/{name}": group for name, group in groups.items()})
-    return az.InferenceData(**groups)
-
-
-def _arviz() -> ModuleType:
-    """ArviZ, imported at first use: it takes as long as all the rest, and few runs convert."""
-    with warnings.catch_warnings():
-        # 0.23 announces its successor on import, which must not end a program that makes errors of warnings
-        warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
-        import arviz
-    return arviz
-
-
-# ---- Names of dimensions, and of what stands along them.
-
-_DATUM = "datum"
-
-
-@final
-class Labels:
-    """Makes labelled datasets of tensors; event dimensions are called ``z_dim_0`` and so on by default."""
-
-    def __init__(
-        self,
-        data_size: int,
-        *,
-        coords: Mapping[str, Sequence[object]],
-        dims: Mapping[str, Sequence[str]],
-    ) -> None:
-        self.coords = {name: _plain(name, each) for name, each in coords.items()}
-        self.dims = dict(dims)
-        self._unused = set(self.coords) | set(self.dims)
-        if _DATUM in coords:
-            _check_number(_DATUM, len(self.coords[_DATUM]), data_size)
-
-    def dataset(self, arrays: Mapping[str, torch.Tensor], lead: Sequence[str]) -> xr.Dataset:
-        """Arrays (*lead, *event) as one labelled dataset."""
-        taken = {*arrays, *lead}
-        for name in arrays:
-            own = self.dims.get(name, ())
-            if clash := [dim for dim in own if dim in taken or list(own).count(dim) > 1]:
-                raise ValueError(
-                    f"Expected names of dimensions for {name!r} that no site and no other dimension has but "
-                    f"got {clash}; call them otherwise, as {name}_dim"
-                )
-        return xr.Dataset({name: self._array(name, each, lead) for name, each in arrays.items()})
-
-    def check_used(self) -> None:
-        """Raises ValueError for names that no array and no dimension has had."""
-        if self._unused:
-            raise ValueError(
-                f"Expected coords and dims of what is converted but nothing is called {sorted(self._unused)};"
-                " coords take the names of dimensions, dims those of sites"
-            )
-
-    def _array(self, name: str, values: torch.Tensor, lead: Sequence[str]) -> xr.DataArray:
-        dims = [*lead, *self._event_dims(name, values.dim() - len(lead))]
-        self._unused -= {name, *dims}
-        array = values.detach().cpu().numpy()
-        along = {dim: self._along(dim, size) for dim, size in zip(dims, array.shape, strict=True)}
-        return xr.DataArray(array, dims=dims, coords=along)
-
-    def _event_dims(self, name: str, number: int) -> Sequence[str]:
-        names = self.dims.get(name, [f"{name}_dim_{i}" for i in range(number)])
-        if len(names) != number:
-            raise ValueError(f"Expected {number} names of dimensions for {name!r} but got {list(names)}")
-        return names
-
-    def _along(self, dim: str, size: int) -> Sequence[object] | Array:
-        labels: Sequence[object] | Array = self.coords.get(dim, np.arange(size))
-        if dim == _DATUM:
-            return labels[:size]
-        _check_number(dim, len(labels), size)
-        return labels
-
-
-def _plain(name: str, labels: Any) -> Array:
-    """Labels as a plain array, which can be written to a file: pandas has types that cannot."""
-    index = labels if isinstance(labels, pd.Index) else pd.Index(labels)
-    if bool(pd.isna(np.asarray(index)).any()):
-        raise ValueError(f"Expected a label for each place along {name!r} but some are missing")
-    if isinstance(index, pd.MultiIndex):
-        return np.array([", ".join(map(str, each)) for each in index])
-    array = np.asarray(index)
-    return array if array.dtype != object else np.array([str(each) for each in array])
-
-
-def _check_number(dim: str, labels: int, size: int) -> None:
-    if labels != size:
-        raise ValueError(f"Expected {size} labels for the dimension {dim!r} but got {labels}")
-
-
-# ---- What is known of a pair, as groups.
-
 _PREDICTIVE_DATA: Final = 100
+_ACCOUNT_DATA: Final = 10_000  # the most of which an account is made unasked
+_ELEMENTS: Final = 2**21  # numbers of one round of draws
 
 
 def to_arviz(
@@ -150,13 +51,18 @@ def to_arviz(
     data: Data,
     *,
     num_samples: int = 100,
+    num_chains: int = 1,
     history: History | pd.DataFrame | None = None,
     coords: Mapping[str, Sequence[object]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
+    stack: Mapping[str, str] | None = None,
+    datum: slice | Sequence[int] | None = None,
+    holdout: Data | None = None,
+    path: str | os.PathLike[str] | None = None,
     seed: int | None = None,
     data_plate: str | None = None,
     predictive_data: int | None = _PREDICTIVE_DATA,
-    decomposition: Decomposition | None = None,
+    decomposition: Decomposition | bool | None = None,
     progress: bool = True,
 ) -> Any:
     """Draws from the posterior of every datum, and what is known about them, for ArviZ.
@@ -164,19 +70,34 @@ def to_arviz(
     Groups: ``posterior`` and ``prior`` (the latent sites, global ones and those that the model enumerates
     included; those of the posterior are nan where a mask leaves them out), ``sample_stats`` (``log_weight``
     = log p(x, z) − log q(z|x)), ``posterior_predictive``, ``observed_data``, ``constant_data`` (arguments
-    that are not observed), ``svi`` (the history) and ``information`` (the decomposition). There is no
-    ``log_likelihood``: with local latents ``arviz.loo`` would be wrong, since leaving a datum out leaves its
-    latent the prior.
+    that are not observed), ``svi`` (the history) and ``information`` (the decomposition); of held-out data
+    ``predictions`` (latent sites given these data, and new draws of the observed ones) and
+    ``predictions_constant_data`` (the held-out data themselves). There is no ``log_likelihood``: with local
+    latents ``arviz.loo`` would be wrong, since leaving a datum out leaves its latent the prior.
+
+    Values of discrete local sites are integers, also where the programs keep them as floats, as Bernoulli
+    does; observed ones only if all of them are whole.
 
     Args:
         model, guide, data, seed, data_plate: as for :func:`decompose`.
-        num_samples: draws per datum.
+        num_samples: draws per datum and chain.
+        num_chains: the number of chains. Draws from a guide are independent, so that chains are parts of one
+            sample: R-hat is 1 but for noise whatever the guide is, and no sign that it is right.
         history: of the training (:class:`~pyro_infomax.training.History`, or a DataFrame with a row an
             epoch).
-        coords: names of dimensions to their labels; ``datum`` is the data's.
+        coords: names of dimensions to their labels; ``datum`` is the data's, ``holdout`` that of held-out
+            data.
         dims: site names to the names of their event dimensions.
+        stack: names of families of sites to the name of a dimension: ``{"z": "time"}`` makes one variable
+            ``z`` of the sites ``z_0``, ``z_1``, … (or ``z0``, ``z1``, …), which have one shape.
+        datum: the data that are converted, a slice or their numbers; None for all. They keep their labels,
+            and the account is that of all data.
+        holdout: further data of the same kind. All of them are predicted.
+        path: a netCDF file (``.nc``) or zarr store (``.zarr``, where zarr is installed), to which the draws
+            go a few at a time, so that they are never in memory together. What is returned reads from there.
         predictive_data: the number of data, from the first on, with posterior predictive draws; None for all.
-        decomposition: an account made before; None to make one.
+        decomposition: an account made before; True to make one, False to leave it out, None to make one of up
+            to 10,000 data: its time grows with the square of their number.
         progress: show a bar where draws take more than a few seconds.
 
     Returns:
@@ -184,8 +105,10 @@ def to_arviz(
 
     Raises:
         ValueError: for the errors of :func:`decompose`, labels whose number is not that of their dimension,
-            and names of nothing that is converted.
+            names of nothing that is converted or of two things, families that cannot be stacked, and data
+            that do not exist.
         NotImplementedError: for those of :func:`decompose`, and for observed sites that cannot be drawn.
+        ModuleNotFoundError: for a zarr store where zarr is not installed.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -196,20 +119,74 @@ def to_arviz(
         {'chain': 1, 'draw': 5, 'datum': 10, 'axis': 2}
     """
     whole_number("num_samples", num_samples, at_least=1)
+    whole_number("num_chains", num_chains, at_least=1)
     if predictive_data is not None:
         whole_number("predictive_data", predictive_data, at_least=0)
-    with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
-        pair = Pair(model, guide, data, data_plate=data_plate, progress=progress)
-        labels = Labels(pair.data_size, coords=coords or {}, dims=dims or {})
-        groups = _groups(pair, num_samples, predictive_data, labels, progress=progress)
-        groups["information"] = _information(decomposition or account_of(pair))
-    if history is not None:
-        groups["svi"] = _svi(history)
-    labels.check_used()
-    return to_native({name: group.assign_attrs(creation_attributes()) for name, group in groups.items()})
+    if not (decomposition is None or isinstance(decomposition, Decomposition | bool)):
+        raise ValueError(
+            f"Expected decomposition to be an account by decompose, True, False or None but got "
+            f"{shown(decomposition)}"
+        )
+    with (
+        NativeParts() if path is None else NativeFile(path) as native,
+        evaluation_mode(model, guide),
+        torch.no_grad(),
+        seeded_draws(seed),
+    ):
+        build = partial(Pair, model, guide, data_plate=data_plate, progress=progress)
+        pair = build(data)
+        rows = None if datum is None else _row_numbers(datum, pair.data_size)
+        conversion = _Conversion(pair, build, rows=rows, holdout=holdout, predictive=predictive_data)
+        labels = Labels(
+            {"chain": num_chains, "draw": num_samples} | conversion.sizes,
+            coords=coords,
+            dims=dims,
+            stack=stack,
+            rows=None if rows is None else rows.numpy(),
+        )
+        step = max(1, conversion.draws_at_once // num_chains)
+        for first in patiently(range(0, num_samples, step), "draws for ArviZ", progress=progress):
+            size = min(step, num_samples - first)
+            groups = conversion.drawn(size, num_chains, labels, first=first)
+            if not first:
+                groups |= conversion.given(labels)
+                labels.check_used()  # before all the other draws
+            native.add(_with_attributes(groups))
+        rest = _account_group(pair, decomposition)
+        if history is not None:
+            rest["svi"] = history_group(history if isinstance(history, pd.DataFrame) else history.to_frame())
+        native.add(_with_attributes(rest))
+        return native.finish()
 
 
-_DRAWS = ("chain", "draw")
+def _with_attributes(groups: Mapping[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """The groups that hold something, each saying where it comes from."""
+    return {name: group.assign_attrs(creation_attributes()) for name, group in groups.items() if group}
+
+
+def _row_numbers(datum: Any, size: int) -> torch.Tensor:
+    """The numbers of the data that are asked for."""
+    if isinstance(datum, slice):
+        numbers = list(range(size)[datum])
+    else:
+        asked = np.asarray(datum)
+        if asked.dtype == bool and asked.shape == (size,):
+            asked = np.flatnonzero(asked)
+        is_list = asked.ndim == 1 and (asked.dtype.kind in "iu" or not asked.size)
+        if not is_list or ((asked < -size) | (asked >= size)).any():
+            raise ValueError(
+                f"Expected datum to be a slice, or numbers of the {size} data, but got {shown(datum)}"
+            )
+        numbers = [int(each) % size for each in asked]
+    if not numbers or len(set(numbers)) < len(numbers):
+        which = "some more than once" if numbers else "none"
+        raise ValueError(f"Expected datum to name data, each once, but it names {which}: {shown(datum)}")
+    return torch.tensor(numbers)
+
+
+# ---- What is drawn, and what is given.
+
+_DRAWS_OF_GLOBALS: Final = 16  # at once: for each the programs are read anew
 
 
 @final
@@ -218,66 +195,178 @@ class _PosteriorDraws:
     """Draws from the posterior of every datum, and what follows from them."""
 
     sites: dict[str, torch.Tensor]  # (samples, data, *shape), what the model sums out included
-    shared: dict[str, torch.Tensor]  # global latents, (samples, *shape)
     log_weight: torch.Tensor  # (samples, data)
     predicted: dict[str, torch.Tensor]  # (samples, few, *shape)
 
-
-def _groups(
-    pair: Pair, num_samples: int, predictive: int | None, labels: Labels, *, progress: bool
-) -> dict[str, xr.Dataset]:
-    few = pair.data_size if predictive is None else min(predictive, pair.data_size)
-    drawn = _posterior(pair, num_samples, few, progress=progress)
-    prior, shared_prior = _prior(pair, num_samples)
-    observed, constant = _arguments(pair)
-    of_draws, of_data = (*_DRAWS, "datum"), ("datum",)
-    groups = {
-        "posterior": labels.dataset(_one_chain(drawn.sites), of_draws).merge(
-            labels.dataset(_one_chain(drawn.shared), _DRAWS)
-        ),
-        "sample_stats": labels.dataset(_one_chain({"log_weight": drawn.log_weight}), of_draws),
-        "prior": labels.dataset(_one_chain(prior | shared_prior), _DRAWS),
-        "posterior_predictive": labels.dataset(_one_chain(drawn.predicted), of_draws),
-        "observed_data": labels.dataset(observed, of_data),
-        "constant_data": labels.dataset(constant, of_data),
-    }
-    return {name: group for name, group in groups.items() if group}
+    @staticmethod
+    def end_to_end(parts: "Sequence[_PosteriorDraws]") -> "_PosteriorDraws":
+        return _PosteriorDraws(
+            _end_to_end([each.sites for each in parts]),
+            torch.cat([each.log_weight for each in parts]),
+            _end_to_end([each.predicted for each in parts]),
+        )
 
 
-def _one_chain(arrays: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: array[None] for name, array in arrays.items()}
+@final
+class _ConvertedRows:
+    """The data of a pair that are converted, and of these the first that are predicted."""
+
+    def __init__(self, pair: Pair, rows: torch.Tensor | None, predictive: int | None) -> None:
+        self.all = rows is None
+        self.rows = torch.arange(pair.data_size) if rows is None else rows
+        self.predicted = self.rows[:predictive]
+
+    def of(self, values: torch.Tensor, axis: int = 0) -> torch.Tensor:
+        return values if self.all else values.index_select(axis, self.rows.to(values.device))
 
 
-def _posterior(pair: Pair, num_samples: int, few: int, *, progress: bool) -> _PosteriorDraws:
-    """Draws of all latents together: local ones given a draw of the global ones each."""
-    if not pair.global_values:
-        return _draws(pair, num_samples, few)
-    rounds, shared = [], []
-    for _ in patiently(range(num_samples), "global latents", progress=progress):
-        at = pair.at(pair.draw_global_values())
-        rounds.append(_draws(at, 1, few))
-        shared.append(at.global_sites)
-    return _PosteriorDraws(
-        sites=_end_to_end([each.sites for each in rounds]),
-        shared={name: torch.stack([each[name] for each in shared]) for name in shared[0]},
-        log_weight=torch.cat([each.log_weight for each in rounds]),
-        predicted=_end_to_end([each.predicted for each in rounds]),
-    )
+@final
+class _Conversion:
+    """Groups of draws from a pair, a few draws at a time, and groups of its data.
+
+    Args:
+        pair: of all data.
+        build: makes a pair of other data.
+        rows: the data that are converted; None for all.
+        holdout: further data.
+        predictive: the number of data with predictive draws; None for all.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        build: Callable[..., Pair],
+        *,
+        rows: torch.Tensor | None,
+        holdout: Data | None,
+        predictive: int | None,
+    ) -> None:
+        self._whole = pair
+        self._chosen = slice(None) if rows is None else rows
+        given = partial(build, global_values=pair.global_values)
+        if rows is not None and _takes_any_rows(pair):
+            # the plate by its name, since few data may be as many as another plate has
+            pair, rows = given(rows_of(pair.data, rows), data_plate=pair.program.plate), None
+        self._pair = pair
+        self._rows = _ConvertedRows(pair, rows, predictive)
+        self.sizes = {DATUM: self._whole.data_size}
+        self._held_out = None if holdout is None else held_out_pair(self._whole, given, holdout)
+        if self._held_out is not None:
+            # there is nothing to see of held-out data but what is predicted
+            self._held_out_rows = _ConvertedRows(self._held_out, None, 0 if predictive == 0 else None)
+            self.sizes[HOLDOUT] = self._held_out.data_size
+        program = pair.program
+        self._discrete = {
+            name
+            for name, layout in (program.latents | program.summed | program.observed).items()
+            if layout.discrete
+        }
+        self._shared = list(pair.global_sites)
+
+    @property
+    def draws_at_once(self) -> int:
+        """As many as keep the memory in bounds, whatever the number of data."""
+        numbers = self._numbers(self._pair, self._rows)
+        if self._held_out is not None:
+            numbers += self._numbers(self._held_out, self._held_out_rows)
+        draws = max(1, _ELEMENTS // max(1, numbers))
+        return min(draws, _DRAWS_OF_GLOBALS) if self._pair.global_values else draws
+
+    @staticmethod
+    def _numbers(pair: Pair, rows: _ConvertedRows) -> int:
+        """How many there are in one draw."""
+        observed = sum(layout.size for layout in pair.program.observed.values())
+        return pair.data_size * sum(pair.site_sizes) + len(rows.predicted) * observed
+
+    def drawn(self, size: int, chains: int, labels: Labels, *, first: int) -> dict[str, xr.Dataset]:
+        """The groups of draws.
+
+        Args:
+            size: the number of draws of each chain.
+            chains: the number of chains.
+            labels: of the dimensions.
+            first: the number of draws of each chain that came before.
+        """
+        posterior, shared, held_out = self._posterior(size * chains)
+        prior, shared_prior = _prior(self._whole, size * chains, first=first * chains)
+
+        def group(values: Mapping[str, torch.Tensor], lead: Sequence[str]) -> xr.Dataset:
+            arrays = {name: in_chains(each, chains) for name, each in self._arrays(values).items()}
+            return labels.dataset(arrays, lead, first_draw=first)
+
+        groups = {
+            "posterior": group(posterior.sites, OF_DATA).merge(group(shared, OF_DRAWS)),
+            "sample_stats": group({"log_weight": posterior.log_weight}, OF_DATA),
+            "prior": group(prior | shared_prior, OF_DRAWS),
+            "posterior_predictive": group(posterior.predicted, OF_DATA),
+        }
+        if held_out is not None:
+            groups["predictions"] = group(held_out.sites | held_out.predicted, OF_HOLDOUT)
+        return groups
+
+    def given(self, labels: Labels) -> dict[str, xr.Dataset]:
+        """The groups of data."""
+        observed, constant = _arguments(self._whole)
+        groups = {
+            name: labels.dataset(self._arrays(each, self._chosen), [DATUM])
+            for name, each in (("observed_data", observed), ("constant_data", constant))
+        }
+        if self._held_out is not None:
+            observed, constant = _arguments(self._held_out, constant)
+            groups["predictions_constant_data"] = labels.dataset(self._arrays(observed | constant), [HOLDOUT])
+        return groups
+
+    def _arrays(
+        self, values: Mapping[str, torch.Tensor], rows: torch.Tensor | slice = slice(None)
+    ) -> dict[str, Array]:
+        arrays = {name: each.detach()[rows].cpu().numpy() for name, each in values.items()}
+        return {name: as_integers(each) if name in self._discrete else each for name, each in arrays.items()}
+
+    def _posterior(
+        self, number: int
+    ) -> tuple[_PosteriorDraws, dict[str, torch.Tensor], _PosteriorDraws | None]:
+        """Draws of all latents together: local ones given a draw of the global ones each.
+
+        Those of the data, the global ones, and those of held-out data.
+        """
+        pair, held_out = self._pair, self._held_out
+        if not pair.global_values:
+            further = None if held_out is None else _draws(held_out, number, self._held_out_rows)
+            return _draws(pair, number, self._rows), {}, further
+        rounds, shared, of_held_out = [], [], []
+        for _ in range(number):
+            values = self._whole.draw_global_values()  # which some of the data would tell otherwise
+            rounds.append(_draws(pair.at(values), 1, self._rows))
+            shared.append({name: values[name] for name in self._shared})
+            if held_out is not None:
+                of_held_out.append(_draws(held_out.at(values), 1, self._held_out_rows))
+        return (
+            _PosteriorDraws.end_to_end(rounds),
+            {name: torch.stack([each[name] for each in shared]) for name in self._shared},
+            _PosteriorDraws.end_to_end(of_held_out) if of_held_out else None,
+        )
+
+
+def _takes_any_rows(pair: Pair) -> bool:
+    """Whether a pair of some of the data is the same as that part of the pair."""
+    programs = pair.program, pair.representation.program
+    return all(each.takes_any_rows for each in programs) and programs[0].plate == programs[1].plate
 
 
 def _end_to_end(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _draws(pair: Pair, num_samples: int, few: int) -> _PosteriorDraws:
+def _draws(pair: Pair, num_samples: int, rows: _ConvertedRows) -> _PosteriorDraws:
     z = _as_stored(pair, pair.draw(num_samples))
     sites = _sites(pair, z)
     if pair.program.summed:
         each = [{name: value[s] for name, value in sites.items()} for s in range(num_samples)]
         recovered = [pair.program.recovered(pair.data, values) for values in each]
         sites |= {name: torch.stack([part[name] for part in recovered]) for name in recovered[0]}
-    predicted = _predicted(pair, sites, few)
-    return _PosteriorDraws(_absent_as_nan(pair, sites), {}, pair.score(z).log_weight, predicted)
+    predicted = _predicted(pair, sites, rows.predicted)
+    kept = {name: rows.of(value, 1) for name, value in _absent_as_nan(pair, sites).items()}
+    return _PosteriorDraws(kept, rows.of(pair.score(z).log_weight, 1), predicted)
 
 
 def _sites(pair: Pair, z: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -299,7 +388,9 @@ def _absent_as_nan(pair: Pair, sites: dict[str, torch.Tensor]) -> dict[str, torc
     return found
 
 
-def _prior(pair: Pair, num_samples: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _prior(
+    pair: Pair, num_samples: int, *, first: int
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Draws of local and of global latent sites from the model, (samples, *shape).
 
     None if factors make it no program to draw from. The rows of the data are taken in turn.
@@ -308,19 +399,19 @@ def _prior(pair: Pair, num_samples: int) -> tuple[dict[str, torch.Tensor], dict[
     if any(not layout.size for layout in program.observed.values()):
         return {}, {}
     if not program.given:
-        return _rows_in_turn(program, data, num_samples), {}
+        return _rows_in_turn(program, data, num_samples, first=first), {}
     model = pair.programs[0]
     shared = [global_values(model, data, program.given) for _ in range(num_samples)]
     local = [
         _rows_in_turn(program.running(FixedMessenger(values)(model)), data, 1, first=number)
-        for number, values in enumerate(shared)
+        for number, values in enumerate(shared, first)
     ]
     together = {name: torch.stack([each[name] for each in shared]) for name in program.given}
     return _end_to_end(local), together
 
 
 def _rows_in_turn(
-    program: LocalProgram, data: Tensors, number: int, *, first: int = 0
+    program: LocalProgram, data: Tensors, number: int, *, first: int
 ) -> dict[str, torch.Tensor]:
     """Latent sites drawn from a model, (number, *shape)."""
     rows = torch.arange(first, first + number) % len(data[0])
@@ -331,15 +422,25 @@ def _rows_in_turn(
     return {name: each[first % len(data[0]) :][:number] for name, each in drawn.items()}
 
 
-def _arguments(pair: Pair) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The observed sites with their values, and the arguments that are none of them by their names."""
+def _arguments(
+    pair: Pair, constant: Mapping[str, object] | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The observed sites with their values, and the arguments that are none of them by their names.
+
+    Those of other data are called as in the second argument.
+    """
     observed = pair.program.observations(pair.data)
-    constant = {
+    arguments = {
         f"{name}_argument" if name in observed else name: each
         for name, each in zip(_argument_names(pair), pair.data, strict=True)
+    }
+    if constant is not None:
+        return observed, {name: arguments[name] for name in constant}
+    return observed, {
+        name: each
+        for name, each in arguments.items()
         if not any(each.shape == value.shape and torch.equal(each, value) for value in observed.values())
     }
-    return observed, constant
 
 
 def _argument_names(pair: Pair) -> list[str]:
@@ -354,12 +455,12 @@ def _argument_names(pair: Pair) -> list[str]:
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
-def _predicted(pair: Pair, sites: Mapping[str, torch.Tensor], few: int) -> dict[str, torch.Tensor]:
-    """Draws of the observed sites of the first data, (samples, few, *event)."""
-    if not few:
+def _predicted(pair: Pair, sites: Mapping[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Draws of the observed sites of some data, (samples, rows, *event)."""
+    if not len(rows):
         return {}
     # a program made for all of its data has no shorter run
-    size = few if pair.program.follows else pair.data_size
+    size = int(rows.max()) + 1 if pair.program.follows else pair.data_size
     data, program = rows_of(pair.data, slice(0, size)), pair.program.generating()
     number = len(next(iter(sites.values())))
     try:
@@ -372,7 +473,25 @@ def _predicted(pair: Pair, sites: Mapping[str, torch.Tensor], few: int) -> dict[
             f"Expected observed sites, {pair.observed_names}, that can be drawn for posterior_predictive but "
             f"got {str(error) or 'one without a method sample'}; pass predictive_data=0 to leave them out"
         ) from error
-    return {name: torch.stack([run[name][:few] for run in runs]) for name in runs[0]}
+    return {name: torch.stack([run[name][rows.to(run[name].device)] for run in runs]) for name in runs[0]}
+
+
+# ---- The account.
+
+
+def _account_group(pair: Pair, decomposition: Decomposition | bool | None) -> dict[str, xr.Dataset]:
+    if decomposition is False:
+        return {}
+    if isinstance(decomposition, Decomposition):
+        return {"information": _information(decomposition)}
+    if decomposition is None and pair.data_size > _ACCOUNT_DATA:
+        reason = (
+            f"an account of {pair.data_size} data takes long, and none of more than {_ACCOUNT_DATA} is made "
+            "unasked: pass decomposition=True, or an account that was made before"
+        )
+        attributes = {"account_unavailable": reason}
+        return {"information": xr.Dataset({"data_size": pair.data_size}, attrs=attributes)}
+    return {"information": _information(account_of(pair))}
 
 
 def _information(account: Decomposition) -> xr.Dataset:
@@ -407,13 +526,3 @@ def _with_errors(name: str, estimate: Estimate, along: str) -> dict[str, xr.Data
         if (value := getattr(estimate, error)) is not None:
             arrays[f"{name}_{error}"] = xr.DataArray(value.numpy(), dims=dims)
     return arrays
-
-
-def _svi(history: History | pd.DataFrame) -> xr.Dataset:
-    """The history with its training steps as dimension."""
-    frame = history if isinstance(history, pd.DataFrame) else history.to_frame()
-    named = frame.index.name is not None and frame.index.name not in frame
-    numbers = frame.reset_index(drop=not named).select_dtypes("number")
-    if "step" not in numbers:
-        numbers = numbers.assign(step=np.arange(1, len(numbers) + 1))
-    return xr.Dataset.from_dataframe(numbers.set_index("step"))

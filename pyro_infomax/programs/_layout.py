@@ -29,6 +29,7 @@ class SiteLayout:
     depth: int  # the batch dimensions of the program, an outer one to their left not counted
     rank: int  # the batch dimensions of this site's own values, at most the depth
     dtype: torch.dtype
+    discrete: bool = False  # whether its values are, in whatever dtype
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -514,7 +514,8 @@ class LocalProgram:
         event_shape = tuple(site["fn"].event_shape)
         rank = site["value"].dim() - len(event_shape)
         dtype = site["value"].dtype
-        return SiteLayout(site["name"], data.dim, tuple(inner), event_shape, depth, rank, dtype)
+        discrete = bool(is_discrete(site["fn"]))
+        return SiteLayout(site["name"], data.dim, tuple(inner), event_shape, depth, rank, dtype, discrete)
 
     def _refuse_batch_without_plates(self, site: Site, plates: set[int]) -> None:
         batch = tuple(site["fn"].batch_shape)
