@@ -17,13 +17,13 @@ import torch
 
 from pyro_infomax import VAE, CapturedSVI, FusedOptim, calibrate, fit
 from pyro_infomax.datasets import binarize, load_digits
-from pyro_infomax.diagnostics import Calibration
+from pyro_infomax.diagnostics import CalibrationCheck
 from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
 from pyro_infomax.plots import coverage, rank_curves
 
 
-def draw(found: Calibration, path: Path) -> None:
+def draw(found: CalibrationCheck, path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     rank_curves(found.ecdf_frame(), ax=axes[0])
     coverage(found.to_frame(), num_simulations=found.num_simulations, ax=axes[1])

@@ -80,6 +80,7 @@ PRIVATE_TESTS = {
     "capture/test_recorded_graph.py": "what a recorded graph folds, frees and refuses",
     "conftest.py": "processes that are threads",
     "diagnostics/test_annealed_joint.py": "densities and gradients of the path between prior and joint",
+    "diagnostics/test_rank_tests.py": "p-values of ranks against all samples there are",
     "disentanglement/test_algorithms.py": "boosted trees, tiles of mixtures, draws of interventions",
     "distributions/test_rational_spline.py": "the arithmetic of a spline in single precision",
     "fuzz/faults.py": "faults that are planted where the library does its work",

@@ -4,7 +4,7 @@ from pyro_infomax._checks import explain_wrong_arguments
 from pyro_infomax._native import to_native
 from pyro_infomax.diagnostics._annealed import AnnealedEvidence, Simulated, annealed_importance_sampling
 from pyro_infomax.diagnostics._arviz import to_arviz
-from pyro_infomax.diagnostics._calibrate import CalibratedQuantity, Calibration, calibrate
+from pyro_infomax.diagnostics._calibrate import CalibratedQuantity, CalibrationCheck, calibrate
 from pyro_infomax.diagnostics._convergence import Convergence, convergence
 from pyro_infomax.diagnostics._decompose import Decomposition, decompose
 from pyro_infomax.diagnostics._evidence import ImportanceWeightedEvidence, importance_weighted_evidence
@@ -15,7 +15,7 @@ from pyro_infomax.diagnostics._predictive_statistics import image_statistics, ve
 __all__ = [
     "AnnealedEvidence",
     "CalibratedQuantity",
-    "Calibration",
+    "CalibrationCheck",
     "Convergence",
     "Decomposition",
     "ImportanceWeightedEvidence",

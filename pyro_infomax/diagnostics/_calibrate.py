@@ -13,18 +13,19 @@ from sklearn.linear_model import RidgeCV
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, SiteValues, Tensors
+from pyro_infomax._native import to_native
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Array, Program
 from pyro_infomax._version import creation_attributes
 from pyro_infomax.diagnostics._annealed import Simulated
-from pyro_infomax.diagnostics._arviz import to_native
 from pyro_infomax.diagnostics._decompose import Attempt
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.diagnostics._rank_tests import (
     RankTest,
     empirical_distribution,
     holm,
+    pooled_dispersion_test,
     rank_test,
     simultaneous_band,
 )
@@ -35,10 +36,11 @@ from pyro_infomax.programs import FixedMessenger
 
 # ---- The calibration of one quantity, and of all of them.
 
-Quantity = Callable[..., torch.Tensor]
+TestQuantity = Callable[..., torch.Tensor]
 
 LOG_LIKELIHOOD: Final = "log_likelihood"
 TARP: Final = "tarp"
+ALL_LATENTS: Final = "all_latents"
 _FEWEST_SIMULATIONS: Final = 50
 _FEWEST_DRAWS: Final = 19
 _LEVEL: Final = 0.01
@@ -78,12 +80,13 @@ class CalibratedQuantity:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class CalibrationCheck:
     """Whether the posteriors of a guide are those of its model, on data simulated from the model.
 
     Attributes:
-        quantities: names to what was found: each latent dimension, ``log_likelihood``, ``tarp``, and the
-            test quantities of the user.
+        quantities: names to what was found: each latent dimension, ``log_likelihood``, ``tarp``, the test
+            quantities of the user, and of several latent dimensions ``all_latents``, the dispersion of all
+            their ranks together.
         num_simulations: how many data were simulated.
         num_draws: draws of the guide for each; a rank is from 0 to this number.
         mutual_information: I[X; Z] of the guide on the simulated data, at most the logarithm of their number;
@@ -203,13 +206,13 @@ def calibrate(
     *,
     num_simulations: int = 500,
     num_draws: int = 99,
-    quantities: Mapping[str, Quantity] | None = None,
+    quantities: Mapping[str, TestQuantity] | None = None,
     seed: int | None = None,
     data_plate: str | None = None,
     batch_size: int = 1024,
     global_values: Mapping[str, Any] | None = None,
     progress: bool = True,
-) -> Calibration:
+) -> CalibrationCheck:
     r"""Whether the guide's posteriors are those of the model: simulation-based calibration.
 
     .. math:: (z^*, x) \sim p(z) p(x \mid z), \qquad z_1, \dots, z_S \sim q(z \mid x)
@@ -217,7 +220,9 @@ def calibrate(
     If q is the posterior, the rank of :math:`f(z^*, x)` among :math:`f(z_s, x)` is uniform on 0, …, S for
     every f. Ranks of z alone do not see a guide that has collapsed to the prior, so that two quantities that
     know x stand beside them: ``log_likelihood``, f = log p(x|z), and ``tarp``, the distance from a reference
-    point that follows from x, which is a ridge regression of z on x over further simulations.
+    point that follows from x, which is a ridge regression of z on x over further simulations. The ranks of
+    all latent dimensions together are tested for their dispersion, as ``all_latents``: a guide that is a
+    little too narrow in each is seen there first.
 
     Simulated data have the covariates, masks and sizes of the data at hand, whose rows are taken in turn:
     what the model observes is drawn, except where a mask hides it, and all other arguments stay. Latent
@@ -262,7 +267,7 @@ def calibrate(
         >>> found.verdict
         'calibrated: no rank is far from uniform (p > 0.01) in 100 simulations'
         >>> list(found.to_frame().index)
-        ['z[0]', 'z[1]', 'log_likelihood', 'tarp']
+        ['z[0]', 'z[1]', 'log_likelihood', 'tarp', 'all_latents']
     """
     num_simulations = whole_number("num_simulations", num_simulations, at_least=_FEWEST_SIMULATIONS)
     num_draws = whole_number("num_draws", num_draws, at_least=_FEWEST_DRAWS)
@@ -271,15 +276,15 @@ def calibrate(
             model, guide, data, data_plate=data_plate, batch_size=batch_size, global_values=global_values
         )
         _check_names(quantities or {}, own)
-        rounds = _Rounds(own, num_simulations, batch_size=batch_size, data_plate=data_plate)
+        rounds = _Simulator(own, num_simulations, batch_size=batch_size, data_plate=data_plate)
         reference = rounds.reference()
         steps = patiently(range(rounds.number), "simulated data", progress=progress)
         parts = [_ranked(rounds.simulate(), num_draws, reference, quantities or {}) for _ in steps]
         return _joined(parts, own, num_draws)
 
 
-def _check_names(quantities: Mapping[str, Quantity], pair: Pair) -> None:
-    taken = {*pair.latent_names(), LOG_LIKELIHOOD, TARP}
+def _check_names(quantities: Mapping[str, TestQuantity], pair: Pair) -> None:
+    taken = {*pair.latent_names(), LOG_LIKELIHOOD, TARP, ALL_LATENTS}
     if clash := sorted(taken & quantities.keys()):
         raise ValueError(f"Expected names of test quantities that are not taken but got {clash}; rename them")
 
@@ -295,7 +300,7 @@ class _SimulatedPair:
 
 
 @final
-class _Rounds:
+class _Simulator:
     """Simulates data like those of a pair: all at once, or data set by data set."""
 
     def __init__(self, own: Pair, num_simulations: int, *, batch_size: int, data_plate: str | None) -> None:
@@ -392,7 +397,7 @@ class _Ranked:
 
 
 def _ranked(
-    simulated: _SimulatedPair, num_draws: int, reference: _Reference, quantities: Mapping[str, Quantity]
+    simulated: _SimulatedPair, num_draws: int, reference: _Reference, quantities: Mapping[str, TestQuantity]
 ) -> _Ranked:
     pair, truth = simulated.pair, simulated.truth
     z = pair.draw(num_draws)  # (draws, data, latent)
@@ -416,7 +421,7 @@ def _ranked(
     )
 
 
-def _values(name: str, quantity: Quantity, z: torch.Tensor, pair: Pair) -> torch.Tensor:
+def _values(name: str, quantity: TestQuantity, z: torch.Tensor, pair: Pair) -> torch.Tensor:
     """A test quantity of draws and true values, (draws, data)."""
     rows = [torch.as_tensor(quantity(_sites(pair, each), *pair.data)) for each in z]
     for row in rows:
@@ -437,7 +442,7 @@ def _sites(pair: Pair, z: torch.Tensor) -> SiteValues:
 # ---- What the ranks of all rounds say.
 
 
-def _joined(parts: list[_Ranked], own: Pair, num_draws: int) -> Calibration:
+def _joined(parts: list[_Ranked], own: Pair, num_draws: int) -> CalibrationCheck:
     first = parts[0]
     ranks, present, truth, mean, variance, predicted = (
         torch.cat([getattr(part, name) for part in parts]).numpy()
@@ -464,12 +469,15 @@ def _joined(parts: list[_Ranked], own: Pair, num_draws: int) -> Calibration:
         )
     attempt = Attempt()
     information = attempt(lambda: _information(first.simulated.pair), "mutual_information")
+    if truth.shape[1] > 1:
+        pooled = pooled_dispersion_test(ranks[:, : truth.shape[1]], present[:, : truth.shape[1]], num_draws)
+        found[ALL_LATENTS] = CalibratedQuantity(np.zeros(0, dtype=int), pooled, math.nan, math.nan)
     if own.global_sites:
         given = "the guide has them for these data alone, and all of this holds given their values"
         unavailable |= dict.fromkeys(own.global_sites, given)
     below = torch.cat([part.below for part in parts])[:, : truth.shape[1]]
     counts = first.simulated.pair.space.unflatten(below)
-    return Calibration(
+    return CalibrationCheck(
         quantities=found,
         num_simulations=len(ranks),
         num_draws=num_draws,
@@ -529,7 +537,7 @@ def _verdict(
     clauses = [f"{_listed(collapsed)} collapsed"] if collapsed else []
     kinds = dict.fromkeys(kind for _, kind in faults)
     clauses += [f"{_listed([name for name, each in faults if each == kind])} {kind}" for kind in kinds]
-    extra = [name for name in failed if name not in latent and name not in (LOG_LIKELIHOOD, TARP)]
+    extra = [name for name in failed if name not in {*latent, LOG_LIKELIHOOD, TARP, ALL_LATENTS}]
     clauses += [f"{_listed(extra)} off"] if extra else []
     if not clauses:
         clauses = [_of_all(quantities, failed)]
@@ -562,6 +570,10 @@ def _fault(each: CalibratedQuantity) -> str:
 
 def _of_all(quantities: Mapping[str, CalibratedQuantity], failed: list[str]) -> str:
     """Where no dimension fails by itself."""
+    if ALL_LATENTS in failed:
+        return (
+            f"the latents together too {'narrow' if quantities[ALL_LATENTS].test.dispersion > 1 else 'wide'}"
+        )
     name = TARP if TARP in failed else LOG_LIKELIHOOD
     test = quantities[name].test
     if test.p_location >= _SEEN:

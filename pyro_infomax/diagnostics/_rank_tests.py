@@ -8,7 +8,7 @@ from typing import Any, Final, final
 
 import numpy as np
 from scipy.special import gammaln, ndtri
-from scipy.stats import binom, norm, pearson3
+from scipy.stats import binom, norm, pearson3, t as student_t
 
 from pyro_infomax._types import Array
 
@@ -189,6 +189,31 @@ def _p_of_mean_square(found: Array, scores: Array) -> float:
     skew = skewness / math.sqrt(len(found))
     tails: Any = pearson3.cdf(standardised, skew), pearson3.sf(standardised, skew)
     return min(1.0, 2 * float(min(tails)))
+
+
+def pooled_dispersion_test(ranks: Array, present: Array, num_draws: int) -> RankTest:
+    """Tests the mean square of the normal scores of several ranks of each simulation together.
+
+    The ranks of one simulation may depend on each other, so that the error is that of independent sums over
+    the simulations; a t-test, corrected for their skewness.
+
+    Reference: Johnson (1978), Modified t tests and confidence intervals for asymmetrical populations.
+
+    Args:
+        ranks: (simulations, quantities), whole numbers.
+        present: which of these count, (simulations, quantities).
+        num_draws: the largest possible rank.
+    """
+    scores = ndtri((np.arange(num_draws + 1) + 0.5) / (num_draws + 1))
+    variance = float((scores**2).mean())
+    found = scores[np.asarray(ranks, dtype=int)]
+    sums = np.where(present, found**2 - variance, 0.0).sum(1)  # (simulations,)
+    size, mean = len(sums), float(sums.mean())
+    spread, third = float(sums.var(ddof=1)), float(((sums - mean) ** 3).mean())
+    shift = third / (6 * spread * size) + third * mean**2 / (3 * spread**2)
+    p_value = 2 * float(student_t.sf(abs(mean + shift) / math.sqrt(spread / size), size - 1))
+    square = float(np.where(present, found**2, 0.0).sum() / present.sum())
+    return RankTest(p_value, math.nan, math.nan, p_value, math.nan, math.sqrt(square / variance))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -92,6 +92,7 @@ def coverage(frame: pd.DataFrame, *, num_simulations: int, ax: Axes | None = Non
         'share of simulations whose true value is inside'
     """
     _check_columns(frame, tuple(_COVERAGE))
+    frame = frame[frame["coverage_50"].notna()]
     if num_simulations < 1:
         raise ValueError(f"Expected num_simulations >= 1 but got {num_simulations}.")
     ax = axes_or_new(ax, size=(6.4, 1.4 + _ROW * len(frame)))

@@ -11,6 +11,7 @@ from scipy.stats import multinomial
 from pyro_infomax.diagnostics._rank_tests import (
     empirical_distribution,
     holm,
+    pooled_dispersion_test,
     rank_test,
     simultaneous_band,
 )
@@ -69,6 +70,25 @@ def test_location_and_dispersion_are_those_of_the_normal_scores():
     spread = rank_test(ranks_of(scale=1.2), 99)
     assert spread.dispersion == pytest.approx(1.2, rel=4 * math.sqrt(0.5 / 2000) + 0.02)
     assert spread.p_dispersion < 1e-6 < spread.p_location
+
+
+def test_dispersion_is_pooled_over_ranks_that_depend_on_each_other():
+    def p_values(correlation, scale=1.0, repeats=300):
+        generator = np.random.default_rng(4)
+        for _ in range(repeats):
+            both = generator.multivariate_normal([0, 0], [[1, correlation], [correlation, 1]], 200)
+            ranks = np.floor(ndtr(scale * both) * 100).astype(int)
+            yield pooled_dispersion_test(ranks, np.ones((200, 2), dtype=bool), 99).p_value
+
+    for correlation in (0.0, 0.9):
+        found = np.array(list(p_values(correlation)))
+        for level in (0.05, 0.3):
+            assert abs((found <= level).mean() - level) <= 4 * math.sqrt(level * (1 - level) / 300)
+    assert np.median(list(p_values(0.0, 1.2, 20))) < 1e-3
+    ranks, present = np.array([[5, 99]] * 10 + [[94, 0]] * 10), np.array([[True, False]] * 20)
+    ranks = ranks + np.arange(20)[:, None] % 2
+    alone = pooled_dispersion_test(ranks, present, 200).dispersion
+    assert alone == pytest.approx(rank_test(ranks[:, 0], 200).dispersion)
 
 
 def test_two_modes_are_seen_by_the_shape_alone():

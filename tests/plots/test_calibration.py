@@ -51,7 +51,7 @@ def test_coverage_has_a_row_a_quantity():
 @pytest.mark.parametrize("draw", [rank_curves, lambda frame: coverage(frame, num_simulations=10)])
 def test_other_frames_are_refused(draw):
     with pytest.raises(
-        ValueError, match="Expected a frame with the columns .* but got 1 rows with the columns a"
+        ValueError, match=r"Expected a frame with the columns .* but got 1 rows with the columns a"
     ):
         draw(pd.DataFrame({"a": [1.0]}))
     with pytest.raises(ValueError, match="at least one row but got 0"):
