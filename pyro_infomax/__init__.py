@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         vae as vae,
     )
     from pyro_infomax.capture import CapturedSVI, FusedOptim
-    from pyro_infomax.diagnostics import calibrate, decompose, to_arviz
+    from pyro_infomax.diagnostics import calibrate, compare, decompose, to_arviz
     from pyro_infomax.infer import BetaELBO, InfoMaxELBO
     from pyro_infomax.joint import generative, representation
     from pyro_infomax.sweeps import sweep
@@ -57,6 +57,7 @@ __all__ = [
     "InfoMaxELBO",
     "__version__",
     "calibrate",
+    "compare",
     "decompose",
     "fit",
     "generative",
@@ -73,6 +74,7 @@ _MODULE_OF = {
     "FusedOptim": "capture",
     "InfoMaxELBO": "infer",
     "calibrate": "diagnostics",
+    "compare": "diagnostics",
     "decompose": "diagnostics",
     "fit": "training",
     "generative": "joint",

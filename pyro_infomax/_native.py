@@ -5,6 +5,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -73,6 +74,42 @@ def _arviz() -> ModuleType:
 def _is_tree(az: ModuleType) -> bool:
     # 1.1 and later have an attribute InferenceData too, so that only the version tells
     return int(az.__version__.split(".")[0]) >= 1
+
+
+def elpd_data(elpd: Array, pareto_k: Array, *, num_samples: int, good_k: float) -> Any:
+    """Log predictive densities, datum by datum, as the installed ArviZ's ``ELPDData``, for its ``compare``.
+
+    ArviZ calls what it compares ``elpd_loo``, and so does the object.
+
+    Args:
+        elpd: of each datum, (data,), in nats.
+        pareto_k: of each datum, (data,).
+        num_samples: draws of each datum.
+        good_k: the largest Pareto k that is trusted.
+    """
+    az = _arviz()
+    size = len(elpd)
+    each, k = (xr.DataArray(values, dims=[DATUM]) for values in (elpd, pareto_k))
+    known: dict[str, Any] = {
+        "se": float(np.sqrt(size * np.var(elpd))),
+        "n_samples": num_samples,
+        "n_data_points": size,
+        "scale": "log",
+        "warning": bool((pareto_k > good_k).any()),
+        "good_k": good_k,
+        "pareto_k": k,
+    }
+    total = float(np.sum(elpd))
+    if not _is_tree(az):
+        values = {"elpd_loo": total, "p_loo": np.nan, "loo_i": each} | known
+        # it prints by place
+        first = ["elpd_loo", "se", "p_loo", "n_samples", "n_data_points", "warning", "loo_i"]
+        names = [*first, "pareto_k", "scale", "good_k"]
+        return az.ELPDData(data=[values[name] for name in names], index=names)
+    utils = import_module("arviz_stats.utils")
+    if hasattr(utils, "ELPDDataLOO"):
+        return utils.ELPDDataLOO(elpd=total, p=np.nan, elpd_i=each, **known)
+    return utils.ELPDData(kind="loo", elpd=total, p=np.nan, elpd_i=each, **known)
 
 
 # ---- Values.

@@ -22,6 +22,7 @@ from pyro_infomax._native import (
     NativeFile,
     NativeParts,
     as_integers,
+    elpd_data,
     history_group,
     in_chains,
     open_native,
@@ -314,3 +315,24 @@ def test_no_call_makes_a_summary_of_the_account(idata: Any) -> None:
     """So that the page gives another."""
     with pytest.raises(ValueError):
         az.summary(idata, group="information")
+
+
+# ---- What ArviZ compares.
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # of ArviZ 0.23 under pandas 3
+def test_arviz_compares_log_predictive_densities():
+    random = np.random.default_rng(0)
+    better = random.normal(size=50)
+    worse = better - 0.5 + 0.1 * random.normal(size=50)
+    both = {
+        name: elpd_data(each, np.linspace(0, 0.8, 50), num_samples=100, good_k=0.5)
+        for name, each in {"worse": worse, "better": better}.items()
+    }
+    frame = az.compare(both, round_to="none") if IS_TREE else az.compare(both)
+    assert list(frame.index) == ["better", "worse"]
+    assert frame.loc["worse", "dse"] == pytest.approx(np.sqrt(50 * np.var(better - worse)))
+    assert abs(frame.loc["worse", "elpd_diff"]) == pytest.approx(np.sum(better - worse))
+    assert both["better"]["n_data_points"] == 50
+    assert both["better"]["warning"]
+    assert "elpd_loo" in str(both["better"])

@@ -5,6 +5,7 @@ from pyro_infomax._native import to_native
 from pyro_infomax.diagnostics._annealed import AnnealedEvidence, Simulated, annealed_importance_sampling
 from pyro_infomax.diagnostics._arviz import to_arviz
 from pyro_infomax.diagnostics._calibrate import CalibratedQuantity, CalibrationCheck, calibrate
+from pyro_infomax.diagnostics._compare import Comparison, compare, good_pareto_k
 from pyro_infomax.diagnostics._convergence import Convergence, convergence
 from pyro_infomax.diagnostics._decompose import Decomposition, decompose
 from pyro_infomax.diagnostics._evidence import ImportanceWeightedEvidence, importance_weighted_evidence
@@ -16,6 +17,7 @@ __all__ = [
     "AnnealedEvidence",
     "CalibratedQuantity",
     "CalibrationCheck",
+    "Comparison",
     "Convergence",
     "Decomposition",
     "ImportanceWeightedEvidence",
@@ -25,8 +27,10 @@ __all__ = [
     "Simulated",
     "annealed_importance_sampling",
     "calibrate",
+    "compare",
     "convergence",
     "decompose",
+    "good_pareto_k",
     "image_statistics",
     "importance_weighted_evidence",
     "predictive_check",

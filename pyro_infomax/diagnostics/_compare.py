@@ -1,0 +1,260 @@
+"""Models compared by the evidence of held-out data, datum by datum."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, TypeAlias, final
+
+import numpy as np
+import pandas as pd
+from scipy.special import logsumexp
+
+from pyro_infomax._checks import whole_number
+from pyro_infomax._data import Data, as_data
+from pyro_infomax._native import elpd_data
+from pyro_infomax._types import Array, Program
+from pyro_infomax.diagnostics._decompose import Decomposition, decompose
+from pyro_infomax.diagnostics._evidence import ImportanceWeightedEvidence, importance_weighted_evidence
+
+# ---- What a comparison says.
+
+Compared: TypeAlias = "tuple[Program, Program] | ImportanceWeightedEvidence"
+
+_RESOLVED: Final = 2.0  # standard errors of a difference
+_TERMS: Final = ("rate", "distortion", "mutual_information")
+
+
+def good_pareto_k(num_samples: int) -> float:
+    r"""The largest Pareto k at which so many importance weights can be trusted.
+
+    :math:`\min(1 - 1 / \log_{10} S, 0.7)`; minus infinity below 2 samples.
+
+    Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
+
+    Args:
+        num_samples: S.
+    """
+    return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 1 else -math.inf
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Models in the order of their held-out evidence.
+
+    Attributes:
+        evidence: names to the importance-weighted bounds on log p(x), datum by datum.
+        accounts: names to the accounts on the same data; None for what came as evidence.
+    """
+
+    evidence: dict[str, ImportanceWeightedEvidence]
+    accounts: dict[str, Decomposition | None]
+
+    @property
+    def elpd(self) -> dict[str, Any]:
+        """Names to the installed ArviZ's ``ELPDData``, for ``arviz.compare`` and its plots.
+
+        What ArviZ prints as ``elpd_loo`` is the held-out evidence.
+        """
+        return {
+            name: elpd_data(
+                each.per_datum.numpy(),
+                each.pareto_k.numpy(),
+                num_samples=each.num_samples,
+                good_k=good_pareto_k(each.num_samples),
+            )
+            for name, each in self.evidence.items()
+        }
+
+    @cached_property
+    def ranking(self) -> list[str]:
+        """The names, best first."""
+        return sorted(self.evidence, key=lambda name: -float(self.evidence[name].per_datum.sum()))
+
+    def differences(self) -> pd.DataFrame:
+        """How much more evidence the best has than each, datum by datum, in nats: a column a model."""
+        each = {name: self._lacks(name) for name in self.ranking}
+        return pd.DataFrame(each).rename_axis("datum")
+
+    def _lacks(self, name: str) -> Array:
+        best = self.evidence[self.ranking[0]].per_datum
+        return np.asarray((best - self.evidence[name].per_datum).numpy())
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        values = {name: np.asarray(self.evidence[name].per_datum.numpy()) for name in self.ranking}
+        weights = _stacking_weights(np.stack(list(values.values()), 1))
+        return {
+            name: {
+                "rank": rank,
+                "elpd": float(each.sum()),
+                "p": math.nan,
+                "elpd_diff": float(self._lacks(name).sum()),
+                "weight": float(weights[rank]),
+                "se": _error_of_sum(each),
+                "dse": _error_of_sum(self._lacks(name)),
+                "warning": self._heavy_share(self.evidence[name]) > 0,
+                "evidence": float(each.mean()),
+                "pareto_k_share": self._heavy_share(self.evidence[name]),
+                **{term: _value(self.accounts[name], term) for term in _TERMS},
+            }
+            for rank, (name, each) in enumerate(values.items())
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a model, best first, with the columns of ``arviz.compare`` and some of our own.
+
+        In nats, summed over the data: ``elpd``, the held-out evidence, with its error ``se``; ``elpd_diff``,
+        what it lacks of the best, with the error ``dse`` of the paired difference. ``p`` is nan, since no
+        number of parameters is estimated. ``weight`` is that of stacking. ``warning`` says whether some
+        Pareto k is too large, ``pareto_k_share`` for which share of the data; the evidence of these is a
+        loose bound. In nats per datum: ``evidence``, ``rate``, ``distortion`` and ``mutual_information`` on
+        the same data.
+        """
+        return pd.DataFrame.from_dict(self._rows, orient="index").rename_axis("model")
+
+    def _heavy_share(self, found: ImportanceWeightedEvidence) -> float:
+        """The share of the data with too large a Pareto k; nan where it is not known."""
+        if bool(found.pareto_k.isnan().all()):
+            return math.nan
+        return float((found.pareto_k > good_pareto_k(found.num_samples)).double().mean())
+
+    def __str__(self) -> str:
+        columns = ["evidence", "elpd_diff", "dse", "weight", "pareto_k_share", *_TERMS]
+        shown = self.to_frame()[columns].rename(columns={"elpd_diff": "lacks", "dse": "s.e."})
+        table = shown.to_string(float_format=lambda value: f"{value:z.3f}", na_rep="")
+        return "\n".join([table, "", *self._notes()])
+
+    def _notes(self) -> Iterator[str]:
+        best, *others = self.ranking
+        rows = self._rows
+        size = len(self.evidence[best].per_datum)
+        yield f"held-out evidence of {size} data in nats per datum; lacks and its s.e. are sums over the data"
+        alike = [name for name in others if rows[name]["elpd_diff"] <= _RESOLVED * rows[name]["dse"]]
+        if alike:
+            yield f"not told apart from {best} by two standard errors: {', '.join(alike)}"
+        loose = [name for name in self.ranking if rows[name]["warning"]]
+        if loose:
+            yield (
+                f"Pareto k too large for some data of {', '.join(loose)}: their evidence is bounded from "
+                "below, loosely; draw more, take a better guide, or anneal"
+            )
+        if unknown := [name for name in self.ranking if math.isnan(rows[name]["pareto_k_share"])]:
+            yield f"Pareto k of {', '.join(unknown)} is not known: it takes at least 21 draws"
+
+
+def _error_of_sum(values: Array) -> float:
+    return math.sqrt(len(values) * float(values.var()))
+
+
+def _value(account: Decomposition | None, term: str) -> float:
+    found = None if account is None else getattr(account, term)
+    return math.nan if found is None else float(found)
+
+
+_ITERATIONS: Final = 2000
+_CHANGE: Final = 1e-7
+
+
+def _stacking_weights(log_densities: Array) -> Array:
+    """The weights of the mixture of models that gives the data most density, (models,), of (data, models).
+
+    Expectation maximisation, which stays within the simplex and in the logarithm: densities of images are far
+    below the smallest number.
+
+    Reference: Yao, Vehtari, Simpson and Gelman (2018), Using stacking to average Bayesian predictive
+    distributions.
+    """
+    weights = np.full(log_densities.shape[1], 1 / log_densities.shape[1])
+    for _ in range(_ITERATIONS):
+        with np.errstate(divide="ignore"):
+            joint = log_densities + np.log(weights)
+        new = np.exp(joint - logsumexp(joint, axis=1, keepdims=True)).mean(0)
+        if np.abs(new - weights).max() < _CHANGE:
+            return np.asarray(new)
+        weights = new
+    return weights
+
+
+# ---- Comparing.
+
+
+def compare(
+    models: Mapping[str, Compared],
+    data: Data,
+    *,
+    num_samples: int = 1000,
+    batch_size: int = 1024,
+    seed: int | None = None,
+    data_plate: str | None = None,
+    progress: bool = True,
+) -> Comparison:
+    r"""Compares pairs by the evidence of held-out data, :math:`\log p(x_n)`, with paired differences.
+
+    Leaving a datum out leaves its local latent the prior, so that the log predictive density of a held-out
+    datum is its evidence, which importance weights bound: :math:`\log \frac1S \sum_s p(x_n, z_s) /
+    q(z_s \mid x_n)`. Leave-one-out estimates from the draws of a posterior of local latents are something
+    else, and rank guides that are too narrow first.
+
+    Two guides of one model have the same evidence; what is compared then is how tight their bounds are.
+
+    References:
+        Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders.
+        Vehtari, Gelman and Gabry (2017), Practical Bayesian model evaluation using leave-one-out
+        cross-validation and WAIC.
+
+    Args:
+        models: at least two names to pairs (model, guide), or to evidence of these data from
+            :func:`~pyro_infomax.diagnostics.importance_weighted_evidence`.
+        data: data that none of them was trained on, the same for all.
+        num_samples: S, draws of z for each datum, at least 2; 21 for a Pareto k.
+        batch_size, seed, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`; each model has the
+            same seed.
+        progress: show a bar where this takes more than a few seconds.
+
+    Returns:
+        The ranking, with errors, shares of large Pareto k, rate, distortion and information.
+
+    Raises:
+        ValueError: for fewer than two models, evidence of another number of data, and the errors of
+            :func:`~pyro_infomax.diagnostics.decompose`, with the model's name.
+        NotImplementedError: for programs of which there is no evidence, with the model's name.
+
+    Example:
+        >>> from pyro_infomax.oracles import LinearGaussian
+        >>> pairs = {f"{k} latents": LinearGaussian.optimum([4.0, 2.0, 1.0], 1.0, k, 0.2) for k in (1, 2)}
+        >>> x = pairs["2 latents"].sample(200, seed=0)
+        >>> models = {name: (each.model, each.guide) for name, each in pairs.items()}
+        >>> found = compare(models, x, num_samples=50, seed=0)
+        >>> found.ranking
+        ['2 latents', '1 latents']
+    """
+    whole_number("num_samples", num_samples, at_least=2)
+    if len(models) < 2:
+        raise ValueError(f"Expected at least two models to compare but got {list(models)}")
+    x = as_data(data)
+    evidence, accounts = {}, {}
+    for name, each in models.items():
+        options = {"batch_size": batch_size, "seed": seed, "data_plate": data_plate, "progress": progress}
+        try:
+            evidence[name], accounts[name] = _of_model(each, x, num_samples, options)
+        except (ValueError, NotImplementedError) as error:
+            raise type(error)(f"{str(error).rstrip('.')} (of the model {name!r})") from error
+    return Comparison(evidence, accounts)
+
+
+def _of_model(
+    compared: Compared, x: Any, num_samples: int, options: Mapping[str, Any]
+) -> tuple[ImportanceWeightedEvidence, Decomposition | None]:
+    if isinstance(compared, ImportanceWeightedEvidence):
+        if len(compared.per_datum) != len(x[0]):
+            raise ValueError(
+                f"Expected evidence of the same {len(x[0])} data but got that of {len(compared.per_datum)}"
+            )
+        return compared, None
+    if not isinstance(compared, tuple) or len(compared) != 2:
+        raise ValueError(f"Expected a pair (model, guide) or evidence but got {type(compared).__name__}")
+    model, guide = compared
+    found = importance_weighted_evidence(model, guide, x, num_samples=num_samples, **options)
+    return found, decompose(model, guide, x, **options)
