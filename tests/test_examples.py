@@ -32,6 +32,7 @@ EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
 # What a run leaves in its folder, pictures apart.
 PROMISED = {
     "calibration.py": {"calibration.csv", "calibration.nc"},
+    "compare.py": {"beside.csv", "compare.csv"},
     "digits.py": {"convergence.csv", "decomposition.csv", "history.csv", "posterior.nc"},
     "digits_guides.py": {"digits_guides.csv", "evidence.csv", "runs.csv"},
     "distributed.py": {"decomposition.csv", "history.csv"},
@@ -71,6 +72,7 @@ PROMISED = {
 }
 PICTURES = {
     "calibration.py": 1,
+    "compare.py": 1,
     "digits.py": 6,
     "digits_guides.py": 1,
     "estimators.py": 1,

@@ -74,7 +74,7 @@ def _distance(values: Floats, pool: Floats) -> float:
 
 
 @dataclass(frozen=True)
-class _Comparison:
+class _Placed:
     """A summary of the observed data, (1 or draws,), beside those of the replicated ones, (draws,)."""
 
     observed: Floats
@@ -191,7 +191,7 @@ class PredictiveCheck:
         index = pd.MultiIndex.from_tuples(rows, names=["statistic", "over_data"])
         return pd.DataFrame(list(rows.values()), index=index)
 
-    def _comparisons(self) -> Iterator[tuple[str, str | float, _Comparison]]:
+    def _comparisons(self) -> Iterator[tuple[str, str | float, _Placed]]:
         for name in self.replicated:
             observed, replicated = (each[name].numpy() for each in (self.observed, self.replicated))
             present = ~np.isnan(replicated[0])
@@ -201,9 +201,9 @@ class PredictiveCheck:
                 unit = 1.0 if over in _WITHOUT_UNIT else spread
                 if over != _DISTANCE:
                     of_observed, of_replicated = (_summarised(each, over) for each in (observed, replicated))
-                    yield name, over, _Comparison(of_observed, of_replicated, unit)
+                    yield name, over, _Placed(of_observed, of_replicated, unit)
                 elif len(observed) == 1:
-                    yield name, over, _Comparison(*_distances(observed, replicated), unit, upper_only=True)
+                    yield name, over, _Placed(*_distances(observed, replicated), unit, upper_only=True)
 
     def datum_p_values(self) -> pd.DataFrame:
         """A row a datum, a column a statistic: its two-sided p-value among its own replicates.

@@ -8,7 +8,7 @@ from pyro_infomax.plots._account import (
     rate_distortion_plane,
     rate_stack,
 )
-from pyro_infomax.plots._calibration import coverage, rank_curves
+from pyro_infomax.plots._calibration import coverage, evidence_differences, rank_curves
 from pyro_infomax.plots._factors import importance_matrix, information_matrix, scores
 from pyro_infomax.plots._history import history
 from pyro_infomax.plots._images import reconstructions, traversal_animation, traversals
@@ -18,6 +18,7 @@ from pyro_infomax.plots._predictive import predictive_density, predictive_interv
 __all__ = [
     "aggregate_against_prior",
     "coverage",
+    "evidence_differences",
     "history",
     "importance_matrix",
     "information_matrix",

@@ -1,4 +1,4 @@
-"""Calibration: the ranks of true values among draws, and how often intervals hold the truth."""
+"""Posteriors judged: ranks of true values, how often intervals hold them, evidence of several models."""
 
 import numpy as np
 import pandas as pd
@@ -110,6 +110,58 @@ def coverage(frame: pd.DataFrame, *, num_simulations: int, ax: Axes | None = Non
     )
     ax.legend(frameon=False, title="interval", loc="upper left")
     return tidy(ax, grid="y")
+
+
+def evidence_differences(frame: pd.DataFrame, *, data_size: int = 1, ax: Axes | None = None) -> Axes:
+    """How much evidence each model lacks of the best, with two standard errors of the paired difference.
+
+    Filled points are models whose importance weights can be trusted for all data; the others lack at most
+    as much as is drawn, since their evidence is bounded from below.
+
+    Args:
+        frame: a row a model, best first, with the columns ``elpd_diff``, ``dse`` and ``pareto_k_share``, as
+            ``Comparison.to_frame()`` has them.
+        data_size: the number of data, to draw nats per datum; 1 for the sums that the frame holds.
+        ax: the Axes to draw on; a new figure's by default.
+
+    Raises:
+        ValueError: if the frame has no row or lacks a column, or ``data_size`` is below 1.
+
+    Example:
+        >>> columns = {"elpd_diff": [0.0, 12.0], "dse": [0.0, 3.0], "pareto_k_share": [0.0, 0.2]}
+        >>> ax = evidence_differences(pd.DataFrame(columns, index=["a", "b"]))
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['a', 'b (k too large for 20%)']
+    """
+    _check_columns(frame, ("elpd_diff", "dse", "pareto_k_share"))
+    if data_size < 1:
+        raise ValueError(f"Expected data_size >= 1 but got {data_size}.")
+    ax = axes_or_new(ax, size=(6.4, 1.4 + 1.4 * _ROW * len(frame)))
+    rows = np.arange(len(frame))[::-1]
+    (colour,) = colours(1)
+    shares = frame["pareto_k_share"].to_numpy(dtype=float)
+    for row, lacks, error, share in zip(
+        rows, frame["elpd_diff"] / data_size, frame["dse"] / data_size, shares, strict=True
+    ):
+        ax.errorbar(
+            lacks,
+            row,
+            xerr=2 * error,
+            color=colour,
+            marker="o",
+            markersize=6,
+            markerfacecolor="white" if share > 0 else colour,
+            capsize=2,
+        )
+    ax.axvline(0.0, color=TEXT_COLOUR, linewidth=0.8)
+    names = [
+        f"{name} (k too large for {share:.0%})" if share > 0 else str(name)
+        for name, share in zip(frame.index, shares, strict=True)
+    ]
+    ax.set_yticks(rows, names)
+    unit = "nats" if data_size == 1 else "nats per datum"
+    ax.set(ylim=(-0.6, len(frame) - 0.4), xlabel=f"evidence that it lacks of the best ({unit})")
+    return tidy(ax, grid="x")
 
 
 def _check_columns(frame: pd.DataFrame, wanted: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pyro_infomax.plots import coverage, rank_curves
+from pyro_infomax.plots import coverage, evidence_differences, rank_curves
 
 
 def curves(**p_values: float) -> pd.DataFrame:
@@ -48,7 +48,9 @@ def test_coverage_has_a_row_a_quantity():
     assert np.array_equal(points, [[0.4, 0.5], [0.8, 0.9]])
 
 
-@pytest.mark.parametrize("draw", [rank_curves, lambda frame: coverage(frame, num_simulations=10)])
+@pytest.mark.parametrize(
+    "draw", [rank_curves, evidence_differences, lambda frame: coverage(frame, num_simulations=10)]
+)
 def test_other_frames_are_refused(draw):
     with pytest.raises(
         ValueError, match=r"Expected a frame with the columns .* but got 1 rows with the columns a"
@@ -62,3 +64,19 @@ def test_shares_of_nothing_are_refused():
     frame = pd.DataFrame({"coverage_50": [0.4], "coverage_90": [0.8]})
     with pytest.raises(ValueError, match="Expected num_simulations >= 1 but got 0"):
         coverage(frame, num_simulations=0)
+
+
+def differences() -> pd.DataFrame:
+    columns = {"elpd_diff": [0.0, 30.0, 50.0], "dse": [0.0, 4.0, 5.0], "pareto_k_share": [0.0, np.nan, 0.25]}
+    return pd.DataFrame(columns, index=["a", "b", "c"])
+
+
+def test_differences_have_two_errors_to_either_side():
+    ax = evidence_differences(differences(), data_size=10)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["a", "b", "c (k too large for 25%)"]
+    ends = [segment[:, 0] for bars in ax.collections for segment in bars.get_segments()]
+    assert np.allclose(ends, [[0, 0], [2.2, 3.8], [4, 6]])
+    assert ax.get_xlabel().endswith("(nats per datum)")
+    with pytest.raises(ValueError, match="Expected data_size >= 1 but got 0"):
+        evidence_differences(differences(), data_size=0)
