@@ -19,7 +19,7 @@ from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, SiteValues, Tensors, as_data, rows_of
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Program, Site
-from pyro_infomax.diagnostics._decompose import lines_of
+from pyro_infomax.diagnostics._account_table import lines_of
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.distributions import Posterior, in_dtype_of
 from pyro_infomax.information import (

@@ -15,16 +15,14 @@ from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, rows_of
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Program
-from pyro_infomax.diagnostics._decompose import (
-    NO_MARGINALS,
-    Attempt,
+from pyro_infomax.diagnostics._decompose import NO_MARGINALS, Attempt, missing_lines
+from pyro_infomax.diagnostics._pair import Pair
+from pyro_infomax.diagnostics._population_information import (
     information_ceiling,
     information_lower_bound,
     information_upper_bound,
     is_saturated,
-    missing_lines,
 )
-from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.distributions import Posterior, diagonal_normal
 from pyro_infomax.information import Account, Draws, Estimate
 from pyro_infomax.nn import evaluation_mode

@@ -20,7 +20,16 @@ from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Fabric, Ranks, ranks_of
 from pyro_infomax._types import Array, Program, Site
+from pyro_infomax.diagnostics._account_table import frame_of, lines_of, side_by_side
 from pyro_infomax.diagnostics._pair import Pair, ScoredDraws, held_out_pair
+from pyro_infomax.diagnostics._population_information import (
+    cross_fitted_ceiling,
+    information_ceiling,
+    information_lower_bound,
+    information_upper_bound,
+    is_saturated,
+    is_worth_fitting,
+)
 from pyro_infomax.distributions import (
     Posterior,
     closed_divergence,
@@ -80,7 +89,10 @@ class Decomposition:
         decoder_gap: G = distortion − data_entropy + I = E_q(z) KL[q(x|z) ‖ p(x|z)], for discrete data. Its
             error is at most the sum of theirs, which is reported.
         mutual_information_lower: a lower bound on the population's I in expectation: the exact mixture.
-        mutual_information_upper: an upper bound on it in expectation: the smaller of rate and leave-one-out.
+        mutual_information_upper: an upper bound on it in expectation: the least of rate, leave-one-out and,
+            of many data, the rate against mixtures of Gaussians that were fitted to other data.
+        prior_gain: what such a mixture as the prior would add to the ELBO of new data, at least in
+            expectation; None where none was fitted.
         active_units: the number of latent dimensions with Var_x E[z_j|x] > 0.01.
         data_size: N.
         saturated: whether I > ln N − 1, so that it says more about N than about the representation; None
@@ -120,6 +132,7 @@ class Decomposition:
     conditional_total_correlation: Estimate | None = None
     redundancy: Estimate | None = None
     prior_gap: Estimate | None = None
+    prior_gain: Estimate | None = None
     data_entropy: Estimate | None = None
     decoder_gap: Estimate | None = None
     holdout: "Decomposition | None" = None
@@ -232,6 +245,7 @@ _QUANTITIES = (
     "mutual_information_upper",
     "marginal_kl",
     "prior_gap",
+    "prior_gain",
     "total_correlation",
     "conditional_total_correlation",
     "redundancy",
@@ -290,6 +304,7 @@ def decompose(
     holdout: Data | None = None,
     global_values: Mapping[str, Any] | None = None,
     num_global_draws: int = 0,
+    ceiling: bool | None = None,
     fabric: Fabric | None = None,
     progress: bool = True,
 ) -> Decomposition:
@@ -319,6 +334,9 @@ def decompose(
             local ones given these. None for the medians that the guide gives them.
         num_global_draws: at least 2 to average the account over draws of the guide's global latents instead,
             and to report its spread; its standard errors are then those of these draws.
+        ceiling: whether mixtures of Gaussians are fitted to halves of the data for a closer ceiling of the
+            population's information; None to do so for at least 1,000 data, where the bounds at hand are more
+            than half a nat apart. It takes seconds.
         fabric: a ``lightning_fabric.Fabric`` that was launched, whose processes each pass the part of the
             data (and of the holdout) that they hold, as many as they like; None for one process. Each of
             them runs the programs on its own data and scores all draws under its own posteriors alone; the
@@ -360,22 +378,29 @@ def decompose(
             made = []
             for each in rounds:
                 with isolated_random_state(noise):
-                    made.append(_made(pair.at(each), build, holdout, num_samples))
+                    made.append(_made(pair.at(each), build, holdout, num_samples, ceiling))
             account = _averaged(made)
         else:
-            account = _made(pair, build, holdout, num_samples)
+            account = _made(pair, build, holdout, num_samples, ceiling)
     # What is the same to rounding would still print and compare as different
     return ranks.broadcast(account)
 
 
-def _made(pair: Pair, build: Callable[..., Pair], holdout: Data | None, num_samples: int) -> Decomposition:
+def _made(
+    pair: Pair,
+    build: Callable[..., Pair],
+    holdout: Data | None,
+    num_samples: int,
+    ceiling: bool | None,
+) -> Decomposition:
     """The account of a pair, with that of held-out data given the same values of the global latents."""
     given = partial(build, global_values=pair.global_values)
     held_out = None if holdout is None else held_out_pair(pair, given, holdout)
-    account = account_of(pair, num_samples=num_samples)
+    account = account_of(pair, num_samples=num_samples, ceiling=ceiling)
     if held_out is None:
         return account
-    return replace(account, holdout=account_of(held_out, num_samples=num_samples, training=pair))
+    held_account = account_of(held_out, num_samples=num_samples, training=pair, ceiling=ceiling)
+    return replace(account, holdout=held_account)
 
 
 def _global_draws(pair: Pair, number: int) -> list[SiteValues]:
@@ -438,7 +463,9 @@ def _seed_of_all(seed: int | None, ranks: Ranks) -> int | None:
     return int(ranks.broadcast(int(torch.randint(2**62, (), device="cpu"))))
 
 
-def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None) -> Decomposition:
+def account_of(
+    pair: Pair, *, num_samples: int = 1, training: Pair | None = None, ceiling: bool | None = None
+) -> Decomposition:
     """Accounts for the nats of a pair as it is, with draws from torch's global state; see :func:`decompose`.
 
     Where its data are held out, ``training`` is the pair of the training data.
@@ -465,6 +492,16 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
     entropy = attempt(lambda: data_entropy(pair), "data_entropy", "decoder_gap")
     site_rate, site_information, site_marginal_kl = _of_sites(account, scored, each, attempt)
     of_dimensions = partial(attempt, reason=cache(lambda: _no_marginals(pair)))
+    lower = attempt(lambda: information_lower_bound(account), "mutual_information_lower")
+    upper = attempt(lambda: information_upper_bound(account), "mutual_information_upper")
+    # A marginal that was fitted to other data bounds closer than the prior, where data are many
+    size = pair.data_size if training is None else min(pair.data_size, training.data_size)
+    prior_gain = None
+    if ceiling or (ceiling is None and is_worth_fitting(lower, upper, size)):
+        fitted = attempt(lambda: cross_fitted_ceiling(pair, training=training), "prior_gain")
+        if fitted is not None:
+            prior_gain = fitted.prior_gain
+            upper = fitted.information if upper is None else min(upper, fitted.information, key=float)
     return Decomposition(
         distortion=distortion,
         rate=rate,
@@ -482,12 +519,9 @@ def account_of(pair: Pair, *, num_samples: int = 1, training: Pair | None = None
         if _factors(prior) is not None
         else of_dimensions(lambda: account.prior_dependence, "prior_dependence"),
         dimensionwise_rate=attempt(lambda: _dimensionwise_rate(account.draws), "dimensionwise_rate"),
-        mutual_information_lower=attempt(
-            lambda: information_lower_bound(account), "mutual_information_lower"
-        ),
-        mutual_information_upper=attempt(
-            lambda: information_upper_bound(account), "mutual_information_upper"
-        ),
+        mutual_information_lower=lower,
+        mutual_information_upper=upper,
+        prior_gain=prior_gain,
         active_units=attempt(lambda: _active_units(pair.posterior), "active_units"),
         data_size=pair.data_size,
         saturated=None if information is None else is_saturated(information, pair.data_size),
@@ -634,39 +668,6 @@ def _active_units(posterior: Posterior) -> int:
     if moments(posterior) is None:
         raise NotImplementedError("the moments of z given x have no closed form")
     return int(active_units(posterior).sum())
-
-
-# ---- The bounds between which the population's information lies, and the ceiling of what N data can show.
-
-_POPULATION: Final = "the mutual information of the representation in the population"
-_SATURATION: Final = 1.0  # nats below the ceiling
-
-
-def information_lower_bound(account: Account) -> Estimate:
-    """The exact mixture."""
-    return replace(account.mutual_information, bound="lower", target=_POPULATION)
-
-
-def information_upper_bound(account: Account) -> Estimate:
-    """The smaller of the two upper bounds, where there are two.
-
-    The rate against a prior that depends on the data bounds nothing; a single datum, which has no other to
-    leave in, cannot show such a prior.
-    """
-    bounds = [] if account.draws.prior is None else [account.rate]
-    if account.draws.data_size > 1:
-        bounds.append(account.leave_one_out)
-    return replace(min(bounds, key=float), bound="upper", target=_POPULATION)
-
-
-def information_ceiling(data_size: int) -> float:
-    """ln N, which no information under N data exceeds."""
-    return math.log(data_size)
-
-
-def is_saturated(information: Estimate, data_size: int) -> bool:
-    """Whether the information says more about N than about the representation."""
-    return float(information) > information_ceiling(data_size) - _SATURATION
 
 
 # ---- The entropy of discrete data, which what a pair loses in decoding is measured from.
@@ -819,61 +820,3 @@ def missing_lines(reasons: Mapping[str, str]) -> Iterator[str]:
     for reason in dict.fromkeys(reasons.values()):
         names = [name for name, each in reasons.items() if each == reason]
         yield f"not available: {', '.join(names)} ({reason.rstrip('.')})"
-
-
-# ---- Estimates by name, as a frame and as lines to print; two accounts side by side.
-
-Estimates = Mapping[str, Estimate]
-
-_COLUMNS: Final = ["value", "standard_error", "population_standard_error", "bound", "target"]
-_WIDTHS: Final = {"value": 12, "standard_error": 10, "population_standard_error": 11}
-_HEADINGS: Final = {"value": "value", "standard_error": "s.e.", "population_standard_error": "pop. s.e."}
-_UNIT: Final = "nats per datum"
-
-
-def frame_of(estimates: Estimates, facts: Mapping[str, tuple[float, str]]) -> pd.DataFrame:
-    """A row a quantity, in nats per datum: value, its two standard errors, bound and target.
-
-    Facts are values that have no error, and what they are.
-    """
-    rows: dict[str, dict[str, object]] = {name: _row(estimate) for name, estimate in estimates.items()}
-    rows |= {name: {"value": value, "target": meaning} for name, (value, meaning) in facts.items()}
-    frame = pd.DataFrame.from_dict(rows, orient="index", columns=_COLUMNS)
-    return frame.rename_axis("quantity")
-
-
-def side_by_side(training: pd.DataFrame, holdout: pd.DataFrame) -> pd.DataFrame:
-    """Two frames as one, the columns of the second with the prefix ``holdout_``."""
-    return pd.concat([training, holdout.add_prefix("holdout_")], axis=1).rename_axis("quantity")
-
-
-def lines_of(accounts: Mapping[str, Estimates]) -> Iterator[str]:
-    """A line a quantity, the accounts beside each other; a lone one goes without its heading."""
-    names = list(dict.fromkeys(name for estimates in accounts.values() for name in estimates))
-    width = max(map(len, [_UNIT, *names]))
-    if len(accounts) > 1:
-        yield (" " * width + "".join(f"{each:>{sum(_WIDTHS.values())}}" for each in accounts)).rstrip()
-    headings = "".join(f"{_HEADINGS[column]:>{wide}}" for column, wide in _WIDTHS.items())
-    yield f"{_UNIT:<{width}}{headings * len(accounts)}  bound"
-    for name in names:
-        found = [estimates.get(name) for estimates in accounts.values()]
-        bound = next(estimate.bound for estimate in found if estimate is not None)
-        yield f"{name:<{width}}{''.join(map(_cells, found))}  {bound}"
-
-
-def _cells(estimate: Estimate | None) -> str:
-    """Blank for what does not exist or is not claimed."""
-    numbers = {name: None if estimate is None else getattr(estimate, name) for name in _WIDTHS}
-    cells = {name: "" if number is None else f"{float(number):z.4f}" for name, number in numbers.items()}
-    return "".join(f"{cells[name]:>{wide}}" for name, wide in _WIDTHS.items())
-
-
-def _row(estimate: Estimate) -> dict[str, object]:
-    population = estimate.population_standard_error
-    return {
-        "value": float(estimate.value),
-        "standard_error": float(estimate.standard_error),
-        "population_standard_error": math.nan if population is None else float(population),
-        "bound": estimate.bound,
-        "target": estimate.target,
-    }

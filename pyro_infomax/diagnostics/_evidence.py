@@ -13,7 +13,8 @@ from pyro_infomax._data import Data
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Program
-from pyro_infomax.diagnostics._decompose import evidence_of, lines_of
+from pyro_infomax.diagnostics._account_table import lines_of
+from pyro_infomax.diagnostics._decompose import evidence_of
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.information import Estimate, ImportanceWeights, tail_length
 from pyro_infomax.nn import evaluation_mode
