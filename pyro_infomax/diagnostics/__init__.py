@@ -12,6 +12,7 @@ from pyro_infomax.diagnostics._evidence import ImportanceWeightedEvidence, impor
 from pyro_infomax.diagnostics._pair import Pair, ScoredDraws
 from pyro_infomax.diagnostics._predictive_check import PredictiveCheck, predictive_check
 from pyro_infomax.diagnostics._predictive_statistics import image_statistics, vector_statistics
+from pyro_infomax.diagnostics._resample import ResampledPosterior, resample
 
 __all__ = [
     "AnnealedEvidence",
@@ -23,6 +24,7 @@ __all__ = [
     "ImportanceWeightedEvidence",
     "Pair",
     "PredictiveCheck",
+    "ResampledPosterior",
     "ScoredDraws",
     "Simulated",
     "annealed_importance_sampling",
@@ -34,6 +36,7 @@ __all__ = [
     "image_statistics",
     "importance_weighted_evidence",
     "predictive_check",
+    "resample",
     "to_arviz",
     "to_native",
     "vector_statistics",

@@ -37,25 +37,35 @@ def pareto_k(weights: ImportanceWeights) -> torch.Tensor:
 
     Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
     """
+    return tail_fits(weights)[0]
+
+
+def tail_fits(weights: ImportanceWeights) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shape k and scale of the tail of each datum's weights, (data,) each; see :func:`pareto_k`.
+
+    The scale is that of weights over the largest of their datum, and nan where k is not finite.
+    """
     length = tail_length(weights.num_samples)
     if length < _FEWEST_IN_TAIL:
-        return torch.full([weights.data_size], math.nan, dtype=torch.float64)
+        unknown = torch.full([weights.data_size], math.nan, dtype=torch.float64)
+        return unknown, unknown
     tails = weights.largest[: length + 1] - weights.largest[0]  # (tail and its cutoff, data)
-    return torch.tensor([_fit(tail) for tail in tails.T], dtype=torch.float64)
+    k, scale = torch.tensor([_fit(tail) for tail in tails.T], dtype=torch.float64).T
+    return k, scale
 
 
-def _fit(tail: torch.Tensor) -> float:
-    """k of one datum's largest log-weights, less the largest, in descending order; the last is the cutoff."""
+def _fit(tail: torch.Tensor) -> tuple[float, float]:
+    """Of one datum's largest log-weights, less the largest, in descending order; the last is the cutoff."""
     if -float(tail[-1]) < _CONSTANT:
-        return -math.inf
+        return -math.inf, math.nan
     cutoff = tail[-1].clamp(min=_LOWEST)
     excess = tail[tail > cutoff].exp() - cutoff.exp()
     if len(excess) < _FEWEST_IN_TAIL:
-        return math.inf
+        return math.inf, math.nan
     if float(excess.max() - excess.min()) <= _CONSTANT * float(excess.max()):
-        return -math.inf  # weights of a few values only, as those of discrete latents, end there
-    k, _ = fit_generalized_pareto(excess)
-    return k if math.isfinite(k) else math.inf
+        return -math.inf, math.nan  # weights of a few values only, as those of discrete latents, end there
+    k, scale = fit_generalized_pareto(excess)
+    return (k, scale) if math.isfinite(k) else (math.inf, math.nan)
 
 
 # ---- evidence
@@ -172,7 +182,7 @@ def importance_weighted_evidence(
             model, guide, data, data_plate=data_plate, batch_size=batch_size, global_values=global_values
         )
         weights = ImportanceWeights(num_samples, pair.data_size)
-        for chunk in patiently(_chunks(pair, num_samples), "importance weights", progress=progress):
+        for chunk in patiently(rounds_of_draws(pair, num_samples), "importance weights", progress=progress):
             weights.add(pair.score(pair.draw(chunk)).log_weight)
     return ImportanceWeightedEvidence(
         estimate=replace(weights.estimate, target=evidence_of(pair)),
@@ -184,7 +194,7 @@ def importance_weighted_evidence(
     )
 
 
-def _chunks(pair: Pair, num_samples: int) -> list[int]:
+def rounds_of_draws(pair: Pair, num_samples: int) -> list[int]:
     """How many draws of every datum to make at a time."""
     most = max(1, min(_LATENTS_AT_ONCE // (pair.data_size * pair.space.size), num_samples // _CHUNKS))
     return [min(most, num_samples - start) for start in range(0, num_samples, most)]
