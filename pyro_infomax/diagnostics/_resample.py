@@ -1,5 +1,6 @@
 """Draws of the true posterior of each datum, by resampling draws of the guide."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,8 +37,8 @@ class ResampledPosterior:
     """Draws and moments of p(z|x_n) for each datum, with what tells for which data they are right.
 
     Attributes:
-        draws: latent sites to (draws, data, *shape), in the types that the programs hold; sites that the model
-            enumerates are among them. Floats are nan where a mask leaves a value out.
+        draws: latent sites to (draws, data, *shape), in the types that the programs hold, those that the
+            model enumerates included; nan where a mask leaves a value out.
         mean: the guide's sites to posterior means, (data, *shape), float64.
         standard_deviation: of the posterior, likewise.
         standard_error: of each mean, likewise, by the delta method over the weights. Where Pareto k is too
@@ -86,7 +87,7 @@ class ResampledPosterior:
     def moments(self) -> pd.DataFrame:
         """A row a datum and latent dimension: mean, standard deviation and the mean's standard error."""
         columns = {
-            name: torch.cat([each.flatten(1) for each in sites.values()], 1).flatten().numpy()
+            name: torch.cat([each.reshape(len(each), -1) for each in sites.values()], 1).flatten().numpy()
             for name, sites in (
                 ("mean", self.mean),
                 ("standard_deviation", self.standard_deviation),
@@ -138,7 +139,8 @@ class ResampledPosterior:
     def _lines(self) -> Iterator[str]:
         size, number = len(self.pareto_k), len(next(iter(self.draws.values())))
         given = ", given the global latents" if self.given_globals else ""
-        yield f"{number} draws of the posterior of each of {size} data, from {self.num_samples} proposals{given}"
+        proposals = f"{self.num_samples} proposals{given}"
+        yield f"{number} draws of the posterior of each of {size} data, from {proposals}"
         yield f"{'':<24}{'median':>10}{'worst':>10}"
         columns = {
             "Pareto k": (self.pareto_k, self.pareto_k.max()),
@@ -146,7 +148,7 @@ class ResampledPosterior:
             "distinct draws": (self.num_distinct.double(), self.num_distinct.min().double()),
         }
         for name, (values, worst) in columns.items():
-            yield f"{name:<24}{float(values.quantile(0.5, interpolation='lower')):>10.2f}{float(worst):>10.2f}"
+            yield f"{name:<24}{float(values.median()):>10.2f}{float(worst):>10.2f}"
         bad = self.unreliable.tolist()
         if not bad:
             yield f"Pareto k is at most {self.threshold:.2f} for all data: the draws can be used"
@@ -168,11 +170,11 @@ def _with_source(group: xr.Dataset) -> xr.Dataset:
 
 
 def smoothed_weights(log_weights: Tensor, k: Tensor, scale: Tensor) -> Tensor:
-    r"""Weights that sum to one for each datum, their largest in the place of expected Pareto order statistics.
+    r"""Weights that sum to one for each datum, the largest of them smoothed.
 
-    The :math:`\min(S / 5, 3 \sqrt S)` largest weights of a datum become the quantiles at :math:`(j - 1/2) / M`
-    of the generalised Pareto distribution that was fitted to them, at most the largest of the raw weights.
-    Where k is not finite they stay as they are.
+    The M largest weights of a datum, :math:`M = \min(S / 5, 3 \sqrt S)`, become the quantiles at
+    :math:`(j - 1/2) / M` of the generalised Pareto distribution that was fitted to them, at most the largest
+    of the raw weights. Where k is not finite they stay as they are.
 
     Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
 
@@ -185,7 +187,7 @@ def smoothed_weights(log_weights: Tensor, k: Tensor, scale: Tensor) -> Tensor:
     """
     relative = log_weights - log_weights.max(0).values
     top, index = relative.topk(min(len(relative), tail_length(len(relative)) + 1), dim=0)
-    cutoff = top[-1]
+    cutoff = top[-1].clamp(min=_LOWEST)
     # ties at the cutoff are no part of the tail
     in_tail = (top > cutoff) & k.isfinite()
     count = (top > cutoff).sum(0)  # (data,)
@@ -202,6 +204,7 @@ def smoothed_weights(log_weights: Tensor, k: Tensor, scale: Tensor) -> Tensor:
 
 
 _ZERO: Final = 1e-12
+_LOWEST: Final = math.log(torch.finfo(torch.float64).tiny)
 
 
 def systematic_indices(weights: Tensor, number: int) -> Tensor:
@@ -247,11 +250,12 @@ def resample(
 ) -> ResampledPosterior:
     r"""Draws of the true posterior :math:`p(z \mid x_n)` of each datum, resampled from draws of the guide.
 
-    Proposals :math:`z_s \sim q(z \mid x_n)` get the weights :math:`w_s \propto p(x_n, z_s) / q(z_s \mid x_n)`,
-    the largest of which are smoothed by a generalised Pareto distribution, and are taken again in
-    proportion to them. That is right as far as the guide reaches the posterior, which the shape
-    :math:`\hat k` of the weights tells for each datum: above :math:`\min(1 - 1/\log_{10} S, 0.7)` its draws
-    are those of neither, and the datum is named in ``unreliable``.
+    Proposals :math:`z_s \sim q(z \mid x_n)` have the weights
+    :math:`w_s \propto p(x_n, z_s) / q(z_s \mid x_n)`, the largest of which are smoothed by a generalised
+    Pareto distribution. They are taken again in proportion to these. That is right as far as the guide
+    reaches the posterior, which the shape :math:`\hat k` of the weights tells for each datum: above
+    :math:`\min(1 - 1/\log_{10} S, 0.7)` its draws are not those of the posterior, and the datum is named in
+    ``unreliable``.
 
     Resampling is systematic: no proposal comes more often than its weight says, rounded up, and copies are
     few where weights are even. It is with replacement, since draws without replacement are those of the guide
@@ -364,13 +368,14 @@ def _weighed(
     if len(lost):
         raise ValueError(
             f"Expected proposals to which the model gives some density but for {len(lost)} of "
-            f"{pair.data_size} data all weights are zero, the first in row {int(lost[0])}; take a guide whose "
-            "draws the model allows, or leave these data out"
+            f"{pair.data_size} data all weights are zero, the first in row {int(lost[0])}; take a guide "
+            "whose draws the model allows, or leave these data out"
         )
     return log_weights, *tail_fits(weights)
 
 
-@dataclass
+@final
+@dataclass(frozen=True)
 class _WeightedMoments:
     """Of the weighted proposals, (data, latent) each."""
 
