@@ -5,14 +5,20 @@ from pyro_infomax._native import to_native
 from pyro_infomax.diagnostics._annealed import AnnealedEvidence, Simulated, annealed_importance_sampling
 from pyro_infomax.diagnostics._arviz import to_arviz
 from pyro_infomax.diagnostics._calibrate import CalibratedQuantity, CalibrationCheck, calibrate
-from pyro_infomax.diagnostics._compare import Comparison, compare, good_pareto_k
+from pyro_infomax.diagnostics._compare import Comparison, compare
 from pyro_infomax.diagnostics._convergence import Convergence, convergence
 from pyro_infomax.diagnostics._decompose import Decomposition, decompose
-from pyro_infomax.diagnostics._evidence import ImportanceWeightedEvidence, importance_weighted_evidence
+from pyro_infomax.diagnostics._evidence import (
+    ImportanceWeightedEvidence,
+    ResampledPosterior,
+    good_pareto_k,
+    importance_weighted_evidence,
+    resample,
+)
 from pyro_infomax.diagnostics._pair import Pair, ScoredDraws
 from pyro_infomax.diagnostics._predictive_check import PredictiveCheck, predictive_check
 from pyro_infomax.diagnostics._predictive_statistics import image_statistics, vector_statistics
-from pyro_infomax.diagnostics._resample import ResampledPosterior, resample
+from pyro_infomax.diagnostics._refine import Refinement, refine
 
 __all__ = [
     "AnnealedEvidence",
@@ -24,6 +30,7 @@ __all__ = [
     "ImportanceWeightedEvidence",
     "Pair",
     "PredictiveCheck",
+    "Refinement",
     "ResampledPosterior",
     "ScoredDraws",
     "Simulated",
@@ -36,6 +43,7 @@ __all__ = [
     "image_statistics",
     "importance_weighted_evidence",
     "predictive_check",
+    "refine",
     "resample",
     "to_arviz",
     "to_native",

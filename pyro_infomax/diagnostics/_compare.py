@@ -15,7 +15,11 @@ from pyro_infomax._data import Data, as_data
 from pyro_infomax._native import elpd_data
 from pyro_infomax._types import Array, Program
 from pyro_infomax.diagnostics._decompose import Decomposition, decompose
-from pyro_infomax.diagnostics._evidence import ImportanceWeightedEvidence, importance_weighted_evidence
+from pyro_infomax.diagnostics._evidence import (
+    ImportanceWeightedEvidence,
+    good_pareto_k,
+    importance_weighted_evidence,
+)
 
 # ---- What a comparison says.
 
@@ -23,19 +27,6 @@ Compared: TypeAlias = "tuple[Program, Program] | ImportanceWeightedEvidence"
 
 _RESOLVED: Final = 2.0  # standard errors of a difference
 _TERMS: Final = ("rate", "distortion", "mutual_information")
-
-
-def good_pareto_k(num_samples: int) -> float:
-    r"""The largest Pareto k at which so many importance weights can be trusted.
-
-    :math:`\min(1 - 1 / \log_{10} S, 0.7)`; minus infinity below 2 samples.
-
-    Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
-
-    Args:
-        num_samples: S.
-    """
-    return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 1 else -math.inf
 
 
 @final
