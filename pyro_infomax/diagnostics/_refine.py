@@ -560,7 +560,7 @@ def refine(
     data: Data,
     *,
     num_steps: int = 400,
-    learning_rate: float = 0.05,
+    learning_rate: float = 0.1,
     num_particles: int = 4,
     num_samples: int = 500,
     tolerance: float = 0.05,
@@ -643,13 +643,14 @@ def refine(
         half, end = _optimised(
             loss, family.zeros(), num_steps=num_steps, learning_rate=learning_rate, progress=progress
         )
-        compared = _Compared(build, model, pair, family, states, num_samples)
-        before = compared.of(family.zeros())
-        better = compared.of(end).elbo >= before.elbo
+        judge = _Judge(build, model, pair, family, states, num_samples)
+        before = judge.of(family.zeros())
+        # where weights are constant the posterior is exact, and any other is better by noise alone
+        better = (judge.of(end).elbo >= before.elbo) & (before.log_weights.std(0) > _CONSTANT)
         end = [torch.where(better.reshape(-1, *[1] * (each.dim() - 1)), each, 0.0) for each in end]
         # what was chosen by some draws is judged by others
-        compared = _Compared(build, model, pair, family, states, num_samples)
-        before, middle, after = (compared.of(steps) for steps in (family.zeros(), half, end))
+        judge = _Judge(build, model, pair, family, states, num_samples)
+        before, middle, after = (judge.of(steps) for steps in (family.zeros(), half, end))
         gap, error = after.gain_over(before)
         if known is not None:
             _check_not_below(known, after)
@@ -687,6 +688,7 @@ def _checked_evidence(log_evidence: Tensor | None, size: int) -> Tensor | None:
     return log_evidence.detach().double()
 
 
+_CONSTANT: Final = 1e-3  # nats, of which half the square is what the ELBO lacks
 _CERTAIN: Final = 6.0  # standard errors
 
 
@@ -732,7 +734,7 @@ class _Judged:
 
 
 @final
-class _Compared:
+class _Judge:
     """Judges posteriors of one family by draws of common noise."""
 
     def __init__(
