@@ -383,7 +383,7 @@ def _not_free(name: str, start: object) -> str:
 
 # ---- Refining, by gradients of draws.
 
-_AVERAGED: Final = 0.25  # of each half of the steps: their mean is taken for where they lead
+_AVERAGED: Final = (0.25, 0.5)  # of each half of the steps: their mean is taken for where they lead
 _SLOWEST: Final = 0.01  # the last learning rate over the first
 
 
@@ -432,7 +432,8 @@ def _optimised(
     leaves = [each.requires_grad_() for each in steps]
     adam = torch.optim.Adam(leaves, lr=learning_rate, betas=(0.9, 0.99))
     half = num_steps // 2
-    ends = {half: max(1, int(half * _AVERAGED)), num_steps: max(1, int((num_steps - half) * _AVERAGED))}
+    lengths = {half: half * _AVERAGED[0], num_steps: (num_steps - half) * _AVERAGED[1]}
+    ends = {end: max(1, int(length)) for end, length in lengths.items()}
     sums: dict[int, list[Tensor]] = {end: [torch.zeros_like(each) for each in leaves] for end in ends}
     for step in patiently(range(1, num_steps + 1), "refining", progress=progress):
         late = max(0.0, (step - half) / (num_steps - half))
