@@ -196,7 +196,7 @@ class _Free:
             return cls._of_dense(fn)
         if isinstance(fn, LowRankMultivariateNormal):
             return cls._of_low_rank(fn)
-        if type(fn) in (TransformedDistribution, dist.TransformedDistribution):
+        if isinstance(fn, TransformedDistribution) and type(fn) in _PLAINLY_TRANSFORMED:
             inner, transforms = cls.of(fn.base_dist), fn.transforms
             return cls(
                 inner.shapes, lambda steps: dist.TransformedDistribution(inner.build(steps), transforms)
@@ -263,6 +263,7 @@ class _Free:
 
 
 _LOWEST: Final = -1e6
+_PLAINLY_TRANSFORMED: Final = (TransformedDistribution, dist.TransformedDistribution)
 
 
 def _torch_base(family: type) -> type:
