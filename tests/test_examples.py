@@ -58,6 +58,7 @@ PROMISED = {
     "own_objective.py": {"own_objective.csv"},
     "predictive_checks.py": {"predictive_checks.csv"},
     "rate_distortion.py": {"rate_distortion.csv"},
+    "refine.py": {"posterior.nc", "refined.csv", "summary.csv"},
     "resume.py": {"history.csv", "training.pt"},
     "sprites.py": {
         "decomposition.csv",
@@ -88,6 +89,7 @@ PICTURES = {
     "own_objective.py": 1,
     "predictive_checks.py": 3,
     "rate_distortion.py": 3,
+    "refine.py": 1,
     "sprites.py": 5,
     "sweep.py": 2,
     "targets.py": 1,

@@ -349,7 +349,7 @@ class ResampledPosterior:
             return
         more = f" and {len(bad) - _SHOWN} more (.unreliable)" if len(bad) > _SHOWN else ""
         yield f"Pareto k is above {self.threshold:.2f} for {len(bad)} of {size} data: {_listed(bad)}{more}"
-        yield "their draws and moments are not those of the posterior: take a better guide, or anneal"
+        yield "their draws and moments are not those of the posterior: refine the guide there"
 
 
 def _listed(rows: Sequence[int]) -> str:

@@ -63,8 +63,8 @@ class Refinement:
         elbo_before_error: its standard error over draws; 0 where sums are exact.
         elbo: of the refined posterior.
         elbo_error: its standard error.
-        amortisation_gap: the one less the other, on common noise; what was not found counts as 0, so that a
-            datum that has not converged has a larger gap.
+        amortisation_gap: the one less the other, on common noise; a lower bound, since the family may have
+            better posteriors than were found.
         amortisation_gap_error: its standard error, of paired differences.
         log_evidence: log p(x), as given or found.
         log_evidence_error: its standard error, 0 for what is exact.
@@ -100,7 +100,7 @@ class Refinement:
 
     @property
     def approximation_gap(self) -> Tensor:
-        """log p(x) less the refined ELBO: what the family lacks; bounded like the log-evidence."""
+        """log p(x) less the refined ELBO, what the family lacks: an upper bound where log p(x) is exact."""
         return self.log_evidence - self.elbo
 
     @property
@@ -143,7 +143,11 @@ class Refinement:
         given = ", given the global latents" if self.given_globals else ""
         size = len(self.elbo)
         yield f"{'means over ' + str(size) + ' data, nats':<28}{'value':>12}{'s.e.':>10}  bound{given}"
-        bounds = {"log_evidence": self.log_evidence_bound, "approximation_gap": self.log_evidence_bound}
+        bounds = {
+            "log_evidence": self.log_evidence_bound,
+            "amortisation_gap": "lower",
+            "approximation_gap": "upper" if self.log_evidence_bound == "exact" else "no bound",
+        }
         for name in ("elbo_before", "elbo", "log_evidence", "amortisation_gap", "approximation_gap"):
             value, error = getattr(self, name).mean(), getattr(self, f"{name}_error").norm() / size
             yield f"{name:<28}{float(value):>12.4f}{float(error):>10.4f}  {bounds.get(name, 'exact')}"
@@ -154,7 +158,7 @@ class Refinement:
         before, after = (int((k > self.threshold).sum()) for k in (self.pareto_k_before, self.pareto_k))
         yield f"Pareto k above {self.threshold:.2f}: {before} of {size} data before, {after} after"
         if after:
-            yield f"  still {_listed(self.unreliable)}: anneal these, or take a family that is closer"
+            yield f"  still {_listed(self.unreliable)}: a richer family may do, or chains"
         if len(self.unconverged):
             yield (
                 f"not converged in {self.num_steps} steps: {len(self.unconverged)} of {size} data, "

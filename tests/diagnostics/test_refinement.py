@@ -134,7 +134,7 @@ def test_what_too_few_steps_leave_is_said() -> None:
     assert "not converged in 6 steps: 9 of 9 data, 0, 1, 2, 3, 4, 5, 6, 7, 8;" in str(refined)
     assert not refined.to_frame()["converged"].any()
     assert len(refined.unreliable)
-    assert "anneal these" in str(refined)
+    assert "a richer family may do" in str(refined)
 
 
 def test_positive_and_several_sites() -> None:
