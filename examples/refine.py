@@ -7,19 +7,25 @@ and refines, and splits what the ELBO lacks of log p(x) into what the encoder an
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from pyro_infomax import VAE, BetaELBO, CapturedSVI, FusedOptim, fit
 from pyro_infomax.datasets import binarize, load_digits
-from pyro_infomax.diagnostics import Refinement, ResampledPosterior, refine, resample
+from pyro_infomax.diagnostics import (
+    Refinement,
+    ResampledPosterior,
+    importance_weighted_evidence,
+    refine,
+    resample,
+)
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
 
 HELD_OUT = 6  # one image of so many
@@ -42,37 +48,39 @@ def trained(images: Tensor, latent_dim: int, epochs: int, seed: int) -> VAE:
     return vae
 
 
-def table(
-    name: str, refined: Refinement, before: ResampledPosterior, after: ResampledPosterior
-) -> dict[str, object]:
-    """A row of the summary, in nats per datum and shares of the data."""
+def full_covariance(vae: VAE) -> Callable[[Tensor], None]:
+    """The VAE's own posterior as a member of a richer family, to refine within that."""
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            q = vae.encode(x)
+            pyro.sample("z", dist.MultivariateNormal(q.mean, scale_tril=torch.diag_embed(q.stddev)))
+
+    return guide
+
+
+def row(elbo: Tensor, log_evidence: Tensor, draws: ResampledPosterior) -> dict[str, float]:
+    """In nats per datum; the share of data whose draws can be used, and how many proposals count."""
     return {
-        "data": name,
-        "elbo": float(refined.elbo_before.mean()),
-        "refined elbo": float(refined.elbo.mean()),
-        "log p(x)": float(refined.log_evidence.mean()),
-        "amortisation gap": float(refined.amortisation_gap.mean()),
-        "approximation gap": float(refined.approximation_gap.mean()),
-        "good k before": float((before.pareto_k <= before.threshold).double().mean()),
-        "good k after": float((after.pareto_k <= after.threshold).double().mean()),
-        "draws that count before": float(before.effective_sample_size.median()),
-        "draws that count after": float(after.effective_sample_size.median()),
+        "elbo": float(elbo.mean()),
+        "log p(x)": float(log_evidence.mean()),
+        "share with good k": float((draws.pareto_k <= draws.threshold).double().mean()),
+        "median k": float(draws.pareto_k.median()),
+        "median effective size": float(draws.effective_sample_size.median()),
+        "least effective size": float(draws.effective_sample_size.min()),
     }
 
 
-def picture(refined: Refinement, before: ResampledPosterior, after: ResampledPosterior, path: Path) -> None:
+def picture(refined: Refinement, found: dict[str, ResampledPosterior], path: Path) -> None:
     left, right = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")[1]
     gaps = refined.to_frame()[["amortisation_gap", "approximation_gap"]].clip(lower=1e-3)
     left.scatter(gaps["amortisation_gap"], gaps["approximation_gap"], s=8, alpha=0.6)
     left.set(xscale="log", yscale="log", xlabel="amortisation gap, nats", ylabel="approximation gap, nats")
     left.set_title("what each digit's ELBO lacks")
-    ks = {"guide": before.pareto_k, "refined": after.pareto_k}
-    values = {name: each[each.isfinite()].numpy() for name, each in ks.items()}
-    bins = np.linspace(*np.quantile(np.concatenate(list(values.values())), [0, 1]), 25)
-    for name, each in values.items():
-        right.hist(each, bins=bins, alpha=0.6, label=name)
-    right.axvline(before.threshold, color="black", linestyle="--", label="largest to be trusted")
-    right.set(xlabel="Pareto k", ylabel="digits", title="how far draws can be reweighted")
+    for name, each in found.items():
+        right.ecdf(each.effective_sample_size, label=name)
+    right.set(xscale="log", xlabel="effective sample size", ylabel="share of the digits, at most so many")
+    right.set_title(f"how many of {found['guide'].num_samples} proposals count")
     right.legend()
     left.figure.savefig(path, dpi=80)
     plt.close("all")
@@ -84,6 +92,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--num-samples", type=int, default=1000, help="proposals for each image")
     parser.add_argument("--num-steps", type=int, default=400, help="of the refinement")
+    parser.add_argument("--widen", type=float, default=1.2, help="factor of the last proposals' scales")
     parser.add_argument("--out", type=Path, default=Path("runs/refine"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="a short run, to see that all works")
@@ -98,26 +107,37 @@ def main(argv: Sequence[str] | None = None) -> None:
     vae = trained(images, args.latent_dim, 2 if args.smoke else args.epochs, args.seed)
     num_samples, num_steps = (50, 20) if args.smoke else (args.num_samples, args.num_steps)
 
-    rows = []
+    sampling = {"num_draws": 100, "num_samples": num_samples, "seed": args.seed}
+    refining = {"num_steps": num_steps, "num_samples": num_samples, "seed": args.seed}
+    rows = {}
     for name, x in (("training", images[: len(holdout)]), ("held out", holdout)):
-        sampling = {"num_draws": 100, "num_samples": num_samples, "seed": args.seed}
         before = resample(vae.model, vae.guide, x, **sampling)
-        refined = refine(
-            vae.model, vae.guide, x, num_steps=num_steps, num_samples=num_samples, seed=args.seed
-        )
+        refined = refine(vae.model, vae.guide, x, **refining)
         after = resample(vae.model, refined.guide, x, **sampling)
-        for title, each in (("resampled from the guide", before), ("refined", refined)):
-            print(f"\n{name} digits, {title}\n{each}")
-        print(f"\n{name} digits, resampled from the refined posteriors\n{after}")
-        rows.append(table(name, refined, before, after))
-    summary = pd.DataFrame(rows).set_index("data")
-    print(f"\n{summary.T.round(3).to_string()}")
+        richer = refine(vae.model, full_covariance(vae), x, **refining)
+        resampled = resample(vae.model, richer.guide, x, **sampling)
+        best = resample(vae.model, richer.guide.widened(args.widen), x, **sampling)
+        print(f"\n{name} digits, resampled from the guide\n{before}")
+        print(f"\n{name} digits, refined\n{refined}")
+        print(f"\n{name} digits, refined with a full covariance\n{richer}")
+        print(f"\n{name} digits, resampled from these, widened\n{best}")
+        rows[name, "guide"] = row(refined.elbo_before, refined.log_evidence, before)
+        rows[name, "refined"] = row(refined.elbo, refined.log_evidence, after)
+        rows[name, "full covariance"] = row(richer.elbo, richer.log_evidence, resampled)
+        wide = importance_weighted_evidence(
+            vae.model, richer.guide.widened(args.widen), x, num_samples=num_samples, seed=args.seed
+        )
+        rows[name, "the same, widened"] = row(torch.full(x.shape[:1], torch.nan), wide.per_datum, best)
+    summary = pd.DataFrame(rows).T.rename_axis(["data", "posterior"])
+    print(f"\n{summary.round(3).to_string()}")
 
     args.out.mkdir(parents=True, exist_ok=True)
     summary.to_csv(args.out / "summary.csv")
     refined.to_frame().to_csv(args.out / "refined.csv")
-    after.to_arviz(dims={"z": ["latent"]}).to_netcdf(args.out / "posterior.nc")
-    picture(refined, before, after, args.out / "refine.png")
+    best.to_arviz(dims={"z": ["latent"]}).to_netcdf(args.out / "posterior.nc")
+    picture(
+        refined, {"guide": before, "refined": after, "widened full covariance": best}, args.out / "refine.png"
+    )
     print(f"\nTables, draws for ArviZ and a picture of the held-out digits are in {args.out}")
 
 

@@ -18,7 +18,7 @@ from pyro_infomax.diagnostics._evidence import (
 from pyro_infomax.diagnostics._pair import Pair, ScoredDraws
 from pyro_infomax.diagnostics._predictive_check import PredictiveCheck, predictive_check
 from pyro_infomax.diagnostics._predictive_statistics import image_statistics, vector_statistics
-from pyro_infomax.diagnostics._refine import Refinement, refine
+from pyro_infomax.diagnostics._refine import RefinedGuide, Refinement, refine
 
 __all__ = [
     "AnnealedEvidence",
@@ -30,6 +30,7 @@ __all__ = [
     "ImportanceWeightedEvidence",
     "Pair",
     "PredictiveCheck",
+    "RefinedGuide",
     "Refinement",
     "ResampledPosterior",
     "ScoredDraws",

@@ -349,7 +349,7 @@ class ResampledPosterior:
             return
         more = f" and {len(bad) - _SHOWN} more (.unreliable)" if len(bad) > _SHOWN else ""
         yield f"Pareto k is above {self.threshold:.2f} for {len(bad)} of {size} data: {_listed(bad)}{more}"
-        yield "their draws and moments are not those of the posterior: refine the guide there"
+        yield "their draws and moments cannot be relied on: take wider proposals, as refine makes them"
 
 
 def _listed(rows: Sequence[int]) -> str:
@@ -447,7 +447,7 @@ def resample(
     :math:`w_s \propto p(x_n, z_s) / q(z_s \mid x_n)`, the largest of which are smoothed by a generalised
     Pareto distribution. They are taken again in proportion to these. That is right as far as the guide
     reaches the posterior, which the shape :math:`\hat k` of the weights tells for each datum: above
-    :math:`\min(1 - 1/\log_{10} S, 0.7)` its draws are not those of the posterior, and the datum is named in
+    :math:`\min(1 - 1/\log_{10} S, 0.7)` its draws cannot be relied on, and the datum is named in
     ``unreliable``.
 
     Resampling is systematic: no proposal comes more often than its weight says, rounded up, and copies are

@@ -71,7 +71,7 @@ def test_a_narrow_guide_is_named_and_said_to_be_useless() -> None:
     assert frame.index[~frame["reliable"]].tolist() == named
     text = str(resampled)
     assert f"above 0.60 for {len(named)} of 30 data: {named[0]}, " in text
-    assert "not those of the posterior" in text
+    assert "cannot be relied on" in text
     good = found(guide_of(1.2), pair.sample(30, seed=0), num_samples=300)
     assert "the draws can be used" in str(good)
 
