@@ -1,5 +1,6 @@
 """The log-evidence of data by importance sampling from their guide."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ import pandas as pd
 import torch
 from pyro.ops.stats import fit_generalized_pareto
 
-from pyro_infomax._data import Data
+from pyro_infomax._data import Data, Tensors
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Program
@@ -79,6 +80,8 @@ class ImportanceWeightedEvidence:
             below 21 samples.
         effective_sample_size: of each datum's weights, (data,), from 1 to ``num_samples``.
         num_samples: draws of z for each datum.
+        fingerprint: what tells the data from others, by which :func:`~pyro_infomax.diagnostics.compare` knows
+            them.
     """
 
     estimate: Estimate
@@ -87,6 +90,7 @@ class ImportanceWeightedEvidence:
     pareto_k: torch.Tensor
     effective_sample_size: torch.Tensor
     num_samples: int
+    fingerprint: str = ""
 
     @property
     def num_heavy(self) -> int:
@@ -181,7 +185,17 @@ def importance_weighted_evidence(
         pareto_k=pareto_k(weights),
         effective_sample_size=weights.effective_sample_size,
         num_samples=num_samples,
+        fingerprint=fingerprint_of(pair.data),
     )
+
+
+def fingerprint_of(data: Tensors) -> str:
+    """A digest of shapes, types and values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for each in data:
+        digest.update(f"{tuple(each.shape)} {each.dtype}".encode())
+        digest.update(each.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _chunks(pair: Pair, num_samples: int) -> list[int]:
