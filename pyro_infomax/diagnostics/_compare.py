@@ -17,6 +17,7 @@ from pyro_infomax._types import Array, Program
 from pyro_infomax.diagnostics._decompose import Decomposition, decompose
 from pyro_infomax.diagnostics._evidence import (
     ImportanceWeightedEvidence,
+    fingerprint_of,
     good_pareto_k,
     importance_weighted_evidence,
 )
@@ -85,7 +86,7 @@ class Comparison:
                 "weight": float(weights[rank]),
                 "se": _error_of_sum(each),
                 "dse": _error_of_sum(self._lacks(name)),
-                "warning": self._heavy_share(self.evidence[name]) > 0,
+                "warning": self._heavy_share(self.evidence[name]) != 0,
                 "evidence": float(each.mean()),
                 "pareto_k_share": self._heavy_share(self.evidence[name]),
                 **{term: _value(self.accounts[name], term) for term in _TERMS},
@@ -99,9 +100,9 @@ class Comparison:
         In nats, summed over the data: ``elpd``, the held-out evidence, with its error ``se``; ``elpd_diff``,
         what it lacks of the best, with the error ``dse`` of the paired difference. ``p`` is nan, since no
         number of parameters is estimated. ``weight`` is that of stacking. ``warning`` says whether some
-        Pareto k is too large, ``pareto_k_share`` for which share of the data; the evidence of these is a
-        loose bound. In nats per datum: ``evidence``, ``rate``, ``distortion`` and ``mutual_information`` on
-        the same data.
+        Pareto k is too large or unknown, ``pareto_k_share`` for which share of the data; the evidence of
+        these is a loose bound. In nats per datum: ``evidence``, ``rate``, ``distortion`` and
+        ``mutual_information`` on the same data.
         """
         return pd.DataFrame.from_dict(self._rows, orient="index").rename_axis("model")
 
@@ -125,7 +126,7 @@ class Comparison:
         alike = [name for name in others if rows[name]["elpd_diff"] <= _RESOLVED * rows[name]["dse"]]
         if alike:
             yield f"not told apart from {best} by two standard errors: {', '.join(alike)}"
-        loose = [name for name in self.ranking if rows[name]["warning"]]
+        loose = [name for name in self.ranking if rows[name]["pareto_k_share"] > 0]
         if loose:
             yield (
                 f"Pareto k too large for some data of {', '.join(loose)}: their evidence is bounded from "
@@ -136,7 +137,8 @@ class Comparison:
 
 
 def _error_of_sum(values: Array) -> float:
-    return math.sqrt(len(values) * float(values.var()))
+    # a datum of no density leaves no error that is finite
+    return math.sqrt(len(values) * float(values.var())) if np.isfinite(values).all() else math.nan
 
 
 def _value(account: Decomposition | None, term: str) -> float:
@@ -144,28 +146,30 @@ def _value(account: Decomposition | None, term: str) -> float:
     return math.nan if found is None else float(found)
 
 
-_ITERATIONS: Final = 2000
-_CHANGE: Final = 1e-7
+_ITERATIONS: Final = 5000
+_GAP: Final = 1e-6  # nats per datum below the best mixture
 
 
 def _stacking_weights(log_densities: Array) -> Array:
     """The weights of the mixture of models that gives the data most density, (models,), of (data, models).
 
     Expectation maximisation, which stays within the simplex and in the logarithm: densities of images are far
-    below the smallest number.
+    below the smallest number. It ends where no mixture can do better by more than 1e-6 nats per datum; nan
+    where it does not come there. Data that no model can have made say nothing.
 
     Reference: Yao, Vehtari, Simpson and Gelman (2018), Using stacking to average Bayesian predictive
     distributions.
     """
-    weights = np.full(log_densities.shape[1], 1 / log_densities.shape[1])
-    for _ in range(_ITERATIONS):
-        with np.errstate(divide="ignore"):
-            joint = log_densities + np.log(weights)
-        new = np.exp(joint - logsumexp(joint, axis=1, keepdims=True)).mean(0)
-        if np.abs(new - weights).max() < _CHANGE:
-            return np.asarray(new)
-        weights = new
-    return weights
+    possible = log_densities[np.isfinite(log_densities).any(1)]
+    number = log_densities.shape[1]
+    weights = np.full(number, 1 / number)
+    for _ in range(_ITERATIONS if len(possible) else 0):
+        mixture = logsumexp(possible, axis=1, b=weights, keepdims=True)
+        gains = np.exp(possible - mixture).mean(0)  # the derivatives by the weights, 1 on average
+        if gains.max() - 1 < _GAP:
+            return weights
+        weights = weights * gains
+    return np.full(number, math.nan)
 
 
 # ---- Comparing.
@@ -224,7 +228,11 @@ def compare(
     whole_number("num_samples", num_samples, at_least=2)
     if len(models) < 2:
         raise ValueError(f"Expected at least two models to compare but got {list(models)}")
+    if wrong := [name for name in models if not isinstance(name, str)]:
+        raise ValueError(f"Expected names of models that are strings but got {wrong}")
     x = as_data(data)
+    if len(x[0]) < 2:
+        raise ValueError("Expected at least two data, for an error of the difference, but got one")
     evidence, accounts = {}, {}
     for name, each in models.items():
         options = {"batch_size": batch_size, "seed": seed, "data_plate": data_plate, "progress": progress}
@@ -242,6 +250,11 @@ def _of_model(
         if len(compared.per_datum) != len(x[0]):
             raise ValueError(
                 f"Expected evidence of the same {len(x[0])} data but got that of {len(compared.per_datum)}"
+            )
+        if compared.fingerprint and compared.fingerprint != fingerprint_of(x):
+            raise ValueError(
+                f"Expected evidence of these {len(x[0])} data but got that of others, or of these in another "
+                "order or type; make it of the data that are passed"
             )
         return compared, None
     if not isinstance(compared, tuple) or len(compared) != 2:

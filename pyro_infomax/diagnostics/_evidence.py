@@ -1,5 +1,6 @@
 """What importance weights from the guide tell: the log-evidence of data, and draws of their posteriors."""
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import xarray as xr
 from pyro.ops.stats import fit_generalized_pareto
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data
+from pyro_infomax._data import Data, Tensors
 from pyro_infomax._native import DATUM, OF_DATA, Labels, as_integers, to_native
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
@@ -108,6 +109,8 @@ class ImportanceWeightedEvidence:
             below 21 samples.
         effective_sample_size: of each datum's weights, (data,), from 1 to ``num_samples``.
         num_samples: draws of z for each datum.
+        fingerprint: what tells the data from others, by which :func:`~pyro_infomax.diagnostics.compare` knows
+            them.
     """
 
     estimate: Estimate
@@ -116,6 +119,7 @@ class ImportanceWeightedEvidence:
     pareto_k: torch.Tensor
     effective_sample_size: torch.Tensor
     num_samples: int
+    fingerprint: str = ""
 
     @property
     def num_heavy(self) -> int:
@@ -210,7 +214,17 @@ def importance_weighted_evidence(
         pareto_k=pareto_k(weights),
         effective_sample_size=weights.effective_sample_size,
         num_samples=num_samples,
+        fingerprint=fingerprint_of(pair.data),
     )
+
+
+def fingerprint_of(data: Tensors) -> str:
+    """A digest of shapes, types and values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for each in data:
+        digest.update(f"{tuple(each.shape)} {each.dtype}".encode())
+        digest.update(each.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def rounds_of_draws(pair: Pair, num_samples: int) -> list[int]:

@@ -144,6 +144,12 @@ def _points(pair: Pair, space: UnconstrainedSpace, rows: torch.Tensor | None) ->
 
 def _fitted(points: Array) -> GaussianMixture:
     """The mixture that gives the last of the points most density, fitted to the first of them."""
+    if not np.isfinite(points).all() or any(
+        len(np.unique(column)) < 0.999 * len(column) for column in points.T
+    ):
+        raise NotImplementedError(
+            "no marginal is fitted, since draws of the latents are at the bounds of their support"
+        )
     number = int(_SHARE_OF_FIT * len(points))
     fit, rest = points[:number], points[number:]
     most = max(1, number // (_POINTS_A_COMPONENT * points.shape[1]))

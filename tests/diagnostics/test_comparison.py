@@ -110,6 +110,7 @@ def test_weights_are_those_of_the_best_mixture(models):
 
 def test_weights_of_densities_below_the_smallest_number(oracle, x):
     found = importance_weighted_evidence(oracle.model, oracle.guide, x, num_samples=2, seed=0, progress=False)
+    found.per_datum[0] = -math.inf  # and one datum that no model can have made
     far = {
         name: importance_weighted_evidence(
             oracle.model, oracle.guide, x, num_samples=2, seed=s, progress=False
@@ -118,6 +119,7 @@ def test_weights_of_densities_below_the_smallest_number(oracle, x):
     }
     for each in far.values():
         each.per_datum.sub_(5000.0)
+        each.per_datum[0] = -math.inf
     weights = compare({"near": found} | far, x).to_frame()["weight"]
     assert weights["near"] == pytest.approx(1.0)
     assert np.isfinite(weights).all()
@@ -137,6 +139,7 @@ def test_too_few_draws_for_a_k_and_guides_that_are_alike(oracle, x):
     assert "not told apart from a by two standard errors: b" in str(found)
     assert "Pareto k of a, b is not known" in str(found)
     assert found.to_frame()["pareto_k_share"].isna().all()
+    assert found.to_frame()["warning"].all()
 
 
 def test_the_threshold_follows_the_number_of_draws():
@@ -156,5 +159,14 @@ def test_wrong_input_is_named(oracle, x):
         ValueError, match=r"pair \(model, guide\) or evidence but got function \(of the model 'b'\)"
     ):
         compare({"a": pair, "b": lambda x: x}, x, num_samples=5)
+    other = importance_weighted_evidence(*pair, x + 1, num_samples=5, seed=0, progress=False)
+    with pytest.raises(
+        ValueError, match=r"evidence of these 60 data but got that of others.*\(of the model 'b'\)"
+    ):
+        compare({"a": pair, "b": other}, x, num_samples=5)
+    with pytest.raises(ValueError, match="at least two data"):
+        compare({"a": pair, "b": pair}, x[:1], num_samples=5)
+    with pytest.raises(ValueError, match=r"names of models that are strings but got \[1\]"):
+        compare({"a": pair, 1: pair}, x, num_samples=5)
     with pytest.raises(ValueError, match=r"without nan .*\(of the model 'a'\)"):
         compare({"a": pair, "b": pair}, x * math.nan, num_samples=5)
