@@ -84,7 +84,7 @@ def test_a_full_covariance_reaches_the_exact_posterior(dtype: torch.dtype) -> No
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.MultivariateNormal(x @ v.T, 0.1 * torch.eye(2, dtype=dtype)))
 
-    refined = refine(model, guide, x, num_steps=200, num_samples=60, seed=0)
+    refined = refine(model, guide, x, num_steps=150, num_samples=50, seed=0)
     assert refined.converged.all()
     close(refined.posterior.covariance_matrix, EXACT.expand(12, 2, 2), rtol=0, atol=0.01)
     close(refined.posterior.mean, x.double() @ BEST.T, rtol=0, atol=0.01)
@@ -153,7 +153,7 @@ def test_positive_and_several_sites() -> None:
             pyro.sample("rate", dist.Gamma(1.5 + 0 * x[:, 0], 1.0))
             pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
 
-    refined = refine(model, guide, x, num_steps=300, num_samples=300, seed=0)
+    refined = refine(model, guide, x, num_steps=200, num_samples=200, seed=0)
     rate, z = (poutine.trace(refined.guide).get_trace(x).nodes[name]["fn"] for name in ("rate", "z"))
     close(rate.mean, 4 / (2 + x[:, 0]), rtol=0.06, atol=0)
     close(rate.stddev, 2 / (2 + x[:, 0]), rtol=0.08, atol=0)
@@ -237,7 +237,7 @@ def test_wider_proposals_have_the_scales_that_are_asked_for() -> None:
 def test_widened_proposals_bring_pareto_k_down() -> None:
     pair = pair_of(0.5 * BEST, torch.tensor([0.5, 0.5]))
     x = pair.sample(20, seed=0)
-    refined = found(pair, x, num_steps=200, num_samples=100)
+    refined = found(pair, x, num_steps=100, num_samples=50)
     guides = refined.guide, refined.guide.widened(1.3)
     before, after = (resample(pair.model, each, x, num_samples=500, seed=0) for each in guides)
     assert after.pareto_k.median() < before.pareto_k.median() - 0.1

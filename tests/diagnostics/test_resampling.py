@@ -35,7 +35,7 @@ def found(pair: LinearGaussian, x: Tensor, seed: int = 0, **options: int) -> Res
 def test_moments_and_draws_are_those_of_the_conjugate_posterior() -> None:
     pair = guide_of(1.2, shift=0.1)
     x = pair.sample(40, seed=0)
-    resampled = found(pair, x, num_samples=3000, num_draws=400)
+    resampled = found(pair, x, num_samples=2000, num_draws=300)
     assert not len(resampled.unreliable)
     mean, scale = x @ WEIGHTS.T, EXACT.diagonal().sqrt()
     error = resampled.standard_error["z"]
