@@ -48,7 +48,7 @@ def test_it_reaches_the_best_diagonal_of_each_datum() -> None:
     variance = torch.tensor([0.5, 0.1], dtype=torch.float64)
     pair = pair_of(0.4 * BEST, variance)
     x = pair.sample(30, seed=0)
-    refined = found(pair, x, log_evidence=log_evidence(x), num_particles=8)
+    refined = found(pair, x, log_evidence=log_evidence(x), num_particles=8, num_steps=240)
     assert refined.converged.all()
     # by its parameters, which know of no noise of draws
     reached = elbo(x, refined.posterior.mean, refined.posterior.variance)
@@ -102,7 +102,7 @@ def test_a_low_rank_posterior_is_refined_too() -> None:
             loc, ones = x @ BEST.T / 2, torch.ones(len(x), 2)
             pyro.sample("z", dist.LowRankMultivariateNormal(loc, 0.1 * ones[..., None], 0.2 * ones))
 
-    refined = refine(pair_of(BEST, EXACT).model, guide, x, num_steps=200, num_samples=100, seed=0)
+    refined = refine(pair_of(BEST, EXACT).model, guide, x, num_steps=140, num_samples=60, seed=0)
     assert (refined.approximation_gap < 0.02).all()
     close(refined.posterior.mean, x @ BEST.T, rtol=0, atol=0.05)
 
@@ -283,7 +283,7 @@ def test_posteriors_are_given_the_global_latents() -> None:
             pyro.sample("z", dist.Normal(0 * x, 1.0))
 
     x = torch.tensor([0.0, 2.0])
-    refined = refine(model, guide, x, num_steps=150, num_samples=100, seed=0)
+    refined = refine(model, guide, x, num_steps=80, num_samples=50, seed=0)
     close(refined.posterior.mean.squeeze(-1), (x + 0.5) / 2, rtol=0, atol=0.02)
     assert "given the global latents" in str(refined)
     account = decompose(model, refined.guide, x, num_samples=200, seed=0)
