@@ -359,7 +359,7 @@ def _end_to_end(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.
 
 def _draws(pair: Pair, num_samples: int, rows: _ConvertedRows) -> _PosteriorDraws:
     z = _as_stored(pair, pair.draw(num_samples))
-    sites = _sites(pair, z)
+    sites = pair.space.as_held(z)
     if pair.program.summed:
         each = [{name: value[s] for name, value in sites.items()} for s in range(num_samples)]
         recovered = [pair.program.recovered(pair.data, values) for values in each]
@@ -369,14 +369,9 @@ def _draws(pair: Pair, num_samples: int, rows: _ConvertedRows) -> _PosteriorDraw
     return _PosteriorDraws(kept, rows.of(pair.score(z).log_weight, 1), predicted)
 
 
-def _sites(pair: Pair, z: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The sites of flat draws, in the types that the programs hold."""
-    return {name: each.to(pair.space.layouts[name].dtype) for name, each in pair.space.unflatten(z).items()}
-
-
 def _as_stored(pair: Pair, z: torch.Tensor) -> torch.Tensor:
     """Draws in the precision in which the posterior group keeps them, so that the weights are theirs."""
-    return pair.space.flatten(_sites(pair, z))
+    return pair.space.flatten(pair.space.as_held(z))
 
 
 def _absent_as_nan(pair: Pair, sites: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

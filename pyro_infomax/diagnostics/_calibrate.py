@@ -12,7 +12,7 @@ import xarray as xr
 from sklearn.linear_model import RidgeCV
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, SiteValues, Tensors
+from pyro_infomax._data import Data, Tensors
 from pyro_infomax._native import to_native
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
@@ -144,7 +144,7 @@ class CalibrationCheck:
         Args:
             level: with which the band holds the whole curve of one quantity.
         """
-        parts = []
+        parts, corrected = [], self.p_values
         for name, each in self.quantities.items():
             if not len(each.ranks):
                 continue
@@ -158,7 +158,7 @@ class CalibrationCheck:
                         "difference": curve - band.probability,
                         "lower": band.lower - band.probability,
                         "upper": band.upper - band.probability,
-                        "p_value": self.p_values[name],
+                        "p_value": corrected[name],
                     }
                 )
             )
@@ -174,7 +174,7 @@ class CalibrationCheck:
 
         It holds for each site how many draws are below the true value, (chain = 1, draw = simulation, event),
         and the number of draws as an attribute. Plots of ArviZ's that divide by the largest observed rank in
-        place of the number of draws show it askew; ``plots.calibration`` does not.
+        place of the number of draws show it askew; ``plots.rank_curves`` does not.
         """
         arrays = {
             name: (["chain", "draw", *(f"{name}_dim_{i}" for i in range(each.ndim - 1))], each[None])
@@ -309,13 +309,13 @@ class _Simulator:
         any_rows = own.program.takes_any_rows and own.representation.program.takes_any_rows
         self.size = num_simulations if any_rows else own.data_size
         self.number = -(-num_simulations // self.size)
+        self._check_amortised()
 
     def simulate(self) -> _SimulatedPair:
         model, own = self.own.programs[0], self.own
         fixed = FixedMessenger(own.global_values)(model) if own.global_values else model
         drawn = Simulated(fixed, self.size, *own.data, data_plate=self.options["data_plate"])
         pair = self._pair(drawn.data)
-        self._check_amortised(pair)
         layouts = pair.space.layouts
         sites = {name: drawn.latents[name] for name in layouts}
         present = {name: torch.ones_like(each, dtype=torch.bool) for name, each in sites.items()}
@@ -327,8 +327,9 @@ class _Simulator:
         values = self.own.global_values
         return Pair(*self.own.programs, data, global_values=values, progress=False, **self.options)
 
-    def _check_amortised(self, pair: Pair) -> None:
+    def _check_amortised(self) -> None:
         """Refuses posteriors that stay in their rows where the data move to the next one."""
+        pair = self.own
         if pair.representation.program.takes_any_rows:
             return
         with isolated_random_state():
@@ -399,12 +400,11 @@ class _Ranked:
 def _ranked(
     simulated: _SimulatedPair, num_draws: int, reference: _Reference, quantities: Mapping[str, TestQuantity]
 ) -> _Ranked:
-    pair, truth = simulated.pair, simulated.truth
+    pair, point = simulated.pair, reference(simulated.pair.data)
     z = pair.draw(num_draws)  # (draws, data, latent)
-    truth = truth.to(z.dtype)
-    point = reference(pair.data)
-    columns = {LOG_LIKELIHOOD: pair.score(torch.cat([z, truth[None]])).log_likelihood}
-    both = torch.cat([z, truth[None]]).double()
+    both = torch.cat([z, simulated.truth[None].to(z.dtype)])
+    columns = {LOG_LIKELIHOOD: pair.score(both).log_likelihood}
+    both = both.double()
     away = (reference.standard(both) - point) * simulated.present
     columns[TARP] = away.square().sum(-1)
     columns |= {name: _values(name, each, both, pair) for name, each in quantities.items()}
@@ -415,15 +415,13 @@ def _ranked(
     ranks = below + (torch.rand(ties.shape, dtype=torch.float64) * (ties + 1)).floor().long()
     present = torch.cat([simulated.present, simulated.present.new_ones(len(below), len(columns))], 1)
     names = [*pair.latent_names(), *columns]
-    draws = z.double()
-    return _Ranked(
-        names, below, ranks, present, truth.double(), draws.mean(0), draws.var(0), point, simulated
-    )
+    draws, truth = both[:-1], both[-1]
+    return _Ranked(names, below, ranks, present, truth, draws.mean(0), draws.var(0), point, simulated)
 
 
 def _values(name: str, quantity: TestQuantity, z: torch.Tensor, pair: Pair) -> torch.Tensor:
     """A test quantity of draws and true values, (draws, data)."""
-    rows = [torch.as_tensor(quantity(_sites(pair, each), *pair.data)) for each in z]
+    rows = [torch.as_tensor(quantity(pair.space.as_held(each), *pair.data)) for each in z]
     for row in rows:
         if row.shape != (pair.data_size,):
             raise ValueError(
@@ -433,10 +431,6 @@ def _values(name: str, quantity: TestQuantity, z: torch.Tensor, pair: Pair) -> t
         if bool(row.isnan().any()):
             raise ValueError(f"Expected numbers of the quantity {name!r} but got nan, which has no rank")
     return torch.stack(rows).double()
-
-
-def _sites(pair: Pair, z: torch.Tensor) -> SiteValues:
-    return {name: each.to(pair.space.layouts[name].dtype) for name, each in pair.space.unflatten(z).items()}
 
 
 # ---- What the ranks of all rounds say.

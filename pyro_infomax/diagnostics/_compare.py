@@ -75,23 +75,26 @@ class Comparison:
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, Any]]:
-        values = {name: np.asarray(self.evidence[name].per_datum.numpy()) for name in self.ranking}
-        weights = _stacking_weights(np.stack(list(values.values()), 1))
+        weights = _stacking_weights(
+            np.stack([self.evidence[name].per_datum.numpy() for name in self.ranking], 1)
+        )
+        return {name: self._row(rank, name, float(weights[rank])) for rank, name in enumerate(self.ranking)}
+
+    def _row(self, rank: int, name: str, weight: float) -> dict[str, Any]:
+        found, account = self.evidence[name], self.accounts[name]
+        values, lacks, share = np.asarray(found.per_datum.numpy()), self._lacks(name), _heavy_share(found)
         return {
-            name: {
-                "rank": rank,
-                "elpd": float(each.sum()),
-                "p": math.nan,
-                "elpd_diff": float(self._lacks(name).sum()),
-                "weight": float(weights[rank]),
-                "se": _error_of_sum(each),
-                "dse": _error_of_sum(self._lacks(name)),
-                "warning": self._heavy_share(self.evidence[name]) != 0,
-                "evidence": float(each.mean()),
-                "pareto_k_share": self._heavy_share(self.evidence[name]),
-                **{term: _value(self.accounts[name], term) for term in _TERMS},
-            }
-            for rank, (name, each) in enumerate(values.items())
+            "rank": rank,
+            "elpd": float(values.sum()),
+            "p": math.nan,
+            "elpd_diff": float(lacks.sum()),
+            "weight": weight,
+            "se": _error_of_sum(values),
+            "dse": _error_of_sum(lacks),
+            "warning": share != 0,
+            "evidence": float(values.mean()),
+            "pareto_k_share": share,
+            **{term: _value(account, term) for term in _TERMS},
         }
 
     def to_frame(self) -> pd.DataFrame:
@@ -105,12 +108,6 @@ class Comparison:
         ``mutual_information`` on the same data.
         """
         return pd.DataFrame.from_dict(self._rows, orient="index").rename_axis("model")
-
-    def _heavy_share(self, found: ImportanceWeightedEvidence) -> float:
-        """The share of the data with too large a Pareto k; nan where it is not known."""
-        if bool(found.pareto_k.isnan().all()):
-            return math.nan
-        return float((found.pareto_k > good_pareto_k(found.num_samples)).double().mean())
 
     def __str__(self) -> str:
         columns = ["evidence", "elpd_diff", "dse", "weight", "pareto_k_share", *_TERMS]
@@ -134,6 +131,13 @@ class Comparison:
             )
         if unknown := [name for name in self.ranking if math.isnan(rows[name]["pareto_k_share"])]:
             yield f"Pareto k of {', '.join(unknown)} is not known: it takes at least 21 draws"
+
+
+def _heavy_share(found: ImportanceWeightedEvidence) -> float:
+    """The share of the data with too large a Pareto k; nan where it is not known."""
+    if bool(found.pareto_k.isnan().all()):
+        return math.nan
+    return float((found.pareto_k > good_pareto_k(found.num_samples)).double().mean())
 
 
 def _error_of_sum(values: Array) -> float:

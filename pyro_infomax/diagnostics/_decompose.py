@@ -47,6 +47,7 @@ from pyro_infomax.information import (
     SiteAccount,
     active_units,
     held_out_gap,
+    mean_of_draws,
     note_on,
     spread,
     sums_of,
@@ -579,15 +580,8 @@ def _site_distortion(scored: ScoredDraws) -> Estimate | None:
 
 
 def _sampled(per_draw: torch.Tensor, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
-    """The mean of (samples, data) values, at least two samples, by whose spread its own error is known.
-
-    Of (samples, data, sites) values those of each site.
-    """
-    samples, size = per_draw.shape[:2]
-    error = (per_draw.var(0).sum(0) / samples).sqrt() / size
-    # the spread has the draws in it too, and falls short of their error by chance alone
-    population = torch.maximum(spread(per_draw.mean(0)), error)
-    return Estimate(per_draw.mean((0, 1)), error, population, bound, target, note_on(per_draw))
+    """The mean of the draws, with a note where their error cannot be trusted."""
+    return replace(mean_of_draws(per_draw, bound, target), note=note_on(per_draw))
 
 
 def _rate(scored: ScoredDraws, rates: torch.Tensor | None) -> Estimate:

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Literal, final
+from typing import Final, final
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from pyro_infomax._types import Array
 from pyro_infomax.diagnostics._annealed import UnconstrainedSpace
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.distributions import in_dtype_of
-from pyro_infomax.information import Account, Estimate, spread
+from pyro_infomax.information import Account, Estimate, mean_of_draws
 
 # ---- Bounds that need the account alone.
 
@@ -70,12 +70,10 @@ class CrossFittedCeiling:
         information: E KL[q(z|x) ‖ r(z)], an upper bound.
         prior_gain: E log r(z) − E log p(z), what r in place of the prior would add to the ELBO of new data;
             None where the prior is not one for all data.
-        components: how many Gaussians each r is a mixture of.
     """
 
     information: Estimate
     prior_gain: Estimate | None
-    components: tuple[int, ...]
 
 
 @torch.no_grad()
@@ -104,19 +102,26 @@ def cross_fitted_ceiling(pair: Pair, *, training: Pair | None = None) -> CrossFi
     if pair.masked or pair.ranks.world_size > 1:
         reason = f"latent sites {pair.masked} are masked" if pair.masked else "there are several processes"
         raise NotImplementedError(f"no marginal is fitted, since {reason}")
-    folds = [(training, pair, None, None)] if training is not None else list(_halves(pair))
     space = UnconstrainedSpace.of(pair.program, pair.data, pair.space.layouts)
-    scores, components, rows = [], [], []
-    for fitted_to, evaluated, chosen, others in folds:
-        mixture = _fitted(_points(fitted_to, space, chosen))
-        components.append(int(mixture.n_components))
-        scores.append(_scores(evaluated, space, mixture, others))
-        rows.append(torch.arange(evaluated.data_size) if others is None else others)
-    log_posterior, log_marginal, log_prior = torch.cat(scores, -1)[..., torch.cat(rows).argsort()]
-    information = _over_data(log_posterior - log_marginal, "upper", _POPULATION)
+    z = pair.draw(_DRAWS)
+    u = space.unconstrain(pair.space.unflatten(z.flatten(0, 1)))
+    # each datum is scored by the mixture that it had no part in
+    log_marginal = -space.constrain(u)[1].double().cpu().unflatten(0, z.shape[:2])
+    u = u.unflatten(0, z.shape[:2]).cpu()
+    for chosen, others in _folds(pair, training):
+        mixture = _fitted(_points(training or pair, space, chosen))
+        scores = torch.as_tensor(mixture.score_samples(u[:, others].flatten(0, 1).numpy()))
+        log_marginal[:, others] += scores.unflatten(0, (_DRAWS, -1))
+    own = in_dtype_of(pair.posterior, z)
+    log_posterior = torch.cat([pair.posterior.log_prob(each).double() for each in own.split(1)]).cpu()
+    information = mean_of_draws(log_posterior - log_marginal, "upper", _POPULATION)
+    try:
+        prior = pair.prior()
+        log_prior = prior.log_prob(in_dtype_of(prior, z)).double().cpu()
+    except NotImplementedError:
+        return CrossFittedCeiling(information, None)
     target = "what a better prior adds to the ELBO of new data"
-    gain = None if bool(log_prior.isnan().any()) else _over_data(log_marginal - log_prior, "lower", target)
-    return CrossFittedCeiling(information, gain, tuple(components))
+    return CrossFittedCeiling(information, mean_of_draws(log_marginal - log_prior, "lower", target))
 
 
 def is_worth_fitting(lower: Estimate | None, upper: Estimate | None, data_size: int) -> bool:
@@ -126,19 +131,21 @@ def is_worth_fitting(lower: Estimate | None, upper: Estimate | None, data_size: 
     return float(upper) - float(lower) > _WORTHWHILE
 
 
-def _halves(pair: Pair) -> Iterator[tuple[Pair, Pair, torch.Tensor, torch.Tensor]]:
-    """What to fit to and what to evaluate, twice: pairs and rows of their data."""
+def _folds(pair: Pair, training: Pair | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The rows of the data to fit to, and of those to evaluate."""
+    if training is not None:
+        yield torch.arange(training.data_size), torch.arange(pair.data_size)
+        return
     order = torch.randperm(pair.data_size, device="cpu")
     first, second = order[: pair.data_size // 2], order[pair.data_size // 2 :]
-    yield pair, pair, first, second
-    yield pair, pair, second, first
+    yield first, second
+    yield second, first
 
 
-def _points(pair: Pair, space: UnconstrainedSpace, rows: torch.Tensor | None) -> Array:
+def _points(pair: Pair, space: UnconstrainedSpace, rows: torch.Tensor) -> Array:
     """Draws of some data on the real line, those of one datum together, (draws x data, latent)."""
-    size = pair.data_size if rows is None else len(rows)
-    z = pair.draw(max(1, min(_DRAWS, _POINTS_OF_A_FIT // size)))  # (draws, data, latent)
-    some = (z if rows is None else z[:, rows])[:, :_POINTS_OF_A_FIT].transpose(0, 1).flatten(0, 1)
+    z = pair.draw(max(1, min(_DRAWS, _POINTS_OF_A_FIT // len(rows))))  # (draws, data, latent)
+    some = z[:, rows[:_POINTS_OF_A_FIT]].transpose(0, 1).flatten(0, 1)
     return np.asarray(space.unconstrain(pair.space.unflatten(some)).cpu().numpy())
 
 
@@ -168,35 +175,3 @@ def _fitted(points: Array) -> GaussianMixture:
         best, best_score = mixture, score
     assert best is not None
     return best
-
-
-def _scores(
-    pair: Pair, space: UnconstrainedSpace, mixture: GaussianMixture, rows: torch.Tensor | None
-) -> torch.Tensor:
-    """log q(z|x), log r(z) and log p(z) of draws of some data, (3, draws, data), r as a density of z.
-
-    log p is nan where the prior is not one for all data.
-    """
-    z = pair.draw(_DRAWS)
-    own = in_dtype_of(pair.posterior, z)
-    log_posterior = torch.cat([pair.posterior.log_prob(each).double() for each in own.split(1)])
-    try:
-        prior = pair.prior()
-        log_prior = prior.log_prob(in_dtype_of(prior, z)).double()
-    except NotImplementedError:
-        log_prior = torch.full_like(log_posterior, math.nan)
-    u = space.unconstrain(pair.space.unflatten(z.flatten(0, 1)))
-    stretched = space.constrain(u)[1].double().cpu()
-    log_marginal = (torch.as_tensor(mixture.score_samples(u.cpu().numpy())) - stretched).unflatten(
-        0, z.shape[:2]
-    )
-    together = torch.stack([log_posterior.cpu(), log_marginal, log_prior.cpu()])
-    return together if rows is None else together[..., rows]
-
-
-def _over_data(per_draw: torch.Tensor, bound: Literal["lower", "upper"], target: str) -> Estimate:
-    """The mean of (draws, data) values."""
-    draws, size = per_draw.shape
-    error = (per_draw.var(0).sum() / draws).sqrt() / size
-    population = torch.maximum(spread(per_draw.mean(0)), error)
-    return Estimate(per_draw.mean(), error, population, bound, target)

@@ -509,8 +509,7 @@ class _Rounds:
             flat = pair.draw(number).flatten(0, 1)
         else:
             flat = self._aggregate(source, number)
-        layouts = pair.space.layouts
-        z = {name: each.to(layouts[name].dtype) for name, each in pair.space.unflatten(flat).items()}
+        z = pair.space.as_held(flat)
         if pair.program.summed and self.kind == "posterior":
             return z | pair.program.recovered(data, z)
         if pair.program.mixes_latents:

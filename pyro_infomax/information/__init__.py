@@ -17,7 +17,7 @@ from pyro_infomax.information._critic_training import (
 from pyro_infomax.information._critics import critic_bound, critic_information
 from pyro_infomax.information._decoder import barber_agakov, decoder_gap
 from pyro_infomax.information._draws import Draws
-from pyro_infomax.information._estimate import Estimate, spread as spread
+from pyro_infomax.information._estimate import Estimate, mean_of_draws as mean_of_draws, spread as spread
 from pyro_infomax.information._evidence import (
     AnnealedRun,
     AnnealedState,

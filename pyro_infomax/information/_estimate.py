@@ -82,6 +82,18 @@ def spread(per_datum: Tensor) -> Tensor:
     return per_datum.std(0) / math.sqrt(size) if size > 1 else torch.full_like(per_datum[0], math.nan)
 
 
+def mean_of_draws(per_draw: Tensor, bound: Literal["lower", "upper", "exact"], target: str) -> Estimate:
+    """The mean of (samples, data) values, at least two samples, by whose spread its own error is known.
+
+    Of (samples, data, sites) values those of each site.
+    """
+    samples, size = per_draw.shape[:2]
+    error = (per_draw.var(0).sum(0) / samples).sqrt() / size
+    # the spread has the draws in it too, and falls short of their error by chance alone
+    population = torch.maximum(spread(per_draw.mean(0)), error)
+    return Estimate(per_draw.mean((0, 1)), error, population, bound, target)
+
+
 def _with_error(value: float, error: float) -> str:
     if error == 0:
         return f"{value:z.{_FEWEST_DECIMALS}f}"

@@ -89,6 +89,10 @@ class LatentSpace:
             for (name, layout), part in zip(self.layouts.items(), parts, strict=True)
         }
 
+    def as_held(self, flat: Tensor) -> dict[str, Tensor]:
+        """The sites of a vector, each (..., *shape), in the types that the programs hold."""
+        return {name: each.to(self.layouts[name].dtype) for name, each in self.unflatten(flat).items()}
+
 
 def _check_shape(layout: SiteLayout, value: Tensor) -> None:
     if tuple(value.shape[1:]) != layout.shape:

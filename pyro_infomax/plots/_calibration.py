@@ -26,7 +26,7 @@ def rank_curves(frame: pd.DataFrame, *, level: float = _LEVEL, ax: Axes | None =
 
     Args:
         frame: the columns ``quantity``, ``probability``, ``difference``, ``lower``, ``upper`` and
-            ``p_value``, as ``Calibration.ecdf_frame()`` has them.
+            ``p_value``, as ``CalibrationCheck.ecdf_frame()`` has them.
         level: the p-value below which a quantity fails.
         ax: the Axes to draw on; a new figure's by default.
 
@@ -79,7 +79,7 @@ def coverage(frame: pd.DataFrame, *, num_simulations: int, ax: Axes | None = Non
 
     Args:
         frame: a row a quantity, with the columns ``coverage_50`` and ``coverage_90``, as
-            ``Calibration.to_frame()`` has them.
+            ``CalibrationCheck.to_frame()`` has them.
         num_simulations: of which these are shares.
         ax: the Axes to draw on; a new figure's by default.
 

@@ -99,6 +99,14 @@ def test_ranks_of_z_alone_do_not_see_a_collapse():
     assert (frame.loc[["z[0]", "z[1]"], "contraction"].abs() < 0.2).all()
 
 
+def test_coverage_of_tarp_is_that_of_the_ball_around_the_reference():
+    found = calibration_of(scale=(0.5 * SD, 0.5 * SD)).quantities
+    tarp, z = found["tarp"], found["z[0]"]
+    assert tarp.coverage_50 == pytest.approx((tarp.ranks < 50).mean())
+    assert tarp.coverage_90 == pytest.approx((tarp.ranks < 90).mean())
+    assert z.coverage_50 == pytest.approx(((z.ranks >= 25) & (z.ranks < 75)).mean())
+
+
 def test_an_unused_dimension_is_no_fault():
     def unused(x):
         with pyro.plate("data", len(x)):
