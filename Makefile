@@ -30,12 +30,12 @@ test: $(VENV)/.dev  ## all checks: lint, types, docs, doctests, tests
 	@$(MAKE) --no-print-directory --jobs 3 lint docs doctest test-arviz
 	$(BIN)/python -m pytest --quiet --durations=5 --numprocesses auto --dist worksteal tests
 
-test-arviz:  ## what makes ArviZ's groups, under ArviZ 1 and without torch
+test-arviz:  ## what needs no torch: ArviZ's groups and weights of any origin, under ArviZ 1
 	@python="$(ARVIZ_PYTHON)"; if [ -z "$$python" ]; then \
 	  echo "SKIPPED the tests under ArviZ 1: it needs Python 3.12 or later, and none was found; name one with make ARVIZ_PYTHON=..."; \
 	else \
 	  $(MAKE) --no-print-directory $(ARVIZ_VENV)/.made ARVIZ_PYTHON="$$python" && \
-	  $(ARVIZ_VENV)/bin/python -m pytest --quiet --noconftest tests/test_native.py; \
+	  $(ARVIZ_VENV)/bin/python -m pytest --quiet --noconftest tests/test_native.py tests/test_from_weights.py; \
 	fi
 
 fuzz-calls: $(VENV)/.dev  ## N calls of public functions with wrong arguments, which shall end in sentences

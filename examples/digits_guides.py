@@ -24,9 +24,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm import tqdm
 
+from pyro_infomax import diagnostics
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.datasets import binarize, load_digits
-from pyro_infomax.diagnostics import decompose, importance_weighted_evidence
+from pyro_infomax.diagnostics import decompose
 from pyro_infomax.infer import BetaELBO
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
 from pyro_infomax.schedules import Linear
@@ -97,12 +98,12 @@ def run_pair(
         seed=seed,
     )
     both = {"model": vae.model, "guide": program, "seed": seed}
-    evidence = importance_weighted_evidence(**both, data=split.holdout, num_samples=args.draws)
+    evidence = diagnostics.evidence(**both, data=split.holdout, num_samples=args.draws)
     account = decompose(**both, data=split.train, holdout=split.holdout, num_samples=1)
     row = {
         "best_epoch": int(training["validation_elbo"].argmax()) + 1,
         "validation_elbo": float(training["validation_elbo"].max()),
-        "evidence": float(evidence.estimate),
+        "evidence": float(evidence.lower),
         "heavy": evidence.num_heavy / len(split.holdout),
     }
     for name in ("elbo", "rate", "mutual_information", "prior_gap"):

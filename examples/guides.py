@@ -38,9 +38,10 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from pyro_infomax import diagnostics
 from pyro_infomax.capture import CapturedSVI, FusedOptim
 from pyro_infomax.datasets import binarize, load_digits
-from pyro_infomax.diagnostics import Decomposition, decompose, importance_weighted_evidence
+from pyro_infomax.diagnostics import Decomposition, decompose
 from pyro_infomax.guides import (
     AmortizedDiscrete,
     AmortizedFlow,
@@ -281,14 +282,14 @@ def reach(
     run.train(model, guide, BetaELBO(beta=1.0), x, **training)
     account = run.account(model, guide, x, holdout)
     draws = 10 if run.smoke else 500
-    evidence = importance_weighted_evidence(model, guide, holdout, num_samples=draws, seed=run.seed)
+    evidence = diagnostics.evidence(model, guide, holdout, num_samples=draws, seed=run.seed)
     assert account.holdout is not None
     return account, {
         "rate": float(account.holdout.rate),
         "elbo": float(account.holdout.elbo),
         "elbo_error": float(account.holdout.elbo.standard_error),
-        "log_evidence": float(evidence.estimate),
-        "log_evidence_error": float(evidence.estimate.standard_error),
+        "log_evidence": float(evidence.lower),
+        "log_evidence_error": float(evidence.lower.standard_error),
         "heavy_weights": evidence.num_heavy / len(holdout),
     }
 

@@ -22,7 +22,7 @@ from pyro_infomax.datasets import binarize, load_digits
 from pyro_infomax.diagnostics import (
     Refinement,
     ResampledPosterior,
-    importance_weighted_evidence,
+    evidence,
     refine,
     resample,
 )
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows[name, "guide"] = row(refined.elbo_before, refined.log_evidence, before)
         rows[name, "refined"] = row(refined.elbo, refined.log_evidence, after)
         rows[name, "full covariance"] = row(richer.elbo, richer.log_evidence, resampled)
-        wide = importance_weighted_evidence(
+        wide = evidence(
             vae.model, richer.guide.widened(args.widen), x, num_samples=num_samples, seed=args.seed
         )
         rows[name, "the same, widened"] = row(torch.full(x.shape[:1], torch.nan), wide.per_datum, best)

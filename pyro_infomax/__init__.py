@@ -41,8 +41,9 @@ if TYPE_CHECKING:
         training as training,
         vae as vae,
     )
+    from pyro_infomax._from_weights import WeightedDraws, from_weights
     from pyro_infomax.capture import CapturedSVI, FusedOptim
-    from pyro_infomax.diagnostics import calibrate, compare, decompose, to_arviz
+    from pyro_infomax.diagnostics import calibrate, compare, decompose, evidence, to_arviz
     from pyro_infomax.infer import BetaELBO, InfoMaxELBO
     from pyro_infomax.joint import generative, representation
     from pyro_infomax.sweeps import sweep
@@ -55,11 +56,14 @@ __all__ = [
     "CapturedSVI",
     "FusedOptim",
     "InfoMaxELBO",
+    "WeightedDraws",
     "__version__",
     "calibrate",
     "compare",
     "decompose",
+    "evidence",
     "fit",
+    "from_weights",
     "generative",
     "representation",
     "sweep",
@@ -73,10 +77,13 @@ _MODULE_OF = {
     "CapturedSVI": "capture",
     "FusedOptim": "capture",
     "InfoMaxELBO": "infer",
+    "WeightedDraws": "_from_weights",
     "calibrate": "diagnostics",
     "compare": "diagnostics",
     "decompose": "diagnostics",
+    "evidence": "diagnostics",
     "fit": "training",
+    "from_weights": "_from_weights",
     "generative": "joint",
     "representation": "joint",
     "sweep": "sweeps",

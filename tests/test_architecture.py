@@ -20,7 +20,8 @@ PACKAGE = "pyro_infomax"
 # A room may import rooms of earlier lines only; rooms of one line do not import each other.
 LINES: tuple[frozenset[str], ...] = (
     frozenset({"_checks", "_pairs", "_progress", "_recording", "_types", "_version"}),
-    frozenset({"_data", "_native", "_random", "_ranks"}),
+    frozenset({"_data", "_native", "_random", "_ranks", "_weights"}),
+    frozenset({"_from_weights"}),
     frozenset({"schedules", "poutine", "distributions", "datasets", "oracles"}),
     frozenset({"nn", "information", "disentanglement"}),
     frozenset({"priors", "programs", "guides"}),
@@ -40,6 +41,8 @@ JUDGED_BY_NO_ORACLE = frozenset({"_checks", "_progress"})
 FOREIGN_BANS = {
     "information": {"pyro", "sklearn", "pandas", "xarray"},
     "_native": {"torch", "pyro"},
+    "_weights": {"torch", "pyro"},
+    "_from_weights": {"torch", "pyro"},
     "disentanglement": {"torch", "pyro"},
     "plots": {"torch", "pyro"},
 }
@@ -49,6 +52,7 @@ FOREIGN_BANS = {
 LOAD_BANS = {
     "": {"torch", "pyro", "numpy", "scipy", "sklearn", "pandas", "xarray", "arviz", "matplotlib"},
     "_native": {"torch", "pyro", "arviz", "sklearn"},
+    "_from_weights": {"torch", "pyro", "arviz", "sklearn"},
     "disentanglement": {"torch", "pyro"},
     "plots": {"torch"},
 }

@@ -11,20 +11,17 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, as_data
+from pyro_infomax._data import Data, Tensors, as_data
+from pyro_infomax._from_weights import WeightedDraws, fingerprint_of
 from pyro_infomax._native import elpd_data
 from pyro_infomax._types import Array, Program
 from pyro_infomax.diagnostics._decompose import Decomposition, decompose
-from pyro_infomax.diagnostics._evidence import (
-    ImportanceWeightedEvidence,
-    fingerprint_of,
-    good_pareto_k,
-    importance_weighted_evidence,
-)
+from pyro_infomax.diagnostics._evidence import Evidence, evidence
 
 # ---- What a comparison says.
 
-Compared: TypeAlias = "tuple[Program, Program] | ImportanceWeightedEvidence"
+Found: TypeAlias = Evidence | WeightedDraws
+Compared: TypeAlias = tuple[Program, Program] | Found
 
 _RESOLVED: Final = 2.0  # standard errors of a difference
 _TERMS: Final = ("rate", "distortion", "mutual_information")
@@ -36,11 +33,11 @@ class Comparison:
     """Models in the order of their held-out evidence.
 
     Attributes:
-        evidence: names to the importance-weighted bounds on log p(x), datum by datum.
+        evidence: names to the bounds on log p(x), datum by datum.
         accounts: names to the accounts on the same data; None for what came as evidence.
     """
 
-    evidence: dict[str, ImportanceWeightedEvidence]
+    evidence: dict[str, Found]
     accounts: dict[str, Decomposition | None]
 
     @property
@@ -51,10 +48,10 @@ class Comparison:
         """
         return {
             name: elpd_data(
-                each.per_datum.numpy(),
-                each.pareto_k.numpy(),
+                self._per_datum(name),
+                np.asarray(each.pareto_k),
                 num_samples=each.num_samples,
-                good_k=good_pareto_k(each.num_samples),
+                good_k=each.threshold,
             )
             for name, each in self.evidence.items()
         }
@@ -62,7 +59,7 @@ class Comparison:
     @cached_property
     def ranking(self) -> list[str]:
         """The names, best first."""
-        return sorted(self.evidence, key=lambda name: -float(self.evidence[name].per_datum.sum()))
+        return sorted(self.evidence, key=lambda name: -float(self._per_datum(name).sum()))
 
     def differences(self) -> pd.DataFrame:
         """How much more evidence the best has than each, datum by datum, in nats: a column a model."""
@@ -70,19 +67,22 @@ class Comparison:
         return pd.DataFrame(each).rename_axis("datum")
 
     def _lacks(self, name: str) -> Array:
-        best = self.evidence[self.ranking[0]].per_datum
-        return np.asarray((best - self.evidence[name].per_datum).numpy())
+        best, other = self._per_datum(self.ranking[0]), self._per_datum(name)
+        # what neither can have made is no difference
+        with np.errstate(invalid="ignore"):
+            return np.where(best == other, 0.0, best - other)
+
+    def _per_datum(self, name: str) -> Array:
+        return np.asarray(self.evidence[name].per_datum)
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, Any]]:
-        weights = _stacking_weights(
-            np.stack([self.evidence[name].per_datum.numpy() for name in self.ranking], 1)
-        )
+        weights = _stacking_weights(np.stack([self._per_datum(name) for name in self.ranking], 1))
         return {name: self._row(rank, name, float(weights[rank])) for rank, name in enumerate(self.ranking)}
 
     def _row(self, rank: int, name: str, weight: float) -> dict[str, Any]:
         found, account = self.evidence[name], self.accounts[name]
-        values, lacks, share = np.asarray(found.per_datum.numpy()), self._lacks(name), _heavy_share(found)
+        values, lacks, share = self._per_datum(name), self._lacks(name), _heavy_share(found)
         return {
             "rank": rank,
             "elpd": float(values.sum()),
@@ -118,7 +118,7 @@ class Comparison:
     def _notes(self) -> Iterator[str]:
         best, *others = self.ranking
         rows = self._rows
-        size = len(self.evidence[best].per_datum)
+        size = len(self._per_datum(best))
         yield f"held-out evidence of {size} data in nats per datum; lacks and its s.e. are sums over the data"
         alike = [name for name in others if rows[name]["elpd_diff"] <= _RESOLVED * rows[name]["dse"]]
         if alike:
@@ -131,13 +131,34 @@ class Comparison:
             )
         if unknown := [name for name in self.ranking if math.isnan(rows[name]["pareto_k_share"])]:
             yield f"Pareto k of {', '.join(unknown)} is not known: it takes at least 21 draws"
+        yield from self._cautions(size)
+
+    def _cautions(self, size: int) -> Iterator[str]:
+        numbers = {name: self.evidence[name].num_samples for name in self.ranking}
+        if len(set(numbers.values())) > 1:
+            each = ", ".join(f"{name} {number}" for name, number in numbers.items())
+            yield f"the bounds are of different numbers of draws, and rise with them: {each}"
+        for name in self.ranking:
+            if impossible := int(np.isneginf(self._per_datum(name)).sum()):
+                yield f"{name} gives no density to {impossible} of {size} data"
+            if given := sorted(getattr(self.evidence[name], "global_values", ())):
+                yield f"{name} is compared given its global latents {', '.join(given)}, at one value of each"
+        known = {name: each for name, each in self.accounts.items() if each is not None}
+        if saturated := [name for name in self.ranking if name in known and known[name].saturated]:
+            yield (
+                f"mutual_information of {', '.join(saturated)} is near ln N = {math.log(size):.2f}, the most "
+                "that so many data can have"
+            )
+        for name in self.ranking:
+            for term in _TERMS:
+                if name in known and (reason := known[name].unavailable.get(term)):
+                    yield f"no {term} of {name}: {reason}"
 
 
-def _heavy_share(found: ImportanceWeightedEvidence) -> float:
+def _heavy_share(found: Found) -> float:
     """The share of the data with too large a Pareto k; nan where it is not known."""
-    if bool(found.pareto_k.isnan().all()):
-        return math.nan
-    return float((found.pareto_k > good_pareto_k(found.num_samples)).double().mean())
+    k = np.asarray(found.pareto_k)
+    return math.nan if np.isnan(k).all() else float((k > found.threshold).mean())
 
 
 def _error_of_sum(values: Array) -> float:
@@ -187,6 +208,7 @@ def compare(
     batch_size: int = 1024,
     seed: int | None = None,
     data_plate: str | None = None,
+    global_values: Mapping[str, Mapping[str, Any]] | None = None,
     progress: bool = True,
 ) -> Comparison:
     r"""Compares pairs by the evidence of held-out data, :math:`\log p(x_n)`, with paired differences.
@@ -197,6 +219,8 @@ def compare(
     else, and rank guides that are too narrow first.
 
     Two guides of one model have the same evidence; what is compared then is how tight their bounds are.
+    Global latents are held at one value, the guide's medians where none are passed, and the evidence is given
+    these.
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders.
@@ -205,18 +229,21 @@ def compare(
 
     Args:
         models: at least two names to pairs (model, guide), or to evidence of these data from
-            :func:`~pyro_infomax.diagnostics.importance_weighted_evidence`.
+            :func:`~pyro_infomax.diagnostics.evidence` (annealed, say) or
+            :func:`~pyro_infomax.diagnostics.from_weights`.
         data: data that none of them was trained on, the same for all.
         num_samples: S, draws of z for each datum, at least 2; 21 for a Pareto k.
         batch_size, seed, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`; each model has the
             same seed.
+        global_values: names of models to values of their latents outside the data plate.
         progress: show a bar where this takes more than a few seconds.
 
     Returns:
         The ranking, with errors, shares of large Pareto k, rate, distortion and information.
 
     Raises:
-        ValueError: for fewer than two models, evidence of another number of data, and the errors of
+        ValueError: for fewer than two models, evidence of other data, models that score other values of the
+            data (a density beside a probability, or fewer sites), and the errors of
             :func:`~pyro_infomax.diagnostics.decompose`, with the model's name.
         NotImplementedError: for programs of which there is no evidence, with the model's name.
 
@@ -237,20 +264,44 @@ def compare(
     x = as_data(data)
     if len(x[0]) < 2:
         raise ValueError("Expected at least two data, for an error of the difference, but got one")
-    evidence, accounts = {}, {}
+    given = global_values or {}
+    pairs = [name for name, each in models.items() if not isinstance(each, Found)]
+    if unknown := sorted(given.keys() - set(pairs)):
+        raise ValueError(f"Expected global_values of the pairs {pairs} but got some of {unknown}")
+    bounds, accounts = {}, {}
     for name, each in models.items():
         options = {"batch_size": batch_size, "seed": seed, "data_plate": data_plate, "progress": progress}
         try:
-            evidence[name], accounts[name] = _of_model(each, x, num_samples, options)
+            bounds[name], accounts[name] = _of_model(
+                each, x, num_samples, options | {"global_values": given.get(name)}
+            )
         except (ValueError, NotImplementedError) as error:
-            raise type(error)(f"{str(error).rstrip('.')} (of the model {name!r})") from error
-    return Comparison(evidence, accounts)
+            # an error of the same kind, whose own class may take other arguments
+            kind = NotImplementedError if isinstance(error, NotImplementedError) else ValueError
+            raise kind(f"{str(error).rstrip('.')} (of the model {name!r})") from error
+    _check_scores(bounds)
+    return Comparison(bounds, accounts)
+
+
+def _check_scores(bounds: Mapping[str, Found]) -> None:
+    """Refuses a density beside a probability, and likelihoods of different parts of the data."""
+    known = {name: each.observed for name, each in bounds.items() if isinstance(each, Evidence)}
+    if len({tuple(sorted(each.items())) for each in known.values()}) > 1:
+        each = "; ".join(
+            f"{name!r} {found['continuous']} continuous and {found['discrete']} discrete"
+            for name, found in known.items()
+        )
+        raise ValueError(
+            "Expected models whose likelihoods score the same values of the data, since other densities have "
+            f"other units, but they score {each}; compare models of one kind of likelihood, observed sites "
+            "and masks"
+        )
 
 
 def _of_model(
-    compared: Compared, x: Any, num_samples: int, options: Mapping[str, Any]
-) -> tuple[ImportanceWeightedEvidence, Decomposition | None]:
-    if isinstance(compared, ImportanceWeightedEvidence):
+    compared: Compared, x: Tensors, num_samples: int, options: Mapping[str, Any]
+) -> tuple[Found, Decomposition | None]:
+    if isinstance(compared, Found):
         if len(compared.per_datum) != len(x[0]):
             raise ValueError(
                 f"Expected evidence of the same {len(x[0])} data but got that of {len(compared.per_datum)}"
@@ -258,11 +309,11 @@ def _of_model(
         if compared.fingerprint and compared.fingerprint != fingerprint_of(x):
             raise ValueError(
                 f"Expected evidence of these {len(x[0])} data but got that of others, or of these in another "
-                "order or type; make it of the data that are passed"
+                "order; make it of the data that are passed"
             )
         return compared, None
     if not isinstance(compared, tuple) or len(compared) != 2:
         raise ValueError(f"Expected a pair (model, guide) or evidence but got {type(compared).__name__}")
     model, guide = compared
-    found = importance_weighted_evidence(model, guide, x, num_samples=num_samples, **options)
+    found = evidence(model, guide, x, num_samples=num_samples, **options)
     return found, decompose(model, guide, x, **options)

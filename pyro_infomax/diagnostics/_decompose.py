@@ -506,7 +506,14 @@ def account_of(
     return Decomposition(
         distortion=distortion,
         rate=rate,
-        elbo=_elbo(distortion, rate, scored, rates, paired=prior is None, target=evidence_of(pair)),
+        elbo=_elbo(
+            distortion,
+            rate,
+            scored,
+            rates,
+            paired=prior is None,
+            target=evidence_target(given_globals=bool(pair.global_values)),
+        ),
         mutual_information=information,
         marginal_kl=attempt(lambda: account.marginal_kl, "marginal_kl"),
         prior_gap=attempt(lambda: _prior_gap(account, training), "prior_gap"),
@@ -597,11 +604,9 @@ def _closed(of_each: torch.Tensor, target: str) -> Estimate:
     return Estimate(of_each.mean(0), torch.zeros_like(of_each[0]), spread(of_each), "exact", target)
 
 
-def evidence_of(pair: Pair) -> str:
+def evidence_target(*, given_globals: bool) -> str:
     """What a bound on the evidence bounds."""
-    return "the mean log-evidence of these data" + (
-        ", given the global latents" if pair.global_values else ""
-    )
+    return "the mean log-evidence of these data" + (", given the global latents" if given_globals else "")
 
 
 def _elbo(

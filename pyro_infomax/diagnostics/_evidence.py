@@ -1,230 +1,381 @@
-"""What importance weights from the guide tell: the log-evidence of data, and draws of their posteriors."""
+"""What weights of draws or of annealed chains tell: the evidence of data, and draws of their posteriors."""
 
-import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final, final
+from typing import Any, Final, Literal, TypeAlias, final
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from pyro.ops.stats import fit_generalized_pareto
 
-from pyro_infomax._checks import whole_number
-from pyro_infomax._data import Data, Tensors
+from pyro_infomax._checks import shown, whole_number
+from pyro_infomax._data import Data, SiteValues, Tensors, as_data
+from pyro_infomax._from_weights import fingerprint_of
 from pyro_infomax._native import DATUM, OF_DATA, Labels, as_integers, to_native
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Array, Program
 from pyro_infomax._version import creation_attributes
+from pyro_infomax._weights import (
+    FEWEST_FOR_PARETO_K,
+    good_pareto_k,
+    smoothed_weights,
+    systematic_indices,
+    tail_fits,
+)
 from pyro_infomax.diagnostics._account_table import lines_of
-from pyro_infomax.diagnostics._decompose import evidence_of
+from pyro_infomax.diagnostics._annealed import AnnealedJoint, Simulated, annealed
+from pyro_infomax.diagnostics._decompose import evidence_target
 from pyro_infomax.diagnostics._pair import Pair
-from pyro_infomax.information import Estimate, ImportanceWeights, tail_length
+from pyro_infomax.information import Estimate, ImportanceWeights, sigmoid_schedule, spread, temperatures_of
+from pyro_infomax.joint import GenerativeJoint
 from pyro_infomax.nn import evaluation_mode
+from pyro_infomax.programs import FixedMessenger, LocalProgram
 
 # ---- How heavy the tail of importance weights is.
 
-_FEWEST_IN_TAIL: Final = 5
-_CONSTANT: Final = 1e-9  # nats, above rounding of the log-densities
-_LOWEST: Final = math.log(torch.finfo(torch.float64).tiny)
-
 
 def pareto_k(weights: ImportanceWeights) -> torch.Tensor:
-    r"""Pareto's :math:`\hat k` of the weights of each datum, (data,), float64.
-
-    The largest :math:`\min(S / 5, 3 \sqrt S)` weights of a datum are fitted by a generalised Pareto
-    distribution. Weights with :math:`k < 1/2` have a variance; above 0.7 their mean, and the bound with it,
-    needs more samples than anyone draws. It is minus infinity where the largest weights are all the same, as
-    those of a perfect proposal are; nan below 21 samples, which are too few for a fit; infinity where fewer
-    than five weights of the tail are above zero and above the rest.
-
-    Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
-    """
-    return tail_fits(weights)[0]
+    """Pareto's k of the weights of each datum, (data,), float64; see :func:`tail_fits`."""
+    return _tails(weights)[0]
 
 
-def tail_fits(weights: ImportanceWeights) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shape k and scale of the tail of each datum's weights, (data,) each; see :func:`pareto_k`.
-
-    The scale is that of weights over the largest of their datum, and nan where k is not finite.
-    """
-    length = tail_length(weights.num_samples)
-    if length < _FEWEST_IN_TAIL:
-        unknown = torch.full([weights.data_size], math.nan, dtype=torch.float64)
-        return unknown, unknown
-    tails = weights.largest[: length + 1] - weights.largest[0]  # (tail and its cutoff, data)
-    k, scale = torch.tensor([_fit(tail) for tail in tails.T], dtype=torch.float64).T
-    return k, scale
+def _tails(weights: ImportanceWeights) -> tuple[torch.Tensor, torch.Tensor]:
+    k, scale = tail_fits(weights.largest.numpy(), weights.num_samples)
+    return torch.from_numpy(k), torch.from_numpy(scale)
 
 
-def _fit(tail: torch.Tensor) -> tuple[float, float]:
-    """Of one datum's largest log-weights, less the largest, in descending order; the last is the cutoff."""
-    if -float(tail[-1]) < _CONSTANT:
-        return -math.inf, math.nan
-    cutoff = tail[-1].clamp(min=_LOWEST)
-    excess = tail[tail > cutoff].exp() - cutoff.exp()
-    if len(excess) < _FEWEST_IN_TAIL:
-        return math.inf, math.nan
-    if float(excess.max() - excess.min()) <= _CONSTANT * float(excess.max()):
-        return -math.inf, math.nan  # weights of a few values only, as those of discrete latents, end there
-    k, scale = fit_generalized_pareto(excess)
-    return (k, scale) if math.isfinite(k) else (math.inf, math.nan)
+# ---- Evidence.
 
-
-def good_pareto_k(num_samples: int) -> float:
-    r"""The largest Pareto k at which so many importance weights can be trusted.
-
-    :math:`\min(1 - 1 / \log_{10} S, 0.7)`; minus infinity below 2 samples.
-
-    Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
-
-    Args:
-        num_samples: S.
-    """
-    return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 1 else -math.inf
-
-
-# ---- The bound on the evidence.
+Method: TypeAlias = Literal["importance", "annealed"]
 
 _LATENTS_AT_ONCE: Final = 2**20
 _CHUNKS: Final = 20  # at least, which a progress bar counts
-_HEAVY: Final = 0.7
+_SAMPLES: Final[dict[Method, int]] = {"importance": 1000, "annealed": 16}
+_TEMPERATURES: Final = 300
+_LEAPFROG: Final = 3
+_FEW_CHAINS: Final = 100
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class ImportanceWeightedEvidence:
-    """A lower bound on the log-evidence of data, and how far each datum's weights can be trusted.
+class Evidence:
+    """Bounds on the log-evidence of data, and how far each datum's weights can be trusted.
 
     Attributes:
-        estimate: the mean over the data, a lower bound, in nats per datum.
-        per_datum: the bound of each datum, (data,), in nats.
-        standard_error: of each datum's bound, (data,), by the jackknife over its weights.
-        pareto_k: of each datum's weights, (data,): above 0.7 its bound may be far below its log-evidence, and
-            further than its error says. Minus infinity for constant weights, those of an exact posterior; nan
-            below 21 samples.
+        method: ``"importance"`` or ``"annealed"``.
+        lower: the mean over the data, a lower bound, in nats per datum.
+        upper: of data that were simulated from the model, an upper bound, in nats per datum; None for given
+            data.
+        per_datum: the lower bound of each datum, (data,), in nats.
+        upper_per_datum: the upper bound of each simulated datum, (data,), in nats; None for given data.
+        standard_error: of each datum's lower bound, (data,), by the jackknife over its weights.
+        pareto_k: of each datum's weights, (data,): above :attr:`threshold` its bound may be far below its
+            log-evidence, and further than its error says. Minus infinity for constant weights, those of an
+            exact posterior; nan below 21 weights.
         effective_sample_size: of each datum's weights, (data,), from 1 to ``num_samples``.
-        num_samples: draws of z for each datum.
+        num_samples: weights for each datum: of draws of z, or of annealed chains.
+        temperatures: of the chains, from 0 to 1, (temperatures,); None for importance weights.
+        acceptance: the mean probability of acceptance at each inner temperature, (temperatures - 2,); None
+            for importance weights.
+        global_values: the values of global latent sites given which all of this holds; empty without any.
         fingerprint: what tells the data from others, by which :func:`~pyro_infomax.diagnostics.compare` knows
             them.
+        observed: how many of the values that the likelihood scores are ``continuous`` and ``discrete``, by
+            which it knows that two models score the same.
     """
 
-    estimate: Estimate
+    method: Method
+    lower: Estimate
+    upper: Estimate | None
     per_datum: torch.Tensor
+    upper_per_datum: torch.Tensor | None
     standard_error: torch.Tensor
     pareto_k: torch.Tensor
     effective_sample_size: torch.Tensor
     num_samples: int
+    temperatures: torch.Tensor | None = None
+    acceptance: torch.Tensor | None = None
+    global_values: Mapping[str, torch.Tensor] = field(default_factory=dict)
     fingerprint: str = ""
+    observed: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def threshold(self) -> float:
+        """The largest Pareto k that can be trusted, :func:`~pyro_infomax.diagnostics.good_pareto_k`."""
+        return good_pareto_k(self.num_samples)
 
     @property
     def num_heavy(self) -> int:
-        """How many data have a Pareto k above 0.7."""
-        return int((self.pareto_k > _HEAVY).sum())
+        """How many data have a Pareto k above the threshold."""
+        return int((self.pareto_k > self.threshold).sum())
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a datum: the bound, its standard error, Pareto k and effective sample size."""
+        """A row a datum: the bounds, the lower one's standard error, Pareto k, effective sample size."""
         columns = {
-            "log_evidence": self.per_datum,
+            "lower": self.per_datum,
+            "upper": self.upper_per_datum,
             "standard_error": self.standard_error,
             "pareto_k": self.pareto_k,
             "effective_sample_size": self.effective_sample_size,
         }
-        return pd.DataFrame({name: each.numpy() for name, each in columns.items()}).rename_axis("datum")
+        known = {name: each.numpy() for name, each in columns.items() if each is not None}
+        return pd.DataFrame(known).rename_axis("datum")
 
     def __str__(self) -> str:
-        return "\n".join([*lines_of({"": {"log_evidence": self.estimate}}), *self._notes()])
+        upper = {} if self.upper is None else {"log_evidence, upper": self.upper}
+        return "\n".join([*lines_of({"": {"log_evidence": self.lower, **upper}}), *self._notes()])
 
     def _notes(self) -> Iterator[str]:
         size = len(self.pareto_k)
-        yield f"{size} data, {self.num_samples} draws of z each"
+        yield f"{size} data, {self.num_samples} {self._weights()}"
+        if self.temperatures is not None:
+            yield f"effective sample size {float(self.effective_sample_size.median()):.1f} (median)"
+        if self.acceptance is not None and len(self.acceptance):
+            low, mean = float(self.acceptance.min()), float(self.acceptance.mean())
+            yield f"acceptance {mean:.2f} on average, at least {low:.2f} at each temperature"
+        if self.temperatures is not None and self.num_samples < _FEW_CHAINS:
+            return  # their Pareto k says little
         if bool(self.pareto_k.isnan().all()):
-            yield "Pareto k is not known: it takes at least 21 draws"
+            yield f"Pareto k is not known: it takes at least {FEWEST_FOR_PARETO_K} {self._of()}"
             return
         most = float(self.pareto_k.max())
-        yield f"Pareto k above {_HEAVY} for {self.num_heavy} of {size}, at most {most:.2f}"
+        yield f"Pareto k above {self.threshold:.2f} for {self.num_heavy} of {size}, at most {most:.2f}"
         if self.num_heavy:
-            yield "there the bound is loose and its error too small: draw more, or anneal"
+            cure = "draw more, or anneal" if self.temperatures is None else "take more temperatures"
+            yield f"there the bound is loose and its error too small: {cure}"
+
+    def _weights(self) -> str:
+        if self.temperatures is None:
+            return "draws of z each"
+        return f"chains over {len(self.temperatures)} temperatures each"
+
+    def _of(self) -> str:
+        return "draws" if self.temperatures is None else "chains"
 
 
-def importance_weighted_evidence(
+def evidence(
     model: Program,
-    guide: Program,
-    data: Data,
+    guide: Program | None,
+    data: Data | Simulated,
     *,
-    num_samples: int = 1000,
+    method: Method = "importance",
+    num_samples: int | None = None,
+    num_temperatures: int | None = None,
+    num_leapfrog: int | None = None,
+    schedule: Callable[[torch.Tensor], torch.Tensor] | None = None,
     batch_size: int = 1024,
     seed: int | None = None,
     data_plate: str | None = None,
     global_values: Mapping[str, Any] | None = None,
     progress: bool = True,
-) -> ImportanceWeightedEvidence:
-    r"""The importance-weighted bound on the log-evidence of data, with a Pareto k for each datum.
+) -> Evidence:
+    r"""Bounds on the log-evidence of each datum, by importance sampling from the guide or by annealing.
 
-    .. math:: \log \frac1S \sum_s \frac{p(x, z_s)}{q(z_s \mid x)}, \qquad z_s \sim q(z \mid x)
+    **Importance sampling** draws from the guide:
 
-    It lies between ELBO and log-evidence in expectation, rises with S, and is exact for the exact posterior.
-    The draws are made and scored some at a time, so that memory does not grow with S but for the largest
-    weights of each datum, some :math:`3 \sqrt S`. Modules run in evaluation mode and without gradients, and
-    are put back.
+    .. math:: \log \frac1S \sum_s w_s \le \log p(x), \qquad w_s = \frac{p(x, z_s)}{q(z_s \mid x)},
+        \quad z_s \sim q(z \mid x)
+
+    in expectation. The bound lies above the ELBO, rises with S, and is exact for the exact posterior. The
+    draws are made and scored some at a time, so that memory does not grow with S but for the largest weights
+    of each datum, some :math:`3 \sqrt S`.
+
+    **Annealing** takes chains from the guide's posterior (without a guide, from the prior) to
+    :math:`p(z \mid x)` along :math:`f_b(z) = f_0(z)^{1 - b} p(z, x)^b`, by a transition of Hamiltonian Monte
+    Carlo at each temperature; the S chains of a datum have weights of the same use. It needs continuous
+    latents, runs the model for each leapfrog step, and is close where importance sampling from the guide is
+    not. Step sizes are tuned datum by datum in a pilot run with chains and noise of its own, and are fixed
+    afterwards: steps that follow the very chains that are weighed would break the bounds. Constrained latents
+    move in unconstrained coordinates, with the Jacobian. Memory grows with chains times data.
+
+    **From above** both bound the evidence where an exact draw :math:`z_0` of the posterior is known, which is
+    where x was simulated together with its z: importance sampling by
+    :math:`\log \frac1{S + 1} \sum_{s=0}^S w_s`, annealing by the inverse weights of chains that run backwards
+    from :math:`z_0`.
+
+    Modules run in evaluation mode; parameters and their gradients stay as they are.
 
     References:
+        Neal (2001), Annealed importance sampling.
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders.
+        Grosse, Ghahramani and Adams (2015), Sandwiching the marginal likelihood using bidirectional Monte
+        Carlo.
+        Wu, Burda, Salakhutdinov and Grosse (2017), On the quantitative analysis of decoder-based generative
+        models.
+        Brekelmans, Huang, Ghassemi, Ver Steeg, Grosse and Makhzani (2022), Improving mutual information
+        estimation with annealed and energy-based bounds.
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
 
     Args:
         model, guide, data, seed, data_plate, global_values: as for
-            :func:`~pyro_infomax.diagnostics.decompose`; the evidence is given the global latents.
-        num_samples: S, draws of z for each datum, at least 2.
+            :func:`~pyro_infomax.diagnostics.decompose`; the evidence is given the global latents. The guide
+            may be None to anneal from the prior. Data may be :class:`Simulated` from this model, for an upper
+            bound too.
+        method: ``"importance"`` or ``"annealed"``.
+        num_samples: S, at least 2: draws of z for each datum, 1,000 by default, or chains, 16 by default.
+        num_temperatures: steps from one end to the other, 300 by default; 1 is importance sampling. Of
+            annealing alone, as the next two.
+        num_leapfrog: leapfrog steps of a transition, 3 by default. More temperatures of short trajectories
+            are worth more than few of long ones, at one cost.
+        schedule: from fractions of the way, (steps + 1,) from 0 to 1, to temperatures that rise from 0 to 1;
+            :func:`~pyro_infomax.information.sigmoid_schedule` by default.
         batch_size: the most rows, draws times data, that a program is run on at once, where it follows the
             length of its arguments.
         progress: show a bar where this takes more than a few seconds.
 
     Raises:
         ValueError: for fewer than two samples, data with nan, a guide that lacks a site of the model, no data
-            plate or several.
-        NotImplementedError: for global latents of the model that the guide has not, and for latents that only
-            one of the two masks.
+            plate or several, simulated data of another model or of other parameters, a schedule that does
+            not rise from 0 to 1, and what only annealing takes with importance sampling.
+        NotImplementedError: for global latents of the model that the guide has not, latents that only one of
+            the two masks, and, for annealing, discrete latents (sum them out), angles, and supports that
+            cannot be mapped onto real numbers.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
         >>> oracle = LinearGaussian.optimum([4.0, 2.0], beta=1.0, latent_dim=2, s2=0.5)
         >>> x = oracle.sample(200, exact=True, seed=0)
-        >>> evidence = importance_weighted_evidence(oracle.model, oracle.guide, x, num_samples=50, seed=0)
-        >>> bool((evidence.estimate.value - oracle.log_evidence).abs() < 1e-10)
+        >>> found = evidence(oracle.model, oracle.guide, x, num_samples=50, seed=0)
+        >>> bool((found.lower.value - oracle.log_evidence).abs() < 1e-10), found.num_heavy
+        (True, 0)
+        >>> simulated = Simulated(oracle.model, 50, torch.zeros(1, 2, dtype=torch.float64), seed=0)
+        >>> quick = {"num_temperatures": 10, "num_leapfrog": 4, "seed": 0}
+        >>> found = evidence(oracle.model, None, simulated, method="annealed", **quick)
+        >>> bool(-0.1 < found.upper.value - found.lower.value < 0.5)
         True
-        >>> evidence.num_heavy
-        0
     """
-    with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
-        pair = Pair(
-            model, guide, data, data_plate=data_plate, batch_size=batch_size, global_values=global_values
-        )
-        weights = ImportanceWeights(num_samples, pair.data_size)
-        for chunk in patiently(rounds_of_draws(pair, num_samples), "importance weights", progress=progress):
-            weights.add(pair.score(pair.draw(chunk)).log_weight)
-    return ImportanceWeightedEvidence(
-        estimate=replace(weights.estimate, target=evidence_of(pair)),
+    if method not in _SAMPLES:
+        raise ValueError(f"Expected method to be one of {list(_SAMPLES)} but got {shown(method)}")
+    # Two weights are the fewest by which the error of the bound is known
+    number = _SAMPLES[method] if num_samples is None else whole_number("num_samples", num_samples, at_least=2)
+    whole_number("batch_size", batch_size, at_least=1)
+    of_chains = {"num_temperatures": num_temperatures, "num_leapfrog": num_leapfrog, "schedule": schedule}
+    if method == "importance":
+        _check_importance(guide, [name for name, each in of_chains.items() if each is not None])
+    temperatures = temperatures_of(
+        sigmoid_schedule if schedule is None else schedule,
+        _TEMPERATURES if num_temperatures is None else num_temperatures,
+    )
+    arguments = data.data if isinstance(data, Simulated) else as_data(data)
+    options: dict[str, Any] = {"data_plate": data_plate, "batch_size": batch_size}
+    with evaluation_mode(model, *([] if guide is None else [guide])), torch.no_grad(), seeded_draws(seed):
+        pair = None
+        if guide is None:
+            joint = _given_globals(model, global_values, arguments, **options)
+        else:
+            pair = Pair(model, guide, arguments, global_values=global_values, progress=progress, **options)
+            joint = pair.generative
+        exact = None
+        if isinstance(data, Simulated):
+            data.check_origin(model, joint)
+            exact = data.latents
+        if method == "annealed":
+            path = AnnealedJoint(joint, arguments, pair=pair, batch_size=batch_size)
+            leapfrog = _LEAPFROG if num_leapfrog is None else num_leapfrog
+            run = annealed(path, exact, number, temperatures, num_leapfrog=leapfrog, progress=progress)
+            weights, upper, shared = run.weights, run.upper_per_datum, 0.0
+        else:
+            assert pair is not None
+            run = None
+            weights = _importance_weights(pair, number, progress=progress)
+            upper = None if exact is None else _upper_of_draws(pair, weights, exact)
+            # the draws are those of the lower bound, whose error the difference of the two does not show
+            shared = float(weights.estimate.standard_error)
+        observed = _observed_values(joint.program(arguments, batch_size=batch_size), arguments)
+    given = {name: torch.as_tensor(each) for name, each in (global_values or {}).items()}
+    given = given if pair is None else pair.global_sites
+    lower = replace(weights.estimate, target=evidence_target(given_globals=bool(given)))
+    return Evidence(
+        method=method,
+        lower=lower,
+        upper=None if upper is None else _upper_estimate(lower, weights.log_mean, upper, shared),
         per_datum=weights.log_mean,
+        upper_per_datum=upper,
         standard_error=weights.variance.sqrt(),
         pareto_k=pareto_k(weights),
         effective_sample_size=weights.effective_sample_size,
-        num_samples=num_samples,
-        fingerprint=fingerprint_of(pair.data),
+        num_samples=number,
+        temperatures=None if run is None else run.temperatures,
+        acceptance=None if run is None else run.acceptance,
+        global_values=given,
+        fingerprint=fingerprint_of(arguments),
+        observed=observed,
     )
 
 
-def fingerprint_of(data: Tensors) -> str:
-    """A digest of shapes, types and values."""
-    digest = hashlib.blake2b(digest_size=16)
-    for each in data:
-        digest.update(f"{tuple(each.shape)} {each.dtype}".encode())
-        digest.update(each.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _observed_values(program: LocalProgram, data: Tensors) -> dict[str, int]:
+    """How many continuous and discrete values of the data the likelihood scores, without what masks hide."""
+    present = program.observed_presence(data)
+    found = {"continuous": 0, "discrete": 0}
+    for name, layout in program.observed.items():
+        number = int(present[name].sum()) if name in present else len(data[0]) * layout.size
+        found["discrete" if layout.discrete else "continuous"] += number
+    return found
+
+
+def _check_importance(guide: Program | None, of_annealing: Sequence[str]) -> None:
+    if guide is None:
+        raise ValueError(
+            "Expected a guide to draw from but got None; pass one, or take method='annealed', which starts "
+            "from the prior without one"
+        )
+    if of_annealing:
+        raise ValueError(
+            f"Expected {', '.join(of_annealing)} with method='annealed' alone but the method is 'importance'"
+        )
+
+
+def _given_globals(
+    model: Program,
+    global_values: Mapping[str, Any] | None,
+    data: Tensors,
+    *,
+    data_plate: str | None,
+    batch_size: int,
+) -> GenerativeJoint:
+    """The generative joint given values of its global latents, where there is no guide to take them from."""
+    values = {name: torch.as_tensor(each) for name, each in (global_values or {}).items()}
+    fixed = FixedMessenger(values)(model) if values else model
+    joint = GenerativeJoint(fixed, data_plate=data_plate)
+    known = joint.program(data, batch_size=batch_size).given if values else ()
+    if unknown := sorted(values.keys() - set(known)):
+        raise ValueError(
+            f"Expected values of latent sites outside the data plate, {sorted(known)}, but got {unknown} too"
+        )
+    return joint
+
+
+def _importance_weights(pair: Pair, num_samples: int, *, progress: bool) -> ImportanceWeights:
+    weights = ImportanceWeights(num_samples, pair.data_size)
+    for chunk in patiently(rounds_of_draws(pair, num_samples), "importance weights", progress=progress):
+        weights.add(pair.score(pair.draw(chunk)).log_weight)
+    return weights
+
+
+def _upper_of_draws(pair: Pair, weights: ImportanceWeights, exact: SiteValues) -> torch.Tensor:
+    """The bound of each datum, (data,), with an exact draw of its posterior beside the guide's."""
+    z = pair.space.flatten({name: exact[name] for name in pair.space.layouts})
+    own = pair.score(z[None]).log_weight[0].double().cpu()
+    number = weights.num_samples
+    return torch.logaddexp(weights.log_mean + math.log(number), own) - math.log(number + 1)
+
+
+def _upper_estimate(
+    lower: Estimate, lower_per_datum: torch.Tensor, upper_per_datum: torch.Tensor, shared_error: float
+) -> Estimate:
+    """The mean over simulated data.
+
+    A datum has one exact draw. The error is therefore taken from the spread of upper less lower bound over
+    the data, which is too large rather than too small, and nan for one datum.
+    """
+    # of shared draws, the difference falls as the lower bound rises, so that the squares add up to too much
+    error = torch.hypot(spread(upper_per_datum - lower_per_datum), torch.tensor(shared_error).double())
+    population = torch.maximum(spread(upper_per_datum), error)
+    return Estimate(upper_per_datum.mean(), error, population, "upper", lower.target)
 
 
 def rounds_of_draws(pair: Pair, num_samples: int) -> list[int]:
@@ -235,7 +386,6 @@ def rounds_of_draws(pair: Pair, num_samples: int) -> list[int]:
 
 # ---- What resampling finds.
 
-_FEWEST_PROPOSALS: Final = 21  # for a Pareto k
 _SHOWN: Final = 10
 
 
@@ -374,71 +524,6 @@ def _with_source(group: xr.Dataset) -> xr.Dataset:
     return group.assign_attrs(creation_attributes())
 
 
-# ---- Importance weights, smoothed and resampled.
-
-
-def smoothed_weights(log_weights: torch.Tensor, k: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    r"""Weights that sum to one for each datum, the largest of them smoothed.
-
-    The M largest weights of a datum, :math:`M = \min(S / 5, 3 \sqrt S)`, become the quantiles at
-    :math:`(j - 1/2) / M` of the generalised Pareto distribution that was fitted to them, at most the largest
-    of the raw weights. Where k is not finite they stay as they are.
-
-    Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
-
-    Args:
-        log_weights: (samples, data), in nats.
-        k, scale: of the tail of each datum, (data,), the scale over the largest weight.
-
-    Returns:
-        (samples, data).
-    """
-    relative = log_weights - log_weights.max(0).values
-    top, index = relative.topk(min(len(relative), tail_length(len(relative)) + 1), dim=0)
-    cutoff = top[-1].clamp(min=_LOWEST)
-    # ties at the cutoff are no part of the tail
-    in_tail = (top > cutoff) & k.isfinite()
-    count = (top > cutoff).sum(0)  # (data,)
-    rank = torch.arange(len(top), dtype=torch.float64)[:, None]
-    below = ((count - rank - 0.5) / count.clamp(min=1)).clamp(0, 1)
-    shape = torch.where(k.isfinite(), k, torch.ones_like(k))
-    # (1 - p)^-k - 1 over k, which is -log(1 - p) at k = 0
-    steps = -torch.log1p(-below.clamp(max=1 - torch.finfo(torch.float64).eps))
-    small = shape.abs() < _ZERO
-    quantile = torch.where(small, steps, torch.expm1(shape * steps) / torch.where(small, 1.0, shape))
-    smooth = (cutoff.exp() + scale * quantile).log().clamp(max=0)
-    relative = relative.scatter(0, index, torch.where(in_tail, smooth, top))
-    return relative.softmax(0)
-
-
-_ZERO: Final = 1e-12
-
-
-def systematic_indices(weights: torch.Tensor, number: int) -> torch.Tensor:
-    r"""Proposals chosen with the probabilities of their weights, in random order for each datum.
-
-    One uniform number a datum places a comb of so many teeth over the cumulated weights: a proposal of weight
-    w is taken :math:`\lfloor D w \rfloor` or :math:`\lceil D w \rceil` times, :math:`D w` times on average.
-
-    Reference: Kitagawa (1996), Monte Carlo filter and smoother for non-Gaussian nonlinear state space models.
-
-    Args:
-        weights: (samples, data), each column sums to one.
-        number: D.
-
-    Returns:
-        (D, data), rows of the weights.
-    """
-    size = weights.shape[1]
-    teeth = (torch.arange(number, dtype=torch.float64) + torch.rand(size, 1, dtype=torch.float64)) / number
-    edges = weights.T.cumsum(1).contiguous()
-    edges = edges / edges[:, -1:]
-    found = torch.searchsorted(edges, teeth.contiguous(), right=True)  # (data, D)
-    found = found.clamp(max=len(weights) - 1)
-    order = torch.rand(size, number).argsort(1)
-    return found.gather(1, order).T
-
-
 # ---- Proposals: drawn once to be weighed, and once more, from the same seeds, to be kept or left.
 
 
@@ -500,7 +585,7 @@ def resample(
         (torch.Size([10, 5, 2]), [], [10, 10, 10, 10, 10])
     """
     number = whole_number("num_draws", num_draws, at_least=1)
-    whole_number("num_samples", num_samples, at_least=_FEWEST_PROPOSALS)
+    whole_number("num_samples", num_samples, at_least=FEWEST_FOR_PARETO_K)
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
         pair = Pair(
             model,
@@ -513,8 +598,10 @@ def resample(
         )
         proposals = _Proposals(pair, num_samples)
         log_weights, k, scale = _weighed(pair, proposals, num_samples, progress=progress)
-        weights = smoothed_weights(log_weights, k, scale)
-        index = systematic_indices(weights, number)
+        smoothed = smoothed_weights(log_weights.numpy(), k.numpy(), scale.numpy())
+        random = np.random.default_rng(int(torch.randint(2**62, ())))
+        weights = torch.from_numpy(smoothed)
+        index = torch.from_numpy(systematic_indices(smoothed, number, random))
         chosen, moments = _chosen(pair, proposals, weights, index, progress=progress)
         draws = _sites_of_draws(pair, chosen)
         absent = {name: ~present for name, present in pair.program.presence(pair.data).items()}
@@ -578,7 +665,7 @@ def _weighed(
             f"{pair.data_size} data all weights are zero, the first in row {int(lost[0])}; take a guide "
             "whose draws the model allows, or leave these data out"
         )
-    return log_weights, *tail_fits(weights)
+    return log_weights, *_tails(weights)
 
 
 @final

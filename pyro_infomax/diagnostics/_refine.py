@@ -27,7 +27,8 @@ from pyro_infomax._data import Data, Tensors, as_data
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Program
-from pyro_infomax.diagnostics._evidence import good_pareto_k, pareto_k, rounds_of_draws
+from pyro_infomax._weights import good_pareto_k
+from pyro_infomax.diagnostics._evidence import pareto_k, rounds_of_draws
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.distributions import (
     LowerCholesky,

@@ -25,7 +25,6 @@ from pyro_infomax.information._evidence import (
     ImportanceWeights,
     importance_weighted_bound,
     sigmoid_schedule,
-    tail_length as tail_length,
     temperatures_of as temperatures_of,
 )
 from pyro_infomax.information._minibatch import (

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._progress import patiently
+from pyro_infomax._weights import tail_length
 from pyro_infomax.information._estimate import Estimate, spread
 
 # ---- Importance weights, the bound on the evidence that they make, and whether it can be trusted.
@@ -180,14 +181,6 @@ class ImportanceWeights:
         if self._added < self.num_samples:
             raise ValueError(f"Expected {self.num_samples} samples but only {self._added} were added.")
         return running
-
-
-def tail_length(num_samples: int) -> int:
-    r"""How many of the largest weights a tail is fitted to, :math:`\lceil \min(S / 5, 3 \sqrt S) \rceil`.
-
-    Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
-    """
-    return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
 
 
 # ---- States of chains between a start and a target, with all that any temperature needs to know of them.
@@ -370,15 +363,25 @@ class Annealing:
         temperatures: (T + 1,), from 0 to 1.
         steps: (T - 1, data, latent), the steps at each inner temperature.
         num_leapfrog: steps of a trajectory.
+        progress: show a bar where a run takes more than a few seconds.
     """
 
     score: LogDensities
     temperatures: Tensor
     steps: Tensor
     num_leapfrog: int
+    progress: bool = True
 
     @classmethod
-    def tuned(cls, score: LogDensities, z: Tensor, *, temperatures: Tensor, num_leapfrog: int) -> Self:
+    def tuned(
+        cls,
+        score: LogDensities,
+        z: Tensor,
+        *,
+        temperatures: Tensor,
+        num_leapfrog: int,
+        progress: bool = True,
+    ) -> Self:
         """Tunes the steps by a pilot run, datum by datum.
 
         At each temperature they follow the spread of the pilot's chains, times a factor that brings the
@@ -389,6 +392,7 @@ class Annealing:
             z: (chains, data, latent), draws of the start for the pilot alone, at least two chains.
             temperatures: (T + 1,), from 0 to 1.
             num_leapfrog: steps of a trajectory.
+            progress: show a bar where this, or a run afterwards, takes more than a few seconds.
 
         Raises:
             ValueError: for fewer than one leapfrog step, and log-densities that are nan or plus infinity.
@@ -398,12 +402,10 @@ class Annealing:
         _check_scores(state)
         pilot = _Pilot(score, state, num_leapfrog)
         inner = temperatures[1:-1].tolist()
-        steps = [
-            pilot.step_at(b, rounds)
-            for b, rounds in patiently(list(zip(inner, _rounds(len(inner)), strict=True)), "tuning")
-        ]
+        met = list(zip(inner, _rounds(len(inner)), strict=True))
+        steps = [pilot.step_at(b, rounds) for b, rounds in patiently(met, "tuning", progress=progress)]
         none = z.new_zeros(0, *z.shape[1:])
-        return cls(score, temperatures, torch.stack(steps) if steps else none, num_leapfrog)
+        return cls(score, temperatures, torch.stack(steps) if steps else none, num_leapfrog, progress)
 
     def forward(self, z: Tensor) -> AnnealedRun:
         """From draws of the start: an unbiased weight, a lower bound by its log.
@@ -427,7 +429,7 @@ class Annealing:
         state = self.score(z)
         log_weight = width[intervals[0]] * state.log_ratio
         acceptance = torch.zeros_like(self.temperatures[1:-1])
-        for last, t in patiently(list(pairwise(intervals)), name):
+        for last, t in patiently(list(pairwise(intervals)), name, progress=self.progress):
             inner = max(last, t)
             state, accepted = self._transition(state, inner)
             acceptance[inner - 1] = accepted.mean()

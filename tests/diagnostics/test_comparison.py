@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from torch.distributions import MultivariateNormal
 
 from pyro_infomax import compare
-from pyro_infomax.diagnostics import Comparison, good_pareto_k, importance_weighted_evidence
+from pyro_infomax.diagnostics import Comparison, evidence, good_pareto_k
 from pyro_infomax.oracles import LinearGaussian
 
 SIZE = 60
@@ -109,12 +109,10 @@ def test_weights_are_those_of_the_best_mixture(models):
 
 
 def test_weights_of_densities_below_the_smallest_number(oracle, x):
-    found = importance_weighted_evidence(oracle.model, oracle.guide, x, num_samples=2, seed=0, progress=False)
+    found = evidence(oracle.model, oracle.guide, x, num_samples=2, seed=0, progress=False)
     found.per_datum[0] = -math.inf  # and one datum that no model can have made
     far = {
-        name: importance_weighted_evidence(
-            oracle.model, oracle.guide, x, num_samples=2, seed=s, progress=False
-        )
+        name: evidence(oracle.model, oracle.guide, x, num_samples=2, seed=s, progress=False)
         for s, name in enumerate("ab")
     }
     for each in far.values():
@@ -152,14 +150,14 @@ def test_wrong_input_is_named(oracle, x):
     pair = oracle.model, oracle.guide
     with pytest.raises(ValueError, match=r"at least two models to compare but got \['a'\]"):
         compare({"a": pair}, x)
-    short = importance_weighted_evidence(*pair, x[:5], num_samples=5, seed=0, progress=False)
+    short = evidence(*pair, x[:5], num_samples=5, seed=0, progress=False)
     with pytest.raises(ValueError, match=r"same 60 data but got that of 5 \(of the model 'b'\)"):
         compare({"a": pair, "b": short}, x, num_samples=5)
     with pytest.raises(
         ValueError, match=r"pair \(model, guide\) or evidence but got function \(of the model 'b'\)"
     ):
         compare({"a": pair, "b": lambda x: x}, x, num_samples=5)
-    other = importance_weighted_evidence(*pair, x + 1, num_samples=5, seed=0, progress=False)
+    other = evidence(*pair, x + 1, num_samples=5, seed=0, progress=False)
     with pytest.raises(
         ValueError, match=r"evidence of these 60 data but got that of others.*\(of the model 'b'\)"
     ):

@@ -8,7 +8,7 @@ import pyro
 import torch
 
 from pyro_infomax import decompose
-from pyro_infomax.diagnostics import importance_weighted_evidence
+from pyro_infomax.diagnostics import evidence
 from tests.fuzz.account import Account, account_of
 from tests.fuzz.checks import SILENT, Outcome, outcome
 from tests.fuzz.emit import built
@@ -135,7 +135,7 @@ def _against(estimate: Any, exact: float) -> tuple[Any, float, float]:
 
 @dataclass(frozen=True)
 class EvidenceCheck:
-    """``importance_weighted_evidence`` of a pair, a lower bound in expectation."""
+    """``evidence`` of a pair, a lower bound in expectation."""
 
     validate: bool
     num_samples: int = 400
@@ -154,9 +154,9 @@ class EvidenceCheck:
 
     def script(self) -> str:
         return """
-from pyro_infomax.diagnostics import importance_weighted_evidence
+from pyro_infomax.diagnostics import evidence
 
-print(importance_weighted_evidence(model, guide, data, num_samples=2000, seed=0).per_datum)
+print(evidence(model, guide, data, num_samples=2000, seed=0).per_datum)
 """
 
     def _compared(self, pair: Pair, exact: Account, seed: int) -> dict[str, tuple[Any, float, float]]:
@@ -165,9 +165,7 @@ print(importance_weighted_evidence(model, guide, data, num_samples=2000, seed=0)
         options = {"global_values": values} if values else {}
         number = self.num_samples if pair.plate == "length" else 100  # which may take a run a draw
         with pyro.validation_enabled(self.validate):
-            evidence = importance_weighted_evidence(
-                made.model, made.guide, made.data, num_samples=number, seed=seed, **options
-            )
+            bounds = evidence(made.model, made.guide, made.data, num_samples=number, seed=seed, **options)
         found = {}
         for n, value in enumerate(exact.log_evidence or ()):
             assert exact.weight_variance is not None
@@ -176,5 +174,5 @@ print(importance_weighted_evidence(model, guide, data, num_samples=2000, seed=0)
                 continue
             error = (variance / number) ** 0.5
             tolerance = _SIGMAS * error + variance / number + 1e-6
-            found[f"log_evidence[{n}]"] = (float(evidence.per_datum[n]), value, tolerance)
+            found[f"log_evidence[{n}]"] = (float(bounds.per_datum[n]), value, tolerance)
         return found
