@@ -15,7 +15,8 @@ from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, rows_of
 from pyro_infomax._random import seeded_draws
 from pyro_infomax._types import Program
-from pyro_infomax.diagnostics._decompose import NO_MARGINALS, Attempt, missing_lines
+from pyro_infomax.diagnostics._account_table import missing_lines
+from pyro_infomax.diagnostics._decompose import NO_MARGINALS, Attempt
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.diagnostics._population_information import (
     information_ceiling,

@@ -20,7 +20,15 @@ from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._ranks import Fabric, Ranks, ranks_of
 from pyro_infomax._types import Array, Program, Site
-from pyro_infomax.diagnostics._account_table import frame_of, lines_of, side_by_side
+from pyro_infomax.diagnostics._account_table import (
+    Summary,
+    frame_of,
+    in_families,
+    lines_of,
+    missing_lines,
+    side_by_side,
+    summary_lines,
+)
 from pyro_infomax.diagnostics._pair import Pair, ScoredDraws, held_out_pair
 from pyro_infomax.diagnostics._population_information import (
     cross_fitted_ceiling,
@@ -187,15 +195,38 @@ class Decomposition:
         value = getattr(self, name)
         return math.nan if value is None else float(value)
 
-    def __str__(self) -> str:
-        accounts = {"training data": self}
-        if self.holdout is not None:
-            accounts["held-out data"] = self.holdout
-        table = lines_of({name: dict(account.estimates()) for name, account in accounts.items()})
-        notes = {name: list(account._notes()) for name, account in accounts.items()}
+    def table(self) -> str:
+        """All quantities as lines to print, with every note and reason.
+
+        Rows over four or more sites that differ by a number, as z_0, z_1, …, are summed up to one; each is
+        in :meth:`to_frame`.
+        """
+        accounts = self._accounts()
+        table = lines_of({name: in_families(dict(each.estimates())) for name, each in accounts.items()})
+        notes = {name: list(each._notes()) for name, each in accounts.items()}
         return "\n".join([*table, *_shared_first(notes)])
 
-    def _notes(self) -> Iterator[str]:
+    def __str__(self) -> str:
+        accounts = self._accounts()
+        summary = summary_lines({name: each._summary() for name, each in accounts.items()})
+        facts = {name: list(each._facts()) for name, each in accounts.items()}
+        rest = f"all {len(list(self.estimates()))} quantities: .table() as text, .to_frame() as a frame"
+        return "\n".join([*summary, *_shared_first(facts), rest])
+
+    def _accounts(self) -> "dict[str, Decomposition]":
+        held_out = {} if self.holdout is None else {"held-out data": self.holdout}
+        return {"training data": self, **held_out}
+
+    def _summary(self) -> Summary:
+        return Summary(
+            estimates=dict(self.estimates()),
+            data_size=self.data_size,
+            ceiling=information_ceiling(self.data_size),
+            saturated=self.saturated,
+            unavailable=self.unavailable,
+        )
+
+    def _facts(self) -> Iterator[str]:
         latent = len(self.latent_names)
         units = latent if self.active_units is None else f"{self.active_units} active of {latent}"
         yield f"{units} latent dimensions, {self.data_size} data"
@@ -210,6 +241,9 @@ class Decomposition:
                 f"means over {len(self.global_draws)} draws of the global latents, over which the standard "
                 f"deviations are: {', '.join(spread)}"
             )
+
+    def _notes(self) -> Iterator[str]:
+        yield from self._facts()
         if self.saturated:
             cap = information_ceiling(self.data_size)
             yield f"saturated: I is within a nat of its cap ln N = {cap:.4f}; the population's may be larger"
@@ -812,10 +846,3 @@ class Attempt:
             found = reason() if callable(reason) else reason
             self.reasons.update(dict.fromkeys(names, found or str(error)))
             return None
-
-
-def missing_lines(reasons: Mapping[str, str]) -> Iterator[str]:
-    """A line a reason, with all that is missing for it."""
-    for reason in dict.fromkeys(reasons.values()):
-        names = [name for name, each in reasons.items() if each == reason]
-        yield f"not available: {', '.join(names)} ({reason.rstrip('.')})"
