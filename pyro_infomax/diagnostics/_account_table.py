@@ -206,7 +206,7 @@ def _remarks(account: Summary) -> Iterator[tuple[str, str]]:
     if account.saturated:
         yield (
             "mutual_information",
-            f"saturated: within a nat of ln N = {account.ceiling:.4f}, the most that so many data can show; the "
+            f"saturated: within a nat of ln N = {account.ceiling:.4f}, the most that so many data show; the "
             "population's lies between this and the next line, and more data bring the two together",
         )
         return
