@@ -4,10 +4,15 @@ import io
 import re
 import time
 
+import pyro
+import pyro.distributions as dist
 import pytest
 
-from pyro_infomax import _progress as module
+from pyro_infomax import _progress as module, evidence
 from pyro_infomax._progress import bar, patiently, waiting
+from pyro_infomax.diagnostics import convergence, refine, resample
+from pyro_infomax.infer import transmitted_information
+from pyro_infomax.oracles import LinearGaussian, information_bottleneck
 
 
 class Terminal(io.StringIO):
@@ -127,3 +132,49 @@ def test_a_wait_is_one_line(monkeypatch) -> None:
     with waiting("compiling", progress=False, file=silent):
         pass
     assert silent.getvalue() == ""
+
+
+# ---- what shows one
+
+
+def of_pair(function, **options):
+    pair = LinearGaussian([2.0, 1.0], [[1.0], [0.5]], 0.5, [[0.5, 0.2]], [0.4])
+    x = pair.sample(30, seed=0)
+    return lambda progress: function(pair.model, pair.guide, x, seed=0, progress=progress, **options)
+
+
+def transmitted(progress):
+    def sender():
+        return pyro.sample("y", dist.Normal(pyro.sample("x", dist.Normal(0.0, 1.0)), 1.0))
+
+    def decoder(y):
+        pyro.sample("x", dist.Normal(y / 2, 0.5**0.5))
+
+    transmitted_information(decoder, sender, num_samples=20, seed=0, progress=progress)
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        (of_pair(evidence, num_samples=30), ["importance weights"]),
+        (of_pair(evidence, method="annealed", num_temperatures=3), ["tuning", "annealing"]),
+        (of_pair(resample, num_samples=30, num_draws=5), ["importance weights", "resampling"]),
+        (of_pair(refine, num_samples=30, num_steps=2), ["refining"]),
+        (of_pair(convergence, sizes=[30]), ["aggregate posterior"]),
+        (transmitted, ["transmitted information"]),
+        (
+            lambda progress: information_bottleneck(
+                [[0.4, 0.1], [0.1, 0.4]], 2.0, 2, seed=0, progress=progress
+            ),
+            ["information bottleneck"],
+        ),
+    ],
+    ids=["importance", "annealed", "resample", "refine", "convergence", "transmitted", "bottleneck"],
+)
+def test_long_work_shows_a_bar_unless_it_is_unwanted(call, names, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    call(False)
+    assert capsys.readouterr().err == ""
+    call(True)
+    shown = capsys.readouterr().err
+    assert all(name in shown for name in names), shown

@@ -126,6 +126,7 @@ def convergence(
     batch_size: int = 1024,
     seed: int | None = None,
     data_plate: str | None = None,
+    progress: bool = True,
 ) -> Convergence:
     r"""Shows whether the information still grows with the number of data.
 
@@ -143,6 +144,7 @@ def convergence(
         sizes: numbers of data, from 2 to all of them; None for all and halves of halves, down to some 64.
         num_samples: draws of z per datum.
         seed: isolates the draws and the choice of the subsets from torch's global state.
+        progress: show a bar where this takes more than a few seconds.
 
     Returns:
         The curves, in nats per datum.
@@ -163,7 +165,7 @@ def convergence(
     """
     whole_number("num_samples", num_samples, at_least=1)
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(seed):
-        build = partial(Pair, model, guide, data_plate=data_plate, batch_size=batch_size)
+        build = partial(Pair, model, guide, data_plate=data_plate, batch_size=batch_size, progress=progress)
         pair = build(data)
         pair.mixtures()  # which refuses posteriors that have none
         chosen = _halves(pair.data_size) if sizes is None else _within_data(sizes, pair.data_size)
@@ -174,7 +176,7 @@ def convergence(
         attempt = Attempt()
         prior = attempt(pair.prior, "rate", "marginal_kl")
         accounts = [
-            Account(Draws(_posterior_of(pair, build, rows), prior, z=z[:, rows], progress=True))
+            Account(Draws(_posterior_of(pair, build, rows), prior, z=z[:, rows], progress=progress))
             for rows in subsets
         ]
         return _curves(accounts, attempt)

@@ -155,7 +155,7 @@ class Refinement:
             value, error = getattr(self, name).mean(), getattr(self, f"{name}_error").norm() / size
             yield f"{name:<28}{float(value):>12.4f}{float(error):>10.4f}  {bounds.get(name, 'exact')}"
         total = self.amortisation_gap.mean() + self.approximation_gap.mean()
-        if total > 0:
+        if 0 < total < math.inf:
             share = float(self.amortisation_gap.mean() / total)
             yield f"amortisation makes {share:.0%} of the whole gap"
         before, after = (int((k > self.threshold).sum()) for k in (self.pareto_k_before, self.pareto_k))
@@ -693,7 +693,8 @@ def refine(
         judge = _Judge(build, model, pair, family, states, num_samples)
         before = judge.of(family.zeros())
         # where weights are constant the posterior is exact, and any other is better by noise alone
-        better = (judge.of(end).elbo >= before.elbo) & (before.log_weights.std(0) > _CONSTANT)
+        spread = before.log_weights.std(0).nan_to_num(nan=math.inf)  # where a draw has no density
+        better = (judge.of(end).elbo >= before.elbo) & (spread > _CONSTANT)
         end = [torch.where(better.reshape(-1, *[1] * (each.dim() - 1)), each, 0.0) for each in end]
         # what was chosen by some draws is judged by others
         judge = _Judge(build, model, pair, family, states, num_samples)

@@ -387,6 +387,7 @@ def transmitted_information(
     source_entropy: float = 0.0,
     vectorize: bool = True,
     seed: int | None = None,
+    progress: bool = True,
 ) -> Estimate:
     r"""The Barber–Agakov bound of a sender and a decoder, exact where all is enumerated, else on fresh draws.
 
@@ -408,6 +409,7 @@ def transmitted_information(
         vectorize: whether the draws of a block are made at once, in a plate outside of all others, which the
             programs have to broadcast over.
         seed: isolates the draws from torch's global state.
+        progress: show a bar where this takes more than a few seconds.
 
     Returns:
         An estimate in nats per use, of bound "lower"; its standard error is 0 where all is enumerated.
@@ -437,7 +439,7 @@ def transmitted_information(
             max_plate_nesting=_nesting(run),
             strict_enumeration_warning=False,
         )
-        steps = patiently(range(blocks), "transmitted information")
+        steps = patiently(range(blocks), "transmitted information", progress=progress)
         bounds = torch.tensor([-im.loss(decoder, sender, *args) for _ in steps], dtype=torch.float64)
     return Estimate(
         value=bounds.mean() / uses + source_entropy,

@@ -60,6 +60,7 @@ def information_bottleneck(
     tolerance: float = 1e-10,
     max_iterations: int = 10_000,
     seed: int | None = None,
+    progress: bool = True,
 ) -> InformationBottleneck:
     r"""The information bottleneck of two discrete variables, by self-consistent iteration.
 
@@ -82,6 +83,7 @@ def information_bottleneck(
         tolerance: how little one iteration may change every p(x, t) at the end.
         max_iterations: of all restarts side by side.
         seed: isolates the random starts from torch's global generator; None draws from it.
+        progress: show a bar where this takes more than a few seconds.
 
     Raises:
         ValueError: If the joint is no distribution, or another argument is out of range.
@@ -101,7 +103,7 @@ def information_bottleneck(
     iteration = _SelfConsistency(source, weight)
     encoders = _random_encoders(restarts, len(source), num_states, seed)  # (restart, x, t)
     change = torch.full((restarts,), torch.inf, dtype=torch.float64)
-    for _ in patiently(range(max_iterations), "information bottleneck"):
+    for _ in patiently(range(max_iterations), "information bottleneck", progress=progress):
         if (change <= tolerance).all():
             break
         updated = iteration.update(encoders)
