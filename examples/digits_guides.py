@@ -104,7 +104,7 @@ def run_pair(
         "best_epoch": int(training["validation_elbo"].argmax()) + 1,
         "validation_elbo": float(training["validation_elbo"].max()),
         "evidence": float(evidence.lower),
-        "heavy": evidence.num_heavy / len(split.holdout),
+        "heavy": float((evidence.pareto_k > 0.7).double().mean()),
     }
     for name in ("elbo", "rate", "mutual_information", "prior_gap"):
         row |= {f"train_{name}": float(getattr(account, name)), name: float(getattr(account.holdout, name))}
