@@ -17,7 +17,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_infomax import VAE, BetaELBO, CapturedSVI, FusedOptim, fit
+from pyro_infomax import VAE, BetaELBO, CapturedSVI, FusedOptim, fit, plots
 from pyro_infomax.datasets import binarize, load_digits
 from pyro_infomax.diagnostics import (
     Refinement,
@@ -73,15 +73,9 @@ def row(elbo: Tensor, log_evidence: Tensor, draws: ResampledPosterior) -> dict[s
 
 def picture(refined: Refinement, found: dict[str, ResampledPosterior], path: Path) -> None:
     left, right = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")[1]
-    gaps = refined.to_frame()[["amortisation_gap", "approximation_gap"]].clip(lower=1e-3)
-    left.scatter(gaps["amortisation_gap"], gaps["approximation_gap"], s=8, alpha=0.6)
-    left.set(xscale="log", yscale="log", xlabel="amortisation gap, nats", ylabel="approximation gap, nats")
-    left.set_title("what each digit's ELBO lacks")
-    for name, each in found.items():
-        right.ecdf(each.effective_sample_size, label=name)
-    right.set(xscale="log", xlabel="effective sample size", ylabel="share of the digits, at most so many")
-    right.set_title(f"how many of {found['guide'].num_samples} proposals count")
-    right.legend()
+    plots.inference_gaps(refined.to_frame(), ax=left)
+    k = {name: each.pareto_k for name, each in found.items()}
+    plots.pareto_k_curves(k, threshold=found["guide"].threshold, ax=right)
     left.figure.savefig(path, dpi=80)
     plt.close("all")
 

@@ -9,6 +9,7 @@ from pyro_infomax.plots._account import (
     rate_stack,
 )
 from pyro_infomax.plots._calibration import coverage, evidence_differences, rank_curves
+from pyro_infomax.plots._evidence import inference_gaps, pareto_k_curves
 from pyro_infomax.plots._factors import importance_matrix, information_matrix, scores
 from pyro_infomax.plots._history import history
 from pyro_infomax.plots._images import reconstructions, traversal_animation, traversals
@@ -21,12 +22,14 @@ __all__ = [
     "evidence_differences",
     "history",
     "importance_matrix",
+    "inference_gaps",
     "information_matrix",
     "information_over_size",
     "information_per_dimension",
     "information_per_site",
     "latent_scatter",
     "most_informative",
+    "pareto_k_curves",
     "predictive_density",
     "predictive_intervals",
     "rank_curves",
