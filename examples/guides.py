@@ -121,12 +121,7 @@ class Run:
         table.to_csv(self.out / f"{name}.csv", index=False)
         figure.savefig(self.out / f"{name}.png", dpi=130)
         plt.close(figure)
-        print(f"{shown(account)}\n\n{table.to_string(index=False, float_format='{:.4f}'.format)}")
-
-
-def shown(account: Decomposition) -> str:
-    """The account without the rows of single latent dimensions, which its table has."""
-    return "\n".join(line for line in str(account).splitlines() if not line.startswith("dimensionwise"))
+        print(f"{account}\n\n{table.to_string(index=False, float_format='{:.4f}'.format)}")
 
 
 def as_table(numbers: dict[str, float]) -> pd.DataFrame:

@@ -2,9 +2,10 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from textwrap import wrap
+from textwrap import shorten, wrap
 from typing import Final, TypeAlias, final
 
 import pandas as pd
@@ -18,7 +19,8 @@ _COLUMNS: Final = ["value", "standard_error", "population_standard_error", "boun
 _WIDTHS: Final = {"value": 12, "standard_error": 10, "population_standard_error": 11}
 _HEADINGS: Final = {"value": "value", "standard_error": "s.e.", "population_standard_error": "pop. s.e."}
 _UNIT: Final = "nats per datum"
-_REMARK_WIDTH: Final = 100
+_TEXT_WIDTH: Final = 100
+_LONGEST_REASON: Final = 2 * _TEXT_WIDTH
 
 
 def frame_of(estimates: Estimates, facts: Mapping[str, tuple[float, str]]) -> pd.DataFrame:
@@ -43,12 +45,18 @@ def side_by_side(training: pd.DataFrame, holdout: pd.DataFrame) -> pd.DataFrame:
 @final
 @dataclass(frozen=True)
 class Total:
-    """What the sites of a family sum to, whose joint error is not known."""
+    """The sum of estimates. Its error is known where they have none; how else they vary together is not."""
 
     value: torch.Tensor
+    standard_error: torch.Tensor | None
     bound: str | None
-    standard_error: None = None
     population_standard_error: None = None
+
+    @classmethod
+    def of(cls, estimates: Sequence[Estimate]) -> "Total":
+        values = torch.stack([each.value.double() for each in estimates])
+        errors = torch.stack([each.standard_error.double() for each in estimates])
+        return cls(values.sum(), None if bool((errors != 0).any()) else errors.sum(), estimates[0].bound)
 
 
 Row: TypeAlias = Estimate | Total
@@ -72,57 +80,106 @@ def lines_of(
         bound = next(estimate.bound for estimate in found if estimate is not None)
         yield f"{name:<{width}}{''.join(map(_cells, found))}  {bound}"
         for remark in (remarks or {}).get(name, ()):
-            yield from wrap(remark, _REMARK_WIDTH, initial_indent="  ", subsequent_indent="    ")
+            yield from in_width(remark, indent="  ")
+
+
+def in_width(text: str, indent: str = "") -> Iterator[str]:
+    """Lines of at most a hundred characters, those after the first set in further."""
+    further = indent + "  "
+    yield from wrap(
+        text, _TEXT_WIDTH, initial_indent=indent, subsequent_indent=further, break_on_hyphens=False
+    )
 
 
 def _cells(estimate: Row | None) -> str:
     """Blank for what does not exist or is not claimed."""
     numbers = {name: None if estimate is None else getattr(estimate, name) for name in _WIDTHS}
-    cells = {name: "" if number is None else f"{float(number):z.4f}" for name, number in numbers.items()}
-    return "".join(f"{cells[name]:>{wide}}" for name, wide in _WIDTHS.items())
+    return "".join(f"{_cell(numbers[name], wide - 1):>{wide}}" for name, wide in _WIDTHS.items())
+
+
+def _cell(number: torch.Tensor | None, width: int) -> str:
+    if number is None:
+        return ""
+    cell = f"{float(number):z.4f}"
+    return cell if len(cell) <= width else f"{float(number):.2e}"
+
+
+def noted_lines(estimates: Mapping[str, Estimate | None]) -> Iterator[str]:
+    """A line a note, with all the estimates that it is on."""
+    notes = {name: each.note for name, each in estimates.items() if each is not None}
+    for note in dict.fromkeys(filter(None, notes.values())):
+        yield f"{', '.join(name for name, each in notes.items() if each == note)}: {note}"
+
+
+def shared_first(lines: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What is said of all accounts, then what is said of one, under its name."""
+    shared = [line for line in next(iter(lines.values())) if all(line in each for each in lines.values())]
+    yield from shared
+    for name, each in lines.items():
+        yield from (f"{name}: {line}" for line in each if line not in shared)
+
+
+def missing_lines(unavailable: Mapping[str, str]) -> Iterator[str]:
+    """A line a reason, with all that is missing for it."""
+    for reason in dict.fromkeys(unavailable.values()):
+        names = ", ".join(name for name, each in unavailable.items() if each == reason)
+        yield f"not available: {names} ({reason.rstrip('.')})"
 
 
 # ---- Sites that differ by a number, as z_0, z_1, ...
 
 _FEWEST_SITES: Final = 4
-_NUMBERED: Final = re.compile(r"(.*?)(\d+)((?:\[.*\])?)")
+_LONG_NAME: Final = 12  # characters, beyond which the second of two says where it differs
 
 
-def in_families(estimates: Estimates) -> dict[str, Row]:
-    """Rows with those of one quantity over numbered sites, four or more, summed up to one.
+def families_of(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Names in their order, where four or more that differ in one number only go together under one label.
 
-    ``site_rate[z_0]``, …, ``site_rate[z_19]`` become ``site_rate[z_0…z_19]``, and so do the dimensions of
-    these sites.
+    >>> families_of(["top", "z_0", "z_1", "z_2", "z_10"])
+    {'top': ('top',), 'z_0…z_10': ('z_0', 'z_1', 'z_2', 'z_10')}
     """
-    members: dict[tuple[str, str], dict[str, int]] = {}
-    family_of: dict[str, tuple[str, str]] = {}
-    for name in estimates:
-        quantity, _, site = name.removesuffix("]").partition("[")
-        found = _NUMBERED.fullmatch(site)
-        if found:
-            family_of[name] = quantity, found[1]
-            members.setdefault(family_of[name], {})[name] = int(found[2])
-    rows: dict[str, Row] = {}
-    for name, estimate in estimates.items():
-        numbers = members.get(family_of.get(name, ("", "")), {})
-        if len(set(numbers.values())) < _FEWEST_SITES:
-            rows[name] = estimate
-            continue
-        quantity, stem = family_of[name]
-        label = f"{quantity}[{stem}{min(numbers.values())}…{stem}{max(numbers.values())}]"
-        if label not in rows:
-            values = torch.stack([estimates[each].value.double() for each in numbers])
-            rows[label] = Total(values.sum(), estimate.bound)
-    return rows
+    # What stands around each number of a name
+    around = {
+        name: [(name[: found.start()], name[found.end() :]) for found in re.finditer(r"\d+", name)]
+        for name in names
+    }
+    sizes = Counter(each for several in around.values() for each in several)
+    members: dict[tuple[str, str], list[str]] = {}
+    for name, several in around.items():
+        # of several numbers the one that most names differ in, the last of these
+        chosen = max(reversed(several), key=sizes.__getitem__, default=(name, name))
+        members.setdefault(chosen, []).append(name)
+    families: dict[str, tuple[str, ...]] = {}
+    for (start, end), some in members.items():
+        if len(some) < _FEWEST_SITES:
+            families |= {name: (name,) for name in some}
+        else:
+            ordered = sorted(some, key=lambda name: int(name[len(start) : len(name) - len(end)]))
+            last = ordered[-1] if len(ordered[-1]) <= _LONG_NAME else ordered[-1][len(start) :]
+            families[f"{ordered[0]}…{last}"] = tuple(ordered)
+    return dict(sorted(families.items(), key=lambda family: min(map(names.index, family[1]))))
 
 
 # ---- What is read first, with what to do where it is bad.
 
-_FIRST: Final = ("distortion", "rate", "elbo", "mutual_information", "marginal_kl", "total_correlation")
-_AND_WHERE_KNOWN: Final = ("decoder_gap",)
+_FIRST: Final = (
+    "distortion",
+    "rate",
+    "elbo",
+    "mutual_information",
+    "mutual_information_upper",
+    "marginal_kl",
+    "total_correlation",
+    "dimensionwise_kl",
+    "prior_dependence",
+    "decoder_gap",
+)
+_WHERE_KNOWN: Final = ("prior_dependence", "decoder_gap")  # most pairs have none, which needs no reason
+_OF_SEVERAL: Final = ("total_correlation", "dimensionwise_kl")  # trivial for a single dimension
 _MOST_SITES: Final = 4  # with lines of their own
-_COLLAPSED: Final = 0.05  # nats
-_FEW_DATA: Final = 20  # whose information is small by itself
+_COLLAPSED: Final = 0.05  # nats of all latents
+_COLLAPSED_PART: Final = 0.01  # nats of a dimension or a site
+_FEW_DATA: Final = 20  # whose information is small, and their errors uncertain, by themselves
 _WORTH: Final = 0.1  # nats
 _SHARE: Final = 0.1  # of the information
 _CLEAR: Final = 3.0  # standard errors
@@ -135,6 +192,8 @@ class Summary:
 
     Attributes:
         estimates: all of its estimates by name.
+        latent_names: the latent dimensions.
+        site_names: the latent sites.
         data_size: N.
         ceiling: ln N, the most that the information of so many data can be.
         saturated: whether the information is within a nat of that; None where there is none.
@@ -142,110 +201,169 @@ class Summary:
     """
 
     estimates: Estimates
+    latent_names: Sequence[str]
+    site_names: Sequence[str]
     data_size: int
     ceiling: float
     saturated: bool | None
     unavailable: Mapping[str, str]
 
+    def rows(self) -> dict[str, list[Estimate]]:
+        """The lines that are read first, and the estimates that each sums up."""
+        rows = {}
+        for name in self._first():
+            found = self.of_parts(name, self.latent_names) if name == "dimensionwise_kl" else [name]
+            estimates = [self.estimates[each] for each in found if each in self.estimates]
+            if estimates:
+                rows[name if len(estimates) == 1 else f"{name}, sum of {len(estimates)}"] = estimates
+        return rows | self._sites()
 
-def summary_lines(accounts: Mapping[str, Summary]) -> Iterator[str]:
+    def _first(self) -> list[str]:
+        return [name for name in _FIRST if len(self.latent_names) > 1 or name not in _OF_SEVERAL]
+
+    def _sites(self) -> dict[str, list[Estimate]]:
+        families = families_of([each for each in self.site_names if f"site_rate[{each}]" in self.estimates])
+        if len(families) > _MOST_SITES:
+            return {}
+        return {
+            f"site_rate[{label}]" + (f", sum of {len(sites)}" if len(sites) > 1 else ""): [
+                self.estimates[each] for each in self.of_parts("site_rate", sites)
+            ]
+            for label, sites in families.items()
+        }
+
+    def of_parts(self, quantity: str, parts: Sequence[str]) -> list[str]:
+        """The names of a quantity's estimates for these dimensions or sites."""
+        return [f"{quantity}[{each}]" for each in parts]
+
+    def missing(self) -> dict[str, str]:
+        """What is missing of the first lines, and why."""
+        wanted = [name for name in self._first() if name not in _WHERE_KNOWN]
+        return {name: self.unavailable[name] for name in wanted if name in self.unavailable}
+
+
+def summary_lines(training: Summary, holdout: Summary | None, headings: tuple[str, str]) -> Iterator[str]:
     """The lines that are read first, each with what to do below it where it is bad.
 
     Args:
-        accounts: that of the training data, and that of held-out data where there is one.
+        training: the account of the training data.
+        holdout: that of held-out data, where there is one.
+        headings: what to call the two.
     """
-    training, *others = accounts.values()
+    accounts = {headings[0]: training} | ({} if holdout is None else {headings[1]: holdout})
+    said = {heading: list(_remarks(account)) for heading, account in accounts.items()}
     remarks: dict[str, list[str]] = {}
-    for heading, account in accounts.items():
-        said_of = f"{heading}: " if others else ""
-        for name, remark in _remarks(account):
-            remarks.setdefault(name, []).append(said_of + remark)
-    for holdout in others:
-        for name, remark in _remarks_on_both(training, holdout):
-            remarks.setdefault(name, []).append(remark)
-    # the bound beside the information that it belongs to, of both accounts where one needs it
-    with_upper = any(account.saturated for account in accounts.values())
-    shown = {heading: _first_rows(account, with_upper=with_upper) for heading, account in accounts.items()}
+    for heading, each in said.items():
+        for name, remark in each:
+            of_all = all((name, remark) in others for others in said.values())
+            text = remark if of_all else f"{heading}: {remark}"
+            if text not in remarks.setdefault(name, []):
+                remarks[name].append(text)
+    for name, remark in _remarks_on_both(training, holdout):
+        remarks.setdefault(name, []).append(remark)
+    shown = {
+        heading: {name: some[0] if len(some) == 1 else Total.of(some) for name, some in each.rows().items()}
+        for heading, each in accounts.items()
+    }
     yield from lines_of(shown, remarks)
     for heading, account in accounts.items():
-        if account is training or _missing(account) != _missing(training):
+        if account is training or account.missing() != training.missing():
             said_of = "" if account is training else f"{heading}: "
-            yield from (said_of + line for line in missing_lines(_missing(account)))
-
-
-def _missing(account: Summary) -> dict[str, str]:
-    return {name: account.unavailable[name] for name in _FIRST if name in account.unavailable}
-
-
-def missing_lines(unavailable: Mapping[str, str]) -> Iterator[str]:
-    """A line a reason, with all that it keeps away."""
-    for reason in dict.fromkeys(unavailable.values()):
-        names = ", ".join(name for name, each in unavailable.items() if each == reason)
-        yield f"not available: {names} ({reason.rstrip('.')})"
-
-
-def _first_rows(account: Summary, *, with_upper: bool) -> dict[str, Row]:
-    names = [name for name in (*_FIRST, *_AND_WHERE_KNOWN) if name in account.estimates]
-    if with_upper and "mutual_information_upper" in account.estimates:
-        names.insert(names.index("mutual_information") + 1, "mutual_information_upper")
-    rows: dict[str, Row] = {name: account.estimates[name] for name in names}
-    sites = in_families({n: each for n, each in account.estimates.items() if n.startswith("site_rate[")})
-    return rows | sites if 1 < len(sites) <= _MOST_SITES else rows
+            for line in missing_lines(account.missing()):
+                yield from in_width(shorten(said_of + line, _LONGEST_REASON, placeholder=" …"))
 
 
 def _remarks(account: Summary) -> Iterator[tuple[str, str]]:
-    """What is bad in one account: the quantity, and what to do."""
+    """What is bad in one account: the line, and what to do."""
     found = account.estimates
-    information = found.get("mutual_information")
-    # Whatever speaks against a value or its error, once
-    notes = {name: found[name].note for name in (*_FIRST, *_AND_WHERE_KNOWN) if name in found}
-    for note in dict.fromkeys(notes.values()):
-        if note is not None:
-            yield next(name for name, each in notes.items() if each == note), note
-    # Codes that tell nothing, or more than so many data can show
+    # Whatever speaks against a value or an error that is shown, at the first line that it is on
+    noted: dict[str, str] = {}
+    for line, estimates in account.rows().items():
+        shown = estimates if len(estimates) == 1 else [each for each in estimates if not math.isfinite(each)]
+        for each in shown:
+            if each.note is not None:
+                noted.setdefault(each.note, line)
+    yield from ((line, note) for note, line in noted.items())
+    # More than so many data can show
     if account.saturated:
         yield (
             "mutual_information",
-            f"saturated: within a nat of ln N = {account.ceiling:.4f}, the most that so many data show; the "
-            "population's lies between this and the next line, and more data bring the two together",
+            f"saturated: N = {account.data_size} data can show at most ln N = {account.ceiling:.4f}; use "
+            "more data, or read mutual_information_upper",
         )
-        return
-    name = "rate" if information is None else "mutual_information"
-    if account.data_size >= _FEW_DATA and float(found[name]) + _CLEAR * _error(found[name]) < _COLLAPSED:
+    # Codes that tell nothing, all or some of them
+    judged = ["rate"] if account.data_size < _FEW_DATA else ["rate", "mutual_information"]
+    collapsed = [each for each in judged if each in found and _is_nothing(found[each], _COLLAPSED)]
+    if collapsed:
         yield (
-            name,
-            "collapsed: the codes tell next to nothing; lower beta, raise it slowly, hold a rate "
-            "(ConstrainedELBO, FreeBitsELBO), or take a weaker decoder",
+            collapsed[0],
+            "collapsed: z tells next to nothing about x; lower beta or raise it slowly, hold a rate "
+            "(FreeBitsELBO, ConstrainedELBO), or take a weaker decoder",
         )
         return
-    # A prior that the codes miss
-    gain, gap = found.get("prior_gain"), found.get("prior_gap")
-    if gain is not None and _clearly_above(gain, _WORTH):
-        yield "marginal_kl", f"another prior (priors) would win at least {float(gain):.2f} nats of new data"
-    elif gain is None and gap is not None and "marginal_kl" in found and _clearly_above(gap, _WORTH):
-        yield "marginal_kl", f"another prior (priors) would win up to {float(gap):.2f} nats of these data"
-    # Codes that repeat each other
-    repeated = found.get("total_correlation")
-    if repeated is not None and information is not None:
-        worth = max(_WORTH, _SHARE * float(information))
-        if _clearly_above(repeated, worth):
+    yield from _collapsed_parts(account)
+    # Codes that depend on each other where the prior has them independent, beyond what few data make of it
+    independent = "prior_dependence" not in found and "prior_dependence" not in account.unavailable
+    if independent and account.saturated is False and "total_correlation" in found:
+        worth = max(_WORTH, _SHARE * float(found["mutual_information"]))
+        if _clearly_above(found["total_correlation"], worth):
             yield (
                 "total_correlation",
                 "the dimensions depend on each other; where they should not, weight total_correlation "
-                "(DecomposedELBO) or train FactorVAE",
+                "(DecomposedELBO) or train by FactorVAE",
             )
 
 
-def _remarks_on_both(training: Summary, holdout: Summary) -> Iterator[tuple[str, str]]:
-    """What is bad in held-out data beside training data."""
-    lost = float(training.estimates["elbo"]) - float(holdout.estimates["elbo"])
-    error = math.hypot(_error(training.estimates["elbo"]), _error(holdout.estimates["elbo"]))
-    if lost > max(_WORTH, _CLEAR * error):
+def _collapsed_parts(account: Summary) -> Iterator[tuple[str, str]]:
+    """Dimensions without a rate, or sites where the rates of dimensions are not known."""
+    for quantity, parts, kind in (
+        ("dimensionwise_rate", account.latent_names, "dimensions"),
+        ("site_rate", account.site_names, "sites"),
+    ):
+        rates = dict(zip(parts, account.of_parts(quantity, parts), strict=True))
+        known = {part: account.estimates[name] for part, name in rates.items() if name in account.estimates}
+        if not known:
+            continue
+        idle = [part for part, rate in known.items() if _is_nothing(rate, _COLLAPSED_PART)]
+        if idle and len(known) > 1:
+            names = ", ".join([*idle[:3], *(["…"] if len(idle) > 3 else [])])
+            yield (
+                "rate",
+                f"{len(idle)} of {len(known)} {kind} collapsed ({names}: rate below {_COLLAPSED_PART} nats); "
+                "harmless where the others suffice, else lower beta, use free bits (FreeBitsELBO) or a "
+                "weaker decoder",
+            )
+        return
+
+
+def _remarks_on_both(training: Summary, holdout: Summary | None) -> Iterator[tuple[str, str]]:
+    """What is bad in the training data, as far as held-out data bear it out where there are any."""
+    if holdout is not None and min(training.data_size, holdout.data_size) >= _FEW_DATA:
+        lost = float(training.estimates["elbo"]) - float(holdout.estimates["elbo"])
+        error = math.hypot(*(_error(each.estimates["elbo"]) for each in (training, holdout)))
+        if lost > _WORTH and lost > _CLEAR * error:
+            yield (
+                "elbo",
+                f"held-out data lose {lost:.2f} nats: overfitted, or data of another kind; stop earlier "
+                "(EarlyStopping), use a smaller model or more data",
+            )
+    # A prior that the codes miss. What few data have of their own is no gap, and so a ceiling takes none
+    gap, new = training.estimates.get("prior_gain"), "new"
+    if gap is None and holdout is not None:
+        gap, new = holdout.estimates.get("prior_gap"), "held-out"
+    if gap is None and not training.saturated:
+        gap, new = training.estimates.get("prior_gap"), "these"
+    size = training.data_size if holdout is None else min(training.data_size, holdout.data_size)
+    if gap is not None and size >= _FEW_DATA and _clearly_above(gap, _WORTH):
+        most = "up to" if new == "these" else "at least"
         yield (
-            "elbo",
-            f"held-out data lose {lost:.2f} nats: overfitted, or data of another kind; stop earlier "
-            "(EarlyStopping), take a smaller model or more data",
+            "marginal_kl",
+            f"a better prior (pyro_infomax.priors) would gain {most} {float(gap):.2f} nats on {new} data",
         )
+
+
+def _is_nothing(estimate: Estimate, least: float) -> bool:
+    return abs(float(estimate)) + _CLEAR * _error(estimate) < least
 
 
 def _clearly_above(estimate: Estimate, least: float) -> bool:

@@ -23,9 +23,11 @@ from pyro_infomax._types import Array, Program, Site
 from pyro_infomax.diagnostics._account_table import (
     Summary,
     frame_of,
-    in_families,
+    in_width,
     lines_of,
     missing_lines,
+    noted_lines,
+    shared_first,
     side_by_side,
     summary_lines,
 )
@@ -196,30 +198,29 @@ class Decomposition:
         return math.nan if value is None else float(value)
 
     def table(self) -> str:
-        """All quantities as lines to print, with every note and reason.
-
-        Rows over four or more sites that differ by a number, as z_0, z_1, …, are summed up to one; each is
-        in :meth:`to_frame`.
-        """
+        """All quantities as lines to print, with every note and every reason why one is missing."""
         accounts = self._accounts()
-        table = lines_of({name: in_families(dict(each.estimates())) for name, each in accounts.items()})
+        table = lines_of({name: dict(each.estimates()) for name, each in accounts.items()})
         notes = {name: list(each._notes()) for name, each in accounts.items()}
-        return "\n".join([*table, *_shared_first(notes)])
+        return "\n".join([*table, *shared_first(notes)])
 
     def __str__(self) -> str:
-        accounts = self._accounts()
-        summary = summary_lines({name: each._summary() for name, each in accounts.items()})
-        facts = {name: list(each._facts()) for name, each in accounts.items()}
+        holdout = None if self.holdout is None else self.holdout._summary()
+        facts = {name: list(each._facts()) for name, each in self._accounts().items()}
         rest = f"all {len(list(self.estimates()))} quantities: .table() as text, .to_frame() as a frame"
-        return "\n".join([*summary, *_shared_first(facts), rest])
+        lines = [*summary_lines(self._summary(), holdout, _ACCOUNTS)]
+        lines += [each for fact in shared_first(facts) for each in in_width(fact)]
+        return "\n".join([*lines, rest])
 
     def _accounts(self) -> "dict[str, Decomposition]":
-        held_out = {} if self.holdout is None else {"held-out data": self.holdout}
-        return {"training data": self, **held_out}
+        accounts = [self] if self.holdout is None else [self, self.holdout]
+        return dict(zip(_ACCOUNTS, accounts, strict=False))
 
     def _summary(self) -> Summary:
         return Summary(
             estimates=dict(self.estimates()),
+            latent_names=self.latent_names,
+            site_names=self.site_names,
             data_size=self.data_size,
             ceiling=information_ceiling(self.data_size),
             saturated=self.saturated,
@@ -229,7 +230,8 @@ class Decomposition:
     def _facts(self) -> Iterator[str]:
         latent = len(self.latent_names)
         units = latent if self.active_units is None else f"{self.active_units} active of {latent}"
-        yield f"{units} latent dimensions, {self.data_size} data"
+        cap = information_ceiling(self.data_size)
+        yield f"{units} latent dimensions, {self.data_size} data (ln N = {cap:.4f})"
         if self.global_values:
             yield f"given global latents: {', '.join(map(_shown, self.global_values.items()))}"
         if self.global_draws:
@@ -247,15 +249,8 @@ class Decomposition:
         if self.saturated:
             cap = information_ceiling(self.data_size)
             yield f"saturated: I is within a nat of its cap ln N = {cap:.4f}; the population's may be larger"
-        yield from _noted({name: getattr(self, name) for name in _QUANTITIES})
+        yield from noted_lines({name: getattr(self, name) for name in _QUANTITIES})
         yield from missing_lines(self.unavailable)
-
-
-def _noted(estimates: Mapping[str, Estimate | None]) -> Iterator[str]:
-    """A line a note, with all the estimates that it is on."""
-    notes = {name: each.note for name, each in estimates.items() if each is not None}
-    for note in dict.fromkeys(filter(None, notes.values())):
-        yield f"{', '.join(name for name, each in notes.items() if each == note)}: {note}"
 
 
 def _shown(site: tuple[str, torch.Tensor]) -> str:
@@ -263,14 +258,7 @@ def _shown(site: tuple[str, torch.Tensor]) -> str:
     return f"{name} = {float(value):.4g}" if value.numel() == 1 else f"{name} {tuple(value.shape)}"
 
 
-def _shared_first(notes: dict[str, list[str]]) -> Iterator[str]:
-    """What is said of all, then what is said of one, under its name."""
-    shared = [note for note in next(iter(notes.values())) if all(note in each for each in notes.values())]
-    yield from shared
-    for name, each in notes.items():
-        yield from (f"{name}: {note}" for note in each if note not in shared)
-
-
+_ACCOUNTS: Final = ("training data", "held-out data")
 _QUANTITIES = (
     "distortion",
     "rate",

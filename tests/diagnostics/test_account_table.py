@@ -11,6 +11,7 @@ import torch
 
 from pyro_infomax import decompose
 from pyro_infomax.diagnostics import Decomposition
+from pyro_infomax.diagnostics._account_table import families_of
 from pyro_infomax.information import Estimate
 from pyro_infomax.oracles import LinearGaussian
 
@@ -74,7 +75,7 @@ def test_a_lone_account_has_no_heading_of_its_own():
     assert lines[2].split() == ["rate", "1.0000", "0.5000", "0.7500", "exact"]
     assert lines[3].split() == ["elbo", "-3.0000", "0.5000", "0.7500", "lower"]
     assert len({line.rindex(" ") for line in lines[:7]}) == 1  # the columns stand below each other
-    assert lines[7:] == ["2 active of 2 latent dimensions, 10 data"]
+    assert lines[7:] == ["2 active of 2 latent dimensions, 10 data (ln N = 2.3026)"]
 
 
 def test_two_accounts_share_their_rows():
@@ -101,6 +102,13 @@ def test_a_line_a_reason():
     assert lines[-1] == "not available: marginal_kl (another)"
 
 
+def test_numbers_too_wide_for_their_column_stand_apart() -> None:
+    huge = replace(ACCOUNT, distortion=estimate(43527259.2, 32617684.33, 32617684.33))
+    for text in (str(huge), huge.table()):
+        row = next(line for line in text.splitlines() if line.startswith("distortion"))
+        assert row.split() == ["distortion", "4.35e+07", "3.26e+07", "3.26e+07", "exact"]
+
+
 # ---- what is read first
 
 
@@ -108,96 +116,197 @@ def good() -> LinearGaussian:
     return LinearGaussian.optimum([4.0, 2.0, 1.0], beta=1.0, latent_dim=2, s2=0.3)
 
 
-def printed(pair, x, **options) -> list[str]:
-    return str(decompose(pair.model, pair.guide, x, seed=0, progress=False, **options)).splitlines()
-
-
-def remarks(lines: list[str]) -> str:
-    below = [line for line in lines if line.startswith("  ")]  # the names of two accounts stand further right
-    return " ".join(line.strip() for line in below if line[:10].strip())
-
-
-def test_a_good_pair_takes_nine_lines_without_advice() -> None:
+def collapsed() -> LinearGaussian:
     pair = good()
-    account = decompose(pair.model, pair.guide, pair.sample(1500, seed=0), seed=0)
+    return LinearGaussian(pair.S, pair.W, pair.s2, 0 * pair.V, torch.eye(2))
+
+
+def account_of(pair, x, **options) -> Decomposition:
+    return decompose(pair.model, pair.guide, x, seed=0, progress=False, **options)
+
+
+def printed(pair, x, **options) -> list[str]:
+    return str(account_of(pair, x, **options)).splitlines()
+
+
+def advice(lines: list[str]) -> dict[str, str]:
+    """The words below each line that has any."""
+    said: dict[str, str] = {}
+    name = ""
+    heading = next(place for place, line in enumerate(lines) if line.startswith("nats per datum"))
+    for line in lines[heading + 1 :]:
+        if line.startswith("  "):
+            said[name] = f"{said.get(name, '')} {line.strip()}".strip()
+        else:
+            name = line.split()[0].rstrip(",")
+    return said
+
+
+def test_a_good_pair_takes_eight_lines_without_advice() -> None:
+    account = account_of(good(), good().sample(600, seed=0))
     lines = str(account).splitlines()
-    first = ["nats", "distortion", "rate", "elbo", "mutual_information", "marginal_kl", "total_correlation"]
-    assert [line.split()[0] for line in lines[:7]] == first
-    assert lines[7] == "2 active of 2 latent dimensions, 1500 data"
-    assert (
-        lines[8]
-        == f"all {len(list(account.estimates()))} quantities: .table() as text, .to_frame() as a frame"
-    )
-    assert len(lines) == 9
-    assert lines[2].split()[1] == f"{float(account.rate):.4f}"
+    first = ["distortion", "rate", "elbo", "mutual_information", "mutual_information_upper"]
+    first += ["marginal_kl", "total_correlation", "dimensionwise_kl, sum of 2"]
+    assert [line.split("  ")[0] for line in lines[1:9]] == first
+    assert len(lines) == 11
+    assert lines[0].split() == ["nats", "per", "datum", "value", "s.e.", "pop.", "s.e.", "bound"]
+    assert lines[9] == f"2 active of 2 latent dimensions, 600 data (ln N = {math.log(600):.4f})"
+    number = len(list(account.estimates()))
+    assert lines[10] == f"all {number} quantities: .table() as text, .to_frame() as a frame"
+    frame = account.to_frame()
+    for line, name in zip(lines[1:8], first, strict=False):
+        row = frame.loc[name]
+        numbers = [f"{row[each]:.4f}" for each in ("value", "standard_error", "population_standard_error")]
+        assert line.split()[1:] == [*numbers, row["bound"]]
+    total = frame.loc[["dimensionwise_kl[z[0]]", "dimensionwise_kl[z[1]]"], "value"].sum()
+    # what the errors of the dimensions have in common is not known
+    assert lines[8].split()[4:] == [f"{total:.4f}", "exact"]
 
 
 def test_a_holdout_of_the_same_kind_stands_beside_without_advice() -> None:
-    pair = good()
-    lines = printed(pair, pair.sample(1500, seed=0), holdout=pair.sample(1000, seed=1))
+    lines = printed(good(), good().sample(600, seed=0), holdout=good().sample(500, seed=1))
     assert lines[0].split() == ["training", "data", "held-out", "data"]
-    assert len(lines) == 11
-    assert len(lines[2].split()) == 8
+    assert len(lines) == 13
+    assert len(lines[3].split()) == 8
+    assert advice(lines) == {}
+
+
+def test_one_dimension_is_not_split_further() -> None:
+    pair = LinearGaussian.optimum([4.0, 1.0], beta=1.0, latent_dim=1, s2=0.3)
+    lines = printed(pair, pair.sample(300, seed=0))
+    assert [line.split()[0] for line in lines[5:7]] == ["mutual_information_upper", "marginal_kl"]
+    assert len(lines) == 9
 
 
 def test_collapsed_codes_are_told_what_to_do() -> None:
-    pair = good()
-    prior = LinearGaussian(pair.S, pair.W, pair.s2, 0 * pair.V, torch.eye(2))
-    lines = printed(prior, pair.sample(500, seed=0))
-    place = lines.index(next(line for line in lines if line.startswith("  collapsed: the codes tell")))
-    assert lines[place - 1].startswith("mutual_information ")
-    assert "lower beta" in remarks(lines)
+    pair = collapsed()
+    said = advice(printed(pair, pair.sample(500, seed=0)))
+    assert list(said) == ["rate"]
+    assert said["rate"].startswith("collapsed: z tells next to nothing about x; lower beta")
     # one code for all data that is not the prior's is collapsed too, whatever its rate
-    apart = LinearGaussian(pair.S, pair.W, pair.s2, 0 * pair.V, 0.1 * torch.eye(2))
-    assert "collapsed" in remarks(printed(apart, pair.sample(500, seed=0)))
+    apart = LinearGaussian(pair.S, pair.W, pair.s2, pair.V, 0.1 * torch.eye(2))
+    lines = printed(apart, pair.sample(500, seed=0))
+    assert float(lines[2].split()[1]) > 1
+    assert advice(lines)["mutual_information"].startswith("collapsed: ")
     # so few data tell little however good their codes are
-    assert "collapsed" not in remarks(printed(prior, pair.sample(5, seed=0)))
+    assert "collapsed" not in str(advice(printed(apart, pair.sample(5, seed=0))))
 
 
-def test_saturated_codes_show_their_bounds() -> None:
+def test_what_holds_of_both_accounts_is_said_once() -> None:
+    pair = collapsed()
+    lines = printed(pair, pair.sample(300, seed=0), holdout=pair.sample(200, seed=1))
+    assert advice(lines)["rate"].startswith("collapsed: ")
+    assert "\n".join(lines).count("collapsed: ") == 1
+
+
+def test_collapsed_dimensions_are_named() -> None:
+    pair = LinearGaussian.optimum([4.0, 2.0, 0.3, 0.1], beta=1.0, latent_dim=4, s2=0.5)
+    said = advice(printed(pair, pair.sample(200, seed=0)))
+    assert list(said) == ["rate"]
+    assert said["rate"].startswith("2 of 4 dimensions collapsed (z[2], z[3]: rate below 0.01 nats); harmless")
+    assert "lower beta, use free bits (FreeBitsELBO) or a weaker decoder" in said["rate"]
+
+
+def test_saturated_codes_are_sent_to_the_upper_bound() -> None:
     sharp = LinearGaussian([1.0], [[1.0]], 0.1, [[1.0]], [1e-8])
-    lines = printed(sharp, sharp.sample(200, seed=0), num_samples=4)
-    text = remarks(lines)
-    assert f"saturated: within a nat of ln N = {math.log(200):.4f}" in text
-    assert [line.split()[0] for line in lines[4:5]] == ["mutual_information"]
-    upper = next(line for line in lines if line.startswith("mutual_information_upper"))
-    assert lines[lines.index(upper) - 1].endswith("more data bring the two together")
-    assert "another prior" not in text  # such a gap is of the number of data
+    said = advice(printed(sharp, sharp.sample(200, seed=0), num_samples=4))
+    text = f"saturated: N = 200 data can show at most ln N = {math.log(200):.4f}; use more data, or read "
+    assert list(said) == ["mutual_information"]  # and no other prior for the gap that is of so few data
+    assert said["mutual_information"].endswith(text + "mutual_information_upper")
 
 
 def test_a_saturated_holdout_is_told_apart() -> None:
     pair = LinearGaussian([1.0], [[1.0]], 0.1, [[1.0]], [1e-3])
-    lines = printed(pair, pair.sample(2000, seed=0), holdout=pair.sample(15, seed=1), num_samples=4)
-    assert "held-out data: saturated" in remarks(lines)
-    assert "training data: saturated" not in remarks(lines)
-    names = [line.split()[0] for line in lines]
-    assert names.index("mutual_information_upper") < names.index("marginal_kl")
+    lines = printed(pair, pair.sample(900, seed=0), holdout=pair.sample(15, seed=1))
+    said = advice(lines)["mutual_information"]
+    assert "held-out data: saturated: N = 15 " in said
+    assert "training data: saturated" not in said
 
 
 def test_held_out_data_that_lose_are_told() -> None:
-    pair = good()
-    lines = printed(pair, pair.sample(500, seed=0), holdout=2 * pair.sample(500, seed=1))
-    place = lines.index(next(line for line in lines if line.startswith("  held-out data lose")))
-    assert lines[place - 1].startswith("elbo ")
-    account = decompose(pair.model, pair.guide, pair.sample(500, seed=0), seed=0)
-    held = decompose(pair.model, pair.guide, 2 * pair.sample(500, seed=1), seed=0)
-    assert f"{float(account.elbo) - float(held.elbo):.0f}." in lines[place]
+    pair, x, far = good(), good().sample(300, seed=0), 2 * good().sample(300, seed=1)
+    account = account_of(pair, x, holdout=far)
+    lost = float(account.elbo) - float(account.holdout.elbo)
+    said = advice(str(account).splitlines())
+    assert said["elbo"].startswith(f"held-out data lose {lost:.2f} nats: overfitted, or data of another kind")
+    # the other way round nothing is lost, and so few data show nothing
+    assert "elbo" not in advice(printed(pair, far, holdout=x))
+    for few in (1, 19):
+        assert "elbo" not in advice(printed(pair, x, holdout=far[:few]))
 
 
 def test_a_prior_that_codes_miss_is_told() -> None:
     pair = good()
     far = LinearGaussian(pair.S, pair.W, pair.s2, 1.6 * pair.V, pair.Delta)
-    lines = printed(far, pair.sample(2000, seed=0), ceiling=False)
-    assert "another prior (priors) would win up to 0." in remarks(lines)
-    # mixtures that were fitted to other data say it with more right
-    lines = printed(far, pair.sample(2000, seed=0), ceiling=True)
-    assert "another prior (priors) would win at least 0." in remarks(lines)
+    x, held = far.sample(900, seed=0), far.sample(400, seed=1)
+    account = account_of(far, x, ceiling=False, holdout=held)
+    alone = replace(account, holdout=None)
+    text = "a better prior (pyro_infomax.priors) would gain "
+    gap = f"{float(alone.prior_gap):.2f}"
+    assert advice(str(alone).splitlines()) == {"marginal_kl": f"{text}up to {gap} nats on these data"}
+    # a mixture that was made of other data says it with more right
+    gap = f"{float(account.holdout.prior_gap):.2f}"
+    assert advice(str(account).splitlines())["marginal_kl"] == f"{text}at least {gap} nats on held-out data"
+    gain = replace(account.prior_gap, value=torch.tensor(0.3), bound="lower")
+    said = advice(str(replace(account, prior_gain=gain)).splitlines())
+    assert said["marginal_kl"] == f"{text}at least 0.30 nats on new data"
+    nothing = replace(gain, value=torch.tensor(-0.3))
+    assert "marginal_kl" not in advice(str(replace(account, prior_gain=nothing)).splitlines())
 
 
 def test_codes_that_depend_on_each_other_are_told() -> None:
     pair = good()
     twice = LinearGaussian(pair.S, pair.W, pair.s2, pair.V[[0, 0]], pair.Delta)
-    assert "the dimensions depend on each other" in remarks(printed(twice, pair.sample(500, seed=0)))
+    said = advice(printed(twice, pair.sample(500, seed=0)))
+    assert said["total_correlation"].startswith("the dimensions depend on each other; where they should not")
+
+
+def test_no_prior_that_has_dependences_asks_for_independent_codes() -> None:
+    def prior(x) -> None:
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Bernoulli(0.5), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(4.0 * k - 2.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def independent(x) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Bernoulli(logits=4.0 * x), infer={"enumerate": "parallel"})
+            pyro.sample("z", dist.Normal(0.8 * x, 0.45))
+
+    generator = torch.Generator().manual_seed(0)
+    x = 2.0 * torch.randint(0, 2, (300,), generator=generator) - 1.0
+    x = 2.0 * x + 1.1 * torch.randn(300, generator=generator)
+    account = decompose(prior, independent, x, seed=0)
+    assert float(account.total_correlation) > 0.3
+    lines = str(account).splitlines()
+    assert "total_correlation" not in advice(lines)
+    assert [line.split()[0] for line in lines[7:10]] == ["total_correlation", "site_rate[k]", "site_rate[z]"]
+    assert any(line.startswith("not available: dimensionwise_kl (") for line in lines)
+    assert max(map(len, lines)) <= 100
+
+
+def test_what_joins_the_parts_of_the_marginal_kl_stands_below_them() -> None:
+    def of_two(scale):
+        return dist.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.6], [0.6, 1.0]]) * scale)
+
+    def model(x) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", of_two(1.0))
+            pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
+
+    def guide(x) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.8 * x, 0.45).to_event(1))
+
+    x = of_two(1.2).sample((300,))
+    account = decompose(model, guide, x, seed=0)
+    value = {line.split("  ")[0]: line for line in str(account).splitlines()}
+    parts = [value[name].removeprefix(name).split()[0] for name in value if name.split(",")[0] in PARTS]
+    assert len(parts) == 3
+    assert sum(map(float, parts)) == pytest.approx(float(account.marginal_kl), abs=2e-4)
+
+
+PARTS = ("total_correlation", "dimensionwise_kl", "prior_dependence")
 
 
 def test_a_note_is_said_once() -> None:
@@ -207,11 +316,48 @@ def test_a_note_is_said_once() -> None:
     assert lines[2].startswith("rate")
 
 
+def test_what_is_not_finite_is_told_and_claims_nothing_else() -> None:
+    def uniform(x) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Uniform(z - 1.0, z + 1.0, validate_args=False), obs=x)
+
+    def guide(x) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.8 * x, 1.0))
+
+    x = torch.linspace(-2.0, 2.0, 100)
+    lines = str(decompose(uniform, guide, x, holdout=x[:50], num_samples=4, seed=0)).splitlines()
+    assert "  it has no finite value: " in lines[3]
+    row = next(line for line in lines if line.startswith("elbo"))
+    assert row.split() == ["elbo", "-inf", "nan", "nan", "-inf", "nan", "nan", "lower"]
+    assert "elbo" not in advice(lines)
+    # nan is no reason for advice either
+    nothing = estimate(math.nan, math.nan, math.nan)
+    empty = replace(ACCOUNT, elbo=nothing, rate=nothing, mutual_information=nothing, data_size=100)
+    assert advice(str(replace(empty, holdout=empty)).splitlines()) == {}
+
+
 def test_what_is_missing_of_the_first_lines_has_its_reason() -> None:
-    reasons = {"decoder_gap": "one reason.", "marginal_kl": "another"}
+    reasons = {"decoder_gap": "one reason.", "marginal_kl": "another", "dimensionwise_kl": "word " * 100}
     lines = str(replace(ACCOUNT, unavailable=reasons)).splitlines()
     assert "not available: marginal_kl (another)" in lines
     assert not any("one reason" in line for line in lines)
+    place = next(
+        n for n, line in enumerate(lines) if line.startswith("not available: dimensionwise_kl (word")
+    )
+    assert lines[place + 1].startswith("  word")
+    assert "…" in f"{lines[place + 1]} {lines[place + 2]}"
+    assert max(map(len, lines)) <= 100
+
+
+def test_draws_of_global_latents_are_told_in_lines_that_fit() -> None:
+    spread = {"rate": 0.25, "distortion": 0.5, "mutual_information": 0.75}
+    draws = ({"m": torch.zeros(1)},) * 3
+    lines = str(replace(ACCOUNT, global_draws=draws, global_spread=spread)).splitlines()
+    assert "over 3 draws of the global latents" in lines[-3]
+    assert lines[-2].endswith("mutual_information 0.7500")
+    assert max(map(len, lines)) <= 100
 
 
 # ---- sites that differ by a number
@@ -220,7 +366,7 @@ def test_what_is_missing_of_the_first_lines_has_its_reason() -> None:
 def chain(x) -> None:
     with pyro.plate("data", len(x)):
         z = pyro.sample("s", dist.Normal(torch.zeros(2), 1.0).to_event(1)).sum(-1)
-        for t in range(12):
+        for t in range(7):
             z = pyro.sample(f"z_{t}", dist.Normal(0.5 * z, 1.0))
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
@@ -228,43 +374,61 @@ def chain(x) -> None:
 def chain_guide(x) -> None:
     with pyro.plate("data", len(x)):
         pyro.sample("s", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-        for t in range(12):
+        for t in range(7):
             pyro.sample(f"z_{t}", dist.Normal(x * (t + 1) / 20, 1.0))
 
 
-def test_numbered_sites_are_summed_up() -> None:
-    account = decompose(chain, chain_guide, torch.randn(60), seed=0)
+def test_numbered_sites_are_summed_up_where_little_is_printed() -> None:
+    x = torch.randn(40, generator=torch.Generator().manual_seed(0))
+    account = decompose(chain, chain_guide, x, seed=0)
     frame = account.to_frame()["value"]
-    for text in (str(account), account.table()):
-        rows = {
-            line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith("site_rate[")
-        }
-        assert list(rows) == ["site_rate[s]", "site_rate[z_0…z_11]"]
-        total = sum(frame[f"site_rate[z_{t}]"] for t in range(12))
-        # a sum of estimates whose joint error is not known has none
-        assert rows["site_rate[z_0…z_11]"] == [f"{total:.4f}", "exact"]
-        assert rows["site_rate[s]"][0] == f"{frame['site_rate[s]']:.4f}"
-    assert "site_information[z_0…z_11]" in account.table()
-    assert "site_rate[z_3]" not in account.table()
-    assert "site_rate[z_3]" in frame.index
+    lines = str(account).splitlines()
+    rows = {line.split("  ")[0]: line for line in lines if line.startswith("site_rate[")}
+    assert list(rows) == ["site_rate[s]", "site_rate[z_0…z_6], sum of 7"]
+    total = sum(frame[f"site_rate[z_{t}]"] for t in range(7))
+    # a sum of estimates whose joint error is not known has none
+    assert rows["site_rate[z_0…z_6], sum of 7"].split()[4:] == [f"{total:.4f}", "exact"]
+    assert rows["site_rate[s]"].split()[1] == f"{frame['site_rate[s]']:.4f}"
+    assert "1 of 8 sites collapsed (s: rate below 0.01 nats)" in advice(lines)["rate"]
+    # all of them are left to the table and the frame
+    everything = [line.split()[0] for line in account.table().splitlines()]
+    for t in range(7):
+        assert f"site_rate[z_{t}]" in everything
+        assert f"site_rate[z_{t}]" in frame.index
+
+
+def test_a_sum_of_values_without_errors_has_none_but_zero() -> None:
+    names = tuple(f"z_{t}" for t in range(5))
+    zeros = torch.zeros(5)
+    known = Estimate(torch.arange(5.0), zeros, None, "exact", "the rate of each site")
+    for error, shown in ((0.0, ["0.0000"]), (0.1, [])):
+        account = replace(ACCOUNT, site_names=names, site_rate=replace(known, standard_error=zeros + error))
+        row = next(line for line in str(account).splitlines() if line.startswith("site_rate["))
+        assert row.split() == ["site_rate[z_0…z_4],", "sum", "of", "5", "10.0000", *shown, "exact"]
 
 
 @pytest.mark.parametrize(
-    ("names", "shown"),
+    ("names", "labels"),
     [
         (["z_0", "z_1", "z_2"], ["z_0", "z_1", "z_2"]),  # too few for a family
-        (["z_0", "z_1", "z_2", "z_10"], ["z_0…z_10"]),
-        (["z0[0]", "z0[1]", "z1[0]", "z2[0]", "z3[0]"], ["z0…z3"]),  # dimensions of the sites
-        (["z[0]", "z[1]", "z[2]", "z[3]"], ["z[0]", "z[1]", "z[2]", "z[3]"]),  # dimensions of one site
-        (["a_1", "a_2", "b_1", "b_2"], ["a_1", "a_2", "b_1", "b_2"]),
+        (["z_10", "top", "z_1", "z_2", "z_0"], ["z_0…z_10", "top"]),
+        (["z_0", "a_1", "z_1", "a_0", "z_2", "a_2", "a_3"], ["z_0", "a_0…a_3", "z_1", "z_2"]),
+        (["h0_z", "h1_z", "h2_z", "h3_z", "h4_w"], ["h0_z…h3_z", "h4_w"]),
+        ([f"z_{i}_{j}" for i in (0, 1) for j in range(4)], ["z_0_0…z_0_3", "z_1_0…z_1_3"]),
+        ([f"z_{i}_{j}" for i in range(4) for j in (0, 1)], ["z_0_0…z_3_0", "z_0_1…z_3_1"]),
+        (["z", "y"], ["z", "y"]),
+        ([f"a_very_long_name_{n}" for n in range(9)], ["a_very_long_name_0…8"]),
     ],
 )
-def test_what_makes_a_family(names: list[str], shown: list[str]) -> None:
-    values = replace(HAD, value=torch.arange(len(names)), standard_error=torch.zeros(len(names)))
-    account = replace(
-        ACCOUNT, latent_names=tuple(names), dimensionwise_kl=replace(values, population_standard_error=None)
-    )
-    lines = [line for line in account.table().splitlines() if line.startswith("dimensionwise_kl")]
-    assert [line.split()[0] for line in lines] == [f"dimensionwise_kl[{name}]" for name in shown]
-    if len(shown) == 1:
-        assert float(lines[0].split()[1]) == sum(range(len(names)))
+def test_what_makes_a_family(names: list[str], labels: list[str]) -> None:
+    found = families_of(names)
+    assert list(found) == labels
+    assert sorted(name for some in found.values() for name in some) == sorted(names)
+
+
+def test_many_sites_without_a_family_are_left_to_the_table() -> None:
+    names = ("a", "b", "c", "d", "e")
+    rates = Estimate(torch.arange(5.0), torch.zeros(5), None, "exact", "the rate of each site")
+    account = replace(ACCOUNT, site_names=names, site_rate=rates)
+    assert "site_rate" not in str(account)
+    assert "site_rate[e]" in account.table()
