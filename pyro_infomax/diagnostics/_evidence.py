@@ -250,8 +250,10 @@ class ResampledPosterior:
         mean: the guide's sites to posterior means, (data, *shape), float64.
         standard_deviation: of the posterior, likewise.
         standard_error: of each mean, likewise, by the delta method over the weights. Where Pareto k is too
-            large it is too small.
-        pareto_k: of each datum's weights, (data,); minus infinity for constant weights.
+            large or nan it is too small.
+        pareto_k: of each datum's weights, (data,); minus infinity for constant weights; nan where all
+            proposals are one value, as those of a discrete guide that is sure, since they tell nothing of
+            other values.
         effective_sample_size: of each datum's smoothed weights, (data,), from 1 to ``num_samples``.
         num_distinct: how many of the draws of each datum are not copies of another one, (data,).
         num_samples: S, proposals from the guide for each datum.
@@ -278,8 +280,8 @@ class ResampledPosterior:
 
     @cached_property
     def unreliable(self) -> torch.Tensor:
-        """The numbers of the data whose Pareto k is above the threshold: their draws are not to be used."""
-        return (self.pareto_k > self.threshold).nonzero().squeeze(-1)
+        """The numbers of the data whose Pareto k is above the threshold or nan: do not use their draws."""
+        return (~(self.pareto_k <= self.threshold)).nonzero().squeeze(-1)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a datum: Pareto k, whether it is good, effective sample size and number of distinct draws."""
@@ -356,18 +358,26 @@ class ResampledPosterior:
             "distinct draws": (self.num_distinct.double(), self.num_distinct.min().double()),
         }
         for name, (values, worst) in columns.items():
-            yield f"{name:<24}{float(values.median()):>10.2f}{float(worst):>10.2f}"
-        bad = self.unreliable.tolist()
-        if not bad:
+            yield f"{name:<24}{float(values.nanmedian()):>10.2f}{float(worst):>10.2f}"
+        unknown = self.pareto_k.isnan().nonzero().squeeze(-1)
+        if len(unknown):
+            yield (
+                f"Pareto k is not known for {len(unknown)} of {size} data, {listed_rows(unknown)}, all of "
+                "whose proposals are one value: the posterior may have others"
+            )
+        bad = (self.pareto_k > self.threshold).nonzero().squeeze(-1)
+        if not len(self.unreliable):
             yield f"Pareto k is at most {self.threshold:.2f} for all data: the draws can be used"
+        if not len(bad):
             return
-        more = f" and {len(bad) - _SHOWN} more (.unreliable)" if len(bad) > _SHOWN else ""
-        yield f"Pareto k is above {self.threshold:.2f} for {len(bad)} of {size} data: {_listed(bad)}{more}"
+        yield f"Pareto k is above {self.threshold:.2f} for {len(bad)} of {size} data: {listed_rows(bad)}"
         yield "their draws and moments cannot be relied on: take wider proposals, as refine makes them"
 
 
-def _listed(rows: Sequence[int]) -> str:
-    return ", ".join(map(str, rows[:_SHOWN]))
+def listed_rows(rows: torch.Tensor) -> str:
+    """The numbers of the first data of some."""
+    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    return ", ".join(map(str, rows[:_SHOWN].tolist())) + more
 
 
 def _with_source(group: xr.Dataset) -> xr.Dataset:
@@ -566,7 +576,11 @@ def _weighed(
     """Log-weights (samples, data), and shape and scale of the tails."""
     weights = ImportanceWeights(num_samples, pair.data_size)
     parts = []
+    first: torch.Tensor | None = None
+    alike = _any_present(pair)
     for z in patiently(proposals, "importance weights", progress=progress, total=len(proposals)):
+        first = z[:1] if first is None else first
+        alike &= (z == first).all(-1).all(0).cpu()
         part = pair.score(z).log_weight.double().cpu()
         weights.add(part)
         parts.append(part)
@@ -578,7 +592,17 @@ def _weighed(
             f"{pair.data_size} data all weights are zero, the first in row {int(lost[0])}; take a guide "
             "whose draws the model allows, or leave these data out"
         )
-    return log_weights, *tail_fits(weights)
+    k, scale = tail_fits(weights)
+    return log_weights, k.masked_fill(alike, math.nan), scale
+
+
+def _any_present(pair: Pair) -> torch.Tensor:
+    """Whether a mask leaves a datum any latent, (data,)."""
+    presence = pair.program.presence(pair.data)
+    sites = [presence.get(name) for name in pair.site_names]
+    everywhere = torch.ones(pair.data_size, dtype=torch.bool)
+    parts = [everywhere if each is None else each.reshape(len(each), -1).any(1).cpu() for each in sites]
+    return torch.stack(parts).any(0)
 
 
 @final
