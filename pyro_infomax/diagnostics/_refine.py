@@ -662,8 +662,8 @@ def refine(
             lead, and the errors of :func:`~pyro_infomax.diagnostics.decompose`.
         NotImplementedError: for posteriors without parameters of their own: flows and other networks, sites
             that depend on each other or are masked, mixtures, supports that move with their parameters; for
-            discrete latents beside continuous ones,
-            and of too many values; and for those of :func:`~pyro_infomax.diagnostics.decompose`.
+            discrete latents beside continuous ones, and of too many values; and for those of
+            :func:`~pyro_infomax.diagnostics.decompose`.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -702,13 +702,13 @@ def refine(
             )
             judge = _Judge(build, model, pair, family, states, num_samples)
             before, after = judge.of(family.zeros()), judge.of(end)
-        except (ValueError, torch.linalg.LinAlgError) as error:
+        except ValueError as beyond:
             # what is wrong with the guide's own posterior is no fault of the steps
             _Judge(build, model, pair, family, states, num_samples).of(family.zeros())
             raise ValueError(
                 "Expected steps to posteriors that the model can score but those of "
                 f"learning_rate={learning_rate} lead beyond; take a smaller one"
-            ) from error
+            ) from beyond
         # where weights are constant the posterior is exact, and any other is better by noise alone
         better = (after.elbo >= before.elbo) & (before.log_weights.std(0) > _CONSTANT)
         end = [torch.where(better.reshape(-1, *[1] * (each.dim() - 1)), each, 0.0) for each in end]
