@@ -15,6 +15,7 @@ from pyro_infomax._data import Data, Tensors, as_data
 from pyro_infomax._from_weights import WeightedDraws, fingerprint_of
 from pyro_infomax._native import elpd_data
 from pyro_infomax._types import Array, Program
+from pyro_infomax._weights import FEWEST_FOR_PARETO_K
 from pyro_infomax.diagnostics._decompose import Decomposition, decompose
 from pyro_infomax.diagnostics._evidence import Evidence, evidence
 
@@ -126,11 +127,12 @@ class Comparison:
         loose = [name for name in self.ranking if rows[name]["pareto_k_share"] > 0]
         if loose:
             yield (
-                f"Pareto k too large for some data of {', '.join(loose)}: their evidence is bounded from "
-                "below, loosely; draw more, take a better guide, or anneal"
+                f"Pareto k too large or unknown for some data of {', '.join(loose)}: their evidence is "
+                "bounded from below, loosely; draw more, take a better guide, or anneal"
             )
         if unknown := [name for name in self.ranking if math.isnan(rows[name]["pareto_k_share"])]:
-            yield f"Pareto k of {', '.join(unknown)} is not known: it takes at least 21 draws"
+            fewest = FEWEST_FOR_PARETO_K
+            yield f"Pareto k of {', '.join(unknown)} is not known: it takes at least {fewest} draws"
         yield from self._cautions(size)
 
     def _cautions(self, size: int) -> Iterator[str]:
@@ -156,9 +158,9 @@ class Comparison:
 
 
 def _heavy_share(found: Found) -> float:
-    """The share of the data with too large a Pareto k; nan where it is not known."""
+    """The share of the data whose Pareto k is too large or unknown; nan where there are too few draws."""
     k = np.asarray(found.pareto_k)
-    return math.nan if np.isnan(k).all() else float((k > found.threshold).mean())
+    return math.nan if found.num_samples < FEWEST_FOR_PARETO_K else float((~(k <= found.threshold)).mean())
 
 
 def _error_of_sum(values: Array) -> float:

@@ -48,6 +48,25 @@ def _tails(weights: ImportanceWeights) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(k), torch.from_numpy(scale)
 
 
+@final
+class _Alike:
+    """For which data all draws are one value, (data,), so that their weights say nothing of other values."""
+
+    def __init__(self, pair: Pair) -> None:
+        # a datum of which a mask leaves no latent has no other values
+        presence = pair.program.presence(pair.data)
+        sites = [presence.get(name) for name in pair.site_names]
+        everywhere = torch.ones(pair.data_size, dtype=torch.bool)
+        parts = [everywhere if each is None else each.reshape(len(each), -1).any(1).cpu() for each in sites]
+        self.found = torch.stack(parts).any(0)
+        self._first: torch.Tensor | None = None
+
+    def add(self, z: torch.Tensor) -> None:
+        """Takes in draws, (samples, data, latent)."""
+        self._first = z[:1] if self._first is None else self._first
+        self.found = self.found & (z == self._first).all(-1).all(0).cpu()
+
+
 # ---- Evidence.
 
 Method: TypeAlias = Literal["importance", "annealed"]
@@ -75,7 +94,8 @@ class Evidence:
         standard_error: of each datum's lower bound, (data,), by the jackknife over its weights.
         pareto_k: of each datum's weights, (data,): above :attr:`threshold` its bound may be far below its
             log-evidence, and further than its error says. Minus infinity for constant weights, those of an
-            exact posterior; nan below 21 weights.
+            exact posterior; nan below 21 weights, and where all draws of a datum are one value, as those of a
+            discrete posterior that is sure of itself, since the weights of others are not known.
         effective_sample_size: of each datum's weights, (data,), from 1 to ``num_samples``.
         num_samples: weights for each datum: of draws of z, or of annealed chains.
         temperatures: of the chains, from 0 to 1, (temperatures,); None for importance weights.
@@ -139,10 +159,13 @@ class Evidence:
             yield f"acceptance {mean:.2f} on average, at least {low:.2f} at each temperature"
         if self.temperatures is not None and self.num_samples < _FEW_CHAINS:
             return  # their Pareto k says little
-        if bool(self.pareto_k.isnan().all()):
+        if self.num_samples < FEWEST_FOR_PARETO_K:
             yield f"Pareto k is not known: it takes at least {FEWEST_FOR_PARETO_K} {self._of()}"
             return
-        most = float(self.pareto_k.max())
+        unknown = self.pareto_k.isnan().nonzero().squeeze(-1)
+        if len(unknown):
+            yield f"Pareto k is not known where all draws are one value: data {listed_rows(unknown)}"
+        most = float(self.pareto_k.nan_to_num(nan=-math.inf).max())
         yield f"Pareto k above {self.threshold:.2f} for {self.num_heavy} of {size}, at most {most:.2f}"
         if self.num_heavy:
             cure = "draw more, or anneal" if self.temperatures is None else "take more temperatures"
@@ -278,10 +301,12 @@ def evidence(
             leapfrog = _LEAPFROG if num_leapfrog is None else num_leapfrog
             run = annealed(path, exact, number, temperatures, num_leapfrog=leapfrog, progress=progress)
             weights, upper, shared = run.weights, run.upper_per_datum, 0.0
+            k = pareto_k(weights)
         else:
             assert pair is not None
             run = None
-            weights = _importance_weights(pair, number, progress=progress)
+            weights, alike = _importance_weights(pair, number, progress=progress)
+            k = pareto_k(weights).masked_fill(alike, math.nan)
             upper = None if exact is None else _upper_of_draws(pair, weights, exact)
             # the draws are those of the lower bound, whose error the difference of the two does not show
             shared = float(weights.estimate.standard_error)
@@ -296,7 +321,7 @@ def evidence(
         per_datum=weights.log_mean,
         upper_per_datum=upper,
         standard_error=weights.variance.sqrt(),
-        pareto_k=pareto_k(weights),
+        pareto_k=k,
         effective_sample_size=weights.effective_sample_size,
         num_samples=number,
         temperatures=None if run is None else run.temperatures,
@@ -349,11 +374,16 @@ def _given_globals(
     return joint
 
 
-def _importance_weights(pair: Pair, num_samples: int, *, progress: bool) -> ImportanceWeights:
-    weights = ImportanceWeights(num_samples, pair.data_size)
+def _importance_weights(
+    pair: Pair, num_samples: int, *, progress: bool
+) -> tuple[ImportanceWeights, torch.Tensor]:
+    """The weights, and for which data all draws are one value."""
+    weights, alike = ImportanceWeights(num_samples, pair.data_size), _Alike(pair)
     for chunk in patiently(rounds_of_draws(pair, num_samples), "importance weights", progress=progress):
-        weights.add(pair.score(pair.draw(chunk)).log_weight)
-    return weights
+        z = pair.draw(chunk)
+        alike.add(z)
+        weights.add(pair.score(z).log_weight)
+    return weights, alike.found
 
 
 def _upper_of_draws(pair: Pair, weights: ImportanceWeights, exact: SiteValues) -> torch.Tensor:
@@ -400,8 +430,10 @@ class ResampledPosterior:
         mean: the guide's sites to posterior means, (data, *shape), float64.
         standard_deviation: of the posterior, likewise.
         standard_error: of each mean, likewise, by the delta method over the weights. Where Pareto k is too
-            large it is too small.
-        pareto_k: of each datum's weights, (data,); minus infinity for constant weights.
+            large or nan it is too small.
+        pareto_k: of each datum's weights, (data,); minus infinity for constant weights; nan where all
+            proposals are one value, as those of a discrete guide that is sure, since they tell nothing of
+            other values.
         effective_sample_size: of each datum's smoothed weights, (data,), from 1 to ``num_samples``.
         num_distinct: how many of the draws of each datum are not copies of another one, (data,).
         num_samples: S, proposals from the guide for each datum.
@@ -428,8 +460,8 @@ class ResampledPosterior:
 
     @cached_property
     def unreliable(self) -> torch.Tensor:
-        """The numbers of the data whose Pareto k is above the threshold: their draws are not to be used."""
-        return (self.pareto_k > self.threshold).nonzero().squeeze(-1)
+        """The numbers of the data whose Pareto k is above the threshold or nan: do not use their draws."""
+        return (~(self.pareto_k <= self.threshold)).nonzero().squeeze(-1)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a datum: Pareto k, whether it is good, effective sample size and number of distinct draws."""
@@ -506,18 +538,26 @@ class ResampledPosterior:
             "distinct draws": (self.num_distinct.double(), self.num_distinct.min().double()),
         }
         for name, (values, worst) in columns.items():
-            yield f"{name:<24}{float(values.median()):>10.2f}{float(worst):>10.2f}"
-        bad = self.unreliable.tolist()
-        if not bad:
+            yield f"{name:<24}{float(values.nanmedian()):>10.2f}{float(worst):>10.2f}"
+        unknown = self.pareto_k.isnan().nonzero().squeeze(-1)
+        if len(unknown):
+            yield (
+                f"Pareto k is not known for {len(unknown)} of {size} data, {listed_rows(unknown)}, all of "
+                "whose proposals are one value: the posterior may have others"
+            )
+        bad = (self.pareto_k > self.threshold).nonzero().squeeze(-1)
+        if not len(self.unreliable):
             yield f"Pareto k is at most {self.threshold:.2f} for all data: the draws can be used"
+        if not len(bad):
             return
-        more = f" and {len(bad) - _SHOWN} more (.unreliable)" if len(bad) > _SHOWN else ""
-        yield f"Pareto k is above {self.threshold:.2f} for {len(bad)} of {size} data: {_listed(bad)}{more}"
+        yield f"Pareto k is above {self.threshold:.2f} for {len(bad)} of {size} data: {listed_rows(bad)}"
         yield "their draws and moments cannot be relied on: take wider proposals, as refine makes them"
 
 
-def _listed(rows: Sequence[int]) -> str:
-    return ", ".join(map(str, rows[:_SHOWN]))
+def listed_rows(rows: torch.Tensor) -> str:
+    """The numbers of the first data of some."""
+    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+    return ", ".join(map(str, rows[:_SHOWN].tolist())) + more
 
 
 def _with_source(group: xr.Dataset) -> xr.Dataset:
@@ -653,7 +693,9 @@ def _weighed(
     """Log-weights (samples, data), and shape and scale of the tails."""
     weights = ImportanceWeights(num_samples, pair.data_size)
     parts = []
+    alike = _Alike(pair)
     for z in patiently(proposals, "importance weights", progress=progress, total=len(proposals)):
+        alike.add(z)
         part = pair.score(z).log_weight.double().cpu()
         weights.add(part)
         parts.append(part)
@@ -665,7 +707,8 @@ def _weighed(
             f"{pair.data_size} data all weights are zero, the first in row {int(lost[0])}; take a guide "
             "whose draws the model allows, or leave these data out"
         )
-    return log_weights, *_tails(weights)
+    k, scale = _tails(weights)
+    return log_weights, k.masked_fill(alike.found, math.nan), scale
 
 
 @final

@@ -21,6 +21,7 @@ from torch.distributions import (
     TransformedDistribution,
     biject_to,
 )
+from torch.distributions.constraints import is_dependent
 
 from pyro_infomax._checks import real_number, whole_number
 from pyro_infomax._data import Data, Tensors, as_data
@@ -28,7 +29,7 @@ from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Program
 from pyro_infomax._weights import good_pareto_k
-from pyro_infomax.diagnostics._evidence import pareto_k, rounds_of_draws
+from pyro_infomax.diagnostics._evidence import listed_rows, pareto_k, rounds_of_draws
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.distributions import (
     LowerCholesky,
@@ -45,8 +46,6 @@ from pyro_infomax.nn import evaluation_mode
 from pyro_infomax.programs import SiteLayout
 
 # ---- What a refinement finds.
-
-_SHOWN: Final = 10
 
 
 @final
@@ -157,21 +156,27 @@ class Refinement:
         total = self.amortisation_gap.mean() + self.approximation_gap.mean()
         if 0 < total < math.inf:
             share = float(self.amortisation_gap.mean() / total)
-            yield f"amortisation makes {share:.0%} of the whole gap"
+            least = "at least " if len(self.unconverged) else ""
+            yield f"amortisation makes {least}{share:.0%} of the whole gap"
         before, after = (int((k > self.threshold).sum()) for k in (self.pareto_k_before, self.pareto_k))
         yield f"Pareto k above {self.threshold:.2f}: {before} of {size} data before, {after} after"
         if after:
-            yield f"  still {_listed(self.unreliable)}: resample from guide.widened(1.2), or a richer family"
-        if len(self.unconverged):
+            which = listed_rows(self.unreliable)
+            yield f"  still {which}: resample from guide.widened(1.2), or a richer family"
+        unknown = self.amortisation_gap.isnan().nonzero().squeeze(-1)
+        if len(unknown):
             yield (
-                f"not converged in {self.num_steps} steps: {len(self.unconverged)} of {size} data, "
-                f"{_listed(self.unconverged)}; their amortisation gap is larger: take more steps"
+                f"ELBO minus infinity before and after for {len(unknown)} of {size} data, "
+                f"{listed_rows(unknown)}: there draws fall where the model has no density, and the "
+                "amortisation gap is unknown; take a family whose draws the model allows"
             )
-
-
-def _listed(rows: Tensor) -> str:
-    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    return ", ".join(map(str, rows[:_SHOWN].tolist())) + more
+        short = self.unconverged[~torch.isin(self.unconverged, unknown)]
+        if len(short):
+            yield (
+                f"not converged in {self.num_steps} steps: {len(short)} of {size} data, "
+                f"{listed_rows(short)}; their amortisation gap is larger: take more steps, or a smaller "
+                "learning_rate where the gap is 0"
+            )
 
 
 # ---- The family of a posterior with parameters of its own for each datum.
@@ -248,6 +253,9 @@ class _Free:
         ]
         if not (isinstance(family, type) and issubclass(type(fn), family | _torch_base(family)) and names):
             raise NotImplementedError(f"{full_name(fn)} is not made of its parameters alone")
+        if fn.has_rsample and is_dependent(type(fn).support):
+            # gradients of draws know nothing of an edge that moves
+            raise NotImplementedError(f"the support of {full_name(fn)} moves with its parameters")
         starts, transforms, units = {}, {}, {}
         for name in names:
             constraint: Any = fn.arg_constraints[name]
@@ -289,7 +297,7 @@ def _factors_by_site(pair: Pair) -> dict[str, Distribution]:
     if not isinstance(posterior, Distribution) or not is_parametric(posterior):
         raise NotImplementedError(
             "Expected a posterior that has a few parameters for each datum but the guide's of "
-            f"{list(layouts)} is {_in_words(pair, posterior)}, which has none to free; resample it, or anneal"
+            f"{list(layouts)} has none to free ({_in_words(pair, posterior)}); resample it, or anneal"
         )
     if not is_factorised(posterior):
         return dict.fromkeys(layouts, posterior)
@@ -650,11 +658,13 @@ def refine(
         progress: show a bar where this takes more than a few seconds.
 
     Raises:
-        ValueError: for numbers out of range, a log-evidence of another shape or far below the ELBO, and the
-            errors of :func:`~pyro_infomax.diagnostics.decompose`.
+        ValueError: for numbers out of range, a log-evidence of another shape, not finite, far below the ELBO
+            or other than the sum over discrete latents, steps so long that the model cannot score where they
+            lead, and the errors of :func:`~pyro_infomax.diagnostics.decompose`.
         NotImplementedError: for posteriors without parameters of their own: flows and other networks, sites
-            that depend on each other or are masked, mixtures; for discrete latents beside continuous ones,
-            and of too many values; and for those of :func:`~pyro_infomax.diagnostics.decompose`.
+            that depend on each other or are masked, mixtures, supports that move with their parameters; for
+            discrete latents beside continuous ones, and of too many values; and for those of
+            :func:`~pyro_infomax.diagnostics.decompose`.
 
     Example:
         >>> from pyro_infomax.oracles import LinearGaussian
@@ -687,14 +697,22 @@ def refine(
             if states is None
             else partial(_summed_negative_elbo, states, family)
         )
-        half, end = _optimised(
-            loss, family.zeros(), num_steps=num_steps, learning_rate=learning_rate, progress=progress
-        )
-        judge = _Judge(build, model, pair, family, states, num_samples)
-        before = judge.of(family.zeros())
+        try:
+            half, end = _optimised(
+                loss, family.zeros(), num_steps=num_steps, learning_rate=learning_rate, progress=progress
+            )
+            judge = _Judge(build, model, pair, family, states, num_samples)
+            before, after = judge.of(family.zeros()), judge.of(end)
+        except ValueError as beyond:
+            # what is wrong with the guide's own posterior is no fault of the steps
+            _Judge(build, model, pair, family, states, num_samples).of(family.zeros())
+            raise ValueError(
+                "Expected steps to posteriors that the model can score but those of "
+                f"learning_rate={learning_rate} lead beyond; take a smaller one"
+            ) from beyond
         # where weights are constant the posterior is exact, and any other is better by noise alone
         spread = before.log_weights.std(0).nan_to_num(nan=math.inf)  # where a draw has no density
-        better = (judge.of(end).elbo >= before.elbo) & (spread > _CONSTANT)
+        better = (after.elbo >= before.elbo) & (spread > _CONSTANT)
         end = [torch.where(better.reshape(-1, *[1] * (each.dim() - 1)), each, 0.0) for each in end]
         # what was chosen by some draws is judged by others
         judge = _Judge(build, model, pair, family, states, num_samples)
@@ -703,6 +721,8 @@ def refine(
         if known is not None:
             _check_not_below(known, after)
         exact = known if states is None else states.log_evidence
+        if known is not None and states is not None:
+            _check_same(known, states.log_evidence)
         return Refinement(
             elbo_before=before.elbo,
             elbo_before_error=before.error,
@@ -728,10 +748,11 @@ def refine(
 def _checked_evidence(log_evidence: Tensor | None, size: int) -> Tensor | None:
     if log_evidence is None:
         return None
-    if log_evidence.shape != (size,) or bool(log_evidence.isnan().any()):
+    wrong = int((~log_evidence.isfinite()).sum())
+    if log_evidence.shape != (size,) or wrong:
         raise ValueError(
-            f"Expected a log_evidence of each of {size} data, ({size},), without nan, but got shape "
-            f"{tuple(log_evidence.shape)}"
+            f"Expected a finite log_evidence of each of {size} data, ({size},), but got shape "
+            f"{tuple(log_evidence.shape)} with {wrong} values that are not finite"
         )
     return log_evidence.detach().double()
 
@@ -750,6 +771,17 @@ def _check_not_below(log_evidence: Tensor, found: "_Judged") -> None:
             f"Expected a log_evidence above the ELBO but for {len(wrong)} data it is below, the first in row "
             f"{row}: {float(log_evidence[row]):.3f} below {float(found.elbo[row]):.3f}; is it that of these "
             "data under this model?"
+        )
+
+
+def _check_same(log_evidence: Tensor, summed: Tensor) -> None:
+    """What is summed over all values is exact, and what was given has to be that."""
+    wrong = ((log_evidence - summed).abs() > 1e-3 * (1 + summed.abs())).nonzero().squeeze(-1)
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(
+            f"Expected the log_evidence of discrete latents but for {len(wrong)} data it is not their sum, "
+            f"the first in row {row}: {float(log_evidence[row]):.3f} for {float(summed[row]):.3f}; omit it"
         )
 
 

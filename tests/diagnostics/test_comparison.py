@@ -240,7 +240,7 @@ def test_weights_of_densities_below_the_smallest_number(oracle, x):
 def test_what_is_printed_says_what_to_do(guides, models):
     lines = str(guides).splitlines()
     assert lines[1].split()[0] == "model"
-    assert "Pareto k too large for some data of" in lines[-1]
+    assert "Pareto k too large or unknown for some data of" in lines[-1]
     assert "anneal" in lines[-1]
     assert "not told apart from two by two standard errors: one" in str(models)
 

@@ -97,6 +97,24 @@ def test_the_threshold_is_that_of_the_number_of_draws() -> None:
     assert bounds.num_heavy == int((bounds.pareto_k > 0.5).sum()) > 0
 
 
+def test_a_guide_that_is_sure_of_one_value_is_not_taken_for_exact() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Bernoulli(0.4))
+            pyro.sample("x", dist.Normal(c, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("c", dist.Bernoulli(torch.where(x > 0, 1.0, 0.5)))
+
+    x = torch.tensor([-0.5, 1.0, 2.0])
+    bounds = evidence(model, guide, x, num_samples=100, seed=0)
+    assert bounds.pareto_k.isnan().tolist() == [False, True, True]
+    assert "not known where all draws are one value: data 1, 2" in str(bounds)
+    # each is log p(x, c = 1) alone, below log p(x)
+    torch.testing.assert_close(bounds.per_datum[1:], math.log(0.4) + dist.Normal(1.0, 1.0).log_prob(x[1:]))
+
+
 def test_rounding_in_single_precision_is_no_tail() -> None:
     """Weights of an exact posterior, under the densities of many pixels."""
 

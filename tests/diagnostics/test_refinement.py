@@ -135,6 +135,7 @@ def test_what_too_few_steps_leave_is_said() -> None:
     assert not refined.to_frame()["converged"].any()
     assert len(refined.unreliable)
     assert "guide.widened(1.2)" in str(refined)
+    assert "amortisation makes at least" in str(refined)
 
 
 def test_positive_and_several_sites() -> None:
@@ -338,6 +339,17 @@ def turn(x: Tensor) -> None:
         pyro.sample("z", dist.VonMises(0 * x[:, 0], 1.0))
 
 
+def share(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Beta(1.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+
+def interval(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Uniform(0 * x[:, 0], 1.0))
+
+
 def many(x: Tensor) -> None:
     with pyro.plate("data", len(x)):
         z = pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(len(x), 13)).to_event(1))
@@ -352,9 +364,10 @@ def many(x: Tensor) -> None:
         (one, mixture, "resample"),
         (one, lambda: AmortizedFlow(one, nn.Linear(1, 4)), "resample"),
         (angle, turn, "without gradients"),
+        (share, interval, "parameters can be freed.*Uniform; resample"),
         (many, poutine.block(many, hide=["x"]), "at most 4096 values together, to sum over, but got 8192"),
     ],
-    ids=["chain", "mask", "mixture", "flow", "angle", "many values"],
+    ids=["chain", "mask", "mixture", "flow", "angle", "moving edge", "many values"],
 )
 def test_what_cannot_be_refined_is_refused(model, guide, message: str) -> None:
     guide = guide() if getattr(guide, "__name__", "") == "<lambda>" else guide
@@ -370,6 +383,7 @@ def test_what_cannot_be_refined_is_refused(model, guide, message: str) -> None:
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"tolerance": -1.0}, "tolerance"),
         ({"log_evidence": torch.zeros(3)}, r"log_evidence of each of 4 data, \(4,\)"),
+        ({"log_evidence": torch.full((4,), math.inf)}, "with 4 values that are not finite"),
         ({"log_evidence": torch.full((4,), -1e4)}, "for 4 data it is below"),
     ],
 )
@@ -377,3 +391,42 @@ def test_wrong_arguments_are_refused(options: dict[str, object], message: str) -
     pair = pair_of(BEST, torch.tensor([0.3, 0.3]))
     with pytest.raises(ValueError, match=message):
         found(pair, pair.sample(4, seed=0), **({"num_steps": 4, "num_samples": 21} | options))
+
+
+def test_steps_that_are_too_long_are_named() -> None:
+    pair = pair_of(0.5 * BEST, torch.tensor([0.3, 0.3]))
+    with pytest.raises(ValueError, match=r"learning_rate=3000.0 lead beyond; take a smaller one"):
+        found(pair, pair.sample(4, seed=0), learning_rate=3000.0, num_steps=6, num_samples=21)
+
+
+def test_a_gap_between_infinities_is_unknown_and_said_to_be() -> None:
+    def barred(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.factor("positive", torch.where(z[..., 0] > 0, 0.0, -math.inf))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x[:, 0])
+
+    def centred(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+    refined = refine(barred, centred, torch.ones(2, 1), num_steps=2, num_samples=50, seed=0)
+    assert refined.amortisation_gap.isnan().all()
+    assert "ELBO minus infinity before and after for 2 of 2 data, 0, 1:" in str(refined)
+    assert "take more steps" not in str(refined)
+
+
+def test_the_evidence_of_discrete_latents_is_their_sum() -> None:
+    def coin(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5 * torch.ones(len(x))))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    x = torch.tensor([0.0, 2.0])
+    normal = dist.Normal(torch.tensor([[0.0], [1.0]]), 1.0)
+    right = normal.log_prob(x).logsumexp(0) - math.log(2)
+    options = {"num_steps": 2, "num_samples": 21}
+    guide = poutine.block(coin, hide=["x"])
+    close(refine(coin, guide, x, log_evidence=right, **options).log_evidence, right.double())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="for 1 data it is not their sum, the first in row 1"):
+        refine(coin, guide, x, log_evidence=right + torch.tensor([0.0, 0.5]), **options)  # type: ignore[arg-type]

@@ -267,3 +267,24 @@ def test_data_that_the_model_cannot_have_are_named() -> None:
 
     with pytest.raises(ValueError, match="for 1 of 3 data all weights are zero, the first in row 1"):
         resample(model, guide, torch.tensor([0.5, 3.0, 1.5]), num_samples=50)
+
+
+def test_a_guide_that_is_sure_of_one_value_is_not_taken_for_exact() -> None:
+    shares = torch.tensor([0.3, 0.7], dtype=torch.float64)
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(shares))
+            pyro.sample("x", dist.Normal(k.double(), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        sure = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64)
+        with pyro.plate("data", len(x)):
+            pyro.sample("k", dist.Categorical(sure))
+
+    resampled = resample(model, guide, torch.zeros(2, dtype=torch.float64), num_samples=100, seed=0)
+    assert resampled.pareto_k.isnan().tolist() == [True, False]
+    assert resampled.unreliable.tolist() == [0]
+    assert resampled.to_frame()["reliable"].tolist() == [False, True]
+    assert "not known for 1 of 2 data, 0, all of whose proposals are one value" in str(resampled)
+    assert "can be used" not in str(resampled)
