@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from pyro_infomax.plots._axes import TEXT_COLOUR, Drawable, as_array, axes_or_new, colours, tidy
 
-_GAPS = {"approximation_gap": "the family", "amortisation_gap": "the encoder"}
+_GAPS = {"approximation_gap": "approximation gap (family)", "amortisation_gap": "amortisation gap (encoder)"}
 
 
 def inference_gaps(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -32,7 +32,7 @@ def inference_gaps(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Example:
         >>> columns = {"approximation_gap": [0.1, 0.2], "amortisation_gap": [0.5, 0.1], "converged": True}
         >>> [text.get_text() for text in inference_gaps(pd.DataFrame(columns)).get_legend().get_texts()]
-        ['the family, 0.15 on average', 'the encoder, 0.30 on average']
+        ['approximation gap (family): mean 0.15', 'amortisation gap (encoder): mean 0.30']
     """
     wanted = [*_GAPS, "converged"]
     if missing := [name for name in wanted if name not in frame]:
@@ -53,7 +53,7 @@ def inference_gaps(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             step="post",
             color=colour,
             linewidth=0,
-            label=f"{label}, {finite[name].mean():.2f} on average",
+            label=f"{label}: mean {finite[name].mean():.2f}",
         )
         base = top
     late = np.flatnonzero(~shown["converged"].to_numpy(dtype=bool))

@@ -28,7 +28,10 @@ def test_areas_add_up_in_the_order_of_the_sum():
     # in the order of the sum the data are 0, 2, 1: the first step is the least
     top = ax.collections[1].get_paths()[0].vertices
     assert sorted({round(y, 6) for x, y in top}) == [0.1, 0.2, 0.3, 0.5, 1.1]
-    assert labels(ax)[:2] == ["the family, 0.20 on average", "the encoder, 0.43 on average"]
+    assert labels(ax)[:2] == [
+        "approximation gap (family): mean 0.20",
+        "amortisation gap (encoder): mean 0.43",
+    ]
 
 
 def test_data_that_have_not_converged_are_marked():
@@ -42,7 +45,7 @@ def test_data_that_have_not_converged_are_marked():
 def test_noise_below_zero_is_drawn_as_zero_and_kept_in_the_mean():
     ax = inference_gaps(frame(approximation_gap=[-0.3, 0.0, 0.0]))
     assert all(area.get_datalim(ax.transData).y0 == 0 for area in ax.collections)
-    assert labels(ax)[0] == "the family, -0.10 on average"
+    assert labels(ax)[0] == "approximation gap (family): mean -0.10"
 
 
 def test_data_without_finite_gaps_are_counted():
