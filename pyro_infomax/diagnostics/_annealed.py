@@ -255,7 +255,7 @@ class Simulated:
 
     Each z is an exact draw from the posterior :math:`p(z \mid x)` of its own x. No real datum comes with one,
     which is why only these data have an upper bound on their log-evidence, see
-    :func:`annealed_importance_sampling`.
+    :func:`evidence`.
 
     Reference: Grosse, Ancha and Roy (2016), Measuring the reliability of MCMC inference with bidirectional
     Monte Carlo.
