@@ -11,7 +11,6 @@ import torch
 
 from pyro_infomax import decompose
 from pyro_infomax.diagnostics import Decomposition
-from pyro_infomax.diagnostics._account_table import families_of
 from pyro_infomax.information import Estimate
 from pyro_infomax.oracles import LinearGaussian
 
@@ -421,9 +420,15 @@ def test_a_sum_of_values_without_errors_has_none_but_zero() -> None:
     ],
 )
 def test_what_makes_a_family(names: list[str], labels: list[str]) -> None:
-    found = families_of(names)
-    assert list(found) == labels
-    assert sorted(name for some in found.values() for name in some) == sorted(names)
+    values = torch.arange(len(names)).double()
+    rates = Estimate(values, torch.ones(len(names)), None, "exact", "the rate of each site")
+    account = replace(ACCOUNT, site_names=tuple(names), site_rate=rates)
+    lines = [line for line in str(account).splitlines() if line.startswith("site_rate[")]
+    assert [line.split("]")[0] for line in lines] == [f"site_rate[{label}" for label in labels]
+    sizes = [int(line.split("sum of ")[1].split()[0]) if "sum of" in line else 1 for line in lines]
+    assert sum(sizes) == len(names)
+    shown = [float(line.split("sum of ")[-1].split()[1]) for line in lines]
+    assert sum(shown) == float(values.sum())  # each site once
 
 
 def test_many_sites_without_a_family_are_left_to_the_table() -> None:
