@@ -308,6 +308,37 @@ def test_what_joins_the_parts_of_the_marginal_kl_stands_below_them() -> None:
 PARTS = ("total_correlation", "dimensionwise_kl", "prior_dependence")
 
 
+@pytest.mark.parametrize(
+    ("saturated", "error", "size", "said"),
+    [
+        (False, 0.25, 100, True),
+        (False, 0.35, 100, False),  # not by three errors
+        (True, 0.25, 100, False),  # of so few data
+        (False, 0.25, 19, False),
+    ],
+)
+def test_a_gap_from_the_prior_is_told_where_it_is_clear(saturated, error, size, said) -> None:
+    gap = estimate(1.0, 0.0, error)
+    account = replace(ACCOUNT, data_size=size, saturated=saturated, marginal_kl=gap, prior_gap=gap)
+    assert ("marginal_kl" in advice(str(account).splitlines())) is said
+
+
+@pytest.mark.parametrize(
+    ("lost", "error", "size", "said"),
+    [
+        (1.0, 0.2, 100, True),
+        (1.0, 0.3, 100, False),  # three errors of a difference of two
+        (0.05, 0.0, 100, False),
+        (1.0, 0.2, 19, False),
+        (1.0, math.nan, 100, False),
+    ],
+)
+def test_a_loss_on_held_out_data_is_told_where_it_is_clear(lost, error, size, said) -> None:
+    account = replace(ACCOUNT, elbo=estimate(-2.0, 0.0, error), data_size=100)
+    holdout = replace(account, elbo=estimate(-2.0 - lost, 0.0, error), data_size=size)
+    assert ("elbo" in advice(str(replace(account, holdout=holdout)).splitlines())) is said
+
+
 def test_a_note_is_said_once() -> None:
     note = "there are too few"
     lines = str(replace(ACCOUNT, rate=replace(HAD, note=note), elbo=replace(HAD, note=note))).splitlines()
