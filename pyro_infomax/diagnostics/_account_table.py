@@ -176,7 +176,11 @@ _OF_SEVERAL: Final = ("total_correlation", "dimensionwise_kl")  # trivial for a 
 _MOST_SITES: Final = 4  # with lines of their own
 _COLLAPSED: Final = 0.05  # nats of all latents
 _COLLAPSED_PART: Final = 0.01  # nats of a dimension or a site
-_FEW_DATA: Final = 20  # whose information is small, and their errors uncertain, by themselves
+_NOTHING_IN: Final = {
+    "rate": "the posteriors hardly differ from the prior",
+    "mutual_information": "z tells next to nothing about x",
+}
+_FEW_DATA: Final = 20  # fewer hold little information, and have uncertain errors, whatever the pair
 _WORTH: Final = 0.1  # nats
 _SHARE: Final = 0.1  # of the information
 _CLEAR: Final = 3.0  # standard errors
@@ -327,7 +331,7 @@ def _remarks(account: Summary) -> Iterator[tuple[str, str]]:
     if collapsed:
         yield (
             collapsed[0],
-            "collapsed: z tells next to nothing about x; lower beta or raise it slowly, hold a rate "
+            f"collapsed: {_NOTHING_IN[collapsed[0]]}; lower beta or raise it slowly, hold a rate "
             "(FreeBitsELBO, ConstrainedELBO), or take a weaker decoder",
         )
         return
@@ -377,7 +381,7 @@ def _remarks_on_both(training: Summary, holdout: Summary | None) -> Iterator[tup
                 f"held-out data lose {lost:.2f} nats: overfitted, or data of another kind; stop earlier "
                 "(EarlyStopping), use a smaller model or more data",
             )
-    # A prior that the codes miss. What few data have of their own is no gap, and so a ceiling takes none
+    # A prior that the codes miss. In a saturated account the gap is due to the number of data
     gap, new = training.estimates.get("prior_gain"), "new"
     if gap is None and holdout is not None:
         gap, new = holdout.estimates.get("prior_gap"), "held-out"
