@@ -59,11 +59,8 @@ class Total:
         return cls(values.sum(), None if bool((errors != 0).any()) else errors.sum(), estimates[0].bound)
 
 
-Row: TypeAlias = Estimate | Total
-
-
 def lines_of(
-    accounts: Mapping[str, Mapping[str, Row]], remarks: Mapping[str, Sequence[str]] | None = None
+    accounts: Mapping[str, Mapping[str, Estimate | Total]], remarks: Mapping[str, Sequence[str]] | None = None
 ) -> Iterator[str]:
     """A line a quantity, the accounts beside each other; a lone one goes without its heading.
 
@@ -80,10 +77,10 @@ def lines_of(
         bound = next(estimate.bound for estimate in found if estimate is not None)
         yield f"{name:<{width}}{''.join(map(_cells, found))}  {bound}"
         for remark in (remarks or {}).get(name, ()):
-            yield from in_width(remark, indent="  ")
+            yield from _in_width(remark, indent="  ")
 
 
-def in_width(text: str, indent: str = "") -> Iterator[str]:
+def _in_width(text: str, indent: str = "") -> Iterator[str]:
     """Lines of at most a hundred characters, those after the first set in further."""
     further = indent + "  "
     yield from wrap(
@@ -91,7 +88,7 @@ def in_width(text: str, indent: str = "") -> Iterator[str]:
     )
 
 
-def _cells(estimate: Row | None) -> str:
+def _cells(estimate: Estimate | Total | None) -> str:
     """Blank for what does not exist or is not claimed."""
     numbers = {name: None if estimate is None else getattr(estimate, name) for name in _WIDTHS}
     return "".join(f"{_cell(numbers[name], wide - 1):>{wide}}" for name, wide in _WIDTHS.items())
@@ -179,7 +176,11 @@ _OF_SEVERAL: Final = ("total_correlation", "dimensionwise_kl")  # trivial for a 
 _MOST_SITES: Final = 4  # with lines of their own
 _COLLAPSED: Final = 0.05  # nats of all latents
 _COLLAPSED_PART: Final = 0.01  # nats of a dimension or a site
-_FEW_DATA: Final = 20  # whose information is small, and their errors uncertain, by themselves
+_NOTHING_IN: Final = {
+    "rate": "the posteriors hardly differ from the prior",
+    "mutual_information": "z tells next to nothing about x",
+}
+_FEW_DATA: Final = 20  # fewer hold little information, and have uncertain errors, whatever the pair
 _WORTH: Final = 0.1  # nats
 _SHARE: Final = 0.1  # of the information
 _CLEAR: Final = 3.0  # standard errors
@@ -197,6 +198,10 @@ class Summary:
         data_size: N.
         ceiling: ln N, the most that the information of so many data can be.
         saturated: whether the information is within a nat of that; None where there is none.
+        active_units: the number of latent dimensions in use, None where it is not known.
+        global_values: the values of global latents, given which the rest holds.
+        num_global_draws: of how many draws of global latents the estimates are means; 0 for none.
+        global_spread: the standard deviations of quantities over these draws.
         unavailable: names of quantities to the reason why they are missing.
     """
 
@@ -206,7 +211,28 @@ class Summary:
     data_size: int
     ceiling: float
     saturated: bool | None
+    active_units: int | None
+    global_values: Mapping[str, torch.Tensor]
+    num_global_draws: int
+    global_spread: Mapping[str, float]
     unavailable: Mapping[str, str]
+
+    def facts(self) -> Iterator[str]:
+        """What the account is of."""
+        latent = len(self.latent_names)
+        units = latent if self.active_units is None else f"{self.active_units} active of {latent}"
+        yield f"{units} latent dimensions, {self.data_size} data (ln N = {self.ceiling:.4f})"
+        if self.global_values:
+            yield f"given global latents: {', '.join(map(_shown, self.global_values.items()))}"
+        if self.num_global_draws:
+            names = ("rate", "distortion", "mutual_information")
+            spread = (
+                f"{name} {self.global_spread[name]:.4f}" for name in names if name in self.global_spread
+            )
+            yield (
+                f"means over {self.num_global_draws} draws of the global latents, over which the standard "
+                f"deviations are: {', '.join(spread)}"
+            )
 
     def rows(self) -> dict[str, list[Estimate]]:
         """The lines that are read first, and the estimates that each sums up."""
@@ -243,7 +269,7 @@ class Summary:
 
 
 def summary_lines(training: Summary, holdout: Summary | None, headings: tuple[str, str]) -> Iterator[str]:
-    """The lines that are read first, each with what to do below it where it is bad.
+    """The lines that are read first, each with what to do below it where it is bad, and where the rest is.
 
     Args:
         training: the account of the training data.
@@ -270,7 +296,15 @@ def summary_lines(training: Summary, holdout: Summary | None, headings: tuple[st
         if account is training or account.missing() != training.missing():
             said_of = "" if account is training else f"{heading}: "
             for line in missing_lines(account.missing()):
-                yield from in_width(shorten(said_of + line, _LONGEST_REASON, placeholder=" …"))
+                yield from _in_width(shorten(said_of + line, _LONGEST_REASON, placeholder=" …"))
+    for fact in shared_first({heading: list(each.facts()) for heading, each in accounts.items()}):
+        yield from _in_width(fact)
+    yield f"all {len(training.estimates)} quantities: .table() as text, .to_frame() as a frame"
+
+
+def _shown(site: tuple[str, torch.Tensor]) -> str:
+    name, value = site
+    return f"{name} = {float(value):.4g}" if value.numel() == 1 else f"{name} {tuple(value.shape)}"
 
 
 def _remarks(account: Summary) -> Iterator[tuple[str, str]]:
@@ -297,7 +331,7 @@ def _remarks(account: Summary) -> Iterator[tuple[str, str]]:
     if collapsed:
         yield (
             collapsed[0],
-            "collapsed: z tells next to nothing about x; lower beta or raise it slowly, hold a rate "
+            f"collapsed: {_NOTHING_IN[collapsed[0]]}; lower beta or raise it slowly, hold a rate "
             "(FreeBitsELBO, ConstrainedELBO), or take a weaker decoder",
         )
         return
@@ -347,7 +381,7 @@ def _remarks_on_both(training: Summary, holdout: Summary | None) -> Iterator[tup
                 f"held-out data lose {lost:.2f} nats: overfitted, or data of another kind; stop earlier "
                 "(EarlyStopping), use a smaller model or more data",
             )
-    # A prior that the codes miss. What few data have of their own is no gap, and so a ceiling takes none
+    # A prior that the codes miss. In a saturated account the gap is due to the number of data
     gap, new = training.estimates.get("prior_gain"), "new"
     if gap is None and holdout is not None:
         gap, new = holdout.estimates.get("prior_gap"), "held-out"

@@ -23,7 +23,6 @@ from pyro_infomax._types import Array, Program, Site
 from pyro_infomax.diagnostics._account_table import (
     Summary,
     frame_of,
-    in_width,
     lines_of,
     missing_lines,
     noted_lines,
@@ -206,11 +205,7 @@ class Decomposition:
 
     def __str__(self) -> str:
         holdout = None if self.holdout is None else self.holdout._summary()
-        facts = {name: list(each._facts()) for name, each in self._accounts().items()}
-        rest = f"all {len(list(self.estimates()))} quantities: .table() as text, .to_frame() as a frame"
-        lines = [*summary_lines(self._summary(), holdout, _ACCOUNTS)]
-        lines += [each for fact in shared_first(facts) for each in in_width(fact)]
-        return "\n".join([*lines, rest])
+        return "\n".join(summary_lines(self._summary(), holdout, _ACCOUNTS))
 
     def _accounts(self) -> "dict[str, Decomposition]":
         accounts = [self] if self.holdout is None else [self, self.holdout]
@@ -224,38 +219,20 @@ class Decomposition:
             data_size=self.data_size,
             ceiling=information_ceiling(self.data_size),
             saturated=self.saturated,
+            active_units=self.active_units,
+            global_values=self.global_values,
+            num_global_draws=len(self.global_draws),
+            global_spread=self.global_spread,
             unavailable=self.unavailable,
         )
 
-    def _facts(self) -> Iterator[str]:
-        latent = len(self.latent_names)
-        units = latent if self.active_units is None else f"{self.active_units} active of {latent}"
-        cap = information_ceiling(self.data_size)
-        yield f"{units} latent dimensions, {self.data_size} data (ln N = {cap:.4f})"
-        if self.global_values:
-            yield f"given global latents: {', '.join(map(_shown, self.global_values.items()))}"
-        if self.global_draws:
-            names = ("rate", "distortion", "mutual_information")
-            spread = (
-                f"{name} {self.global_spread[name]:.4f}" for name in names if name in self.global_spread
-            )
-            yield (
-                f"means over {len(self.global_draws)} draws of the global latents, over which the standard "
-                f"deviations are: {', '.join(spread)}"
-            )
-
     def _notes(self) -> Iterator[str]:
-        yield from self._facts()
+        yield from self._summary().facts()
         if self.saturated:
             cap = information_ceiling(self.data_size)
             yield f"saturated: I is within a nat of its cap ln N = {cap:.4f}; the population's may be larger"
         yield from noted_lines({name: getattr(self, name) for name in _QUANTITIES})
         yield from missing_lines(self.unavailable)
-
-
-def _shown(site: tuple[str, torch.Tensor]) -> str:
-    name, value = site
-    return f"{name} = {float(value):.4g}" if value.numel() == 1 else f"{name} {tuple(value.shape)}"
 
 
 _ACCOUNTS: Final = ("training data", "held-out data")

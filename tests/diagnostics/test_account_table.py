@@ -11,7 +11,6 @@ import torch
 
 from pyro_infomax import decompose
 from pyro_infomax.diagnostics import Decomposition
-from pyro_infomax.diagnostics._account_table import families_of
 from pyro_infomax.information import Estimate
 from pyro_infomax.oracles import LinearGaussian
 
@@ -182,12 +181,12 @@ def test_collapsed_codes_are_told_what_to_do() -> None:
     pair = collapsed()
     said = advice(printed(pair, pair.sample(500, seed=0)))
     assert list(said) == ["rate"]
-    assert said["rate"].startswith("collapsed: z tells next to nothing about x; lower beta")
+    assert said["rate"].startswith("collapsed: the posteriors hardly differ from the prior; lower beta")
     # one code for all data that is not the prior's is collapsed too, whatever its rate
     apart = LinearGaussian(pair.S, pair.W, pair.s2, pair.V, 0.1 * torch.eye(2))
     lines = printed(apart, pair.sample(500, seed=0))
     assert float(lines[2].split()[1]) > 1
-    assert advice(lines)["mutual_information"].startswith("collapsed: ")
+    assert advice(lines)["mutual_information"].startswith("collapsed: z tells next to nothing about x; ")
     # so few data tell little however good their codes are
     assert "collapsed" not in str(advice(printed(apart, pair.sample(5, seed=0))))
 
@@ -309,6 +308,37 @@ def test_what_joins_the_parts_of_the_marginal_kl_stands_below_them() -> None:
 PARTS = ("total_correlation", "dimensionwise_kl", "prior_dependence")
 
 
+@pytest.mark.parametrize(
+    ("saturated", "error", "size", "said"),
+    [
+        (False, 0.25, 100, True),
+        (False, 0.35, 100, False),  # not by three errors
+        (True, 0.25, 100, False),  # of so few data
+        (False, 0.25, 19, False),
+    ],
+)
+def test_a_gap_from_the_prior_is_told_where_it_is_clear(saturated, error, size, said) -> None:
+    gap = estimate(1.0, 0.0, error)
+    account = replace(ACCOUNT, data_size=size, saturated=saturated, marginal_kl=gap, prior_gap=gap)
+    assert ("marginal_kl" in advice(str(account).splitlines())) is said
+
+
+@pytest.mark.parametrize(
+    ("lost", "error", "size", "said"),
+    [
+        (1.0, 0.2, 100, True),
+        (1.0, 0.3, 100, False),  # three errors of a difference of two
+        (0.05, 0.0, 100, False),
+        (1.0, 0.2, 19, False),
+        (1.0, math.nan, 100, False),
+    ],
+)
+def test_a_loss_on_held_out_data_is_told_where_it_is_clear(lost, error, size, said) -> None:
+    account = replace(ACCOUNT, elbo=estimate(-2.0, 0.0, error), data_size=100)
+    holdout = replace(account, elbo=estimate(-2.0 - lost, 0.0, error), data_size=size)
+    assert ("elbo" in advice(str(replace(account, holdout=holdout)).splitlines())) is said
+
+
 def test_a_note_is_said_once() -> None:
     note = "there are too few"
     lines = str(replace(ACCOUNT, rate=replace(HAD, note=note), elbo=replace(HAD, note=note))).splitlines()
@@ -421,9 +451,15 @@ def test_a_sum_of_values_without_errors_has_none_but_zero() -> None:
     ],
 )
 def test_what_makes_a_family(names: list[str], labels: list[str]) -> None:
-    found = families_of(names)
-    assert list(found) == labels
-    assert sorted(name for some in found.values() for name in some) == sorted(names)
+    values = torch.arange(len(names)).double()
+    rates = Estimate(values, torch.ones(len(names)), None, "exact", "the rate of each site")
+    account = replace(ACCOUNT, site_names=tuple(names), site_rate=rates)
+    lines = [line for line in str(account).splitlines() if line.startswith("site_rate[")]
+    assert [line.split("]")[0] for line in lines] == [f"site_rate[{label}" for label in labels]
+    sizes = [int(line.split("sum of ")[1].split()[0]) if "sum of" in line else 1 for line in lines]
+    assert sum(sizes) == len(names)
+    shown = [float(line.split("sum of ")[-1].split()[1]) for line in lines]
+    assert sum(shown) == float(values.sum())  # each site once
 
 
 def test_many_sites_without_a_family_are_left_to_the_table() -> None:

@@ -774,8 +774,8 @@ def test_both_accounts_are_printed_side_by_side() -> None:
     assert len(first.split()) == 8
     assert text.count("densities have no decoder gap") == 1
     assert {
-        "training data: 2 active of 2 latent dimensions, 300 data",
-        "held-out data: 2 active of 2 latent dimensions, 50 data",
+        "training data: 2 active of 2 latent dimensions, 300 data (ln N = 5.7038)",
+        "held-out data: 2 active of 2 latent dimensions, 50 data (ln N = 3.9120)",
     } <= set(text.splitlines())
 
 
@@ -1044,7 +1044,7 @@ def test_the_print_has_a_line_for_each_quantity() -> None:
     *table, size, missing = lines
     assert len({line.rindex(" ") for line in table}) == 1  # the columns stand below each other
     assert missing.startswith("not available: data_entropy, decoder_gap (densities have no decoder gap")
-    assert size == "2 active of 2 latent dimensions, 300 data"
+    assert size == "2 active of 2 latent dimensions, 300 data (ln N = 5.7038)"
 
 
 def test_the_frame_survives_a_csv(tmp_path) -> None:
