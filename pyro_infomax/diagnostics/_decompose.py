@@ -426,6 +426,9 @@ def _averaged(accounts: Sequence[Decomposition]) -> Decomposition:
     information = means["mutual_information"]
     units = {each.active_units for each in accounts}
     unavailable = {name: reason for each in accounts for name, reason in each.unavailable.items()}
+    for name, each in fields.items():
+        if None in each and len(set(map(type, each))) > 1 and name not in unavailable:
+            unavailable[name] = "it is not there for all draws of the global latents"
     if len(units) > 1:
         unavailable["active_units"] = "they are not as many for all draws of the global latents"
     holdouts = [each.holdout for each in accounts if each.holdout is not None]
@@ -453,8 +456,19 @@ def _mean_over_draws(estimates: Sequence[Estimate]) -> Estimate:
     if population is not None:
         population = torch.maximum(population, error)
     return replace(
-        estimates[0], value=values.mean(0), standard_error=error, population_standard_error=population
+        estimates[0],
+        value=values.mean(0),
+        standard_error=error,
+        population_standard_error=population,
+        target=_common([each.target for each in estimates]),
     )
+
+
+def _common(targets: Sequence[str]) -> str:
+    """What is estimated; by what, where it is the same for all draws of the global latents."""
+    if len(set(targets)) == 1:
+        return targets[0]
+    return targets[0].split(", by ")[0] + ", each draw of the global latents by what bounds it closest"
 
 
 def _seed_of_all(seed: int | None, ranks: Ranks) -> int | None:
@@ -499,10 +513,12 @@ def account_of(
     size = pair.data_size if training is None else min(pair.data_size, training.data_size)
     prior_gain = None
     if ceiling or (ceiling is None and is_worth_fitting(lower, upper, size)):
-        fitted = attempt(lambda: cross_fitted_ceiling(pair, training=training), "prior_gain")
+        fitted = attempt(lambda: cross_fitted_ceiling(pair, prior, training=training), "prior_gain")
         if fitted is not None:
             prior_gain = fitted.prior_gain
-            upper = fitted.information if upper is None else min(upper, fitted.information, key=float)
+            upper = attempt(lambda: information_upper_bound(account, fitted), "mutual_information_upper")
+            if prior_gain is None:
+                attempt.reasons["prior_gain"] = attempt.reasons["marginal_kl"]
     return Decomposition(
         distortion=distortion,
         rate=rate,
