@@ -90,10 +90,11 @@ class Decomposition:
         decoder_gap: G = distortion − data_entropy + I = E_q(z) KL[q(x|z) ‖ p(x|z)], for discrete data. Its
             error is at most the sum of theirs, which is reported.
         mutual_information_lower: a lower bound on the population's I in expectation: the exact mixture.
-        mutual_information_upper: an upper bound on it in expectation: the least of rate, leave-one-out and,
-            of many data, the rate against mixtures of Gaussians that were fitted to other data.
-        prior_gain: what such a mixture as the prior would add to the ELBO of new data, at least in
-            expectation; None where none was fitted.
+        mutual_information_upper: an upper bound on it in expectation, for data that the guide was not trained
+            on: the rate, the leave-one-out bound or, of many data, the rate against a marginal that was
+            fitted to other data. Its ``target`` says which.
+        prior_gain: what such a marginal as the prior would add to the ELBO of data that it was not fitted to,
+            at least in expectation: new data in the account of a holdout. None where none was fitted.
         active_units: the number of latent dimensions with Var_x E[z_j|x] > 0.01.
         data_size: N.
         saturated: whether I > ln N − 1, so that it says more about N than about the representation; None
@@ -335,9 +336,10 @@ def decompose(
             local ones given these. None for the medians that the guide gives them.
         num_global_draws: at least 2 to average the account over draws of the guide's global latents instead,
             and to report its spread; its standard errors are then those of these draws.
-        ceiling: whether mixtures of Gaussians are fitted to halves of the data for a closer ceiling of the
-            population's information; None to do so for at least 1,000 data, where the bounds at hand are more
-            than half a nat apart. It takes seconds.
+        ceiling: whether a weighted sum of the prior and of mixtures of Gaussians is fitted to halves of the
+            data, or to all of them for the holdout, for a closer ceiling of the population's information. It
+            takes seconds, and at least 20 data. None to do so for at least 1,000 data, where the bounds at
+            hand are more than half a nat apart.
         fabric: a ``lightning_fabric.Fabric`` that was launched, whose processes each pass the part of the
             data (and of the holdout) that they hold, as many as they like; None for one process. Each of
             them runs the programs on its own data and scores all draws under its own posteriors alone; the

@@ -76,7 +76,7 @@ def is_saturated(information: Estimate, data_size: int) -> bool:
 
 # ---- A ceiling by a marginal that was fitted to other data.
 
-_FEWEST: Final = 1000  # data, below which a marginal fitted to half of them gains nothing
+_FEWEST: Final = 1000  # data, from which a marginal is fitted unasked
 _WORTHWHILE: Final = 0.5  # nats between floor and ceiling
 _FEWEST_OF_A_FIT: Final = 10  # data, a fifth of which weigh the members of the marginal
 _SHARE_OF_FIT: Final = 0.8  # of the data to fit to
@@ -160,7 +160,8 @@ def cross_fitted_ceiling(
     if prior is not None:
         log_prior = prior.log_prob(in_dtype_of(prior, z)).double().cpu()
         # data that the guide was trained on are encoded otherwise than new ones
-        which = "data like these" if training is None else "new data"
+        old = "data that the marginal was not fitted to, though the guide may have been"
+        which = old if training is None else "new data"
         target = f"what a better prior adds to the ELBO of {which}, by a marginal fitted to {where}"
         gain = mean_of_draws(log_marginal - log_prior, "lower", target)
     return CrossFittedCeiling(information, per_draw.mean(0), gain)
