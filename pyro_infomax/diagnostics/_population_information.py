@@ -222,20 +222,19 @@ class _Points:
 
 @final
 @dataclass(frozen=True)
-class _Member:
+class _FittedMixture:
     """A mixture of Gaussians over points that were moved and scaled to mean 0 and covariance 1."""
 
     name: str
     mixture: MixtureSameFamily
 
     @classmethod
-    def of(cls, fitted: GaussianMixture, widened: float) -> "_Member":
+    def of(cls, fitted: GaussianMixture, widened: float) -> "_FittedMixture":
         """A fitted mixture, each component drawn by a part of the way to the covariance of the whole."""
-        weights, means, covariances = (
-            torch.as_tensor(each) for each in (fitted.weights_, fitted.means_, fitted.covariances_)
-        )
-        covariances = torch.lerp(covariances, torch.eye(means.shape[1], dtype=means.dtype), widened)
-        components = MultivariateNormal(means, covariances, validate_args=False)
+        covariances = (1 - widened) * fitted.covariances_ + widened * np.eye(fitted.means_.shape[1])
+        roots = torch.as_tensor(np.linalg.cholesky(covariances))
+        weights, means = torch.as_tensor(fitted.weights_), torch.as_tensor(fitted.means_)
+        components = MultivariateNormal(means, scale_tril=roots, validate_args=False)
         return cls(_gaussians(len(means)), MixtureSameFamily(Categorical(weights), components))
 
     def log_density(self, points: torch.Tensor) -> torch.Tensor:
@@ -260,7 +259,7 @@ class _Marginal:
         left_out: mixtures that could not be fitted, and why.
     """
 
-    members: Sequence[_Member]
+    members: Sequence[_FittedMixture]
     mean: torch.Tensor
     root: torch.Tensor
     weights: torch.Tensor
@@ -321,22 +320,24 @@ def _check_spread(points: torch.Tensor) -> None:
         )
 
 
-def _members(fit: Array, rest: torch.Tensor, shown: Bar) -> tuple[list[_Member], dict[str, str]]:
+def _members(fit: Array, rest: torch.Tensor, shown: Bar) -> tuple[list[_FittedMixture], dict[str, str]]:
     """Mixtures of more and more Gaussians, as long as they give the rest more density; and what failed."""
     most = max(1, len(fit) // (_POINTS_A_COMPONENT * fit.shape[1]))
-    members: list[_Member] = []
+    members: list[_FittedMixture] = []
     left_out: dict[str, str] = {}
     best = -math.inf
     for components in [each for each in _COMPONENTS if each <= most]:
         try:
             fitted = _fitted(fit, components)
-            found = [_Member.of(fitted, widened) for widened in (_WIDENED if components > 1 else (0.0,))]
-        except (ValueError, torch._C._LinAlgError) as error:  # of points that are almost on a line, say
+            found = [
+                _FittedMixture.of(fitted, widened) for widened in (_WIDENED if components > 1 else (0.0,))
+            ]
+        except ValueError as error:  # of points that are almost on a line, say
             left_out[_gaussians(components)] = str(error).split(".")[0]
             continue
         members += found
         shown.update()
-        score = max(float(each.log_density(rest).mean()) for each in found)
+        score = max(float(mixture.log_density(rest).mean()) for mixture in found)
         if score <= best:
             break
         best = score
