@@ -14,7 +14,7 @@ import torch
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import one_of, whole_number
 from pyro_infomax._data import Data, SiteValues, rows_of
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
@@ -355,7 +355,7 @@ def decompose(
     Raises:
         ValueError: for data with nan or of different lengths, a guide that lacks a site of the model, no data
             plate or several; for a holdout of another kind, or a guide whose parameters belong to the
-            training data.
+            training data; for a ceiling that is neither a bool nor None.
         NotImplementedError: for global latents of the model that the guide has not, which
             :func:`pyro.poutine.condition` can fix, and for latents that only one of the two masks.
 
@@ -368,6 +368,7 @@ def decompose(
         True
     """
     whole_number("num_samples", num_samples, at_least=1)
+    one_of("ceiling", ceiling, (True, False, None))
     ranks = ranks_of(fabric)
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(_seed_of_all(seed, ranks)):
         options: dict[str, Any] = {"data_plate": data_plate, "batch_size": batch_size, "ranks": ranks}

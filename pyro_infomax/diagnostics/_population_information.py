@@ -194,6 +194,7 @@ _ROUNDS: Final = 200  # by which the weights have settled
 _ROUNDING: Final = 1e-10  # of the variance, without which a covariance may have no root
 _AT_ONCE: Final = 8192  # points
 _WORTH_SAYING: Final = 0.005  # of the weight
+_AT_BOUNDS: Final = "no marginal is fitted, since draws of the latents are at the bounds of their support"
 
 
 @final
@@ -216,6 +217,8 @@ class _Points:
         """Those of draws (samples, data, latent), the first draw of each datum first."""
         z = z.flatten(0, 1)
         u = space.unconstrain(pair.space.unflatten(z))
+        if not bool(u.isfinite().all()):
+            raise NotImplementedError(_AT_BOUNDS)
         log_prior = None if prior is None else prior.log_prob(in_dtype_of(prior, z)).double().cpu()
         return cls(u.cpu(), space.constrain(u)[1].double().cpu(), log_prior)
 
@@ -315,9 +318,7 @@ def _check_spread(points: torch.Tensor) -> None:
     if not bool(points.std(0).isfinite().all()):
         raise NotImplementedError("no marginal is fitted, since draws of the latents have no finite variance")
     if any(len(each.unique()) < 0.999 * len(each) for each in points.T):
-        raise NotImplementedError(
-            "no marginal is fitted, since draws of the latents are at the bounds of their support"
-        )
+        raise NotImplementedError(_AT_BOUNDS)
 
 
 def _members(fit: Array, rest: torch.Tensor, shown: Bar) -> tuple[list[_FittedMixture], dict[str, str]]:

@@ -331,6 +331,11 @@ def test_discrete_latents_keep_the_other_bounds():
     assert float(account.mutual_information_upper) == float(without.mutual_information_upper)
 
 
+def test_a_ceiling_is_had_or_not(skewed):
+    with pytest.raises(ValueError, match="ceiling to be True or False or None but got 'flow'"):
+        account_of(skewed, skewed.sample(20, seed=0), ceiling="flow")
+
+
 def test_a_seed_repeats_the_fit(skewed):
     x = skewed.sample(60, seed=0)
     first, again = (account_of(skewed, x, ceiling=True) for _ in range(2))
