@@ -3,7 +3,7 @@
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, final
 
@@ -19,6 +19,7 @@ from pyro_infomax.diagnostics._account_table import missing_lines
 from pyro_infomax.diagnostics._decompose import NO_MARGINALS, Attempt
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.diagnostics._population_information import (
+    POPULATION_INFORMATION,
     information_ceiling,
     information_lower_bound,
     information_upper_bound,
@@ -43,7 +44,7 @@ class Convergence:
     Attributes:
         sizes: the numbers of data.
         mutual_information_lower: the exact mixture of so many data, at most ln N.
-        mutual_information_upper: the smaller of leave-one-out and rate.
+        mutual_information_upper: the rate, or leave-one-out where it is lower by more than chance.
         leave_one_out: the mixture without each datum's own component.
         rate: E KL[q(z|x) ‖ p(z)].
         marginal_kl: KL[q(z) ‖ p(z)]; what I gains with more data, it loses.
@@ -189,7 +190,9 @@ def _curves(accounts: list[Account], attempt: Attempt) -> Convergence:
     return Convergence(
         sizes=tuple(each.draws.data_size for each in accounts),
         mutual_information_lower=_along(list(map(information_lower_bound, accounts))),
-        mutual_information_upper=_along(list(map(information_upper_bound, accounts))),
+        mutual_information_upper=replace(
+            _along(list(map(information_upper_bound, accounts))), target=POPULATION_INFORMATION
+        ),
         leave_one_out=_along([each.leave_one_out for each in accounts]),
         rate=curve("rate"),
         marginal_kl=curve("marginal_kl"),

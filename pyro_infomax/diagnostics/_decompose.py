@@ -14,7 +14,7 @@ import torch
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import one_of, whole_number
 from pyro_infomax._data import Data, SiteValues, rows_of
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
@@ -99,10 +99,11 @@ class Decomposition:
         decoder_gap: G = distortion − data_entropy + I = E_q(z) KL[q(x|z) ‖ p(x|z)], for discrete data. Its
             error is at most the sum of theirs, which is reported.
         mutual_information_lower: a lower bound on the population's I in expectation: the exact mixture.
-        mutual_information_upper: an upper bound on it in expectation: the least of rate, leave-one-out and,
-            of many data, the rate against mixtures of Gaussians that were fitted to other data.
-        prior_gain: what such a mixture as the prior would add to the ELBO of new data, at least in
-            expectation; None where none was fitted.
+        mutual_information_upper: an upper bound on it in expectation, for data that the guide was not trained
+            on: the rate, the leave-one-out bound or, of many data, the rate against a marginal that was
+            fitted to other data. Its ``target`` says which.
+        prior_gain: what such a marginal as the prior would add to the ELBO of data that it was not fitted to,
+            at least in expectation: new data in the account of a holdout. None where none was fitted.
         active_units: the number of latent dimensions with Var_x E[z_j|x] > 0.01.
         data_size: N.
         saturated: whether I > ln N − 1, so that it says more about N than about the representation; None
@@ -334,9 +335,10 @@ def decompose(
             local ones given these. None for the medians that the guide gives them.
         num_global_draws: at least 2 to average the account over draws of the guide's global latents instead,
             and to report its spread; its standard errors are then those of these draws.
-        ceiling: whether mixtures of Gaussians are fitted to halves of the data for a closer ceiling of the
-            population's information; None to do so for at least 1,000 data, where the bounds at hand are more
-            than half a nat apart. It takes seconds.
+        ceiling: whether a weighted sum of the prior and of mixtures of Gaussians is fitted to halves of the
+            data, or to all of them for the holdout, for a closer ceiling of the population's information. It
+            takes seconds, and at least 20 data. None to do so for at least 1,000 data, where the bounds at
+            hand are more than half a nat apart.
         fabric: a ``lightning_fabric.Fabric`` that was launched, whose processes each pass the part of the
             data (and of the holdout) that they hold, as many as they like; None for one process. Each of
             them runs the programs on its own data and scores all draws under its own posteriors alone; the
@@ -352,7 +354,7 @@ def decompose(
     Raises:
         ValueError: for data with nan or of different lengths, a guide that lacks a site of the model, no data
             plate or several; for a holdout of another kind, or a guide whose parameters belong to the
-            training data.
+            training data; for a ceiling that is neither a bool nor None.
         NotImplementedError: for global latents of the model that the guide has not, which
             :func:`pyro.poutine.condition` can fix, and for latents that only one of the two masks.
 
@@ -365,6 +367,7 @@ def decompose(
         True
     """
     whole_number("num_samples", num_samples, at_least=1)
+    one_of("ceiling", ceiling, (True, False, None))
     ranks = ranks_of(fabric)
     with evaluation_mode(model, guide), torch.no_grad(), seeded_draws(_seed_of_all(seed, ranks)):
         options: dict[str, Any] = {"data_plate": data_plate, "batch_size": batch_size, "ranks": ranks}
@@ -425,6 +428,9 @@ def _averaged(accounts: Sequence[Decomposition]) -> Decomposition:
     information = means["mutual_information"]
     units = {each.active_units for each in accounts}
     unavailable = {name: reason for each in accounts for name, reason in each.unavailable.items()}
+    for name, each in fields.items():
+        if None in each and len(set(map(type, each))) > 1 and name not in unavailable:
+            unavailable[name] = "it is not there for all draws of the global latents"
     if len(units) > 1:
         unavailable["active_units"] = "they are not as many for all draws of the global latents"
     holdouts = [each.holdout for each in accounts if each.holdout is not None]
@@ -452,8 +458,19 @@ def _mean_over_draws(estimates: Sequence[Estimate]) -> Estimate:
     if population is not None:
         population = torch.maximum(population, error)
     return replace(
-        estimates[0], value=values.mean(0), standard_error=error, population_standard_error=population
+        estimates[0],
+        value=values.mean(0),
+        standard_error=error,
+        population_standard_error=population,
+        target=_common([each.target for each in estimates]),
     )
+
+
+def _common(targets: Sequence[str]) -> str:
+    """What is estimated; by what, where it is the same for all draws of the global latents."""
+    if len(set(targets)) == 1:
+        return targets[0]
+    return targets[0].split(", by ")[0] + ", each draw of the global latents by what bounds it closest"
 
 
 def _seed_of_all(seed: int | None, ranks: Ranks) -> int | None:
@@ -498,10 +515,12 @@ def account_of(
     size = pair.data_size if training is None else min(pair.data_size, training.data_size)
     prior_gain = None
     if ceiling or (ceiling is None and is_worth_fitting(lower, upper, size)):
-        fitted = attempt(lambda: cross_fitted_ceiling(pair, training=training), "prior_gain")
+        fitted = attempt(lambda: cross_fitted_ceiling(pair, prior, training=training), "prior_gain")
         if fitted is not None:
             prior_gain = fitted.prior_gain
-            upper = fitted.information if upper is None else min(upper, fitted.information, key=float)
+            upper = attempt(lambda: information_upper_bound(account, fitted), "mutual_information_upper")
+            if prior_gain is None:
+                attempt.reasons["prior_gain"] = attempt.reasons["marginal_kl"]
     return Decomposition(
         distortion=distortion,
         rate=rate,

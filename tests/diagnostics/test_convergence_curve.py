@@ -59,7 +59,8 @@ def test_all_data_give_what_their_account_gives(num_samples: int) -> None:
             whole = getattr(account, name)
             for number in ("value", "standard_error", "population_standard_error"):
                 torch.testing.assert_close(getattr(estimate[-1], number), getattr(whole, number), msg=name)
-            assert (estimate.bound, estimate.target) == (whole.bound, whole.target)
+            assert estimate.bound == whole.bound
+            assert whole.target.startswith(estimate.target)  # which says, of one size, by what it is bounded
     assert curve.sizes[-1] == account.data_size
 
 
