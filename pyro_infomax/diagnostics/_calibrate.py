@@ -434,7 +434,7 @@ class _PriorMoments:
 
 
 @final
-class _Prior:
+class _RowPrior:
     """The prior of each datum: one for all, or that of its own draws where it may depend on covariates."""
 
     def __init__(self, simulated: list[_SimulatedPair], num_draws: int) -> None:
@@ -473,7 +473,7 @@ class _Reference:
     """
 
     def __init__(self, simulated: list[_SimulatedPair], num_draws: int) -> None:
-        self.prior = _Prior(simulated, num_draws)
+        self.prior = _RowPrior(simulated, num_draws)
         moments = [self.prior.of(each.pair) for each in simulated]
         z = torch.cat([each.truth for each in simulated])
         variance = torch.cat([each.variance for each in moments]).mean(0)
