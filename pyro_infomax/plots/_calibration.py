@@ -75,7 +75,7 @@ def rank_curves(frame: pd.DataFrame, *, level: float = _LEVEL, ax: Axes | None =
                 ax.plot(places, edge, color=colour_of[name], linewidth=0.8, linestyle=":", label="_nolegend_")
     ax.hlines(0.0, 0.0, 1.0, color=TEXT_COLOUR, linewidth=0.8, zorder=0)
     ax.set(xlim=(0, 1), xlabel="rank / number of draws", ylabel="share of ranks below, less uniform")
-    ax.legend(frameon=False, fontsize="small", ncols=1 + len(failing) // 8)
+    ax.legend(edgecolor="none", fontsize="small", ncols=1 + len(failing) // 8)
     return tidy(ax)
 
 
