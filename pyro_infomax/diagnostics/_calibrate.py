@@ -457,12 +457,14 @@ class _RowPrior:
 
     def _draws(self, pair: Pair) -> torch.Tensor:
         """(draws, data, latent)."""
-        program, shape = pair.program, (self._num_draws, pair.data_size)
-        if program.takes_any_rows:
-            sites = program.draw(cycled(pair.data, math.prod(shape)))
-            return pair.space.flatten(sites).unflatten(0, shape).cpu()
-        draws = [pair.space.flatten(program.draw(pair.data)).cpu() for _ in range(self._num_draws)]
-        return torch.stack(draws)
+        program, size = pair.program, pair.data_size
+        together = max(1, program.piece // size) if program.takes_any_rows else 1
+        parts = []
+        for start in range(0, self._num_draws, together):
+            number = min(together, self._num_draws - start)
+            sites = program.draw(cycled(pair.data, number * size))
+            parts.append(pair.space.flatten(sites).unflatten(0, (number, size)).cpu())
+        return torch.cat(parts)
 
 
 @final
@@ -645,7 +647,8 @@ def _information(pairs: list[Pair]) -> Estimate:
         ) from error
     posterior = joined_posteriors([pair.posterior for pair in pairs])
     z = torch.cat([pair.draw(1) for pair in pairs], 1)
-    return Account(Draws(posterior, None, z=z, mixtures=WholeAggregate(posterior))).mutual_information
+    mixtures = WholeAggregate(posterior, progress=False)
+    return Account(Draws(posterior, None, z=z, mixtures=mixtures)).mutual_information
 
 
 def _of_dimension(parts: list[_Ranked], column: int) -> dict[str, float]:
