@@ -686,6 +686,7 @@ def _coverage(ranks: Array, num_draws: int, probability: float, *, central: bool
 # ---- A verdict in one sentence.
 
 _STANDARD_ERRORS: Final = 4.0
+_MOST_CONTRACTED: Final = 0.3  # how far from the prior's a variance may be that is still called its own
 _SEEN: Final = 0.05  # the p-value of a test by which a failed rank is described
 
 
@@ -724,7 +725,8 @@ def _noise(each: CalibratedQuantity) -> float:
 def _is_collapsed(each: CalibratedQuantity) -> bool:
     """Drawn as from the prior, although a linear regression sees what the data tell of it."""
     # the variance of so many true values has a relative error of sqrt(2 / N)
-    uninformed = abs(each.contraction) < math.sqrt(2) * _noise(each) and abs(each.correlation) < _noise(each)
+    alike = min(math.sqrt(2) * _noise(each), _MOST_CONTRACTED)
+    uninformed = abs(each.contraction) < alike and abs(each.correlation) < _noise(each)
     return uninformed and each.predicted > _noise(each)
 
 

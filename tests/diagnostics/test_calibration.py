@@ -107,6 +107,13 @@ def test_coverage_of_tarp_is_that_of_the_ball_around_the_reference():
     assert z.coverage_50 == pytest.approx(((z.ranks >= 25) & (z.ranks < 75)).mean())
 
 
+def test_in_few_simulations_a_narrow_guess_is_not_taken_for_the_prior():
+    # half the variance of the prior, of which 50 simulations have an error of a fifth
+    found = calibration_of(num_simulations=50, slope=(0.5, 0.0))
+    assert found.quantities["z[1]"].contraction == pytest.approx(0.5, abs=4 * 0.5 * math.sqrt(2 / 50))
+    assert found.verdict == "z[1] too narrow"
+
+
 def test_an_unused_dimension_is_no_fault():
     def unused(x):
         with pyro.plate("data", len(x)):
