@@ -26,7 +26,7 @@ from pyro_infomax.plots import coverage, rank_curves
 def draw(found: CalibrationCheck, path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained")
     rank_curves(found.ecdf_frame(), ax=axes[0])
-    coverage(found.to_frame(), num_simulations=found.num_simulations, ax=axes[1])
+    coverage(found.to_frame(), ax=axes[1])
     figure.savefig(path, dpi=80)
     plt.close(figure)
 

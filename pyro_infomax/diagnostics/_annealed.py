@@ -274,7 +274,8 @@ class Simulated:
 
     Raises:
         ValueError: if an observed site is no argument of the model, if the prior follows the observed data,
-            if the model has no latent site, or if ``args`` are missing.
+            if the model has no latent site, if what it draws has a density of nan, or if ``args`` are
+            missing.
         NotImplementedError: if the model has factors or global latents.
 
     Example:
@@ -307,6 +308,11 @@ class Simulated:
             self._check_reproduces(joint.log_prob(sites, *given))
 
     def _check_reproduces(self, drawn: torch.Tensor) -> None:
+        if wrong := int(drawn.isnan().sum()):
+            raise ValueError(
+                f"Expected a model that scores what it draws but the log-density of {wrong} of {len(drawn)} "
+                "simulated data is nan; look for parameters of its distributions that are nan"
+            )
         if not _are_close(self._log_prob, drawn):
             raise ValueError(
                 "Expected a model whose latents and likelihood follow its observed arguments by their sites "

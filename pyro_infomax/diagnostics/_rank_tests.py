@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, Final, final
 
 import numpy as np
 from scipy.special import gammaln, ndtri
 from scipy.stats import binom, norm, pearson3, t as student_t
 
+from pyro_infomax._checks import shown
 from pyro_infomax._types import Array
 
 # ---- The distribution function at some points, and what it may be at all of them together.
@@ -17,6 +18,7 @@ from pyro_infomax._types import Array
 _MOST_POINTS: Final = 100
 _BISECTIONS: Final = 14
 _NEGLIGIBLE: Final = 1e-9  # below it a sum of the tails is as good as the exact probability
+_ROUNDING: Final = 1e-20  # of a squared mean: a variance below it is that of equal numbers
 
 
 @final
@@ -34,7 +36,7 @@ class SimultaneousBand:
     upper: Array
 
 
-@cache
+@lru_cache(maxsize=128)  # a few kB each
 def simultaneous_band(num_ranks: int, num_draws: int, level: float) -> SimultaneousBand:
     """The band that holds the empirical distribution function of uniform ranks with probability ``level``.
 
@@ -48,7 +50,11 @@ def simultaneous_band(num_ranks: int, num_draws: int, level: float) -> Simultane
         num_ranks: how many ranks there are.
         num_draws: the largest rank; the smallest is 0.
         level: such as 0.95.
+
+    Raises:
+        ValueError: if the level is not between 0 and 1.
     """
+    check_level(level)
     low, high = math.log((1 - level) / (2 * _MOST_POINTS)), math.log(1 - level)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
@@ -57,6 +63,11 @@ def simultaneous_band(num_ranks: int, num_draws: int, level: float) -> Simultane
     points = _points(num_draws)
     lower, upper = _acceptance(num_ranks, points, math.exp(low))
     return SimultaneousBand(points, lower / num_ranks, upper / num_ranks)
+
+
+def check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"Expected level between 0 and 1, such as 0.95, but got {shown(level)}.")
 
 
 def empirical_distribution(ranks: Array, num_draws: int) -> Array:
@@ -84,7 +95,7 @@ def _acceptance(number: int, points: Array, level: float) -> tuple[Array, Array]
     return accepted.argmax(0), number - accepted[::-1].argmax(0)
 
 
-@cache
+@lru_cache(maxsize=8)  # 8 MB each for 10,000 ranks
 def _p_of_counts(number: int, points: tuple[float, ...]) -> Array:
     """The two-sided p-value of every count at each point, (counts, points)."""
     return _two_sided(np.arange(number + 1)[:, None], number, np.array(points))
@@ -203,15 +214,25 @@ def pooled_dispersion_test(ranks: Array, present: Array, num_draws: int) -> Rank
         ranks: (simulations, quantities), whole numbers.
         present: which of these count, (simulations, quantities).
         num_draws: the largest possible rank.
+
+    Returns:
+        The p-value and the dispersion; nan where nothing counts, and a p-value of nan where the sums are all
+        the same, as of one simulation.
     """
+    some = present.any(1)
+    ranks, present = ranks[some], present[some]
+    if not len(ranks):
+        return RankTest(*[math.nan] * 6)
     scores = ndtri((np.arange(num_draws + 1) + 0.5) / (num_draws + 1))
     variance = float((scores**2).mean())
     found = scores[np.asarray(ranks, dtype=int)]
     sums = np.where(present, found**2 - variance, 0.0).sum(1)  # (simulations,)
     size, mean = len(sums), float(sums.mean())
-    spread, third = float(sums.var(ddof=1)), float(((sums - mean) ** 3).mean())
-    shift = third / (6 * spread * size) + third * mean**2 / (3 * spread**2)
-    p_value = 2 * float(student_t.sf(abs(mean + shift) / math.sqrt(spread / size), size - 1))
+    spread, third = float(((sums - mean) ** 2).sum()) / max(1, size - 1), float(((sums - mean) ** 3).mean())
+    p_value = math.nan
+    if spread > _ROUNDING * mean**2:
+        shift = third / (6 * spread * size) + third * mean**2 / (3 * spread**2)
+        p_value = 2 * float(student_t.sf(abs(mean + shift) / math.sqrt(spread / size), size - 1))
     square = float(np.where(present, found**2, 0.0).sum() / present.sum())
     return RankTest(p_value, math.nan, math.nan, p_value, math.nan, math.sqrt(square / variance))
 

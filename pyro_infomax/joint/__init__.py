@@ -11,6 +11,7 @@ from pyro_infomax.joint._product import dependences as dependences, in_type_of_s
 from pyro_infomax.joint._representation import (
     Draw,
     RepresentationJoint,
+    joined_posteriors as joined_posteriors,
     no_mixture as no_mixture,
     posterior_of_all as posterior_of_all,
     representation,

@@ -462,7 +462,26 @@ def posterior_of_all(own: Posterior, ranks: Ranks) -> Posterior:
     parts = [part for part in sent if part is not None]
     sharded = ShardedPosterior(own, ranks)
     merged = _merged(parts) if len(parts) == ranks.world_size else None
-    return merged if merged is not None and _scores_like(merged, sharded) else sharded
+    alike = merged is not None and _scores_like(merged, [sharded])
+    return merged if merged is not None and all(ranks.all_of(alike)) else sharded
+
+
+def joined_posteriors(parts: Sequence[Posterior]) -> Posterior:
+    """The posteriors of several data sets as those of one, the first ones first.
+
+    Raises:
+        NotImplementedError: if more than a few numbers make up a posterior, as where a network scores it.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    known = [part for part in parts if isinstance(part, Distribution) and is_parametric(part)]
+    merged = _merged(known) if len(known) == len(parts) else None
+    if merged is None or not _scores_like(merged, parts):
+        raise NotImplementedError(
+            "the posteriors of several data sets are put together only where they are distributions of one "
+            f"class without networks, but they are {type(parts[0]).__name__}"
+        )
+    return merged
 
 
 def _merged(parts: Sequence[Distribution]) -> Distribution | None:
@@ -476,16 +495,15 @@ def _merged(parts: Sequence[Distribution]) -> Distribution | None:
 
 
 @torch.no_grad()
-def _scores_like(merged: Distribution, sharded: "ShardedPosterior") -> bool:
-    """Whether what was put together gives a draw for each datum the density that its process gives it."""
+def _scores_like(merged: Distribution, parts: Sequence[Posterior]) -> bool:
+    """Whether what was put together gives a draw for each datum the density that its own part gives it."""
     with isolated_random_state():
-        z = sharded.sample()
-    expected = sharded.log_prob(z).double()
+        draws = [part.sample() for part in parts]
+    expected = torch.cat([part.log_prob(z).double() for part, z in zip(parts, draws, strict=True)])
     try:
-        alike = torch.allclose(merged.log_prob(z).double(), expected, rtol=1e-6, equal_nan=True)
+        return torch.allclose(merged.log_prob(torch.cat(draws)).double(), expected, rtol=1e-6, equal_nan=True)
     except (RuntimeError, ValueError, IndexError):
-        alike = False  # numbers that belong to no datum, and were taken for some that do
-    return all(sharded.ranks.all_of(alike))
+        return False  # numbers that belong to no datum, and were taken for some that do
 
 
 @final

@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from pyro_infomax._types import Array
 from pyro_infomax.plots._axes import TEXT_COLOUR, axes_or_new, colours, tidy
 
 _CURVE_COLUMNS = ("quantity", "probability", "difference", "lower", "upper", "p_value")
+_BAND_ENDS = {"probability": 1.0, "lower": 0.0, "upper": 0.0}
 _PASSING = "0.75"
 _LEVEL = 0.01
 _COVERAGE = {"coverage_50": 0.5, "coverage_90": 0.9}
@@ -16,8 +18,10 @@ _ROW = 0.28  # inches
 def rank_curves(frame: pd.DataFrame, *, level: float = _LEVEL, ax: Axes | None = None) -> Axes:
     """How far the distribution function of each quantity's ranks is from that of uniform ranks.
 
-    The band holds a whole curve with 95 per cent where the posterior is exact. Curves of quantities that fail
-    have a colour and a name, the others are grey. A curve that rises above the band on the left and falls
+    The band holds a whole curve with 95 per cent where the posterior is exact. Where masks leave quantities
+    different numbers of ranks, each has a band of its own: shown are the widest and, darker, the narrowest
+    one, and those of quantities that fail as dotted lines. Curves of quantities that fail have a colour and a
+    name, the others are grey. A curve that rises above the band on the left and falls
     below it on the right is of draws that are too narrow, the reverse of draws that are too wide; one that is
     above everywhere of draws that are too high, one that is below of draws that are too low.
 
@@ -44,12 +48,12 @@ def rank_curves(frame: pd.DataFrame, *, level: float = _LEVEL, ax: Axes | None =
     curves = {
         str(name): curve.sort_values("probability") for name, curve in frame.groupby("quantity", sort=False)
     }
-    # masks leave some quantities fewer ranks, and a wider band
-    widest = max(curves.values(), key=lambda curve: float((curve["upper"] - curve["lower"]).max()))
-    places = [0.0, *widest["probability"], 1.0]
-    ax.fill_between(
-        places, [0.0, *widest["lower"], 0.0], [0.0, *widest["upper"], 0.0], color="0.93", zorder=0
-    )
+    bands = {name: _band(curve) for name, curve in curves.items()}
+    in_order = sorted(bands.values(), key=lambda band: float((band[2] - band[1]).max()))
+    narrowest, widest = in_order[0], in_order[-1]
+    one_band = all(band.shape == widest.shape and np.allclose(band, widest) for band in in_order)
+    for band, shade in ((widest, "0.93"),) if one_band else ((widest, "0.93"), (narrowest, "0.86")):
+        ax.fill_between(*band, color=shade, zorder=0)
     failing = [name for name, curve in curves.items() if float(curve["p_value"].iloc[0]) < level]
     colour_of = dict(zip(failing, colours(max(1, len(failing))), strict=False))
     passing = [name for name in curves if name not in colour_of]
@@ -65,41 +69,54 @@ def rank_curves(frame: pd.DataFrame, *, level: float = _LEVEL, ax: Axes | None =
             label=label,
             zorder=2 if name in colour_of else 1,
         )
+        if name in colour_of and not one_band:
+            places, lower, upper = bands[name]
+            for edge in (lower, upper):
+                ax.plot(places, edge, color=colour_of[name], linewidth=0.8, linestyle=":", label="_nolegend_")
     ax.hlines(0.0, 0.0, 1.0, color=TEXT_COLOUR, linewidth=0.8, zorder=0)
     ax.set(xlim=(0, 1), xlabel="rank / number of draws", ylabel="share of ranks below, less uniform")
-    ax.legend(frameon=False, fontsize="small", ncols=1 + len(failing) // 8)
+    ax.legend(edgecolor="none", fontsize="small", ncols=1 + len(failing) // 8)
     return tidy(ax)
 
 
-def coverage(frame: pd.DataFrame, *, num_simulations: int, ax: Axes | None = None) -> Axes:
+def _band(curve: pd.DataFrame) -> Array:
+    """Where the band is, its lower and its upper edge, from end to end."""
+    return np.array([[0.0, *curve[column], end] for column, end in _BAND_ENDS.items()])
+
+
+def coverage(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """How often central intervals of 50 and 90 per cent of the draws hold the true value, a row a quantity.
 
-    The shaded bands are where the shares are in 95 per cent of all calibrations of an exact posterior, one
-    quantity by itself. A share to the left of its line is of draws that are too narrow or in the wrong place.
+    The shaded bands are where the shares are in 95 per cent of all calibrations of an exact posterior with as
+    many simulations of the quantity, each by itself. A share to the left of its line is of draws that are too
+    narrow or in the wrong place.
 
     Args:
-        frame: a row a quantity, with the columns ``coverage_50`` and ``coverage_90``, as
-            ``CalibrationCheck.to_frame()`` has them.
-        num_simulations: of which these are shares.
+        frame: a row a quantity, with the columns ``coverage_50``, ``coverage_90`` and ``num_simulations``,
+            of which these are shares, as ``CalibrationCheck.to_frame()`` has them.
         ax: the Axes to draw on; a new figure's by default.
 
     Raises:
-        ValueError: if the frame has no row or lacks a column, or ``num_simulations`` is below 1.
+        ValueError: if the frame has no row or lacks a column, no row has a coverage, or one is of less than
+            1 simulation.
 
     Example:
-        >>> frame = pd.DataFrame({"coverage_50": [0.4], "coverage_90": [0.8]}, index=["z[0]"])
-        >>> coverage(frame, num_simulations=500).get_xlabel()
+        >>> frame = pd.DataFrame({"coverage_50": [0.4], "coverage_90": [0.8], "num_simulations": [500]})
+        >>> coverage(frame).get_xlabel()
         'share of simulations whose true value is inside'
     """
-    _check_columns(frame, tuple(_COVERAGE))
+    _check_columns(frame, (*_COVERAGE, "num_simulations"))
     frame = frame[frame["coverage_50"].notna()]
-    if num_simulations < 1:
-        raise ValueError(f"Expected num_simulations >= 1 but got {num_simulations}.")
+    if frame.empty or not (frame["num_simulations"] >= 1).all():
+        raise ValueError(
+            "Expected shares of at least 1 simulation but got num_simulations "
+            f"{frame['num_simulations'].tolist()} of the quantities that have a coverage."
+        )
     ax = axes_or_new(ax, size=(6.4, 1.4 + _ROW * len(frame)))
     rows = np.arange(len(frame))[::-1]
     for (column, nominal), colour in zip(_COVERAGE.items(), colours(2), strict=True):
-        half = 1.96 * float(np.sqrt(nominal * (1 - nominal) / num_simulations))
-        ax.axvspan(nominal - half, nominal + half, color=colour, alpha=0.15, linewidth=0)
+        half = 1.96 * np.sqrt(nominal * (1 - nominal) / frame["num_simulations"].to_numpy(dtype=float))
+        ax.barh(rows, 2 * half, left=nominal - half, height=1.0, color=colour, alpha=0.15, linewidth=0)
         ax.axvline(nominal, color=colour, linewidth=0.8)
         ax.plot(
             frame[column], rows, linestyle="", marker="o", markersize=5, color=colour, label=f"{nominal:.0%}"

@@ -47,6 +47,12 @@ def test_the_band_holds_the_curve_with_its_probability(level):
     assert probability[narrower.all(1)].sum() < level
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0, -0.5, 95, math.nan])
+def test_levels_outside_of_0_and_1_are_refused(level):
+    with pytest.raises(ValueError, match="Expected level between 0 and 1"):
+        simultaneous_band(SIMULATIONS, DRAWS, level)
+
+
 def test_uniform_ranks_have_uniform_p_values():
     generator = np.random.default_rng(0)
     tests = [rank_test(generator.integers(0, 20, 60), 19) for _ in range(400)]
@@ -104,6 +110,24 @@ def test_pooled_dispersion_is_as_often_too_small_as_too_large():
     )
     # squares are skewed, for which an ordinary t-test has six times as many below as above
     assert max(below, above) < 0.025 + 3.5 * math.sqrt(0.025 * 0.975 / 2000)
+
+
+def test_dispersion_of_nothing_is_not_known():
+    nothing = pooled_dispersion_test(np.zeros((60, 2), dtype=int), np.zeros((60, 2), dtype=bool), 99)
+    assert math.isnan(nothing.p_value)
+    assert math.isnan(nothing.dispersion)
+    # of one simulation, or of equal ones, there is a mean square but no error of it
+    for ranks in ([[0]], [[0], [99], [0]]):
+        alike = pooled_dispersion_test(np.array(ranks), np.ones((len(ranks), 1), dtype=bool), 99)
+        assert math.isnan(alike.p_value)
+        assert alike.dispersion == pytest.approx(rank_test(np.array([0]), 99).dispersion)
+
+
+def test_simulations_in_which_nothing_counts_do_not_count():
+    generator = np.random.default_rng(6)
+    ranks, present = generator.integers(0, 100, (60, 2)), np.ones((60, 2), dtype=bool)
+    more = np.concatenate([ranks, np.full((500, 2), 7)]), np.concatenate([present, np.zeros((500, 2), bool)])
+    assert pooled_dispersion_test(*more, 99) == pytest.approx(pooled_dispersion_test(ranks, present, 99))
 
 
 def test_two_modes_are_seen_by_the_shape_alone():

@@ -13,7 +13,7 @@ from torch.distributions import (
 )
 
 from pyro_infomax.distributions import SideBySide
-from pyro_infomax.joint import posterior_of_all
+from pyro_infomax.joint import joined_posteriors, posterior_of_all
 
 SIZES = (4, 7)
 N = sum(SIZES)
@@ -53,6 +53,21 @@ def test_what_a_few_numbers_describe_is_put_together(as_ranks, family, parameter
         assert found.batch_shape == (N,)
         assert found.event_shape == expected.event_shape
         torch.testing.assert_close(found.log_prob(z), expected.log_prob(z), rtol=0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", [normal, full, two_families, shared_scale], ids=lambda each: each.__name__)
+def test_those_of_several_data_sets_are_those_of_one(family, parameters):
+    parts = [family(*each) for each in zip(*(each.split(SIZES) for each in parameters), strict=True)]
+    expected, found = family(*parameters), joined_posteriors(parts)
+    z = expected.sample()
+    torch.testing.assert_close(found.log_prob(z), expected.log_prob(z), rtol=0.0, atol=1e-12)
+    assert joined_posteriors(parts[:1]) is parts[0]
+
+
+def test_those_of_several_classes_are_not_put_together(parameters):
+    parts = [normal(*parameters), full(*parameters)]
+    with pytest.raises(NotImplementedError, match="distributions of one class without networks"):
+        joined_posteriors(parts)
 
 
 def test_one_process_keeps_its_own(as_ranks, parameters):

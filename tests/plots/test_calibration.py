@@ -40,17 +40,39 @@ def test_the_widest_band_is_drawn():
     assert band.get_paths()[0].vertices[:, 1].max() == pytest.approx(0.3)
 
 
+def test_bands_of_different_numbers_of_ranks_are_told_apart():
+    frame = curves(a=0.5, b=0.001, c=0.002)
+    frame.loc[frame["quantity"] == "b", ["lower", "upper"]] = [-0.2, 0.3]
+    ax = rank_curves(frame)
+    heights = [band.get_paths()[0].vertices[:, 1].max() for band in ax.collections[:2]]
+    assert heights == pytest.approx([0.3, 0.1])
+    curve_of = {line.get_label(): line for line in ax.get_lines() if line.get_linestyle() == "-"}
+    edges = [line for line in ax.get_lines() if line.get_linestyle() == ":"]
+    assert [float(line.get_ydata()[1]) for line in edges] == pytest.approx([-0.2, 0.3, -0.1, 0.1])
+    assert [line.get_color() for line in edges[::2]] == [curve_of[name].get_color() for name in "bc"]
+
+
+def coverages(*num_simulations: int) -> pd.DataFrame:
+    columns = {"coverage_50": [0.4, 0.5], "coverage_90": [0.8, 0.9], "num_simulations": num_simulations}
+    return pd.DataFrame(columns, index=["z[0]", "tarp"])
+
+
 def test_coverage_has_a_row_a_quantity():
-    frame = pd.DataFrame({"coverage_50": [0.4, 0.5], "coverage_90": [0.8, 0.9]}, index=["z[0]", "tarp"])
-    ax = coverage(frame, num_simulations=100)
+    ax = coverage(coverages(100, 100))
     assert [label.get_text() for label in ax.get_yticklabels()] == ["z[0]", "tarp"]
     points = [line.get_xdata() for line in ax.get_lines() if line.get_marker() == "o"]
     assert np.array_equal(points, [[0.4, 0.5], [0.8, 0.9]])
 
 
-@pytest.mark.parametrize(
-    "draw", [rank_curves, evidence_differences, lambda frame: coverage(frame, num_simulations=10)]
-)
+def test_the_band_of_a_share_is_of_its_own_simulations():
+    ax = coverage(coverages(100, 400))
+    bands = [(bar.get_y() + 0.5, bar.get_x(), bar.get_x() + bar.get_width()) for bar in ax.patches]
+    # 1.96 standard errors sqrt(0.25 / N) of a half, and sqrt(0.09 / N) of nine tenths
+    expected = [(1, 0.402, 0.598), (0, 0.451, 0.549), (1, 0.8412, 0.9588), (0, 0.8706, 0.9294)]
+    assert np.allclose(bands, expected)
+
+
+@pytest.mark.parametrize("draw", [rank_curves, evidence_differences, coverage])
 def test_other_frames_are_refused(draw):
     with pytest.raises(
         ValueError, match=r"Expected a frame with the columns .* but got 1 rows with the columns a"
@@ -61,9 +83,10 @@ def test_other_frames_are_refused(draw):
 
 
 def test_shares_of_nothing_are_refused():
-    frame = pd.DataFrame({"coverage_50": [0.4], "coverage_90": [0.8]})
-    with pytest.raises(ValueError, match="Expected num_simulations >= 1 but got 0"):
-        coverage(frame, num_simulations=0)
+    with pytest.raises(ValueError, match=r"Expected shares of at least 1 simulation but got .* \[10, 0\]"):
+        coverage(coverages(10, 0))
+    with pytest.raises(ValueError, match=r"at least 1 simulation but got .* \[\] of the quantities"):
+        coverage(coverages(10, 10).assign(coverage_50=np.nan))
 
 
 def differences() -> pd.DataFrame:
