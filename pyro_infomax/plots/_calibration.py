@@ -13,6 +13,7 @@ _PASSING = "0.75"
 _LEVEL = 0.01
 _COVERAGE = {"coverage_50": 0.5, "coverage_90": 0.9}
 _ROW = 0.28  # inches
+_FEW_NAMES = 3
 
 
 def rank_curves(frame: pd.DataFrame, *, level: float = _LEVEL, ax: Axes | None = None) -> Axes:
@@ -75,7 +76,9 @@ def rank_curves(frame: pd.DataFrame, *, level: float = _LEVEL, ax: Axes | None =
                 ax.plot(places, edge, color=colour_of[name], linewidth=0.8, linestyle=":", label="_nolegend_")
     ax.hlines(0.0, 0.0, 1.0, color=TEXT_COLOUR, linewidth=0.8, zorder=0)
     ax.set(xlim=(0, 1), xlabel="rank / number of draws", ylabel="share of ranks below, less uniform")
-    ax.legend(edgecolor="none", fontsize="small", ncols=1 + len(failing) // 8)
+    # many names would cover the curves
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(failing) > _FEW_NAMES else {}
+    ax.legend(frameon=False, fontsize="small", **beside)
     return tidy(ax)
 
 

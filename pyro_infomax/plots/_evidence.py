@@ -30,8 +30,10 @@ def inference_gaps(frame: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ValueError: if the frame lacks a column, or has no row with finite gaps.
 
     Example:
+        >>> from matplotlib.figure import Figure
         >>> columns = {"approximation_gap": [0.1, 0.2], "amortisation_gap": [0.5, 0.1], "converged": True}
-        >>> [text.get_text() for text in inference_gaps(pd.DataFrame(columns)).get_legend().get_texts()]
+        >>> ax = inference_gaps(pd.DataFrame(columns), ax=Figure().subplots())
+        >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['approximation gap (family): mean 0.15', 'amortisation gap (encoder): mean 0.30']
     """
     wanted = [*_GAPS, "converged"]
@@ -88,7 +90,9 @@ def pareto_k_curves(values: Mapping[str, Drawable], *, threshold: float, ax: Axe
         ValueError: without any values, and for k that are all nan, which are of too few draws.
 
     Example:
-        >>> ax = pareto_k_curves({"guide": [0.9, 0.2, 0.4], "refined": [0.1, 0.2, 0.3]}, threshold=0.67)
+        >>> from matplotlib.figure import Figure
+        >>> k = {"guide": [0.9, 0.2, 0.4], "refined": [0.1, 0.2, 0.3]}
+        >>> ax = pareto_k_curves(k, threshold=0.67, ax=Figure().subplots())
         >>> [text.get_text() for text in ax.get_legend().get_texts()]
         ['guide: 66% can be trusted', 'refined: 100% can be trusted']
     """
