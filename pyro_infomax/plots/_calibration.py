@@ -77,8 +77,10 @@ def rank_curves(frame: pd.DataFrame, *, level: float = _LEVEL, ax: Axes | None =
     ax.hlines(0.0, 0.0, 1.0, color=TEXT_COLOUR, linewidth=0.8, zorder=0)
     ax.set(xlim=(0, 1), xlabel="rank / number of draws", ylabel="share of ranks below, less uniform")
     # many names would cover the curves
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(failing) > _FEW_NAMES else {}
-    ax.legend(frameon=False, fontsize="small", **beside)
+    if len(failing) > _FEW_NAMES:
+        ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    else:
+        ax.legend(frameon=False, fontsize="small")
     return tidy(ax)
 
 
