@@ -294,7 +294,7 @@ def evidence(
             joint = pair.generative
         exact = None
         if isinstance(data, Simulated):
-            data.check_origin(model, joint)
+            data.check_origin(model)
             exact = data.latents
         if method == "annealed":
             path = AnnealedJoint(joint, arguments, pair=pair, batch_size=batch_size)

@@ -91,6 +91,49 @@ def test_simulated_data_are_bounded_from_above_too() -> None:
     torch.testing.assert_close(exact.upper_per_datum, exact.per_datum, rtol=0, atol=1e-10)
 
 
+def test_simulated_data_do_not_know_the_noise_of_the_same_seed() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0 * x, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def prior(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0 * x, 1.0))
+
+    data = Simulated(model, 1000, torch.zeros(1), seed=3)
+    truth = dist.Normal(0.0, 2**0.5).log_prob(data.data[0])
+    bounds = evidence(model, prior, data, num_samples=2, seed=3)
+    assert bounds.upper_per_datum is not None
+    for ratio in ((bounds.per_datum - truth).exp(), (truth - bounds.upper_per_datum).exp()):
+        assert abs(ratio.mean() - 1) < 4 * ratio.std() / 1000**0.5
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "annealed", "num_temperatures": 3, "num_leapfrog": 1}])
+def test_simulated_data_with_a_latent_that_is_summed_out(options: dict[str, object]) -> None:
+    """A mixture of N(0, 2) and N(2, 2), whose component no guide draws."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            kind = pyro.sample("kind", dist.Bernoulli(torch.tensor(0.3)), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(2 * kind, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    data = Simulated(model, 400, torch.zeros(1), seed=0)
+    weights = dist.Categorical(torch.tensor([0.7, 0.3]))
+    truth = dist.MixtureSameFamily(weights, dist.Normal(torch.tensor([0.0, 2.0]), 2**0.5)).log_prob(
+        data.data[0]
+    )
+    bounds = evidence(model, guide, data, num_samples=4, seed=0, **options)  # type: ignore[arg-type]
+    assert bounds.upper_per_datum is not None
+    for ratio in ((bounds.per_datum - truth).exp(), (truth - bounds.upper_per_datum).exp()):
+        assert abs(ratio.mean() - 1) < 4 * ratio.std() / 400**0.5
+
+
 def test_the_threshold_is_that_of_the_number_of_draws() -> None:
     bounds = found(with_scale(0.6), best().sample(40, seed=0), 100)
     assert bounds.threshold == good_pareto_k(100) == pytest.approx(0.5)
