@@ -306,8 +306,7 @@ def _numbers(name: str, values: Any) -> Array:
 def _are_alike(draws: Iterable[Array]) -> Array:
     """For which data all draws are one value, (data,)."""
     parts = [(each == each[:1]).all((0, *range(2, each.ndim))) for each in draws]
-    alike: Array = np.stack(parts).all(0)
-    return alike
+    return np.logical_and.reduce(parts)
 
 
 def _draws(name: str, values: Any, lead: tuple[int, ...]) -> Array:

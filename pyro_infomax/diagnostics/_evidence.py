@@ -105,7 +105,7 @@ class Evidence:
         fingerprint: what tells the data from others, by which :func:`~pyro_infomax.diagnostics.compare` knows
             them.
         observed: how many of the values that the likelihood scores are ``continuous`` and ``discrete``, by
-            which it knows that two models score the same.
+            which it knows that two models score the same, and how many sites are ``factors``.
     """
 
     method: Method
@@ -335,10 +335,15 @@ def evidence(
 def _observed_values(program: LocalProgram, data: Tensors) -> dict[str, int]:
     """How many continuous and discrete values of the data the likelihood scores, without what masks hide."""
     present = program.observed_presence(data)
-    found = {"continuous": 0, "discrete": 0}
+    found = {"continuous": 0, "discrete": 0, "factors": 0}
     for name, layout in program.observed.items():
         number = int(present[name].sum()) if name in present else len(data[0]) * layout.size
-        found["discrete" if layout.discrete else "continuous"] += number
+        if name in program.one_hot:  # a category, in whatever form
+            number //= layout.event_shape[-1]
+        # a Delta has a probability, in no unit
+        discrete = layout.discrete or name in program.observed_masses
+        found["discrete" if discrete else "continuous"] += number
+        found["factors"] += not layout.size
     return found
 
 

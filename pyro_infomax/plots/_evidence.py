@@ -96,9 +96,9 @@ def pareto_k_curves(values: Mapping[str, Drawable], *, threshold: float, ax: Axe
     arrays = {name: as_array(each).astype(float).reshape(-1) for name, each in values.items()}
     if not arrays or any(not len(each) for each in arrays.values()):
         raise ValueError(f"Expected the k of some data but got none of {list(arrays)}.")
-    if unknown := [name for name, each in arrays.items() if np.isnan(each).all()]:
+    if lost := [name for name, each in arrays.items() if np.isnan(each).all()]:
         raise ValueError(
-            f"Expected some k that are known but those of {unknown} are all nan: take 21 draws at least, and "
+            f"Expected some k that are known but those of {lost} are all nan: take 21 draws at least, and "
             "a guide that draws more than one value."
         )
     ax = axes_or_new(ax)
@@ -108,14 +108,14 @@ def pareto_k_curves(values: Mapping[str, Drawable], *, threshold: float, ax: Axe
     for (name, each), colour in zip(arrays.items(), colours(len(arrays)), strict=True):
         share = float((each <= threshold).mean())
         drawn = np.sort(each[~np.isnan(each)].clip(low, high))
-        lost = len(each) - len(drawn)
+        unknown = f", {len(each) - len(drawn)} unknown" if len(drawn) < len(each) else ""
         ax.plot(
             (np.arange(len(drawn)) + 0.5) / len(each),
             drawn,
             ".",
             color=colour,
             markersize=max(2.0, min(7.0, 60 / math.sqrt(len(each)))),
-            label=f"{name}: {math.floor(100 * share):.0f}% can be trusted{f', {lost} unknown' if lost else ''}",
+            label=f"{name}: {math.floor(100 * share):.0f}% can be trusted{unknown}",
             clip_on=False,
         )
     ax.axhline(threshold, color=TEXT_COLOUR, linewidth=0.8)
