@@ -191,8 +191,10 @@ def from_weights(
 
     .. math:: \log \frac1S \sum_s w_s \le \log p(x_n)
 
-    in expectation. Nothing here needs torch or Pyro. What comes back goes to
-    :func:`~pyro_infomax.diagnostics.compare` beside pairs of programs.
+    in expectation. Errors are those of independent draws: the axis of chains is one more axis of these, and
+    draws that depend on each other, as those of a Markov chain do, have larger ones. Nothing here
+    needs torch or Pyro. What comes back goes to :func:`~pyro_infomax.diagnostics.compare` beside pairs of
+    programs.
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders.

@@ -165,7 +165,9 @@ class Evidence:
         unknown = self.pareto_k.isnan().nonzero().squeeze(-1)
         if len(unknown):
             yield f"Pareto k is not known where all draws are one value: data {listed_rows(unknown)}"
-        most = float(self.pareto_k.nan_to_num(nan=-math.inf).max())
+        if len(unknown) == size:
+            return
+        most = float(self.pareto_k[~self.pareto_k.isnan()].max())
         yield f"Pareto k above {self.threshold:.2f} for {self.num_heavy} of {size}, at most {most:.2f}"
         if self.num_heavy:
             cure = "draw more, or anneal" if self.temperatures is None else "take more temperatures"

@@ -45,6 +45,30 @@ def test_the_exact_posterior_has_the_evidence() -> None:
     torch.testing.assert_close(bounds.effective_sample_size, torch.full((200,), 60.0))
 
 
+def test_an_infinite_k_is_printed_as_such() -> None:
+    """Constant weights, weights of data that no draw explains, and draws of one value alone."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5 + 0 * x))
+            # the same density for either z, and none for x = 2
+            outcome = dist.Uniform(0 * z, 1.0, validate_args=False)
+            pyro.sample("x", outcome, obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(torch.where(x < 0.5, 0.0, 0.5)))
+
+    x = torch.tensor([0.75, 0.75])
+    assert str(evidence(model, guide, x, num_samples=30)).endswith("for 0 of 2, at most -inf")
+    x = torch.tensor([0.25, 0.75, 2.0])
+    lines = str(evidence(model, guide, x, num_samples=30)).splitlines()
+    assert lines[3].endswith("all draws are one value: data 0")
+    assert lines[4] == "Pareto k above 0.32 for 1 of 3, at most inf"
+    text = str(evidence(model, guide, x[:1], num_samples=30))
+    assert text.endswith("all draws are one value: data 0")
+
+
 def test_the_bound_rises_from_the_elbo_to_the_evidence() -> None:
     pair = with_scale(1.5)
     x = pair.sample(300, exact=True, seed=0)
