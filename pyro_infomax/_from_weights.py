@@ -8,6 +8,7 @@ from typing import Any, Final, final
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from pyro_infomax._checks import explain_wrong_arguments, shown, whole_number
 from pyro_infomax._native import CHAIN, DATUM, DRAW, OF_DATA, Labels, elpd_data, to_native
@@ -139,16 +140,7 @@ class WeightedDraws:
             ValueError: where no draws were given, and for labels and names that do not fit.
         """
         drawn = self.resample(num_draws, seed=seed)
-        sizes = {"chain": 1, "draw": num_draws, DATUM: len(self.per_datum)}
-        labels = Labels(sizes, coords=coords, dims=dims)
-        frame = self.to_frame()
-        groups = {
-            "posterior": labels.dataset({name: each[None] for name, each in drawn.items()}, OF_DATA),
-            "importance": labels.dataset({str(name): np.asarray(frame[name]) for name in frame}, [DATUM]),
-        }
-        labels.check_used()
-        threshold = {"num_samples": self.num_samples, "pareto_k_threshold": self.threshold}
-        groups["importance"] = groups["importance"].assign_attrs(threshold)
+        groups = groups_of_draws(drawn, self.to_frame(), self.num_samples, coords=coords, dims=dims)
         return to_native(groups)
 
     def __str__(self) -> str:
@@ -333,6 +325,26 @@ def _jackknife(relative: Floats) -> Floats:
         left_out = np.log(others)
         variance = (number - 1) / number * np.square(left_out - left_out.mean(0)).sum(0)
     return np.nan_to_num(variance, nan=math.inf)
+
+
+def groups_of_draws(
+    draws: Mapping[str, Array],
+    frame: pd.DataFrame,
+    num_samples: int,
+    *,
+    coords: Mapping[str, Sequence[object]] | None,
+    dims: Mapping[str, Sequence[str]] | None,
+) -> dict[str, xr.Dataset]:
+    """Draws (draws, data, *event) as ``posterior``, and what is known of each datum's weights beside them."""
+    sizes = {CHAIN: 1, DRAW: len(next(iter(draws.values()))), DATUM: len(frame)}
+    labels = Labels(sizes, coords=coords, dims=dims)
+    posterior = labels.dataset({name: each[None] for name, each in draws.items()}, OF_DATA)
+    columns = {str(name): np.asarray(column) for name, column in frame.items()}
+    importance = labels.dataset(columns, [DATUM]).assign_attrs(
+        num_samples=num_samples, pareto_k_threshold=good_pareto_k(num_samples)
+    )
+    labels.check_used()
+    return {"posterior": posterior, "importance": importance}
 
 
 def fingerprint_of(data: Sequence[Any]) -> str:

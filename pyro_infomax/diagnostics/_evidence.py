@@ -9,12 +9,11 @@ from typing import Any, Final, Literal, TypeAlias, final
 import numpy as np
 import pandas as pd
 import torch
-import xarray as xr
 
 from pyro_infomax._checks import shown, whole_number
 from pyro_infomax._data import Data, SiteValues, Tensors, as_data
-from pyro_infomax._from_weights import fingerprint_of
-from pyro_infomax._native import DATUM, OF_DATA, Labels, as_integers, to_native
+from pyro_infomax._from_weights import fingerprint_of, groups_of_draws
+from pyro_infomax._native import as_integers, to_native
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Array, Program
@@ -513,18 +512,10 @@ class ResampledPosterior:
         Raises:
             ValueError: for labels whose number is not that of their dimension, and names of nothing.
         """
-        number, size = len(next(iter(self.draws.values()))), len(self.pareto_k)
-        labels = Labels({"chain": 1, "draw": number, DATUM: size}, coords=coords, dims=dims)
-        groups = {
-            "posterior": labels.dataset({name: self._array(name)[None] for name in self.draws}, OF_DATA),
-            "importance": labels.dataset(
-                {str(name): np.asarray(column) for name, column in self.to_frame().items()}, [DATUM]
-            ),
-        }
-        labels.check_used()
-        threshold = {"num_samples": self.num_samples, "pareto_k_threshold": self.threshold}
-        groups["importance"] = groups["importance"].assign_attrs(threshold)
-        return to_native({name: _with_source(group) for name, group in groups.items()})
+        drawn = {name: self._array(name) for name in self.draws}
+        groups = groups_of_draws(drawn, self.to_frame(), self.num_samples, coords=coords, dims=dims)
+        source = creation_attributes()
+        return to_native({name: group.assign_attrs(source) for name, group in groups.items()})
 
     def _array(self, name: str) -> Array:
         values = self.draws[name].detach().cpu().numpy()
@@ -565,10 +556,6 @@ def listed_rows(rows: torch.Tensor) -> str:
     """The numbers of the first data of some."""
     more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
     return ", ".join(map(str, rows[:_SHOWN].tolist())) + more
-
-
-def _with_source(group: xr.Dataset) -> xr.Dataset:
-    return group.assign_attrs(creation_attributes())
 
 
 # ---- Proposals: drawn once to be weighed, and once more, from the same seeds, to be kept or left.
