@@ -2,15 +2,16 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, final
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from pyro_infomax._checks import explain_wrong_arguments, shown, whole_number
-from pyro_infomax._native import DATUM, OF_DATA, Labels, elpd_data, to_native
+from pyro_infomax._native import CHAIN, DATUM, DRAW, OF_DATA, Labels, elpd_data, to_native
 from pyro_infomax._types import Array, Floats
 from pyro_infomax._weights import (
     FEWEST_FOR_PARETO_K,
@@ -35,7 +36,8 @@ class WeightedDraws:
         log_weight: (samples, data), in nats.
         per_datum: the lower bound on the log-evidence of each datum, (data,), in nats.
         standard_error: of each bound, (data,), by the jackknife.
-        pareto_k: of each datum's weights, (data,); minus infinity for constant weights, nan below 21.
+        pareto_k: of each datum's weights, (data,); minus infinity for constant weights; nan below 21, and
+            where all weights and all draws are one value, which tell nothing of other values.
         effective_sample_size: of each datum's weights, (data,), from 1 to ``num_samples``.
         draws: names of sites to (samples, data, *event); empty where none were given.
         fingerprint: what tells the data from others; empty where none were given.
@@ -72,8 +74,8 @@ class WeightedDraws:
 
     @property
     def unreliable(self) -> Array:
-        """The numbers of the data whose Pareto k is above the threshold."""
-        return np.flatnonzero(self.pareto_k > self.threshold)
+        """The numbers of the data whose Pareto k is above the threshold or nan: do not use their draws."""
+        return np.flatnonzero(~(self.pareto_k <= self.threshold))
 
     @property
     def elpd(self) -> Any:
@@ -103,6 +105,7 @@ class WeightedDraws:
             ValueError: where no draws were given, or all weights of a datum are zero.
         """
         number = whole_number("num_draws", num_draws, at_least=1)
+        start = None if seed is None else whole_number("seed", seed, at_least=0)
         if not self.draws:
             raise ValueError("Expected draws to resample but only weights were given; pass draws={'z': z}")
         lost = np.flatnonzero(self.log_weight.max(0) == -np.inf)
@@ -112,7 +115,7 @@ class WeightedDraws:
                 f"zero, the first in row {lost[0]}; leave these data out"
             )
         weights = smoothed_weights(self.log_weight, self.pareto_k, self._scale)
-        index = systematic_indices(weights, number, np.random.default_rng(seed))  # (draws, data)
+        index = systematic_indices(weights, number, np.random.default_rng(start))  # (draws, data)
         rows = np.arange(index.shape[1])
         return {name: each[index, rows] for name, each in self.draws.items()}
 
@@ -137,16 +140,7 @@ class WeightedDraws:
             ValueError: where no draws were given, and for labels and names that do not fit.
         """
         drawn = self.resample(num_draws, seed=seed)
-        sizes = {"chain": 1, "draw": num_draws, DATUM: len(self.per_datum)}
-        labels = Labels(sizes, coords=coords, dims=dims)
-        frame = self.to_frame()
-        groups = {
-            "posterior": labels.dataset({name: each[None] for name, each in drawn.items()}, OF_DATA),
-            "importance": labels.dataset({str(name): np.asarray(frame[name]) for name in frame}, [DATUM]),
-        }
-        labels.check_used()
-        threshold = {"num_samples": self.num_samples, "pareto_k_threshold": self.threshold}
-        groups["importance"] = groups["importance"].assign_attrs(threshold)
+        groups = groups_of_draws(drawn, self.to_frame(), self.num_samples, coords=coords, dims=dims)
         return to_native(groups)
 
     def __str__(self) -> str:
@@ -156,18 +150,27 @@ class WeightedDraws:
         size = len(self.per_datum)
         yield f"log-evidence at least {self.lower:.4f} ± {self.lower_standard_error:.4f} nats per datum"
         yield f"{size} data, {self.num_samples} weights each"
-        if bool(np.isnan(self.pareto_k).all()):
+        if self.num_samples < FEWEST_FOR_PARETO_K:
             yield f"Pareto k is not known: it takes at least {FEWEST_FOR_PARETO_K} weights"
             return
-        bad = self.unreliable.tolist()
-        most = float(self.pareto_k.max())
+        unknown = np.flatnonzero(np.isnan(self.pareto_k)).tolist()
+        if unknown:
+            yield f"Pareto k is not known where all draws are one value: data {_listed(unknown)}"
+        if len(unknown) == size:
+            return
+        bad = np.flatnonzero(self.pareto_k > self.threshold).tolist()
+        most = float(np.nanmax(self.pareto_k))
         yield f"Pareto k above {self.threshold:.2f} for {len(bad)} of {size}, at most {most:.2f}"
         if bad:
-            more = f" and {len(bad) - _SHOWN} more (.unreliable)" if len(bad) > _SHOWN else ""
             yield (
                 "there the bound is loose and its error too small; draw more, or from wider proposals: "
-                f"{', '.join(map(str, bad[:_SHOWN]))}{more}"
+                f"{_listed(bad)}"
             )
+
+
+def _listed(rows: Sequence[int]) -> str:
+    more = f" and {len(rows) - _SHOWN} more (.unreliable)" if len(rows) > _SHOWN else ""
+    return ", ".join(map(str, rows[:_SHOWN])) + more
 
 
 def from_weights(
@@ -180,8 +183,10 @@ def from_weights(
 
     .. math:: \log \frac1S \sum_s w_s \le \log p(x_n)
 
-    in expectation. Nothing here needs torch or Pyro. What comes back goes to
-    :func:`~pyro_infomax.diagnostics.compare` beside pairs of programs.
+    in expectation. Errors are those of independent draws: the axis of chains is one more axis of these, and
+    draws that depend on each other, as those of a Markov chain do, have larger ones. Nothing here
+    needs torch or Pyro. What comes back goes to :func:`~pyro_infomax.diagnostics.compare` beside pairs of
+    programs.
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders.
@@ -196,7 +201,8 @@ def from_weights(
             the same; a tensor, array or frame, or a tuple of them.
 
     Raises:
-        ValueError: for other shapes, fewer than two samples, and weights that are nan or plus infinity.
+        ValueError: for other shapes, fewer than two samples, weights that are nan, masked, complex or plus
+            infinity, and data of another number.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -211,7 +217,7 @@ def from_weights(
         >>> found.resample(200, seed=0)["z"].shape, found.unreliable.tolist()
         ((200, 3), [])
     """
-    weights = np.asarray(_on_host(log_weight), dtype=np.float64)
+    weights = _numbers("log_weight", log_weight).astype(np.float64)
     if weights.ndim not in {2, 3}:
         raise ValueError(
             "Expected log_weight of shape (samples, data) or (chains, samples, data) but got "
@@ -222,6 +228,7 @@ def from_weights(
     _check_weights(weights)
     number = len(weights)
     found = {name: _draws(name, each, lead) for name, each in (draws or {}).items()}
+    columns = () if data is None else _columns(data, lead[-1])
     ordered = -np.sort(-weights, axis=0)
     k, scale = tail_fits(ordered[: tail_length(number) + 1], number)
     with np.errstate(invalid="ignore"):
@@ -230,6 +237,9 @@ def from_weights(
     with np.errstate(divide="ignore"):
         per_datum = np.where(ordered[0] == -np.inf, -np.inf, ordered[0] + np.log(total / number))
     size = total**2 / np.square(relative).sum(0)
+    if found:
+        # weights of a single value of all latents say nothing of others
+        k = np.where(np.isneginf(k) & _are_alike(found.values()), math.nan, k)
     return WeightedDraws(
         log_weight=weights,
         per_datum=per_datum,
@@ -237,7 +247,7 @@ def from_weights(
         pareto_k=k,
         effective_sample_size=np.nan_to_num(size, nan=0.0),
         draws=found,
-        fingerprint="" if data is None else fingerprint_of(data if isinstance(data, tuple) else (data,)),
+        fingerprint=fingerprint_of(columns) if columns else "",
         _scale=scale,
     )
 
@@ -256,14 +266,51 @@ def _check_weights(weights: Floats) -> None:
         )
 
 
-def _draws(name: str, values: Any, lead: tuple[int, ...]) -> Array:
+def _columns(data: Any, size: int) -> tuple[Any, ...]:
+    several = isinstance(data, tuple) or (
+        isinstance(data, list) and all(hasattr(each, "shape") for each in data)
+    )
+    columns = tuple(data) if several else (data,)
+    lengths = [np.shape(_on_host(each))[:1] for each in columns]
+    if any(each != (size,) for each in lengths):
+        raise ValueError(
+            f"Expected data with a row for each of the {size} data of log_weight but got the lengths "
+            f"{[*map(list, lengths)]}; the last axis of log_weight is the data"
+        )
+    return columns
+
+
+def _numbers(name: str, values: Any) -> Array:
+    """An array, without the errors that NumPy passes over in silence."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(f"Expected {name} without masked values: fill them in, as by array.filled(-np.inf)")
+    dims = [str(each) for each in getattr(values, "dims", ())]
+    order = [each for each in (CHAIN, DRAW) if each in dims]
+    if dims[: len(order)] != order:
+        raise ValueError(
+            f"Expected {name} whose first dimensions are {order} but got {dims}; "
+            f"write .transpose({', '.join(map(repr, order))}, ...)"
+        )
     found = np.asarray(_on_host(values))
+    if found.dtype.kind == "c":
+        raise ValueError(f"Expected {name} of real numbers but got {found.dtype}")
+    return found
+
+
+def _are_alike(draws: Iterable[Array]) -> Array:
+    """For which data all draws are one value, (data,)."""
+    parts = [(each == each[:1]).all((0, *range(2, each.ndim))) for each in draws]
+    return np.logical_and.reduce(parts)
+
+
+def _draws(name: str, values: Any, lead: tuple[int, ...]) -> Array:
+    found = _numbers(f"draws of {shown(name)}", values)
     if found.shape[: len(lead)] != lead:
         raise ValueError(
             f"Expected draws of {shown(name)} that begin with the axes of log_weight, {lead}, but got "
             f"{found.shape}"
         )
-    return found.reshape(-1, *found.shape[len(lead) - 1 :])
+    return found.reshape(math.prod(lead[:-1]), *found.shape[len(lead) - 1 :])
 
 
 def _jackknife(relative: Floats) -> Floats:
@@ -280,13 +327,37 @@ def _jackknife(relative: Floats) -> Floats:
     return np.nan_to_num(variance, nan=math.inf)
 
 
+def groups_of_draws(
+    draws: Mapping[str, Array],
+    frame: pd.DataFrame,
+    num_samples: int,
+    *,
+    coords: Mapping[str, Sequence[object]] | None,
+    dims: Mapping[str, Sequence[str]] | None,
+) -> dict[str, xr.Dataset]:
+    """Draws (draws, data, *event) as ``posterior``, and what is known of each datum's weights beside them."""
+    sizes = {CHAIN: 1, DRAW: len(next(iter(draws.values()))), DATUM: len(frame)}
+    labels = Labels(sizes, coords=coords, dims=dims)
+    posterior = labels.dataset({name: each[None] for name, each in draws.items()}, OF_DATA)
+    columns = {str(name): np.asarray(column) for name, column in frame.items()}
+    importance = labels.dataset(columns, [DATUM]).assign_attrs(
+        num_samples=num_samples, pareto_k_threshold=good_pareto_k(num_samples)
+    )
+    labels.check_used()
+    return {"posterior": posterior, "importance": importance}
+
+
 def fingerprint_of(data: Sequence[Any]) -> str:
     """A digest of the shapes and values of arrays or tensors, the same in single and double precision."""
     digest = hashlib.blake2b(digest_size=16)
     for each in data:
         values = np.asarray(_on_host(each))
+        if values.dtype == object:  # columns of several dtypes, or of pandas's own
+            values = np.array(values.tolist())
         with np.errstate(over="ignore"):
-            values = values.astype({"f": np.float32, "i": np.int64}.get(values.dtype.kind, values.dtype))
+            values = values.astype(
+                {"f": np.float32, "i": np.int64, "u": np.int64}.get(values.dtype.kind, values.dtype)
+            )
         digest.update(f"{values.shape} {values.dtype}".encode())
         digest.update(np.ascontiguousarray(values).tobytes())
     return digest.hexdigest()

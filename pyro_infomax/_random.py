@@ -81,8 +81,19 @@ def seeded_draws(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with isolated_random_state((seed_number(seed) + 1) * _GOLDEN_RATIO % _LARGEST_SEED):
+    with isolated_random_state(_scrambled(seed_number(seed))):
         yield
+
+
+@contextmanager
+def simulated_draws(seed: int | None) -> Iterator[None]:
+    """As :func:`seeded_draws`, for data that are judged later, perhaps by draws of the same seed."""
+    with seeded_draws(None if seed is None else _scrambled(seed_number(seed))):
+        yield
+
+
+def _scrambled(seed: int) -> int:
+    return (seed + 1) * _GOLDEN_RATIO % _LARGEST_SEED
 
 
 def _seed(seed: int, *, cuda: bool) -> None:

@@ -105,6 +105,26 @@ def test_resampled_draws_are_of_the_posterior():
     assert not np.array_equal(drawn["z"], found.resample(4000, seed=1)["z"])
 
 
+def test_draws_of_which_nothing_is_known_are_not_to_be_used():
+    few = from_weights(weighted(1.0, 20)[0])
+    assert few.unreliable.tolist() == list(range(8))
+    log_weight = np.zeros((50, 3))
+    log_weight[:, 2] = np.log(np.linspace(1, 2, 50))
+    kind = np.zeros((50, 3))
+    kind[7, 1] = 1
+    found = from_weights(log_weight, draws={"kind": kind, "none": np.zeros((50, 3, 0))})
+    # one value alone was drawn of the first, two have the same weight of the second
+    np.testing.assert_array_equal(np.isnan(found.pareto_k), [True, False, False])
+    assert found.pareto_k[1] == -np.inf
+    assert found.unreliable.tolist() == [0]
+    assert "not known where all draws are one value: data 0" in str(found)
+    assert "for 0 of 3" in str(found)
+    sure = from_weights(log_weight[:, :2], draws={"kind": 0 * kind[:, :2]})
+    assert str(sure).splitlines()[2:] == ["Pareto k is not known where all draws are one value: data 0, 1"]
+    with pytest.raises(ValueError, match="seed to be an integer >= 0 but got -1"):
+        found.resample(3, seed=-1)
+
+
 def test_chains_are_one_sample():
     log_weight, z = weighted(1.0, 400)
     chains = from_weights(log_weight.reshape(4, 100, 8), draws={"z": z.reshape(4, 100, 8, 1)})
@@ -167,7 +187,14 @@ def test_data_are_known_by_their_values():
     known = from_weights(log_weight, data=data).fingerprint
     assert known == from_weights(log_weight, data=(data.astype(np.float64),)).fingerprint
     assert known == from_weights(log_weight, data=pd.Series(data)).fingerprint
+    assert known == from_weights(log_weight, data=[*map(float, data)]).fingerprint
     assert known != from_weights(log_weight, data=data[::-1]).fingerprint
+    whole, other = np.arange(8, dtype=np.uint16), pd.array(range(8), dtype="Int64")
+    known = from_weights(log_weight, data=(whole, data)).fingerprint
+    assert known == from_weights(log_weight, data=[whole.astype(np.int64), data]).fingerprint
+    assert known == from_weights(log_weight, data=(pd.Series(other), data)).fingerprint
+    mixed = from_weights(log_weight, data=pd.DataFrame({"a": other, "b": data})).fingerprint
+    assert mixed == from_weights(log_weight, data=np.stack([whole, data], 1)).fingerprint
     assert not from_weights(log_weight).fingerprint
 
 
@@ -181,6 +208,16 @@ def test_data_are_known_by_their_values():
         ({"log_weight": np.zeros((1, 5))}, "at least two weights of at least one datum but got 1 of 5"),
         ({"log_weight": np.zeros((5, 0))}, "at least two weights of at least one datum but got 5 of 0"),
         ({"log_weight": np.diag([np.nan, 0, np.inf])}, "nan or inf for 2 of 3 data, the first in row 0"),
+        ({"log_weight": np.ma.masked_greater(np.eye(3), 0.5)}, "log_weight without masked values"),
+        ({"log_weight": np.zeros((4, 3)) + 1j}, "log_weight of real numbers but got complex128"),
+        (
+            {"log_weight": xr.DataArray(np.zeros((3, 4)), dims=("datum", "draw"))},
+            r"first dimensions are \['draw'\] but got \['datum', 'draw'\]; write .transpose\('draw', ...\)",
+        ),
+        (
+            {"log_weight": np.zeros((4, 3)), "data": (np.zeros(3), np.zeros((2, 5)))},
+            r"a row for each of the 3 data of log_weight but got the lengths \[\[3\], \[2\]\]",
+        ),
         (
             {"log_weight": np.zeros((4, 3)), "draws": {"z": np.zeros((3, 4))}},
             r"draws of 'z' that begin with the axes of log_weight, \(4, 3\), but got \(3, 4\)",

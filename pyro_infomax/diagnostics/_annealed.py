@@ -296,6 +296,7 @@ class Simulated:
     ) -> None:
         self.model = model
         joint = GenerativeJoint(model, data_plate=data_plate)
+        self._data_plate = data_plate
         with evaluation_mode(model), torch.no_grad():
             sites = joint.sample(num_data, *args, seed=seed)
             given = cycled(as_data(args), num_data)
@@ -320,12 +321,11 @@ class Simulated:
                 "conditions on as an argument of its own"
             )
 
-    def check_origin(self, model: Program, joint: GenerativeJoint) -> None:
+    def check_origin(self, model: Program) -> None:
         """Refuses what these data were not drawn from.
 
         Args:
             model: the one that they are to come from.
-            joint: its generative joint.
 
         Raises:
             ValueError: if it is another model, or if model, data or latents have changed since the draw.
@@ -335,6 +335,8 @@ class Simulated:
                 "Expected data simulated from this very model but got some of another one, whose latents are "
                 "no draws of this one's posterior; simulate them from it, as Simulated(model, n, x)"
             )
+        # of all latent sites, also those that a pair sums out
+        joint = GenerativeJoint(model, data_plate=self._data_plate)
         found = sum(joint.log_terms(self.data, self.latents), start=torch.zeros(()))
         if not _are_close(found, self._log_prob):
             raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from pyro_infomax._checks import whole_number
+from pyro_infomax._checks import shown, whole_number
 from pyro_infomax._data import Data, Tensors, as_data
 from pyro_infomax._from_weights import WeightedDraws, fingerprint_of
 from pyro_infomax._native import elpd_data
@@ -143,6 +143,12 @@ class Comparison:
         for name in self.ranking:
             if impossible := int(np.isneginf(self._per_datum(name)).sum()):
                 yield f"{name} gives no density to {impossible} of {size} data"
+            if factors := getattr(self.evidence[name], "observed", {}).get("factors"):
+                sites = f"{factors} factor{'s' * (factors > 1)}"
+                yield (
+                    f"{name} has {sites}: it is comparable only if its density of the data, with these, "
+                    "integrates to one"
+                )
             if given := sorted(getattr(self.evidence[name], "global_values", ())):
                 yield f"{name} is compared given its global latents {', '.join(given)}, at one value of each"
         known = {name: each for name, each in self.accounts.items() if each is not None}
@@ -232,7 +238,7 @@ def compare(
     Args:
         models: at least two names to pairs (model, guide), or to evidence of these data from
             :func:`~pyro_infomax.diagnostics.evidence` (annealed, say) or
-            :func:`~pyro_infomax.diagnostics.from_weights`.
+            :func:`~pyro_infomax.from_weights`.
         data: data that none of them was trained on, the same for all.
         num_samples: S, draws of z for each datum, at least 2; 21 for a Pareto k.
         batch_size, seed, data_plate: as for :func:`~pyro_infomax.diagnostics.decompose`; each model has the
@@ -260,9 +266,9 @@ def compare(
     """
     whole_number("num_samples", num_samples, at_least=2)
     if len(models) < 2:
-        raise ValueError(f"Expected at least two models to compare but got {list(models)}")
+        raise ValueError(f"Expected at least two models to compare but got {shown(list(models))}")
     if wrong := [name for name in models if not isinstance(name, str)]:
-        raise ValueError(f"Expected names of models that are strings but got {wrong}")
+        raise ValueError(f"Expected names of models that are strings but got {shown(wrong)}")
     x = as_data(data)
     if len(x[0]) < 2:
         raise ValueError("Expected at least two data, for an error of the difference, but got one")
@@ -288,7 +294,7 @@ def compare(
 def _check_scores(bounds: Mapping[str, Found]) -> None:
     """Refuses a density beside a probability, and likelihoods of different parts of the data."""
     known = {name: each.observed for name, each in bounds.items() if isinstance(each, Evidence)}
-    if len({tuple(sorted(each.items())) for each in known.values()}) > 1:
+    if len({(each["continuous"], each["discrete"]) for each in known.values()}) > 1:
         each = "; ".join(
             f"{name!r} {found['continuous']} continuous and {found['discrete']} discrete"
             for name, found in known.items()

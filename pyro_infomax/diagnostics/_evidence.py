@@ -9,12 +9,11 @@ from typing import Any, Final, Literal, TypeAlias, final
 import numpy as np
 import pandas as pd
 import torch
-import xarray as xr
 
 from pyro_infomax._checks import shown, whole_number
 from pyro_infomax._data import Data, SiteValues, Tensors, as_data
-from pyro_infomax._from_weights import fingerprint_of
-from pyro_infomax._native import DATUM, OF_DATA, Labels, as_integers, to_native
+from pyro_infomax._from_weights import fingerprint_of, groups_of_draws
+from pyro_infomax._native import as_integers, to_native
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Array, Program
@@ -105,7 +104,7 @@ class Evidence:
         fingerprint: what tells the data from others, by which :func:`~pyro_infomax.diagnostics.compare` knows
             them.
         observed: how many of the values that the likelihood scores are ``continuous`` and ``discrete``, by
-            which it knows that two models score the same.
+            which it knows that two models score the same, and how many sites are ``factors``.
     """
 
     method: Method
@@ -165,7 +164,9 @@ class Evidence:
         unknown = self.pareto_k.isnan().nonzero().squeeze(-1)
         if len(unknown):
             yield f"Pareto k is not known where all draws are one value: data {listed_rows(unknown)}"
-        most = float(self.pareto_k.nan_to_num(nan=-math.inf).max())
+        if len(unknown) == size:
+            return
+        most = float(self.pareto_k[~self.pareto_k.isnan()].max())
         yield f"Pareto k above {self.threshold:.2f} for {self.num_heavy} of {size}, at most {most:.2f}"
         if self.num_heavy:
             cure = "draw more, or anneal" if self.temperatures is None else "take more temperatures"
@@ -294,7 +295,7 @@ def evidence(
             joint = pair.generative
         exact = None
         if isinstance(data, Simulated):
-            data.check_origin(model, joint)
+            data.check_origin(model)
             exact = data.latents
         if method == "annealed":
             path = AnnealedJoint(joint, arguments, pair=pair, batch_size=batch_size)
@@ -335,10 +336,15 @@ def evidence(
 def _observed_values(program: LocalProgram, data: Tensors) -> dict[str, int]:
     """How many continuous and discrete values of the data the likelihood scores, without what masks hide."""
     present = program.observed_presence(data)
-    found = {"continuous": 0, "discrete": 0}
+    found = {"continuous": 0, "discrete": 0, "factors": 0}
     for name, layout in program.observed.items():
         number = int(present[name].sum()) if name in present else len(data[0]) * layout.size
-        found["discrete" if layout.discrete else "continuous"] += number
+        if name in program.one_hot:  # a category, in whatever form
+            number //= layout.event_shape[-1]
+        # a Delta has a probability, in no unit
+        discrete = layout.discrete or name in program.observed_masses
+        found["discrete" if discrete else "continuous"] += number
+        found["factors"] += not layout.size
     return found
 
 
@@ -506,18 +512,10 @@ class ResampledPosterior:
         Raises:
             ValueError: for labels whose number is not that of their dimension, and names of nothing.
         """
-        number, size = len(next(iter(self.draws.values()))), len(self.pareto_k)
-        labels = Labels({"chain": 1, "draw": number, DATUM: size}, coords=coords, dims=dims)
-        groups = {
-            "posterior": labels.dataset({name: self._array(name)[None] for name in self.draws}, OF_DATA),
-            "importance": labels.dataset(
-                {str(name): np.asarray(column) for name, column in self.to_frame().items()}, [DATUM]
-            ),
-        }
-        labels.check_used()
-        threshold = {"num_samples": self.num_samples, "pareto_k_threshold": self.threshold}
-        groups["importance"] = groups["importance"].assign_attrs(threshold)
-        return to_native({name: _with_source(group) for name, group in groups.items()})
+        drawn = {name: self._array(name) for name in self.draws}
+        groups = groups_of_draws(drawn, self.to_frame(), self.num_samples, coords=coords, dims=dims)
+        source = creation_attributes()
+        return to_native({name: group.assign_attrs(source) for name, group in groups.items()})
 
     def _array(self, name: str) -> Array:
         values = self.draws[name].detach().cpu().numpy()
@@ -558,10 +556,6 @@ def listed_rows(rows: torch.Tensor) -> str:
     """The numbers of the first data of some."""
     more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
     return ", ".join(map(str, rows[:_SHOWN].tolist())) + more
-
-
-def _with_source(group: xr.Dataset) -> xr.Dataset:
-    return group.assign_attrs(creation_attributes())
 
 
 # ---- Proposals: drawn once to be weighed, and once more, from the same seeds, to be kept or left.

@@ -21,6 +21,7 @@ from pyro_infomax.distributions._families import (
     is_discrete as is_discrete,
     is_factorised as is_factorised,
     is_normal as is_normal,
+    is_one_hot as is_one_hot,
     is_point_mass,
     is_relaxed as is_relaxed,
     made_of as made_of,

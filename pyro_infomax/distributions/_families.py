@@ -15,6 +15,7 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     TransformedDistribution,
+    constraints,
 )
 from torch.distributions.constraints import Constraint
 
@@ -242,6 +243,16 @@ def is_discrete(fn: Distribution) -> bool | None:
         return bool(cast(Constraint, fn.support).is_discrete)
     except (AttributeError, NotImplementedError):
         return None
+
+
+def is_one_hot(fn: Distribution) -> bool:
+    """Whether a distribution draws a category as a vector with a single one."""
+    if not is_discrete(fn):
+        return False
+    support = fn.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support is constraints.one_hot
 
 
 def is_relaxed(fn: Distribution) -> bool:

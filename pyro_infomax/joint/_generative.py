@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from pyro_infomax._checks import whole_number
 from pyro_infomax._data import Data, SiteValues, Tensors, as_data
-from pyro_infomax._random import isolated_random_state, seeded_draws
+from pyro_infomax._random import isolated_random_state, simulated_draws
 from pyro_infomax._types import Program, Site
 from pyro_infomax.joint._latent_space import (
     LatentSpace,
@@ -178,7 +178,7 @@ class GenerativeJoint:
         data = self._known_data(args)
         program = self.program(data)
         _check_no_factors(program)
-        with torch.no_grad(), seeded_draws(seed):
+        with torch.no_grad(), simulated_draws(seed):
             if program.follows:
                 return _drawn(program, cycled(data, num_samples))
             rounds = [_drawn(program, data) for _ in range(-(-num_samples // len(data[0])))]

@@ -77,7 +77,8 @@ def pareto_k_curves(values: Mapping[str, Drawable], *, threshold: float, ax: Axe
     """The Pareto k of each datum's importance weights, in ascending order, a curve for each guide.
 
     What is above the threshold cannot be trusted. Minus infinity, of weights that are all the same, is drawn
-    at the lower edge, infinity at the upper one.
+    at the lower edge, infinity at the upper one. What is nan, of data whose draws are all one value, is not
+    drawn, and counts as not trusted.
 
     Reference: Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
 
@@ -87,7 +88,7 @@ def pareto_k_curves(values: Mapping[str, Drawable], *, threshold: float, ax: Axe
         ax: the Axes to draw on; a new figure's by default.
 
     Raises:
-        ValueError: without any values, and for k that are all nan, which are of too few draws.
+        ValueError: without any values, and where all k of a name are nan, as those of too few draws are.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -99,21 +100,26 @@ def pareto_k_curves(values: Mapping[str, Drawable], *, threshold: float, ax: Axe
     arrays = {name: as_array(each).astype(float).reshape(-1) for name, each in values.items()}
     if not arrays or any(not len(each) for each in arrays.values()):
         raise ValueError(f"Expected the k of some data but got none of {list(arrays)}.")
-    if unknown := [name for name, each in arrays.items() if np.isnan(each).any()]:
-        raise ValueError(f"Expected k that are known but those of {unknown} hold nan: take 21 draws.")
+    if lost := [name for name, each in arrays.items() if np.isnan(each).all()]:
+        raise ValueError(
+            f"Expected some k that are known but those of {lost} are all nan: take 21 draws at least, and "
+            "a guide that draws more than one value."
+        )
     ax = axes_or_new(ax)
     finite = np.concatenate([each[np.isfinite(each)] for each in arrays.values()])
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     low, high = min(low, 0.0) - 0.1, max(high, 1.0) + 0.1
     for (name, each), colour in zip(arrays.items(), colours(len(arrays)), strict=True):
         share = float((each <= threshold).mean())
+        drawn = np.sort(each[~np.isnan(each)].clip(low, high))
+        unknown = f", {len(each) - len(drawn)} unknown" if len(drawn) < len(each) else ""
         ax.plot(
-            (np.arange(len(each)) + 0.5) / len(each),
-            np.sort(each.clip(low, high)),
+            (np.arange(len(drawn)) + 0.5) / len(each),
+            drawn,
             ".",
             color=colour,
             markersize=max(2.0, min(7.0, 60 / math.sqrt(len(each)))),
-            label=f"{name}: {math.floor(100 * share):.0f}% can be trusted",
+            label=f"{name}: {math.floor(100 * share):.0f}% can be trusted{unknown}",
             clip_on=False,
         )
     ax.axhline(threshold, color=TEXT_COLOUR, linewidth=0.8)

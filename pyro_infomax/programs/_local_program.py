@@ -23,7 +23,7 @@ from torch.distributions import Transform, biject_to, transforms
 from pyro_infomax._data import SiteValues, Tensors, rows_of
 from pyro_infomax._random import isolated_random_state
 from pyro_infomax._types import Program, Site
-from pyro_infomax.distributions import closed_quantiles, full_name, is_discrete, is_point_mass
+from pyro_infomax.distributions import closed_quantiles, full_name, is_discrete, is_one_hot, is_point_mass
 from pyro_infomax.nn import evaluation_mode, modules_behind
 from pyro_infomax.poutine import (
     data_frame,
@@ -388,6 +388,10 @@ class LocalProgram:
         self.latents = {name: each for name, each in latents.items() if name not in self.summed}
         self.observed = self._layouts(seen, observed=True)  # factors included
         self.point_masses = [name for name in self.latents if is_point_mass(seen.trace.nodes[name]["fn"])]
+        # of the observed sites, those without a density, and those whose events are one value each
+        observed: dict[str, Any] = {name: seen.trace.nodes[name]["fn"] for name in self.observed}
+        self.observed_masses = [name for name, fn in observed.items() if is_point_mass(fn)]
+        self.one_hot = [name for name, fn in observed.items() if is_one_hot(fn)]
         self.given = [site["name"] for site in sample_sites(seen.trace) if site.get("given")]
         # whether latent sites may depend on what is summed out, some of which comes before them
         self.mixes_latents = list(latents)[: len(self.latents)] != list(self.latents)

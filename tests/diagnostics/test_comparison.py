@@ -106,6 +106,44 @@ def test_a_density_and_a_probability_are_not_compared():
         compare(models, bits, num_samples=5)
 
 
+def test_a_density_and_a_point_mass_are_not_compared():
+    models = {"density": gaussian(), "point": gaussian(lambda z: dist.Delta(0 * z))}
+    with pytest.raises(ValueError, match=r"'point' 0 continuous and 4 discrete"):
+        compare(models, torch.zeros(4), num_samples=5)
+
+
+def test_a_category_counts_once_in_either_form():
+    def logits(z):
+        return torch.stack([z, 0 * z, -z], -1)
+
+    def one_hot(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0 * x, 1.0))
+            bits = torch.nn.functional.one_hot(x.long(), 3).to(x)
+            pyro.sample("x", dist.OneHotCategorical(logits=logits(z)), obs=bits)
+
+    model, guide = gaussian(lambda z: dist.Categorical(logits=logits(z)))
+    x = torch.tensor([0.0, 1.0, 2.0, 2.0])
+    found = compare({"number": (model, guide), "vector": (one_hot, guide)}, x, num_samples=5, seed=0)
+    number, vector = (found.evidence[name].per_datum for name in ("number", "vector"))
+    torch.testing.assert_close(number, vector)
+
+
+def test_a_factor_is_named():
+    model, guide = gaussian()
+
+    def shifted(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            pyro.factor("shift", 0 * z + 1.0)
+
+    found = compare({"own": (model, guide), "more": (shifted, guide)}, torch.randn(4), num_samples=5, seed=0)
+    assert float(found.to_frame()["elpd_diff"].max()) == pytest.approx(4.0, abs=1e-5)
+    assert "more has 1 factor: it is comparable only if" in str(found)
+    assert "own has" not in str(found)
+
+
 def test_models_that_leave_out_other_values_are_not_compared():
     model, guide = gaussian()
 

@@ -45,6 +45,30 @@ def test_the_exact_posterior_has_the_evidence() -> None:
     torch.testing.assert_close(bounds.effective_sample_size, torch.full((200,), 60.0))
 
 
+def test_an_infinite_k_is_printed_as_such() -> None:
+    """Constant weights, weights of data that no draw explains, and draws of one value alone."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Bernoulli(0.5 + 0 * x))
+            # the same density for either z, and none for x = 2
+            outcome = dist.Uniform(0 * z, 1.0, validate_args=False)
+            pyro.sample("x", outcome, obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Bernoulli(torch.where(x < 0.5, 0.0, 0.5)))
+
+    x = torch.tensor([0.75, 0.75])
+    assert str(evidence(model, guide, x, num_samples=30)).endswith("for 0 of 2, at most -inf")
+    x = torch.tensor([0.25, 0.75, 2.0])
+    lines = str(evidence(model, guide, x, num_samples=30)).splitlines()
+    assert lines[3].endswith("all draws are one value: data 0")
+    assert lines[4] == "Pareto k above 0.32 for 1 of 3, at most inf"
+    text = str(evidence(model, guide, x[:1], num_samples=30))
+    assert text.endswith("all draws are one value: data 0")
+
+
 def test_the_bound_rises_from_the_elbo_to_the_evidence() -> None:
     pair = with_scale(1.5)
     x = pair.sample(300, exact=True, seed=0)
@@ -89,6 +113,49 @@ def test_simulated_data_are_bounded_from_above_too() -> None:
     few = Simulated(exact_pair.model, 9, torch.zeros(1, 3), seed=0)
     exact = evidence(exact_pair.model, exact_pair.guide, few, num_samples=30)
     torch.testing.assert_close(exact.upper_per_datum, exact.per_datum, rtol=0, atol=1e-10)
+
+
+def test_simulated_data_do_not_know_the_noise_of_the_same_seed() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0 * x, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def prior(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0 * x, 1.0))
+
+    data = Simulated(model, 1000, torch.zeros(1), seed=3)
+    truth = dist.Normal(0.0, 2**0.5).log_prob(data.data[0])
+    bounds = evidence(model, prior, data, num_samples=2, seed=3)
+    assert bounds.upper_per_datum is not None
+    for ratio in ((bounds.per_datum - truth).exp(), (truth - bounds.upper_per_datum).exp()):
+        assert abs(ratio.mean() - 1) < 4 * ratio.std() / 1000**0.5
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "annealed", "num_temperatures": 3, "num_leapfrog": 1}])
+def test_simulated_data_with_a_latent_that_is_summed_out(options: dict[str, object]) -> None:
+    """A mixture of N(0, 2) and N(2, 2), whose component no guide draws."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            kind = pyro.sample("kind", dist.Bernoulli(torch.tensor(0.3)), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(2 * kind, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 1.0))
+
+    data = Simulated(model, 400, torch.zeros(1), seed=0)
+    weights = dist.Categorical(torch.tensor([0.7, 0.3]))
+    truth = dist.MixtureSameFamily(weights, dist.Normal(torch.tensor([0.0, 2.0]), 2**0.5)).log_prob(
+        data.data[0]
+    )
+    bounds = evidence(model, guide, data, num_samples=4, seed=0, **options)  # type: ignore[arg-type]
+    assert bounds.upper_per_datum is not None
+    for ratio in ((bounds.per_datum - truth).exp(), (truth - bounds.upper_per_datum).exp()):
+        assert abs(ratio.mean() - 1) < 4 * ratio.std() / 400**0.5
 
 
 def test_the_threshold_is_that_of_the_number_of_draws() -> None:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from pyro_infomax.diagnostics import Simulated
-from pyro_infomax.joint import GenerativeJoint
 from pyro_infomax.nn import MLPDecoder, MLPEncoder
 from pyro_infomax.oracles import LinearGaussian
 from pyro_infomax.vae import VAE
@@ -63,14 +62,14 @@ def test_a_seed_isolates_the_draws() -> None:
 
 def test_what_it_comes_from_passes() -> None:
     oracle = pair()
-    Simulated(oracle.model, 5, ROW).check_origin(oracle.model, GenerativeJoint(oracle.model))
+    Simulated(oracle.model, 5, ROW).check_origin(oracle.model)
 
 
 def test_another_model_is_refused() -> None:
     oracle, other = pair(), pair()
     simulated = Simulated(oracle.model, 5, ROW)
     with pytest.raises(ValueError, match="this very model but got some of another one"):
-        simulated.check_origin(other.model, GenerativeJoint(other.model))
+        simulated.check_origin(other.model)
 
 
 class Shift(nn.Module):
@@ -90,11 +89,11 @@ def test_data_of_other_parameters_are_refused() -> None:
     simulated = Simulated(model, 5, ROW)
     assert model.training
     model.eval()
-    simulated.check_origin(model, GenerativeJoint(model))
+    simulated.check_origin(model)
     with torch.no_grad():
         model.shift += 0.1
     with pytest.raises(ValueError, match="simulate them again"):
-        simulated.check_origin(model, GenerativeJoint(model))
+        simulated.check_origin(model)
 
 
 @pytest.mark.parametrize("part", ["data", "latents"])
@@ -104,7 +103,7 @@ def test_data_that_were_tampered_with_are_refused(part: str) -> None:
     tensor = simulated.data[0] if part == "data" else simulated.latents["z"]
     tensor[2] += 0.3
     with pytest.raises(ValueError, match="as they were drawn"):
-        simulated.check_origin(oracle.model, GenerativeJoint(oracle.model))
+        simulated.check_origin(oracle.model)
 
 
 def test_an_observed_site_that_is_no_argument_is_refused() -> None:

@@ -69,6 +69,14 @@ def test_k_in_ascending_order_with_the_share_that_can_be_trusted():
     assert labels(ax) == ["guide: 50% can be trusted", "refined: 100% can be trusted"]
 
 
+def test_what_is_not_known_cannot_be_trusted():
+    ax = pareto_k_curves({"guide": [0.9, np.nan, 0.4, 0.1]}, threshold=0.67)
+    guide, _ = ax.get_lines()
+    assert guide.get_ydata() == pytest.approx([0.1, 0.4, 0.9])
+    assert guide.get_xdata() == pytest.approx([0.125, 0.375, 0.625])
+    assert labels(ax) == ["guide: 50% can be trusted, 1 unknown"]
+
+
 def test_a_share_is_not_rounded_up_to_all():
     ax = pareto_k_curves({"guide": [0.9] + [0.1] * 999}, threshold=0.67)
     assert labels(ax) == ["guide: 99% can be trusted"]
@@ -79,7 +87,7 @@ def test_a_share_is_not_rounded_up_to_all():
     [
         ({}, r"k of some data but got none of \[\]"),
         ({"guide": []}, r"none of \['guide'\]"),
-        ({"guide": [np.nan, 0.5]}, r"\['guide'\] hold nan: take 21 draws"),
+        ({"few": [np.nan, np.nan], "guide": [0.5]}, r"\['few'\] are all nan: take 21 draws"),
     ],
 )
 def test_what_has_no_k_is_refused(values, sentence):
