@@ -267,7 +267,7 @@ class Training:
                 vae.model, vae.guide, problem.holdout, num_samples=self.draws, seed=seed, progress=False
             )
             found["evidence"] = held_out.lower
-            found["heavy"] = held_out.num_heavy / len(problem.holdout)
+            found["heavy"] = len(held_out.unreliable) / len(problem.holdout)
         else:  # what the decoder was before training says nothing of the objective
             del found["distortion"]
         multiplier = history.to_frame().get("multiplier")

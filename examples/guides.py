@@ -285,7 +285,7 @@ def reach(
         "elbo_error": float(account.holdout.elbo.standard_error),
         "log_evidence": float(evidence.lower),
         "log_evidence_error": float(evidence.lower.standard_error),
-        "heavy_weights": evidence.num_heavy / len(holdout),
+        "heavy_weights": len(evidence.unreliable) / len(holdout),
     }
 
 

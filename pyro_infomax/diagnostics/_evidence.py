@@ -127,10 +127,10 @@ class Evidence:
         """The largest Pareto k that can be trusted, :func:`~pyro_infomax.diagnostics.good_pareto_k`."""
         return good_pareto_k(self.num_samples)
 
-    @property
-    def num_heavy(self) -> int:
-        """How many data have a Pareto k above the threshold."""
-        return int((self.pareto_k > self.threshold).sum())
+    @cached_property
+    def unreliable(self) -> torch.Tensor:
+        """The numbers of the data whose Pareto k is above the threshold or nan: their bounds may be loose."""
+        return (~(self.pareto_k <= self.threshold)).nonzero().squeeze(-1)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a datum: the bounds, the lower one's standard error, Pareto k, effective sample size."""
@@ -167,8 +167,9 @@ class Evidence:
         if len(unknown) == size:
             return
         most = float(self.pareto_k[~self.pareto_k.isnan()].max())
-        yield f"Pareto k above {self.threshold:.2f} for {self.num_heavy} of {size}, at most {most:.2f}"
-        if self.num_heavy:
+        heavy = (self.pareto_k > self.threshold).nonzero().squeeze(-1)
+        yield f"Pareto k above {self.threshold:.2f} for {len(heavy)} of {size}, at most {most:.2f}"
+        if len(heavy):
             cure = "draw more, or anneal" if self.temperatures is None else "take more temperatures"
             yield f"there the bound is loose and its error too small: {cure}"
 
@@ -264,7 +265,7 @@ def evidence(
         >>> oracle = LinearGaussian.optimum([4.0, 2.0], beta=1.0, latent_dim=2, s2=0.5)
         >>> x = oracle.sample(200, exact=True, seed=0)
         >>> found = evidence(oracle.model, oracle.guide, x, num_samples=50, seed=0)
-        >>> bool((found.lower.value - oracle.log_evidence).abs() < 1e-10), found.num_heavy
+        >>> bool((found.lower.value - oracle.log_evidence).abs() < 1e-10), len(found.unreliable)
         (True, 0)
         >>> simulated = Simulated(oracle.model, 50, torch.zeros(1, 2, dtype=torch.float64), seed=0)
         >>> quick = {"num_temperatures": 10, "num_leapfrog": 4, "seed": 0}
