@@ -59,6 +59,14 @@ def test_the_jackknife_leaves_one_out():
     np.testing.assert_allclose(from_weights(log_weight).standard_error ** 2, truth, rtol=1e-10)
 
 
+def test_the_jackknife_of_a_weight_that_outweighs_the_rest():
+    log_weight = np.array([0.0, -50.0, -51.0, -52.0])[:, None]
+    left_out = [np.logaddexp.reduce(np.delete(log_weight[:, 0], i)) - math.log(3) for i in range(4)]
+    truth = 3 / 4 * np.square(left_out - np.mean(left_out)).sum()
+    assert truth > 400
+    np.testing.assert_allclose(from_weights(log_weight).standard_error ** 2, truth, rtol=1e-10)
+
+
 def test_the_exact_posterior_has_the_evidence_and_no_tail():
     found = from_weights(weighted(0.5**0.5, 100)[0])
     np.testing.assert_allclose(found.per_datum, LOG_EVIDENCE, atol=1e-12)
@@ -94,11 +102,14 @@ def test_a_proposal_that_is_too_narrow_is_named():
 
 def test_resampled_draws_are_of_the_posterior():
     log_weight, z = weighted(1.0, 20_000)
-    found = from_weights(log_weight, draws={"z": z, "row": np.tile(np.arange(8), (20_000, 1))})
+    places, rows = np.mgrid[:20_000, :8]
+    found = from_weights(log_weight, draws={"z": z, "place": places, "row": rows})
     drawn = found.resample(4000, seed=0)
     error = 0.5**0.5 / 4000**0.5
     assert (abs(drawn["z"].mean(0) - X / 2) < 5 * error).all()
     assert (abs(drawn["z"].std(0) / 0.5**0.5 - 1) < 0.06).all()
+    # in no order of the proposals, so that the first of them are draws like all others
+    assert abs(np.corrcoef(drawn["place"][:, 0], np.arange(4000))[0, 1]) < 5 / 4000**0.5
     # every site is taken at the same place, and no datum has the draws of another
     assert (drawn["row"] == np.arange(8)).all()
     assert np.array_equal(drawn["z"], found.resample(4000, seed=0)["z"])

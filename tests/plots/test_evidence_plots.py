@@ -46,6 +46,14 @@ def test_noise_below_zero_is_drawn_as_zero_and_kept_in_the_mean():
     ax = inference_gaps(frame(approximation_gap=[-0.3, 0.0, 0.0]))
     assert all(area.get_datalim(ax.transData).y0 == 0 for area in ax.collections)
     assert labels(ax)[0] == "approximation gap (family): mean -0.10"
+    ax = inference_gaps(
+        frame(
+            approximation_gap=[-0.3, 0.0, 0.0],
+            amortisation_gap=[0.9, 0.5, 0.8],
+            converged=[False, True, True],
+        )
+    )
+    assert ax.get_lines()[0].get_xdata().tolist() == [2.5]  # what is drawn of the first is the largest
 
 
 def test_data_without_finite_gaps_are_counted():
