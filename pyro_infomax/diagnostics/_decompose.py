@@ -337,8 +337,8 @@ def decompose(
             and to report its spread; its standard errors are then those of these draws.
         ceiling: whether a weighted sum of the prior and of mixtures of Gaussians is fitted to halves of the
             data, or to all of them for the holdout, for a closer ceiling of the population's information. It
-            takes seconds, and at least 20 data. None to do so for at least 1,000 data, where the bounds at
-            hand are more than half a nat apart.
+            takes seconds, for 10,000 data up to a minute, and at least 20 data. None to do so for at least
+            1,000 data, where the bounds at hand are more than half a nat apart.
         fabric: a ``lightning_fabric.Fabric`` that was launched, whose processes each pass the part of the
             data (and of the holdout) that they hold, as many as they like; None for one process. Each of
             them runs the programs on its own data and scores all draws under its own posteriors alone; the
