@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
@@ -25,6 +26,7 @@ from pyro_infomax._weights import (
 __all__ = ["WeightedDraws", "from_weights"]
 
 _SHOWN: Final = 10
+_IN_UNRELIABLE: Final = " (.unreliable)"
 
 
 @final
@@ -153,24 +155,27 @@ class WeightedDraws:
         if self.num_samples < FEWEST_FOR_PARETO_K:
             yield f"Pareto k is not known: it takes at least {FEWEST_FOR_PARETO_K} weights"
             return
-        unknown = np.flatnonzero(np.isnan(self.pareto_k)).tolist()
-        if unknown:
-            yield f"Pareto k is not known where all draws are one value: data {_listed(unknown)}"
+        unknown = np.flatnonzero(np.isnan(self.pareto_k))
+        if len(unknown):
+            rows = listed_rows(unknown, where=_IN_UNRELIABLE)
+            yield f"Pareto k is not known where all draws are one value: data {rows}"
         if len(unknown) == size:
             return
-        bad = np.flatnonzero(self.pareto_k > self.threshold).tolist()
+        bad = np.flatnonzero(self.pareto_k > self.threshold)
         most = float(np.nanmax(self.pareto_k))
         yield f"Pareto k above {self.threshold:.2f} for {len(bad)} of {size}, at most {most:.2f}"
-        if bad:
+        if len(bad):
             yield (
                 "there the bound is loose and its error too small; draw more, or from wider proposals: "
-                f"{_listed(bad)}"
+                f"{listed_rows(bad, where=_IN_UNRELIABLE)}"
             )
 
 
-def _listed(rows: Sequence[int]) -> str:
-    more = f" and {len(rows) - _SHOWN} more (.unreliable)" if len(rows) > _SHOWN else ""
-    return ", ".join(map(str, rows[:_SHOWN])) + more
+def listed_rows(rows: npt.ArrayLike, *, where: str = "") -> str:
+    """The numbers of the first data of some, how many more there are, and where."""
+    numbers = np.asarray(rows).tolist()
+    more = f" and {len(numbers) - _SHOWN} more{where}" if len(numbers) > _SHOWN else ""
+    return ", ".join(map(str, numbers[:_SHOWN])) + more
 
 
 def from_weights(

@@ -12,7 +12,7 @@ import torch
 
 from pyro_infomax._checks import shown, whole_number
 from pyro_infomax._data import Data, SiteValues, Tensors, as_data
-from pyro_infomax._from_weights import fingerprint_of, groups_of_draws
+from pyro_infomax._from_weights import fingerprint_of, groups_of_draws, listed_rows
 from pyro_infomax._native import as_integers, to_native
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
@@ -28,7 +28,7 @@ from pyro_infomax._weights import (
 from pyro_infomax.diagnostics._account_table import lines_of
 from pyro_infomax.diagnostics._annealed import AnnealedJoint, Simulated, annealed
 from pyro_infomax.diagnostics._decompose import evidence_target
-from pyro_infomax.diagnostics._pair import Pair
+from pyro_infomax.diagnostics._pair import Pair, check_global_names
 from pyro_infomax.information import Estimate, ImportanceWeights, sigmoid_schedule, spread, temperatures_of
 from pyro_infomax.joint import GenerativeJoint
 from pyro_infomax.nn import evaluation_mode
@@ -66,6 +66,23 @@ class _Alike:
         self.found = self.found & (z == self._first).all(-1).all(0).cpu()
 
 
+class JudgedByParetoK:
+    """What importance weights of each datum found, by whose Pareto k it can be trusted or not."""
+
+    pareto_k: torch.Tensor
+    num_samples: int
+
+    @property
+    def threshold(self) -> float:
+        """The largest Pareto k that can be trusted, :func:`~pyro_infomax.diagnostics.good_pareto_k`."""
+        return good_pareto_k(self.num_samples)
+
+    @cached_property
+    def unreliable(self) -> torch.Tensor:
+        """The numbers of the data whose Pareto k is above the threshold or nan: do not rely on theirs."""
+        return (~(self.pareto_k <= self.threshold)).nonzero().squeeze(-1)
+
+
 # ---- Evidence.
 
 Method: TypeAlias = Literal["importance", "annealed"]
@@ -80,7 +97,7 @@ _FEW_CHAINS: Final = 100
 
 @final
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Evidence(JudgedByParetoK):
     """Bounds on the log-evidence of data, and how far each datum's weights can be trusted.
 
     Attributes:
@@ -121,16 +138,6 @@ class Evidence:
     global_values: Mapping[str, torch.Tensor] = field(default_factory=dict)
     fingerprint: str = ""
     observed: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def threshold(self) -> float:
-        """The largest Pareto k that can be trusted, :func:`~pyro_infomax.diagnostics.good_pareto_k`."""
-        return good_pareto_k(self.num_samples)
-
-    @cached_property
-    def unreliable(self) -> torch.Tensor:
-        """The numbers of the data whose Pareto k is above the threshold or nan: their bounds may be loose."""
-        return (~(self.pareto_k <= self.threshold)).nonzero().squeeze(-1)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a datum: the bounds, the lower one's standard error, Pareto k, effective sample size."""
@@ -373,11 +380,8 @@ def _given_globals(
     values = {name: torch.as_tensor(each) for name, each in (global_values or {}).items()}
     fixed = FixedMessenger(values)(model) if values else model
     joint = GenerativeJoint(fixed, data_plate=data_plate)
-    known = joint.program(data, batch_size=batch_size).given if values else ()
-    if unknown := sorted(values.keys() - set(known)):
-        raise ValueError(
-            f"Expected values of latent sites outside the data plate, {sorted(known)}, but got {unknown} too"
-        )
+    if values:
+        check_global_names(values, joint.program(data, batch_size=batch_size).given)
     return joint
 
 
@@ -423,12 +427,10 @@ def rounds_of_draws(pair: Pair, num_samples: int) -> list[int]:
 
 # ---- What resampling finds.
 
-_SHOWN: Final = 10
-
 
 @final
 @dataclass(frozen=True, eq=False)
-class ResampledPosterior:
+class ResampledPosterior(JudgedByParetoK):
     """Draws and moments of p(z|x_n) for each datum, with what tells for which data they are right.
 
     Attributes:
@@ -459,16 +461,6 @@ class ResampledPosterior:
     given_globals: bool
     _latent_names: list[str]
     _discrete: frozenset[str]
-
-    @property
-    def threshold(self) -> float:
-        """The largest Pareto k that can be trusted, :func:`~pyro_infomax.diagnostics.good_pareto_k`."""
-        return good_pareto_k(self.num_samples)
-
-    @cached_property
-    def unreliable(self) -> torch.Tensor:
-        """The numbers of the data whose Pareto k is above the threshold or nan: do not use their draws."""
-        return (~(self.pareto_k <= self.threshold)).nonzero().squeeze(-1)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a datum: Pareto k, whether it is good, effective sample size and number of distinct draws."""
@@ -551,12 +543,6 @@ class ResampledPosterior:
             return
         yield f"Pareto k is above {self.threshold:.2f} for {len(bad)} of {size} data: {listed_rows(bad)}"
         yield "their draws and moments cannot be relied on: take wider proposals, as refine makes them"
-
-
-def listed_rows(rows: torch.Tensor) -> str:
-    """The numbers of the first data of some."""
-    more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
-    return ", ".join(map(str, rows[:_SHOWN].tolist())) + more
 
 
 # ---- Proposals: drawn once to be weighed, and once more, from the same seeds, to be kept or left.

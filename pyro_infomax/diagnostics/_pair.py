@@ -1,7 +1,7 @@
 """A model and a guide on the same data, and draws from the guide that both have scored."""
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -147,12 +147,7 @@ class Pair:
             partial(self._joints, data_plate=data_plate, batch_size=batch_size)
         )
         self.program = self.generative.program(self.data)
-        known = {*self.program.given, *self.representation.program.given}
-        if unknown := sorted(self.global_values.keys() - known):
-            raise ValueError(
-                f"Expected values of latent sites outside the data plate, {sorted(known)}, but got {unknown} "
-                "too"
-            )
+        check_global_names(self.global_values, {*self.program.given, *self.representation.program.given})
         self.space = self.representation.space
         _check_densities(self.representation.program.point_masses, together=bool(self._auxiliary))
         _check_sites(model=self.program.latents, guide=self.space.layouts)
@@ -461,6 +456,14 @@ def _check_masks(*, model: Mapping[str, torch.Tensor], guide: Mapping[str, torch
         raise NotImplementedError(
             f"Expected the same mask around {name!r} in model and guide but {found} of it, so that the ELBO "
             "bounds no evidence; put the mask around it in both"
+        )
+
+
+def check_global_names(values: Iterable[str], known: Collection[str]) -> None:
+    """Refuses values of what is no latent site outside the data plate."""
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(
+            f"Expected values of latent sites outside the data plate, {sorted(known)}, but got {unknown} too"
         )
 
 

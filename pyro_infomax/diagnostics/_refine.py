@@ -25,11 +25,11 @@ from torch.distributions.constraints import is_dependent
 
 from pyro_infomax._checks import real_number, whole_number
 from pyro_infomax._data import Data, Tensors, as_data
+from pyro_infomax._from_weights import listed_rows
 from pyro_infomax._progress import patiently
 from pyro_infomax._random import isolated_random_state, seeded_draws
 from pyro_infomax._types import Program
-from pyro_infomax._weights import good_pareto_k
-from pyro_infomax.diagnostics._evidence import listed_rows, pareto_k, rounds_of_draws
+from pyro_infomax.diagnostics._evidence import JudgedByParetoK, pareto_k, rounds_of_draws
 from pyro_infomax.diagnostics._pair import Pair
 from pyro_infomax.distributions import (
     LowerCholesky,
@@ -50,7 +50,7 @@ from pyro_infomax.programs import SiteLayout
 
 @final
 @dataclass(frozen=True, eq=False)
-class Refinement:
+class Refinement(JudgedByParetoK):
     r"""The best posteriors of the guide's family, datum by datum, and what the guide lacks of them.
 
     .. math:: \log p(x_n) - \mathrm{ELBO}_n =
@@ -115,20 +115,10 @@ class Refinement:
         """Whether the second half of the steps added no more than the tolerance, (data,)."""
         return self.late_gain <= self.tolerance
 
-    @property
-    def threshold(self) -> float:
-        """The largest Pareto k that can be trusted, :func:`~pyro_infomax.diagnostics.good_pareto_k`."""
-        return good_pareto_k(self.num_samples)
-
     @cached_property
     def unconverged(self) -> Tensor:
         """The numbers of the data whose refinement has not converged."""
         return (~self.converged).nonzero().squeeze(-1)
-
-    @cached_property
-    def unreliable(self) -> Tensor:
-        """The numbers of the data whose refined posterior is still too far from p(z|x), by its Pareto k."""
-        return (self.pareto_k > self.threshold).nonzero().squeeze(-1)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a datum: ELBOs, evidence and gaps with errors, in nats, Pareto k and convergence."""
