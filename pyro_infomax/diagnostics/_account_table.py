@@ -382,17 +382,17 @@ def _remarks_on_both(training: Summary, holdout: Summary | None) -> Iterator[tup
                 "(EarlyStopping), use a smaller model or more data",
             )
     # A prior that the codes miss. In a saturated account the gap is due to the number of data
-    gap, new = training.estimates.get("prior_gain"), "new"
+    gap, of_which = training.estimates.get("prior_gain"), "data that it was not fitted to"
     if gap is None and holdout is not None:
-        gap, new = holdout.estimates.get("prior_gap"), "held-out"
+        gap, of_which = holdout.estimates.get("prior_gap"), "held-out data"
     if gap is None and not training.saturated:
-        gap, new = training.estimates.get("prior_gap"), "these"
+        gap, of_which = training.estimates.get("prior_gap"), "these data"
     size = training.data_size if holdout is None else min(training.data_size, holdout.data_size)
     if gap is not None and size >= _FEW_DATA and _clearly_above(gap, _WORTH):
-        most = "up to" if new == "these" else "at least"
+        most = "up to" if of_which == "these data" else "at least"
         yield (
             "marginal_kl",
-            f"a better prior (pyro_infomax.priors) would gain {most} {float(gap):.2f} nats on {new} data",
+            f"a better prior (pyro_infomax.priors) would gain {most} {float(gap):.2f} nats on {of_which}",
         )
 
 

@@ -248,7 +248,7 @@ def test_a_prior_that_codes_miss_is_told() -> None:
     assert advice(str(account).splitlines())["marginal_kl"] == f"{text}at least {gap} nats on held-out data"
     gain = replace(account.prior_gap, value=torch.tensor(0.3), bound="lower")
     said = advice(str(replace(account, prior_gain=gain)).splitlines())
-    assert said["marginal_kl"] == f"{text}at least 0.30 nats on new data"
+    assert said["marginal_kl"] == f"{text}at least 0.30 nats on data that it was not fitted to"
     nothing = replace(gain, value=torch.tensor(-0.3))
     assert "marginal_kl" not in advice(str(replace(account, prior_gain=nothing)).splitlines())
 
